@@ -1,0 +1,103 @@
+# The developer loop. CI runs only these targets. `make help` lists them.
+
+SETUP  := tools/setup.sh
+BIN    := .venv/bin
+PY_DIRS := raida_uring tests tools setup.py
+
+C_SOURCES := $(filter-out %/_native.c %/_loadgen.c,$(wildcard raida_uring/ffi/*.c raida_uring/bench/*.c))
+C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/bench/*.h \
+             tools/bench/*.[ch] tests/native/*.[ch])
+
+# Native tests link the data plane's own sources under the sanitizers; nothing of Python is in there.
+NATIVE_CC    := $(or $(CC),gcc)
+NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOURCE -pthread \
+                -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# -iquote, not -I: the data plane's limits.h must not hide the system's.
+NATIVE_INCLUDES := -I. -iquote raida_uring/ffi
+NATIVE_DIR   := build/native
+NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,\
+                $(filter raida_uring/ffi/%,$(C_SOURCES)))
+NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
+
+.DEFAULT_GOAL := all
+.PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
+        test-native bench bench-quick dist clean help
+# One job at a time: the targets share .venv and the machine's ports.
+.NOTPARALLEL:
+
+all: fmt build lint test ## format, build, lint, test (default)
+
+setup:
+	@$(SETUP)
+
+setup-lint:
+	@$(SETUP) --lint
+
+build: setup ## make .venv/bin/raida-uring
+
+run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
+	@exec $(BIN)/raida-uring serve
+
+test: setup test-native ## all tests
+	$(BIN)/python -m pytest
+
+check: setup-lint format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
+	$(MAKE) --no-print-directory test
+
+fmt: setup-lint ## format Python and C
+	$(BIN)/ruff format -q $(PY_DIRS)
+	$(BIN)/ruff check -q --fix-only $(PY_DIRS)
+	@$(if $(C_ALL),clang-format -i $(C_ALL))
+
+format-check: setup-lint
+	$(BIN)/ruff format --check $(PY_DIRS)
+	@$(if $(C_ALL),clang-format --dry-run -Werror $(C_ALL))
+	@echo '$(words $(C_ALL)) C files formatted'
+
+lint: setup ## ruff
+	$(BIN)/ruff check $(PY_DIRS)
+
+types: setup ## mypy --strict
+	$(BIN)/mypy --strict $(PY_DIRS)
+
+# Into a directory of its own: the modules that tests import stay as they are.
+werror: setup
+	@rm -rf build/werror
+	RU_WERROR=1 $(BIN)/python setup.py -q build_ext --force --build-lib build/werror/lib --build-temp build/werror/tmp
+
+tidy: setup-lint
+	@printf '%s\n' $(filter raida_uring/ffi/%,$(C_SOURCES)) | xargs -P "$$(nproc)" -I{} \
+	    clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE $(NATIVE_INCLUDES)
+
+test-native: setup $(NATIVE_TESTS) ## C tests under the address and undefined-behaviour sanitizers
+	@for test in $(NATIVE_TESTS); do echo "$$test"; "$$test" || exit 1; done
+	@echo "$(words $(NATIVE_TESTS)) native test programs passed"
+
+# After setup, which may have to install the compiler first.
+$(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
+	@mkdir -p $(@D)
+	$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -c -o $@ $<
+
+$(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
+	@mkdir -p $(@D)
+	$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
+
+.SECONDARY: $(NATIVE_LIB)
+-include $(wildcard $(NATIVE_DIR)/*.d)
+
+bench: setup ## measure against the smallest C, asyncio and uvloop servers
+	$(BIN)/raida-uring bench
+
+bench-quick: setup ## the same, shorter and less steady
+	$(BIN)/raida-uring bench --quick
+
+dist: setup ## source archive and wheel in dist/
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("dist"); b.build_wheel("dist")'
+
+clean: ## remove everything that the targets made
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find raida_uring tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find raida_uring \( -name '*.so' -o -name '*.o' -o -name _native.c -o -name _loadgen.c \) -delete
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

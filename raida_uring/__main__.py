@@ -1,0 +1,8 @@
+"""`python -m raida_uring`: the same as the `raida-uring` command."""
+
+import sys
+
+from raida_uring.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

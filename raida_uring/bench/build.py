@@ -1,0 +1,49 @@
+"""Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen.c.
+
+Run by setuptools through `cffi_modules`, or by hand from the source tree:
+`python raida_uring/bench/build.py` compiles the module in place.
+With RU_WERROR=1 in the environment a warning is an error.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[2]
+WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow"]
+
+
+def declarations(header: Path) -> str:
+    """Return the text between the header's cdef marks. Raises ValueError without them."""
+    found = re.search(
+        r"/\* cdef: begin \*/\n(.*)/\* cdef: end \*/", header.read_text(encoding="utf-8"), re.S
+    )
+    if found is None:
+        raise ValueError(f"{header}: no cdef region")
+    return found.group(1)
+
+
+def compile_arguments() -> list[str]:
+    """Compiler arguments: optimised, hidden symbols, strict when RU_WERROR=1."""
+    arguments = ["-O2", "-std=gnu11", "-fvisibility=hidden"]
+    if os.environ.get("RU_WERROR") == "1":
+        arguments += [*WARNINGS, "-Werror"]
+    return arguments
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations(Path(__file__).with_name("loadgen.h")))
+# Paths are relative to the source tree's root: setuptools refuses absolute ones.
+ffibuilder.set_source(
+    "raida_uring.bench._loadgen",
+    '#include "loadgen.h"',
+    sources=["raida_uring/bench/loadgen.c"],
+    include_dirs=["raida_uring/bench"],
+    depends=["raida_uring/bench/loadgen.h"],
+    extra_compile_args=compile_arguments(),
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(tmpdir=str(ROOT), verbose=True)

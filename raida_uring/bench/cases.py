@@ -1,0 +1,144 @@
+"""What the benchmark asks, and what each case promises.
+
+Pure: no I/O. Source of the bytes: RAIDA wire protocol, sections 2, 3, 4, 6.1 and 7; built here
+rather than by `raida_uring.protocol` so that a mistake there cannot confirm itself.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from raida_uring.bench.load import Exchange, Transport
+
+RAIDA_ID = 14
+COIN_ID = 6
+SUCCESS = 250
+VERSION_TEXT = b"20250323"
+SPIN_GROUP = 15
+SPIN_COMMAND = 250
+
+_TERMINATOR = b">>"
+_CHALLENGE = bytes(range(12)) + zlib.crc32(bytes(range(12))).to_bytes(4, "big")
+_ECHO_OFFSET = 30  # of the request header; the reply repeats it at 6
+_REPLY_ECHO_OFFSET = 6
+_EXECUTION_TIME = (12, 16)  # of the reply header
+
+
+def command_exchange(group: int, command: int, payload: bytes = b"") -> Exchange:
+    """Type 0 request with challenge and CRC, answered 250 with `payload` (none: bare header)."""
+    body = _CHALLENGE + _TERMINATOR
+    request = bytearray(32)
+    request[0] = 1
+    request[2] = RAIDA_ID
+    request[4:6] = bytes((group, command))
+    request[6:8] = COIN_ID.to_bytes(2, "big")
+    request[22:24] = len(body).to_bytes(2, "big")
+    reply = bytearray(32)
+    reply[0] = RAIDA_ID
+    reply[2] = SUCCESS
+    reply[3] = group
+    reply[5] = 1
+    reply[16:32] = _CHALLENGE
+    reply_body = payload + _TERMINATOR if payload else b""
+    reply[9:12] = len(reply_body).to_bytes(3, "big")
+    return Exchange(
+        request=bytes(request) + body,
+        request_tag_offset=_ECHO_OFFSET,
+        reply=bytes(reply) + reply_body,
+        reply_tag_offset=_REPLY_ECHO_OFFSET,
+        ignore=(_EXECUTION_TIME,),
+    )
+
+
+def vote_exchange() -> Exchange:
+    """497-byte integrity vote of all-zero roots, which a node without roots confirms."""
+    nonce = bytes(range(16))
+    return Exchange(
+        request=b"\x07" + bytes(480) + nonce,
+        request_tag_offset=481,
+        reply=b"\x01" + nonce,
+        reply_tag_offset=1,
+    )
+
+
+ECHO = command_exchange(0, 0)
+VERSION = command_exchange(0, 1, VERSION_TEXT)
+VOTE = vote_exchange()
+SPIN = command_exchange(SPIN_GROUP, SPIN_COMMAND)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`contender` serves at least `ratio_min` times the requests per CPU-second of `peer`."""
+
+    peer: str
+    ratio_min: float
+    contender: str = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One comparison: the same exchange put to every contender in turn."""
+
+    name: str
+    title: str
+    transport: Transport
+    exchange: Exchange
+    contenders: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    syscalls_max: float | None = None  # of the node's I/O thread, per request
+    window: int = 64  # requests outstanding (UDP), connections at once (TCP)
+
+
+# With the default number of workers, and with one: handlers that hold the interpreter lock gain
+# nothing from more, and the server has one core here.
+NODES = ("node", "node-1w")
+_ALL = ("node", "uring", "mmsg", "asyncio", "uvloop")
+
+CASES = (
+    Case(
+        name="udp-echo",
+        title="UDP echo, answered on the I/O thread",
+        transport="udp",
+        exchange=ECHO,
+        contenders=_ALL,
+        # The second one is about the yardstick itself: a slow one would prove nothing.
+        goals=(Goal("uring", 0.90), Goal("mmsg", 0.85, contender="uring")),
+        syscalls_max=0.15,
+    ),
+    Case(
+        name="udp-vote",
+        title="UDP integrity vote, answered on the I/O thread",
+        transport="udp",
+        exchange=VOTE,
+        contenders=_ALL,
+        goals=(Goal("uring", 0.90),),
+        syscalls_max=0.15,
+    ),
+    Case(
+        name="udp-version",
+        title="UDP version command through Python workers (peers answer inline)",
+        transport="udp",
+        exchange=VERSION,
+        contenders=("node-1w", *_ALL),
+        goals=tuple(
+            Goal(peer, ratio_min, contender)
+            for contender in NODES
+            for peer, ratio_min in (("uring", 0.65), ("uvloop", 1.10))
+        ),
+        syscalls_max=0.15,
+    ),
+    Case(
+        name="tcp-echo",
+        title="TCP echo, one request per connection",
+        transport="tcp",
+        exchange=ECHO,
+        contenders=_ALL,
+        goals=(Goal("uring", 0.85),),
+    ),
+)
+
+# Votes at a fixed rate while every worker of the node spins in Python: not a comparison.
+SPIN_CASE = "vote-beside-spin"
+SPIN_WORKERS = 4
+SPIN_VOTES_PER_S = 5000
+SPIN_P99_US_MAX = 1000

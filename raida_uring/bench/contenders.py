@@ -1,0 +1,274 @@
+"""Servers the benchmark measures: the node and its peers, each a process of its own.
+
+Every server is started on a free port of 127.0.0.1, pinned with all its threads, and stopped by
+SIGTERM. Thread: the runner's.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raida_uring.bench.cases import RAIDA_ID
+from raida_uring.errors import RaidaError
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER_SOURCES = ROOT / "tools" / "bench"
+PEER_BUILD = ROOT / "build" / "bench"
+PEERS = ("uring", "mmsg", "asyncio", "uvloop")
+
+
+class ContenderError(RaidaError):
+    """A server could not be built, did not start, or did not end well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """How to start a server: `command(port, directory)` gives its argument list.
+
+    notify: it reports readiness through NOTIFY_SOCKET; else by a line `ready` on stdout.
+    """
+
+    name: str
+    command: Callable[[int, Path], list[str]]
+    notify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running contender."""
+
+    name: str
+    port: int
+    pid: int
+
+    def thread_ids(self) -> list[int]:
+        return sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir())
+
+    def cpu_s(self) -> dict[int, float]:
+        """CPU time of every living thread so far, by thread id, in seconds.
+
+        schedstat counts nanoseconds where stat counts ticks of 10 ms. Softirq work that a send
+        causes on loopback is in it.
+        """
+        return {thread: self._schedstat(thread)[0] for thread in self.thread_ids()}
+
+    def waited_s(self, thread_id: int) -> float:
+        """Time so far that the thread could have run but its core was taken, in seconds."""
+        return self._schedstat(thread_id)[1]
+
+    def _schedstat(self, thread_id: int) -> tuple[float, float]:
+        path = Path(f"/proc/{self.pid}/task/{thread_id}/schedstat")
+        used_ns, waited_ns, _ = path.read_text(encoding="ascii").split()
+        return int(used_ns) / 1e9, int(waited_ns) / 1e9
+
+
+def node(
+    name: str = "node",
+    workers: int | None = None,
+    io_cpu: int | None = None,
+    worker_cpu: int | None = None,
+    modules: tuple[str, ...] = (),
+) -> Contender:
+    """The node as an operator would start it, from a configuration file."""
+    tables: dict[str, dict[str, object]] = {
+        "network": {"bind": [HOST]} | ({} if io_cpu is None else {"io_cpu": io_cpu}),
+        "workers": ({} if workers is None else {"count": workers})
+        | ({} if worker_cpu is None else {"cpus": [worker_cpu]}),
+        "handlers": {"modules": list(modules)},
+    }
+
+    def command(port: int, directory: Path) -> list[str]:
+        server: dict[str, object] = {"raida_id": RAIDA_ID, "port": port}
+        path = directory / "config.toml"
+        path.write_text(_toml({"server": server} | tables), encoding="utf-8")
+        return [sys.executable, "-m", "raida_uring", "serve", "--config", str(path)]
+
+    return Contender(name, command, notify=True)
+
+
+def peer(name: str) -> Contender:
+    """A peer of `PEERS`, compiled first if it is C. Raises ContenderError when it cannot be had."""
+    if not PEER_SOURCES.is_dir():
+        raise ContenderError("the peers are in tools/bench of the source tree, not in the package")
+    if name in ("asyncio", "uvloop"):
+        if importlib.util.find_spec(name) is None:
+            raise ContenderError(f"{name} is not installed")
+        source = str(PEER_SOURCES / "peer_asyncio.py")
+        options = ["--uvloop"] if name == "uvloop" else []
+        return Contender(
+            name, lambda port, _: [sys.executable, source, str(port), str(RAIDA_ID), *options]
+        )
+    program = str(compile_peer(name))
+    return Contender(name, lambda port, _: [program, str(port), str(RAIDA_ID)])
+
+
+def compile_peer(name: str, build_directory: Path = PEER_BUILD) -> Path:
+    """Compile tools/bench/peer_<name>.c and return the program. Raises ContenderError."""
+    source = PEER_SOURCES / f"peer_{name}.c"
+    program = build_directory / source.stem
+    compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
+    warnings = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Werror"]
+    build_directory.mkdir(parents=True, exist_ok=True)
+    command = [*compiler.split(), "-O2", "-std=gnu11", *warnings, str(source), "-o", str(program)]
+    if name == "uring":
+        command.append("-l:liburing.a")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ContenderError(f"{compiler}: {error.strerror}") from error
+    if done.returncode != 0:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        raise ContenderError(f"{source.name} does not compile: {first.strip()}")
+    return program
+
+
+@contextlib.contextmanager
+def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
+    """Start the contender on `cpus`, yield it when it is ready, stop it at the end.
+
+    Raises ContenderError when it does not start, ends early, or fails on the way out.
+    """
+    with tempfile.TemporaryDirectory(prefix="raida-bench-") as name:
+        directory = Path(name)
+        port = _free_port()
+        process, wait_ready = _spawn(contender, contender.command(port, directory), directory, cpus)
+        try:
+            wait_ready()
+            try:
+                yield Server(contender.name, port, process.pid)
+            except RaidaError as error:
+                if process.poll() is not None:  # the cause, where the load saw its effect
+                    raise _ended(contender, process, directory) from error
+                raise
+            if process.poll() is not None:
+                raise _ended(contender, process, directory)
+            _stop(contender, process, directory)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def core_busy_s(cpu: int) -> float:
+    """Time so far that core `cpu` ran anything, or that the hypervisor took it, in seconds."""
+    with Path("/proc/stat").open(encoding="ascii") as stat:
+        fields = next(line.split() for line in stat if line.startswith(f"cpu{cpu} "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def final_counters(stderr: str) -> dict[str, int] | None:
+    """The counters that the node logs when it stops, None without such a line."""
+    found = re.search(r"final counters (\{.*\})", stderr)
+    return json.loads(found.group(1)) if found else None
+
+
+def _spawn(
+    contender: Contender, command: list[str], directory: Path, cpus: set[int]
+) -> tuple[subprocess.Popen[bytes], Callable[[], None]]:
+    """Start the process; the second value waits until it is ready."""
+    environment = dict(os.environ)
+    notify = None
+    if contender.notify:
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        notify.bind(str(directory / "notify"))
+        environment["NOTIFY_SOCKET"] = str(directory / "notify")
+        if (ROOT / "pyproject.toml").exists():  # an uninstalled source tree works, too
+            inherited = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited)))
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)  # inherited: the child and all its threads are born pinned
+    try:
+        with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+    except OSError as error:
+        raise ContenderError(f"{contender.name}: {error}") from error
+    finally:
+        os.sched_setaffinity(0, mine)
+
+    def is_ready() -> bool:
+        if notify is None:
+            return b"ready\n" in (directory / "stdout").read_bytes()
+        notify.settimeout(0.01)
+        try:
+            return b"READY=1" in notify.recv(4096)
+        except TimeoutError:
+            return False
+
+    def wait_ready() -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with notify or contextlib.nullcontext():
+            while not is_ready():
+                if process.poll() is not None:
+                    raise _ended(contender, process, directory)
+                if time.monotonic() > deadline:
+                    raise ContenderError(f"{contender.name}: not ready in {START_TIMEOUT_S:.0f} s")
+                time.sleep(0.005)
+
+    return process, wait_ready
+
+
+def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Path) -> None:
+    process.terminate()
+    try:
+        status = process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ContenderError(f"{contender.name}: still runs after SIGTERM") from error
+    if not contender.notify:
+        return  # a C peer dies of the signal by design
+    stderr = (directory / "stderr").read_text(errors="replace")
+    if status != 0:
+        raise _ended(contender, process, directory)
+    counters = final_counters(stderr)
+    if counters is not None:
+        from raida_uring.metrics import violations
+
+        broken = violations(counters)
+        if broken:
+            raise ContenderError(f"node: conservation broken: {'; '.join(broken)}")
+
+
+def _ended(
+    contender: Contender, process: subprocess.Popen[bytes], directory: Path
+) -> ContenderError:
+    lines = (directory / "stderr").read_text(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "no message"
+    return ContenderError(f"{contender.name} ended with {process.returncode}: {last}")
+
+
+def _free_port() -> int:
+    """A port that is free for TCP and UDP at this moment."""
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+        ):
+            stream.bind((HOST, 0))
+            port = int(stream.getsockname()[1])
+            with contextlib.suppress(OSError):
+                datagram.bind((HOST, port))
+                return port
+
+
+def _toml(tables: dict[str, dict[str, object]]) -> str:
+    """Numbers, strings and lists of them; JSON writes these as TOML does."""
+    lines: list[str] = []
+    for table, values in tables.items():
+        lines.append(f"[{table}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,194 @@
+"""Typed, raising wrapper of the load generator (loadgen.c). Sole importer of `_loadgen`.
+
+Thread: any; a run blocks without the GIL, so loads can run side by side in threads.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from raida_uring.bench import _loadgen  # type: ignore[attr-defined]
+from raida_uring.errors import RaidaError
+
+Transport = Literal["udp", "tcp"]
+
+_TRACEPOINT_ID_PATHS = (
+    Path("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id"),
+    Path("/sys/kernel/debug/tracing/events/raw_syscalls/sys_enter/id"),
+)
+
+
+class LoadError(RaidaError):
+    """The generator could not run: nobody listens, no descriptors left, a value out of range."""
+
+
+class _Lib(Protocol):
+    LG_MESSAGE_BYTES_MAX: int
+
+    def lg_udp_run(self, load: object, exchange: object, result: object) -> int: ...
+    def lg_tcp_run(self, load: object, exchange: object, result: object) -> int: ...
+    def lg_histogram_record(self, histogram: object, value: int) -> None: ...
+    def lg_histogram_percentile(self, histogram: object, permille_x10: int) -> int: ...
+    def lg_syscall_counter_open(self, tid: int, tracepoint_id: int) -> int: ...
+
+
+_lib = cast(_Lib, _loadgen.lib)
+_ffi: Any = _loadgen.ffi
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and the answer it must get.
+
+    The generator writes a 2-byte tag into the request at `request_tag_offset` and expects it in
+    the reply at `reply_tag_offset`. Reply bytes in `ignore`, half-open (start, end) ranges, are
+    not compared; every other byte and the length are.
+    """
+
+    request: bytes
+    request_tag_offset: int
+    reply: bytes
+    reply_tag_offset: int
+    ignore: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How to ask: see `struct lg_load` in loadgen.h for the fields' meaning."""
+
+    port: int
+    duration_ms: int
+    transport: Transport = "udp"
+    host: str = "127.0.0.1"
+    window: int = 64
+    pipeline: int = 0
+    rate_per_s: int = 0
+    timeout_ms: int = 1000
+    busy_poll: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What happened: sent = answered + wrong + lost. Latencies in microseconds."""
+
+    sent: int
+    answered: int
+    wrong: int
+    lost: int
+    stray: int
+    elapsed_s: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+
+    @property
+    def clean(self) -> bool:
+        """Every request got exactly the answer it should."""
+        return self.sent == self.answered and self.stray == 0
+
+    @property
+    def per_second(self) -> float:
+        return self.answered / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+def run_load(load: Load, exchange: Exchange) -> Result:
+    """Run `load` to its end: duration_ms plus at most twice timeout_ms.
+
+    Raises LoadError when it cannot run; a peer that answers wrongly or not at all is counted.
+    """
+    c_load = _ffi.new(
+        "struct lg_load *",
+        {
+            "host": load.host.encode(),
+            "port": load.port,
+            "window": load.window,
+            "pipeline": load.pipeline,
+            "rate_per_s": load.rate_per_s,
+            "duration_ms": load.duration_ms,
+            "timeout_ms": load.timeout_ms,
+            "busy_poll": load.busy_poll,
+        },
+    )
+    c_result = _ffi.new("struct lg_result *")
+    start = _lib.lg_udp_run if load.transport == "udp" else _lib.lg_tcp_run
+    rc = start(c_load, _exchange(exchange), c_result)
+    if rc < 0:
+        raise LoadError(f"load on {load.host}:{load.port}/{load.transport}: {os.strerror(-rc)}")
+    return _result(c_result)
+
+
+def percentiles_ns(samples_ns: Iterable[int], quantiles: Iterable[float]) -> list[int]:
+    """Return each quantile (0..1) of the samples as the generator's histogram sees it."""
+    histogram = _ffi.new("struct lg_histogram *")
+    for sample in samples_ns:
+        _lib.lg_histogram_record(histogram, sample)
+    return [_lib.lg_histogram_percentile(histogram, round(q * 10000)) for q in quantiles]
+
+
+def open_syscall_counter(tid: int) -> int:
+    """Return a descriptor that counts the system calls of thread `tid` from now on.
+
+    Read it with `read_syscall_counter`, close it with `os.close`.
+    Raises OSError: no tracefs, no CAP_PERFMON, no such thread.
+    """
+    for path in _TRACEPOINT_ID_PATHS:
+        try:
+            tracepoint_id = int(path.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            continue
+        rc = _lib.lg_syscall_counter_open(tid, tracepoint_id)
+        if rc < 0:
+            raise OSError(-rc, os.strerror(-rc))
+        return rc
+    raise FileNotFoundError("tracefs has no raw_syscalls:sys_enter")
+
+
+def read_syscall_counter(fd: int) -> int:
+    """Return the number of system calls since `open_syscall_counter`."""
+    return int.from_bytes(os.read(fd, 8), "little")
+
+
+def _exchange(exchange: Exchange) -> Any:
+    longest = max(len(exchange.request), len(exchange.reply))
+    if longest > _lib.LG_MESSAGE_BYTES_MAX:
+        raise LoadError(f"message of {longest} bytes, at most {_lib.LG_MESSAGE_BYTES_MAX}")
+    mask = bytearray(b"\xff" * len(exchange.reply))
+    for start, end in exchange.ignore:
+        mask[start:end] = bytes(end - start)
+    return _ffi.new(
+        "struct lg_exchange *",
+        {
+            "request_bytes": len(exchange.request),
+            "request_tag_offset": exchange.request_tag_offset,
+            "reply_bytes": len(exchange.reply),
+            "reply_tag_offset": exchange.reply_tag_offset,
+            "request": exchange.request,
+            "reply": exchange.reply,
+            "reply_mask": bytes(mask),
+        },
+    )
+
+
+def _result(c_result: Any) -> Result:
+    histogram = _ffi.addressof(c_result.latency_ns)
+
+    def percentile_us(permille_x10: int) -> float:
+        return _lib.lg_histogram_percentile(histogram, permille_x10) / 1000
+
+    return Result(
+        sent=c_result.sent,
+        answered=c_result.answered,
+        wrong=c_result.wrong,
+        lost=c_result.lost,
+        stray=c_result.stray,
+        elapsed_s=c_result.elapsed_ns / 1e9,
+        p50_us=percentile_us(5000),
+        p90_us=percentile_us(9000),
+        p99_us=percentile_us(9900),
+        p999_us=percentile_us(9990),
+        max_us=histogram.max / 1000,
+    )

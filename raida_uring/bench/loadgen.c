@@ -1,0 +1,738 @@
+/* loadgen.c: load generator of the benchmark.
+ *
+ * Why C: the generator must never be what is measured; one core of it has to outrun any server.
+ * Owner: one thread per call; all state hangs off struct udp_run or struct tcp_run.
+ * Memory: allocated when a run starts, freed when it ends; none in between.
+ *
+ * UDP. One connected socket (the kernel keeps its route), sendmmsg and recvmmsg in batches. A tag
+ * is slot index | generation, so an answer finds its request without a search and one that comes
+ * after its time-out is recognised as stray.
+ *
+ * TCP, one request per connection. The client side of a connection costs more than the server's,
+ * so a descriptor is reused: connect(AF_UNSPEC) drops the finished connection with a reset (which
+ * also spares both ends TIME_WAIT) and the next connect() is a new connection from a new port.
+ * Only the hang-up is watched (edge-triggered): four system calls per request.
+ */
+#define _GNU_SOURCE
+#include "loadgen.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    BATCH = 64,                      /* messages per sendmmsg or recvmmsg, events per epoll_wait */
+    SCAN_INTERVAL_NS = 10 * 1000000, /* how often time-outs are looked for; longest sleep, too */
+    HISTOGRAM_LINEAR_BITS = 6,
+};
+
+#define NS_PER_MS 1000000ull
+#define NS_PER_S  1000000000ull
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* -- histogram ------------------------------------------------------------------------------- */
+
+static uint32_t histogram_index(uint64_t value)
+{
+    const uint64_t linear = 1ull << HISTOGRAM_LINEAR_BITS;
+    if (value < linear)
+        return (uint32_t)value;
+    uint32_t octave = 63u - (uint32_t)__builtin_clzll(value) - HISTOGRAM_LINEAR_BITS;
+    uint64_t index = (octave + 1) * linear + ((value >> octave) - linear);
+    return index < LG_HISTOGRAM_BUCKETS ? (uint32_t)index : LG_HISTOGRAM_BUCKETS - 1;
+}
+
+/* Largest value that lands in the bucket. */
+static uint64_t histogram_edge(uint32_t index)
+{
+    const uint32_t linear = 1u << HISTOGRAM_LINEAR_BITS;
+    if (index < linear)
+        return index;
+    uint32_t octave = index / linear - 1;
+    return (((uint64_t)(index % linear) + linear + 1) << octave) - 1;
+}
+
+void lg_histogram_record(struct lg_histogram *histogram, uint64_t value)
+{
+    histogram->buckets[histogram_index(value)]++;
+    histogram->count++;
+    if (value > histogram->max)
+        histogram->max = value;
+}
+
+uint64_t lg_histogram_percentile(const struct lg_histogram *histogram, uint32_t permille_x10)
+{
+    if (histogram->count == 0)
+        return 0;
+    if (permille_x10 > 10000)
+        permille_x10 = 10000;
+    uint64_t rank = (histogram->count * permille_x10 + 9999) / 10000;
+    uint64_t seen = 0;
+    for (uint32_t i = 0; i < LG_HISTOGRAM_BUCKETS; i++) {
+        seen += histogram->buckets[i];
+        if (seen > 0 && seen >= rank) {
+            /* The last bucket is open-ended: only the maximum is known there. */
+            uint64_t edge = i + 1 < LG_HISTOGRAM_BUCKETS ? histogram_edge(i) : histogram->max;
+            return edge < histogram->max ? edge : histogram->max;
+        }
+    }
+    return histogram->max;
+}
+
+/* -- what both transports share ---------------------------------------------------------------- */
+
+static void tag_write(uint8_t *message, uint32_t offset, uint16_t tag)
+{
+    message[offset] = (uint8_t)(tag >> 8);
+    message[offset + 1] = (uint8_t)tag;
+}
+
+static uint16_t tag_read(const uint8_t *message, uint32_t offset)
+{
+    return (uint16_t)(message[offset] << 8 | message[offset + 1]);
+}
+
+/* Everything but the tag, whose bytes are masked out here by the caller's template. */
+static bool reply_matches(const struct lg_exchange *exchange, const uint8_t *reply, size_t bytes)
+{
+    if (bytes != exchange->reply_bytes)
+        return false;
+    uint8_t difference = 0;
+    for (size_t i = 0; i < bytes; i++)
+        difference |= (uint8_t)((reply[i] ^ exchange->reply[i]) & exchange->reply_mask[i]);
+    return difference == 0;
+}
+
+/* A private copy with the tag's bytes masked out, since they differ per request. */
+static int exchange_copy(struct lg_exchange *copy, const struct lg_exchange *exchange)
+{
+    if (exchange->request_bytes > LG_MESSAGE_BYTES_MAX ||
+        exchange->reply_bytes > LG_MESSAGE_BYTES_MAX ||
+        exchange->request_tag_offset + LG_TAG_BYTES > exchange->request_bytes ||
+        exchange->reply_tag_offset + LG_TAG_BYTES > exchange->reply_bytes)
+        return -EINVAL;
+    *copy = *exchange;
+    memset(copy->reply_mask + copy->reply_tag_offset, 0, LG_TAG_BYTES);
+    return 0;
+}
+
+static int load_address(const struct lg_load *load, struct sockaddr_in *address)
+{
+    if (memchr(load->host, 0, sizeof load->host) == NULL || load->duration_ms == 0 ||
+        load->timeout_ms == 0 || load->port == 0)
+        return -EINVAL;
+    *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(load->port)};
+    return inet_pton(AF_INET, load->host, &address->sin_addr) == 1 ? 0 : -EINVAL;
+}
+
+/* -- UDP -------------------------------------------------------------------------------------- */
+
+struct udp_slot {
+    uint64_t since_ns; /* what its latency counts from */
+    uint64_t deadline_ns;
+    uint16_t tag;
+    bool in_flight;
+};
+
+struct udp_run {
+    const struct lg_load *load;
+    struct lg_exchange exchange;
+    struct lg_result *result;
+    int fd;
+    uint16_t generation_step; /* window: the tag's low bits are the slot */
+    uint64_t start_ns;
+    uint64_t last_answer_ns;
+    uint64_t next_scan_ns;
+    uint64_t scheduled; /* open loop: requests whose intended time has been used */
+
+    struct udp_slot *slots;
+    uint8_t *requests; /* window copies of the request, one per slot: only the tag is rewritten */
+    struct iovec *request_iov;
+    uint16_t *free_slots;
+    uint32_t free_count;
+
+    uint8_t replies[BATCH][LG_MESSAGE_BYTES_MAX];
+    struct iovec reply_iov[BATCH];
+    struct mmsghdr incoming[BATCH];
+    struct mmsghdr outgoing[BATCH];
+};
+
+static void udp_close(struct udp_run *run)
+{
+    if (run->fd >= 0)
+        close(run->fd);
+    free(run->slots);
+    free(run->requests);
+    free(run->request_iov);
+    free(run->free_slots);
+    free(run);
+}
+
+static int udp_socket(struct udp_run *run, const struct sockaddr_in *address)
+{
+    run->fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (run->fd < 0)
+        return -errno;
+    int bytes =
+        4 << 20; /* as much as allowed: a full buffer here would look like the server's loss */
+    (void)setsockopt(run->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+    if (connect(run->fd, (const struct sockaddr *)address, sizeof *address) < 0)
+        return -errno;
+    return 0;
+}
+
+static int udp_open(const struct lg_load *load, const struct lg_exchange *exchange,
+                    struct udp_run **opened)
+{
+    struct sockaddr_in address;
+    int rc = load_address(load, &address);
+    if (rc < 0)
+        return rc;
+    uint32_t window = load->window;
+    if (window == 0 || window > LG_WINDOW_MAX || (window & (window - 1)) != 0)
+        return -EINVAL;
+    struct udp_run *run = calloc(1, sizeof *run);
+    if (run == NULL)
+        return -ENOMEM;
+    run->load = load;
+    run->fd = -1;
+    run->generation_step = (uint16_t)window;
+    rc = exchange_copy(&run->exchange, exchange);
+    if (rc == 0)
+        rc = udp_socket(run, &address);
+    run->slots = calloc(window, sizeof *run->slots);
+    run->requests = calloc(window, run->exchange.request_bytes + 1);
+    run->request_iov = calloc(window, sizeof *run->request_iov);
+    run->free_slots = calloc(window, sizeof *run->free_slots);
+    if (rc == 0 && (run->slots == NULL || run->requests == NULL || run->request_iov == NULL ||
+                    run->free_slots == NULL))
+        rc = -ENOMEM;
+    if (rc < 0) {
+        udp_close(run);
+        return rc;
+    }
+    size_t request_bytes = run->exchange.request_bytes;
+    for (uint32_t i = 0; i < window; i++) {
+        uint8_t *request = run->requests + i * request_bytes;
+        memcpy(request, run->exchange.request, request_bytes);
+        run->request_iov[i] = (struct iovec){.iov_base = request, .iov_len = request_bytes};
+        run->slots[i].tag = (uint16_t)i;
+        run->free_slots[i] = (uint16_t)(window - 1 - i);
+    }
+    run->free_count = window;
+    for (uint32_t i = 0; i < BATCH; i++) {
+        run->reply_iov[i] = (struct iovec){run->replies[i], LG_MESSAGE_BYTES_MAX};
+        run->incoming[i].msg_hdr = (struct msghdr){.msg_iov = &run->reply_iov[i], .msg_iovlen = 1};
+    }
+    *opened = run;
+    return 0;
+}
+
+/* Time at which request number `scheduled` should leave; open loop only. */
+static uint64_t udp_due_ns(const struct udp_run *run)
+{
+    return run->start_ns + run->scheduled * NS_PER_S / run->load->rate_per_s;
+}
+
+/* Fill one batch with requests that may leave now. Returns their number. */
+static uint32_t udp_fill(struct udp_run *run, uint64_t now, uint64_t stop_ns)
+{
+    uint32_t count = 0;
+    while (count < BATCH && run->free_count > 0) {
+        uint64_t since = now;
+        if (run->load->rate_per_s > 0) {
+            since = udp_due_ns(run);
+            if (since > now || since >= stop_ns ||
+                now >= stop_ns + run->load->timeout_ms * NS_PER_MS)
+                break;
+            run->scheduled++;
+        } else if (now >= stop_ns) {
+            break;
+        }
+        uint16_t index = run->free_slots[--run->free_count];
+        struct udp_slot *slot = &run->slots[index];
+        slot->tag = (uint16_t)(slot->tag + run->generation_step);
+        slot->since_ns = since;
+        slot->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
+        slot->in_flight = true;
+        tag_write(run->request_iov[index].iov_base, run->exchange.request_tag_offset, slot->tag);
+        run->outgoing[count].msg_hdr =
+            (struct msghdr){.msg_iov = &run->request_iov[index], .msg_iovlen = 1};
+        count++;
+    }
+    return count;
+}
+
+static int udp_send(struct udp_run *run, uint32_t count)
+{
+    uint32_t done = 0;
+    while (done < count) {
+        int sent = sendmmsg(run->fd, run->outgoing + done, count - done, 0);
+        if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
+            struct pollfd writable = {.fd = run->fd, .events = POLLOUT};
+            (void)poll(&writable, 1, 1);
+            continue;
+        }
+        if (sent < 0)
+            return -errno;
+        done += (uint32_t)sent;
+    }
+    run->result->sent += count;
+    return 0;
+}
+
+static void udp_release(struct udp_run *run, uint16_t index)
+{
+    run->slots[index].in_flight = false;
+    run->free_slots[run->free_count++] = index;
+}
+
+static void udp_reply(struct udp_run *run, const uint8_t *reply, size_t bytes, uint64_t now)
+{
+    const struct lg_exchange *exchange = &run->exchange;
+    if (bytes < exchange->reply_tag_offset + LG_TAG_BYTES) {
+        run->result->stray++;
+        return;
+    }
+    uint16_t tag = tag_read(reply, exchange->reply_tag_offset);
+    uint16_t index = tag & (uint16_t)(run->load->window - 1);
+    struct udp_slot *slot = &run->slots[index];
+    if (!slot->in_flight || slot->tag != tag) {
+        run->result->stray++;
+        return;
+    }
+    if (reply_matches(exchange, reply, bytes)) {
+        run->result->answered++;
+        run->last_answer_ns = now;
+        lg_histogram_record(&run->result->latency_ns, now - slot->since_ns);
+    } else {
+        run->result->wrong++;
+    }
+    udp_release(run, index);
+}
+
+/* Take what has arrived, at most one batch. Returns the number of datagrams or -errno. */
+static int udp_receive(struct udp_run *run)
+{
+    int count = recvmmsg(run->fd, run->incoming, BATCH, MSG_DONTWAIT, NULL);
+    if (count < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    uint64_t now = now_ns();
+    for (int i = 0; i < count; i++)
+        udp_reply(run, run->replies[i], run->incoming[i].msg_len, now);
+    return count;
+}
+
+static void udp_expire(struct udp_run *run, uint64_t now)
+{
+    if (now < run->next_scan_ns)
+        return;
+    run->next_scan_ns = now + SCAN_INTERVAL_NS;
+    for (uint32_t i = 0; i < run->load->window; i++) {
+        if (!run->slots[i].in_flight || now < run->slots[i].deadline_ns)
+            continue;
+        run->result->lost++;
+        udp_release(run, (uint16_t)i);
+    }
+}
+
+/* Sleep until something arrives, the next intended send, or the next look for time-outs. */
+static void udp_sleep(const struct udp_run *run, uint64_t now, uint64_t stop_ns)
+{
+    uint64_t until = now + SCAN_INTERVAL_NS;
+    if (now < stop_ns && run->load->rate_per_s > 0 && run->free_count > 0 &&
+        udp_due_ns(run) < until)
+        until = udp_due_ns(run);
+    if (until <= now)
+        return;
+    struct timespec wait = {.tv_nsec = (long)(until - now)};
+    struct pollfd readable = {.fd = run->fd, .events = POLLIN};
+    (void)ppoll(&readable, 1, &wait, NULL);
+}
+
+static int udp_loop(struct udp_run *run)
+{
+    run->start_ns = run->last_answer_ns = now_ns();
+    uint64_t stop_ns = run->start_ns + run->load->duration_ms * NS_PER_MS;
+    for (;;) {
+        uint64_t now = now_ns();
+        uint32_t filled = udp_fill(run, now, stop_ns);
+        int rc = udp_send(run, filled);
+        if (rc < 0)
+            return rc;
+        if (now >= stop_ns && run->free_count == run->load->window)
+            break;
+        if (filled == 0 && !run->load->busy_poll)
+            udp_sleep(run, now, stop_ns);
+        rc = udp_receive(run);
+        if (rc < 0)
+            return rc;
+        udp_expire(run, now);
+    }
+    /* Open loop: what found no free slot in all that time was never answered either. */
+    for (; run->load->rate_per_s > 0 && udp_due_ns(run) < stop_ns; run->scheduled++) {
+        run->result->sent++;
+        run->result->lost++;
+    }
+    run->result->elapsed_ns = run->last_answer_ns - run->start_ns;
+    return 0;
+}
+
+int lg_udp_run(const struct lg_load *load, const struct lg_exchange *exchange,
+               struct lg_result *result)
+{
+    struct udp_run *run;
+    int rc = udp_open(load, exchange, &run);
+    if (rc < 0)
+        return rc;
+    memset(result, 0, sizeof *result);
+    run->result = result;
+    rc = udp_loop(run);
+    udp_close(run);
+    return rc;
+}
+
+/* -- TCP -------------------------------------------------------------------------------------- */
+
+struct tcp_conn {
+    int fd;
+    uint32_t in_flight;   /* requests without an answer; they come back in order */
+    uint32_t first;       /* ring position of the oldest of them */
+    uint32_t reply_bytes; /* of the answer being assembled; may exceed what is kept */
+    uint32_t outgoing_bytes;
+    uint32_t outgoing_done;
+    bool connected;
+    bool wants_out; /* EPOLLOUT is subscribed */
+    uint16_t next_tag;
+    uint64_t deadline_ns; /* of the oldest request */
+    uint64_t *since_ns;   /* ring of `depth`: when each request began */
+    uint8_t *outgoing;    /* `depth` requests at most */
+    uint8_t reply[LG_MESSAGE_BYTES_MAX];
+};
+
+struct tcp_run {
+    const struct lg_load *load;
+    struct lg_exchange exchange;
+    struct lg_result *result;
+    struct sockaddr_in address;
+    bool persistent;
+    uint32_t depth; /* requests outstanding per connection */
+    int epoll_fd;
+    uint64_t start_ns, stop_ns, last_answer_ns, next_scan_ns;
+    uint32_t open_count; /* connections that have work */
+    struct tcp_conn *conns;
+    uint64_t *since_pool;
+    uint8_t *outgoing_pool;
+    uint8_t incoming[16384];
+};
+
+static void tcp_close(struct tcp_run *run)
+{
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0}; /* no TIME_WAIT left behind */
+    for (uint32_t i = 0; run->conns != NULL && i < run->load->window; i++) {
+        if (run->conns[i].fd < 0)
+            continue;
+        (void)setsockopt(run->conns[i].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        close(run->conns[i].fd);
+    }
+    if (run->epoll_fd >= 0)
+        close(run->epoll_fd);
+    free(run->conns);
+    free(run->since_pool);
+    free(run->outgoing_pool);
+    free(run);
+}
+
+static int tcp_subscribe(struct tcp_run *run, struct tcp_conn *conn, int operation, bool out)
+{
+    /* A connection that is to end is looked at once, when its end is here. */
+    struct epoll_event event = {
+        .events = EPOLLET | EPOLLRDHUP | (run->persistent ? EPOLLIN : 0u) | (out ? EPOLLOUT : 0u),
+        .data.u32 = (uint32_t)(conn - run->conns),
+    };
+    conn->wants_out = out;
+    return epoll_ctl(run->epoll_fd, operation, conn->fd, &event) < 0 ? -errno : 0;
+}
+
+/* A descriptor for the connection's life and all its successors'. */
+static int tcp_socket(struct tcp_run *run, struct tcp_conn *conn)
+{
+    conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (conn->fd < 0)
+        return -errno;
+    int on = 1;
+    (void)setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return tcp_subscribe(run, conn, EPOLL_CTL_ADD, false);
+}
+
+static int tcp_open(const struct lg_load *load, const struct lg_exchange *exchange,
+                    struct tcp_run **opened)
+{
+    uint32_t depth = load->pipeline > 0 ? load->pipeline : 1;
+    if (load->window == 0 || load->window > LG_CONNECTIONS_MAX || depth > LG_PIPELINE_MAX ||
+        load->rate_per_s != 0)
+        return -EINVAL;
+    struct tcp_run *run = calloc(1, sizeof *run);
+    if (run == NULL)
+        return -ENOMEM;
+    run->load = load;
+    run->depth = depth;
+    run->persistent = load->pipeline > 0;
+    run->epoll_fd = -1;
+    int rc = load_address(load, &run->address);
+    if (rc == 0)
+        rc = exchange_copy(&run->exchange, exchange);
+    if (rc == 0 && (run->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        rc = -errno;
+    size_t outgoing_bytes = (size_t)depth * run->exchange.request_bytes;
+    run->conns = calloc(load->window, sizeof *run->conns);
+    run->since_pool = calloc((size_t)load->window * depth, sizeof *run->since_pool);
+    run->outgoing_pool = calloc(load->window, outgoing_bytes + 1);
+    if (rc == 0 && (run->conns == NULL || run->since_pool == NULL || run->outgoing_pool == NULL))
+        rc = -ENOMEM;
+    for (uint32_t i = 0; run->conns != NULL && i < load->window; i++)
+        run->conns[i].fd = -1;
+    for (uint32_t i = 0; rc == 0 && i < load->window; i++) {
+        struct tcp_conn *conn = &run->conns[i];
+        conn->since_ns = run->since_pool + (size_t)i * depth;
+        conn->outgoing = run->outgoing_pool + (size_t)i * outgoing_bytes;
+        rc = tcp_socket(run, conn);
+    }
+    if (rc < 0) {
+        tcp_close(run);
+        return rc;
+    }
+    *opened = run;
+    return 0;
+}
+
+/* Send what waits. 0 also when the kernel takes no more now; -errno when the connection is gone. */
+static int tcp_flush(struct tcp_run *run, struct tcp_conn *conn)
+{
+    while (conn->outgoing_done < conn->outgoing_bytes) {
+        ssize_t sent = send(conn->fd, conn->outgoing + conn->outgoing_done,
+                            conn->outgoing_bytes - conn->outgoing_done, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EAGAIN)
+            return conn->wants_out ? 0 : tcp_subscribe(run, conn, EPOLL_CTL_MOD, true);
+        if (sent < 0)
+            return -errno;
+        conn->outgoing_done += (uint32_t)sent;
+    }
+    return 0;
+}
+
+/* Top the connection up to its depth. Nothing new is queued behind unsent bytes. */
+static int tcp_request(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
+{
+    if (conn->outgoing_done < conn->outgoing_bytes || now >= run->stop_ns)
+        return tcp_flush(run, conn);
+    conn->outgoing_bytes = conn->outgoing_done = 0;
+    if (conn->in_flight == 0)
+        conn->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
+    while (conn->in_flight < run->depth) {
+        uint8_t *request = conn->outgoing + conn->outgoing_bytes;
+        memcpy(request, run->exchange.request, run->exchange.request_bytes);
+        tag_write(request, run->exchange.request_tag_offset,
+                  (uint16_t)(conn->next_tag + conn->in_flight));
+        conn->since_ns[(conn->first + conn->in_flight) % run->depth] = now;
+        conn->outgoing_bytes += run->exchange.request_bytes;
+        conn->in_flight++;
+        run->result->sent++;
+    }
+    return tcp_flush(run, conn);
+}
+
+/* Count every outstanding request as lost and take the connection out of play. */
+static void tcp_abandon(struct tcp_run *run, struct tcp_conn *conn)
+{
+    const struct sockaddr unspecified = {.sa_family = AF_UNSPEC};
+    (void)connect(conn->fd, &unspecified, sizeof unspecified);
+    run->result->lost += conn->in_flight;
+    conn->next_tag = (uint16_t)(conn->next_tag + conn->in_flight);
+    conn->in_flight = conn->reply_bytes = conn->outgoing_bytes = conn->outgoing_done = 0;
+    if (conn->connected)
+        run->open_count--;
+    conn->connected = false;
+}
+
+/* Start a new connection on the idle descriptor, with its first requests. Fatal errors only. */
+static int tcp_connect(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
+{
+    if (conn->wants_out) {
+        int rc = tcp_subscribe(run, conn, EPOLL_CTL_MOD, false);
+        if (rc < 0)
+            return rc;
+    }
+    if (connect(conn->fd, (const struct sockaddr *)&run->address, sizeof run->address) < 0 &&
+        errno != EINPROGRESS)
+        return -errno;
+    conn->connected = true;
+    run->open_count++;
+    int rc = tcp_request(run, conn, now);
+    if (rc == -ECONNREFUSED)
+        return rc; /* on loopback the refusal is here before the first send */
+    if (rc < 0)
+        tcp_abandon(run, conn);
+    return 0;
+}
+
+/* The oldest request's answer is complete. */
+static void tcp_answered(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
+{
+    bool good = reply_matches(&run->exchange, conn->reply, conn->reply_bytes) &&
+                tag_read(conn->reply, run->exchange.reply_tag_offset) == conn->next_tag;
+    if (good) {
+        run->result->answered++;
+        run->last_answer_ns = now;
+        lg_histogram_record(&run->result->latency_ns, now - conn->since_ns[conn->first]);
+    } else {
+        run->result->wrong++;
+    }
+    conn->next_tag++;
+    conn->first = (conn->first + 1) % run->depth;
+    conn->in_flight--;
+    conn->reply_bytes = 0;
+    conn->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
+}
+
+/* Take bytes of a stream: answers of fixed length, back to back on a persistent connection. */
+static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *bytes, size_t count,
+                     uint64_t now)
+{
+    while (count > 0) {
+        if (conn->in_flight == 0) { /* more than was asked for */
+            run->result->stray++;
+            return;
+        }
+        size_t room = LG_MESSAGE_BYTES_MAX - conn->reply_bytes;
+        if (run->persistent)
+            room = run->exchange.reply_bytes - conn->reply_bytes;
+        if (room == 0)
+            return; /* one request per connection: far too long, judged wrong at the end */
+        size_t part = count < room ? count : room;
+        memcpy(conn->reply + conn->reply_bytes, bytes, part);
+        conn->reply_bytes += (uint32_t)part;
+        bytes += part;
+        count -= part;
+        if (run->persistent && conn->reply_bytes == run->exchange.reply_bytes)
+            tcp_answered(run, conn, now);
+    }
+}
+
+/* Read to the end of what is there. 1 = stream ended, 0 = open, -errno = reset. */
+static int tcp_read(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
+{
+    for (;;) {
+        ssize_t count = recv(conn->fd, run->incoming, sizeof run->incoming, 0);
+        if (count == 0)
+            return 1;
+        if (count < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        tcp_take(run, conn, run->incoming, (size_t)count, now);
+        if ((size_t)count < sizeof run->incoming)
+            return 0; /* edge-triggered: a later byte is a later event */
+    }
+}
+
+static int tcp_event(struct tcp_run *run, const struct epoll_event *event, uint64_t now)
+{
+    struct tcp_conn *conn = &run->conns[event->data.u32];
+    if (!conn->connected)
+        return 0;
+    int rc = 0;
+    if (event->events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        rc = tcp_read(run, conn, now);
+    bool ended = rc != 0 || (event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
+    if (!ended) {
+        rc = tcp_request(run, conn, now);
+        if (rc == 0 && conn->in_flight > 0)
+            return 0;
+    }
+    if (ended && !run->persistent && conn->reply_bytes > 0)
+        tcp_answered(run, conn, now);
+    tcp_abandon(run, conn);
+    return now < run->stop_ns ? tcp_connect(run, conn, now) : 0;
+}
+
+static int tcp_expire(struct tcp_run *run, uint64_t now)
+{
+    if (now < run->next_scan_ns)
+        return 0;
+    run->next_scan_ns = now + SCAN_INTERVAL_NS;
+    for (uint32_t i = 0; i < run->load->window; i++) {
+        struct tcp_conn *conn = &run->conns[i];
+        if (conn->connected && now >= conn->deadline_ns)
+            tcp_abandon(run, conn);
+        int rc = !conn->connected && now < run->stop_ns ? tcp_connect(run, conn, now) : 0;
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int tcp_loop(struct tcp_run *run)
+{
+    run->start_ns = run->last_answer_ns = now_ns();
+    run->stop_ns = run->start_ns + run->load->duration_ms * NS_PER_MS;
+    for (uint64_t now = run->start_ns; now < run->stop_ns || run->open_count > 0; now = now_ns()) {
+        int rc = tcp_expire(run, now); /* its first pass opens every connection */
+        if (rc < 0)
+            return rc;
+        struct epoll_event events[BATCH];
+        int wait_ms = run->load->busy_poll ? 0 : SCAN_INTERVAL_NS / (int)NS_PER_MS;
+        int count = epoll_wait(run->epoll_fd, events, BATCH, wait_ms);
+        if (count < 0 && errno != EINTR)
+            return -errno;
+        for (int i = 0; i < count; i++) {
+            rc = tcp_event(run, &events[i], now_ns());
+            if (rc < 0)
+                return rc;
+        }
+    }
+    run->result->elapsed_ns = run->last_answer_ns - run->start_ns;
+    return 0;
+}
+
+int lg_tcp_run(const struct lg_load *load, const struct lg_exchange *exchange,
+               struct lg_result *result)
+{
+    struct tcp_run *run;
+    int rc = tcp_open(load, exchange, &run);
+    if (rc < 0)
+        return rc;
+    memset(result, 0, sizeof *result);
+    run->result = result;
+    rc = tcp_loop(run);
+    tcp_close(run);
+    return rc;
+}
+
+/* -- system calls of another thread -------------------------------------------------------------- */
+
+int lg_syscall_counter_open(int32_t tid, uint64_t tracepoint_id)
+{
+    struct perf_event_attr attributes = {
+        .type = PERF_TYPE_TRACEPOINT,
+        .size = sizeof attributes,
+        .config = tracepoint_id,
+    };
+    long fd = syscall(SYS_perf_event_open, &attributes, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    return fd < 0 ? -errno : (int)fd;
+}

@@ -1,0 +1,286 @@
+"""What the benchmark found: values, medians, goals, and their three forms.
+
+Pure: no I/O, no clock. The table is for people, JSON for tools, Markdown (ratios only, since
+absolute numbers belong to one machine) for docs/bench.md.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raida_uring.bench import cases
+from raida_uring.bench.cases import Case, Goal
+
+YARDSTICK = "uring"  # what ratios refer to
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run of one contender. Latencies in microseconds, CPU time in seconds.
+
+    other_cpu: share of the server's core that went to others (steal included) during the run:
+    above some 0.05 the run was disturbed.
+    """
+
+    requests_per_cpu_s: float
+    requests_per_s: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+    cpu_s: float
+    other_cpu: float
+    answered: int
+    wrong: int
+    lost: int
+    stray: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All runs of one contender in one case.
+
+    io_syscalls_per_request: system calls of the thread that serves the sockets, from a run of its
+    own; None when not measured.
+    """
+
+    runs: tuple[Measurement, ...]
+    io_syscalls_per_request: float | None = None
+
+    def median(self, field: str) -> float:
+        return float(statistics.median(getattr(run, field) for run in self.runs))
+
+    def total(self, field: str) -> int:
+        return int(sum(getattr(run, field) for run in self.runs))
+
+
+@dataclass(frozen=True, slots=True)
+class CaseReport:
+    case: Case
+    outcomes: dict[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class SpinRun:
+    """Votes at a fixed rate, first with idle workers, then while all workers spin.
+
+    worker_cpu: CPU time of the node without its I/O thread, per second of wall time: 1.0 means
+    that spinning Python filled the workers' core.
+    io_waited: time per second that the I/O thread could have run but its core was taken: above
+    some 0.001 the core was not its own, and the latencies say little about the node.
+    """
+
+    idle: Measurement
+    beside_spin: Measurement
+    spins_answered: int
+    worker_cpu: float
+    io_waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """machine: facts of the measurement, for the reader; not_run: contender or case -> reason."""
+
+    machine: dict[str, str | int | float]
+    reports: tuple[CaseReport, ...]
+    spin_runs: tuple[SpinRun, ...]
+    not_run: dict[str, str]
+
+    @property
+    def wrong_answers(self) -> int:
+        """Answers of the node that were not as expected, over everything."""
+        nodes = [
+            outcome
+            for one in self.reports
+            for name, outcome in one.outcomes.items()
+            if name in cases.NODES
+        ]
+        return sum(outcome.total("wrong") + outcome.total("stray") for outcome in nodes) + sum(
+            run.wrong + run.stray
+            for pair in self.spin_runs
+            for run in (pair.idle, pair.beside_spin)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One promise and what was measured. met is None when it could not be measured."""
+
+    text: str
+    measured: float | None
+    met: bool | None
+
+
+def ratio(report: CaseReport, contender: str, peer: str) -> float | None:
+    """Median requests per CPU-second of `contender` over those of `peer`."""
+    if contender not in report.outcomes or peer not in report.outcomes:
+        return None
+    base = report.outcomes[peer].median("requests_per_cpu_s")
+    return report.outcomes[contender].median("requests_per_cpu_s") / base if base else None
+
+
+def case_verdicts(report: CaseReport) -> list[Verdict]:
+    verdicts = [_goal_verdict(report, goal) for goal in report.case.goals]
+    limit = report.case.syscalls_max
+    if limit is not None and "node" in report.outcomes:
+        measured = report.outcomes["node"].io_syscalls_per_request
+        verdicts.append(
+            Verdict(
+                f"node: syscalls of the I/O thread per request <= {limit:.2f}",
+                measured,
+                None if measured is None else measured <= limit,
+            )
+        )
+    return verdicts
+
+
+def spin_verdict(runs: Sequence[SpinRun]) -> Verdict:
+    p99_us = statistics.median(run.beside_spin.p99_us for run in runs)
+    return Verdict(
+        f"node: vote p99 beside {cases.SPIN_WORKERS} spinning workers < {cases.SPIN_P99_US_MAX} us",
+        p99_us,
+        p99_us < cases.SPIN_P99_US_MAX,
+    )
+
+
+def text(report: Report) -> str:
+    """The report as tables for a terminal."""
+    lines = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
+    for case_report in report.reports:
+        lines += ["", f"{case_report.case.name}: {case_report.case.title}"]
+        lines += _case_lines(case_report)
+        lines += [_verdict_line(verdict) for verdict in case_verdicts(case_report)]
+    if report.spin_runs:
+        lines += ["", *_spin_lines(report.spin_runs), _verdict_line(spin_verdict(report.spin_runs))]
+    if report.not_run:
+        lines.append("")
+        lines += [f"not run: {name}: {reason}" for name, reason in report.not_run.items()]
+    return "\n".join(lines)
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """The report as values for json.dumps: medians, every run, every verdict."""
+    return {
+        "format": 1,
+        "machine": report.machine,
+        "cases": [
+            {
+                "name": one.case.name,
+                "title": one.case.title,
+                "transport": one.case.transport,
+                "window": one.case.window,
+                "contenders": {
+                    name: {
+                        "median": {
+                            field.name: outcome.median(field.name)
+                            for field in dataclasses.fields(Measurement)
+                        },
+                        "ratio": {peer: ratio(one, name, peer) for peer in one.outcomes},
+                        "io_syscalls_per_request": outcome.io_syscalls_per_request,
+                        "runs": [dataclasses.asdict(run) for run in outcome.runs],
+                    }
+                    for name, outcome in one.outcomes.items()
+                },
+                "goals": [dataclasses.asdict(verdict) for verdict in case_verdicts(one)],
+            }
+            for one in report.reports
+        ],
+        cases.SPIN_CASE: {
+            "votes_per_s": cases.SPIN_VOTES_PER_S,
+            "workers": cases.SPIN_WORKERS,
+            "runs": [dataclasses.asdict(run) for run in report.spin_runs],
+            "goals": [dataclasses.asdict(spin_verdict(report.spin_runs))],
+        }
+        if report.spin_runs
+        else None,
+        "not_run": report.not_run,
+    }
+
+
+def markdown(report: Report) -> str:
+    """Ratios to the smallest C io_uring responder, for docs/bench.md."""
+    names = ("node", "node-1w", "uring", "mmsg", "asyncio", "uvloop")
+    lines = [
+        "| case | " + " | ".join(names) + " | syscalls per request (node) |",
+        "|---|" + "---|" * (len(names) + 1),
+    ]
+    for one in report.reports:
+        node = one.outcomes.get("node")
+        syscalls = _number(node.io_syscalls_per_request if node else None, ".3f")
+        ratios = (_number(ratio(one, name, YARDSTICK), ".2f") for name in names)
+        lines.append(f"| {one.case.name} | {' | '.join(ratios)} | {syscalls} |")
+    verdicts = [verdict for one in report.reports for verdict in case_verdicts(one)]
+    if report.spin_runs:
+        verdicts.append(spin_verdict(report.spin_runs))
+    lines += ["", "| promise | measured | kept |", "|---|---|---|"]
+    lines += [
+        f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
+        f"| {_kept(verdict)} |"
+        for verdict in verdicts
+    ]
+    return "\n".join(lines)
+
+
+def _goal_verdict(report: CaseReport, goal: Goal) -> Verdict:
+    measured = ratio(report, goal.contender, goal.peer)
+    return Verdict(
+        f"{report.case.name}: {goal.contender} / {goal.peer} >= {goal.ratio_min:.2f}",
+        measured,
+        None if measured is None else measured >= goal.ratio_min,
+    )
+
+
+def _case_lines(report: CaseReport) -> list[str]:
+    lines = [
+        f"  {'':8}{'req/CPU-s':>10}{'/' + YARDSTICK:>8}{'req/s':>10}{'p50 us':>9}{'p99 us':>9}"
+        f"{'lost':>6}{'wrong':>6}{'syscalls/req':>14}{'others':>8}"
+    ]
+    for name, outcome in report.outcomes.items():
+        lines.append(
+            f"  {name:8}{outcome.median('requests_per_cpu_s'):10.0f}"
+            f"{_number(ratio(report, name, YARDSTICK), '.2f'):>8}"
+            f"{outcome.median('requests_per_s'):10.0f}"
+            f"{outcome.median('p50_us'):9.0f}{outcome.median('p99_us'):9.0f}"
+            f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
+            f"{_number(outcome.io_syscalls_per_request, '.3f'):>14}"
+            f"{outcome.median('other_cpu'):8.2f}"
+        )
+    return lines
+
+
+def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
+    def row(name: str, measurements: list[Measurement]) -> str:
+        outcome = Outcome(tuple(measurements))
+        columns = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
+        return (
+            f"  {name:14}"
+            + "".join(f"{outcome.median(column):9.0f}" for column in columns)
+            + f"{outcome.total('lost'):6}"
+        )
+
+    busy = statistics.median(run.worker_cpu for run in runs)
+    waited = statistics.median(run.io_waited for run in runs)
+    return [
+        f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second to the node (open loop),"
+        f" I/O thread on a core of its own",
+        f"  {'workers':14}{'p50 us':>9}{'p90 us':>9}{'p99 us':>9}{'p99.9 us':>9}{'max us':>9}"
+        f"{'lost':>6}",
+        row("idle", [run.idle for run in runs]),
+        row(f"{cases.SPIN_WORKERS} spinning", [run.beside_spin for run in runs]),
+        f"  while spinning the workers used {busy:.2f} of their core;"
+        f" the I/O thread waited {waited * 1000:.1f} ms a second for its own",
+    ]
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    return f"  {_kept(verdict):>12}  {verdict.text} ({_number(verdict.measured, '.2f')})"
+
+
+def _kept(verdict: Verdict) -> str:
+    return {True: "yes", False: "NO", None: "not measured"}[verdict.met]
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

@@ -1,0 +1,352 @@
+"""The benchmark: `make bench`, `raida-uring bench`, `python -m raida_uring.bench.runner`.
+
+Server and generator are pinned to different cores. Within a case the contenders take turns
+(A B C A B C …), each time in a fresh process, so that a slow minute of the machine hits all of
+them; medians are compared. Exit status: 0 measured, 1 the node answered wrongly, 2 it could not
+be measured. A promise that is not kept is reported, not an error: it may be the machine.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raida_uring.bench import cases, contenders, report
+from raida_uring.bench.cases import CASES, Case
+from raida_uring.bench.contenders import Contender, ContenderError, Server
+from raida_uring.bench.load import (
+    Load,
+    Result,
+    open_syscall_counter,
+    read_syscall_counter,
+    run_load,
+)
+from raida_uring.bench.report import CaseReport, Measurement, Outcome, Report, SpinRun
+from raida_uring.errors import RaidaError
+
+WARM_UP_MS = 200
+SYSCALL_RUN_MS = 300
+SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as long after
+SPIN_WINDOW = 64
+SPIN_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    duration_ms: int
+    rounds: int
+    server_cpu: int
+    client_cpu: int
+    only: str | None
+
+    @property
+    def busy_poll(self) -> bool:
+        """A generator with a core of its own never sleeps: its wake-ups would cost the server."""
+        return self.server_cpu != self.client_cpu
+
+
+def main(argv: list[str]) -> int:
+    """Run the benchmark with command line arguments `argv` (without the program's name)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        found = measure(_settings(arguments))
+        print(report.markdown(found) if arguments.markdown else report.text(found))
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report.as_json(found), indent=2) + "\n")
+    except (RaidaError, OSError) as error:
+        print(f"raida-uring: bench: {error}", file=sys.stderr)
+        return 2
+    if found.wrong_answers > 0:
+        print(f"raida-uring: bench: {found.wrong_answers} wrong answers", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(settings: Settings) -> Report:
+    """Run every case that the settings ask for. Raises RaidaError when the node cannot run."""
+    available, not_run = _contenders()
+    with _pinned({settings.client_cpu}):
+        chosen = [case for case in CASES if settings.only in (None, case.name)]
+        reports = tuple(_measure_case(case, available, settings) for case in chosen)
+        spin_runs: tuple[SpinRun, ...] = ()
+        if settings.only in (None, cases.SPIN_CASE):
+            if settings.server_cpu == settings.client_cpu:
+                not_run[cases.SPIN_CASE] = "needs two cores"
+            else:
+                spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
+        _progress("")
+    return Report(_machine(settings), reports, spin_runs, not_run)
+
+
+# -- settings ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raida-uring bench",
+        description="Measure the node against the smallest C, asyncio and uvloop servers.",
+    )
+    parser.add_argument("--quick", action="store_true", help="shorter and less steady")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of one run (1)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="runs of each contender (9)")
+    parser.add_argument("--only", choices=[*(case.name for case in CASES), cases.SPIN_CASE])
+    parser.add_argument("--server-cpu", type=int, metavar="CPU", help="core of the server")
+    parser.add_argument("--client-cpu", type=int, metavar="CPU", help="core of the generator")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--markdown", action="store_true", help="print ratios as Markdown")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    seconds = arguments.seconds or (0.3 if arguments.quick else 1.0)
+    rounds = arguments.rounds or (3 if arguments.quick else 9)
+    if not 0.1 <= seconds <= 600 or not 1 <= rounds <= 1000:
+        raise ContenderError("--seconds must be 0.1 to 600, --rounds 1 to 1000")
+    allowed = sorted(os.sched_getaffinity(0))
+    server_cpu = allowed[0] if arguments.server_cpu is None else arguments.server_cpu
+    others = [cpu for cpu in allowed if cpu != server_cpu] or allowed
+    client_cpu = others[0] if arguments.client_cpu is None else arguments.client_cpu
+    for cpu in (server_cpu, client_cpu):
+        if cpu not in allowed:
+            raise ContenderError(f"core {cpu} is not one of {allowed}")
+    return Settings(round(seconds * 1000), rounds, server_cpu, client_cpu, arguments.only)
+
+
+def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
+    """What can run here, and why the rest cannot."""
+    available = {
+        "node": contenders.node(),
+        "node-1w": contenders.node("node-1w", workers=1),
+    }
+    not_run: dict[str, str] = {}
+    for name in contenders.PEERS:
+        try:
+            available[name] = contenders.peer(name)
+        except ContenderError as error:
+            not_run[name] = str(error)
+    return available, not_run
+
+
+def _machine(settings: Settings) -> dict[str, str | int | float]:
+    return {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count() or 0,
+        "server_cpu": settings.server_cpu,
+        "client_cpu": settings.client_cpu,
+        "rounds": settings.rounds,
+        "seconds": settings.duration_ms / 1000,
+    }
+
+
+@contextlib.contextmanager
+def _pinned(cpus: set[int]) -> Iterator[None]:
+    """Keep this thread on `cpus` meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+# -- comparison cases -------------------------------------------------------------------------
+
+
+def _measure_case(case: Case, available: dict[str, Contender], settings: Settings) -> CaseReport:
+    names = [name for name in case.contenders if name in available]
+    runs: dict[str, list[Measurement]] = {name: [] for name in names}
+    syscalls: dict[str, float | None] = {}
+    for number in range(settings.rounds):
+        for name in names:
+            _progress(f"{case.name}: round {number + 1} of {settings.rounds}: {name}")
+            with contenders.running(available[name], {settings.server_cpu}) as server:
+                runs[name].append(_measure_run(case, server, settings))
+                if number == 0:
+                    syscalls[name] = _syscalls_per_request(case, server, settings)
+    return CaseReport(case, {name: Outcome(tuple(runs[name]), syscalls[name]) for name in names})
+
+
+def _measure_run(case: Case, server: Server, settings: Settings) -> Measurement:
+    run_load(_case_load(case, server, settings, WARM_UP_MS), case.exchange)
+    meter = _Meter(server, settings.server_cpu)
+    return meter.measurement(
+        run_load(_case_load(case, server, settings, settings.duration_ms), case.exchange)
+    )
+
+
+def _case_load(case: Case, server: Server, settings: Settings, duration_ms: int) -> Load:
+    return Load(
+        port=server.port,
+        duration_ms=duration_ms,
+        transport=case.transport,
+        window=case.window,
+        busy_poll=settings.busy_poll,
+    )
+
+
+class _Meter:
+    """CPU time of a server and of its core, from construction to `measurement`."""
+
+    def __init__(self, server: Server, cpu: int) -> None:
+        self._server = server
+        self._cpu = cpu
+        self._used_s = server.cpu_s()
+        self._core_s = contenders.core_busy_s(cpu)
+        self._started_s = time.monotonic()
+
+    def used_s(self) -> dict[int, float]:
+        """CPU time by thread."""
+        before = self._used_s
+        return {thread: s - before.get(thread, 0.0) for thread, s in self._server.cpu_s().items()}
+
+    def measurement(self, result: Result) -> Measurement:
+        cpu_s = sum(self.used_s().values())
+        other_s = contenders.core_busy_s(self._cpu) - self._core_s - cpu_s
+        return Measurement(
+            requests_per_cpu_s=result.answered / cpu_s if cpu_s > 0 else 0.0,
+            requests_per_s=result.per_second,
+            p50_us=result.p50_us,
+            p90_us=result.p90_us,
+            p99_us=result.p99_us,
+            p999_us=result.p999_us,
+            max_us=result.max_us,
+            cpu_s=cpu_s,
+            other_cpu=max(0.0, other_s) / (time.monotonic() - self._started_s),
+            answered=result.answered,
+            wrong=result.wrong,
+            lost=result.lost,
+            stray=result.stray,
+        )
+
+
+def _syscalls_per_request(case: Case, server: Server, settings: Settings) -> float | None:
+    """System calls of the server's I/O thread per request, None where they cannot be counted.
+
+    A run of its own: the tracepoint makes every system call of the thread dearer.
+    """
+    io_thread = _io_thread(server)
+    try:
+        counter = open_syscall_counter(io_thread)
+    except OSError:
+        return None  # no tracefs or no CAP_PERFMON
+    try:
+        result = run_load(_case_load(case, server, settings, SYSCALL_RUN_MS), case.exchange)
+        return read_syscall_counter(counter) / result.answered if result.answered else None
+    finally:
+        os.close(counter)
+
+
+def _io_thread(server: Server) -> int:
+    """The thread that works when votes come in: nothing else of the node takes part in those."""
+    before = server.cpu_s()
+    run_load(Load(port=server.port, duration_ms=100), cases.VOTE)
+    return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
+
+
+# -- votes beside spinning workers --------------------------------------------------------------
+
+
+def _measure_spin(settings: Settings) -> SpinRun:
+    """The I/O thread has a core; workers and generators share the other.
+
+    The generator of the votes runs at real-time priority if it may, so that what is measured is
+    the node's delay and not its own wait for a core that four workers keep busy.
+    """
+    _progress(f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second")
+    node = contenders.node(
+        workers=cases.SPIN_WORKERS,
+        io_cpu=settings.server_cpu,
+        worker_cpu=settings.client_cpu,
+        modules=("raida_uring.bench.spin_handlers",),
+    )
+    with contenders.running(node, {settings.server_cpu, settings.client_cpu}) as server:
+        io_thread = _io_thread(server)
+        spin = _SpinLoad(server.port, settings.duration_ms + 2 * SPIN_LEAD_MS)
+        with _real_time():
+            idle = _Meter(server, settings.server_cpu).measurement(_votes(server, settings))
+        spin.start()
+        time.sleep(SPIN_LEAD_MS / 1000)  # warm-up, not synchronisation
+        with _real_time():
+            waited_s = server.waited_s(io_thread)
+            meter = _Meter(server, settings.server_cpu)
+            beside = meter.measurement(_votes(server, settings))
+            cpu_s = meter.used_s()
+            waited_s = server.waited_s(io_thread) - waited_s
+        spin.join()
+    if spin.error is not None:
+        raise spin.error
+    duration_s = settings.duration_ms / 1000
+    worker_cpu_s = sum(used for thread, used in cpu_s.items() if thread != io_thread)
+    return SpinRun(
+        idle=idle,
+        beside_spin=beside,
+        spins_answered=spin.answered,
+        worker_cpu=worker_cpu_s / duration_s,
+        io_waited=waited_s / duration_s,
+    )
+
+
+def _votes(server: Server, settings: Settings) -> Result:
+    """Open loop: latency counts from the intended send time."""
+    load = Load(
+        port=server.port,
+        duration_ms=settings.duration_ms,
+        window=4096,
+        rate_per_s=cases.SPIN_VOTES_PER_S,
+        busy_poll=False,
+    )
+    return run_load(load, cases.VOTE)
+
+
+class _SpinLoad(threading.Thread):
+    """Keeps every worker spinning: more requests outstanding than there are workers."""
+
+    def __init__(self, port: int, duration_ms: int) -> None:
+        super().__init__(name="spin-load", daemon=True)
+        self._load = Load(
+            port=port,
+            duration_ms=duration_ms,
+            window=SPIN_WINDOW,
+            timeout_ms=SPIN_TIMEOUT_MS,
+            busy_poll=False,
+        )
+        self.answered = 0
+        self.error: RaidaError | None = None
+
+    def run(self) -> None:
+        try:
+            self.answered = run_load(self._load, cases.SPIN).answered
+        except RaidaError as error:
+            self.error = error  # raised by whoever joins
+
+
+@contextlib.contextmanager
+def _real_time() -> Iterator[None]:
+    """Run this thread before every ordinary one of its core, where that is permitted."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _progress(line: str) -> None:
+    """One line that the next one overwrites; nothing when nobody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,302 @@
+"""The `raida-uring` command: parse, call, print.
+
+Every fault that is the caller's or the machine's ends as one line on standard error and exit
+status 2. The server and the benchmark are imported when asked for: `ping` needs no C module.
+"""
+
+import itertools
+import logging
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import raida_uring
+from raida_uring import client, config, log, protocol
+from raida_uring.errors import ProtocolError, RaidaError
+
+_EXIT_NO_ANSWER = 1
+_EXIT_FAULT = 2
+_EXIT_INTERRUPTED = 130
+
+_FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
+
+logger = logging.getLogger("raida_uring")
+
+app = typer.Typer(
+    help="Network node of a RAIDA server, on io_uring.",
+    epilog="Every setting is described in docs/configure.md.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check a configuration, or show what takes effect.")
+app.add_typer(config_app, name="config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (None: the process's own) and return the exit status."""
+    try:
+        result = app(
+            args=None if argv is None else list(argv),
+            prog_name="raida-uring",
+            standalone_mode=False,
+        )
+    except RaidaError as error:
+        return _complain(str(error))
+    except typer.TyperException as error:  # of its kinds only wrong usage reaches us
+        return _complain(f"{error.format_message().rstrip('.')}. See raida-uring --help.")
+    except typer.Abort:
+        return _EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> int:
+    """Print `message` as one line, whatever it holds."""
+    print("raida-uring: " + " ".join(message.split()), file=sys.stderr)
+    return _EXIT_FAULT
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"raida-uring {raida_uring.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+# --- serve ------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    config_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="IP address to listen on.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="UDP and TCP port; 0 takes a free one.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="auto|uring", help="How to talk to the kernel.")
+    ] = None,
+) -> None:
+    """Run the node until SIGTERM or Ctrl-C.
+
+    The first signal lets requests in flight finish; a second one does not wait for them.
+    """
+    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    chosen = config.with_overrides(chosen, host=host, port=port, backend=backend)
+    log.configure(chosen.log.level)
+    if config_path is None:
+        logger.info("no --config given: RAIDA 0 with a random admin key")
+
+    # Here and not above: it loads the C module, which other commands do without.
+    from raida_uring.server import serve as serve_until_stopped
+
+    serve_until_stopped(chosen)
+
+
+# --- config -----------------------------------------------------------------------------------
+
+
+@config_app.command("check")
+def config_check(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file.")],
+) -> None:
+    """Say whether a configuration would be accepted."""
+    config.load(path)
+    print(f"{path}: correct")
+
+
+@config_app.command("show")
+def config_show(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="TOML file; without it the embedded default."),
+    ] = None,
+    show_secrets: Annotated[bool, typer.Option("--secrets", help="Print keys too.")] = False,
+) -> None:
+    """Print every setting with the value that takes effect, as TOML."""
+    chosen = config.embedded_default() if path is None else config.load(path)
+    print(config.to_toml(chosen, show_secrets=show_secrets), end="")
+
+
+# --- ping -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the requests so far."""
+
+    timeouts: int = 0
+    errors: int = 0
+    round_trips_ms: list[float] = field(default_factory=list)
+
+    def summary(self) -> str:
+        answered = len(self.round_trips_ms)
+        sent = answered + self.timeouts + self.errors
+        lost_percent = 100 * (sent - answered) / sent if sent else 0
+        errors = f", {self.errors} errors" if self.errors else ""
+        line = (
+            f"{sent} sent, {answered} answered, {self.timeouts} timeouts{errors}, "
+            f"{lost_percent:.3g}% loss"
+        )
+        if not answered:
+            return line
+        ordered = sorted(self.round_trips_ms)
+        figures = [ordered[0], *(_percentile(ordered, p) for p in (50, 95, 99)), ordered[-1]]
+        values = "/".join(f"{value:.3f}" for value in figures)
+        return f"{line}\nround trip min/p50/p95/p99/max = {values} ms"
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """Nearest rank: always a value that occurred."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def _parse_endpoint(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+)):([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise typer.BadParameter(
+            f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets, as in [::1]:50000",
+            param_hint="HOST:PORT",
+        )
+    return match[1] or match[2], int(match[3])
+
+
+def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
+    """Return the id to ask for, and where it comes from."""
+    if given is not None:
+        return given, "as told"
+    if 0 <= port - _FIRST_PORT < config.RAIDA_COUNT:
+        return port - _FIRST_PORT, "from the port"
+    return 0, "assumed; --raida-id tells"
+
+
+@app.command()
+def ping(
+    endpoint: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Node to ask; IPv6 as [::1]:50000.")
+    ],
+    tcp: Annotated[
+        bool, typer.Option("--tcp/--udp", help="Transport; TCP connects for every request.")
+    ] = False,
+    count: Annotated[
+        int | None,
+        typer.Option("-c", "--count", metavar="N", min=1, help="Stop after N requests."),
+    ] = None,
+    interval_s: Annotated[
+        float,
+        typer.Option("-i", "--interval", metavar="S", min=0, max=3600, help="Seconds between."),
+    ] = 1.0,
+    timeout_s: Annotated[
+        float,
+        typer.Option("-W", "--timeout", metavar="S", min=0.001, max=3600, help="Seconds to wait."),
+    ] = 2.0,
+    raida_id: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, max=255, help="RAIDA asked; by default port - 50000."),
+    ] = None,
+    coin_id: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Coin to name.")] = 6,
+) -> int:
+    """Send echo requests, like ping(8).
+
+    One line for each answer, a summary at the end or at Ctrl-C. Exits 0 if any answer came, 1 if
+    none did.
+    """
+    host, port = _parse_endpoint(endpoint)
+    try:
+        _, address = client.resolve(host, port)
+    except OSError as error:
+        raise RaidaError(f"{host}: {error.strerror or error}") from None
+    chosen_id, origin = _choose_raida_id(raida_id, port)
+    transport: client.Transport = "tcp" if tcp else "udp"
+    peer = client.format_endpoint(address, port)
+    print(f"PING {peer} over {transport.upper()}, RAIDA {chosen_id} ({origin})", flush=True)
+
+    tally = _Tally()
+    next_s = time.monotonic()
+    try:
+        for sequence in itertools.count(1) if count is None else range(1, count + 1):
+            # As ping(8): the interval is between sends, whatever an answer takes.
+            time.sleep(max(0.0, next_s - time.monotonic()))
+            next_s = time.monotonic() + interval_s
+            data = protocol.build_request(
+                protocol.Group.STATUS,
+                0,
+                raida_id=chosen_id,
+                coin_id=coin_id,
+                echo=sequence & 0xFFFF,
+                challenge=os.urandom(protocol.CHALLENGE_RANDOM_BYTES),
+            )
+            line = _ping_once(address, port, data, transport, timeout_s, tally)
+            print(line.format(peer=peer, sequence=sequence), flush=True)
+    except KeyboardInterrupt:
+        print()
+    print(f"--- {peer} ---\n{tally.summary()}", flush=True)
+    return 0 if tally.round_trips_ms else _EXIT_NO_ANSWER
+
+
+def _ping_once(
+    host: str, port: int, data: bytes, transport: client.Transport, timeout_s: float, tally: _Tally
+) -> str:
+    """Make one exchange, count it, and return its line with {peer} and {sequence} to fill in."""
+    try:
+        exchange = client.request(host, port, data, transport=transport, timeout_s=timeout_s)
+    except TimeoutError:
+        tally.timeouts += 1
+        return f"no answer from {{peer}}: seq={{sequence}} within {timeout_s:g} s"
+    except (OSError, ProtocolError) as error:
+        tally.errors += 1
+        reason = error.strerror if isinstance(error, OSError) else None
+        return f"no answer from {{peer}}: seq={{sequence}} {reason or error}"
+    reply = exchange.reply
+    round_trip_ms = exchange.round_trip_s * 1000
+    tally.round_trips_ms.append(round_trip_ms)
+    return (
+        f"{reply.status} {protocol.status_name(reply.status)} from {{peer}}: seq={{sequence}} "
+        f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
+    )
+
+
+# --- bench ------------------------------------------------------------------------------------
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],  # --help is the benchmark's own, too
+    },
+)
+def bench(context: typer.Context) -> int:
+    """Measure speed beside other servers; takes --help."""
+    from raida_uring.bench.runner import main as bench_main
+
+    return bench_main(context.args)

@@ -1,0 +1,579 @@
+"""Configuration: a TOML file, or the embedded default, to a frozen `Config`, read and checked once.
+
+Each setting is declared once, as a field of a table's dataclass below: type, allowed values, unit,
+default and meaning. Parsing, validation, `config show` and docs/configure.md all follow from it.
+Attribute names are the TOML names: `config.network.bind` is `bind` of `[network]`.
+
+`[server]` takes every key of the reference server's config.toml unchanged. What the reference
+ignores or reads for parts that we do not have yet is checked here and used nowhere else.
+
+Pure but for reading the file and asking which CPUs this process may use. Any thread.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from raida_uring.errors import ConfigError
+from raida_uring.settings import (
+    Setting,
+    choice,
+    cpu_numbers,
+    declare,
+    flag,
+    hex_key,
+    host_ports,
+    ip_addresses,
+    module_names,
+    settings_of,
+    text_like,
+    toml_value,
+    whole,
+)
+
+RAIDA_COUNT: Final = 25
+UDP_SLOTS_MAX: Final = 32768  # entries a provided-buffer ring can have
+WORKERS_MAX: Final = 64
+WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
+
+_SECONDS_MAX: Final = 2**31 - 1
+_TIMEOUT_MS_MAX: Final = 3_600_000
+_SHOWN_CHARS_MAX: Final = 80
+
+
+# --- Settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """[server]: who this node is. The reference server's keys, and `version`."""
+
+    raida_id: int = declare(whole(0, RAIDA_COUNT - 1), "own number among the RAIDA")
+    coin_id: int = declare(whole(0, 255), "coin that requests must name", default=6)
+    port: int = declare(
+        whole(0, 65535),
+        "UDP and TCP port; 0 takes a free one",
+        default_text="50000 + raida_id",
+    )
+    admin_key: bytes | None = declare(
+        hex_key(),
+        "16-byte key of the admin commands; without it they always refuse",
+        default=None,
+        secret=True,
+    )
+    version: str = declare(
+        text_like("[ -~]{8}", "a string of 8 printable ASCII characters"),
+        "text that the version command answers",
+        default="20250323",
+    )
+    synchronization_enabled: bool = declare(
+        flag(),
+        "compare the store with other RAIDA; off, and without a store: roots count as zero",
+        default=False,
+    )
+    udp_effective_payload: int = declare(
+        whole(512, 65507),
+        "longest request taken over UDP; what a longer datagram has beyond is cut off",
+        unit="bytes",
+        default=1440,
+    )
+    threads: int = declare(
+        whole(0, 255), "worker threads, unless [workers] count says; 0: not given", default=0
+    )
+    raida_servers: tuple[str, ...] | None = declare(
+        host_ports(RAIDA_COUNT),
+        "the RAIDA in order of their numbers, this one included; not used yet",
+        default=None,
+    )
+    backup_freq: int = declare(
+        whole(1, _SECONDS_MAX),
+        "longest time a change waits for the disk; not used yet",
+        unit="s",
+        default=300,
+    )
+    integrity_freq: int = declare(
+        whole(1, _SECONDS_MAX),
+        "time between comparisons of the store; not used yet",
+        unit="s",
+        default=3600,
+    )
+    proxy_key: bytes | None = declare(
+        hex_key(), "16-byte key of the crossover proxy; not used yet", default=None, secret=True
+    )
+    proxy_addr: str = declare(
+        text_like(r"\S+", "a host name or address"),
+        "crossover proxy; not used yet",
+        default="swap.cloudcoin.org",
+    )
+    proxy_port: int = declare(
+        whole(1, 65535), "crossover proxy's port; not used yet", default=50000
+    )
+    btc_confirmations: int = declare(
+        whole(0, 255), "confirmations a crossover waits for; not used yet", default=2
+    )
+    root_path: str | None = declare(
+        text_like(r"[^\0]*", "a string"), "ignored, as the reference server does", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """[network]: addresses and the I/O thread."""
+
+    bind: tuple[str, ...] = declare(
+        ip_addresses(),
+        "addresses to listen on, UDP and TCP",
+        default=("0.0.0.0", "::"),  # noqa: S104  a server
+    )
+    backend: str = declare(
+        choice("auto", "uring"), "how to talk to the kernel; auto takes the best", default="auto"
+    )
+    busy_poll_us: int = declare(
+        whole(0, 1_000_000),
+        "spin this long for the next completion before sleeping; costs a core, saves latency",
+        unit="us",
+        default=0,
+    )
+    io_cpu: int = declare(
+        whole(-1, 1023), "CPU that the I/O thread is pinned to; -1: not pinned", default=-1
+    )
+    backlog: int = declare(
+        whole(1, 65535),
+        "TCP connections waiting to be accepted; the kernel caps it at net.core.somaxconn",
+        unit="connections",
+        default=4096,
+    )
+    events_per_lap: int = declare(
+        whole(1, 65536),
+        "completions handled before replies are sent",
+        unit="completions",
+        default=10000,
+    )
+    wait_max_ms: int = declare(
+        whole(1, 600_000), "longest sleep of the I/O thread", unit="ms", default=10000
+    )
+    drain_timeout_ms: int = declare(
+        whole(0, 600_000),
+        "on stop, time for requests in flight to be answered",
+        unit="ms",
+        default=10000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tcp:
+    """[tcp]: connections and their deadlines."""
+
+    persistent: bool = declare(
+        flag(), "keep a connection for further requests; off: one each", default=False
+    )
+    progress_timeout_ms: int = declare(
+        whole(1, _TIMEOUT_MS_MAX),
+        "a request or reply under way that does not advance is closed",
+        unit="ms",
+        default=2000,
+    )
+    header_timeout_ms: int = declare(
+        whole(1, _TIMEOUT_MS_MAX), "a header must be complete within", unit="ms", default=5000
+    )
+    body_timeout_ms: int = declare(
+        whole(1, _TIMEOUT_MS_MAX), "a body must be complete within", unit="ms", default=15000
+    )
+    write_timeout_ms: int = declare(
+        whole(1, _TIMEOUT_MS_MAX), "a reply must be taken within", unit="ms", default=15000
+    )
+    idle_timeout_ms: int = declare(
+        whole(1, _TIMEOUT_MS_MAX),
+        "a persistent connection between requests is closed after",
+        unit="ms",
+        default=60000,
+    )
+    keepalive_idle_s: int = declare(
+        whole(1, 32767), "silence before the first keepalive probe", unit="s", default=60
+    )
+    keepalive_interval_s: int = declare(
+        whole(1, 32767), "time between keepalive probes", unit="s", default=10
+    )
+    keepalive_probes: int = declare(
+        whole(1, 127), "unanswered probes that end a connection", unit="probes", default=5
+    )
+    buffers: int = declare(
+        whole(16, UDP_SLOTS_MAX, power_of_two=True),
+        "receive buffers of 2 KiB that all connections share",
+        unit="buffers",
+        default=4096,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Udp:
+    """[udp]: request contexts and socket buffers."""
+
+    contexts: int = declare(
+        whole(1, UDP_SLOTS_MAX - 1),
+        f"requests in flight; contexts + reserve is at most {UDP_SLOTS_MAX}",
+        unit="contexts",
+        default=4096,
+    )
+    reserve: int = declare(
+        whole(1, UDP_SLOTS_MAX - 1),
+        "further contexts that keep votes served when handlers hold all others",
+        unit="contexts",
+        default=512,
+    )
+    receive_buffer_bytes: int = declare(
+        whole(4096, 2**30),
+        "the socket's receive buffer; the kernel caps it at net.core.rmem_max unless privileged",
+        unit="bytes",
+        default=4 * 2**20,
+    )
+    send_buffer_bytes: int = declare(
+        whole(4096, 2**30),
+        "the socket's send buffer; the kernel caps it at net.core.wmem_max unless privileged",
+        unit="bytes",
+        default=4 * 2**20,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """[workers]: threads that run handlers."""
+
+    count: int = declare(
+        whole(0, WORKERS_MAX),
+        f"threads for ordinary handlers; 0: [server] threads, else the cores, from "
+        f"{WORKERS_DEFAULT_MIN} to {WORKERS_MAX}",
+        unit="threads",
+        default=0,
+    )
+    slow_count: int = declare(
+        whole(1, WORKERS_MAX),
+        "threads for slow handlers, which wait for peers",
+        unit="threads",
+        default=8,
+    )
+    batch_max: int = declare(
+        whole(1, 128), "requests a worker takes at once", unit="requests", default=128
+    )
+    cpus: tuple[int, ...] = declare(
+        cpu_numbers(), "CPUs that the workers may use; empty: all of the process", default=()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """[limits]: what the node holds at most."""
+
+    connections_max: int = declare(
+        whole(1, 65535),
+        "TCP connections at once; lowered to the descriptor limit",
+        unit="connections",
+        default=65535,
+    )
+    body_bytes_max: int = declare(
+        whole(18, 65536), "longest request body; a longer one gets 16", unit="bytes", default=65536
+    )
+    small_blocks: int = declare(
+        whole(2, 65536),
+        "memory blocks for bodies and replies beyond a UDP slot; at least 2 x (count + slow_count)",
+        unit="blocks",
+        default=4096,
+    )
+    large_blocks: int = declare(
+        whole(2, 65536),
+        "the same for the largest, 64 KiB each; at least 2 x (count + slow_count)",
+        unit="blocks",
+        default=256,
+    )
+    udp_reply_factor_max: int = declare(
+        whole(0, 65535),
+        "a UDP reply may be this many times as long as its request, else 89; 0: no limit",
+        unit="times",
+        default=16,
+    )
+    slow_queue_max: int = declare(
+        whole(1, 65535),
+        "requests waiting for a slow worker; further ones get 160",
+        unit="requests",
+        default=64,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """[log]: what is written to standard error."""
+
+    level: str = declare(
+        choice("debug", "info", "warning", "error"), "least severity written", default="info"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """[store]: where coins live."""
+
+    path: str | None = declare(
+        text_like(r"[^\0]+", "a path"),
+        "directory of the coin store; not used yet",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """[handlers]: commands of third parties."""
+
+    modules: tuple[str, ...] = declare(
+        module_names(), "modules imported at start, which register commands", default=()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Effective configuration: every default that follows from another value is filled in.
+
+    `server.port` is a number (0 = any free port) and `workers.count` is at least 1.
+    """
+
+    server: Server
+    network: Network = field(default_factory=Network)
+    tcp: Tcp = field(default_factory=Tcp)
+    udp: Udp = field(default_factory=Udp)
+    workers: Workers = field(default_factory=Workers)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+    store: Store = field(default_factory=Store)
+    handlers: Handlers = field(default_factory=Handlers)
+
+
+_TABLE_TYPES: Final[Mapping[str, Any]] = {
+    table.name: table.type for table in dataclasses.fields(Config)
+}
+
+
+SETTINGS: Final[Mapping[str, Mapping[str, Setting]]] = {
+    table: settings_of(table, kind) for table, kind in _TABLE_TYPES.items()
+}
+"""Every setting, by table and key, in the order of declaration."""
+
+
+# --- Writing TOML -----------------------------------------------------------------------------
+
+
+def to_toml(config: Config, *, show_secrets: bool = False) -> str:
+    """Return `config` as TOML that loads to the same values again.
+
+    Settings without a value, and secrets unless `show_secrets`, stand in comments.
+    """
+    lines: list[str] = []
+    for table, settings in SETTINGS.items():
+        lines.append(f"[{table}]")
+        for setting in settings.values():
+            value = getattr(getattr(config, table), setting.key)
+            if value is None:
+                lines.append(f"# {setting.key} is not set")
+            elif setting.secret and not show_secrets:
+                lines.append(f"# {setting.key} is set, not shown")
+            else:
+                lines.append(f"{setting.key} = {toml_value(value)}")
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read and check the TOML file at `path`. Raises ConfigError, one line that names the place."""
+    source = os.fspath(path)
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{source}: line {line}: is not UTF-8 text") from None
+    return parse(text, source)
+
+
+def embedded_default() -> Config:
+    """Return what `serve` without a file uses: RAIDA 0 on loopback with a random admin key."""
+    return parse(
+        f"""
+        [server]
+        raida_id = 0
+        admin_key = "{secrets.token_hex(16)}"
+        [network]
+        bind = ["127.0.0.1"]
+        """,
+        "embedded default",
+    )
+
+
+def parse(text: str, source: str) -> Config:
+    """Return the configuration in the TOML `text`; `source` is what errors call it.
+
+    Raises ConfigError for the first fault found.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: {_syntax_fault(str(error), text)}") from None
+
+    for name, value in document.items():
+        if name not in SETTINGS:
+            raise ConfigError(f"{source}: {_unknown_top_level(name, value)}")
+        if not isinstance(value, dict):
+            raise ConfigError(f"{source}: {name}: must be a table, written [{name}]")
+    tables = {table: _read_table(table, document.get(table, {}), source) for table in SETTINGS}
+
+    server = tables["server"]
+    server.setdefault("port", 50000 + server["raida_id"])
+    config = Config(**{table: _TABLE_TYPES[table](**keys) for table, keys in tables.items()})
+    workers = dataclasses.replace(config.workers, count=_worker_count(config))
+    config = dataclasses.replace(config, workers=workers)
+    _check_together(config, source)
+    return config
+
+
+def with_overrides(
+    config: Config,
+    host: str | None = None,
+    port: int | None = None,
+    backend: str | None = None,
+) -> Config:
+    """Return `config` with what the command line gave in place of the file's values.
+
+    host: the one IP address to listen on. port: 0 to 65535. backend: as [network] backend.
+    Raises ConfigError that names the option.
+    """
+    given: list[tuple[str, str, str, object]] = []
+    if host is not None:
+        given.append(("--host", "network", "bind", [host]))
+    if port is not None:
+        given.append(("--port", "server", "port", port))
+    if backend is not None:
+        given.append(("--backend", "network", "backend", backend))
+    for option, table, key, raw in given:
+        try:
+            value = SETTINGS[table][key].kind.parse(raw)
+        except ValueError as error:
+            reason = str(error) or f"must be {SETTINGS[table][key].kind.allowed}"
+            shown = raw[0] if isinstance(raw, list) else raw
+            raise ConfigError(f"{option} {shown}: {reason}") from None
+        changed = dataclasses.replace(getattr(config, table), **{key: value})
+        config = dataclasses.replace(config, **{table: changed})
+    return config
+
+
+def _read_table(table: str, given: dict[str, object], source: str) -> dict[str, Any]:
+    """Return the checked values of the keys in `given`. Defaults are the dataclass's affair."""
+    settings = SETTINGS[table]
+    for key in given:
+        if key not in settings:
+            hint = _nearest_key(key, table)
+            raise ConfigError(f"{source}: [{table}] {key}: unknown key{hint}")
+    values: dict[str, Any] = {}
+    for key, setting in settings.items():
+        if key in given:
+            values[key] = _read_value(setting, given[key], source)
+        elif setting.mandatory:
+            raise ConfigError(f"{source}: [{table}] {key}: missing; must be {setting.kind.allowed}")
+    return values
+
+
+def _read_value(setting: Setting, raw: object, source: str) -> object:
+    try:
+        return setting.kind.parse(raw)
+    except ValueError as error:
+        reason = str(error) or f"must be {setting.kind.allowed}"
+    place = f"{source}: [{setting.table}] {setting.key}"
+    if setting.secret:
+        raise ConfigError(f"{place}: {reason}")
+    raise ConfigError(f"{place} = {_shorten(toml_value(raw))}: {reason}")
+
+
+def _worker_count(config: Config) -> int:
+    """[workers] count wins over the reference's `threads`, which wins over the cores."""
+    cores = len(os.sched_getaffinity(0))
+    wanted = config.workers.count or config.server.threads or max(WORKERS_DEFAULT_MIN, cores)
+    return min(wanted, WORKERS_MAX)
+
+
+def _check_together(config: Config, source: str) -> None:
+    """Check what no setting can check alone. Raises ConfigError."""
+    slots = config.udp.contexts + config.udp.reserve
+    if slots > UDP_SLOTS_MAX:
+        raise ConfigError(
+            f"{source}: [udp] contexts + reserve = {slots}: must be at most {UDP_SLOTS_MAX}"
+        )
+
+    threads = config.workers.count + config.workers.slow_count
+    for key in ("small_blocks", "large_blocks"):
+        blocks = getattr(config.limits, key)
+        if blocks < 2 * threads:
+            raise ConfigError(
+                f"{source}: [limits] {key} = {blocks}: must be at least {2 * threads}, "
+                f"two for each of the {threads} workers"
+            )
+
+    allowed = os.sched_getaffinity(0)
+    wanted = {"[workers] cpus": config.workers.cpus}
+    if config.network.io_cpu >= 0:
+        wanted["[network] io_cpu"] = (config.network.io_cpu,)
+    for place, cpus in wanted.items():
+        for cpu in cpus:
+            if cpu not in allowed:
+                usable = ", ".join(str(number) for number in sorted(allowed))
+                raise ConfigError(
+                    f"{source}: {place}: CPU {cpu} is not one that this process may use ({usable})"
+                )
+
+
+# --- Words for faults -------------------------------------------------------------------------
+
+
+def _syntax_fault(message: str, text: str) -> str:
+    """Turn tomllib's message into `line L, column C: what`."""
+    match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.S)
+    if match is None:
+        return message
+    fault, line, column = match.groups()
+    if line is None:
+        line = str(text.count("\n") + 1)
+        column = str(len(text) - (text.rfind("\n") + 1) + 1)
+    return f"line {line}, column {column}: {fault}"
+
+
+def _unknown_top_level(name: str, value: object) -> str:
+    if not isinstance(value, dict):
+        return f"{name}: stands outside any table{_nearest_key(name, None)}"
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    known = ", ".join(f"[{table}]" for table in SETTINGS)
+    hint = f"did you mean [{near[0]}]?" if near else f"tables are {known}"
+    return f"[{name}]: unknown table; {hint}"
+
+
+def _nearest_key(key: str, table: str | None) -> str:
+    """Return `; did you mean ...?`, looking for the key elsewhere before looking for a like one."""
+    for other, settings in SETTINGS.items():
+        if key in settings:
+            return f"; did you mean [{other}] {key}?"
+    if table is not None:
+        near = difflib.get_close_matches(key, SETTINGS[table], n=1)
+        if near:
+            return f"; did you mean {near[0]}?"
+    everywhere = {name: other for other, settings in SETTINGS.items() for name in settings}
+    near = difflib.get_close_matches(key, everywhere, n=1)
+    return f"; did you mean [{everywhere[near[0]]}] {near[0]}?" if near else ""
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."

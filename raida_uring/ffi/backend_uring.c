@@ -1,0 +1,544 @@
+/* backend_uring.c: the io_uring backend.
+ *
+ * One ring, made and used by the loop thread alone (SINGLE_ISSUER). It is created disabled,
+ * restricted to the operations below, then enabled: a bug or an exploit that can write SQEs can
+ * then still not open a file. One system call per lap submits and waits.
+ */
+#include "backend.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define URING_GROUP_SLOTS 0
+#define URING_GROUP_BUFFERS 1
+#define URING_CQ_SLACK 4096
+
+/* A datagram being sent from the address that was asked. */
+struct uring_message {
+    struct msghdr header;
+    struct iovec bytes;
+};
+
+struct uring_group {
+    struct io_uring_buf_ring *ring;
+    size_t ring_size;
+    uint32_t mask;
+    uint32_t pending; /* added, not yet visible */
+};
+
+struct uring_backend {
+    struct ru_backend base;
+    struct io_uring ring;
+    bool ring_made;
+    struct ru_backend_setup setup;
+    struct uring_group slots;
+    struct uring_group buffers;
+    struct msghdr receive_shape;    /* only its lengths are read */
+    struct uring_message *messages; /* per slot; NULL when no listener is a wildcard */
+    bool send_takes_address;
+};
+
+/* The tiers, best first. Each flag must be justified:
+ * SUBMIT_ALL      one bad SQE must not hold up the others of its lap
+ * CQSIZE          the queue holds every completion that can be outstanding
+ * SINGLE_ISSUER   the ring belongs to the loop thread; other threads get EEXIST
+ * DEFER_TASKRUN   completions run when we ask for them, in batches
+ * COOP_TASKRUN    the next best thing: no interrupt when they become ready
+ * TASKRUN_FLAG    lets a spinning loop see that there is something to ask for */
+static const struct uring_tier {
+    const char *name;
+    unsigned flags;
+    bool send_takes_address; /* 6.1 brought both */
+} uring_tiers[] = {
+    {"io_uring, DEFER_TASKRUN",
+     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
+         IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+     true},
+    {"io_uring, COOP_TASKRUN",
+     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
+         IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+     false},
+};
+
+static const uint8_t uring_sqe_ops[] = {
+    IORING_OP_ACCEPT,  IORING_OP_RECV,     IORING_OP_RECVMSG,      IORING_OP_SEND,
+    IORING_OP_SENDMSG, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, IORING_OP_CLOSE,
+};
+
+static const uint8_t uring_register_ops[] = {
+    IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_RING_FDS, IORING_UNREGISTER_RING_FDS,
+    IORING_UNREGISTER_PBUF_RING,  IORING_UNREGISTER_FILES,
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static struct uring_backend *uring_of(struct ru_backend *backend)
+{
+    return (struct uring_backend *)(void *)backend;
+}
+
+static int uring_fail(const struct ru_backend_setup *setup, const char *step, int error)
+{
+    (void)snprintf(setup->fault, RU_FAULT_TEXT, "%s", step);
+    return error;
+}
+
+/* ---- life ---- */
+
+static uint32_t uring_cq_entries(const struct ru_config *config)
+{
+    uint64_t need = (uint64_t)config->udp_contexts + config->udp_reserve + config->tcp_buffers +
+                    2ULL * config->connections_max + URING_CQ_SLACK;
+    uint32_t entries = RU_SQ_ENTRIES;
+    while (entries < need && entries < RU_CQ_ENTRIES_MAX)
+        entries *= 2;
+    return entries;
+}
+
+static int uring_make(struct uring_backend *uring)
+{
+    int result = -EINVAL;
+    for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL; i++) {
+        struct io_uring_params params = {.flags = uring_tiers[i].flags | IORING_SETUP_R_DISABLED,
+                                         .cq_entries = uring_cq_entries(uring->setup.config)};
+        result = io_uring_queue_init_params(RU_SQ_ENTRIES, &uring->ring, &params);
+        if (result != 0)
+            continue;
+        uring->ring_made = true;
+        uring->send_takes_address = uring_tiers[i].send_takes_address;
+        (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", uring_tiers[i].name);
+        if (!(params.features & IORING_FEAT_EXT_ARG))
+            return uring_fail(&uring->setup, "io_uring without EXT_ARG", -EINVAL);
+    }
+    if (result != 0)
+        return uring_fail(&uring->setup, "io_uring_setup", result);
+    return 0;
+}
+
+static int uring_group_make(struct uring_backend *uring, struct uring_group *group, uint16_t id,
+                            uint32_t least)
+{
+    uint32_t entries = 1;
+    while (entries < least)
+        entries *= 2;
+    group->ring_size = entries * sizeof(struct io_uring_buf);
+    group->mask = entries - 1;
+    void *memory = mmap(NULL, group->ring_size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (memory == MAP_FAILED)
+        return uring_fail(&uring->setup, "mapping a buffer ring", -errno);
+    group->ring = memory;
+    io_uring_buf_ring_init(group->ring);
+    struct io_uring_buf_reg registration = {
+        .ring_addr = (uintptr_t)memory, .ring_entries = entries, .bgid = id};
+    int result = io_uring_register_buf_ring(&uring->ring, &registration, 0);
+    if (result != 0)
+        return uring_fail(&uring->setup, "registering a provided-buffer ring", result);
+    return 0;
+}
+
+static int uring_restrict(struct uring_backend *uring)
+{
+    struct io_uring_restriction rules[COUNT(uring_sqe_ops) + COUNT(uring_register_ops) + 1];
+    uint32_t count = 0;
+    memset(rules, 0, sizeof(rules));
+    for (uint32_t i = 0; i < COUNT(uring_sqe_ops); i++, count++) {
+        rules[count].opcode = IORING_RESTRICTION_SQE_OP;
+        rules[count].sqe_op = uring_sqe_ops[i];
+    }
+    for (uint32_t i = 0; i < COUNT(uring_register_ops); i++, count++) {
+        rules[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+        rules[count].register_op = uring_register_ops[i];
+    }
+    rules[count].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    rules[count++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
+    int result = io_uring_register_restrictions(&uring->ring, rules, count);
+    if (result != 0)
+        return uring_fail(&uring->setup, "restricting the ring", result);
+    return 0;
+}
+
+static int uring_register(struct uring_backend *uring)
+{
+    const struct ru_config *config = uring->setup.config;
+    int files[RU_LISTENERS_MAX];
+    for (uint32_t i = 0; i < config->listeners_count; i++)
+        files[i] = config->listeners[i].udp_fd;
+    int result = io_uring_register_files(&uring->ring, files, config->listeners_count);
+    if (result != 0)
+        return uring_fail(&uring->setup, "registering the UDP sockets", result);
+    result = uring_group_make(uring, &uring->slots, URING_GROUP_SLOTS, uring->setup.arena->slots);
+    if (result == 0)
+        result = uring_group_make(uring, &uring->buffers, URING_GROUP_BUFFERS, config->tcp_buffers);
+    if (result == 0)
+        result = uring_restrict(uring);
+    if (result != 0)
+        return result;
+    result = io_uring_enable_rings(&uring->ring);
+    if (result != 0)
+        return uring_fail(&uring->setup, "enabling the ring", result);
+    /* Spares a descriptor look-up per lap; without it the plain descriptor works as well. */
+    (void)io_uring_register_ring_fd(&uring->ring);
+    return 0;
+}
+
+static void uring_close(struct ru_backend *backend)
+{
+    struct uring_backend *uring = uring_of(backend);
+    if (uring->ring_made) {
+        /* The kernel takes the ring apart later; the sockets must be let go of now. */
+        (void)io_uring_unregister_files(&uring->ring);
+        io_uring_queue_exit(&uring->ring);
+    }
+    if (uring->slots.ring)
+        (void)munmap(uring->slots.ring, uring->slots.ring_size);
+    if (uring->buffers.ring)
+        (void)munmap(uring->buffers.ring, uring->buffers.ring_size);
+    free(uring->messages);
+    free(uring);
+}
+
+static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
+{
+    struct uring_backend *uring = calloc(1, sizeof(*uring));
+    if (!uring)
+        return uring_fail(setup, "allocating the backend", -ENOMEM);
+    uring->base.ops = &ru_backend_uring;
+    uring->setup = *setup;
+    uring->receive_shape.msg_namelen = RU_PEER_SIZE;
+    uring->receive_shape.msg_controllen = setup->arena->control_size;
+    int result = 0;
+    if (setup->arena->control_size > 0) {
+        uring->messages = calloc(setup->arena->slots, sizeof(*uring->messages));
+        if (!uring->messages)
+            result = uring_fail(setup, "allocating message headers", -ENOMEM);
+    }
+    if (result == 0)
+        result = uring_make(uring);
+    if (result == 0)
+        result = uring_register(uring);
+    if (result != 0) {
+        uring_close(&uring->base);
+        return result;
+    }
+    *backend = &uring->base;
+    return 0;
+}
+
+/* ---- operations ---- */
+
+static struct io_uring_sqe *uring_sqe(struct uring_backend *uring)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    for (uint32_t tries = 0; !sqe && tries < 1000; tries++) {
+        (void)io_uring_submit_and_get_events(&uring->ring); /* full: hand over what there is */
+        sqe = io_uring_get_sqe(&uring->ring);
+    }
+    RU_CHECK(sqe != NULL);
+    return sqe;
+}
+
+static void uring_watch_wake(struct ru_backend *backend)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    /* Edge by nature: every write to the eventfd is one event, and it need not be read. */
+    io_uring_prep_poll_multishot(sqe, uring->setup.wake_fd, POLLIN);
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_WAKE, 0, 0));
+}
+
+static void uring_accept(struct ru_backend *backend, uint32_t listener)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_multishot_accept(sqe, uring->setup.config->listeners[listener].tcp_fd, NULL, NULL,
+                                   SOCK_NONBLOCK | SOCK_CLOEXEC);
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_ACCEPT, listener, 0));
+}
+
+static void uring_receive_datagrams(struct ru_backend *backend, uint32_t listener)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_recvmsg_multishot(sqe, (int)listener, &uring->receive_shape, 0);
+    sqe->flags |= IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT;
+    sqe->buf_group = URING_GROUP_SLOTS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_DATAGRAMS, listener, 0));
+}
+
+static void uring_receive(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                          bool once)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    if (once)
+        io_uring_prep_recv(sqe, fd, NULL, RU_TCP_BUFFER, 0);
+    else
+        io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = URING_GROUP_BUFFERS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_RECEIVE, conn, generation));
+}
+
+static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                       const uint8_t *bytes, uint32_t size)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    /* No MSG_WAITALL: each short count is progress that the write deadline must see. */
+    io_uring_prep_send(sqe, fd, bytes, size, MSG_NOSIGNAL);
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
+}
+
+static void uring_prep_message(struct uring_backend *uring, struct io_uring_sqe *sqe,
+                               uint32_t listener, uint32_t slot, const uint8_t *bytes,
+                               uint32_t size, const struct sockaddr *peer, socklen_t peer_size)
+{
+    struct uring_message *message = &uring->messages[slot];
+    uint8_t *at = uring->setup.arena->base + ru_arena_slot_at(uring->setup.arena, slot);
+    const struct io_uring_recvmsg_out *out = (const struct io_uring_recvmsg_out *)(void *)at;
+    message->bytes = (struct iovec){.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
+    message->header = (struct msghdr){
+        .msg_name = (void *)(uintptr_t)peer,
+        .msg_namelen = peer_size,
+        .msg_iov = &message->bytes,
+        .msg_iovlen = 1,
+        .msg_control = at + RU_SLOT_HEAD + RU_PEER_SIZE,
+        .msg_controllen = out->controllen < RU_CONTROL_SIZE ? out->controllen : RU_CONTROL_SIZE,
+    };
+    io_uring_prep_sendmsg(sqe, (int)listener, &message->header, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void uring_send_datagram(struct ru_backend *backend, uint32_t listener, uint32_t slot,
+                                const uint8_t *bytes, uint32_t size, bool controlled)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    uint8_t *at = uring->setup.arena->base + ru_arena_slot_at(uring->setup.arena, slot);
+    const struct sockaddr *peer = (const struct sockaddr *)(void *)(at + RU_SLOT_HEAD);
+    socklen_t peer_size =
+        peer->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    /* MSG_DONTWAIT: sent while it is submitted, so the slot is ours again right after. */
+    if (controlled && uring->messages) {
+        uring_prep_message(uring, sqe, listener, slot, bytes, size, peer, peer_size);
+    } else {
+        io_uring_prep_send(sqe, (int)listener, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        io_uring_prep_send_set_addr(sqe, peer, (uint16_t)peer_size);
+    }
+    sqe->flags |= IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND_DATAGRAM, listener, 0));
+}
+
+static bool uring_datagrams_sent(struct ru_backend *backend)
+{
+    return io_uring_sq_ready(&uring_of(backend)->ring) == 0;
+}
+
+static void uring_cancel(struct ru_backend *backend, enum ru_operation operation, uint32_t index,
+                         uint32_t generation)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_cancel64(sqe, ru_token_pack((uint8_t)operation, index, generation), 0);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
+}
+
+static void uring_close_descriptor(struct ru_backend *backend, int fd)
+{
+    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
+    io_uring_prep_close(sqe, fd);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
+}
+
+/* ---- buffers ---- */
+
+static void uring_group_add(struct uring_group *group, uint8_t *bytes, uint32_t size, uint32_t id)
+{
+    io_uring_buf_ring_add(group->ring, bytes, size, (uint16_t)id, (int)group->mask,
+                          (int)group->pending++);
+}
+
+static void uring_group_publish(struct uring_group *group)
+{
+    if (group->pending > 0)
+        io_uring_buf_ring_advance(group->ring, (int)group->pending);
+    group->pending = 0;
+}
+
+static void uring_lend_slot(struct ru_backend *backend, uint32_t slot)
+{
+    struct uring_backend *uring = uring_of(backend);
+    const struct ru_arena *arena = uring->setup.arena;
+    uring_group_add(&uring->slots, arena->base + ru_arena_slot_at(arena, slot),
+                    arena->payload_at + arena->payload_size, slot);
+}
+
+static void uring_lend_buffer(struct ru_backend *backend, uint32_t buffer)
+{
+    struct uring_backend *uring = uring_of(backend);
+    RU_CHECK(buffer < uring->setup.config->tcp_buffers);
+    uring_group_add(&uring->buffers, uring->setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER,
+                    RU_TCP_BUFFER, buffer);
+}
+
+/* ---- events ---- */
+
+static bool uring_something_ready(const struct uring_backend *uring)
+{
+    return io_uring_cq_ready(&uring->ring) > 0 ||
+           (__atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED) &
+            (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+static uint64_t uring_now_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+static void uring_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
+{
+    struct uring_backend *uring = uring_of(backend);
+    uring_group_publish(&uring->slots);
+    uring_group_publish(&uring->buffers);
+    if (timeout_ns > 0 && spin_ns > 0) {
+        (void)io_uring_submit(&uring->ring);
+        uint64_t end_ns = uring_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
+        while (!uring_something_ready(uring) && uring_now_ns() < end_ns)
+            uring_relax();
+    }
+    int result;
+    if (timeout_ns == 0) {
+        result = io_uring_submit_and_get_events(&uring->ring);
+    } else {
+        struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / 1000000000ULL),
+                                            .tv_nsec = (long long)(timeout_ns % 1000000000ULL)};
+        struct io_uring_cqe *cqe;
+        result = io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
+    }
+    if (result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
+        result == -EAGAIN)
+        return 0;
+    return result;
+}
+
+static void uring_read_datagram(const struct uring_backend *uring, struct ru_event *event)
+{
+    const struct ru_arena *arena = uring->setup.arena;
+    const struct io_uring_recvmsg_out *out =
+        (const struct io_uring_recvmsg_out *)(void *)(arena->base +
+                                                      ru_arena_slot_at(arena, event->buffer));
+    uint32_t received = (uint32_t)event->result;
+    uint32_t size = received > arena->payload_at ? received - arena->payload_at : 0;
+    if (size > out->payloadlen)
+        size = out->payloadlen;
+    RU_CHECK(size <= arena->payload_size);
+    event->result = (int32_t)size;
+    event->truncated = (out->flags & MSG_TRUNC) != 0;
+    event->controlled = out->controllen > 0 && !(out->flags & MSG_CTRUNC);
+}
+
+static uint32_t uring_reap(struct ru_backend *backend, struct ru_event *events, uint32_t count)
+{
+    struct uring_backend *uring = uring_of(backend);
+    struct io_uring_cqe *cqe;
+    unsigned head;
+    unsigned seen = 0;
+    uint32_t used = 0;
+    io_uring_for_each_cqe(&uring->ring, head, cqe) {
+        if (used == count)
+            break;
+        seen++;
+        uint8_t operation = ru_token_operation(cqe->user_data);
+        if (operation == RU_OP_IGNORED)
+            continue;
+        struct ru_event *event = &events[used++];
+        *event = (struct ru_event){
+            .operation = operation,
+            .ended = !(cqe->flags & IORING_CQE_F_MORE),
+            .index = ru_token_index(cqe->user_data),
+            .generation = ru_token_generation(cqe->user_data),
+            .result = cqe->res,
+            .buffer =
+                cqe->flags & IORING_CQE_F_BUFFER ? cqe->flags >> IORING_CQE_BUFFER_SHIFT : RU_NONE,
+        };
+        if (operation == RU_OP_DATAGRAMS && event->result >= 0 && event->buffer != RU_NONE)
+            uring_read_datagram(uring, event);
+    }
+    io_uring_cq_advance(&uring->ring, seen);
+    return used;
+}
+
+static bool uring_overflowed(struct ru_backend *backend)
+{
+    return io_uring_cq_has_overflow(&uring_of(backend)->ring);
+}
+
+static bool uring_receive_now(struct ru_backend *backend, uint32_t listener, uint32_t slot,
+                              struct ru_event *event)
+{
+    struct uring_backend *uring = uring_of(backend);
+    const struct ru_arena *arena = uring->setup.arena;
+    uint8_t *at = arena->base + ru_arena_slot_at(arena, slot);
+    struct iovec bytes = {.iov_base = at + arena->payload_at, .iov_len = arena->payload_size};
+    struct msghdr header = {.msg_name = at + RU_SLOT_HEAD,
+                            .msg_namelen = RU_PEER_SIZE,
+                            .msg_iov = &bytes,
+                            .msg_iovlen = 1,
+                            .msg_control = at + RU_SLOT_HEAD + RU_PEER_SIZE,
+                            .msg_controllen = arena->control_size};
+    ssize_t size = recvmsg(uring->setup.config->listeners[listener].udp_fd, &header, MSG_DONTWAIT);
+    if (size < 0)
+        return false;
+    struct io_uring_recvmsg_out *out = (struct io_uring_recvmsg_out *)(void *)at;
+    out->controllen = (uint32_t)header.msg_controllen;
+    *event = (struct ru_event){
+        .operation = RU_OP_DATAGRAMS,
+        .index = listener,
+        .result = (int32_t)size,
+        .buffer = slot,
+        .truncated = (header.msg_flags & MSG_TRUNC) != 0,
+        .controlled = header.msg_controllen > 0 && !(header.msg_flags & MSG_CTRUNC),
+    };
+    return true;
+}
+
+const struct ru_backend_ops ru_backend_uring = {
+    .open = uring_open,
+    .close = uring_close,
+    .watch_wake = uring_watch_wake,
+    .accept = uring_accept,
+    .receive_datagrams = uring_receive_datagrams,
+    .receive = uring_receive,
+    .send = uring_send,
+    .send_datagram = uring_send_datagram,
+    .datagrams_sent = uring_datagrams_sent,
+    .cancel = uring_cancel,
+    .close_descriptor = uring_close_descriptor,
+    .lend_slot = uring_lend_slot,
+    .lend_buffer = uring_lend_buffer,
+    .wait = uring_wait,
+    .reap = uring_reap,
+    .overflowed = uring_overflowed,
+    .receive_now = uring_receive_now,
+};

@@ -1,0 +1,72 @@
+"""Build of `raida_uring.ffi._native`: the data plane, compiled through cffi in API mode.
+
+The declarations are the region of `ru.h` between its markers; C includes the same file, so there is
+no second copy to keep. liburing is linked statically: the shared 2.3 of Debian 12 lacks two
+functions that its header declares, and a wheel then needs no library on the machine it runs on.
+Environment: RU_WERROR=1 turns warnings into errors; RU_SANITIZE=address,undefined instruments.
+"""
+
+import os
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+SOURCES = (
+    "arena",
+    "backend_uring",
+    "block",
+    "conn",
+    "datagram",
+    "dispatch",
+    "fast",
+    "header",
+    "hist",
+    "loop",
+    "queue",
+    "stats",
+    "stream",
+    "timer",
+    "udp",
+    "worker",
+)
+WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Wstrict-prototypes"]
+# cffi's generated file is not ours to keep free of these.
+GENERATED = ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+
+
+def declarations() -> str:
+    """The marked region of `ru.h`."""
+    text = (HERE / "ru.h").read_text(encoding="utf-8")
+    begin, end = "/* cdef: begin */", "/* cdef: end */"
+    return text[text.index(begin) + len(begin) : text.index(end)]
+
+
+def flags() -> list[str]:
+    """Compiler flags, as the environment asks."""
+    chosen = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-fno-strict-aliasing"]
+    chosen += WARNINGS + GENERATED
+    if os.environ.get("RU_WERROR") == "1":
+        chosen.append("-Werror")
+    if sanitize := os.environ.get("RU_SANITIZE"):
+        chosen += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    return chosen
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations())
+ffibuilder.set_source(
+    "raida_uring.ffi._native",
+    '#include "raida_uring/ffi/ru.h"\n',
+    # Relative to the project, where setuptools runs: an absolute path would end in the wheel.
+    sources=[f"raida_uring/ffi/{name}.c" for name in SOURCES],
+    include_dirs=["."],  # not the folder itself: its limits.h would hide the system's
+    define_macros=[("_GNU_SOURCE", None)],
+    extra_compile_args=flags(),
+    extra_link_args=["-l:liburing.a"]
+    + ([f"-fsanitize={s}"] if (s := os.environ.get("RU_SANITIZE")) else []),
+    py_limited_api=True,
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

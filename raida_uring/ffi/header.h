@@ -1,0 +1,102 @@
+/* header.h: request headers decided, reply headers written.
+ *
+ * Pure: no I/O, no clock, no memory but the caller's. Source: protocol specification, "Header
+ * decision list" (2.4, tests 1 to 8), "Body decision list" (3.5, type 0) and "Response" (4).
+ */
+#ifndef RU_HEADER_H
+#define RU_HEADER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "limits.h"
+
+enum ru_status {
+    RU_STATUS_OK = 0, /* never on the wire: "no objection" */
+    RU_STATUS_SPLIT_ID = 2,
+    RU_STATUS_RAIDA_ID = 3,
+    RU_STATUS_SHARD_ID = 4,
+    RU_STATUS_COMMAND_GROUP = 5,
+    RU_STATUS_COMMAND = 6,
+    RU_STATUS_COIN_ID = 7,
+    RU_STATUS_PACKET_LENGTH = 16,
+    RU_STATUS_KEY_COIN_NOT_FOUND = 25,
+    RU_STATUS_ENCRYPTION_CODE = 27,
+    RU_STATUS_EOF = 33,
+    RU_STATUS_ENCRYPTION = 34,
+    RU_STATUS_CRC = 37,
+    RU_STATUS_NOT_IMPLEMENTED = 89,
+    RU_STATUS_REQUEST_RATE = 160,
+    RU_STATUS_SUCCESS = 250,
+    RU_STATUS_INTERNAL = 252,
+    RU_STATUS_ROUTING = 255,
+};
+
+/* Who answers a command: one byte per (group, command), published by the control plane. */
+enum ru_lane_class {
+    RU_CLASS_NONE = 0,   /* no such command: status 6 */
+    RU_CLASS_WORKER = 1, /* a handler on the ordinary lane */
+    RU_CLASS_SLOW = 2,   /* a handler on the slow lane */
+    RU_CLASS_ECHO = 3,   /* the I/O thread when plain and valid, else a worker */
+};
+
+struct ru_identity {
+    uint8_t raida_id;
+    uint16_t coin_id;
+    uint32_t body_bytes_max;
+    const uint8_t *classes; /* RU_COMMANDS_COUNT bytes, indexed group << 8 | command */
+};
+
+struct ru_header {
+    uint8_t size; /* bytes: 32 or 48 */
+    uint8_t encryption;
+    uint8_t lane;       /* enum ru_lane_class */
+    uint16_t body_size; /* BL: bytes of body announced */
+};
+
+/* How much of the request an error reply may repeat (specification 4.3). */
+enum ru_scope {
+    RU_SCOPE_NOTHING, /* 32-byte reply, all zero */
+    RU_SCOPE_GROUP,   /* 32-byte reply, group only */
+    RU_SCOPE_TYPE,    /* 48-byte reply, group and encryption type */
+    RU_SCOPE_ALL,     /* size by type; group, echo, key coins */
+};
+
+struct ru_reply {
+    uint8_t raida_id;
+    uint8_t status;
+    uint8_t scope; /* enum ru_scope */
+    uint32_t execution_us;
+    uint32_t body_size;       /* payload and trailer; 0 = header only */
+    const uint8_t *request;   /* the request's header */
+    const uint8_t *challenge; /* 16 bytes for the challenge field, or NULL for zeros */
+    const uint8_t *nonce;     /* 22 random bytes; read for 48-byte replies only */
+};
+
+/* Header size that byte 16 announces. */
+static inline uint8_t ru_header_size(const uint8_t *bytes)
+{
+    return bytes[16] <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+}
+
+static inline uint16_t ru_get_u16(const uint8_t *bytes)
+{
+    return (uint16_t)(bytes[0] << 8 | bytes[1]);
+}
+
+/* Apply tests 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;
+ * `header` is filled in either case. */
+enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_t *bytes,
+                                struct ru_header *header);
+/* How much an error reply with this header-decision status may repeat. */
+enum ru_scope ru_header_scope(enum ru_status status);
+/* Check a whole type 0 body of BL > 0 bytes. *challenge is set once the specification lets the
+ * reply show it. */
+enum ru_status ru_body_check_plain(const uint8_t *body, size_t size, const uint8_t **challenge);
+/* Size of the reply header `reply` asks for: 32 or 48 bytes. */
+uint8_t ru_reply_header_size(const struct ru_reply *reply);
+/* Write it. `out` must not overlap `request`. Returns the bytes written. */
+uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out);
+uint32_t ru_crc32(const uint8_t *bytes, size_t size);
+
+#endif

@@ -1,0 +1,75 @@
+/* limits.h: sizes fixed at build time, each with its unit and its reason.
+ *
+ * What an operator may set is in config.py; what follows from the wire or from the layout of
+ * memory is here. Related limits check each other below.
+ */
+#ifndef RU_LIMITS_H
+#define RU_LIMITS_H
+
+/* Wire (protocol specification, sections 2 to 4 and 7); all in bytes. */
+#define RU_HEADER_PEEK 17      /* enough to see the encryption type, hence the header size */
+#define RU_HEADER_SMALL 32     /* types 0, 1, 2 */
+#define RU_HEADER_LARGE 48     /* every other type */
+#define RU_CHALLENGE_SIZE 16   /* 12 random bytes and their CRC */
+#define RU_TERMINATOR_SIZE 2   /* 3E 3E */
+#define RU_PLAIN_BODY_MIN 18   /* challenge and terminator */
+#define RU_REPLY_MAX 65536     /* header, payload and terminator of the longest reply */
+#define RU_VOTE_SIZE 497       /* 7, 15 roots, nonce */
+#define RU_VOTE_REPLY_SIZE 17  /* verdict, nonce */
+#define RU_ROOTS_SIZE 480      /* 15 roots of 32 bytes */
+#define RU_COMMANDS_COUNT 4096 /* 16 groups of 256 */
+
+/* Memory, in bytes unless said otherwise. */
+#define RU_CACHE_LINE 64
+#define RU_PEER_SIZE 32        /* sockaddr_in6 is 28; a multiple of 8 keeps control data aligned */
+#define RU_CONTROL_SIZE 40     /* one in6_pktinfo record: CMSG_SPACE(20) */
+#define RU_SLOT_HEAD 16        /* struct io_uring_recvmsg_out */
+#define RU_INLINE_BODY 256     /* a TCP body up to this stays in its connection */
+#define RU_INLINE_SIZE 352     /* header + inline body + room to align; also the inline reply */
+#define RU_TCP_AREA 384        /* one connection: peer, then the inline area */
+#define RU_SMALL_BLOCK 2048    /* next larger bodies and replies */
+#define RU_LARGE_BLOCK 66560   /* the longest body (65,535) or reply, and room to align */
+#define RU_TCP_BUFFER 2048     /* one provided buffer for TCP receives */
+#define RU_SCRATCH_SIZE 262144 /* opened requests of one batch, per worker */
+#define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
+#define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
+#define RU_UDP_PAYLOAD_MAX 65507
+
+/* Counts. */
+#define RU_LISTENERS_MAX 16
+#define RU_WORKERS_MAX 128     /* both lanes together */
+#define RU_BATCH_MAX 128       /* tokens a worker holds at most */
+#define RU_SLOTS_MAX 32768     /* the kernel's limit for one provided-buffer ring */
+#define RU_SLOTS_LENT_MAX 1024 /* lent to the kernel at once: recent slots are still in cache */
+#define RU_CONNECTIONS_MAX 65535
+#define RU_BUFFERS_MAX 32768
+#define RU_SQ_ENTRIES 1024
+#define RU_CQ_ENTRIES_MAX 65536 /* the kernel's limit */
+#define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */
+#define RU_LENT_SMALL_MAX 32    /* blocks lent to one worker in advance */
+#define RU_LENT_LARGE_MAX 4
+#define RU_LENT_RING 64      /* entries; a power of two above both */
+#define RU_DRAIN_BURST 65536 /* datagrams answered after the last receive was cancelled */
+
+/* Times, in nanoseconds. */
+#define RU_TICK_NS (1ULL << 24) /* timer wheel: about 17 ms */
+#define RU_DISPATCH_HOLD_NS                                                                        \
+    200000ULL /* wait this long for a running batch before waking one more */
+#define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
+#define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
+#define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */
+#define RU_SETTLE_NS 2000000ULL         /* an idle loop counts its last replies after this */
+#define RU_LEND_WAIT_MS 20              /* a worker waiting for a reply block looks again */
+
+_Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
+_Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");
+_Static_assert(RU_TCP_AREA % RU_CACHE_LINE == 0, "areas share no cache line");
+_Static_assert(RU_LARGE_BLOCK >= RU_REPLY_MAX && RU_LARGE_BLOCK % 64 == 0, "large block");
+_Static_assert(RU_SMALL_BLOCK % 64 == 0, "small block");
+_Static_assert(RU_REQUEST_PREFIX == RU_PEER_SIZE + RU_HEADER_LARGE, "scratch prefix");
+_Static_assert(RU_SCRATCH_SIZE >= RU_REQUEST_PREFIX + 65536 + 8, "one request always fits");
+_Static_assert(RU_LENT_RING > RU_LENT_SMALL_MAX && RU_LENT_RING > RU_LENT_LARGE_MAX, "lent ring");
+_Static_assert(RU_UDP_PAYLOAD_MIN >= RU_VOTE_SIZE, "votes");
+_Static_assert((RU_LENT_RING & (RU_LENT_RING - 1)) == 0, "ring sizes are powers of two");
+
+#endif

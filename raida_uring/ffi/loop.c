@@ -1,0 +1,556 @@
+/* loop.c: the engine's life and the laps of its loop.
+ *
+ * A lap: hand everything to the kernel and wait; take its completions; take back what workers
+ * returned; look at deadlines; arm what ended; publish the counters; give work to workers. Nothing
+ * in a lap allocates, blocks or takes a lock.
+ */
+#include "loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOOP_SECOND_NS 1000000000ULL
+#define LOOP_END_NS (5 * LOOP_SECOND_NS) /* for cancelled operations to report back */
+
+static uint64_t loop_clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * LOOP_SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+uint64_t ru_now_ns(void)
+{
+    return loop_clock_ns(CLOCK_MONOTONIC);
+}
+
+/* ---- life ---- */
+
+static bool engine_within(uint32_t value, uint32_t least, uint32_t most)
+{
+    return value >= least && value <= most;
+}
+
+static bool engine_config_valid(const struct ru_config *config)
+{
+    uint32_t workers = config->workers + config->slow_workers;
+    return engine_within(config->listeners_count, 1, RU_LISTENERS_MAX) &&
+           engine_within(config->workers, 1, RU_WORKERS_MAX) &&
+           engine_within(config->slow_workers, 1, RU_WORKERS_MAX) && workers <= RU_WORKERS_MAX &&
+           engine_within(config->batch_max, 1, RU_BATCH_MAX) &&
+           engine_within(config->udp_contexts, 1, RU_SLOTS_MAX) &&
+           engine_within(config->udp_reserve, 1, RU_SLOTS_MAX) &&
+           config->udp_contexts + config->udp_reserve <= RU_SLOTS_MAX &&
+           engine_within(config->udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX) &&
+           engine_within(config->connections_max, 1, RU_CONNECTIONS_MAX) &&
+           engine_within(config->small_blocks, 2 * workers, 1U << 20) &&
+           engine_within(config->large_blocks, 2 * workers, 1U << 16) &&
+           engine_within(config->tcp_buffers, 1, RU_BUFFERS_MAX) &&
+           (config->tcp_buffers & (config->tcp_buffers - 1)) == 0 &&
+           config->body_bytes_max <= RU_REPLY_MAX && config->events_per_lap > 0 &&
+           config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536;
+}
+
+static int engine_allocate(struct ru_engine *engine)
+{
+    const struct ru_config *config = &engine->config;
+    uint32_t slots = engine->arena.slots;
+    engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
+    engine->queue = calloc(engine->arena.contexts, sizeof(*engine->queue));
+    engine->sending = calloc(slots, sizeof(*engine->sending));
+    engine->held = calloc(config->tcp_buffers, sizeof(*engine->held));
+    engine->timer_nodes = calloc(config->connections_max, sizeof(*engine->timer_nodes));
+    if (!engine->events || !engine->queue || !engine->sending || !engine->held ||
+        !engine->timer_nodes)
+        return -ENOMEM;
+    void *buffers = mmap(NULL, (size_t)config->tcp_buffers * RU_TCP_BUFFER, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (buffers == MAP_FAILED)
+        return -errno;
+    engine->tcp_buffers = buffers;
+    int result = ru_udp_init(&engine->udp, slots, config->udp_contexts);
+    if (result == 0)
+        result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
+    if (result == 0)
+        result = ru_conns_init(&engine->conns, config, &engine->front, &engine->arena,
+                               &engine->blocks, &engine->counters);
+    return result;
+}
+
+static int engine_set_up(struct ru_engine *engine)
+{
+    const struct ru_config *config = &engine->config;
+    int result = ru_arena_create(&engine->arena, config);
+    if (result != 0)
+        return result;
+    result = engine_allocate(engine);
+    if (result != 0)
+        return result;
+    engine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (engine->wake_fd < 0 || engine->reserve_fd < 0)
+        return -errno;
+    struct ru_arena_page *page = ru_arena_page(&engine->arena);
+    engine->front = (struct ru_front){
+        .identity = {.raida_id = (uint8_t)config->raida_id,
+                     .coin_id = (uint16_t)config->coin_id,
+                     .body_bytes_max = config->body_bytes_max,
+                     .classes = page->classes},
+        .roots = &page->roots,
+    };
+    if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
+        return -errno;
+    for (uint32_t what = 0; what < 2; what++)
+        engine->starved[what] = (struct ru_starved){RU_NONE, RU_NONE};
+    ru_timer_init(&engine->timers, engine->timer_nodes, config->connections_max, ru_now_ns());
+    ru_dispatch_init(engine);
+    return 0;
+}
+
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine)
+{
+    *engine = NULL;
+    if (!engine_config_valid(config))
+        return -EINVAL;
+    struct ru_engine *made = calloc(1, sizeof(*made));
+    if (!made)
+        return -ENOMEM;
+    made->config = *config;
+    made->arena.fd = made->wake_fd = made->reserve_fd = -1;
+    int result = engine_set_up(made);
+    if (result != 0) {
+        ru_engine_destroy(made);
+        return result;
+    }
+    *engine = made;
+    return 0;
+}
+
+static void engine_close_fd(int fd)
+{
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+void ru_engine_destroy(struct ru_engine *engine)
+{
+    if (!engine)
+        return;
+    RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
+    ru_conns_destroy(&engine->conns);
+    ru_blocks_destroy(&engine->blocks);
+    ru_udp_destroy(&engine->udp);
+    if (engine->tcp_buffers)
+        (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
+    free(engine->timer_nodes);
+    free(engine->held);
+    free(engine->sending);
+    free(engine->queue);
+    free(engine->events);
+    engine_close_fd(engine->reserve_fd);
+    engine_close_fd(engine->wake_fd);
+    ru_arena_destroy(&engine->arena);
+    free(engine);
+}
+
+/* ---- a lap ---- */
+
+static void loop_event(struct ru_engine *engine, const struct ru_event *event)
+{
+    switch ((enum ru_operation)event->operation) {
+    case RU_OP_WAKE:
+        engine->counters.wakes++;
+        if (event->ended)
+            engine->operations--;
+        if (event->ended && engine->phase != RU_ENDING) {
+            engine->backend->ops->watch_wake(engine->backend);
+            engine->operations++;
+        }
+        break;
+    case RU_OP_DATAGRAMS:
+        ru_datagram_event(engine, event);
+        break;
+    case RU_OP_SEND_DATAGRAM:
+        ru_datagram_failed(engine);
+        break;
+    case RU_OP_ACCEPT:
+    case RU_OP_RECEIVE:
+    case RU_OP_SEND:
+        ru_stream_event(engine, event);
+        break;
+    case RU_OP_IGNORED:
+        break;
+    }
+}
+
+/* Take completions, at most events_per_lap. */
+static void loop_reap(struct ru_engine *engine)
+{
+    uint32_t left = engine->config.events_per_lap;
+    while (left > 0) {
+        uint32_t want = left < RU_EVENTS_BATCH ? left : RU_EVENTS_BATCH;
+        uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
+        for (uint32_t i = 0; i < count; i++)
+            loop_event(engine, &engine->events[i]);
+        left -= count;
+        if (count < want) {
+            ru_datagram_settle(engine);
+            return;
+        }
+    }
+}
+
+static void loop_publish(struct ru_engine *engine)
+{
+    struct ru_counters *counters = &engine->counters;
+    counters->udp_in_flight = ru_udp_in_flight(&engine->udp) + engine->unsettled;
+    counters->laps++;
+    counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
+    if (engine->now_ns >= engine->second_ns) {
+        counters->loop_cpu_ns = loop_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        engine->second_ns = engine->now_ns + LOOP_SECOND_NS;
+    }
+    ru_counters_publish(&ru_arena_page(&engine->arena)->counters, counters);
+}
+
+static uint64_t loop_earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t loop_wait_ns(const struct ru_engine *engine)
+{
+    uint64_t wait_ns = engine->config.wait_max_ms * 1000000ULL;
+    wait_ns = loop_earlier(wait_ns, ru_timer_wait_ns(&engine->timers, engine->now_ns));
+    wait_ns = loop_earlier(wait_ns, ru_dispatch_wait_ns(engine));
+    if (engine->phase != RU_SERVING)
+        return loop_earlier(wait_ns, RU_TICK_NS);
+    if (engine->sending_count > 0) /* sent by this wait, and known to be sent after it */
+        wait_ns = loop_earlier(wait_ns, RU_SETTLE_NS);
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        if (!engine->listeners[i].receiving && engine->sending_count > 0)
+            return 0; /* slots come free with this submission; arm right after */
+        if (!engine->listeners[i].accepting)
+            wait_ns = loop_earlier(wait_ns, RU_ACCEPT_RETRY_NS);
+    }
+    if (engine->starved[RU_STARVED_OF_BUFFER].first != RU_NONE && engine->buffers_free > 0)
+        return 0;
+    return wait_ns;
+}
+
+static int loop_wait(struct ru_engine *engine)
+{
+    struct ru_sleeper *sleeper = &ru_arena_page(&engine->arena)->loop_sleeper;
+    uint64_t wait_ns = loop_wait_ns(engine);
+    if (wait_ns > 0) {
+        ru_sleeper_announce(sleeper);
+        if (ru_dispatch_pending(engine) ||
+            (engine->phase == RU_SERVING &&
+             __atomic_load_n(&engine->drain_at_ns, __ATOMIC_RELAXED)))
+            wait_ns = 0;
+        engine->counters.sleeps += wait_ns > 0;
+    }
+    int result =
+        engine->backend->ops->wait(engine->backend, wait_ns, engine->config.busy_poll_us * 1000ULL);
+    ru_sleeper_cancel(sleeper);
+    return result;
+}
+
+static int loop_lap(struct ru_engine *engine)
+{
+    int result = loop_wait(engine);
+    if (result != 0)
+        return result;
+    engine->now_ns = ru_now_ns();
+    ru_datagram_release(engine);
+    loop_reap(engine);
+    ru_dispatch_collect(engine);
+    ru_stream_expire(engine);
+    ru_stream_arm(engine);
+    ru_datagram_arm(engine);
+    loop_publish(engine); /* before work is handed out: handlers see their own request counted */
+    ru_dispatch_run(engine);
+    struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
+    ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
+    return 0;
+}
+
+/* ---- draining ---- */
+
+static void loop_begin_drain(struct ru_engine *engine)
+{
+    engine->phase = RU_DRAINING;
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        if (engine->listeners[i].accepting)
+            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
+        if (engine->listeners[i].receiving)
+            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
+        engine->listeners[i].draining = true;
+    }
+    ru_datagram_refuse(engine);
+    ru_stream_close_all(engine, true);
+}
+
+static bool loop_listening(const struct ru_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
+        if (engine->listeners[i].accepting || engine->listeners[i].receiving)
+            return true;
+    return false;
+}
+
+static bool loop_drained(const struct ru_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
+        if (engine->listeners[i].draining)
+            return false;
+    return engine->conns.used_count == 0 && engine->unsettled == 0 &&
+           ru_udp_in_flight(&engine->udp) == 0;
+}
+
+/* What handlers still hold is lost: count it, so that the sums balance. */
+static void loop_abandon(struct ru_engine *engine)
+{
+    for (uint32_t slot = 0; slot < engine->udp.capacity; slot++) {
+        uint8_t place = engine->udp.contexts[slot].place;
+        if (place == RU_UDP_QUEUED || place == RU_UDP_WORKER) {
+            ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+            engine->counters.udp_dropped_drain++;
+        } else if (place == RU_UDP_LENT) {
+            ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        }
+    }
+    engine->counters.tcp_dropped_drain += engine->counters.tcp_in_flight;
+    engine->counters.tcp_in_flight = 0;
+}
+
+static int loop_serve(struct ru_engine *engine)
+{
+    bool stopped_accepting = false;
+    for (;;) {
+        int result = loop_lap(engine);
+        if (result != 0)
+            return result;
+        uint64_t drain_at_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
+        if (drain_at_ns == 0)
+            continue;
+        if (engine->phase == RU_SERVING)
+            loop_begin_drain(engine);
+        if (!loop_listening(engine)) {
+            if (!stopped_accepting) {
+                ru_stream_drain(engine);
+                ru_datagram_reclaim(engine);
+            }
+            stopped_accepting = true;
+            ru_datagram_drain(engine);
+        }
+        if (stopped_accepting && loop_drained(engine))
+            return 0;
+        if (engine->now_ns >= drain_at_ns) {
+            engine->phase = RU_FORCED;
+            ru_stream_close_all(engine, false);
+            return 0;
+        }
+    }
+}
+
+/* Every operation has to report back before the ring and the memory it points at may go. */
+static void loop_end(struct ru_engine *engine)
+{
+    engine->phase = RU_ENDING;
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        if (engine->listeners[i].accepting)
+            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
+        if (engine->listeners[i].receiving)
+            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
+    }
+    engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
+    uint64_t end_ns = ru_now_ns() + LOOP_END_NS;
+    do {
+        if (engine->backend->ops->wait(engine->backend, RU_TICK_NS, 0) != 0)
+            break;
+        engine->now_ns = ru_now_ns();
+        ru_datagram_release(engine);
+        loop_reap(engine);
+    } while (engine->operations > 0 && engine->now_ns < end_ns);
+    RU_CHECK(engine->operations == 0);
+    loop_abandon(engine);
+    loop_publish(engine);
+}
+
+/* ---- entry ---- */
+
+static void loop_state(struct ru_engine *engine, uint32_t ready)
+{
+    __atomic_store_n(&engine->ready, ready, __ATOMIC_RELEASE);
+    ru_sleeper_wake(&engine->ready_sleeper);
+}
+
+static int loop_pin(struct ru_engine *engine)
+{
+    cpu_set_t cpus;
+    if (engine->config.io_cpu < 0)
+        return 0;
+    CPU_ZERO(&cpus);
+    CPU_SET((unsigned)engine->config.io_cpu, &cpus);
+    if (sched_setaffinity(0, sizeof(cpus), &cpus) == 0)
+        return 0;
+    (void)snprintf(engine->fault, sizeof(engine->fault), "pinning the I/O thread to CPU %d",
+                   engine->config.io_cpu);
+    return -errno;
+}
+
+static int loop_open(struct ru_engine *engine)
+{
+    int result = loop_pin(engine);
+    if (result != 0)
+        return result;
+    struct ru_backend_setup setup = {.config = &engine->config,
+                                     .arena = &engine->arena,
+                                     .tcp_buffers = engine->tcp_buffers,
+                                     .wake_fd = engine->wake_fd,
+                                     .fault = engine->fault};
+    result = ru_backend_uring.open(&engine->backend, &setup);
+    if (result != 0)
+        return result;
+    memcpy(engine->tier, engine->backend->tier, sizeof(engine->tier));
+    for (uint32_t buffer = 0; buffer < engine->config.tcp_buffers; buffer++)
+        engine->backend->ops->lend_buffer(engine->backend, buffer);
+    engine->buffers_free = engine->config.tcp_buffers;
+    engine->now_ns = ru_now_ns();
+    engine->backend->ops->watch_wake(engine->backend);
+    engine->operations++;
+    ru_datagram_arm(engine);
+    ru_stream_arm(engine);
+    /* The first submission, before anyone is told that we serve: a filter may forbid just this. */
+    result = engine->backend->ops->wait(engine->backend, 0, 0);
+    if (result == 0)
+        return 0;
+    (void)snprintf(engine->fault, sizeof(engine->fault), "io_uring_enter");
+    engine->backend->ops->close(engine->backend);
+    engine->backend = NULL;
+    return result;
+}
+
+int ru_engine_run(struct ru_engine *engine)
+{
+    int result = loop_open(engine);
+    if (result == 0) {
+        loop_publish(engine);
+        loop_state(engine, 1);
+        result = loop_serve(engine);
+        if (result == 0)
+            loop_end(engine);
+        else
+            (void)snprintf(engine->fault, sizeof(engine->fault), "waiting for completions");
+        engine->backend->ops->close(engine->backend);
+        engine->backend = NULL;
+    }
+    engine->result = result;
+    ru_dispatch_close(engine);
+    loop_state(engine, 2);
+    return result;
+}
+
+/* ---- any thread ---- */
+
+int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms)
+{
+    uint64_t end_ns = ru_now_ns() + timeout_ms * 1000000ULL;
+    for (;;) {
+        ru_sleeper_announce(&engine->ready_sleeper);
+        uint32_t ready = __atomic_load_n(&engine->ready, __ATOMIC_ACQUIRE);
+        uint64_t now_ns = ru_now_ns();
+        if (ready != 0 || now_ns >= end_ns) {
+            ru_sleeper_cancel(&engine->ready_sleeper);
+            return ready == 0 ? -ETIMEDOUT : ready == 1 ? 0 : engine->result;
+        }
+        ru_sleeper_wait(&engine->ready_sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
+    }
+}
+
+const char *ru_engine_fault(struct ru_engine *engine)
+{
+    return engine->fault;
+}
+
+const char *ru_engine_tier(struct ru_engine *engine)
+{
+    return engine->tier;
+}
+
+void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
+{
+    uint64_t deadline_ns = ru_now_ns() + deadline_ms * 1000000ULL;
+    uint64_t current_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
+    while ((current_ns == 0 || deadline_ns < current_ns) &&
+           !__atomic_compare_exchange_n(&engine->drain_at_ns, &current_ns, deadline_ns, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        ;
+    const uint64_t one = 1;
+    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+}
+
+void ru_engine_close_workers(struct ru_engine *engine)
+{
+    ru_dispatch_close(engine);
+}
+
+int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane)
+{
+    if (group > 15 || command > 255 || lane > RU_CLASS_ECHO)
+        return -EINVAL;
+    uint8_t *classes = ru_arena_page(&engine->arena)->classes;
+    __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane, __ATOMIC_RELAXED);
+    return 0;
+}
+
+void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
+{
+    ru_roots_publish(&ru_arena_page(&engine->arena)->roots, roots);
+}
+
+void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
+{
+    struct ru_arena_page *page = ru_arena_page(&engine->arena);
+    struct ru_counters *counters = (struct ru_counters *)(void *)values;
+    ru_counters_read(&page->counters, values);
+    for (uint32_t i = 0; i < engine->config.workers + engine->config.slow_workers; i++) {
+        const struct ru_worker_counters *worker = &page->mailboxes[i].counters;
+        counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
+        counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
+        counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
+    }
+}
+
+uint32_t ru_counters_count(void)
+{
+    return RU_COUNTERS_COUNT;
+}
+
+uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
+                             uint32_t count, uint64_t *sum_ns)
+{
+    if (kind >= RU_HISTOGRAM_COUNT)
+        return 0;
+    const struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[kind];
+    for (uint32_t i = 0; i < count && i < RU_HIST_BUCKETS; i++)
+        buckets[i] = __atomic_load_n(&hist->buckets[i], __ATOMIC_RELAXED);
+    if (sum_ns)
+        *sum_ns = __atomic_load_n(&hist->sum_ns, __ATOMIC_RELAXED);
+    return RU_HIST_BUCKETS;
+}
+
+uint64_t ru_engine_arena_size(struct ru_engine *engine)
+{
+    return engine->arena.size;
+}

@@ -1,0 +1,189 @@
+/* loop.h: the engine: everything one node's data plane owns, and the thread that turns it.
+ *
+ * All state hangs off struct ru_engine, so that a process may have several. Fields belong to the
+ * loop thread unless they say otherwise.
+ */
+#ifndef RU_LOOP_H
+#define RU_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "arena.h"
+#include "backend.h"
+#include "block.h"
+#include "conn.h"
+#include "fast.h"
+#include "queue.h"
+#include "ru.h"
+#include "stats.h"
+#include "timer.h"
+#include "udp.h"
+
+enum ru_lane_number {
+    RU_LANE_ORDINARY = 0,
+    RU_LANE_SLOW = 1,
+    RU_LANES = 2
+};
+
+/* Contexts that wait for a worker, linked through ru_engine.queue. */
+struct ru_fifo {
+    uint32_t first;
+    uint32_t last;
+};
+
+struct ru_lane {
+    uint32_t first_worker;
+    uint32_t workers;
+    uint32_t batch_max;
+    uint32_t queue_max; /* RU_NONE: as many as there are contexts */
+    uint32_t count;
+    uint32_t busy;           /* workers that hold tokens */
+    uint64_t service_ns;     /* moving average per request; 0: not known yet */
+    bool tcp_next;           /* the two FIFOs take turns */
+    struct ru_fifo fifos[2]; /* by transport */
+};
+
+struct ru_worker_state {
+    uint32_t outstanding; /* tokens it holds */
+    uint32_t batch;       /* tokens it was last given */
+    uint32_t lent[2];     /* blocks it holds in advance */
+};
+
+struct ru_queue_entry {
+    uint32_t next;
+    uint64_t since_ns;
+};
+
+struct ru_listener_state {
+    bool accepting;
+    bool receiving;
+    bool accept_paused; /* no descriptor to accept with */
+    bool draining;      /* its UDP socket may still hold datagrams */
+};
+
+/* Connections that wait for a TCP buffer to receive into, or for a block, oldest first. */
+enum ru_starved_of {
+    RU_STARVED_OF_BUFFER,
+    RU_STARVED_OF_BLOCK
+};
+struct ru_starved {
+    uint32_t first;
+    uint32_t last;
+};
+
+/* A reply handed to the backend; its slot and block are free once it has been submitted. */
+struct ru_sending {
+    uint32_t slot;
+    uint32_t block;
+};
+
+/* One lent TCP buffer while the loop keeps its bytes. */
+struct ru_held {
+    uint32_t next;
+    uint16_t at;
+    uint16_t size;
+};
+
+enum ru_phase {
+    RU_SERVING,
+    RU_DRAINING,
+    RU_FORCED,
+    RU_ENDING
+};
+
+struct ru_engine {
+    struct ru_config config;
+    struct ru_arena arena;
+    struct ru_front front;
+    struct ru_udp_pool udp;
+    struct ru_conns conns;
+    struct ru_blocks blocks;
+    struct ru_timer timers; /* one node per connection */
+    struct ru_timer_node *timer_nodes;
+    struct ru_counters counters;
+    struct ru_backend *backend;
+    struct ru_event *events; /* RU_EVENTS_BATCH */
+
+    struct ru_lane lanes[RU_LANES];
+    struct ru_worker_state workers[RU_WORKERS_MAX];
+    struct ru_queue_entry *queue; /* per context */
+    uint32_t lent_target[2];
+    uint32_t lent_missing; /* blocks that workers should have and do not */
+
+    struct ru_listener_state listeners[RU_LISTENERS_MAX];
+    uint64_t accept_retry_ns;
+    struct ru_starved starved[2]; /* enum ru_starved_of */
+    struct ru_sending *sending;   /* at most one per slot */
+    uint32_t sending_count;
+    uint32_t unsettled;   /* submitted; failures may still be reported */
+    struct ru_held *held; /* per TCP buffer */
+    uint8_t *tcp_buffers;
+    uint32_t buffers_free; /* lent to the kernel */
+    uint32_t operations;   /* started, not ended */
+    int reserve_fd;        /* given up for a moment when descriptors run out */
+    uint64_t now_ns;       /* read once per lap */
+    uint64_t second_ns;    /* next once-a-second work */
+    enum ru_phase phase;
+    uint64_t drain_end_ns;
+
+    /* Any thread. */
+    int wake_fd;
+    uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
+    uint32_t ready;       /* 0 starting, 1 serving, 2 ended */
+    int result;           /* once ended */
+    struct ru_sleeper ready_sleeper;
+    char fault[RU_FAULT_TEXT];
+    char tier[64];
+};
+
+uint64_t ru_now_ns(void);
+
+/* dispatch.c: between the loop and the workers. */
+void ru_dispatch_init(struct ru_engine *engine);
+/* Queue a context; false when the lane is full and it must be refused. */
+bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number lane, uint32_t context);
+/* Take back what workers returned, and replace the blocks they used. */
+void ru_dispatch_collect(struct ru_engine *engine);
+/* Hand queued contexts to idle workers. */
+void ru_dispatch_run(struct ru_engine *engine);
+/* True if a worker has returned something that was not collected yet. */
+bool ru_dispatch_pending(const struct ru_engine *engine);
+/* How long queued work may wait for a running batch; UINT64_MAX when nothing waits. */
+uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine);
+/* No more tokens will come: workers leave ru_worker_take(). */
+void ru_dispatch_close(struct ru_engine *engine);
+
+/* datagram.c: between the UDP contexts and the backend. */
+void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event);
+void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, uint32_t size);
+void ru_datagram_failed(struct ru_engine *engine);
+/* After a submission: slots whose replies have gone are free. */
+void ru_datagram_release(struct ru_engine *engine);
+/* After all completions of a lap: replies not reported as failed were answered. */
+void ru_datagram_settle(struct ru_engine *engine);
+/* Lend free slots and arm receives that ended. */
+void ru_datagram_arm(struct ru_engine *engine);
+/* Let the kernel drop what arrives from now on, so that draining comes to an end. */
+void ru_datagram_refuse(struct ru_engine *engine);
+/* Once every receive has ended: lent slots are ours again. */
+void ru_datagram_reclaim(struct ru_engine *engine);
+/* Answer what the sockets still hold. */
+void ru_datagram_drain(struct ru_engine *engine);
+
+/* stream.c: between the TCP connections and the backend. */
+void ru_stream_event(struct ru_engine *engine, const struct ru_event *event);
+void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size);
+/* The lane popped this queued connection: false if it was closed meanwhile. */
+bool ru_stream_dequeued(struct ru_engine *engine, uint32_t index);
+/* A worker returned a connection that was closed meanwhile. */
+void ru_stream_settle(struct ru_engine *engine, uint32_t index);
+void ru_stream_expire(struct ru_engine *engine);
+/* Serve receives that waited for buffers or blocks, and accepts that ended. */
+void ru_stream_arm(struct ru_engine *engine);
+/* Close connections: idle ones, or all of them. */
+void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
+/* Accept what the listeners' backlogs still hold, then refuse further connections. */
+void ru_stream_drain(struct ru_engine *engine);
+
+#endif

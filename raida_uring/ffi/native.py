@@ -1,0 +1,234 @@
+"""The data plane as Python sees it: `Engine` and `Worker`, typed and raising.
+
+The only importer of `_native`. Each method names the thread it is for, as ru.h does; cffi drops the
+interpreter lock on every call.
+"""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from raida_uring.errors import EngineError
+from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
+
+
+class _Lib(Protocol):
+    """The functions of ru.h that this module calls."""
+
+    RU_RECORD_SIZE: int
+    RU_ROOTS_BYTES: int
+    RU_REPLY_BYTES_MAX: int
+    RU_REQUEST_PREFIX_BYTES: int
+    RU_PEER_BYTES: int
+    RU_CONFIG_LISTENERS: int
+
+    def ru_engine_create(self, config: Any, engine: Any) -> int: ...
+    def ru_engine_destroy(self, engine: Any) -> None: ...
+    def ru_engine_run(self, engine: Any) -> int: ...
+    def ru_engine_wait_ready(self, engine: Any, timeout_ms: int) -> int: ...
+    def ru_engine_fault(self, engine: Any) -> Any: ...
+    def ru_engine_tier(self, engine: Any) -> Any: ...
+    def ru_engine_close_workers(self, engine: Any) -> None: ...
+    def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
+    def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
+    def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
+    def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
+    def ru_counters_count(self) -> int: ...
+    def ru_counters_name(self, index: int) -> Any: ...
+    def ru_engine_histogram(
+        self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
+    ) -> int: ...
+    def ru_hist_floor_ns(self, bucket: int) -> int: ...
+    def ru_engine_arena_size(self, engine: Any) -> int: ...
+    def ru_worker_open(self, engine: Any, index: int, worker: Any) -> int: ...
+    def ru_worker_close(self, worker: Any) -> None: ...
+    def ru_worker_take(self, worker: Any, timeout_ms: int) -> int: ...
+    def ru_worker_records(self, worker: Any) -> Any: ...
+    def ru_worker_data(self, worker: Any) -> Any: ...
+    def ru_worker_data_size(self, worker: Any) -> int: ...
+    def ru_worker_reply(
+        self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
+    ) -> int: ...
+    def ru_worker_return(self, worker: Any, token: int) -> None: ...
+
+
+_lib = cast(_Lib, _native.lib)
+_ffi: Any = _native.ffi
+
+RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
+RECORD_FORMAT: Final = "<8xIIHBBBBH"  # struct ru_record without its token
+KIND_PLAIN, KIND_BARE, KIND_SEALED = range(3)  # enum ru_request_kind
+ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
+REPLY_SIZE_MAX: Final = _lib.RU_REPLY_BYTES_MAX
+LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
+PEER_SIZE: Final = _lib.RU_PEER_BYTES
+REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
+
+COUNTER_NAMES: Final = tuple(
+    _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
+)
+HISTOGRAM_KINDS: Final = ("udp", "tcp", "queue", "lap")  # enum ru_histogram_kind
+
+CLASS_WORKER: Final = 1
+CLASS_SLOW: Final = 2
+CLASS_ECHO: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One bound address. The descriptors stay open until the engine is destroyed."""
+
+    udp_fd: int
+    tcp_fd: int
+    wildcard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Latencies in nanoseconds: `counts[i]` values of at least `floors_ns[i]`."""
+
+    floors_ns: tuple[int, ...]
+    counts: tuple[int, ...]
+    sum_ns: int
+
+
+def _check(result: int, doing: str) -> int:
+    if result < 0:
+        raise EngineError(-result, doing)
+    return result
+
+
+class Engine:
+    """One data plane. Created by the control thread; see ru.h for the thread of each call."""
+
+    def __init__(self, listeners: Sequence[Listener], settings: dict[str, int]) -> None:
+        """Map and reserve all memory.
+
+        settings: the remaining fields of `struct ru_config`, by name.
+        Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a size
+        is out of range.
+        """
+        settings_c = _ffi.new("struct ru_config *", dict(settings))
+        settings_c.listeners_count = len(listeners)
+        for index, listener in enumerate(listeners):
+            settings_c.listeners[index].udp_fd = listener.udp_fd
+            settings_c.listeners[index].tcp_fd = listener.tcp_fd
+            settings_c.listeners[index].wildcard = listener.wildcard
+        out = _ffi.new("struct ru_engine **")
+        _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
+        self._engine = out[0]
+
+    def destroy(self) -> None:
+        """Thread: control, once run() and every worker have returned."""
+        engine, self._engine = self._engine, _ffi.NULL
+        if engine != _ffi.NULL:
+            _lib.ru_engine_destroy(engine)
+
+    def run(self) -> None:
+        """Thread: loop. Serve until drained. Raises EngineError."""
+        _check(_lib.ru_engine_run(self._engine), self.fault)
+
+    def wait_ready(self, timeout_ms: int) -> None:
+        """Thread: any. Return once serving. Raises EngineError with what failed."""
+        result = _lib.ru_engine_wait_ready(self._engine, timeout_ms)
+        _check(result, self.fault or "starting the I/O thread")
+
+    @property
+    def fault(self) -> str:
+        """Thread: any. What failed, in words; empty when nothing did."""
+        return str(_ffi.string(_lib.ru_engine_fault(self._engine)).decode())
+
+    @property
+    def tier(self) -> str:
+        """Thread: any. Backend and tier; valid once ready."""
+        return str(_ffi.string(_lib.ru_engine_tier(self._engine)).decode())
+
+    @property
+    def arena_size(self) -> int:
+        """Thread: any. Bytes of memory shared by the loop and the workers."""
+        return _lib.ru_engine_arena_size(self._engine)
+
+    def close_workers(self) -> None:
+        """Thread: control, when run() was never called. Workers leave take()."""
+        _lib.ru_engine_close_workers(self._engine)
+
+    def drain(self, deadline_ms: int) -> None:
+        """Thread: any. Stop: answer what was received, give up after `deadline_ms`."""
+        _lib.ru_engine_drain(self._engine, deadline_ms)
+
+    def set_class(self, group: int, command: int, lane: int) -> None:
+        """Thread: control. Publish who answers a command: one of CLASS_*."""
+        _check(_lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command")
+
+    def publish_roots(self, roots: bytes) -> None:
+        """Thread: one publisher at a time. roots: ROOTS_SIZE bytes."""
+        if len(roots) != ROOTS_SIZE:
+            raise ValueError(f"roots must be {ROOTS_SIZE} bytes, not {len(roots)}")
+        _lib.ru_engine_publish_roots(self._engine, roots)
+
+    def counters(self) -> dict[str, int]:
+        """Thread: any. One consistent set of all counters."""
+        values = _ffi.new("uint64_t[]", len(COUNTER_NAMES))
+        _lib.ru_engine_counters(self._engine, values)
+        return dict(zip(COUNTER_NAMES, values, strict=True))
+
+    def histogram(self, kind: str) -> Histogram:
+        """Thread: any. kind: one of HISTOGRAM_KINDS."""
+        number = HISTOGRAM_KINDS.index(kind)
+        size = _lib.ru_engine_histogram(self._engine, number, _ffi.NULL, 0, _ffi.NULL)
+        buckets = _ffi.new("uint64_t[]", size)
+        sum_ns = _ffi.new("uint64_t *")
+        _lib.ru_engine_histogram(self._engine, number, buckets, size, sum_ns)
+        floors = tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(size))
+        return Histogram(floors, tuple(buckets), sum_ns[0])
+
+    def open_worker(self, index: int) -> "Worker":
+        """Thread: the worker's. Raises EngineError: EINVAL past the last, EBUSY while open."""
+        out = _ffi.new("struct ru_worker **")
+        _check(_lib.ru_worker_open(self._engine, index, out), f"opening worker {index}")
+        return Worker(out[0])
+
+
+class Worker:
+    """A worker's end of its queues. Thread: the one that opened it."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._records = _lib.ru_worker_records(worker)
+        self._data = _lib.ru_worker_data(worker)
+
+    def close(self) -> None:
+        """Requests of the batch that were not answered get status 252."""
+        worker, self._worker = self._worker, _ffi.NULL
+        if worker != _ffi.NULL:
+            _lib.ru_worker_close(worker)
+
+    def take(self, timeout_ms: int) -> int | None:
+        """Wait for a batch: its number of requests, 0 on time-out, None when the engine ended."""
+        count = _lib.ru_worker_take(self._worker, timeout_ms)
+        if count == -errno.ESHUTDOWN:
+            return None
+        return _check(count, "taking requests")
+
+    def batch(self, count: int) -> tuple[Any, bytes]:
+        """The batch's records (RECORD_FORMAT each, valid until the next take) and a copy of the
+        bytes they refer to."""
+        records = _ffi.buffer(self._records, count * RECORD_SIZE)
+        return records, bytes(_ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker)))
+
+    def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
+        """Answer the next `len(statuses)` requests of the batch, in order.
+
+        sizes: a buffer of that many u32, the sizes of the payloads that stand one behind the other
+        in `payload`. Raises EngineError (EINVAL) past the batch.
+        """
+        sizes_c = _ffi.from_buffer("uint32_t[]", sizes)
+        _check(
+            _lib.ru_worker_reply(self._worker, len(statuses), statuses, sizes_c, payload),
+            "answering more requests than were taken",
+        )
+
+    def return_token(self, token: int) -> None:
+        """Hand a token back as it is. For tests of stale tokens."""
+        _lib.ru_worker_return(self._worker, token)

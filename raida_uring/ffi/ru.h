@@ -1,0 +1,162 @@
+/* ru.h: everything Python may see of the data plane.
+ *
+ * build.py feeds the marked region to cffi; C includes the whole file. cffi drops the GIL on every
+ * call, so the thread named at each function is the only guard:
+ *   control  the thread that created the engine; loop  the one inside ru_engine_run();
+ *   worker   the one thread that opened that worker; any  any thread, at any time between create
+ *   and destroy.
+ * Functions return 0 or a count, or -errno. Sizes are bytes.
+ */
+#ifndef RU_RU_H
+#define RU_RU_H
+
+#include <stdint.h>
+
+#include "limits.h"
+
+/* cdef: begin */
+enum ru_constant {
+    RU_CONFIG_LISTENERS = 16,
+    RU_CONFIG_CPUS = 1024,
+    RU_FAULT_TEXT = 160,
+    RU_RECORD_SIZE = 24,
+    RU_ROOTS_BYTES = 480,
+    RU_REPLY_BYTES_MAX = 65536,
+    RU_REQUEST_PREFIX_BYTES = 80,
+    RU_PEER_BYTES = 32,
+};
+
+enum ru_backend_choice {
+    RU_BACKEND_AUTO = 0,
+    RU_BACKEND_URING = 1
+};
+
+enum ru_histogram_kind {
+    RU_HISTOGRAM_UDP = 0,   /* datagram taken to reply queued, requests of workers, ns */
+    RU_HISTOGRAM_TCP = 1,   /* first byte to reply queued, requests of workers, ns */
+    RU_HISTOGRAM_QUEUE = 2, /* queued to handed to a worker, ns */
+    RU_HISTOGRAM_LAP = 3,   /* one turn of the loop without its wait, ns */
+    RU_HISTOGRAM_COUNT = 4,
+};
+
+/* One bound address: a UDP and a TCP socket, both borrowed until ru_engine_destroy(). */
+struct ru_listener_config {
+    int32_t udp_fd;
+    int32_t tcp_fd;
+    int32_t wildcard; /* 1: the UDP socket reports the address that was asked */
+};
+
+struct ru_config {
+    struct ru_listener_config listeners[16];
+    uint32_t listeners_count;
+    uint32_t backend; /* enum ru_backend_choice */
+    uint32_t raida_id;
+    uint32_t coin_id;
+    uint32_t workers;      /* ordinary lane; their indexes come first */
+    uint32_t slow_workers; /* slow lane */
+    uint32_t batch_max;
+    uint32_t slow_queue_max;
+    uint32_t udp_contexts; /* may be held by handlers */
+    uint32_t udp_reserve;  /* kept for the I/O thread's own answers */
+    uint32_t udp_payload_size;
+    uint32_t udp_reply_factor_max; /* 0: no limit */
+    uint32_t connections_max;
+    uint32_t body_bytes_max;
+    uint32_t small_blocks;
+    uint32_t large_blocks;
+    uint32_t tcp_buffers; /* a power of two */
+    uint32_t tcp_persistent;
+    uint32_t progress_timeout_ms;
+    uint32_t header_timeout_ms;
+    uint32_t body_timeout_ms;
+    uint32_t write_timeout_ms;
+    uint32_t idle_timeout_ms;
+    uint32_t events_per_lap;
+    uint32_t wait_max_ms;
+    uint32_t busy_poll_us;
+    int32_t io_cpu; /* -1: not pinned */
+};
+
+/* What a handler finds in front of it. */
+enum ru_request_kind {
+    RU_REQUEST_PLAIN = 0,  /* body checked; payload is what stands between challenge and end */
+    RU_REQUEST_BARE = 1,   /* no body at all */
+    RU_REQUEST_SEALED = 2, /* payload is the whole body as sent, still encrypted */
+    RU_REQUEST_KINDS = 3,
+};
+
+/* A request as a worker reads it, RU_RECORD_SIZE bytes; worker.py skips the first 8. */
+struct ru_record {
+    uint64_t token;
+    uint32_t payload_at; /* in the batch's data; peer and header stand before the body */
+    uint32_t payload_size;
+    uint16_t command; /* group << 8 | command */
+    uint8_t kind;     /* enum ru_request_kind */
+    uint8_t encryption;
+    uint8_t shard;
+    uint8_t transport;  /* 0 UDP, 1 TCP */
+    uint16_t body_size; /* BL */
+};
+
+struct ru_engine;
+struct ru_worker;
+
+/* Thread: control. Maps and reserves all memory. -ENOMEM, -ENOSPC, -EFBIG when it cannot be had,
+ * -EINVAL when a size is out of range; ru_engine is NULL then. */
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine);
+/* Thread: control, once the loop and every worker have returned. Sockets stay open. */
+void ru_engine_destroy(struct ru_engine *engine);
+/* Thread: loop. Serves until drained; 0, or -errno when the ring could not be made or failed. */
+int ru_engine_run(struct ru_engine *engine);
+/* Thread: any. Wait until the loop serves (0) or has failed (its -errno); -ETIMEDOUT. */
+int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms);
+/* Thread: any. What failed, in words; empty when nothing did. Valid after run or wait_ready. */
+const char *ru_engine_fault(struct ru_engine *engine);
+/* Thread: any. The backend and its tier, for the start-up line; valid once ready. */
+const char *ru_engine_tier(struct ru_engine *engine);
+/* Thread: any. Stop: accept nothing new, answer what was received, give up after deadline_ms.
+ * A further call can only bring the deadline nearer. */
+void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);
+/* Thread: control, when ru_engine_run() was never called: workers leave ru_worker_take(). */
+void ru_engine_close_workers(struct ru_engine *engine);
+/* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo. -EINVAL when out of range. */
+int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane);
+/* Thread: one publisher at a time. roots: RU_ROOTS_BYTES bytes, copied. */
+void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
+/* Thread: any. One consistent set; values holds ru_counters_count() words. */
+void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
+uint32_t ru_counters_count(void);
+const char *ru_counters_name(uint32_t index);
+/* Thread: any. Copies up to count buckets, returns the number there are; sum_ns may be NULL. */
+uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
+                             uint32_t count, uint64_t *sum_ns);
+uint64_t ru_hist_floor_ns(uint32_t bucket);
+/* Thread: any. Bytes of the arena. */
+uint64_t ru_engine_arena_size(struct ru_engine *engine);
+
+/* Thread: worker. One handle per index; -EINVAL past the last, -EBUSY while it is open. */
+int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker);
+/* Thread: worker. Undone requests of the batch are answered 252. */
+void ru_worker_close(struct ru_worker *worker);
+/* Thread: worker. Wait for requests: their number, 0 on time-out, -ESHUTDOWN when the engine ended.
+ * Requests refused by their body check are answered here and not counted. */
+int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
+/* The batch: records, and the bytes they refer to. Valid until the next take. */
+const struct ru_record *ru_worker_records(struct ru_worker *worker);
+const uint8_t *ru_worker_data(struct ru_worker *worker);
+uint32_t ru_worker_data_size(struct ru_worker *worker);
+/* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
+ * payloads one behind the other, sizes their sizes. -EINVAL past the batch. */
+int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
+                    const uint32_t *sizes, const uint8_t *payload);
+/* Thread: worker. Hand a token back as it is; what reply does last. For tests of stale tokens. */
+void ru_worker_return(struct ru_worker *worker, uint64_t token);
+/* cdef: end */
+
+_Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
+_Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
+_Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE && RU_REPLY_BYTES_MAX == RU_REPLY_MAX, "wire");
+_Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX && RU_PEER_BYTES == RU_PEER_SIZE,
+               "scratch");
+
+#endif

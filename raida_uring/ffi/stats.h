@@ -1,0 +1,90 @@
+/* stats.h: every counter of the data plane, in one list.
+ *
+ * Owner: the loop thread counts in a private copy and publishes it once per lap under a sequence
+ * number, so a reader's sums balance exactly (architecture, "The conservation law"):
+ *   udp_received         = udp_answered  + udp_dropped_*        + udp_in_flight
+ *   tcp_requests         = tcp_answered  + tcp_dropped_*        + tcp_in_flight
+ *   connections_accepted = connections_closed_*                 + connections_open
+ * A counter outside these sums counts events, not datagrams, requests or connections.
+ */
+#ifndef RU_STATS_H
+#define RU_STATS_H
+
+#include <stdint.h>
+
+#define RU_COUNTERS(X)                                                                             \
+    X(udp_received)          /* datagrams taken from the sockets */                                \
+    X(udp_answered)          /* datagrams whose reply the kernel accepted */                       \
+    X(udp_dropped_empty)     /* no byte at all */                                                  \
+    X(udp_dropped_short)     /* under 17 bytes, or shorter than its header */                      \
+    X(udp_dropped_pool)      /* handlers hold every ordinary context */                            \
+    X(udp_dropped_send)      /* the kernel refused the reply */                                    \
+    X(udp_dropped_no_block)  /* no block for a reply that does not fit its context */              \
+    X(udp_dropped_drain)     /* still with a handler when the drain ended */                       \
+    X(udp_in_flight)         /* contexts between receipt and answer, now */                        \
+    X(udp_truncated)         /* longer than a slot; handled as its first bytes */                  \
+    X(udp_votes)             /* integrity votes answered by the I/O thread */                      \
+    X(udp_receive_ended)     /* multishot receives that ended and were armed again */              \
+    X(udp_no_buffers)        /* ... because every slot was lent out */                             \
+    X(tcp_requests)          /* requests, from their first byte */                                 \
+    X(tcp_answered)          /* replies the kernel accepted in full */                             \
+    X(tcp_dropped_eof)       /* the peer closed before the request was complete */                 \
+    X(tcp_dropped_reset)     /* the peer reset, or the reply could not be sent */                  \
+    X(tcp_dropped_timeout)   /* a deadline passed */                                               \
+    X(tcp_dropped_peer_gone) /* the peer left while a handler ran */                               \
+    X(tcp_dropped_drain)     /* still open when the drain ended */                                 \
+    X(tcp_in_flight)         /* requests begun and not ended, now */                               \
+    X(tcp_starved)           /* receives that waited for a buffer or a block */                    \
+    X(connections_accepted)                                                                        \
+    X(connections_open)                                                                            \
+    X(connections_closed_done) /* answered, or idle and closed by the peer */                      \
+    X(connections_closed_eof)  /* closed by the peer within a request */                           \
+    X(connections_closed_reset)                                                                    \
+    X(connections_closed_header_timeout)                                                           \
+    X(connections_closed_body_timeout)                                                             \
+    X(connections_closed_write_timeout)                                                            \
+    X(connections_closed_idle_timeout)                                                             \
+    X(connections_closed_limit)       /* over connections_max */                                   \
+    X(connections_closed_descriptors) /* EMFILE or ENFILE */                                       \
+    X(connections_closed_early)       /* reset before its peer's name could be read */             \
+    X(connections_closed_drain)                                                                    \
+    X(accept_ended)           /* multishot accepts that ended and were armed again */              \
+    X(echoes)                 /* plain echoes answered by the I/O thread */                        \
+    X(refused_headers)        /* error replies made by the I/O thread */                           \
+    X(refused_slow)           /* answered 160: the slow lane's queue is full */                    \
+    X(tokens_refused)         /* stale, foreign or malformed tokens from workers */                \
+    X(dispatched)             /* requests handed to workers */                                     \
+    X(batches)                /* batches handed to workers */                                      \
+    X(laps)                   /* turns of the loop */                                              \
+    X(sleeps)                 /* laps that had to wait */                                          \
+    X(wakes)                  /* completions of the wake eventfd */                                \
+    X(completions_overflowed) /* laps that found the completion queue overflowed: an alarm */      \
+    X(loop_cpu_ns)            /* CPU time of the I/O thread, refreshed about once a second */      \
+    X(refused_bodies)         /* workers: answered by the body check, 16, 33 or 37 */              \
+    X(refused_factors)        /* workers: answered 89, over udp_reply_factor_max */                \
+    X(refused_sizes)          /* workers: answered 252, over the longest reply */
+
+struct ru_counters {
+#define RU_COUNTER_FIELD(name) uint64_t name;
+    RU_COUNTERS(RU_COUNTER_FIELD)
+#undef RU_COUNTER_FIELD
+};
+
+enum {
+    RU_COUNTERS_COUNT = sizeof(struct ru_counters) / sizeof(uint64_t)
+};
+
+/* The published copy; lives in the arena. */
+struct ru_counters_page {
+    uint64_t sequence; /* odd while being written */
+    uint64_t values[RU_COUNTERS_COUNT];
+};
+
+/* Thread: loop. */
+void ru_counters_publish(struct ru_counters_page *page, const struct ru_counters *counters);
+/* Thread: any. Copies one consistent set of values. */
+void ru_counters_read(const struct ru_counters_page *page, uint64_t *values);
+/* The name of counter `index`, or NULL past the last. */
+const char *ru_counters_name(uint32_t index);
+
+#endif

@@ -1,0 +1,481 @@
+/* stream.c: TCP connections between the state machine and the backend.
+ *
+ * conn.c says what to do; this file does it, and keeps what only the loop knows: operations in
+ * flight, lent buffers whose bytes are not consumed yet, and receives that wait for memory.
+ * Closing is three steps: stop accepting work (ru_conn_close), wait for operations in flight, then
+ * close the descriptor and release the connection (stream_settle).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "loop.h"
+
+#define STREAM_SHED_MAX 64
+
+static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action);
+
+/* ---- buffers ---- */
+
+static void stream_return_buffer(struct ru_engine *engine, uint32_t buffer)
+{
+    RU_CHECK(buffer < engine->config.tcp_buffers);
+    engine->backend->ops->lend_buffer(engine->backend, buffer);
+    engine->buffers_free++;
+}
+
+static void stream_hold(struct ru_engine *engine, struct ru_conn *conn, uint32_t buffer,
+                        uint32_t size)
+{
+    engine->held[buffer] = (struct ru_held){.next = RU_NONE, .size = (uint16_t)size};
+    if (conn->held_last != RU_NONE)
+        engine->held[conn->held_last].next = buffer;
+    else
+        conn->held_first = buffer;
+    conn->held_last = buffer;
+}
+
+static void stream_drop_first(struct ru_engine *engine, struct ru_conn *conn)
+{
+    uint32_t buffer = conn->held_first;
+    conn->held_first = engine->held[buffer].next;
+    if (conn->held_first == RU_NONE)
+        conn->held_last = RU_NONE;
+    stream_return_buffer(engine, buffer);
+}
+
+static void stream_drop_held(struct ru_engine *engine, struct ru_conn *conn)
+{
+    while (conn->held_first != RU_NONE)
+        stream_drop_first(engine, conn);
+}
+
+static void stream_starve(struct ru_engine *engine, uint32_t index, enum ru_starved_of what)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    struct ru_starved *starved = &engine->starved[what];
+    if (conn->starved)
+        return;
+    engine->counters.tcp_starved++;
+    conn->starved = true;
+    conn->starved_next = RU_NONE;
+    if (starved->last != RU_NONE)
+        ru_conn_at(&engine->conns, starved->last)->starved_next = index;
+    else
+        starved->first = index;
+    starved->last = index;
+}
+
+/* Remove the first of a queue; the caller has looked at it. */
+static void stream_starved_pop(struct ru_engine *engine, struct ru_starved *starved)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, starved->first);
+    RU_CHECK(conn->starved);
+    conn->starved = false;
+    starved->first = conn->starved_next;
+    if (starved->first == RU_NONE)
+        starved->last = RU_NONE;
+}
+
+/* ---- operations ---- */
+
+static void stream_receive(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(!conn->receiving && conn->fd >= 0);
+    if (engine->buffers_free == 0) {
+        stream_starve(engine, index, RU_STARVED_OF_BUFFER);
+        return;
+    }
+    conn->receiving = true;
+    engine->operations++;
+    engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, false);
+}
+
+static void stream_stop_receiving(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    if (!conn->receiving || conn->cancelling)
+        return;
+    conn->cancelling = true;
+    engine->backend->ops->cancel(engine->backend, RU_OP_RECEIVE, index, conn->generation);
+}
+
+static void stream_send(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(!conn->sending && conn->fd >= 0);
+    uint32_t size;
+    const uint8_t *bytes = ru_conn_unsent(&engine->conns, index, &size);
+    conn->sending = true;
+    engine->operations++;
+    engine->backend->ops->send(engine->backend, index, conn->generation, conn->fd, bytes, size);
+}
+
+/* Bring the wheel forward if the deadline is earlier than it knows; a later one is noticed when
+ * the old one comes up. */
+static void stream_watch(struct ru_engine *engine, uint32_t index)
+{
+    enum ru_conn_reason reason;
+    uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
+    const struct ru_timer_node *node = &engine->timer_nodes[index];
+    if (deadline_ns != UINT64_MAX && (node->bucket == RU_NONE || deadline_ns < node->deadline_ns))
+        ru_timer_set(&engine->timers, index, deadline_ns);
+}
+
+void ru_stream_settle(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->state == RU_CONN_DONE);
+    stream_stop_receiving(engine, index);
+    if (conn->sending && !conn->cancelling_send) {
+        conn->cancelling_send = true;
+        engine->backend->ops->cancel(engine->backend, RU_OP_SEND, index, conn->generation);
+    }
+    if (conn->receiving || conn->sending)
+        return;
+    stream_drop_held(engine, conn);
+    if (conn->fd >= 0) {
+        engine->backend->ops->close_descriptor(engine->backend, conn->fd);
+        conn->fd = -1;
+        engine->accept_retry_ns = 0; /* a descriptor is free again */
+        ru_timer_clear(&engine->timers, index);
+        ru_conn_count_closed(&engine->conns, index);
+    }
+    if (!conn->starved && !conn->queued && !conn->with_worker)
+        ru_conn_release(&engine->conns, index);
+}
+
+static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_conn_reason reason)
+{
+    ru_conn_close(&engine->conns, index, reason, engine->now_ns);
+    ru_stream_settle(engine, index);
+}
+
+/* ---- from bytes to actions ---- */
+
+/* Feed what is held; then the end of the stream; then listen for more. */
+static void stream_pump(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    enum ru_conn_action action = RU_CONN_NOTHING;
+    while (action == RU_CONN_NOTHING && ru_conn_reading(conn) && conn->held_first != RU_NONE) {
+        struct ru_held *held = &engine->held[conn->held_first];
+        const uint8_t *bytes =
+            engine->tcp_buffers + (size_t)conn->held_first * RU_TCP_BUFFER + held->at;
+        uint32_t used = 0;
+        action = ru_conn_feed(&engine->conns, index, bytes, held->size - held->at, engine->now_ns,
+                              &used);
+        held->at = (uint16_t)(held->at + used);
+        if (held->at == held->size)
+            stream_drop_first(engine, conn);
+    }
+    if (action == RU_CONN_NOTHING && ru_conn_reading(conn)) {
+        if (conn->eof)
+            action = ru_conn_end_of_stream(&engine->conns, index, engine->now_ns);
+        else if (!conn->receiving)
+            stream_receive(engine, index);
+    }
+    stream_apply(engine, index, action);
+}
+
+static void stream_queue(struct ru_engine *engine, uint32_t index, enum ru_lane_number lane)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    if (ru_dispatch_queue(engine, lane, engine->arena.slots + index)) {
+        conn->queued = true;
+        return;
+    }
+    engine->counters.refused_slow++;
+    stream_apply(engine, index,
+                 ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
+}
+
+/* Bytes behind the request: kept for the next one, or of no use. */
+static void stream_spare(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    if (conn->held_first == RU_NONE || ru_conn_reading(conn))
+        return;
+    stream_stop_receiving(engine, index);
+    if (!engine->conns.persistent && conn->state != RU_CONN_WAIT_BLOCK) {
+        conn->deaf = true;
+        stream_drop_held(engine, conn);
+    }
+}
+
+static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action)
+{
+    switch (action) {
+    case RU_CONN_NOTHING:
+        break;
+    case RU_CONN_SEND:
+        stream_send(engine, index);
+        break;
+    case RU_CONN_QUEUE:
+        stream_queue(engine, index, RU_LANE_ORDINARY);
+        break;
+    case RU_CONN_QUEUE_SLOW:
+        stream_queue(engine, index, RU_LANE_SLOW);
+        break;
+    case RU_CONN_STARVE:
+        stream_stop_receiving(engine, index);
+        stream_starve(engine, index, RU_STARVED_OF_BLOCK);
+        break;
+    case RU_CONN_NEXT:
+        if (engine->phase != RU_SERVING &&
+            ru_conn_at(&engine->conns, index)->held_first == RU_NONE) {
+            stream_close(engine, index, RU_CLOSED_DONE);
+            return;
+        }
+        stream_watch(engine, index);
+        stream_pump(engine, index);
+        return;
+    case RU_CONN_CLOSE:
+        ru_stream_settle(engine, index);
+        return;
+    }
+    stream_spare(engine, index);
+    stream_watch(engine, index);
+}
+
+/* ---- events ---- */
+
+static void stream_received(struct ru_engine *engine, const struct ru_event *event)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
+    RU_CHECK(conn->generation == event->generation && conn->receiving);
+    if (event->ended) {
+        conn->receiving = false;
+        conn->cancelling = false;
+        engine->operations--;
+    }
+    if (event->buffer != RU_NONE) {
+        RU_CHECK(engine->buffers_free > 0);
+        engine->buffers_free--;
+        if (event->result > 0 && conn->state != RU_CONN_DONE && !conn->deaf)
+            stream_hold(engine, conn, event->buffer, (uint32_t)event->result);
+        else
+            stream_return_buffer(engine, event->buffer);
+    }
+    if (event->result == 0)
+        conn->eof = true;
+    bool failed = event->result < 0 && event->result != -ENOBUFS && event->result != -ECANCELED;
+    if (conn->state == RU_CONN_DONE) {
+        ru_stream_settle(engine, event->index);
+    } else if (failed) {
+        stream_close(engine, event->index, RU_CLOSED_RESET);
+    } else if (ru_conn_reading(conn)) {
+        stream_pump(engine, event->index);
+    } else {
+        stream_spare(engine, event->index);
+    }
+}
+
+static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
+    RU_CHECK(conn->generation == event->generation && conn->sending && event->ended);
+    conn->sending = false;
+    engine->operations--;
+    if (conn->state == RU_CONN_DONE)
+        ru_stream_settle(engine, event->index);
+    else
+        stream_apply(engine, event->index,
+                     ru_conn_sent(&engine->conns, event->index, event->result, engine->now_ns));
+}
+
+void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size)
+{
+    stream_apply(engine, index,
+                 ru_conn_replied(&engine->conns, index, block, size, engine->now_ns));
+}
+
+bool ru_stream_dequeued(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->queued);
+    conn->queued = false;
+    if (conn->state != RU_CONN_DONE)
+        return true;
+    ru_stream_settle(engine, index);
+    return false;
+}
+
+void ru_stream_expire(struct ru_engine *engine)
+{
+    uint32_t index;
+    while ((index = ru_timer_expire(&engine->timers, engine->now_ns)) != RU_NONE) {
+        enum ru_conn_reason reason = RU_CLOSED_DONE;
+        uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
+        if (deadline_ns == UINT64_MAX)
+            continue;
+        if (deadline_ns > engine->now_ns)
+            ru_timer_set(&engine->timers, index, deadline_ns);
+        else
+            stream_close(engine, index, reason);
+    }
+}
+
+/* ---- accepting ---- */
+
+/* Close at once and let the peer know by a reset. */
+static void stream_reject(int fd)
+{
+    const struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+    (void)close(fd);
+}
+
+static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
+{
+    struct ru_counters *counters = &engine->counters;
+    counters->connections_accepted++;
+    uint32_t index = ru_conn_open(&engine->conns, fd, (uint8_t)listener, engine->now_ns);
+    if (index == RU_NONE) {
+        counters->connections_closed_limit++;
+        stream_reject(fd);
+        return;
+    }
+    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
+    socklen_t size = RU_PEER_SIZE;
+    memset(peer, 0, RU_PEER_SIZE);
+    if (getpeername(fd, (struct sockaddr *)(void *)peer, &size) != 0) {
+        stream_close(engine, index, RU_CLOSED_EARLY); /* reset before we could look */
+        return;
+    }
+    stream_receive(engine, index);
+    stream_watch(engine, index);
+}
+
+/* Out of descriptors: give up the reserve for a moment to accept and close, so that clients see a
+ * closed connection and not a hanging one. */
+static void stream_shed(struct ru_engine *engine, uint32_t listener)
+{
+    for (uint32_t i = 0; i < STREAM_SHED_MAX && engine->reserve_fd >= 0; i++) {
+        (void)close(engine->reserve_fd);
+        int fd = accept4(engine->config.listeners[listener].tcp_fd, NULL, NULL,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            engine->counters.connections_accepted++;
+            engine->counters.connections_closed_descriptors++;
+            stream_reject(fd);
+        }
+        engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            break;
+    }
+    engine->listeners[listener].accept_paused = true;
+    engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
+}
+
+static void stream_accepted(struct ru_engine *engine, const struct ru_event *event)
+{
+    struct ru_listener_state *listener = &engine->listeners[event->index];
+    if (event->ended) {
+        RU_CHECK(listener->accepting && engine->operations > 0);
+        listener->accepting = false;
+        engine->operations--;
+        engine->counters.accept_ended++;
+    }
+    if (event->result >= 0)
+        stream_open(engine, event->index, event->result);
+    else if (event->result == -EMFILE || event->result == -ENFILE)
+        stream_shed(engine, event->index);
+}
+
+void ru_stream_event(struct ru_engine *engine, const struct ru_event *event)
+{
+    if (event->operation == RU_OP_ACCEPT)
+        stream_accepted(engine, event);
+    else if (event->operation == RU_OP_RECEIVE)
+        stream_received(engine, event);
+    else
+        stream_sent(engine, event);
+}
+
+/* ---- once a lap ---- */
+
+static void stream_feed_buffers(struct ru_engine *engine)
+{
+    struct ru_starved *starved = &engine->starved[RU_STARVED_OF_BUFFER];
+    uint32_t budget = engine->buffers_free; /* one each; what they receive comes a lap later */
+    while (starved->first != RU_NONE) {
+        uint32_t index = starved->first;
+        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+        if (conn->state != RU_CONN_DONE && budget == 0)
+            return;
+        stream_starved_pop(engine, starved);
+        if (conn->state == RU_CONN_DONE) {
+            ru_stream_settle(engine, index);
+        } else if (ru_conn_reading(conn) && !conn->receiving) {
+            stream_receive(engine, index);
+            budget--;
+        }
+    }
+}
+
+static void stream_feed_blocks(struct ru_engine *engine)
+{
+    struct ru_starved *starved = &engine->starved[RU_STARVED_OF_BLOCK];
+    while (starved->first != RU_NONE) {
+        uint32_t index = starved->first;
+        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+        if (conn->state != RU_CONN_DONE &&
+            ru_conn_unstarve(&engine->conns, index, engine->now_ns) == RU_CONN_STARVE)
+            return;
+        stream_starved_pop(engine, starved);
+        if (conn->state == RU_CONN_DONE)
+            ru_stream_settle(engine, index);
+        else
+            stream_pump(engine, index);
+    }
+}
+
+void ru_stream_arm(struct ru_engine *engine)
+{
+    stream_feed_buffers(engine);
+    stream_feed_blocks(engine);
+    if (engine->phase != RU_SERVING)
+        return;
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        struct ru_listener_state *listener = &engine->listeners[i];
+        if (listener->accepting ||
+            (listener->accept_paused && engine->now_ns < engine->accept_retry_ns))
+            continue;
+        if (engine->reserve_fd < 0)
+            engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        listener->accept_paused = false;
+        listener->accepting = true;
+        engine->operations++;
+        engine->backend->ops->accept(engine->backend, i);
+    }
+}
+
+/* ---- draining ---- */
+
+void ru_stream_close_all(struct ru_engine *engine, bool idle_only)
+{
+    for (uint32_t index = 0; index < engine->conns.capacity; index++) {
+        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+        if (conn->state == RU_CONN_FREE || conn->state == RU_CONN_DONE)
+            continue;
+        bool idle = conn->answered_before && !conn->request_open;
+        if (idle || !idle_only)
+            stream_close(engine, index, RU_CLOSED_DRAIN);
+    }
+}
+
+void ru_stream_drain(struct ru_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        int listener = engine->config.listeners[i].tcp_fd;
+        int fd;
+        while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+            stream_open(engine, i, fd);
+        (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
+    }
+}

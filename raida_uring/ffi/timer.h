@@ -1,0 +1,39 @@
+/* timer.h: a hashed timer wheel over preallocated nodes.
+ *
+ * Owner: the loop thread. Deadlines are CLOCK_MONOTONIC nanoseconds and are met late by at most
+ * one tick (RU_TICK_NS), never early. Setting, clearing and expiring are O(1) per node.
+ */
+#ifndef RU_TIMER_H
+#define RU_TIMER_H
+
+#include <stdint.h>
+
+#define RU_TIMER_BUCKETS 1024
+
+struct ru_timer_node {
+    uint64_t deadline_ns;
+    uint32_t next;
+    uint32_t previous;
+    uint32_t bucket; /* RU_NONE: not set */
+};
+
+struct ru_timer {
+    struct ru_timer_node *nodes; /* borrowed from init's caller */
+    uint32_t count;
+    uint32_t set_count;
+    uint64_t tick; /* every bucket before this tick has been looked at */
+    uint32_t heads[RU_TIMER_BUCKETS];
+    uint64_t occupied[RU_TIMER_BUCKETS / 64];
+};
+
+void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, uint32_t count,
+                   uint64_t now_ns);
+/* Set or move node `index` to `deadline_ns`. */
+void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns);
+void ru_timer_clear(struct ru_timer *timer, uint32_t index);
+/* Take one node whose deadline has passed, or RU_NONE. Call until RU_NONE. */
+uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns);
+/* Nanoseconds until the wheel needs a look; UINT64_MAX when nothing is set. */
+uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,52 @@
+"""Status commands, group 0: echo, version, show_stats.
+
+Source: protocol specification, "Status group".
+"""
+
+import functools
+import hmac
+import struct
+from typing import Final
+
+from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.protocol import Status
+
+KEY_SIZE: Final = 16  # bytes, of the admin key at the front of the payload
+
+_STATS: Final = struct.Struct("<4Q")  # little-endian, unlike everything else on this wire
+_OK: Final = Reply()
+_REFUSED: Final = Reply(Status.ADMIN_AUTH)
+
+
+@command(group=0, code=0)
+def echo(request: Request, node: Node) -> Reply:
+    """250. Plain echoes never get here: the data plane answers them."""
+    node.count_echo()
+    return _OK
+
+
+@command(group=0, code=1)
+def version(request: Request, node: Node) -> Reply:
+    """8 ASCII bytes."""
+    return _version_reply(node.version)
+
+
+@functools.cache
+def _version_reply(text: bytes) -> Reply:
+    return Reply(payload=text)
+
+
+@command(group=0, code=2, needs_body=True)
+def show_stats(request: Request, node: Node) -> Reply:
+    """Four counters, to whoever has the admin key: echoes, coins powned, value powned, datagrams.
+
+    A payload that is too short for a key, and a node without a key, are 38 like a wrong key.
+    """
+    key = node.config.server.admin_key
+    given = request.payload[:KEY_SIZE]
+    if key is None or not hmac.compare_digest(given, key):
+        return _REFUSED
+    stats = node.stats()
+    return Reply(
+        payload=_STATS.pack(stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams)
+    )

@@ -1,0 +1,78 @@
+"""The wire protocol: bytes to values and back. No socket, no clock, no C module."""
+
+from raida_uring.protocol.commands import (
+    COMMANDS,
+    GROUP_COUNT,
+    CommandName,
+    Group,
+    command_name,
+)
+from raida_uring.protocol.reply import (
+    PREFIX_BYTES,
+    ParsedReply,
+    parse_reply,
+    reply_bytes,
+    reply_header_bytes,
+)
+from raida_uring.protocol.request import (
+    BODY_BYTES_MAX,
+    BODY_OVERHEAD_BYTES,
+    CHALLENGE_BYTES,
+    CHALLENGE_RANDOM_BYTES,
+    ENCRYPTION_OFFSET,
+    HEADER_BYTES,
+    LONG_HEADER_BYTES,
+    TERMINATOR,
+    RequestHeader,
+    build_request,
+    crc32_challenge,
+    header_bytes,
+    parse_request_header,
+)
+from raida_uring.protocol.status import Status, status_name
+from raida_uring.protocol.vote import (
+    NONCE_BYTES,
+    ROOTS_BYTES,
+    VOTE_BYTES,
+    VOTE_FIRST_BYTE,
+    VOTE_REPLY_BYTES,
+    VoteReply,
+    build_vote,
+    parse_vote_reply,
+)
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "BODY_OVERHEAD_BYTES",
+    "CHALLENGE_BYTES",
+    "CHALLENGE_RANDOM_BYTES",
+    "COMMANDS",
+    "ENCRYPTION_OFFSET",
+    "GROUP_COUNT",
+    "HEADER_BYTES",
+    "LONG_HEADER_BYTES",
+    "NONCE_BYTES",
+    "PREFIX_BYTES",
+    "ROOTS_BYTES",
+    "TERMINATOR",
+    "VOTE_BYTES",
+    "VOTE_FIRST_BYTE",
+    "VOTE_REPLY_BYTES",
+    "CommandName",
+    "Group",
+    "ParsedReply",
+    "RequestHeader",
+    "Status",
+    "VoteReply",
+    "build_request",
+    "build_vote",
+    "command_name",
+    "crc32_challenge",
+    "header_bytes",
+    "parse_reply",
+    "parse_request_header",
+    "parse_vote_reply",
+    "reply_bytes",
+    "reply_header_bytes",
+    "status_name",
+]

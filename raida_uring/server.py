@@ -1,0 +1,332 @@
+"""The daemon: what is started and stopped, in which order.
+
+Start: descriptor limit, commands, sockets, engine, workers, I/O thread. Stop is the reverse: the
+data plane drains (it answers what was received), the workers leave, memory and sockets go last.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import psutil
+
+from raida_uring import handlers, kernel, sockets
+from raida_uring.config import Config
+from raida_uring.errors import EngineError, StartError
+from raida_uring.ffi import native
+from raida_uring.handlers import Command
+from raida_uring.node import Node
+from raida_uring.worker import Worker
+
+START_TIMEOUT_MS: Final = 30_000
+JOIN_TIMEOUT_S: Final = 5.0  # for threads, beyond the drain
+RESOURCE_INTERVAL_S: Final = 60.0
+DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
+
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+logger = logging.getLogger("raida_uring")
+
+
+class Server:
+    """One node: sockets, data plane and workers. Thread: the one that created it."""
+
+    def __init__(self, config: Config) -> None:
+        """Nothing is opened before start()."""
+        self.config = config
+        self._bound: list[sockets.Bound] = []
+        self._engine: native.Engine | None = None
+        self._workers: list[Worker] = []
+        self._loop: threading.Thread | None = None
+        self._fault: EngineError | None = None
+        self._final_counters: dict[str, int] | None = None
+
+    @property
+    def endpoints(self) -> list[tuple[str, int]]:
+        """Host and port of every address it answers on."""
+        return [(bound.host, bound.port) for bound in self._bound]
+
+    @property
+    def tier(self) -> str:
+        """Backend and tier in use, for people."""
+        return self._running_engine().tier
+
+    @property
+    def running(self) -> bool:
+        """Whether the I/O thread serves."""
+        return self._loop is not None and self._loop.is_alive()
+
+    def start(self) -> None:
+        """Return once requests are answered.
+
+        Raises StartError when the machine stands in the way, ConfigError when a handler's module
+        does; nothing stays open then.
+        """
+        if self._engine is not None:
+            raise StartError("the server was started already")
+        try:
+            self._start()
+        except BaseException:
+            self._release()
+            raise
+
+    def _start(self) -> None:
+        connections_max = self._limit_connections()
+        commands = handlers.load(self.config.handlers.modules)
+        self._bound = sockets.bind_all(self.config)
+        listeners = [
+            native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
+            for bound in self._bound
+        ]
+        try:
+            self._engine = native.Engine(listeners, self._settings(connections_max))
+        except EngineError as error:
+            raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
+        self._publish(self._engine, commands)
+        self._start_workers(self._engine, commands)
+        self._loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
+        self._loop.start()
+        try:
+            self._engine.wait_ready(START_TIMEOUT_MS)
+        except EngineError as error:
+            raise StartError(_start_fault(error)) from error
+        logger.info("serving on %s: %s", self._places(), self._engine.tier)
+
+    def _places(self) -> str:
+        return ", ".join(sockets.format_endpoint(*endpoint) for endpoint in self.endpoints)
+
+    def _limit_connections(self) -> int:
+        limit = sockets.raise_descriptor_limit()
+        wanted = self.config.limits.connections_max
+        # Other descriptors of this process may already be many: count them, not guess.
+        room = limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+        if room < 1:
+            raise StartError(
+                f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
+            )
+        if wanted > room:
+            logger.info(
+                "connections_max lowered from %d to %d: the descriptor limit is %d",
+                wanted,
+                room,
+                limit,
+            )
+        return min(wanted, room)
+
+    def _settings(self, connections_max: int) -> dict[str, int]:
+        """The fields of struct ru_config."""
+        config = self.config
+        return {
+            "backend": 0 if config.network.backend == "auto" else 1,
+            "raida_id": config.server.raida_id,
+            "coin_id": config.server.coin_id,
+            "workers": config.workers.count,
+            "slow_workers": config.workers.slow_count,
+            "batch_max": config.workers.batch_max,
+            "slow_queue_max": config.limits.slow_queue_max,
+            "udp_contexts": config.udp.contexts,
+            "udp_reserve": config.udp.reserve,
+            "udp_payload_size": config.server.udp_effective_payload,
+            "udp_reply_factor_max": config.limits.udp_reply_factor_max,
+            "connections_max": connections_max,
+            "body_bytes_max": config.limits.body_bytes_max,
+            "small_blocks": config.limits.small_blocks,
+            "large_blocks": config.limits.large_blocks,
+            "tcp_buffers": config.tcp.buffers,
+            "tcp_persistent": config.tcp.persistent,
+            "progress_timeout_ms": config.tcp.progress_timeout_ms,
+            "header_timeout_ms": config.tcp.header_timeout_ms,
+            "body_timeout_ms": config.tcp.body_timeout_ms,
+            "write_timeout_ms": config.tcp.write_timeout_ms,
+            "idle_timeout_ms": config.tcp.idle_timeout_ms,
+            "events_per_lap": config.network.events_per_lap,
+            "wait_max_ms": config.network.wait_max_ms,
+            "busy_poll_us": config.network.busy_poll_us,
+            "io_cpu": config.network.io_cpu,
+        }
+
+    @staticmethod
+    def _publish(engine: native.Engine, commands: Iterable[Command]) -> None:
+        for item in commands:
+            lane = native.CLASS_SLOW if item.mode == "slow" else native.CLASS_WORKER
+            if (item.group, item.code) == (0, 0):
+                lane = native.CLASS_ECHO
+            engine.set_class(item.group, item.code, lane)
+
+    def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
+        node = Node(self.config, engine.counters)
+        count = self.config.workers.count + self.config.workers.slow_count
+        self._workers = [
+            Worker(engine, index, commands, node, self.config.workers.cpus)
+            for index in range(count)
+        ]
+        for worker in self._workers:
+            worker.thread.start()
+
+    def _run_loop(self) -> None:
+        """Thread: loop."""
+        try:
+            self._running_engine().run()
+        except EngineError as error:
+            self._fault = error
+
+    def _running_engine(self) -> native.Engine:
+        if self._engine is None:
+            raise StartError("the server is not running")
+        return self._engine
+
+    def counters(self) -> dict[str, int]:
+        """One consistent set of counters; after stop() the last one. Any thread."""
+        if self._final_counters is not None:
+            return dict(self._final_counters)
+        return self._running_engine().counters()
+
+    def begin_drain(self, drain_timeout_ms: int) -> None:
+        """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
+
+        A further call can only shorten it.
+        """
+        if self._engine is not None:
+            self._engine.drain(drain_timeout_ms)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the I/O thread has ended; whether it has."""
+        if self._loop is not None:
+            self._loop.join(timeout_s)
+        return not self.running
+
+    def stop(self, drain_timeout_ms: int | None = None) -> None:
+        """Drain and release everything. Safe to call twice.
+
+        drain_timeout_ms: None takes `[network] drain_timeout_ms`. Raises EngineError when the data
+        plane had failed meanwhile.
+        """
+        if drain_timeout_ms is None:
+            drain_timeout_ms = self.config.network.drain_timeout_ms
+        self.begin_drain(drain_timeout_ms)
+        self.wait()
+        self._release()
+        if self._fault is not None:
+            raise self._fault
+
+    def _release(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.drain(0)
+            if self._loop is not None:
+                self._loop.join()
+            else:
+                engine.close_workers()
+            if self._final_counters is None:
+                self._final_counters = engine.counters()
+            if self._join_workers():
+                engine.destroy()
+        for bound in self._bound:
+            bound.close()
+        self._loop = None
+        self._workers = []
+
+    def _join_workers(self) -> bool:
+        """Whether every worker has left; one that is stuck in a handler keeps its memory."""
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        for worker in self._workers:
+            if worker.thread.ident is not None:
+                worker.thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = [worker.thread.name for worker in self._workers if worker.thread.is_alive()]
+        if stuck:
+            logger.warning("handlers did not return in time: %s", ", ".join(stuck))
+        return not stuck
+
+
+def _start_fault(error: EngineError) -> str:
+    if "pinning" in error.doing:
+        return str(error)
+    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number)}"
+
+
+# --- The daemon's main thread ------------------------------------------------------------------
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(state.encode(), address)
+    except OSError as error:
+        logger.warning("cannot notify the service manager: %s", error)
+
+
+def serve(config: Config) -> None:
+    """Run a node until SIGTERM or SIGINT; a second one ends it at once.
+
+    Signals are blocked before any thread starts and taken by this one alone, so that no call in a
+    worker or in the data plane is ever interrupted. Raises StartError, ConfigError, EngineError.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        server = Server(config)
+        server.start()
+        notify("READY=1")
+        try:
+            _serve_until_stopped(server)
+        finally:
+            notify("STOPPING=1")
+            _drain(server)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _serve_until_stopped(server: Server) -> None:
+    process = psutil.Process()
+    process.cpu_percent()  # the first call only starts the measurement
+    next_line = time.monotonic() + RESOURCE_INTERVAL_S
+    while server.running:
+        if signal.sigtimedwait(STOP_SIGNALS, 1.0) is not None:
+            return
+        if time.monotonic() >= next_line:
+            next_line += RESOURCE_INTERVAL_S
+            _log_resources(server, process)
+
+
+def _log_resources(server: Server, process: psutil.Process) -> None:
+    with process.oneshot():
+        memory = process.memory_info().rss >> 20
+        descriptors, threads = process.num_fds(), process.num_threads()
+        cpu = process.cpu_percent()
+    counters = server.counters()
+    logger.info(
+        "resources: cpu %.0f %%, memory %d MiB, descriptors %d, threads %d, connections %d, "
+        "requests %d",
+        cpu,
+        memory,
+        descriptors,
+        threads,
+        counters["connections_open"],
+        counters["udp_received"] + counters["tcp_requests"],
+    )
+
+
+def _drain(server: Server) -> None:
+    timeout_ms = server.config.network.drain_timeout_ms
+    if server.running:
+        logger.info("stopping: up to %.1f s for requests in flight", timeout_ms / 1000)
+        server.begin_drain(timeout_ms)
+        while not server.wait(0.05):
+            if signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+                logger.warning("stopping at once: requests in flight are dropped")
+                server.begin_drain(0)
+    try:
+        server.stop(0)
+    finally:
+        logger.info("final counters %s", json.dumps(server.counters()))

@@ -1,0 +1,238 @@
+"""How a setting is declared, which kinds of values there are, and how a value is written as TOML.
+
+Which settings exist is config.py's affair. Pure. Any thread.
+"""
+
+import dataclasses
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+# --- Kinds of values --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which values a setting takes.
+
+    allowed: completes "must be ...".
+    parse: the value as TOML gives it to the value we keep. Raises ValueError when it is not
+    allowed, with a reason where "must be `allowed`" would not tell what is wrong.
+    """
+
+    allowed: str
+    parse: Callable[[object], object]
+
+
+def whole(low: int, high: int, *, power_of_two: bool = False) -> Kind:
+    """Take an integer from `low` to `high`, both included."""
+
+    def parse(raw: object) -> int:
+        # type(), not isinstance(): to Python True is an int, to TOML it is not.
+        if type(raw) is not int or not low <= raw <= high or (power_of_two and raw & (raw - 1)):
+            raise ValueError
+        return raw
+
+    what = "a power of two" if power_of_two else "an integer"
+    return Kind(f"{what} from {low} to {high}", parse)
+
+
+def flag() -> Kind:
+    """Take a boolean."""
+
+    def parse(raw: object) -> bool:
+        if not isinstance(raw, bool):
+            raise ValueError
+        return raw
+
+    return Kind("true or false", parse)
+
+
+def choice(*names: str) -> Kind:
+    """Take one of the strings `names`."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or raw not in names:
+            raise ValueError
+        return raw
+
+    return Kind("one of " + ", ".join(f'"{name}"' for name in names), parse)
+
+
+def text_like(pattern: str, allowed: str) -> Kind:
+    """Take a string that the regular expression `pattern` matches from end to end."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or re.fullmatch(pattern, raw, re.ASCII) is None:
+            raise ValueError
+        return raw
+
+    return Kind(allowed, parse)
+
+
+def hex_key() -> Kind:
+    """Take 32 hex digits, kept as 16 bytes."""
+
+    def parse(raw: object) -> bytes:
+        if not isinstance(raw, str) or re.fullmatch("[0-9a-fA-F]{32}", raw) is None:
+            raise ValueError
+        return bytes.fromhex(raw)
+
+    return Kind("a string of 32 hex digits", parse)
+
+
+def ip_addresses() -> Kind:
+    """Take a list of one or more IPv4 and IPv6 addresses, kept in their shortest form."""
+
+    def parse(raw: object) -> str:
+        try:
+            if isinstance(raw, str):
+                return str(ipaddress.ip_address(raw))
+        except ValueError:
+            pass
+        raise ValueError(f"{toml_value(raw)} is not an IP address")
+
+    return _list_of(parse, "a list of at least one IP address, none twice", at_least=1)
+
+
+def host_ports(count: int) -> Kind:
+    """Take a list of exactly `count` strings "host:port". Names are not resolved."""
+
+    def parse(raw: object) -> str:
+        if isinstance(raw, str):
+            match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s\[\]:]+):([0-9]{1,5})", raw)
+            if match is not None and 1 <= int(match[2]) <= 65535:
+                return raw
+        raise ValueError(f'{toml_value(raw)} is not "host:port"')
+
+    allowed = f'a list of exactly {count} "host:port" strings'
+    return _list_of(parse, allowed, at_least=count, at_most=count, distinct=False)
+
+
+def module_names() -> Kind:
+    """Take a list of names that `import` understands."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or not all(part.isidentifier() for part in raw.split(".")):
+            raise ValueError(f"{toml_value(raw)} is not the name of a Python module")
+        return raw
+
+    return _list_of(parse, "a list of Python module names, none twice")
+
+
+def cpu_numbers() -> Kind:
+    """Take a list of CPU numbers. Whether the machine has them is not asked here."""
+    return _list_of(whole(0, 1023).parse, "a list of CPU numbers from 0 to 1023, none twice")
+
+
+def _list_of(
+    parse_item: Callable[[object], object],
+    allowed: str,
+    *,
+    at_least: int = 0,
+    at_most: int | None = None,
+    distinct: bool = True,
+) -> Kind:
+    def parse(raw: object) -> tuple[object, ...]:
+        if not isinstance(raw, list) or len(raw) < at_least:
+            raise ValueError
+        if at_most is not None and len(raw) > at_most:
+            raise ValueError
+        values = tuple(parse_item(item) for item in raw)
+        if distinct:
+            for index, value in enumerate(values):
+                if value in values[:index]:
+                    raise ValueError(f"names {value} twice")
+        return values
+
+    return Kind(allowed, parse)
+
+
+# --- Declarations -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of one table.
+
+    unit: of the number, empty where there is none.
+    default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
+    default_text: how the default reads in documentation.
+    secret: never printed unless asked for, not even in an error.
+    """
+
+    table: str
+    key: str
+    kind: Kind
+    meaning: str
+    unit: str
+    default: object
+    default_text: str
+    mandatory: bool
+    secret: bool
+
+
+def declare(
+    kind: Kind,
+    meaning: str,
+    *,
+    default: object = MISSING,
+    default_text: str | None = None,
+    unit: str = "",
+    secret: bool = False,
+) -> Any:
+    """Return a dataclass field that is a setting. With neither default the file must give it."""
+    metadata = {
+        "kind": kind,
+        "meaning": meaning,
+        "default_text": default_text,
+        "unit": unit,
+        "secret": secret,
+    }
+    if default is MISSING:
+        return field(metadata=metadata, repr=not secret)
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def settings_of(table: str, declaring: Any) -> dict[str, Setting]:
+    """Return the settings that the dataclass `declaring` declares for `table`, by key."""
+    settings = {}
+    for declared in dataclasses.fields(declaring):
+        metadata = dict(declared.metadata)
+        default_text = metadata.pop("default_text")
+        mandatory = declared.default is MISSING and default_text is None
+        if mandatory:
+            default_text = "mandatory"
+        elif default_text is None:
+            default_text = "none" if declared.default is None else toml_value(declared.default)
+        settings[declared.name] = Setting(
+            table=table,
+            key=declared.name,
+            default=declared.default,
+            default_text=default_text,
+            mandatory=mandatory,
+            **metadata,
+        )
+    return settings
+
+
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def toml_value(value: object) -> str:
+    """`value` as TOML text; anything that no setting takes (a date, a table) as Python shows it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            # JSON's escapes are TOML's too, except that TOML wants DEL escaped.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bytes():
+            return f'"{value.hex()}"'
+        case list() | tuple():
+            return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
+        case _:
+            return str(value)

@@ -1,0 +1,188 @@
+"""Listening sockets: one UDP and one TCP socket per address, bound and with their options set.
+
+Thread: control. What accepted connections need is set on the listener, from which they inherit it.
+"""
+
+import errno
+import logging
+import resource
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from raida_uring.config import Config
+from raida_uring.errors import StartError
+
+DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
+PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
+
+# Names that Python's socket module lacks; values of Linux.
+_SO_RCVBUFFORCE: Final = 33
+_SO_SNDBUFFORCE: Final = 32
+_IP_PKTINFO: Final = 8
+_SOL_IP: Final = 0
+
+logger = logging.getLogger("raida_uring.sockets")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One address that the node answers on."""
+
+    host: str
+    port: int
+    udp: socket.socket
+    tcp: socket.socket
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it stands for several addresses, so that replies must say which was asked."""
+        return self.host in ("0.0.0.0", "::")  # noqa: S104  compared, not bound
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.udp.close()
+        self.tcp.close()
+
+
+def bind_all(config: Config) -> list[Bound]:
+    """Bind every address of `[network] bind`; port 0 takes one free number for all of them.
+
+    An IPv6 wildcard that came by default is left out, with a log line, where the machine has no
+    IPv6. Raises StartError that names address, port and remedy.
+    """
+    for remaining in reversed(range(PORT_TRIES)):
+        try:
+            return _bind_once(config, config.server.port)
+        except _PortTakenError as taken:
+            if config.server.port != 0 or remaining == 0:
+                raise StartError(str(taken)) from None
+    raise AssertionError("unreachable")
+
+
+class _PortTakenError(Exception):
+    """Worth another try when the kernel chose the number."""
+
+
+def _bind_once(config: Config, port: int) -> list[Bound]:
+    done: list[Bound] = []
+    try:
+        for host in config.network.bind:
+            bound = _bind_address(config, host, port)
+            if bound is None:
+                continue
+            port = bound.port
+            done.append(bound)
+        if not done:
+            raise StartError("[network] bind: no address could be bound")
+    except BaseException:
+        for bound in done:
+            bound.close()
+        raise
+    return done
+
+
+def _bind_address(config: Config, host: str, port: int) -> Bound | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT and host == "::":
+            logger.warning("no IPv6 on this machine: not listening on [::]")
+            return None
+        raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
+    udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        _set_tcp_options(tcp, config)
+        _bind(tcp, host, port, "TCP")
+        port = tcp.getsockname()[1]
+        _set_udp_options(udp, host, config)
+        _bind(udp, host, port, "UDP")
+        tcp.listen(config.network.backlog)
+    except BaseException:
+        tcp.close()
+        udp.close()
+        raise
+    return Bound(host, port, udp, tcp)
+
+
+def _bind(sock: socket.socket, host: str, port: int, transport: str) -> None:
+    place = f"{transport} {format_endpoint(host, port)}"
+    try:
+        sock.bind((host, port))
+    except PermissionError as error:
+        raise StartError(
+            f"cannot bind {place}: not permitted; ports below {_unprivileged_start()} need "
+            "CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _PortTakenError(
+                f"cannot bind {place}: already in use; another server holds it "
+                f"(ss -lnp 'sport = :{port}' shows which)"
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise StartError(
+                f"cannot bind {place}: no interface of this machine has that address"
+            ) from error
+        raise StartError(f"cannot bind {place}: {error.strerror}") from error
+
+
+def _unprivileged_start() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def _set_tcp_options(tcp: socket.socket, config: Config) -> None:
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if tcp.family == socket.AF_INET6:
+        tcp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.tcp.keepalive_idle_s)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.tcp.keepalive_interval_s)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, config.tcp.keepalive_probes)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _set_udp_options(udp: socket.socket, host: str, config: Config) -> None:
+    if udp.family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if host == "::":
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif host == "0.0.0.0":  # noqa: S104  compared, not bound
+        udp.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
+    _set_buffer(udp, socket.SO_RCVBUF, _SO_RCVBUFFORCE, config.udp.receive_buffer_bytes, "receive")
+    _set_buffer(udp, socket.SO_SNDBUF, _SO_SNDBUFFORCE, config.udp.send_buffer_bytes, "send")
+
+
+def _set_buffer(udp: socket.socket, option: int, force: int, wanted: int, name: str) -> None:
+    """Ask with privilege, else without; the kernel caps the latter silently, so look."""
+    try:
+        udp.setsockopt(socket.SOL_SOCKET, force, wanted)
+    except OSError:
+        udp.setsockopt(socket.SOL_SOCKET, option, wanted)
+    granted = udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel counts its overhead too
+    if granted < wanted:
+        logger.info(
+            "UDP %s buffer: %d of %d bytes granted (net.core.%smem_max)",
+            name,
+            granted,
+            wanted,
+            "r" if name == "receive" else "w",
+        )
+
+
+def format_endpoint(host: str, port: int) -> str:
+    """`host:port`, with IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard one; return what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else DESCRIPTORS_MAX

@@ -1,0 +1,162 @@
+"""Worker threads: take a batch, run the handlers, hand the answers back.
+
+A request costs a few hundred bytecodes here and one share of three C calls per batch; everything
+that needs no handler (header, length, body check, reply header) is done by ffi/worker.c outside the
+interpreter lock.
+"""
+
+import logging
+import os
+import struct
+import threading
+import time
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from raida_uring.errors import EngineError
+from raida_uring.ffi import native
+from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request
+from raida_uring.protocol import Status
+
+TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
+FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
+
+_ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
+_INTERNAL: Final = Reply(Status.INTERNAL)
+_EMPTY: Final = Reply(Status.EMPTY_REQUEST)
+
+# Without a store there is no key to open an encrypted request with.
+_NO_KEY: Final = {
+    1: Reply(Status.INVALID_ENCRYPTION),
+    2: Reply(Status.INVALID_ENCRYPTION),
+    4: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
+    5: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
+}
+
+
+def _refuse_sealed(request: Request, _node: Node) -> Reply:
+    return _NO_KEY[request.encryption]
+
+
+def _refuse_bare(_request: Request, _node: Node) -> Reply:
+    return _EMPTY
+
+
+def _unknown(_request: Request, _node: Node) -> Reply:
+    return _INTERNAL  # the data plane hands out registered commands only
+
+
+def _tables(commands: Iterable[Command]) -> tuple[list[Handler], ...]:
+    """Who answers, by kind of request (native.KIND_*), then by command number."""
+    plain: list[Handler] = [_unknown] * COMMANDS_COUNT
+    bare: list[Handler] = [_unknown] * COMMANDS_COUNT
+    for item in commands:
+        plain[item.number] = item.handler
+        bare[item.number] = _refuse_bare if item.needs_body else item.handler
+    return plain, bare, [_refuse_sealed] * COMMANDS_COUNT
+
+
+logger = logging.getLogger("raida_uring.worker")
+
+
+class Worker:
+    """One worker thread. `index` counts through the ordinary lane first, then the slow one."""
+
+    def __init__(
+        self,
+        engine: native.Engine,
+        index: int,
+        commands: Iterable[Command],
+        node: Node,
+        cpus: Sequence[int],
+    ) -> None:
+        """cpus: where it may run; empty: anywhere."""
+        self._engine = engine
+        self._index = index
+        self._tables = _tables(commands)
+        self._node = node
+        self._cpus = cpus
+        self._fault_counts: dict[tuple[Handler, type], int] = {}
+        self._fault_at: dict[tuple[Handler, type], float] = {}
+        # A daemon thread: a handler that never returns must not keep the process from ending.
+        self.thread = threading.Thread(target=self._run, name=f"worker-{index}", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)
+            worker = self._engine.open_worker(self._index)
+        except (OSError, EngineError) as error:
+            logger.critical("worker %d cannot run: %s", self._index, error)
+            return
+        try:
+            while (count := worker.take(TAKE_TIMEOUT_MS)) is not None:
+                if count:
+                    self._serve(worker, count)
+        finally:
+            worker.close()
+
+    def _serve(self, worker: native.Worker, count: int) -> None:
+        """Answer a batch, in order."""
+        records, data = worker.batch(count)
+        tables, node = self._tables, self._node
+        replies: list[Reply] = []
+        for record in _ITER_RECORDS(records):
+            at, size, number, kind, *_ = record
+            request = Request(data[at : at + size], record, data)
+            try:
+                reply = tables[kind][number](request, node)
+                if reply.__class__ is not Reply:
+                    reply = _as_reply(reply)
+            except BaseException as error:  # a SystemExit too must not end the worker
+                self._log_fault(request, error)
+                reply = _INTERNAL
+            replies.append(reply)
+        try:
+            packed = _pack(replies)
+        except (TypeError, ValueError):  # somebody's reply holds what it must not: find whose
+            packed = _pack([_checked(reply) for reply in replies])
+        worker.reply(*packed)
+
+    def _log_fault(self, request: Request, error: BaseException) -> None:
+        """Log a handler's failure with its traceback; repeats within a second are counted."""
+        handler = self._tables[0][request.group << 8 | request.command]
+        key = (handler, type(error))
+        now = time.monotonic()
+        self._fault_counts[key] = self._fault_counts.get(key, 0) + 1
+        if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
+            return
+        count = self._fault_counts.pop(key)
+        self._fault_at[key] = now
+        logger.error(
+            "handler %s.%s failed for %r, answered 252%s",
+            handler.__module__,
+            handler.__qualname__,
+            request,
+            f" ({count} times since the last such line)" if count > 1 else "",
+            exc_info=error,
+        )
+
+
+def _pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
+    """Raises TypeError or ValueError when a status is no byte or a payload is not bytes."""
+    statuses, payloads = zip(*replies, strict=True)
+    payload = b"".join(payloads)
+    return bytes(statuses), array("I", map(len, payloads)), payload
+
+
+def _checked(reply: Reply) -> Reply:
+    try:
+        _pack([reply])
+    except (TypeError, ValueError):
+        logger.error("a handler returned %.200r, answered 252", reply)
+        return _INTERNAL
+    return reply
+
+
+def _as_reply(value: object) -> Reply:
+    """A subclass of Reply is one; anything else is the handler's mistake."""
+    if isinstance(value, Reply):
+        return value
+    raise TypeError(f"a handler must return a Reply, not {type(value).__name__}")

@@ -1,0 +1,8 @@
+"""The part of the build that pyproject.toml cannot say: cffi's list of C modules."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+BUILD_SCRIPTS = ("raida_uring/ffi/build.py", "raida_uring/bench/build.py")
+setup(cffi_modules=[f"{path}:ffibuilder" for path in BUILD_SCRIPTS if Path(path).exists()])

@@ -1,0 +1,41 @@
+"""Settings shared by every test: Hypothesis profiles and a watchdog against hangs."""
+
+import faulthandler
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+HANG_TIMEOUT_S = (
+    150.0  # several times the slowest test; a hang must end CI with stacks, not silence
+)
+
+# "ci" draws the same examples on every machine; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", settings.get_profile("ci"), derandomize=False, max_examples=2000
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+_stderr_fd = -1
+
+
+def pytest_configure() -> None:
+    """Keep the real stderr: pytest's capture would swallow the watchdog's stacks."""
+    global _stderr_fd
+    _stderr_fd = os.dup(2)
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """Print every thread's stack and exit if one test takes longer than HANG_TIMEOUT_S."""
+    faulthandler.dump_traceback_later(HANG_TIMEOUT_S, exit=True, file=_stderr_fd)
+    yield
+    faulthandler.cancel_dump_traceback_later()

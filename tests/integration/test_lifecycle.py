@@ -1,0 +1,375 @@
+"""Starting and stopping. What must hold: a stop answers what was received and gives everything
+back; a start that cannot succeed says why in one line."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from raida_uring.errors import StartError
+from tests.support.handlers import HANG, HOLD, NAP, gate
+from tests.support.net import (
+    ANSWER_TIMEOUT_S,
+    DATAGRAM_BYTES_MAX,
+    RECEIVE_BUFFER_BYTES,
+    Endpoint,
+    tcp_ask,
+    tcp_connect,
+    udp_ask,
+    udp_client,
+)
+from tests.support.node import (
+    HANDLERS,
+    SERVE,
+    assert_at_rest,
+    assert_refuses_to_start,
+    daemon,
+    eventually,
+    free_port,
+    running_node,
+    total,
+)
+from tests.support.seccomp import IO_URING_CALLS
+from tests.support.wire import (
+    ECHO_COMMAND,
+    RAIDA_ID,
+    VERSION_COMMAND,
+    request,
+    status,
+    vote,
+    vote_agreed,
+)
+
+
+def resources() -> Counter[str]:
+    """What a node takes from this process: descriptors by kind, threads, shared mappings.
+
+    Anonymous mappings are left out: the C library keeps those of ended threads for the next.
+    """
+    counted: Counter[str] = Counter()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except FileNotFoundError:  # the descriptor of the listing itself
+            continue
+        counted[f"descriptor {target.split('[')[0]}"] += 1
+    counted["threads"] = len(os.listdir("/proc/self/task"))
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line[73:].strip()
+        if path.startswith(("/memfd:", "/dev/", "anon_inode:")):
+            counted[f"mapping {path}"] += 1
+    return counted
+
+
+def test_hundred_starts_on_one_port() -> None:
+    """No descriptor, thread or mapping is left behind, and the port is free at once."""
+    server = {"port": free_port()}
+
+    def serve_once() -> None:
+        with running_node(server=server) as node:
+            assert udp_ask(node.endpoint, vote()) == vote_agreed()
+            assert status(udp_ask(node.endpoint, request(VERSION_COMMAND))) == 250
+            assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
+            with tcp_connect(node.endpoint):  # open at the stop
+                node.wait_for_counts(connections_accepted=2)
+
+    serve_once()  # modules are imported and caches filled once
+    before = resources()
+    anonymous_before = mapping_count()
+    for _ in range(100):
+        serve_once()
+    # A thread's kernel side may outlive its join by a moment.
+    eventually(lambda: resources() == before, what=lambda: (resources() - before, before))
+    # The C library may keep a few thread stacks and heaps, not one more with every start.
+    assert mapping_count() < anonymous_before + 50
+
+
+def mapping_count() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_two_engines_in_one_process() -> None:
+    """Neither answers for the other, nor stops with it."""
+    with running_node() as first:
+        with running_node(server={"raida_id": RAIDA_ID - 1}) as second:
+            for node, codes in ((first, (250, 3)), (second, (3, 250))):
+                own = request(ECHO_COMMAND)
+                other = own[:2] + bytes((RAIDA_ID - 1,)) + own[3:]
+                for ask in (udp_ask, tcp_ask):
+                    answers = tuple(status(ask(node.endpoint, sent)) for sent in (own, other))
+                    assert answers == codes
+            assert first.counters()["udp_received"] == second.counters()["udp_received"] == 2
+        assert udp_ask(first.endpoint, vote()) == vote_agreed()
+
+
+class UdpLoad(threading.Thread):
+    """Keeps `window` requests outstanding until stopped, then drains; counts whole answers."""
+
+    def __init__(self, endpoint: Endpoint, requests: Sequence[bytes], window: int) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._requests = requests
+        self._window = window
+        self._stopping = threading.Event()
+        self.answers = 0
+
+    def run(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            client.settimeout(0.05)
+            sent = 0
+            while not self._stopping.is_set():
+                while sent - self.answers < self._window:
+                    client.sendto(self._requests[sent % len(self._requests)], self._endpoint)
+                    sent += 1
+                self._receive(client)
+            while self._receive(client):  # the node has ended: what is here is all there will be
+                pass
+
+    def _receive(self, client: socket.socket) -> bool:
+        try:
+            client.recv(DATAGRAM_BYTES_MAX)
+        except TimeoutError:
+            return False
+        self.answers += 1
+        return True
+
+    def finish(self) -> None:
+        """To be called when the node has ended."""
+        self._stopping.set()
+        self.join()
+
+
+class TcpLoad(threading.Thread):
+    """One connection after the other until one fails; counts whole answers."""
+
+    def __init__(self, endpoint: Endpoint, requests: Sequence[bytes]) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._requests = requests
+        self.answers = 0
+
+    def run(self) -> None:
+        while True:
+            try:
+                reply = tcp_ask(self._endpoint, self._requests[self.answers % len(self._requests)])
+            except (ConnectionError, TimeoutError):
+                return
+            if not reply:
+                return
+            self.answers += 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_under_load_answers_everything_received(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The clients hold as many answers as the node counted, and it counted all it received."""
+    with daemon(tmp_path, handlers=HANDLERS) as node:
+        datagrams = [vote(), request(ECHO_COMMAND), request(VERSION_COMMAND), request(NAP)]
+        streams = [request(VERSION_COMMAND), request(NAP)]
+        udp_loads = [UdpLoad(node.endpoint, datagrams, 128) for _ in range(2)]
+        tcp_loads = [TcpLoad(node.endpoint, streams) for _ in range(8)]
+        for load in (*udp_loads, *tcp_loads):
+            load.start()
+        try:
+            eventually(lambda: sum(load.answers for load in udp_loads) > 2000)
+            eventually(lambda: sum(load.answers for load in tcp_loads) > 100)
+            node.signal(number)
+            assert node.process.wait(ANSWER_TIMEOUT_S) == 0
+        finally:
+            node.process.kill()
+            for udp_load in udp_loads:
+                udp_load.finish()
+            for tcp_load in tcp_loads:
+                tcp_load.join()
+        counters = node.final_counters()
+    assert_at_rest(counters)
+    assert total(counters, "udp_dropped_") == 0
+    assert sum(load.answers for load in udp_loads) == counters["udp_answered"]
+    assert sum(load.answers for load in tcp_loads) == counters["tcp_answered"]
+
+
+def test_stop_waits_for_handlers() -> None:
+    """A drain ends when the last handler has, and its answer still reaches the client."""
+    with running_node(handlers=HANDLERS) as node, ExitStack() as stack:
+        stopper = threading.Thread(target=node.server.stop)
+        datagrams = stack.enter_context(udp_client(node.endpoint))
+        stream = stack.enter_context(tcp_connect(node.endpoint))
+        with gate.closed():
+            datagrams.sendto(request(HOLD), node.endpoint)
+            stream.sendall(request(HOLD))
+            node.wait_for_counts(udp_in_flight=1, tcp_in_flight=1)
+            stopper.start()
+            eventually(lambda: refuses_connections(node.endpoint))
+            assert stopper.is_alive()
+        assert status(datagrams.recv(2048)) == 250
+        assert status(stream.recv(2048)) == 250
+        stopper.join()
+
+
+def refuses_connections(endpoint: Endpoint) -> bool:
+    try:
+        with tcp_connect(endpoint) as client:
+            return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def occupy_a_worker(endpoint: Endpoint, sign: Path) -> None:
+    """Returns when a handler of the daemon hangs."""
+    with udp_client(endpoint) as client:
+        client.sendto(request(HANG, str(sign).encode()), endpoint)
+    eventually(sign.exists)
+
+
+def test_drain_timeout_ends_the_wait(tmp_path: Path) -> None:
+    """A handler that never returns delays the end by the drain timeout, not for ever."""
+    with daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 500}) as node:
+        occupy_a_worker(node.endpoint, tmp_path / "hanging")
+        node.terminate(timeout_s=ANSWER_TIMEOUT_S)
+
+
+def test_second_signal_forces(tmp_path: Path) -> None:
+    with daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 60000}) as node:
+        occupy_a_worker(node.endpoint, tmp_path / "hanging")
+        node.signal(signal.SIGTERM)
+        eventually(lambda: refuses_connections(node.endpoint))
+        assert node.process.poll() is None, "the first signal waits for the handler"
+        node.terminate(timeout_s=ANSWER_TIMEOUT_S)
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory every user can enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="raida-") as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+
+
+class TestRefusedStarts:
+    """Each cause ends the start with one line that names it, status 2, and no traceback."""
+
+    @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+    def test_port_in_use(self, tmp_path: Path, kind: socket.SocketKind) -> None:
+        with socket.socket(socket.AF_INET, kind) as holder:
+            holder.bind(("127.0.0.1", 0))
+            if kind is socket.SOCK_STREAM:
+                holder.listen()
+            port = holder.getsockname()[1]
+            assert_refuses_to_start(
+                tmp_path, rf"127\.0\.0\.1.*{port}.*in use", server={"port": port}
+            )
+
+    def test_port_in_use_in_process(self) -> None:
+        """The engine that could not start gives everything back."""
+        with running_node() as node:
+            before = resources()
+            server = {"port": node.endpoint[1]}
+            for _ in range(10):
+                with pytest.raises(StartError, match="in use"), running_node(server=server):
+                    pass
+            eventually(lambda: resources() == before, what=lambda: (resources() - before, before))
+            assert udp_ask(node.endpoint, vote()) == vote_agreed()
+
+    def test_address_of_another_machine(self, tmp_path: Path) -> None:
+        network = {"bind": ["192.0.2.1"]}  # reserved for documentation, assigned to nobody
+        assert_refuses_to_start(tmp_path, r"192\.0\.2\.1", network=network)
+
+    def test_privileged_port(self, public_directory: Path) -> None:
+        port = 79
+        first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+        if first <= port:
+            pytest.skip(f"net.ipv4.ip_unprivileged_port_start = {first} lets anyone bind")
+        assert_refuses_to_start(
+            public_directory,
+            rf"{port}.*(privilege|CAP_NET_BIND_SERVICE|[Pp]ermission)",
+            command=unprivileged(),
+            server={"port": port},
+        )
+
+    def test_configuration_missing(self, tmp_path: Path) -> None:
+        missing = tmp_path / "missing.toml"
+        assert_refuses_to_start(tmp_path, r"missing\.toml", config_path=missing)
+
+    def test_configuration_is_a_directory(self, tmp_path: Path) -> None:
+        assert_refuses_to_start(tmp_path, r"directory", config_path=tmp_path)
+
+    def test_configuration_unreadable(self, public_directory: Path) -> None:
+        hidden = public_directory / "hidden.toml"
+        hidden.touch(mode=0)
+        assert_refuses_to_start(
+            public_directory,
+            r"hidden\.toml.*[Pp]ermission",
+            command=unprivileged(),
+            config_path=hidden,
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            pytest.param("[server\n", r"wrong\.toml.*line 1", id="syntax"),
+            pytest.param("", r"raida_id", id="empty"),
+            pytest.param("[server]\nraida_id = 25\n", r"raida_id.*25", id="value"),
+            pytest.param("[server]\nraida_id = 'x'\n", r"raida_id.*x", id="type"),
+            pytest.param("[server]\nraida_id = 1\nprot = 1\n", r"prot.*port", id="key"),
+            pytest.param("[sever]\nraida_id = 1\n", r"sever.*server", id="table"),
+            pytest.param("\0", r"wrong\.toml", id="not-text"),
+            pytest.param(b"\xff\xfe", r"wrong\.toml", id="not-utf-8"),
+        ],
+    )
+    def test_configuration_wrong(self, tmp_path: Path, text: str | bytes, expected: str) -> None:
+        path = tmp_path / "wrong.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert_refuses_to_start(tmp_path, expected, config_path=path)
+
+    @pytest.mark.parametrize("call", ["io_uring_setup", "io_uring_enter", "io_uring_register"])
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            pytest.param(errno.EPERM, r"seccomp.*kernel\.io_uring_disabled.*allow", id="EPERM"),
+            pytest.param(errno.ENOSYS, r"kernel is built without.*6\.0", id="ENOSYS"),
+        ],
+    )
+    def test_io_uring_refused(self, tmp_path: Path, call: str, code: int, expected: str) -> None:
+        """Cause, sysctl and remedy in one line, whichever of the three calls is refused."""
+        assert_refuses_to_start(
+            tmp_path,
+            rf"io_uring refused.*{expected}",
+            command=without_system_call(IO_URING_CALLS[call], code),
+        )
+
+
+def unprivileged() -> Sequence[str]:
+    """`raida-uring serve` as nobody when we are root.
+
+    Identity changes after the imports: nobody may be unable to read this interpreter's files.
+    """
+    if os.geteuid() != 0:
+        return SERVE
+    return launcher("os.setgroups([]); os.setgid(65534); os.setuid(65534)")
+
+
+def without_system_call(number: int, code: int) -> Sequence[str]:
+    """`raida-uring serve` under a seccomp filter that answers one system call with `code`."""
+    return launcher(f"refuse_system_call({number}, {code})")
+
+
+def launcher(preparation: str) -> Sequence[str]:
+    """`raida-uring serve` in a fresh interpreter that has run `preparation` after its imports."""
+    program = (
+        "import os, sys; import raida_uring.cli, raida_uring.server; "
+        "from tests.support.seccomp import refuse_system_call; "
+        f"{preparation}; sys.exit(raida_uring.cli.main())"
+    )
+    return [sys.executable, "-c", program, "serve"]

@@ -1,0 +1,169 @@
+"""Handlers the tests register through `[handlers] modules`, all in the empty group 5.
+
+They run in worker threads of the node under test. In an in-process node they share this module
+with the test, which steers them through `gate` and reads `kept`.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raida_uring.handlers import Reply, Request, command
+
+GROUP = 5
+BLOB = (GROUP, 200)
+HOLD = (GROUP, 201)
+SLOW_HOLD = (GROUP, 202)
+RAISE = (GROUP, 203)
+WRONG_TYPE = (GROUP, 204)
+DESCRIBE = (GROUP, 205)
+MIRROR = (GROUP, 206)
+STATUS = (GROUP, 207)
+KEEP = (GROUP, 208)
+NAP = (GROUP, 209)
+HANG = (GROUP, 210)
+
+HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
+
+
+class Gate:
+    """Holds handlers while closed; open from the start.
+
+    Any thread. `inside` counts the handlers that wait at this moment.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = True
+        self.inside = 0
+
+    def pass_through(self) -> None:
+        """Called by handlers: returns once the gate is open."""
+        with self._changed:
+            self.inside += 1
+            self._changed.wait_for(lambda: self._open, HOLD_TIMEOUT_S)
+            self.inside -= 1
+
+    def _set(self, is_open: bool) -> None:
+        with self._changed:
+            self._open = is_open
+            self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Closed for the body, open after it, whatever happens."""
+        self._set(False)
+        try:
+            yield
+        finally:
+            self._set(True)
+
+
+gate = Gate()
+kept: list[bytes] = []  # payload objects that the KEEP handler was given
+
+
+@command(group=GROUP, code=BLOB[1])
+def blob(request: Request, node: object) -> Reply:
+    """As many bytes as the payload's u32 asks for: 00 01 02 … FB 00 …"""
+    return Reply(payload=blob_bytes(int.from_bytes(request.payload[:4])))
+
+
+def blob_bytes(count: int) -> bytes:
+    """What BLOB answers; a period of 251 shows a shift by any power of two."""
+    return (bytes(range(251)) * (count // 251 + 1))[:count]
+
+
+@command(group=GROUP, code=HOLD[1])
+def hold(request: Request, node: object) -> Reply:
+    """The payload, once the gate is open."""
+    gate.pass_through()
+    return Reply(payload=request.payload)
+
+
+@command(group=GROUP, code=SLOW_HOLD[1], mode="slow")
+def slow_hold(request: Request, node: object) -> Reply:
+    """HOLD in the pool for slow commands."""
+    gate.pass_through()
+    return Reply(payload=request.payload)
+
+
+@command(group=GROUP, code=RAISE[1])
+def raise_error(request: Request, node: object) -> Reply:
+    """Fails as a defective handler does."""
+    raise RuntimeError("a test's handler raises on purpose")
+
+
+@command(group=GROUP, code=WRONG_TYPE[1])
+def wrong_type(request: Request, node: object) -> Reply:
+    """Returns what is not a Reply: by the payload's first byte, one of several mistakes."""
+    mistakes: list[object] = [
+        None,
+        b"bytes",
+        250,
+        Reply(status=256),
+        Reply(status=-1),
+        Reply(payload="text"),  # type: ignore[arg-type]  # the mistake under test
+        Reply(status="250"),  # type: ignore[arg-type]  # the mistake under test
+    ]
+    return mistakes[request.payload[0]]  # type: ignore[return-value]  # the mistake under test
+
+
+WRONG_TYPE_COUNT = 7
+
+
+@command(group=GROUP, code=DESCRIBE[1])
+def describe(request: Request, node: object) -> Reply:
+    """What the handler was told about the request, as JSON."""
+    host, port = request.peer[:2]
+    return Reply(
+        payload=json.dumps(
+            {
+                "group": request.group,
+                "command": request.command,
+                "payload": request.payload.hex(),
+                "payload_type": type(request.payload).__name__,
+                "encryption": request.encryption,
+                "shard": request.shard,
+                "transport": request.transport,
+                "peer": [host, port],
+            }
+        ).encode()
+    )
+
+
+@command(group=GROUP, code=MIRROR[1])
+def mirror(request: Request, node: object) -> Reply:
+    """The payload."""
+    return Reply(payload=request.payload)
+
+
+@command(group=GROUP, code=STATUS[1])
+def any_status(request: Request, node: object) -> Reply:
+    """The status of the payload's first byte, without a body."""
+    return Reply(status=request.payload[0])
+
+
+@command(group=GROUP, code=KEEP[1])
+def keep(request: Request, node: object) -> Reply:
+    """Keeps a reference to its payload after it has returned."""
+    kept.append(request.payload)
+    return Reply()
+
+
+@command(group=GROUP, code=NAP[1])
+def nap(request: Request, node: object) -> Reply:
+    """The payload, after 2 ms: a backlog builds up behind the workers."""
+    time.sleep(0.002)  # the work itself, not a wait for anything
+    return Reply(payload=request.payload)
+
+
+@command(group=GROUP, code=HANG[1])
+def hang(request: Request, node: object) -> Reply:
+    """Creates the file its payload names, so that a test outside sees it inside, and stays."""
+    Path(request.payload.decode()).touch()
+    threading.Event().wait(HOLD_TIMEOUT_S)
+    return Reply()

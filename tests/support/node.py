@@ -1,0 +1,290 @@
+"""Real nodes for the tests: in this process, or as the daemon that operators run.
+
+Whatever a test does to a node, leaving it ends with the conservation laws: they must hold before
+the stop and after it, and after it nothing may be left in flight.
+"""
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raida_uring import config
+from raida_uring.metrics import violations
+from raida_uring.server import Server
+from tests.support.net import Endpoint
+from tests.support.wire import FIXTURE
+
+REPOSITORY = Path(__file__).parent.parent.parent
+HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 30.0
+POLL_INTERVAL_S = 0.005
+
+Table = Mapping[str, object]
+Counters = Mapping[str, int]
+
+# The recordings' settings; the vectors need large replies over UDP and a node without trees.
+DEFAULT_TABLES: dict[str, Table] = {
+    "server": {
+        "raida_id": FIXTURE["raida_id"],
+        "coin_id": FIXTURE["coin_id"],
+        "port": 0,
+        "admin_key": FIXTURE["admin_key"],
+        "version": FIXTURE["version"],
+        "udp_effective_payload": FIXTURE["udp_effective_payload"],
+        "synchronization_enabled": False,
+    },
+    "network": {"bind": ["127.0.0.1"]},
+    "limits": {"udp_reply_factor_max": 0},
+}
+
+
+def eventually(
+    predicate: Callable[[], bool], timeout_s: float = 10.0, what: Callable[[], object] | None = None
+) -> None:
+    """Return as soon as `predicate` holds; fail after `timeout_s`, showing `what()`."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            shown = "" if what is None else f": {what()}"
+            raise AssertionError(f"not true within {timeout_s} s{shown}")
+        time.sleep(POLL_INTERVAL_S)  # between looks at a real condition, never instead of one
+
+
+def total(counters: Counters, prefix: str) -> int:
+    """Sum of the counters whose names start with `prefix`."""
+    return sum(value for name, value in counters.items() if name.startswith(prefix))
+
+
+def assert_lawful(counters: Counters) -> None:
+    """Every conservation law holds."""
+    broken = violations(dict(counters))
+    assert not broken, f"{broken}\n{dict(counters)}"
+
+
+def assert_at_rest(counters: Counters) -> None:
+    """The laws hold and nothing is in flight or open."""
+    assert_lawful(counters)
+    for name in ("udp_in_flight", "tcp_in_flight", "connections_open"):
+        assert counters[name] == 0, f"{name} = {counters[name]} at the end\n{dict(counters)}"
+
+
+def config_text(tables: Mapping[str, Table]) -> str:
+    """DEFAULT_TABLES, overridden key by key with `tables`, as TOML; None leaves a key out."""
+    lines: list[str] = []
+    for name in dict.fromkeys((*DEFAULT_TABLES, *tables)):
+        lines.append(f"[{name}]")
+        settings = {**DEFAULT_TABLES.get(name, {}), **tables.get(name, {})}
+        # JSON's numbers, strings, booleans and lists of them are also TOML's.
+        lines += [
+            f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None
+        ]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running node in this process."""
+
+    server: Server
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The first bound address; TCP and UDP share it."""
+        return self.server.endpoints[0]
+
+    def counters(self) -> dict[str, int]:
+        """One consistent snapshot."""
+        return self.server.counters()
+
+    def wait_for(self, condition: Callable[[Counters], bool], timeout_s: float = 10.0) -> None:
+        """Until a snapshot satisfies `condition`."""
+        eventually(lambda: condition(self.counters()), timeout_s, what=self.counters)
+
+    def wait_for_counts(self, **expected: int) -> None:
+        """Until a snapshot has all these values at once."""
+        self.wait_for(lambda now: all(now[name] == count for name, count in expected.items()))
+
+
+@contextmanager
+def running_node(**tables: Table) -> Iterator[Node]:
+    """Serve in this process with real sockets; `tables` override configuration tables.
+
+    On leaving: checks the laws, drains, checks the laws again and that nothing is left. A failing
+    body is not followed by these checks: its own failure is the news.
+    """
+    server = Server(config.parse(config_text(tables), "test.toml"))
+    server.start()
+    try:
+        yield Node(server)
+        assert_lawful(server.counters())
+    except BaseException:
+        server.stop(drain_timeout_ms=0)
+        raise
+    server.stop()
+    assert_at_rest(server.counters())
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free for TCP and UDP on `host` at this moment."""
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ):
+            tcp.bind((host, 0))
+            port: int = tcp.getsockname()[1]
+            try:
+                udp.bind((host, port))
+            except OSError:
+                continue
+            return port
+
+
+def environment(*import_paths: Path, **variables: str) -> dict[str, str]:
+    """This process's environment, with the tests' handler modules importable."""
+    paths = os.pathsep.join(str(path) for path in (*import_paths, REPOSITORY))
+    return {**os.environ, "PYTHONPATH": paths, **variables}
+
+
+SERVE: tuple[str, ...] = (sys.executable, "-m", "raida_uring", "serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The node as its own process."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: Endpoint
+    stderr_path: Path
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the daemon alone."""
+        self.process.send_signal(number)
+
+    def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM, then the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def stderr(self) -> str:
+        """What the daemon has logged so far."""
+        return self.stderr_path.read_text()
+
+    def final_counters(self) -> dict[str, int]:
+        """The counters logged at the end; the daemon must have ended."""
+        found = re.search(r"final counters (\{.*\})", self.stderr())
+        assert found, f"no final counters in:\n{self.stderr()}"
+        counters: dict[str, int] = json.loads(found[1])
+        return counters
+
+
+@contextmanager
+def daemon(
+    directory: Path,
+    *,
+    args: Sequence[str] = (),
+    import_paths: Sequence[Path] = (),
+    **tables: Table,
+) -> Iterator[Daemon]:
+    """Start `raida-uring serve` and yield it when it reports READY=1.
+
+    On leaving it is stopped by SIGTERM unless it has ended; then its final counters are checked.
+    """
+    host = "127.0.0.1"
+    port = free_port(host)
+    config_path = directory / "node.toml"
+    stderr_path = directory / "stderr"
+    served = {**tables, "server": {"port": port, **tables.get("server", {})}}
+    config_path.write_text(config_text(served))
+    with _notify_socket() as (notify, notify_path), stderr_path.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*SERVE, "--config", str(config_path), *args],
+            cwd=directory,
+            env=environment(*import_paths, NOTIFY_SOCKET=notify_path),
+            stderr=stderr,
+        )
+        started = Daemon(process, (host, port), stderr_path)
+        try:
+            _await_ready(notify, started)
+            yield started
+            if process.poll() is None:
+                assert started.terminate() == 0, started.stderr()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    assert "Traceback" not in started.stderr(), started.stderr()
+    assert_lawful(started.final_counters())
+
+
+@contextmanager
+def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
+    directory = tempfile.mkdtemp(prefix="raida-")  # short: a socket path ends at 107 bytes
+    path = f"{directory}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(path)
+        try:
+            yield notify, path
+        finally:
+            shutil.rmtree(directory)
+
+
+def _await_ready(notify: socket.socket, started: Daemon) -> None:
+    """Until READY=1; an early exit or a long silence fails with what the daemon said."""
+    process_fd = os.pidfd_open(started.process.pid)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([notify.fileno(), process_fd], [], [], left_s)
+            if notify.fileno() in readable:
+                if b"READY=1" in notify.recv(4096).split(b"\n"):
+                    return
+            elif process_fd in readable:
+                break
+    finally:
+        os.close(process_fd)
+    raise AssertionError(f"the daemon did not become ready:\n{started.stderr()}")
+
+
+def assert_refuses_to_start(
+    directory: Path,
+    expected: str,
+    *,
+    command: Sequence[str] = SERVE,
+    config_path: Path | None = None,
+    import_paths: Sequence[Path] = (),
+    **tables: Table,
+) -> None:
+    """`raida-uring serve` ends with status 2 and exactly one line of error matching `expected`."""
+    if config_path is None:
+        config_path = directory / "node.toml"
+        config_path.write_text(config_text(tables))
+    ended = subprocess.run(
+        [*command, "--config", str(config_path)],
+        cwd=directory,
+        env=environment(*import_paths),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 2, f"status {ended.returncode}\n{ended.stderr}"
+    assert "Traceback" not in ended.stderr, ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("raida-uring: ")]
+    assert len(errors) == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == errors[0], ended.stderr
+    assert re.search(expected, errors[0]), errors[0]

@@ -1,0 +1,152 @@
+"""Requests with the fixture's ids filled in, and the parts of replies that tests compare.
+
+Pure: no socket, no clock. Source: the wire specification; ids from wire.json's fixture.
+"""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raida_uring import protocol
+
+WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
+
+_recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
+FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
+RAIDA_ID: int = FIXTURE["raida_id"]
+COIN_ID: int = FIXTURE["coin_id"]
+ADMIN_KEY = bytes.fromhex(FIXTURE["admin_key"])
+
+ECHO_COMMAND = (0, 0)
+VERSION_COMMAND = (0, 1)
+SHOW_STATS_COMMAND = (0, 2)
+
+KEY_COIN = bytes.fromhex("02000064f1")  # den, SN; no store in these tests, so any coin will do
+SECOND_COIN = bytes.fromhex("fb00000a0b")
+
+_serials = itertools.count(1)
+
+Ranges = tuple[tuple[int, int], ...]  # (offset, length) in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One recorded exchange; `response` is None where the reference server stays silent."""
+
+    name: str
+    category: str
+    transport: str
+    request: bytes
+    response: bytes | None
+    mask: Ranges
+    when: str | None
+
+    def accepts(self, reply: bytes) -> bool:
+        """Whether `reply` equals the recording outside the masked ranges."""
+        return self.response is not None and masked(reply, self.mask) == masked(
+            self.response, self.mask
+        )
+
+
+def load_vectors() -> list[Vector]:
+    """Every vector of wire.json, in file order."""
+    return [
+        Vector(
+            name=entry["name"],
+            category=entry["category"],
+            transport=entry["transport"],
+            request=bytes.fromhex(entry["request_hex"]),
+            response=None
+            if entry["response_hex"] is None
+            else bytes.fromhex(entry["response_hex"]),
+            mask=tuple((offset, length) for offset, length in entry["mask"]),
+            when=entry.get("when"),
+        )
+        for entry in _recorded["vectors"]
+    ]
+
+
+def masked(data: bytes, ranges: Ranges) -> bytes:
+    """`data` with the bytes of `ranges` set to zero; its length is unchanged."""
+    copy = bytearray(data)
+    for offset, length in ranges:
+        end = min(offset + length, len(copy))
+        copy[offset:end] = bytes(max(0, end - offset))
+    return bytes(copy)
+
+
+def request(
+    command: tuple[int, int],
+    payload: bytes = b"",
+    *,
+    body: bool = True,
+    echo: int = 0x1122,
+) -> bytes:
+    """A type 0 request for (group, command); `body` False means no body at all (BL = 0).
+
+    No two requests have the same challenge, so a reply shows which of them it answers.
+    """
+    group, code = command
+    return protocol.build_request(
+        group,
+        code,
+        payload,
+        raida_id=RAIDA_ID,
+        coin_id=COIN_ID,
+        echo=echo,
+        challenge=next(_serials).to_bytes(protocol.CHALLENGE_RANDOM_BYTES),
+        body=body,
+    )
+
+
+def encrypted_request(encryption: int, command: tuple[int, int], body: bytes) -> bytes:
+    """A request of type 1, 2, 4 or 5 with `body` as it stands (no cipher is applied).
+
+    Layout of wire specification 2.3; the echo bytes are 7A 7B.
+    """
+    group, code = command
+    start = bytes((1, 0, RAIDA_ID, 0, group, code)) + COIN_ID.to_bytes(2) + bytes(8)
+    length = len(body).to_bytes(2)
+    if encryption in (1, 2):
+        header = bytes((encryption,)) + KEY_COIN + length + b"nonce!" + b"\x7a\x7b"
+    else:
+        nonce = SECOND_COIN + bytes(range(0x30, 0x41)) + b"\x7a\x7b"
+        header = bytes((encryption,)) + length + KEY_COIN + nonce
+    return start + header + body
+
+
+def vote(nonce: bytes = b"nonce-of-16-byte") -> bytes:
+    """An integrity vote with zero claims, with which a node without roots agrees."""
+    return protocol.build_vote(nonce)
+
+
+def vote_agreed(nonce: bytes = b"nonce-of-16-byte") -> bytes:
+    """The reply to it: 17 bytes."""
+    return b"\x01" + nonce
+
+
+def status(reply: bytes) -> int:
+    """The status byte, at the same offset in both header sizes."""
+    return reply[2]
+
+
+def challenge_of(request_bytes: bytes) -> bytes:
+    """The 16 challenge bytes of a type 0 request with a body."""
+    return request_bytes[32:48]
+
+
+def reply_payload(reply: bytes) -> bytes:
+    """Payload behind a 32-byte reply header; fails unless size field and terminator are right."""
+    return protocol.parse_reply(reply).payload
+
+
+def steady(request_bytes: bytes, reply: bytes) -> bytes:
+    """`reply` without what differs between two runs: execution time and random nonce bytes."""
+    if len(reply) < protocol.HEADER_BYTES:
+        return reply
+    header_bytes = protocol.reply_header_bytes(status(reply), request_bytes[16])
+    if header_bytes == protocol.HEADER_BYTES:
+        return masked(reply, ((12, 4),))
+    return masked(reply, ((4, 4), (24, 22)))

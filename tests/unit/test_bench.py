@@ -1,0 +1,414 @@
+"""The benchmark measures what it says: its generator counts right, its peers answer right.
+
+Nothing here asserts a speed.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from raida_uring import config
+from raida_uring.bench import cases, contenders, report
+from raida_uring.bench.load import (
+    Exchange,
+    Load,
+    LoadError,
+    open_syscall_counter,
+    percentiles_ns,
+    read_syscall_counter,
+    run_load,
+)
+from raida_uring.bench.report import CaseReport, Measurement, Outcome, Report, SpinRun
+
+DURATION_MS = 300
+ECHO_BYTES = len(cases.ECHO.request)
+
+# -- histogram --------------------------------------------------------------------------------
+
+
+def test_small_values_have_exact_percentiles() -> None:
+    assert percentiles_ns(range(1, 101), [0.0, 0.5, 0.9, 0.99, 1.0]) == [1, 50, 90, 99, 100]
+
+
+def test_large_values_are_rounded_up_by_at_most_a_64th() -> None:
+    samples = [1000 * n for n in range(1, 100_001)]
+    for quantile, seen in zip(
+        (0.5, 0.9, 0.99), percentiles_ns(samples, (0.5, 0.9, 0.99)), strict=True
+    ):
+        exact = quantile * 100_000_000
+        assert exact <= seen <= exact * 65 / 64
+
+
+def test_percentiles_never_exceed_the_maximum() -> None:
+    assert percentiles_ns([1_000_001], [0.5, 1.0]) == [1_000_001, 1_000_001]
+    assert percentiles_ns([2**50], [0.5, 1.0]) == [2**50, 2**50], "beyond the last bucket"
+
+
+def test_a_single_outlier_shows_only_in_the_last_per_mille() -> None:
+    assert percentiles_ns([10] * 999 + [100], [0.99, 0.999, 0.9999]) == [10, 10, 100]
+
+
+def test_no_samples_give_zero() -> None:
+    assert percentiles_ns([], [0.5, 1.0]) == [0, 0]
+
+
+# -- peers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=contenders.PEERS)
+def peer(request: pytest.FixtureRequest) -> Iterator[contenders.Server]:
+    contender = contenders.peer(request.param)
+    with contenders.running(contender, os.sched_getaffinity(0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_peers_answer_everything(peer: contenders.Server, case: cases.Case) -> None:
+    load = Load(
+        port=peer.port,
+        duration_ms=DURATION_MS,
+        transport=case.transport,
+        window=16,
+        timeout_ms=5000,
+    )
+    result = run_load(load, case.exchange)
+    assert result.answered > 0
+    assert result.clean, result
+    assert 0 < result.p50_us <= result.p99_us <= result.max_us
+
+
+def test_open_loop_sends_what_it_intends(peer: contenders.Server) -> None:
+    load = Load(
+        port=peer.port, duration_ms=DURATION_MS, window=1024, rate_per_s=1000, timeout_ms=5000
+    )
+    result = run_load(load, cases.VOTE)
+    assert result.sent == DURATION_MS
+    assert result.clean, result
+
+
+def changed(**fields: int) -> bytes:
+    """The echo request with single bytes replaced: at_<offset>=value."""
+    request = bytearray(cases.ECHO.request)
+    for name, value in fields.items():
+        request[int(name.removeprefix("at_"))] = value
+    return bytes(request)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (changed(at_0=0), 255),
+        (changed(at_1=1), 2),
+        (changed(at_2=cases.RAIDA_ID + 1), 3),
+        (changed(at_4=16, at_3=4), 5),
+        (changed(at_3=4), 4),
+        (changed(at_5=9), 6),
+        (changed(at_7=5), 7),
+        (changed(at_16=1), 34),
+        (changed(at_16=2), 34),
+        (changed(at_16=3), 27),
+        (changed(at_16=4), 25),
+        (changed(at_16=5), 25),
+        (changed(at_23=19), 16),
+        (changed(at_23=1), 16),
+        (changed(at_23=17)[:-3] + b">>", 16),
+        (changed(at_49=0), 33),
+        (changed(at_32=99), 37),
+        (changed(), 250),
+    ],
+)
+def test_peers_check_as_the_node_does(
+    peer: contenders.Server, request_bytes: bytes, status: int
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(request_bytes, (contenders.HOST, peer.port))
+        assert client.recv(2048)[2] == status
+
+
+def test_a_request_in_pieces_is_one_request(peer: contenders.Server) -> None:
+    with socket.create_connection((contenders.HOST, peer.port), timeout=5) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in cases.ECHO.request:
+            client.sendall(bytes((byte,)))
+        reply = b""
+        while chunk := client.recv(2048):
+            reply += chunk
+    assert reply[2] == cases.SUCCESS
+    assert len(reply) == len(cases.ECHO.reply)
+
+
+# -- peers that are wrong ---------------------------------------------------------------------
+
+
+def answer(request: bytes) -> bytes:
+    """The echo's answer as it should be."""
+    reply = bytearray(cases.ECHO.reply)
+    reply[6:8] = request[30:32]
+    return bytes(reply)
+
+
+def wrong_status(request: bytes) -> bytes:
+    reply = bytearray(answer(request))
+    reply[2] = 252
+    return bytes(reply)
+
+
+def wrong_tag(request: bytes) -> bytes:
+    reply = bytearray(answer(request))
+    reply[6] ^= 0x80
+    return bytes(reply)
+
+
+@contextlib.contextmanager
+def udp_server(reply: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Answer every datagram with reply(datagram), none when that is empty. Yields the port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((contenders.HOST, 0))
+
+        def serve() -> None:
+            while True:
+                data, address = server.recvfrom(2048)
+                if not data:
+                    return
+                if content := reply(data):
+                    server.sendto(content, address)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"", server.getsockname())
+            thread.join()
+
+
+@contextlib.contextmanager
+def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Call serve(connection) for one connection after the other. Yields the port."""
+    with socket.create_server((contenders.HOST, 0)) as server:
+        done = threading.Event()
+
+        def accept() -> None:
+            while not done.is_set():
+                connection, _ = server.accept()
+                with connection, contextlib.suppress(ConnectionError):
+                    serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            done.set()
+            with socket.create_connection(server.getsockname()) as client:
+                client.shutdown(socket.SHUT_WR)
+                thread.join()
+
+
+def one_request(reply: Callable[[bytes], bytes]) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        if request := connection.recv(2048):
+            connection.sendall(reply(request))
+
+    return serve
+
+
+def many_requests(connection: socket.socket) -> None:
+    received = b""
+    while chunk := connection.recv(2048):
+        received += chunk
+        while len(received) >= ECHO_BYTES:
+            connection.sendall(answer(received[:ECHO_BYTES]))
+            received = received[ECHO_BYTES:]
+
+
+def short_load(port: int, **changes: object) -> Load:
+    fields: dict[str, object] = {"port": port, "duration_ms": 100, "window": 4, "timeout_ms": 200}
+    return Load(**(fields | {"busy_poll": False} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reply", [wrong_status, lambda request: answer(request) + b">>"])
+def test_wrong_datagrams_are_caught(reply: Callable[[bytes], bytes]) -> None:
+    with udp_server(reply) as port:
+        result = run_load(short_load(port), cases.ECHO)
+    assert result.wrong > 0
+    assert (result.answered, result.lost) == (0, 0)
+
+
+@pytest.mark.parametrize("reply", [wrong_tag, lambda request: answer(request)[:7]])
+def test_datagrams_that_answer_nobody_are_stray(reply: Callable[[bytes], bytes]) -> None:
+    with udp_server(reply) as port:
+        result = run_load(short_load(port), cases.ECHO)
+    assert result.stray > 0
+    assert not result.clean
+    assert result.sent == result.lost
+
+
+def test_silence_is_loss() -> None:
+    with udp_server(lambda _: b"") as port:
+        closed = run_load(short_load(port), cases.ECHO)
+        opened = run_load(short_load(port, rate_per_s=1000), cases.ECHO)
+    assert closed.sent == closed.lost == 4
+    assert opened.sent == opened.lost == 100, "what found no slot is lost, too"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        wrong_status,
+        wrong_tag,
+        lambda request: answer(request)[:-1],
+        lambda request: answer(request) + b">>",
+        lambda request: answer(request) * 100,
+    ],
+)
+def test_wrong_streams_are_caught(reply: Callable[[bytes], bytes]) -> None:
+    with tcp_server(one_request(reply)) as port:
+        result = run_load(short_load(port, transport="tcp"), cases.ECHO)
+    assert result.wrong > 0
+    assert result.answered == 0
+    assert result.sent == result.wrong + result.lost
+
+
+def test_a_connection_that_ends_early_is_loss() -> None:
+    with tcp_server(one_request(lambda _: b"")) as port:
+        result = run_load(short_load(port, transport="tcp"), cases.ECHO)
+    assert result.sent == result.lost > 0
+
+
+def test_pipelined_answers_are_matched_in_order() -> None:
+    with tcp_server(many_requests) as port:
+        result = run_load(
+            short_load(port, transport="tcp", window=1, pipeline=8, timeout_ms=5000), cases.ECHO
+        )
+    assert result.answered > 8
+    assert result.clean, result
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_nobody_listening_is_an_error(transport: str) -> None:
+    with socket.create_server((contenders.HOST, 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(LoadError, match="refused"):
+        run_load(short_load(port, transport=transport), cases.ECHO)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window": 0},
+        {"window": 3},
+        {"window": 8192},
+        {"duration_ms": 0},
+        {"transport": "tcp", "pipeline": 1000},
+        {"transport": "tcp", "rate_per_s": 1},
+        {"host": "localhost"},
+    ],
+)
+def test_a_load_out_of_range_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(LoadError, match="Invalid argument"):
+        run_load(short_load(1, **changes), cases.ECHO)
+
+
+def test_a_message_too_long_is_refused() -> None:
+    exchange = Exchange(bytes(4096), 0, bytes(32), 0)
+    with pytest.raises(LoadError, match="4096 bytes"):
+        run_load(short_load(1), exchange)
+
+
+# -- what surrounds it ------------------------------------------------------------------------
+
+
+def test_system_calls_of_a_thread_are_counted() -> None:
+    try:
+        counter = open_syscall_counter(threading.get_native_id())
+    except OSError as error:
+        pytest.skip(f"perf events on raw_syscalls:sys_enter: {error}")
+    try:
+        before = read_syscall_counter(counter)
+        for _ in range(100):
+            os.getppid()
+        assert 100 <= read_syscall_counter(counter) - before <= 110
+    finally:
+        os.close(counter)
+
+
+def test_the_nodes_configuration_is_valid(tmp_path: Path) -> None:
+    node = contenders.node(workers=4, io_cpu=0, worker_cpu=0, modules=("some.module",))
+    command = node.command(50014, tmp_path)
+    loaded = config.load(Path(command[-1]))
+    assert loaded.server.raida_id == cases.RAIDA_ID
+    assert loaded.workers.count == 4
+    assert list(loaded.network.bind) == [contenders.HOST]
+
+
+def test_a_server_that_does_not_start_is_named() -> None:
+    broken = contenders.Contender("broken", lambda _port, _directory: ["false"])
+    with (
+        pytest.raises(contenders.ContenderError, match="broken ended with 1"),
+        contenders.running(broken, os.sched_getaffinity(0)),
+    ):
+        pass
+
+
+def measurement(requests_per_cpu_s: float, p99_us: float = 100.0, wrong: int = 0) -> Measurement:
+    return Measurement(
+        requests_per_cpu_s=requests_per_cpu_s,
+        requests_per_s=requests_per_cpu_s,
+        p50_us=10.0,
+        p90_us=20.0,
+        p99_us=p99_us,
+        p999_us=p99_us,
+        max_us=p99_us,
+        cpu_s=1.0,
+        other_cpu=0.0,
+        answered=1000,
+        wrong=wrong,
+        lost=0,
+        stray=0,
+    )
+
+
+def example_report() -> Report:
+    node = Outcome(tuple(measurement(value) for value in (90.0, 10.0, 95.0)), 0.05)
+    uring = Outcome(tuple(measurement(value) for value in (100.0, 500.0, 90.0)))
+    spin = SpinRun(measurement(5000.0), measurement(5000.0, p99_us=1500.0), 10, 0.99, 0.0)
+    return Report(
+        machine={"cores": 2},
+        reports=(CaseReport(cases.CASES[0], {"node": node, "uring": uring}),),
+        spin_runs=(spin,),
+        not_run={"mmsg": "no compiler"},
+    )
+
+
+def test_ratios_are_of_medians() -> None:
+    (case_report,) = example_report().reports
+    assert report.ratio(case_report, "node", "uring") == pytest.approx(0.9)
+    assert report.ratio(case_report, "node", "mmsg") is None
+
+
+def test_verdicts_say_kept_broken_or_not_measured() -> None:
+    found = example_report()
+    assert [verdict.met for verdict in report.case_verdicts(found.reports[0])] == [True, None, True]
+    assert report.spin_verdict(found.spin_runs).met is False
+
+
+def test_the_report_has_three_forms() -> None:
+    found = example_report()
+    assert "not run: mmsg: no compiler" in report.text(found)
+    assert "| udp-echo | 0.90 | - | 1.00 | - | - | - | 0.050 |" in report.markdown(found)
+    one = report.as_json(found)["cases"][0]  # type: ignore[index]
+    assert one["contenders"]["node"]["median"]["requests_per_cpu_s"] == 90.0
+    assert len(one["contenders"]["node"]["runs"]) == 3
+
+
+def test_wrong_answers_of_the_node_are_totalled() -> None:
+    bad = CaseReport(cases.CASES[0], {"node": Outcome((measurement(1.0, wrong=2),))})
+    assert Report({}, (bad,), (), {}).wrong_answers == 2

@@ -1,0 +1,267 @@
+"""The command line as a user meets it: a process, its output and its exit status.
+
+Whatever is wrong with what was typed or configured: one line on standard error, exit status 2.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raida_uring import protocol
+
+TIMEOUT_S = 30.0
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "raida_uring", *args],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def answer_to(request: bytes) -> bytes:
+    """A successful echo reply, 5 us of work."""
+    return (
+        bytes((request[2], 0, 250, 0, 0, 1))
+        + request[30:32]
+        + bytes(4)
+        + (5).to_bytes(4)
+        + request[32:48]
+    )
+
+
+@contextmanager
+def udp_responder(*, silent_to: frozenset[int] = frozenset()) -> Iterator[int]:
+    """Answer echo requests on a loopback port, except those whose number is in `silent_to`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while True:
+                request, peer = server.recvfrom(2048)
+                if not request:
+                    return
+                if int.from_bytes(request[30:32]) not in silent_to:
+                    server.sendto(answer_to(request), peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stopper:
+                stopper.sendto(b"", server.getsockname())
+            thread.join()
+
+
+@contextmanager
+def tcp_responder(answers: list[bytes]) -> Iterator[int]:
+    """Accept as many connections as there are `answers`, reply with each, a byte at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    request = connection.recv(2048)
+                    for byte in answer or answer_to(request):
+                        connection.sendall(bytes((byte,)))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            thread.join()
+
+
+# --- Faults -----------------------------------------------------------------------------------
+
+WRONG_USAGE = [
+    (),
+    ("bogus",),
+    ("--bogus",),
+    ("config",),
+    ("config", "check"),
+    ("config", "show", "/nonexistent.toml"),
+    ("ping",),
+    ("ping", "localhost"),
+    ("ping", "::1:50000"),
+    ("ping", "127.0.0.1:0"),
+    ("ping", "127.0.0.1:65536"),
+    ("ping", "-c", "0", "127.0.0.1:50000"),
+    ("ping", "-i", "nan", "127.0.0.1:50000"),
+    ("ping", "-W", "inf", "127.0.0.1:50000"),
+    ("ping", "a..b:50000"),
+    ("serve", "extra"),
+    ("serve", "--config", "/nonexistent.toml"),
+    ("serve", "--config", "/"),
+    ("serve", "--port", "x"),
+    ("serve", "--port", "65536"),
+    ("serve", "--host", "localhost"),
+    ("serve", "--backend", "poll"),
+]
+
+
+@pytest.mark.parametrize("args", WRONG_USAGE, ids=[" ".join(args) for args in WRONG_USAGE])
+def test_wrong_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("raida-uring: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text("[server]\nraida_id = 31\n")
+    expected = "raida-uring: node.toml: [server] raida_id = 31: must be an integer from 0 to 24\n"
+    for command in (("serve", "--config"), ("config", "check"), ("config", "show")):
+        done = run(*command, "node.toml", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+# --- Help, version, config --------------------------------------------------------------------
+
+
+def test_help_names_every_command_in_whole_sentences() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("serve", "ping", "bench", "config"):
+        assert f"  {command} " in done.stdout
+    assert "..." not in done.stdout.partition("Commands:")[2]
+
+
+def test_version() -> None:
+    assert run("--version").stdout == "raida-uring 0.1.0\n"
+
+
+def test_config_check_says_so(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text("[server]\nraida_id = 1\n")
+    done = run("config", "check", "node.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
+
+
+def test_config_show_hides_keys_until_asked(tmp_path: Path) -> None:
+    key = "00112233445566778899aabbccddeeff"
+    (tmp_path / "node.toml").write_text(f'[server]\nraida_id = 1\nadmin_key = "{key}"\n')
+    assert key not in run("config", "show", "node.toml", cwd=tmp_path).stdout
+    shown = run("config", "show", "node.toml", "--secrets", cwd=tmp_path).stdout
+    assert f'admin_key = "{key}"' in shown
+    (tmp_path / "again.toml").write_text(shown)
+    assert run("config", "show", "again.toml", "--secrets", cwd=tmp_path).stdout == shown
+
+
+# --- Ping -------------------------------------------------------------------------------------
+
+
+def test_ping_prints_a_line_for_each_answer_and_a_summary() -> None:
+    with udp_responder() as port:
+        done = run("ping", f"127.0.0.1:{port}", "-c", "3", "-i", "0", "--raida-id", "7")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *answers, rule, sums, times = done.stdout.splitlines()
+    assert first == f"PING 127.0.0.1:{port} over UDP, RAIDA 7 (as told)"
+    assert len(answers) == 3
+    for sequence, line in enumerate(answers, 1):
+        assert line.startswith(f"250 SUCCESS from 127.0.0.1:{port}: seq={sequence} time=")
+        assert line.endswith(" ms server=5 us")
+    assert rule == f"--- 127.0.0.1:{port} ---"
+    assert sums == "3 sent, 3 answered, 0 timeouts, 0% loss"
+    assert times.startswith("round trip min/p50/p95/p99/max = ")
+
+
+def test_ping_counts_timeouts() -> None:
+    with udp_responder(silent_to=frozenset({2})) as port:
+        done = run("ping", f"127.0.0.1:{port}", "-c", "4", "-i", "0", "-W", "0.2")
+    assert done.returncode == 0
+    assert f"no answer from 127.0.0.1:{port}: seq=2 within 0.2 s" in done.stdout
+    assert "4 sent, 3 answered, 1 timeouts, 25% loss" in done.stdout
+
+
+def test_ping_without_any_answer_exits_1() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        done = run("ping", f"127.0.0.1:{port}", "-c", "1", "-W", "0.1")
+    assert done.returncode == 1
+    assert "1 sent, 0 answered, 1 timeouts, 100% loss" in done.stdout
+    assert "round trip" not in done.stdout
+
+
+def test_ping_over_tcp_reads_replies_in_pieces() -> None:
+    with tcp_responder([b"", b""]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0")
+    assert done.returncode == 0
+    assert "2 sent, 2 answered" in done.stdout
+
+
+def test_ping_tells_a_cut_reply_from_an_answer() -> None:
+    cut = answer_to(bytes(50))[:-1]
+    with tcp_responder([cut]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "1")
+    assert done.returncode == 1
+    assert "seq=1 reply has 31 bytes, its header says 32" in done.stdout
+    assert "1 sent, 0 answered, 0 timeouts, 1 errors, 100% loss" in done.stdout
+
+
+def test_ping_reports_a_closed_port() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as unused:
+        unused.bind(("::1", 0))  # bound, not listening: connections are refused
+        port = unused.getsockname()[1]
+        done = run("ping", "--tcp", f"[::1]:{port}", "-c", "1")
+    assert done.returncode == 1
+    assert f"no answer from [::1]:{port}: seq=1 Connection refused" in done.stdout
+
+
+def test_interrupted_ping_still_sums_up() -> None:
+    with udp_responder() as port:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raida_uring", "ping", f"127.0.0.1:{port}", "-i", "3600"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert "seq=1" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "1 sent, 1 answered, 0 timeouts, 0% loss" in output
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (50000, "RAIDA 0 (from the port)"),
+        (50024, "RAIDA 24 (from the port)"),
+        (50025, "RAIDA 0 (assumed; --raida-id tells)"),
+    ],
+)
+def test_ping_takes_the_raida_id_from_the_port(port: int, expected: str) -> None:
+    # Whether anything answers there does not matter.
+    done = run("ping", f"127.0.0.1:{port}", "-c", "1", "-W", "0.1")
+    assert done.stdout.splitlines()[0].endswith(expected)
+
+
+def test_answer_is_what_the_protocol_says() -> None:
+    """The responder above is only as good as its bytes."""
+    request = protocol.build_request(0, 0, raida_id=3, echo=9, challenge=b"twelve bytes")
+    reply = protocol.parse_reply(answer_to(request))
+    assert (reply.raida_id, reply.status, reply.server_time_us) == (3, 250, 5)
+    assert reply.echo == b"\0\x09"
+    assert reply.challenge == request[32:48]

@@ -1,0 +1,363 @@
+"""Configuration: what is accepted, what takes effect, and how faults read."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from raida_uring import config
+from raida_uring.errors import ConfigError
+
+KEY = "00112233445566778899aabbccddeeff"
+SERVERS = ", ".join(f'"raida{number}.example.com:{50000 + number}"' for number in range(25))
+
+# Every key that the reference server's config.toml may have.
+REFERENCE_FILE = f"""
+[server]
+raida_id = 14
+coin_id = 6
+port = 50014
+admin_key = "{KEY}"
+proxy_key = "{KEY}"
+raida_servers = [{SERVERS}]
+proxy_addr = "swap.cloudcoin.org"
+proxy_port = 50000
+threads = 12
+backup_freq = 10
+integrity_freq = 14400
+synchronization_enabled = true
+udp_effective_payload = 1024
+btc_confirmations = 2
+root_path = "/opt/raida"
+"""
+
+
+def parse(text: str) -> config.Config:
+    return config.parse(text, "node.toml")
+
+
+def parse_with(tables: str) -> config.Config:
+    return parse("[server]\nraida_id = 3\n" + tables)
+
+
+def fault(text: str) -> str:
+    """The error that `text` ends in; one line without a traceback's traces."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- What takes effect ------------------------------------------------------------------------
+
+
+def test_reference_file_is_accepted_unchanged() -> None:
+    server = parse(REFERENCE_FILE).server
+    assert (server.raida_id, server.coin_id, server.port) == (14, 6, 50014)
+    assert server.admin_key == bytes.fromhex(KEY)
+    assert server.raida_servers is not None
+    assert server.raida_servers[24] == "raida24.example.com:50024"
+    assert server.udp_effective_payload == 1024
+
+
+def test_reference_threads_count_as_workers() -> None:
+    assert parse(REFERENCE_FILE).workers.count == 12
+
+
+def test_workers_count_wins_over_threads() -> None:
+    assert parse(REFERENCE_FILE + "[workers]\ncount = 3\n").workers.count == 3
+
+
+def test_reference_threads_beyond_ours_are_lowered() -> None:
+    assert parse("[server]\nraida_id = 1\nthreads = 255\n").workers.count == config.WORKERS_MAX
+
+
+def test_workers_default_to_the_cores_but_eight_at_least() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert parse_with("").workers.count == min(max(8, cores), config.WORKERS_MAX)
+
+
+def test_port_follows_from_the_raida_id() -> None:
+    assert parse_with("").server.port == 50003
+
+
+def test_port_zero_stays_zero() -> None:
+    assert parse("[server]\nraida_id = 3\nport = 0\n").server.port == 0
+
+
+def test_without_bind_every_address() -> None:
+    assert parse_with("").network.bind == ("0.0.0.0", "::")
+
+
+def test_without_admin_key_there_is_none() -> None:
+    assert parse_with("").server.admin_key is None
+
+
+def test_embedded_default_is_loopback_with_a_random_key() -> None:
+    first, second = config.embedded_default(), config.embedded_default()
+    assert first.network.bind == ("127.0.0.1",)
+    assert (first.server.raida_id, first.server.port) == (0, 50000)
+    assert first.server.admin_key is not None
+    assert len(first.server.admin_key) == 16
+    assert first.server.admin_key != second.server.admin_key
+
+
+def test_constants_of_the_issue_are_the_defaults() -> None:
+    made = parse_with("")
+    assert made.limits.connections_max == 65535
+    assert made.limits.body_bytes_max == 65536
+    assert made.server.udp_effective_payload == 1440
+    assert (made.udp.contexts, made.udp.reserve) == (4096, 512)
+    tcp = made.tcp
+    assert tcp.progress_timeout_ms == 2_000
+    assert (tcp.header_timeout_ms, tcp.body_timeout_ms, tcp.write_timeout_ms) == (
+        5_000,
+        15_000,
+        15_000,
+    )
+    assert (tcp.keepalive_idle_s, tcp.keepalive_interval_s, tcp.keepalive_probes) == (60, 10, 5)
+    assert tcp.idle_timeout_ms == 60_000
+    network = made.network
+    assert (network.wait_max_ms, network.events_per_lap, network.drain_timeout_ms) == (
+        10_000,
+        10_000,
+        10_000,
+    )
+
+
+def test_every_default_is_allowed() -> None:
+    """A default that its own rule refuses could not be written into a file."""
+    for settings in config.SETTINGS.values():
+        for setting in settings.values():
+            if setting.mandatory or setting.default in (None, dataclasses.MISSING):
+                continue
+            raw = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+            assert setting.kind.parse(raw) == setting.default, setting.key
+
+
+def test_config_is_frozen() -> None:
+    made = parse_with("")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.server.raida_id = 4  # type: ignore[misc]  # the point of the test
+
+
+def test_secrets_stay_out_of_repr() -> None:
+    made = parse(REFERENCE_FILE)
+    assert KEY not in repr(made)
+    assert str(bytes.fromhex(KEY)) not in repr(made)
+
+
+# --- Ranges -----------------------------------------------------------------------------------
+
+BOUNDED = [
+    ("server", "raida_id", 0, 24),
+    ("server", "coin_id", 0, 255),
+    ("server", "port", 0, 65535),
+    ("server", "udp_effective_payload", 512, 65507),
+    ("workers", "count", 0, 64),
+    ("workers", "slow_count", 1, 64),
+    ("workers", "batch_max", 1, 128),
+    ("limits", "body_bytes_max", 18, 65536),
+    ("tcp", "buffers", 16, 32768),
+]
+
+
+@pytest.mark.parametrize(("table", "key", "low", "high"), BOUNDED)
+def test_bounds_are_inside_and_their_neighbours_are_not(
+    table: str, key: str, low: int, high: int
+) -> None:
+    kind = config.SETTINGS[table][key].kind
+    assert kind.parse(low) == low
+    assert kind.parse(high) == high
+    for raw in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=r"^$"):
+            kind.parse(raw)
+
+
+@pytest.mark.parametrize("raw", [True, 1.0, "1", [1], None])
+def test_only_an_integer_is_an_integer(raw: object) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        config.SETTINGS["server"]["raida_id"].kind.parse(raw)
+
+
+@pytest.mark.parametrize("raw", [1, 0, "true"])
+def test_only_a_boolean_is_a_boolean(raw: object) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        config.SETTINGS["tcp"]["persistent"].kind.parse(raw)
+
+
+# --- Faults: the exact words ------------------------------------------------------------------
+
+FAULTS = [
+    ("[server]\nraida_id = 31\n", "[server] raida_id = 31: must be an integer from 0 to 24"),
+    ("[server]\nraida_id = true\n", "[server] raida_id = true: must be an integer from 0 to 24"),
+    ("[tcp]\n", "[server] raida_id: missing; must be an integer from 0 to 24"),
+    ("[server]\nraida_di = 1\n", "[server] raida_di: unknown key; did you mean raida_id?"),
+    ("[servr]\nraida_id = 1\n", "[servr]: unknown table; did you mean [server]?"),
+    (
+        "raida_id = 1\n",
+        "raida_id: stands outside any table; did you mean [server] raida_id?",
+    ),
+    ("server = 1\n", "server: must be a table, written [server]"),
+    (
+        "[server]\nraida_id = 1\n[network]\nidle_timeout_ms = 5\n",
+        "[network] idle_timeout_ms: unknown key; did you mean [tcp] idle_timeout_ms?",
+    ),
+    (
+        '[server]\nraida_id = 1\n[network]\nbackend = "poll"\n',
+        '[network] backend = "poll": must be one of "auto", "uring"',
+    ),
+    ("[server]\nraida_id = \n", "line 2, column 12: Invalid value"),
+    ('[server]\nversion = "', "line 2, column 12: Unterminated string"),
+    (
+        '[server]\nraida_id = 1\nraida_servers = ["a:1"]\n',
+        '[server] raida_servers = ["a:1"]: must be a list of exactly 25 "host:port" strings',
+    ),
+    (
+        '[server]\nraida_id = 1\nversion = "2025"\n',
+        '[server] version = "2025": must be a string of 8 printable ASCII characters',
+    ),
+    (
+        '[server]\nraida_id = 1\n[network]\nbind = ["127.0.0.1", "localhost"]\n',
+        '[network] bind = ["127.0.0.1", "localhost"]: "localhost" is not an IP address',
+    ),
+    (
+        '[server]\nraida_id = 1\n[network]\nbind = ["::1", "0:0:0:0:0:0:0:1"]\n',
+        '[network] bind = ["::1", "0:0:0:0:0:0:0:1"]: names ::1 twice',
+    ),
+    (
+        "[server]\nraida_id = 1\n[network]\nbind = []\n",
+        "[network] bind = []: must be a list of at least one IP address, none twice",
+    ),
+    (
+        "[server]\nraida_id = 1\n[tcp]\nbuffers = 100\n",
+        "[tcp] buffers = 100: must be a power of two from 16 to 32768",
+    ),
+    (
+        "[server]\nraida_id = 1\n[workers]\ncpus = [0, 0]\n",
+        "[workers] cpus = [0, 0]: names 0 twice",
+    ),
+    (
+        '[server]\nraida_id = 1\n[handlers]\nmodules = ["a-b"]\n',
+        '[handlers] modules = ["a-b"]: "a-b" is not the name of a Python module',
+    ),
+    (
+        "[server]\nraida_id = 1\n[udp]\ncontexts = 32767\nreserve = 2\n",
+        "[udp] contexts + reserve = 32769: must be at most 32768",
+    ),
+    (
+        "[server]\nraida_id = 1\n[workers]\ncount = 4\nslow_count = 4\n"
+        "[limits]\nsmall_blocks = 15\n",
+        "[limits] small_blocks = 15: must be at least 16, two for each of the 8 workers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS, ids=[expected for _, expected in FAULTS])
+def test_fault_names_place_value_and_what_is_allowed(text: str, expected: str) -> None:
+    assert fault(text) == f"node.toml: {expected}"
+
+
+def test_limits_that_just_fit_together_are_accepted() -> None:
+    made = parse_with(
+        "[udp]\ncontexts = 32767\nreserve = 1\n"
+        "[workers]\ncount = 1\nslow_count = 1\n[limits]\nsmall_blocks = 4\nlarge_blocks = 4\n"
+    )
+    assert made.udp.contexts + made.udp.reserve == config.UDP_SLOTS_MAX
+
+
+def test_secret_is_not_repeated_in_an_error() -> None:
+    message = fault('[server]\nraida_id = 1\nadmin_key = "too-short-but-secret"\n')
+    assert message == "node.toml: [server] admin_key: must be a string of 32 hex digits"
+
+
+@pytest.mark.parametrize(
+    ("table", "line"), [("network", "io_cpu = {}"), ("workers", "cpus = [{}]")]
+)
+def test_cpu_outside_the_affinity_mask_is_refused(table: str, line: str) -> None:
+    absent = next(cpu for cpu in range(1024) if cpu not in os.sched_getaffinity(0))
+    message = fault(f"[server]\nraida_id = 1\n[{table}]\n{line.format(absent)}\n")
+    assert f"CPU {absent} is not one that this process may use" in message
+
+
+def test_long_values_are_shortened() -> None:
+    message = fault(f'[server]\nraida_id = "{"x" * 500}"\n')
+    assert len(message) < 200
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def test_load_reads_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(REFERENCE_FILE)
+    assert config.load(path) == parse(REFERENCE_FILE)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
+        config.load(tmp_path / "absent.toml")
+
+
+def test_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config.load(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_located(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"[server]\nraida_id = 1\n# \xff\n")
+    with pytest.raises(ConfigError, match="line 3: is not UTF-8 text"):
+        config.load(path)
+
+
+# --- Showing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [REFERENCE_FILE, "[server]\nraida_id = 0\nport = 0\n"])
+def test_shown_configuration_loads_to_the_same(text: str) -> None:
+    made = parse(text)
+    assert parse(config.to_toml(made, show_secrets=True)) == made
+
+
+def test_shown_without_secrets_still_loads() -> None:
+    shown = config.to_toml(parse(REFERENCE_FILE))
+    assert KEY not in shown
+    server = parse(shown).server
+    assert server.admin_key is None
+    assert server.port == 50014
+
+
+def test_odd_strings_survive_showing() -> None:
+    path = '/srv/"quoted"\\back\tslash\x7f/é😀'
+    made = parse_with("")
+    made = dataclasses.replace(made, store=dataclasses.replace(made.store, path=path))
+    assert parse(config.to_toml(made)).store.path == path
+
+
+# --- Overrides --------------------------------------------------------------------------------
+
+
+def test_overrides_replace_what_they_name() -> None:
+    changed = config.with_overrides(parse(REFERENCE_FILE), host="::1", port=0, backend="uring")
+    assert changed.network.bind == ("::1",)
+    assert changed.server.port == 0
+    assert changed.network.backend == "uring"
+    assert changed.server.raida_id == 14
+
+
+def test_no_override_changes_nothing() -> None:
+    made = parse(REFERENCE_FILE)
+    assert config.with_overrides(made) == made
+
+
+def test_wrong_overrides_name_the_option() -> None:
+    made = parse(REFERENCE_FILE)
+    with pytest.raises(ConfigError, match=r'^--host name: "name" is not an IP address$'):
+        config.with_overrides(made, host="name")
+    with pytest.raises(ConfigError, match=r"^--port 65536: must be an integer from 0 to 65535$"):
+        config.with_overrides(made, port=65536)
+    with pytest.raises(ConfigError, match=r"^--backend poll: must be one of"):
+        config.with_overrides(made, backend="poll")

@@ -1,0 +1,127 @@
+"""House rules that linters cannot check, as a ratchet: exceptions are listed and only get fewer."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+C_FUNCTION_LINES_MAX = 70
+
+# "file: function" -> lines. A shorter function must be entered as such, a short one removed.
+LONG_C_FUNCTIONS: dict[str, int] = {}
+
+# A module compiled from C -> the only one that may import it.
+SOLE_IMPORTERS = {
+    "_native": "raida_uring/ffi/native.py",
+    "_loadgen": "raida_uring/bench/load.py",
+}
+
+GENERATED = {"_native.c", "_loadgen.c"}
+TEXT_SUFFIXES = {".c", ".h", ".md", ".py", ".service", ".sh", ".sysusers", ".toml", ".yaml"}
+TOP_LEVEL = ("raida_uring", "tests", "tools", "docs", "systemd", ".ci")
+
+# Spelled so that this file does not match itself.
+UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:ro" + r"ot|ho" + r"me|wo" + r"rk|Us" + r"ers)/\w")
+
+
+def files(*suffixes: str) -> list[Path]:
+    """Every source file with one of `suffixes`; what a build generates is left out."""
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    for name in TOP_LEVEL:
+        found += (path for path in (ROOT / name).rglob("*") if path.is_file())
+    return sorted(path for path in found if path.suffix in suffixes and path.name not in GENERATED)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def c_function_lengths(text: str) -> dict[str, int]:
+    """Lines of each function body, braces included: they alone stand in column 0."""
+    lengths: dict[str, int] = {}
+    name, start = "", None
+    for number, line in enumerate(text.splitlines()):
+        if start is None:
+            called = re.match(r"(?=[A-Za-z_]).*?\b(\w+)\(", line)
+            if called is not None:
+                name = called[1]
+            if line == "{":
+                start = number
+        elif line == "}":
+            lengths[name] = number - start + 1
+            start = None
+    return lengths
+
+
+def test_the_measure_finds_functions() -> None:
+    text = "static int\nadd(int a,\n    int b)\n{\n    return a + b;\n}\n\nstruct pair {\n};\n"
+    assert c_function_lengths(text) == {"add": 3}
+
+
+def test_c_functions_are_short() -> None:
+    long_functions = {
+        f"{name_of(path)}: {function}": lines
+        for path in files(".c", ".h")
+        for function, lines in c_function_lengths(path.read_text(encoding="utf-8")).items()
+        if lines > C_FUNCTION_LINES_MAX
+    }
+    assert long_functions == LONG_C_FUNCTIONS
+
+
+def test_c_files_say_what_they_are() -> None:
+    anonymous = [
+        name_of(path)
+        for path in files(".c", ".h")
+        if not path.read_text(encoding="utf-8").startswith(f"/* {path.name}: ")
+    ]
+    assert not anonymous, "open with /* <file name>: <purpose>"
+
+
+def imported_names(path: Path) -> set[str]:
+    """Last parts of every module or name that the file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.rpartition(".")[2] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+            names.add((node.module or "").rpartition(".")[2])
+    return names
+
+
+def test_compiled_modules_have_one_importer() -> None:
+    strays = [
+        f"{name_of(path)} imports {module}"
+        for path in files(".py")
+        for module, importer in SOLE_IMPORTERS.items()
+        if module in imported_names(path) and name_of(path) != importer
+    ]
+    assert not strays
+
+
+def test_python_modules_say_what_they_are() -> None:
+    anonymous = []
+    for path in files(".py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if tree.body and ast.get_docstring(tree) is None:
+            anonymous.append(name_of(path))
+    assert not anonymous
+
+
+def matches(pattern: re.Pattern[str]) -> list[str]:
+    """`file:line: text` of every line that `pattern` is found in."""
+    found = []
+    for path in [*files(*TEXT_SUFFIXES), ROOT / "Makefile", ROOT / ".ci" / "run"]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{name_of(path)}:{number}: {line.strip()}")
+    return found
+
+
+def test_nothing_is_left_for_later() -> None:
+    assert not matches(UNFINISHED)
+
+
+def test_no_path_of_one_machine() -> None:
+    assert not matches(MACHINE_PATH)

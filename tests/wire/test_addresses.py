@@ -1,0 +1,90 @@
+"""The addresses a node listens on and answers from.
+
+What must hold: IPv4 and IPv6, TCP and UDP, are served alike; a node bound to a wildcard answers a
+datagram from the address that was asked, or the client would drop the reply.
+"""
+
+import socket
+
+import pytest
+
+from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
+from tests.support.node import running_node
+from tests.support.wire import (
+    ECHO_COMMAND,
+    VERSION_COMMAND,
+    reply_payload,
+    request,
+    status,
+    vote,
+    vote_agreed,
+)
+
+
+def ipv6_loopback_works() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not ipv6_loopback_works(), reason="kernel without IPv6 (AF_INET6)")
+
+
+def assert_served(endpoint: Endpoint) -> None:
+    """Answers of the I/O thread and of a worker, over UDP from the address asked, and TCP."""
+    with udp_client(endpoint) as client:
+        assert udp_exchange(client, endpoint, vote()) == vote_agreed()
+        assert status(udp_exchange(client, endpoint, request(ECHO_COMMAND))) == 250
+        version = udp_exchange(client, endpoint, request(VERSION_COMMAND))
+        assert reply_payload(version) == b"20250323"
+    assert status(tcp_ask(endpoint, request(ECHO_COMMAND))) == 250
+    assert reply_payload(tcp_ask(endpoint, request(VERSION_COMMAND))) == b"20250323"
+
+
+@needs_ipv6
+def test_ipv6_alone() -> None:
+    with running_node(network={"bind": ["::1"]}) as node:
+        assert_served(node.endpoint)
+
+
+@pytest.mark.parametrize("bind", [["0.0.0.0"], ["127.0.0.1", "127.0.0.2", "127.0.0.3"]])
+def test_answers_from_the_address_asked(bind: list[str]) -> None:
+    with running_node(network={"bind": bind}) as node:
+        for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            assert_served((host, node.endpoint[1]))
+
+
+@needs_ipv6
+def test_without_bind_every_address_of_both_families() -> None:
+    with running_node(network={"bind": None}) as node:
+        port = node.endpoint[1]
+        assert {port} == {bound for _, bound in node.server.endpoints}
+        for host in ("127.0.0.1", "127.0.0.2", "::1"):
+            assert_served((host, port))
+
+
+def test_one_port_for_both_transports_and_all_addresses() -> None:
+    """Port 0 chooses one port that every bound address and both transports share."""
+    with running_node(network={"bind": ["127.0.0.1", "127.0.0.2"]}) as node:
+        hosts = sorted(host for host, _ in node.server.endpoints)
+        assert set(hosts) == {"127.0.0.1", "127.0.0.2"}
+        assert len({port for _, port in node.server.endpoints}) == 1
+
+
+def test_interleaved_addresses_are_not_mixed_up() -> None:
+    """Replies in flight at once each go out from their own request's address."""
+    with running_node(network={"bind": ["0.0.0.0"]}) as node:
+        port = node.endpoint[1]
+        hosts = [f"127.0.0.{last}" for last in range(1, 9)]
+        with udp_client(("127.0.0.1", port)) as client:
+            for index in range(400):
+                sent = request(VERSION_COMMAND, echo=index)
+                client.sendto(sent, (hosts[index % len(hosts)], port))
+            for _ in range(400):
+                reply, source = client.recvfrom(2048)
+                index = int.from_bytes(reply[6:8])
+                assert source == (hosts[index % len(hosts)], port)
+        assert udp_ask((hosts[-1], port), vote()) == vote_agreed()
