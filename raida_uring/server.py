@@ -277,6 +277,7 @@ def serve(config: Config) -> None:
     try:
         server = Server(config)
         server.start()
+        logger.info("try it: raida-uring ping %s", _reachable(server.endpoints[0]))
         notify("READY=1")
         try:
             _serve_until_stopped(server)
@@ -285,6 +286,13 @@ def serve(config: Config) -> None:
             _drain(server)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _reachable(endpoint: tuple[str, int]) -> str:
+    """The endpoint as a client on this machine may name it."""
+    host, port = endpoint
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
+    return sockets.format_endpoint(loopback.get(host, host), port)
 
 
 def _serve_until_stopped(server: Server) -> None:

@@ -38,7 +38,7 @@ enum {
 };
 
 #define NS_PER_MS 1000000ull
-#define NS_PER_S  1000000000ull
+#define NS_PER_S 1000000000ull
 
 static uint64_t now_ns(void)
 {

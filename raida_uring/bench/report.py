@@ -257,7 +257,7 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
         return (
             f"  {name:14}"
             + "".join(f"{outcome.median(column):9.0f}" for column in columns)
-            + f"{outcome.total('lost'):6}"
+            + f"{outcome.total('lost'):6}{outcome.median('other_cpu'):8.2f}"
         )
 
     busy = statistics.median(run.worker_cpu for run in runs)
@@ -266,7 +266,7 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
         f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second to the node (open loop),"
         f" I/O thread on a core of its own",
         f"  {'workers':14}{'p50 us':>9}{'p90 us':>9}{'p99 us':>9}{'p99.9 us':>9}{'max us':>9}"
-        f"{'lost':>6}",
+        f"{'lost':>6}{'others':>8}",
         row("idle", [run.idle for run in runs]),
         row(f"{cases.SPIN_WORKERS} spinning", [run.beside_spin for run in runs]),
         f"  while spinning the workers used {busy:.2f} of their core;"

@@ -193,11 +193,15 @@ def _case_load(case: Case, server: Server, settings: Settings, duration_ms: int)
 
 
 class _Meter:
-    """CPU time of a server and of its core, from construction to `measurement`."""
+    """CPU time of a server and of its core, from construction to `measurement`.
 
-    def __init__(self, server: Server, cpu: int) -> None:
+    core_threads: the server's threads that live on that core; absent: all of them.
+    """
+
+    def __init__(self, server: Server, cpu: int, core_threads: set[int] | None = None) -> None:
         self._server = server
         self._cpu = cpu
+        self._core_threads = core_threads
         self._used_s = server.cpu_s()
         self._core_s = contenders.core_busy_s(cpu)
         self._started_s = time.monotonic()
@@ -208,8 +212,10 @@ class _Meter:
         return {thread: s - before.get(thread, 0.0) for thread, s in self._server.cpu_s().items()}
 
     def measurement(self, result: Result) -> Measurement:
-        cpu_s = sum(self.used_s().values())
-        other_s = contenders.core_busy_s(self._cpu) - self._core_s - cpu_s
+        used_s = self.used_s()
+        cpu_s = sum(used_s.values())
+        here = used_s.keys() if self._core_threads is None else self._core_threads
+        other_s = contenders.core_busy_s(self._cpu) - self._core_s - sum(used_s[t] for t in here)
         return Measurement(
             requests_per_cpu_s=result.answered / cpu_s if cpu_s > 0 else 0.0,
             requests_per_s=result.per_second,
@@ -271,12 +277,13 @@ def _measure_spin(settings: Settings) -> SpinRun:
         io_thread = _io_thread(server)
         spin = _SpinLoad(server.port, settings.duration_ms + 2 * SPIN_LEAD_MS)
         with _real_time():
-            idle = _Meter(server, settings.server_cpu).measurement(_votes(server, settings))
+            meter = _Meter(server, settings.server_cpu, {io_thread})
+            idle = meter.measurement(_votes(server, settings))
         spin.start()
         time.sleep(SPIN_LEAD_MS / 1000)  # warm-up, not synchronisation
         with _real_time():
             waited_s = server.waited_s(io_thread)
-            meter = _Meter(server, settings.server_cpu)
+            meter = _Meter(server, settings.server_cpu, {io_thread})
             beside = meter.measurement(_votes(server, settings))
             cpu_s = meter.used_s()
             waited_s = server.waited_s(io_thread) - waited_s

@@ -48,13 +48,11 @@
 #define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */
 #define RU_LENT_SMALL_MAX 32    /* blocks lent to one worker in advance */
 #define RU_LENT_LARGE_MAX 4
-#define RU_LENT_RING 64      /* entries; a power of two above both */
-#define RU_DRAIN_BURST 65536 /* datagrams answered after the last receive was cancelled */
+#define RU_LENT_RING 64 /* entries; a power of two above both */
 
 /* Times, in nanoseconds. */
-#define RU_TICK_NS (1ULL << 24) /* timer wheel: about 17 ms */
-#define RU_DISPATCH_HOLD_NS                                                                        \
-    200000ULL /* wait this long for a running batch before waking one more */
+#define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
+#define RU_DISPATCH_HOLD_NS 500000ULL   /* for a running batch, before one more worker is woken */
 #define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
 #define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
 #define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */

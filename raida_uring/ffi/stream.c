@@ -90,9 +90,13 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
         stream_starve(engine, index, RU_STARVED_OF_BUFFER);
         return;
     }
+    /* Most clients send one request in one segment: a single receive then ends by itself, where one
+     * that goes on would have to be cancelled before the descriptor may be closed. */
+    bool once =
+        !engine->conns.persistent && conn->state == RU_CONN_READ_HEADER && conn->header_have == 0;
     conn->receiving = true;
     engine->operations++;
-    engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, false);
+    engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, once);
 }
 
 static void stream_stop_receiving(struct ru_engine *engine, uint32_t index)
@@ -187,6 +191,9 @@ static void stream_queue(struct ru_engine *engine, uint32_t index, enum ru_lane_
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     if (ru_dispatch_queue(engine, lane, engine->arena.slots + index)) {
         conn->queued = true;
+        /* Listen on, to learn of a reset while the handler runs; further bytes end it. */
+        if (!conn->receiving && !conn->eof && conn->held_first == RU_NONE && !conn->starved)
+            stream_receive(engine, index);
         return;
     }
     engine->counters.refused_slow++;

@@ -6,16 +6,21 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from raida_uring.errors import StartError
+from tests.support.confine import (
+    CAP_DAC_OVERRIDE,
+    CAP_DAC_READ_SEARCH,
+    CAP_NET_BIND_SERVICE,
+    IO_URING_CALLS,
+)
 from tests.support.handlers import HANG, HOLD, NAP, gate
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
@@ -24,6 +29,7 @@ from tests.support.net import (
     Endpoint,
     tcp_ask,
     tcp_connect,
+    turned_away,
     udp_ask,
     udp_client,
 )
@@ -38,7 +44,6 @@ from tests.support.node import (
     running_node,
     total,
 )
-from tests.support.seccomp import IO_URING_CALLS
 from tests.support.wire import (
     ECHO_COMMAND,
     RAIDA_ID,
@@ -201,7 +206,8 @@ def test_signal_under_load_answers_everything_received(
 
 def test_stop_waits_for_handlers() -> None:
     """A drain ends when the last handler has, and its answer still reaches the client."""
-    with running_node(handlers=HANDLERS) as node, ExitStack() as stack:
+    tcp = {"progress_timeout_ms": 200}  # for clients that come in between and say nothing
+    with running_node(tcp=tcp, handlers=HANDLERS) as node, ExitStack() as stack:
         stopper = threading.Thread(target=node.server.stop)
         datagrams = stack.enter_context(udp_client(node.endpoint))
         stream = stack.enter_context(tcp_connect(node.endpoint))
@@ -210,19 +216,11 @@ def test_stop_waits_for_handlers() -> None:
             stream.sendall(request(HOLD))
             node.wait_for_counts(udp_in_flight=1, tcp_in_flight=1)
             stopper.start()
-            eventually(lambda: refuses_connections(node.endpoint))
+            eventually(lambda: turned_away(node.endpoint))
             assert stopper.is_alive()
         assert status(datagrams.recv(2048)) == 250
         assert status(stream.recv(2048)) == 250
         stopper.join()
-
-
-def refuses_connections(endpoint: Endpoint) -> bool:
-    try:
-        with tcp_connect(endpoint) as client:
-            return client.recv(1) == b""
-    except ConnectionError:
-        return True
 
 
 def occupy_a_worker(endpoint: Endpoint, sign: Path) -> None:
@@ -243,18 +241,9 @@ def test_second_signal_forces(tmp_path: Path) -> None:
     with daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 60000}) as node:
         occupy_a_worker(node.endpoint, tmp_path / "hanging")
         node.signal(signal.SIGTERM)
-        eventually(lambda: refuses_connections(node.endpoint))
+        eventually(lambda: turned_away(node.endpoint))
         assert node.process.poll() is None, "the first signal waits for the handler"
         node.terminate(timeout_s=ANSWER_TIMEOUT_S)
-
-
-@pytest.fixture
-def public_directory() -> Iterator[Path]:
-    """A directory every user can enter, unlike pytest's own."""
-    with tempfile.TemporaryDirectory(prefix="raida-") as directory:
-        path = Path(directory)
-        path.chmod(0o755)
-        yield path
 
 
 class TestRefusedStarts:
@@ -286,15 +275,15 @@ class TestRefusedStarts:
         network = {"bind": ["192.0.2.1"]}  # reserved for documentation, assigned to nobody
         assert_refuses_to_start(tmp_path, r"192\.0\.2\.1", network=network)
 
-    def test_privileged_port(self, public_directory: Path) -> None:
+    def test_privileged_port(self, tmp_path: Path) -> None:
         port = 79
         first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
         if first <= port:
             pytest.skip(f"net.ipv4.ip_unprivileged_port_start = {first} lets anyone bind")
         assert_refuses_to_start(
-            public_directory,
-            rf"{port}.*(privilege|CAP_NET_BIND_SERVICE|[Pp]ermission)",
-            command=unprivileged(),
+            tmp_path,
+            rf"{port}.*not permitted.*CAP_NET_BIND_SERVICE",
+            command=confined(f"give_up({CAP_NET_BIND_SERVICE})"),
             server={"port": port},
         )
 
@@ -305,13 +294,13 @@ class TestRefusedStarts:
     def test_configuration_is_a_directory(self, tmp_path: Path) -> None:
         assert_refuses_to_start(tmp_path, r"directory", config_path=tmp_path)
 
-    def test_configuration_unreadable(self, public_directory: Path) -> None:
-        hidden = public_directory / "hidden.toml"
+    def test_configuration_unreadable(self, tmp_path: Path) -> None:
+        hidden = tmp_path / "hidden.toml"
         hidden.touch(mode=0)
         assert_refuses_to_start(
-            public_directory,
-            r"hidden\.toml.*[Pp]ermission",
-            command=unprivileged(),
+            tmp_path,
+            r"hidden\.toml.*(not readable|[Pp]ermission)",
+            command=confined(f"give_up({CAP_DAC_OVERRIDE}, {CAP_DAC_READ_SEARCH})"),
             config_path=hidden,
         )
 
@@ -346,30 +335,16 @@ class TestRefusedStarts:
         assert_refuses_to_start(
             tmp_path,
             rf"io_uring refused.*{expected}",
-            command=without_system_call(IO_URING_CALLS[call], code),
+            command=confined(f"refuse_system_call({IO_URING_CALLS[call]}, {code})"),
         )
 
 
-def unprivileged() -> Sequence[str]:
-    """`raida-uring serve` as nobody when we are root.
-
-    Identity changes after the imports: nobody may be unable to read this interpreter's files.
-    """
-    if os.geteuid() != 0:
-        return SERVE
-    return launcher("os.setgroups([]); os.setgid(65534); os.setuid(65534)")
-
-
-def without_system_call(number: int, code: int) -> Sequence[str]:
-    """`raida-uring serve` under a seccomp filter that answers one system call with `code`."""
-    return launcher(f"refuse_system_call({number}, {code})")
-
-
-def launcher(preparation: str) -> Sequence[str]:
-    """`raida-uring serve` in a fresh interpreter that has run `preparation` after its imports."""
-    program = (
-        "import os, sys; import raida_uring.cli, raida_uring.server; "
-        "from tests.support.seccomp import refuse_system_call; "
-        f"{preparation}; sys.exit(raida_uring.cli.main())"
-    )
-    return [sys.executable, "-c", program, "serve"]
+def confined(how: str) -> Sequence[str]:
+    """`raida-uring serve` in a process that has executed `how`, a call of support/confine.py."""
+    arguments = ", ".join(map(repr, SERVE))
+    return [
+        sys.executable,
+        "-c",
+        f"import os, sys; from tests.support.confine import *; {how}; "
+        f"os.execv(sys.executable, [{arguments}, *sys.argv[1:]])",
+    ]

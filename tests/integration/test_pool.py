@@ -44,12 +44,11 @@ def test_empty_datagrams_lose_no_vote() -> None:
                 for _ in range(burst % 3):
                     client.sendto(b"", node.endpoint)
             assert {client.recv(64) for _ in expected} == expected
-        node.wait_for_counts(udp_in_flight=0)
-        counters = node.counters()
         empties = 200 * 10 + 10 * sum(burst % 3 for burst in range(200))
+        node.wait_for_counts(udp_received=2000 + empties, udp_in_flight=0)
+        counters = node.counters()
         assert counters["udp_answered"] == 2000
-        node.wait_for_counts(udp_received=2000 + empties)
-        assert total(node.counters(), "udp_dropped_") == empties
+        assert counters["udp_dropped_empty"] == total(counters, "udp_dropped_") == empties
 
 
 def test_dropped_by_reason() -> None:
@@ -83,7 +82,7 @@ def test_votes_pass_while_handlers_hold_every_context(contexts: int, reserve: in
                     sent = next(nonce)
                     reply = udp_exchange(voter, node.endpoint, vote(nonce=sent))
                     assert reply == vote_agreed(sent)
-            assert node.counters()["udp_in_flight"] == contexts
+            node.wait_for_counts(udp_in_flight=contexts)
             eventually(lambda: gate.inside > 0)  # and they were held by handlers, not lost
 
         numbers = {reply_payload(holder.recv(2048)) for _ in range(contexts)}

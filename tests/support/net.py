@@ -119,6 +119,15 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
+def turned_away(endpoint: Endpoint) -> bool:
+    """Whether a new client is refused, reset, or closed without a byte."""
+    try:
+        with tcp_connect(endpoint) as client:
+            return read_to_close(client) == b""
+    except ConnectionError:
+        return True
+
+
 def assert_silent(clients: Iterable[socket.socket], wait_s: float) -> None:
     """No byte arrives on any socket within `wait_s`; being closed by the node is no byte."""
     waiting = {client.fileno(): client for client in clients}

@@ -28,7 +28,12 @@ enum {
 };
 
 /* user_data: kind above, descriptor below. */
-enum kind { KIND_UDP, KIND_ACCEPT, KIND_RECV, KIND_SEND };
+enum kind {
+    KIND_UDP,
+    KIND_ACCEPT,
+    KIND_RECV,
+    KIND_SEND
+};
 
 struct buffers {
     struct io_uring_buf_ring *ring;
@@ -240,8 +245,7 @@ static void lap(void)
 {
     struct io_uring_cqe *cqe;
     unsigned int head, seen = 0;
-    io_uring_for_each_cqe(&ring, head, cqe)
-    {
+    io_uring_for_each_cqe(&ring, head, cqe) {
         switch ((enum kind)(cqe->user_data >> 32)) {
         case KIND_UDP:
             udp_received(cqe);

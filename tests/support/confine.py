@@ -1,16 +1,23 @@
-"""A seccomp filter that refuses one system call, as container runtimes refuse io_uring.
+"""What takes privileges from a process before it becomes the daemon: a seccomp filter as container
+runtimes set it against io_uring, and capabilities that root gives up.
 
-For use in a child process: a filter cannot be taken off again.
+For use in a child process: neither can be taken back, and both outlast exec.
 """
 
 import ctypes
+import os
 import struct
 
 # The same numbers on every architecture that has io_uring.
 IO_URING_CALLS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}
 
-_PR_SET_NO_NEW_PRIVS = 38
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
+CAP_NET_BIND_SERVICE = 10
+
 _PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
@@ -42,10 +49,20 @@ def refuse_system_call(number: int, code: int) -> None:
         )
     )
     program = _Program(len(instructions) // 8, instructions)
-    libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def give_up(*capabilities: int) -> None:
+    """Root loses `capabilities` at its next exec; any other user has none to lose.
+
+    Root stays root otherwise: another user may be unable to read this interpreter's files.
+    """
+    if os.geteuid() == 0:
+        for capability in capabilities:
+            _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def _prctl(*arguments: object) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
