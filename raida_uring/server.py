@@ -167,7 +167,7 @@ class Server:
             for index in range(count)
         ]
         for worker in self._workers:
-            worker.thread.start()
+            worker.start()
 
     def _run_loop(self) -> None:
         """Thread: loop."""

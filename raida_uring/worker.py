@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from raida_uring.errors import EngineError
+from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request
 from raida_uring.protocol import Status
@@ -79,8 +79,17 @@ class Worker:
         self._cpus = cpus
         self._fault_counts: dict[tuple[Handler, type], int] = {}
         self._fault_at: dict[tuple[Handler, type], float] = {}
+        self._opened = threading.Event()
+        self._fault: Exception | None = None
         # A daemon thread: a handler that never returns must not keep the process from ending.
         self.thread = threading.Thread(target=self._run, name=f"worker-{index}", daemon=True)
+
+    def start(self) -> None:
+        """Return once it takes requests. Raises StartError when it cannot."""
+        self.thread.start()
+        self._opened.wait()
+        if self._fault is not None:
+            raise StartError(f"worker {self._index} cannot run: {self._fault}") from self._fault
 
     def _run(self) -> None:
         try:
@@ -88,8 +97,10 @@ class Worker:
                 os.sched_setaffinity(0, self._cpus)
             worker = self._engine.open_worker(self._index)
         except (OSError, EngineError) as error:
-            logger.critical("worker %d cannot run: %s", self._index, error)
+            self._fault = error
             return
+        finally:
+            self._opened.set()
         try:
             while (count := worker.take(TAKE_TIMEOUT_MS)) is not None:
                 if count:

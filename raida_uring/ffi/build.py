@@ -60,6 +60,7 @@ ffibuilder.set_source(
     '#include "raida_uring/ffi/ru.h"\n',
     # Relative to the project, where setuptools runs: an absolute path would end in the wheel.
     sources=[f"raida_uring/ffi/{name}.c" for name in SOURCES],
+    depends=[f"raida_uring/ffi/{path.name}" for path in sorted(HERE.glob("*.h"))],
     include_dirs=["."],  # not the folder itself: its limits.h would hide the system's
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=flags(),

@@ -109,8 +109,8 @@ void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, 
 
 void ru_datagram_failed(struct ru_engine *engine)
 {
-    /* Reported during the submission that took it, hence before it is settled. */
-    RU_CHECK(engine->unsettled > 0);
+    /* Reported during the submission that took it. A lap that overfills the submission queue
+     * submits in between and hears of it before the release: then the count goes below 0. */
     engine->unsettled--;
     engine->counters.udp_dropped_send++;
 }
@@ -124,13 +124,15 @@ void ru_datagram_release(struct ru_engine *engine)
         if (engine->sending[i].block != RU_NONE)
             ru_block_release(&engine->blocks, engine->sending[i].block);
     }
-    engine->unsettled += engine->sending_count;
+    engine->unsettled += (int32_t)engine->sending_count;
     engine->sending_count = 0;
 }
 
 void ru_datagram_settle(struct ru_engine *engine)
 {
-    engine->counters.udp_answered += engine->unsettled;
+    if (engine->unsettled <= 0)
+        return;
+    engine->counters.udp_answered += (uint32_t)engine->unsettled;
     engine->unsettled = 0;
 }
 

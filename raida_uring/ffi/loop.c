@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,7 +213,8 @@ static void loop_reap(struct ru_engine *engine)
 static void loop_publish(struct ru_engine *engine)
 {
     struct ru_counters *counters = &engine->counters;
-    counters->udp_in_flight = ru_udp_in_flight(&engine->udp) + engine->unsettled;
+    counters->udp_in_flight =
+        (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
     counters->laps++;
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
@@ -443,6 +445,7 @@ static int loop_open(struct ru_engine *engine)
 
 int ru_engine_run(struct ru_engine *engine)
 {
+    (void)pthread_setname_np(pthread_self(), "raida-io");
     int result = loop_open(engine);
     if (result == 0) {
         loop_publish(engine);

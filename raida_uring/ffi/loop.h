@@ -116,7 +116,7 @@ struct ru_engine {
     struct ru_starved starved[2]; /* enum ru_starved_of */
     struct ru_sending *sending;   /* at most one per slot */
     uint32_t sending_count;
-    uint32_t unsettled;   /* submitted; failures may still be reported */
+    int32_t unsettled;    /* submitted less failed, and not counted yet */
     struct ru_held *held; /* per TCP buffer */
     uint8_t *tcp_buffers;
     uint32_t buffers_free; /* lent to the kernel */

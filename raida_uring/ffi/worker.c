@@ -5,6 +5,8 @@
  * payload can see another request's bytes. What does not need a handler is answered here.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -61,6 +63,9 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
         __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
         return -ENOMEM;
     }
+    char name[24]; /* the kernel takes 15 characters */
+    (void)snprintf(name, sizeof(name), "raida-work-%u", index);
+    (void)pthread_setname_np(pthread_self(), name);
     made->engine = engine;
     made->mailbox = mailbox;
     *worker = made;
