@@ -119,13 +119,18 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def turned_away(endpoint: Endpoint) -> bool:
-    """Whether a new client is refused, reset, or closed without a byte."""
-    try:
-        with tcp_connect(endpoint) as client:
-            return read_to_close(client) == b""
-    except ConnectionError:
-        return True
+def turned_away(endpoint: Endpoint, client: socket.socket | None = None) -> bool:
+    """Whether a new client is refused, reset, or closed without a byte.
+
+    client: an unconnected socket to try with, for callers that could not make one now.
+    """
+    with client or socket.socket(family_of(endpoint)) as sock:
+        sock.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            sock.connect(endpoint)
+        except ConnectionError:
+            return True
+        return read_to_close(sock) == b""
 
 
 def assert_silent(clients: Iterable[socket.socket], wait_s: float) -> None:
