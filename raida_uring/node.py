@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raida_uring.config import Config
+from raida_uring.message import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Node:
         """counters: a consistent set of the data plane's counters, by name."""
         self.config = config
         self.counters = counters
-        self.version = config.server.version.encode("ascii")
+        self.version_reply = Reply(payload=config.server.version.encode("ascii"))
         self._echo_count = itertools.count(1)
         self._echoes = 0
 

@@ -3,7 +3,6 @@
 Source: protocol specification, "Status group".
 """
 
-import functools
 import hmac
 import struct
 from typing import Final
@@ -28,12 +27,7 @@ def echo(request: Request, node: Node) -> Reply:
 @command(group=0, code=1)
 def version(request: Request, node: Node) -> Reply:
     """8 ASCII bytes."""
-    return _version_reply(node.version)
-
-
-@functools.cache
-def _version_reply(text: bytes) -> Reply:
-    return Reply(payload=text)
+    return node.version_reply
 
 
 @command(group=0, code=2, needs_body=True)

@@ -1,0 +1,96 @@
+"""What a handler is given and what it returns: `Request` and `Reply`.
+
+Pure. Any thread.
+"""
+
+import socket
+import sys
+from typing import Final, NamedTuple
+
+# Where a record (struct ru_record) holds what, and what stands before a body in the batch's data.
+_AT, _COMMAND, _KIND, _ENCRYPTION, _SHARD, _TRANSPORT, _BODY_SIZE = 0, 2, 3, 4, 5, 6, 7
+_PEER_OFFSET, _HEADER_OFFSET = -80, -48
+_CHALLENGE_SIZE: Final = 16
+
+
+class Reply(NamedTuple):
+    """What a handler answers.
+
+    status: 0 to 255, see `raida_uring.protocol.Status`. payload: up to 65,502 bytes over TCP; over
+    UDP as many as `[limits] udp_reply_factor_max` allows.
+    """
+
+    status: int = 250
+    payload: bytes = b""
+
+
+class Request:
+    """A request whose header, length and body check have passed.
+
+    `payload` is a copy of its own: it may be kept. The other properties are decoded when asked for.
+    """
+
+    __slots__ = ("_data", "_record", "payload")
+
+    def __init__(self, payload: bytes, record: tuple[int, ...], data: bytes) -> None:
+        self.payload = payload
+        self._record = record
+        self._data = data
+
+    @property
+    def group(self) -> int:
+        """Command group, 0 to 15."""
+        return self._record[_COMMAND] >> 8
+
+    @property
+    def command(self) -> int:
+        """Command within the group, 0 to 255."""
+        return self._record[_COMMAND] & 0xFF
+
+    @property
+    def encryption(self) -> int:
+        """Encryption type of request and reply: 0, 1, 2, 4 or 5."""
+        return self._record[_ENCRYPTION]
+
+    @property
+    def shard(self) -> int:
+        """Shard id, 0 to 3."""
+        return self._record[_SHARD]
+
+    @property
+    def has_body(self) -> bool:
+        """Whether there was a body at all; without one the payload is empty too."""
+        return self._record[_BODY_SIZE] > 0
+
+    @property
+    def transport(self) -> str:
+        """`udp` or `tcp`."""
+        return "tcp" if self._record[_TRANSPORT] else "udp"
+
+    @property
+    def header(self) -> bytes:
+        """The request's header as sent: 32 bytes, or 48 for encryption types 4 and 5."""
+        start = self._front() + _HEADER_OFFSET
+        return self._data[start : start + (32 if self.encryption <= 2 else 48)]
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Address and port of the sender."""
+        start = self._front() + _PEER_OFFSET
+        raw = self._data[start : start + 28]
+        family = int.from_bytes(raw[:2], sys.byteorder)
+        port = int.from_bytes(raw[2:4])
+        if family == socket.AF_INET:
+            return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
+        return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port
+
+    def _front(self) -> int:
+        """Where the body starts in the batch's data; a plain one has its challenge first."""
+        return self._record[_AT] - (_CHALLENGE_SIZE if self._record[_KIND] == 0 else 0)
+
+    def __repr__(self) -> str:
+        host, port = self.peer
+        return (
+            f"<Request {self.group}/{self.command} {len(self.payload)} bytes "
+            f"over {self.transport} from {host} port {port}>"
+        )
