@@ -20,10 +20,11 @@ import typer
 
 import raida_uring
 from raida_uring import client, config, log, protocol
-from raida_uring.errors import ProtocolError, RaidaError
+from raida_uring.errors import EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
-_EXIT_FAULT = 2
+_EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
+_EXIT_FAILED = 1  # ours, while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog_name="raida-uring",
             standalone_mode=False,
         )
+    except EngineError as error:
+        _complain(str(error))
+        return _EXIT_FAILED
     except RaidaError as error:
         return _complain(str(error))
     except typer.TyperException as error:  # of its kinds only wrong usage reaches us
@@ -115,6 +119,8 @@ def serve(
     log.configure(chosen.log.level)
     if config_path is None:
         logger.info("no --config given: RAIDA 0 with a random admin key")
+    else:  # last, so that a handler's module beside the file cannot stand in for another
+        sys.path.append(str(config_path.resolve().parent))
 
     # Here and not above: it loads the C module, which other commands do without.
     from raida_uring.server import serve as serve_until_stopped

@@ -46,7 +46,7 @@ struct ru_backend_setup {
 
 struct ru_backend {
     const struct ru_backend_ops *ops;
-    char tier[64];
+    char tier[96];
 };
 
 struct ru_backend_ops {

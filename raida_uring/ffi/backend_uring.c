@@ -42,7 +42,7 @@ struct uring_backend {
     struct uring_group slots;
     struct uring_group buffers;
     struct msghdr receive_shape;    /* only its lengths are read */
-    struct uring_message *messages; /* per slot; NULL when no listener is a wildcard */
+    struct uring_message *messages; /* per slot; NULL when SEND with an address does for all */
     bool send_takes_address;
 };
 
@@ -103,23 +103,52 @@ static uint32_t uring_cq_entries(const struct ru_config *config)
     return entries;
 }
 
+/* One tier. Where locked memory is short (6.18 charges rings again), a smaller completion queue is
+ * better than none: an overflow is survived and counted. */
+static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier)
+{
+    uint32_t wanted = uring_cq_entries(uring->setup.config);
+    uint32_t entries = wanted;
+    struct io_uring_params params;
+    int result;
+    do {
+        params = (struct io_uring_params){.flags = tier->flags | IORING_SETUP_R_DISABLED,
+                                          .cq_entries = entries};
+        result = io_uring_queue_init_params(RU_SQ_ENTRIES, &uring->ring, &params);
+        entries /= 2;
+    } while (result == -ENOMEM && entries >= RU_SQ_ENTRIES);
+    if (result != 0)
+        return result;
+    uring->ring_made = true;
+    uring->send_takes_address = tier->send_takes_address;
+    if (params.cq_entries < wanted)
+        (void)snprintf(uring->base.tier, sizeof(uring->base.tier),
+                       "%s, %u completions for lack of locked memory", tier->name,
+                       params.cq_entries);
+    else
+        (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", tier->name);
+    if (!(params.features & IORING_FEAT_EXT_ARG))
+        return -EINVAL;
+    return 0;
+}
+
 static int uring_make(struct uring_backend *uring)
 {
     int result = -EINVAL;
-    for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL; i++) {
-        struct io_uring_params params = {.flags = uring_tiers[i].flags | IORING_SETUP_R_DISABLED,
-                                         .cq_entries = uring_cq_entries(uring->setup.config)};
-        result = io_uring_queue_init_params(RU_SQ_ENTRIES, &uring->ring, &params);
-        if (result != 0)
-            continue;
-        uring->ring_made = true;
-        uring->send_takes_address = uring_tiers[i].send_takes_address;
-        (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", uring_tiers[i].name);
-        if (!(params.features & IORING_FEAT_EXT_ARG))
-            return uring_fail(&uring->setup, "io_uring without EXT_ARG", -EINVAL);
-    }
+    for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL && !uring->ring_made; i++)
+        result = uring_make_tier(uring, &uring_tiers[i]);
     if (result != 0)
         return uring_fail(&uring->setup, "io_uring_setup", result);
+    return 0;
+}
+
+static int uring_make_messages(struct uring_backend *uring)
+{
+    if (uring->setup.arena->control_size == 0 && uring->send_takes_address)
+        return 0;
+    uring->messages = calloc(uring->setup.arena->slots, sizeof(*uring->messages));
+    if (!uring->messages)
+        return uring_fail(&uring->setup, "allocating message headers", -ENOMEM);
     return 0;
 }
 
@@ -215,14 +244,9 @@ static int uring_open(struct ru_backend **backend, const struct ru_backend_setup
     uring->setup = *setup;
     uring->receive_shape.msg_namelen = RU_PEER_SIZE;
     uring->receive_shape.msg_controllen = setup->arena->control_size;
-    int result = 0;
-    if (setup->arena->control_size > 0) {
-        uring->messages = calloc(setup->arena->slots, sizeof(*uring->messages));
-        if (!uring->messages)
-            result = uring_fail(setup, "allocating message headers", -ENOMEM);
-    }
+    int result = uring_make(uring);
     if (result == 0)
-        result = uring_make(uring);
+        result = uring_make_messages(uring);
     if (result == 0)
         result = uring_register(uring);
     if (result != 0) {
@@ -327,8 +351,10 @@ static void uring_send_datagram(struct ru_backend *backend, uint32_t listener, u
     socklen_t peer_size =
         peer->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     /* MSG_DONTWAIT: sent while it is submitted, so the slot is ours again right after. */
-    if (controlled && uring->messages) {
+    if (controlled || !uring->send_takes_address) {
         uring_prep_message(uring, sqe, listener, slot, bytes, size, peer, peer_size);
+        if (!controlled)
+            uring->messages[slot].header.msg_controllen = 0;
     } else {
         io_uring_prep_send(sqe, (int)listener, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         io_uring_prep_send_set_addr(sqe, peer, (uint16_t)peer_size);

@@ -232,7 +232,6 @@ static enum ru_conn_action conn_refuse(struct ru_conns *conns, uint32_t index,
 {
     uint8_t *bytes = conn_inline(conns, index);
     uint32_t size = ru_fast_refuse(conns->front, status, scope, bytes, bytes);
-    conns->counters->refused_headers++;
     return conn_write_inline(conns, index, size, now_ns);
 }
 
@@ -295,6 +294,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     }
     if (status != RU_STATUS_OK) {
         conn->refused = true; /* the body is not read, so nothing can follow */
+        conns->counters->refused_headers++;
         return conn_refuse(conns, index, status, scope, now_ns);
     }
     conn->body_have = 0;

@@ -134,7 +134,7 @@ struct ru_engine {
     int result;           /* once ended */
     struct ru_sleeper ready_sleeper;
     char fault[RU_FAULT_TEXT];
-    char tier[64];
+    char tier[96];
 };
 
 uint64_t ru_now_ns(void);
