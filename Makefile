@@ -21,7 +21,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native bench bench-quick dist clean help
+        test-native test-threads bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -38,7 +38,7 @@ build: setup ## make .venv/bin/raida-uring
 run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
-test: setup test-native ## all tests
+test: setup test-native test-threads ## all tests
 	$(BIN)/python -m pytest
 
 check: setup-lint format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
@@ -73,14 +73,25 @@ test-native: setup $(NATIVE_TESTS) ## C tests under the address and undefined-be
 	@for test in $(NATIVE_TESTS); do echo "$$test"; "$$test" || exit 1; done
 	@echo "$(words $(NATIVE_TESTS)) native test programs passed"
 
+# Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
+THREAD_TESTS := queue stats
+THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
+THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c stats.c)
+
+test-threads: setup ## C queue tests under the thread sanitizer
+	@mkdir -p $(NATIVE_DIR)
+	@for test in $(THREAD_TESTS); do \
+	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
+	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
+
 # After setup, which may have to install the compiler first.
 $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 	@mkdir -p $(@D)
-	$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -c -o $@ $<
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -c -o $@ $<
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
 
 .SECONDARY: $(NATIVE_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d)

@@ -63,8 +63,8 @@ static void conn_set_state(struct ru_conns *conns, struct ru_conn *conn, enum ru
                            uint64_t now_ns)
 {
     RU_CHECK(conn_moves[conn->state] & 1U << to);
-    conns->waiting_count -= conn->state == RU_CONN_WAIT_BLOCK;
-    conns->waiting_count += to == RU_CONN_WAIT_BLOCK;
+    conns->waiting_counts[ru_conn_block_class(conn)] -= conn->state == RU_CONN_WAIT_BLOCK;
+    conns->waiting_counts[ru_conn_block_class(conn)] += to == RU_CONN_WAIT_BLOCK;
     conn->state = (uint8_t)to;
     conn->state_since_ns = now_ns;
     conn->progress_ns = now_ns;
@@ -164,7 +164,9 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     RU_CHECK(!conn->receiving && !conn->sending && !conn->starved);
     RU_CHECK(conn->held_first == RU_NONE && conns->used_count > 0);
     if (conn->request_open) /* orphaned while a handler ran: it has come back only now */
-        conn_end_request(conns, conn, COUNTER(tcp_dropped_peer_gone));
+        conn_end_request(conns, conn,
+                         conn->reason == RU_CLOSED_DRAIN ? COUNTER(tcp_dropped_drain)
+                                                         : COUNTER(tcp_dropped_peer_gone));
     conn_release_blocks(conns, conn);
     conn_set_state(conns, conn, RU_CONN_FREE, 0);
     conn->generation = ru_token_advance(conn->generation);
@@ -275,9 +277,8 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
 static bool conn_take_block(struct ru_conns *conns, uint32_t index)
 {
     struct ru_conn *conn = &conns->conns[index];
-    enum ru_block_class size_class =
-        conn->header.body_size <= RU_SMALL_BLOCK ? RU_BLOCK_SMALL : RU_BLOCK_LARGE;
-    conn->body_block = ru_block_acquire(conns->blocks, size_class, conns->arena->slots + index);
+    conn->body_block =
+        ru_block_acquire(conns->blocks, ru_conn_block_class(conn), conns->arena->slots + index);
     return conn->body_block != RU_NONE;
 }
 
@@ -302,7 +303,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
         return conn_complete(conns, index, now_ns);
     /* Whoever waits already comes first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
-        (conns->waiting_count > 0 || !conn_take_block(conns, index))) {
+        (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
         return RU_CONN_STARVE;
     }
@@ -400,6 +401,7 @@ enum ru_conn_action ru_conn_replied(struct ru_conns *conns, uint32_t index, uint
     struct ru_conn *conn = ru_conn_at(conns, index);
     RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->with_worker && !conn->queued);
     conn->reply_block = block;
+    RU_CHECK(block != RU_NONE || size <= RU_INLINE_SIZE);
     if (block == RU_NONE)
         return conn_write_inline(conns, index, size, now_ns);
     return conn_write(conns, index, ru_arena_block_at(conns->arena, block), size, now_ns);
@@ -414,6 +416,7 @@ enum ru_conn_action ru_conn_refuse(struct ru_conns *conns, uint32_t index, enum 
 
 const uint8_t *ru_conn_unsent(const struct ru_conns *conns, uint32_t index, uint32_t *size)
 {
+    RU_CHECK(index < conns->capacity);
     const struct ru_conn *conn = &conns->conns[index];
     RU_CHECK(conn->state == RU_CONN_WRITE && conn->reply_sent < conn->reply_size);
     *size = conn->reply_size - conn->reply_sent;

@@ -79,12 +79,14 @@ struct ru_conn {
     bool cancelling; /* the receive was asked to end */
     bool sending;
     bool cancelling_send;
-    bool eof;            /* the peer sent its last byte */
-    bool deaf;           /* further bytes are thrown away */
-    bool starved;        /* waits in the loop's queue for a buffer or a block */
+    bool eof;     /* the peer sent its last byte */
+    bool deaf;    /* further bytes are thrown away */
+    bool starved; /* waits in one of the loop's queues for a buffer or a block */
+    uint8_t starved_of;
     uint32_t held_first; /* lent buffers with bytes for later, oldest first */
     uint32_t held_last;
     uint32_t starved_next;
+    uint32_t starved_previous;
 };
 
 struct ru_conn_timeouts {
@@ -95,8 +97,8 @@ struct ru_conns {
     struct ru_conn *conns;
     uint32_t capacity;
     uint32_t free_head;
-    uint32_t used_count;    /* not FREE */
-    uint32_t waiting_count; /* WAIT_BLOCK */
+    uint32_t used_count;        /* not FREE */
+    uint32_t waiting_counts[2]; /* WAIT_BLOCK */
     bool persistent;
     struct ru_conn_timeouts timeouts;
     struct ru_front *front;
@@ -141,6 +143,12 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
 void ru_conn_count_closed(struct ru_conns *conns, uint32_t index);
 /* True if `token` names a connection whose request is with `worker` now. */
 bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t worker);
+
+/* The class of block that the announced body needs. */
+static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn)
+{
+    return conn->header.body_size <= RU_SMALL_BLOCK ? RU_BLOCK_SMALL : RU_BLOCK_LARGE;
+}
 
 static inline bool ru_conn_reading(const struct ru_conn *conn)
 {

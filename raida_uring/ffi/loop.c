@@ -110,7 +110,7 @@ static int engine_set_up(struct ru_engine *engine)
     };
     if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
         return -errno;
-    for (uint32_t what = 0; what < 2; what++)
+    for (uint32_t what = 0; what < RU_STARVED_QUEUES; what++)
         engine->starved[what] = (struct ru_starved){RU_NONE, RU_NONE};
     ru_timer_init(&engine->timers, engine->timer_nodes, config->connections_max, ru_now_ns());
     ru_dispatch_init(engine);

@@ -64,8 +64,10 @@ struct ru_listener_state {
 
 /* Connections that wait for a TCP buffer to receive into, or for a block, oldest first. */
 enum ru_starved_of {
+    RU_STARVED_OF_SMALL = RU_BLOCK_SMALL,
+    RU_STARVED_OF_LARGE = RU_BLOCK_LARGE,
     RU_STARVED_OF_BUFFER,
-    RU_STARVED_OF_BLOCK
+    RU_STARVED_QUEUES,
 };
 struct ru_starved {
     uint32_t first;
@@ -113,8 +115,8 @@ struct ru_engine {
 
     struct ru_listener_state listeners[RU_LISTENERS_MAX];
     uint64_t accept_retry_ns;
-    struct ru_starved starved[2]; /* enum ru_starved_of */
-    struct ru_sending *sending;   /* at most one per slot */
+    struct ru_starved starved[RU_STARVED_QUEUES]; /* enum ru_starved_of */
+    struct ru_sending *sending;                   /* at most one per slot */
     uint32_t sending_count;
     int32_t unsettled;    /* submitted less failed, and not counted yet */
     struct ru_held *held; /* per TCP buffer */

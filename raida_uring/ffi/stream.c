@@ -61,7 +61,9 @@ static void stream_starve(struct ru_engine *engine, uint32_t index, enum ru_star
         return;
     engine->counters.tcp_starved++;
     conn->starved = true;
+    conn->starved_of = (uint8_t)what;
     conn->starved_next = RU_NONE;
+    conn->starved_previous = starved->last;
     if (starved->last != RU_NONE)
         ru_conn_at(&engine->conns, starved->last)->starved_next = index;
     else
@@ -69,15 +71,21 @@ static void stream_starve(struct ru_engine *engine, uint32_t index, enum ru_star
     starved->last = index;
 }
 
-/* Remove the first of a queue; the caller has looked at it. */
-static void stream_starved_pop(struct ru_engine *engine, struct ru_starved *starved)
+/* Take a connection out of its queue, wherever it stands: served, or closed meanwhile. */
+static void stream_unstarve(struct ru_engine *engine, struct ru_conn *conn)
 {
-    struct ru_conn *conn = ru_conn_at(&engine->conns, starved->first);
-    RU_CHECK(conn->starved);
+    struct ru_starved *starved = &engine->starved[conn->starved_of];
+    if (!conn->starved)
+        return;
     conn->starved = false;
-    starved->first = conn->starved_next;
-    if (starved->first == RU_NONE)
-        starved->last = RU_NONE;
+    if (conn->starved_previous != RU_NONE)
+        ru_conn_at(&engine->conns, conn->starved_previous)->starved_next = conn->starved_next;
+    else
+        starved->first = conn->starved_next;
+    if (conn->starved_next != RU_NONE)
+        ru_conn_at(&engine->conns, conn->starved_next)->starved_previous = conn->starved_previous;
+    else
+        starved->last = conn->starved_previous;
 }
 
 /* ---- operations ---- */
@@ -142,6 +150,7 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
     if (conn->receiving || conn->sending)
         return;
     stream_drop_held(engine, conn);
+    stream_unstarve(engine, conn);
     if (conn->fd >= 0) {
         engine->backend->ops->close_descriptor(engine->backend, conn->fd);
         conn->fd = -1;
@@ -149,7 +158,7 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
         ru_timer_clear(&engine->timers, index);
         ru_conn_count_closed(&engine->conns, index);
     }
-    if (!conn->starved && !conn->queued && !conn->with_worker)
+    if (!conn->queued && !conn->with_worker)
         ru_conn_release(&engine->conns, index);
 }
 
@@ -230,7 +239,8 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
         break;
     case RU_CONN_STARVE:
         stream_stop_receiving(engine, index);
-        stream_starve(engine, index, RU_STARVED_OF_BLOCK);
+        stream_starve(engine, index,
+                      (enum ru_starved_of)ru_conn_block_class(ru_conn_at(&engine->conns, index)));
         break;
     case RU_CONN_NEXT:
         if (engine->phase != RU_SERVING &&
@@ -410,42 +420,32 @@ static void stream_feed_buffers(struct ru_engine *engine)
 {
     struct ru_starved *starved = &engine->starved[RU_STARVED_OF_BUFFER];
     uint32_t budget = engine->buffers_free; /* one each; what they receive comes a lap later */
-    while (starved->first != RU_NONE) {
+    for (; starved->first != RU_NONE && budget > 0; budget--) {
         uint32_t index = starved->first;
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-        if (conn->state != RU_CONN_DONE && budget == 0)
-            return;
-        stream_starved_pop(engine, starved);
-        if (conn->state == RU_CONN_DONE) {
-            ru_stream_settle(engine, index);
-        } else if (ru_conn_reading(conn) && !conn->receiving) {
+        stream_unstarve(engine, conn);
+        if (ru_conn_reading(conn) && !conn->receiving)
             stream_receive(engine, index);
-            budget--;
-        }
     }
 }
 
-static void stream_feed_blocks(struct ru_engine *engine)
+static void stream_feed_blocks(struct ru_engine *engine, enum ru_starved_of what)
 {
-    struct ru_starved *starved = &engine->starved[RU_STARVED_OF_BLOCK];
+    struct ru_starved *starved = &engine->starved[what];
     while (starved->first != RU_NONE) {
         uint32_t index = starved->first;
-        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-        if (conn->state != RU_CONN_DONE &&
-            ru_conn_unstarve(&engine->conns, index, engine->now_ns) == RU_CONN_STARVE)
+        if (ru_conn_unstarve(&engine->conns, index, engine->now_ns) == RU_CONN_STARVE)
             return;
-        stream_starved_pop(engine, starved);
-        if (conn->state == RU_CONN_DONE)
-            ru_stream_settle(engine, index);
-        else
-            stream_pump(engine, index);
+        stream_unstarve(engine, ru_conn_at(&engine->conns, index));
+        stream_pump(engine, index);
     }
 }
 
 void ru_stream_arm(struct ru_engine *engine)
 {
     stream_feed_buffers(engine);
-    stream_feed_blocks(engine);
+    stream_feed_blocks(engine, RU_STARVED_OF_SMALL);
+    stream_feed_blocks(engine, RU_STARVED_OF_LARGE);
     if (engine->phase != RU_SERVING)
         return;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {

@@ -110,8 +110,8 @@ uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns)
             uint64_t due = (tick + (uint32_t)__builtin_ctzll(rest)) * RU_TICK_NS;
             if (due > now_ns)
                 return due - now_ns;
-            /* Far deadlines in a bucket already looked at: come back a tick later. */
-            return RU_TICK_NS;
+            /* Far deadlines in the current bucket: look again when the next one is due. */
+            return RU_TICK_NS - now_ns % RU_TICK_NS;
         }
         step += 64 - bucket % 64;
     }

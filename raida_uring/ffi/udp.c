@@ -122,7 +122,8 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
                                  const struct ru_arena *arena, uint32_t index, uint32_t size,
                                  uint64_t now_ns, uint32_t *reply_size)
 {
-    RU_CHECK(pool->contexts[index].place == RU_UDP_LOOP && size <= arena->payload_size);
+    RU_CHECK(index < pool->capacity && pool->contexts[index].place == RU_UDP_LOOP &&
+             size <= arena->payload_size);
     uint8_t *bytes = arena->base + ru_arena_slot_at(arena, index) + arena->payload_at;
     if (size == 0)
         return RU_UDP_DROP_EMPTY;

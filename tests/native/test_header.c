@@ -8,8 +8,9 @@
 static const uint8_t encryptions[] = {0, 1, 2, 4, 5};
 #define ENCRYPTIONS_COUNT (sizeof(encryptions) / sizeof(encryptions[0]))
 
-static uint8_t classes[RU_COMMANDS_COUNT] = {
-    [NATIVE_ECHO] = RU_CLASS_ECHO, [NATIVE_WORKER] = RU_CLASS_WORKER, [NATIVE_SLOW] = RU_CLASS_SLOW};
+static uint8_t classes[RU_COMMANDS_COUNT] = {[NATIVE_ECHO] = RU_CLASS_ECHO,
+                                             [NATIVE_WORKER] = RU_CLASS_WORKER,
+                                             [NATIVE_SLOW] = RU_CLASS_SLOW};
 static const struct ru_identity identity = {
     .raida_id = NATIVE_RAIDA_ID, .coin_id = NATIVE_COIN_ID, .classes = classes};
 
@@ -186,9 +187,8 @@ static void request_marked(uint8_t *request, uint8_t encryption)
 
 static const uint8_t challenge[16] = {0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC5, 0xC6, 0xC7,
                                       0xC8, 0xC9, 0xCA, 0xCB, 0xCC, 0xCD, 0xCE, 0xCF};
-static const uint8_t nonce[22] = {0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7,
-                                  0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF,
-                                  0xE0, 0xE1, 0xE2, 0xE3, 0xE4, 0xE5};
+static const uint8_t nonce[22] = {0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8, 0xD9, 0xDA,
+                                  0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xE1, 0xE2, 0xE3, 0xE4, 0xE5};
 
 /* Over a dirty buffer: what the layout does not name must be zero, what lies behind untouched. */
 static void expect_reply(enum ru_scope scope, uint8_t encryption, const uint8_t *shown,
@@ -254,11 +254,11 @@ static void test_large_replies(void)
 /* The worked echo of specification 4.4, through decision, body check and reply. */
 static void test_worked_echo(void)
 {
-    static const uint8_t request[] = {
-        0x01, 0x00, 0x0e, 0x00, 0x00, 0x00, 0x00, 0x06, 0x01, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x12, 0x00, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x11, 0x22, 0x1d, 0x58, 0xf7, 0xbb, 0x84, 0xf8, 0x57,
-        0x6f, 0x08, 0x97, 0xb3, 0x19, 0x0f, 0xdc, 0x2b, 0xd0, 0x3e, 0x3e};
+    static const uint8_t request[] = {0x01, 0x00, 0x0e, 0x00, 0x00, 0x00, 0x00, 0x06, 0x01, 0x00,
+                                      0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00,
+                                      0x00, 0x00, 0x00, 0x12, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+                                      0x11, 0x22, 0x1d, 0x58, 0xf7, 0xbb, 0x84, 0xf8, 0x57, 0x6f,
+                                      0x08, 0x97, 0xb3, 0x19, 0x0f, 0xdc, 0x2b, 0xd0, 0x3e, 0x3e};
     static const uint8_t want[] = {0x0e, 0x00, 0xfa, 0x00, 0x00, 0x01, 0x11, 0x22, 0x00, 0x00, 0x00,
                                    0x00, 0x00, 0x00, 0x00, 0x00, 0x1d, 0x58, 0xf7, 0xbb, 0x84, 0xf8,
                                    0x57, 0x6f, 0x08, 0x97, 0xb3, 0x19, 0x0f, 0xdc, 0x2b, 0xd0};
@@ -282,13 +282,13 @@ static void test_replies_in_place(void)
         uint8_t bytes[RU_HEADER_LARGE + 18], apart[RU_HEADER_LARGE];
         uint8_t size = native_header(bytes, encryptions[e], NATIVE_ECHO, 18, 0x77);
         native_body(bytes + size, 18, &random);
-        EXPECT_EQUAL(
-            ru_fast_refuse(&front, RU_STATUS_PACKET_LENGTH, RU_SCOPE_ALL, bytes, apart), size);
+        EXPECT_EQUAL(ru_fast_refuse(&front, RU_STATUS_PACKET_LENGTH, RU_SCOPE_ALL, bytes, apart),
+                     size);
         uint8_t copy[sizeof(bytes)];
         memcpy(copy, bytes, sizeof(bytes));
         front.random.state = 7;
-        EXPECT_EQUAL(
-            ru_fast_refuse(&front, RU_STATUS_PACKET_LENGTH, RU_SCOPE_ALL, copy, copy), size);
+        EXPECT_EQUAL(ru_fast_refuse(&front, RU_STATUS_PACKET_LENGTH, RU_SCOPE_ALL, copy, copy),
+                     size);
         EXPECT_BYTES(copy, apart, size);
 
         struct ru_header header;
