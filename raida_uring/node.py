@@ -3,7 +3,7 @@
 Any thread.
 """
 
-import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,12 +29,13 @@ class Node:
         self.config = config
         self.counters = counters
         self.version_reply = Reply(payload=config.server.version.encode("ascii"))
-        self._echo_count = itertools.count(1)
+        self._lock = threading.Lock()
         self._echoes = 0
 
     def count_echo(self) -> None:
         """Count an echo that a handler answered."""
-        self._echoes = next(self._echo_count)  # atomic under the interpreter lock
+        with self._lock:
+            self._echoes += 1
 
     def stats(self) -> Stats:
         """The statistics since start."""

@@ -25,7 +25,7 @@ from raida_uring.node import Node
 from raida_uring.worker import Worker
 
 START_TIMEOUT_MS: Final = 30_000
-JOIN_TIMEOUT_S: Final = 5.0  # for threads, beyond the drain
+JOIN_TIMEOUT_S: Final = 1.0  # for workers to leave, beyond the drain; only a stuck one needs it
 RESOURCE_INTERVAL_S: Final = 60.0
 DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
 

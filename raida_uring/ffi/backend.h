@@ -61,6 +61,10 @@ struct ru_backend_ops {
     /* once: a single receive; else until it ends. Bytes come in lent TCP buffers. */
     void (*receive)(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                     bool once);
+    /* A single receive of up to `size` bytes straight into memory that must stay until the ended
+     * event, whose buffer is RU_NONE. */
+    void (*receive_into)(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                         uint8_t *bytes, uint32_t size);
     /* bytes must stay until the ended event. A short count is a success. */
     void (*send)(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                  const uint8_t *bytes, uint32_t size);

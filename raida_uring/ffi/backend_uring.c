@@ -312,6 +312,14 @@ static void uring_receive(struct ru_backend *backend, uint32_t conn, uint32_t ge
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_RECEIVE, conn, generation));
 }
 
+static void uring_receive_into(struct ru_backend *backend, uint32_t conn, uint32_t generation,
+                               int fd, uint8_t *bytes, uint32_t size)
+{
+    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
+    io_uring_prep_recv(sqe, fd, bytes, size, 0);
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_RECEIVE, conn, generation));
+}
+
 static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                        const uint8_t *bytes, uint32_t size)
 {
@@ -556,6 +564,7 @@ const struct ru_backend_ops ru_backend_uring = {
     .accept = uring_accept,
     .receive_datagrams = uring_receive_datagrams,
     .receive = uring_receive,
+    .receive_into = uring_receive_into,
     .send = uring_send,
     .send_datagram = uring_send_datagram,
     .datagrams_sent = uring_datagrams_sent,

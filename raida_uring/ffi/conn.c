@@ -375,6 +375,31 @@ enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const u
     return action;
 }
 
+/* Bodies that hold a block do not depend on lent buffers: those may all be held by connections that
+ * wait for just such a block. */
+uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size)
+{
+    const struct ru_conn *conn = ru_conn_at(conns, index);
+    if (conn->state != RU_CONN_READ_BODY || conn->body_block == RU_NONE)
+        return NULL;
+    RU_CHECK(conn->body_have < conn->header.body_size);
+    *size = conn->header.body_size - conn->body_have;
+    return conns->arena->base + conn_body_at(conns, index) + conn->body_have;
+}
+
+enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
+                                     uint64_t now_ns)
+{
+    struct ru_conn *conn = ru_conn_at(conns, index);
+    RU_CHECK(conn->state == RU_CONN_READ_BODY && conn->body_block != RU_NONE);
+    RU_CHECK(size > 0 && size <= conn->header.body_size - conn->body_have);
+    conn->progress_ns = now_ns;
+    conn->body_have += size;
+    if (conn->body_have < conn->header.body_size)
+        return RU_CONN_NOTHING;
+    return conn_complete(conns, index, now_ns);
+}
+
 enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);

@@ -119,6 +119,12 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index);
 /* Consume bytes while a request is being read; *used of them. */
 enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const uint8_t *bytes,
                                  uint32_t size, uint64_t now_ns, uint32_t *used);
+/* Where the next bytes of a body that has a block may be received straight to, and how many;
+ * NULL for everything that is received into lent buffers. */
+uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size);
+/* `size` bytes were received there. */
+enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
+                                     uint64_t now_ns);
 /* Try again for a block. */
 enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* The peer's last byte has been consumed, while reading. */

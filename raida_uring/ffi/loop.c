@@ -215,7 +215,6 @@ static void loop_publish(struct ru_engine *engine)
     struct ru_counters *counters = &engine->counters;
     counters->udp_in_flight =
         (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
-    counters->laps++;
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
         counters->loop_cpu_ns = loop_clock_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -279,8 +278,12 @@ static int loop_lap(struct ru_engine *engine)
     ru_stream_expire(engine);
     ru_stream_arm(engine);
     ru_datagram_arm(engine);
+    engine->counters.laps++;
     loop_publish(engine); /* before work is handed out: handlers see their own request counted */
+    uint32_t used_count = engine->conns.used_count;
     ru_dispatch_run(engine);
+    if (used_count != engine->conns.used_count) /* it met requests whose peers had left */
+        loop_publish(engine);
     struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
     ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
     return 0;

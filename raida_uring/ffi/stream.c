@@ -94,16 +94,23 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     RU_CHECK(!conn->receiving && conn->fd >= 0);
-    if (engine->buffers_free == 0) {
+    uint32_t size;
+    uint8_t *room = ru_conn_body_room(&engine->conns, index, &size);
+    if (!room && engine->buffers_free == 0) {
         stream_starve(engine, index, RU_STARVED_OF_BUFFER);
+        return;
+    }
+    conn->receiving = true;
+    engine->operations++;
+    if (room) {
+        engine->backend->ops->receive_into(engine->backend, index, conn->generation, conn->fd, room,
+                                           size);
         return;
     }
     /* Most clients send one request in one segment: a single receive then ends by itself, where one
      * that goes on would have to be cancelled before the descriptor may be closed. */
     bool once =
         !engine->conns.persistent && conn->state == RU_CONN_READ_HEADER && conn->header_have == 0;
-    conn->receiving = true;
-    engine->operations++;
     engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, once);
 }
 
@@ -261,6 +268,25 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
 
 /* ---- events ---- */
 
+/* Keep, give back or account for what a receive brought. */
+static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru_event *event)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
+    bool wanted = event->result > 0 && conn->state != RU_CONN_DONE && !conn->deaf;
+    if (event->buffer != RU_NONE) {
+        RU_CHECK(engine->buffers_free > 0);
+        engine->buffers_free--;
+        if (wanted)
+            stream_hold(engine, conn, event->buffer, (uint32_t)event->result);
+        else
+            stream_return_buffer(engine, event->buffer);
+    } else if (wanted) {
+        return ru_conn_received(&engine->conns, event->index, (uint32_t)event->result,
+                                engine->now_ns);
+    }
+    return RU_CONN_NOTHING;
+}
+
 static void stream_received(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
@@ -270,26 +296,20 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
         conn->cancelling = false;
         engine->operations--;
     }
-    if (event->buffer != RU_NONE) {
-        RU_CHECK(engine->buffers_free > 0);
-        engine->buffers_free--;
-        if (event->result > 0 && conn->state != RU_CONN_DONE && !conn->deaf)
-            stream_hold(engine, conn, event->buffer, (uint32_t)event->result);
-        else
-            stream_return_buffer(engine, event->buffer);
-    }
+    enum ru_conn_action action = stream_take(engine, event);
     if (event->result == 0)
         conn->eof = true;
     bool failed = event->result < 0 && event->result != -ENOBUFS && event->result != -ECANCELED;
-    if (conn->state == RU_CONN_DONE) {
+    if (conn->state == RU_CONN_DONE)
         ru_stream_settle(engine, event->index);
-    } else if (failed) {
+    else if (failed)
         stream_close(engine, event->index, RU_CLOSED_RESET);
-    } else if (ru_conn_reading(conn)) {
+    else if (action != RU_CONN_NOTHING)
+        stream_apply(engine, event->index, action);
+    else if (ru_conn_reading(conn))
         stream_pump(engine, event->index);
-    } else {
+    else
         stream_spare(engine, event->index);
-    }
 }
 
 static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
@@ -480,9 +500,12 @@ void ru_stream_drain(struct ru_engine *engine)
 {
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         int listener = engine->config.listeners[i].tcp_fd;
-        int fd;
-        while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+        for (uint32_t budget = RU_CONNECTIONS_MAX; budget > 0; budget--) { /* not for ever */
+            int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            if (fd < 0)
+                break;
             stream_open(engine, i, fd);
+        }
         (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
     }
 }

@@ -54,8 +54,7 @@ def test_one_after_the_other() -> None:
             sent = request(command, bytes(index * 7), echo=index)
             client.sendall(sent)
             assert_answers(client, sent)
-        counters = node.counters()
-        assert (counters["connections_accepted"], counters["tcp_answered"]) == (1, 300)
+        node.wait_for_counts(connections_accepted=1, tcp_answered=300)
 
 
 def test_pipelined_in_one_segment() -> None:

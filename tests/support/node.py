@@ -31,6 +31,7 @@ HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most 
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
+WAIT_TIMEOUT_S = 5.0  # below the loop's longest wait: counters must not be stale until it ends
 POLL_INTERVAL_S = 0.005
 
 Table = Mapping[str, object]
@@ -53,7 +54,9 @@ DEFAULT_TABLES: dict[str, Table] = {
 
 
 def eventually(
-    predicate: Callable[[], bool], timeout_s: float = 10.0, what: Callable[[], object] | None = None
+    predicate: Callable[[], bool],
+    timeout_s: float = WAIT_TIMEOUT_S,
+    what: Callable[[], object] | None = None,
 ) -> None:
     """Return as soon as `predicate` holds; fail after `timeout_s`, showing `what()`."""
     deadline = time.monotonic() + timeout_s
@@ -110,7 +113,9 @@ class Node:
         """One consistent snapshot."""
         return self.server.counters()
 
-    def wait_for(self, condition: Callable[[Counters], bool], timeout_s: float = 10.0) -> None:
+    def wait_for(
+        self, condition: Callable[[Counters], bool], timeout_s: float = WAIT_TIMEOUT_S
+    ) -> None:
         """Until a snapshot satisfies `condition`."""
         eventually(lambda: condition(self.counters()), timeout_s, what=self.counters)
 
