@@ -46,6 +46,8 @@ class Server:
         self._loop: threading.Thread | None = None
         self._fault: EngineError | None = None
         self._final_counters: dict[str, int] | None = None
+        self._lock = threading.Lock()  # the engine may be destroyed while another thread asks it
+        self._started = False
 
     @property
     def endpoints(self) -> list[tuple[str, int]]:
@@ -68,10 +70,14 @@ class Server:
         Raises StartError when the machine stands in the way, ConfigError when a handler's module
         does; nothing stays open then.
         """
-        if self._engine is not None:
-            raise StartError("the server was started already")
+        if self._started:
+            raise StartError("a server starts once: make another one")
+        self._started = True
         try:
             self._start()
+        except RuntimeError as error:  # of threading: a limit on tasks
+            self._release()
+            raise StartError(f"{error}: raise TasksMax= (ulimit -u)") from error
         except BaseException:
             self._release()
             raise
@@ -90,8 +96,9 @@ class Server:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
         self._publish(self._engine, commands)
         self._start_workers(self._engine, commands)
-        self._loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
-        self._loop.start()
+        loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
+        loop.start()
+        self._loop = loop
         try:
             self._engine.wait_ready(START_TIMEOUT_MS)
         except EngineError as error:
@@ -160,7 +167,7 @@ class Server:
             engine.set_class(item.group, item.code, lane)
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
-        node = Node(self.config, engine.counters)
+        node = Node(self.config, self.counters)
         count = self.config.workers.count + self.config.workers.slow_count
         self._workers = [
             Worker(engine, index, commands, node, self.config.workers.cpus)
@@ -183,17 +190,19 @@ class Server:
 
     def counters(self) -> dict[str, int]:
         """One consistent set of counters; after stop() the last one. Any thread."""
-        if self._final_counters is not None:
-            return dict(self._final_counters)
-        return self._running_engine().counters()
+        with self._lock:
+            if self._final_counters is not None:
+                return dict(self._final_counters)
+            return self._running_engine().counters()
 
     def begin_drain(self, drain_timeout_ms: int) -> None:
         """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
 
         A further call can only shorten it.
         """
-        if self._engine is not None:
-            self._engine.drain(drain_timeout_ms)
+        with self._lock:
+            if self._engine is not None:
+                self._engine.drain(drain_timeout_ms)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the I/O thread has ended; whether it has."""
@@ -216,17 +225,19 @@ class Server:
             raise self._fault
 
     def _release(self) -> None:
-        engine, self._engine = self._engine, None
+        engine = self._engine
         if engine is not None:
             engine.drain(0)
             if self._loop is not None:
                 self._loop.join()
             else:
                 engine.close_workers()
-            if self._final_counters is None:
+            left = self._join_workers()
+            with self._lock:
                 self._final_counters = engine.counters()
-            if self._join_workers():
-                engine.destroy()
+                self._engine = None
+                if left:
+                    engine.destroy()
         for bound in self._bound:
             bound.close()
         self._loop = None
@@ -285,6 +296,8 @@ def serve(config: Config) -> None:
             notify("STOPPING=1")
             _drain(server)
     finally:
+        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+            pass  # asked for more than once: it has been done
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 

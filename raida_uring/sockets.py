@@ -7,6 +7,8 @@ import errno
 import logging
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,25 +94,33 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
             logger.warning("no IPv6 on this machine: not listening on [::]")
             return None
         raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
-    udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        tcp.close()
+        raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
+    bound = Bound(host, port, udp, tcp)
     try:
         _set_tcp_options(tcp, config)
-        _bind(tcp, host, port, "TCP")
+        with _explained("TCP", host, port):
+            tcp.bind((host, port))
+            tcp.listen(config.network.backlog)
         port = tcp.getsockname()[1]
         _set_udp_options(udp, host, config)
-        _bind(udp, host, port, "UDP")
-        tcp.listen(config.network.backlog)
+        with _explained("UDP", host, port):
+            udp.bind((host, port))
     except BaseException:
-        tcp.close()
-        udp.close()
+        bound.close()
         raise
     return Bound(host, port, udp, tcp)
 
 
-def _bind(sock: socket.socket, host: str, port: int, transport: str) -> None:
+@contextmanager
+def _explained(transport: str, host: str, port: int) -> Iterator[None]:
+    """Turn what binding raises into words; _PortTakenError when the number is in use."""
     place = f"{transport} {format_endpoint(host, port)}"
     try:
-        sock.bind((host, port))
+        yield
     except PermissionError as error:
         raise StartError(
             f"cannot bind {place}: not permitted; ports below {_unprivileged_start()} need "

@@ -16,7 +16,7 @@ from typing import Final
 
 from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
-from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request
+from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.protocol import Status
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
@@ -77,8 +77,8 @@ class Worker:
         self._tables = _tables(commands)
         self._node = node
         self._cpus = cpus
-        self._fault_counts: dict[tuple[Handler, type], int] = {}
-        self._fault_at: dict[tuple[Handler, type], float] = {}
+        self._fault_counts: dict[tuple[int, str], int] = {}
+        self._fault_at: dict[tuple[int, str], float] = {}
         self._opened = threading.Event()
         self._fault: Exception | None = None
         # A daemon thread: a handler that never returns must not keep the process from ending.
@@ -104,9 +104,19 @@ class Worker:
         try:
             while (count := worker.take(TAKE_TIMEOUT_MS)) is not None:
                 if count:
-                    self._serve(worker, count)
+                    self._serve_safely(worker, count)
         finally:
             worker.close()
+
+    def _serve_safely(self, worker: native.Worker, count: int) -> None:
+        """Whatever goes wrong, this thread lives on: the data plane counts on it.
+
+        Requests that were not answered then are answered 252 by the next take().
+        """
+        try:
+            self._serve(worker, count)
+        except Exception:
+            logger.exception("worker %d failed, its batch is answered 252", self._index)
 
     def _serve(self, worker: native.Worker, count: int) -> None:
         """Answer a batch, in order."""
@@ -123,14 +133,14 @@ class Worker:
                 replies.append(_INTERNAL)
         try:
             packed = _pack(replies)
-        except (TypeError, ValueError):  # somebody's reply holds what it must not: find whose
+        except Exception:  # somebody's reply holds what it must not: find whose
             packed = _pack([_checked(reply) for reply in replies])
         worker.reply(*packed)
 
     def _log_fault(self, request: Request, error: BaseException) -> None:
         """Log a handler's failure with its traceback; repeats within a second are counted."""
-        handler = self._tables[0][request.group << 8 | request.command]
-        key = (handler, type(error))
+        number = request.group << 8 | request.command
+        key = (number, type(error).__name__)
         now = time.monotonic()
         self._fault_counts[key] = self._fault_counts.get(key, 0) + 1
         if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
@@ -138,9 +148,8 @@ class Worker:
         count = self._fault_counts.pop(key)
         self._fault_at[key] = now
         logger.error(
-            "handler %s.%s failed for %r, answered 252%s",
-            handler.__module__,
-            handler.__qualname__,
+            "handler %s failed for %r, answered 252%s",
+            name_of(self._tables[0][number]),
             request,
             f" ({count} times since the last such line)" if count > 1 else "",
             exc_info=error,
@@ -148,19 +157,25 @@ class Worker:
 
 
 def _pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
-    """Raises TypeError or ValueError when one is no Reply of a byte and of bytes.
+    """Raises an exception when one is no Reply of a byte and of bytes.
 
     Packing is the check: looking at each reply beforehand would cost every request for the few.
     """
     statuses, payloads = zip(*replies, strict=True)
     payload = b"".join(payloads)
-    return bytes(statuses), array("I", map(len, payloads)), payload
+    sizes = array("I", map(len, payloads))
+    if sum(sizes) != len(payload):  # len() of an array or a wide memoryview counts items
+        raise ValueError("a payload's length is not its number of bytes")
+    return bytes(statuses), sizes, payload
 
 
-def _checked(reply: Reply) -> Reply:
+def _checked(reply: object) -> Reply:
+    """The reply, if it is one; anything may come from a handler."""
     try:
+        if not isinstance(reply, Reply):
+            raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")
         _pack([reply])
-    except (TypeError, ValueError):
-        logger.error("a handler returned %.200r, answered 252", reply)
+    except Exception as error:
+        logger.error("a handler's reply is of no use, answered 252: %s", error)
         return _INTERNAL
     return reply

@@ -56,7 +56,7 @@ struct ru_mailbox {
     struct ru_sleeper sleeper;
     _Alignas(RU_CACHE_LINE) uint32_t closed; /* loop: no more tokens will come */
     uint32_t open;                           /* worker: a handle exists */
-    uint64_t batch_ns;                       /* worker: from taking its batch to answering it */
+    uint64_t busy_ns;                        /* worker: spent on requests since it was opened */
     struct ru_worker_counters counters;      /* worker */
 };
 

@@ -330,6 +330,21 @@ static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t gener
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
 }
 
+/* The record of the address that was asked names the interface too. Sent back as it is, it would
+ * pin the reply to that interface, whatever the routing table says; only a link-local peer needs
+ * it. */
+static void uring_unpin(uint8_t *control, const struct sockaddr *peer)
+{
+    struct cmsghdr *record = (struct cmsghdr *)(void *)control;
+    if (record->cmsg_level == IPPROTO_IP && record->cmsg_type == IP_PKTINFO) {
+        ((struct in_pktinfo *)(void *)CMSG_DATA(record))->ipi_ifindex = 0;
+    } else if (record->cmsg_level == IPPROTO_IPV6 && record->cmsg_type == IPV6_PKTINFO) {
+        const struct sockaddr_in6 *name = (const struct sockaddr_in6 *)(const void *)peer;
+        if (!IN6_IS_ADDR_LINKLOCAL(&name->sin6_addr))
+            ((struct in6_pktinfo *)(void *)CMSG_DATA(record))->ipi6_ifindex = 0;
+    }
+}
+
 static void uring_prep_message(struct uring_backend *uring, struct io_uring_sqe *sqe,
                                uint32_t listener, uint32_t slot, const uint8_t *bytes,
                                uint32_t size, const struct sockaddr *peer, socklen_t peer_size)
@@ -337,6 +352,7 @@ static void uring_prep_message(struct uring_backend *uring, struct io_uring_sqe 
     struct uring_message *message = &uring->messages[slot];
     uint8_t *at = uring->setup.arena->base + ru_arena_slot_at(uring->setup.arena, slot);
     const struct io_uring_recvmsg_out *out = (const struct io_uring_recvmsg_out *)(void *)at;
+    uring_unpin(at + RU_SLOT_HEAD + RU_PEER_SIZE, peer);
     message->bytes = (struct iovec){.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
     message->header = (struct msghdr){
         .msg_name = (void *)(uintptr_t)peer,

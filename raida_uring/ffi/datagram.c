@@ -44,6 +44,10 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
         counters->udp_dropped_pool++;
         ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
         return;
+    case RU_UDP_DROP_REPLY:
+        counters->udp_dropped_reply++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
     case RU_UDP_REPLY_VOTE:
         counters->udp_votes++;
         ru_datagram_reply(engine, slot, RU_NONE, reply_size);

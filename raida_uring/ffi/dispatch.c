@@ -314,8 +314,10 @@ static void dispatch_return(struct ru_engine *engine, uint32_t worker, uint64_t 
 static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     const struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
-    uint64_t batch_ns = __atomic_load_n(&mailbox->batch_ns, __ATOMIC_RELAXED);
-    uint64_t sample_ns = batch_ns / engine->workers[worker].batch + 1;
+    struct ru_worker_state *state = &engine->workers[worker];
+    uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
+    uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
+    state->busy_ns = busy_ns;
     if (sample_ns > RU_SERVICE_MAX_NS)
         sample_ns = RU_SERVICE_MAX_NS;
     if (lane->service_ns == 0 || sample_ns < lane->service_ns)

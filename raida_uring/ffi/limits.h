@@ -7,16 +7,17 @@
 #define RU_LIMITS_H
 
 /* Wire (protocol specification, sections 2 to 4 and 7); all in bytes. */
-#define RU_HEADER_PEEK 17      /* enough to see the encryption type, hence the header size */
-#define RU_HEADER_SMALL 32     /* types 0, 1, 2 */
-#define RU_HEADER_LARGE 48     /* every other type */
-#define RU_CHALLENGE_SIZE 16   /* 12 random bytes and their CRC */
-#define RU_TERMINATOR_SIZE 2   /* 3E 3E */
-#define RU_PLAIN_BODY_MIN 18   /* challenge and terminator */
-#define RU_REPLY_MAX 65536     /* header, payload and terminator of the longest reply */
-#define RU_VOTE_SIZE 497       /* 7, 15 roots, nonce */
-#define RU_VOTE_REPLY_SIZE 17  /* verdict, nonce */
-#define RU_ROOTS_SIZE 480      /* 15 roots of 32 bytes */
+#define RU_HEADER_PEEK 17     /* enough to see the encryption type, hence the header size */
+#define RU_HEADER_SMALL 32    /* types 0, 1, 2 */
+#define RU_HEADER_LARGE 48    /* every other type */
+#define RU_CHALLENGE_SIZE 16  /* 12 random bytes and their CRC */
+#define RU_TERMINATOR_SIZE 2  /* 3E 3E */
+#define RU_PLAIN_BODY_MIN 18  /* challenge and terminator */
+#define RU_REPLY_MAX 65536    /* header, payload and terminator of the longest reply */
+#define RU_VOTE_SIZE 497      /* 7, 15 roots, nonce */
+#define RU_VOTE_REPLY_SIZE 17 /* verdict, nonce */
+#define RU_ROOTS_SIZE 480     /* 15 roots of 32 bytes */
+#define RU_RAIDA_COUNT 25
 #define RU_COMMANDS_COUNT 4096 /* 16 groups of 256 */
 
 /* Memory, in bytes unless said otherwise. */
@@ -57,7 +58,9 @@
 #define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
 #define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */
 #define RU_SETTLE_NS 2000000ULL         /* an idle loop counts its last replies after this */
-#define RU_LEND_WAIT_MS 20              /* a worker waiting for a reply block looks again */
+#define RU_LEND_WAIT_MS 20              /* a worker that waits for a reply block looks again */
+#define RU_LEND_UDP_NS 20000000ULL      /* ... and drops a datagram's reply after this, */
+#define RU_LEND_TCP_NS 1000000000ULL    /* or answers 254 on a connection after this */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

@@ -117,13 +117,20 @@ class Engine:
             settings_c.listeners[index].wildcard = listener.wildcard
         out = _ffi.new("struct ru_engine **")
         _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
-        self._engine = out[0]
+        self._made = out[0]
 
     def destroy(self) -> None:
         """Thread: control, once run() and every worker have returned."""
-        engine, self._engine = self._engine, _ffi.NULL
+        engine, self._made = self._made, _ffi.NULL
         if engine != _ffi.NULL:
             _lib.ru_engine_destroy(engine)
+
+    @property
+    def _engine(self) -> Any:
+        """Raises EngineError (ESHUTDOWN) once destroyed."""
+        if self._made == _ffi.NULL:
+            raise EngineError(errno.ESHUTDOWN, "using the engine")
+        return self._made
 
     def run(self) -> None:
         """Thread: loop. Serve until drained. Raises EngineError."""

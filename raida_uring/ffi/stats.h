@@ -17,6 +17,7 @@
     X(udp_answered)          /* datagrams whose reply the kernel accepted */                       \
     X(udp_dropped_empty)     /* no byte at all */                                                  \
     X(udp_dropped_short)     /* under 17 bytes, or shorter than its header */                      \
+    X(udp_dropped_reply)     /* another server's refusal, not a request */                         \
     X(udp_dropped_pool)      /* handlers hold every ordinary context */                            \
     X(udp_dropped_send)      /* the kernel refused the reply */                                    \
     X(udp_dropped_no_block)  /* no block for a reply that does not fit its context */              \

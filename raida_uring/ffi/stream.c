@@ -53,24 +53,6 @@ static void stream_drop_held(struct ru_engine *engine, struct ru_conn *conn)
         stream_drop_first(engine, conn);
 }
 
-static void stream_starve(struct ru_engine *engine, uint32_t index, enum ru_starved_of what)
-{
-    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct ru_starved *starved = &engine->starved[what];
-    if (conn->starved)
-        return;
-    engine->counters.tcp_starved++;
-    conn->starved = true;
-    conn->starved_of = (uint8_t)what;
-    conn->starved_next = RU_NONE;
-    conn->starved_previous = starved->last;
-    if (starved->last != RU_NONE)
-        ru_conn_at(&engine->conns, starved->last)->starved_next = index;
-    else
-        starved->first = index;
-    starved->last = index;
-}
-
 /* Take a connection out of its queue, wherever it stands: served, or closed meanwhile. */
 static void stream_unstarve(struct ru_engine *engine, struct ru_conn *conn)
 {
@@ -88,6 +70,25 @@ static void stream_unstarve(struct ru_engine *engine, struct ru_conn *conn)
         starved->last = conn->starved_previous;
 }
 
+static void stream_starve(struct ru_engine *engine, uint32_t index, enum ru_starved_of what)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    struct ru_starved *starved = &engine->starved[what];
+    if (conn->starved && conn->starved_of == what)
+        return;
+    stream_unstarve(engine, conn);
+    engine->counters.tcp_starved++;
+    conn->starved = true;
+    conn->starved_of = (uint8_t)what;
+    conn->starved_next = RU_NONE;
+    conn->starved_previous = starved->last;
+    if (starved->last != RU_NONE)
+        ru_conn_at(&engine->conns, starved->last)->starved_next = index;
+    else
+        starved->first = index;
+    starved->last = index;
+}
+
 /* ---- operations ---- */
 
 static void stream_receive(struct ru_engine *engine, uint32_t index)
@@ -100,6 +101,7 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
         stream_starve(engine, index, RU_STARVED_OF_BUFFER);
         return;
     }
+    stream_unstarve(engine, conn);
     conn->receiving = true;
     engine->operations++;
     if (room) {
@@ -107,10 +109,12 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
                                            size);
         return;
     }
-    /* Most clients send one request in one segment: a single receive then ends by itself, where one
-     * that goes on would have to be cancelled before the descriptor may be closed. */
-    bool once =
-        !engine->conns.persistent && conn->state == RU_CONN_READ_HEADER && conn->header_have == 0;
+    /* A multishot receive fills some thirty buffers before it can be stopped, so it is for bytes that
+     * leave their buffers within the lap: the rest of a small body, and what a peer sends behind its
+     * only request, which is thrown away. Where bytes may have to wait for a block or for a handler,
+     * a single receive holds one buffer at most; it also ends by itself, where the other has to be
+     * cancelled before the descriptor may be closed. */
+    bool once = engine->conns.persistent || conn->state == RU_CONN_READ_HEADER;
     engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, once);
 }
 
@@ -149,6 +153,7 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     RU_CHECK(conn->state == RU_CONN_DONE);
+    stream_unstarve(engine, conn);
     stream_stop_receiving(engine, index);
     if (conn->sending && !conn->cancelling_send) {
         conn->cancelling_send = true;
@@ -157,7 +162,6 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
     if (conn->receiving || conn->sending)
         return;
     stream_drop_held(engine, conn);
-    stream_unstarve(engine, conn);
     if (conn->fd >= 0) {
         engine->backend->ops->close_descriptor(engine->backend, conn->fd);
         conn->fd = -1;
@@ -291,9 +295,9 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->receiving);
+    conn->cancelling = false; /* heard of after it was cancelled: the cancellation came too early */
     if (event->ended) {
         conn->receiving = false;
-        conn->cancelling = false;
         engine->operations--;
     }
     enum ru_conn_action action = stream_take(engine, event);
@@ -371,6 +375,11 @@ static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
 {
     struct ru_counters *counters = &engine->counters;
     counters->connections_accepted++;
+    if (engine->phase >= RU_FORCED) { /* nobody would serve it, nor end its operations */
+        counters->connections_closed_drain++;
+        stream_reject(fd);
+        return;
+    }
     uint32_t index = ru_conn_open(&engine->conns, fd, (uint8_t)listener, engine->now_ns);
     if (index == RU_NONE) {
         counters->connections_closed_limit++;
@@ -386,6 +395,13 @@ static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
     }
     stream_receive(engine, index);
     stream_watch(engine, index);
+}
+
+/* Do not accept for a moment: what failed would fail again at once. */
+static void stream_pause(struct ru_engine *engine, uint32_t listener)
+{
+    engine->listeners[listener].accept_paused = true;
+    engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
 }
 
 /* Out of descriptors: give up the reserve for a moment to accept and close, so that clients see a
@@ -405,8 +421,7 @@ static void stream_shed(struct ru_engine *engine, uint32_t listener)
         if (fd < 0)
             break;
     }
-    engine->listeners[listener].accept_paused = true;
-    engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
+    stream_pause(engine, listener);
 }
 
 static void stream_accepted(struct ru_engine *engine, const struct ru_event *event)
@@ -422,6 +437,8 @@ static void stream_accepted(struct ru_engine *engine, const struct ru_event *eve
         stream_open(engine, event->index, event->result);
     else if (event->result == -EMFILE || event->result == -ENFILE)
         stream_shed(engine, event->index);
+    else if (event->result != -ECONNABORTED && event->result != -ECANCELED)
+        stream_pause(engine, event->index);
 }
 
 void ru_stream_event(struct ru_engine *engine, const struct ru_event *event)

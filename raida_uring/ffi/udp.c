@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MOVE(to) (1U << (to))
 
@@ -118,6 +119,16 @@ static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t 
     };
 }
 
+/* A reply without a body (specification 4.1) that came to us as if it were a request. One datagram
+ * with another server's address as its forged source would otherwise make the two answer each
+ * other's refusals for ever. What a previous client may have left in it is not looked at. */
+static bool udp_looks_like_reply(const uint8_t *bytes, uint32_t size)
+{
+    static const uint8_t no_body[4] = {0};
+    return size == RU_HEADER_SMALL && bytes[0] < RU_RAIDA_COUNT && bytes[1] == 0 && bytes[4] == 0 &&
+           bytes[5] == 1 && memcmp(bytes + 8, no_body, sizeof(no_body)) == 0;
+}
+
 enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *front,
                                  const struct ru_arena *arena, uint32_t index, uint32_t size,
                                  uint64_t now_ns, uint32_t *reply_size)
@@ -143,6 +154,8 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
         status = RU_STATUS_PACKET_LENGTH; /* encrypted ones first need their key: a worker's work */
         scope = RU_SCOPE_ALL;
     }
+    if (status != RU_STATUS_OK && udp_looks_like_reply(bytes, size))
+        return RU_UDP_DROP_REPLY;
     if (status != RU_STATUS_OK) {
         *reply_size = ru_fast_refuse(front, status, scope, bytes, bytes);
         return RU_UDP_REPLY_REFUSED;

@@ -43,6 +43,7 @@ enum ru_udp_action {
     RU_UDP_DROP_EMPTY,
     RU_UDP_DROP_SHORT,
     RU_UDP_DROP_POOL,
+    RU_UDP_DROP_REPLY,
     RU_UDP_REPLY_VOTE, /* reply_size bytes stand at the slot's payload */
     RU_UDP_REPLY_ECHO,
     RU_UDP_REPLY_REFUSED,

@@ -32,7 +32,7 @@ struct ru_worker {
     uint32_t opened;   /* entries and records of the batch */
     uint32_t answered; /* ... of which the first are answered */
     uint32_t used;     /* bytes of the scratch */
-    uint64_t taken_ns; /* when the batch was opened */
+    uint64_t since_ns; /* busy since; 0: not busy */
     uint64_t waiting;  /* a token that did not fit the last batch; 0: none */
     uint32_t random_left;
     uint8_t random[WORKER_RANDOM_SIZE];
@@ -101,22 +101,30 @@ static bool worker_lent_block(struct ru_worker *worker, enum ru_block_class size
     return true;
 }
 
-/* A lent block for `size` bytes. None at hand: the ones just used come back as soon as the loop has
- * sent them, so wait; for a datagram only once, since its sender does not. */
+static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
+{
+    const struct ru_mailbox *mailbox = worker->mailbox;
+    return ru_ring_count(&mailbox->lent[RU_BLOCK_LARGE]) > 0 ||
+           (size <= RU_SMALL_BLOCK && ru_ring_count(&mailbox->lent[RU_BLOCK_SMALL]) > 0);
+}
+
+/* A lent block for `size` bytes. None at hand: the ones just used come back when the loop has sent
+ * them, so wait a little; less for a datagram, whose sender does not. RU_NONE: the whole batch
+ * behind this reply has waited long enough. */
 static uint32_t worker_block(struct ru_worker *worker, uint32_t size, bool datagram)
 {
     uint32_t block;
-    for (bool waited = false;; waited = true) {
+    uint64_t end_ns = ru_now_ns() + (datagram ? RU_LEND_UDP_NS : RU_LEND_TCP_NS);
+    for (;;) {
         if (size <= RU_SMALL_BLOCK && worker_lent_block(worker, RU_BLOCK_SMALL, &block))
             return block;
         if (worker_lent_block(worker, RU_BLOCK_LARGE, &block))
             return block;
-        if ((datagram && waited) || __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
+        if (ru_now_ns() >= end_ns || __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
             return RU_NONE;
         worker_wake_loop(worker);
         ru_sleeper_announce(&worker->mailbox->sleeper);
-        if (ru_ring_count(&worker->mailbox->lent[RU_BLOCK_LARGE]) > 0 ||
-            (size <= RU_SMALL_BLOCK && ru_ring_count(&worker->mailbox->lent[RU_BLOCK_SMALL]) > 0))
+        if (worker_block_at_hand(worker, size))
             ru_sleeper_cancel(&worker->mailbox->sleeper);
         else
             ru_sleeper_wait(&worker->mailbox->sleeper, RU_LEND_WAIT_MS);
@@ -173,6 +181,11 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     uint32_t size = worker_limit(worker, entry, context, &answer);
     uint32_t block;
     uint8_t *out = worker_room(worker, context, size, &block);
+    if (!out && context->transport == RU_TCP) { /* a bare status always fits */
+        answer = (struct worker_answer){.status = RU_STATUS_MEMORY};
+        size = ru_header_size(entry->header);
+        out = worker_room(worker, context, size, &block);
+    }
     context->reply_block = block;
     context->reply_size = out ? size : 0;
     if (out) {
@@ -196,13 +209,21 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     worker_return(worker, entry->token);
 }
 
+/* Account for the time since the last account, for the loop's estimate of the pace. */
+static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
+{
+    uint64_t *busy_ns = &worker->mailbox->busy_ns;
+    __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
+    worker->since_ns = now_ns;
+}
+
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload)
 {
     if (count > worker->opened - worker->answered)
         return -EINVAL;
     uint64_t now_ns = ru_now_ns();
-    __atomic_store_n(&worker->mailbox->batch_ns, now_ns - worker->taken_ns, __ATOMIC_RELAXED);
+    worker_spent(worker, now_ns);
     for (uint32_t i = 0; i < count; i++) {
         const struct worker_entry *entry = &worker->entries[worker->answered++];
         struct worker_answer answer = {statuses[i], payload, sizes[i]};
@@ -275,7 +296,9 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
         return;
     }
     worker->mailbox->counters.refused_bodies++;
-    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, ru_now_ns());
+    uint64_t now_ns = ru_now_ns();
+    worker_spent(worker, now_ns);
+    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns);
     worker_wake_loop(worker);
 }
 
@@ -286,19 +309,28 @@ static bool worker_next(struct ru_worker *worker, uint64_t *token)
     return *token != 0 || ru_ring_pop(&worker->mailbox->in, worker->engine->arena.base, token);
 }
 
+static bool worker_has_work(const struct ru_worker *worker)
+{
+    return worker->waiting != 0 || ru_ring_count(&worker->mailbox->in) > 0;
+}
+
+/* Open as many requests as fit; 0 only when there are none left that need a handler. */
 static uint32_t worker_fill(struct ru_worker *worker)
 {
-    uint64_t token;
-    worker->opened = worker->answered = worker->used = 0;
-    worker->taken_ns = ru_now_ns();
-    while (worker->opened < RU_BATCH_MAX && worker_next(worker, &token)) {
-        const struct ru_context *context =
-            ru_arena_context(&worker->engine->arena, ru_token_index(token));
-        if (worker->used + RU_REQUEST_PREFIX + context->body_present + 8U > RU_SCRATCH_SIZE) {
-            worker->waiting = token;
-            break;
+    worker->opened = worker->answered = 0;
+    worker->since_ns = ru_now_ns();
+    while (worker->opened == 0 && worker_has_work(worker)) {
+        uint64_t token;
+        worker->used = 0;
+        while (worker->opened < RU_BATCH_MAX && worker_next(worker, &token)) {
+            const struct ru_context *context =
+                ru_arena_context(&worker->engine->arena, ru_token_index(token));
+            if (worker->used + RU_REQUEST_PREFIX + context->body_present + 8U > RU_SCRATCH_SIZE) {
+                worker->waiting = token;
+                break;
+            }
+            worker_open_request(worker, token);
         }
-        worker_open_request(worker, token);
     }
     return worker->opened;
 }
@@ -327,12 +359,12 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
             return -ESHUTDOWN;
         ru_sleeper_announce(&mailbox->sleeper);
         uint64_t now_ns = ru_now_ns();
-        if (ru_ring_count(&mailbox->in) > 0 ||
-            __atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE) || now_ns >= end_ns)
+        if (worker_has_work(worker) || __atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE) ||
+            now_ns >= end_ns)
             ru_sleeper_cancel(&mailbox->sleeper);
         else
             ru_sleeper_wait(&mailbox->sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
-        if (ru_now_ns() >= end_ns && ru_ring_count(&mailbox->in) == 0)
+        if (ru_now_ns() >= end_ns && !worker_has_work(worker))
             return 0;
     }
 }

@@ -53,7 +53,13 @@ class Command:
     @property
     def name(self) -> str:
         """Module and function, for logs."""
-        return f"{self.handler.__module__}.{self.handler.__qualname__}"
+        return name_of(self.handler)
+
+
+def name_of(handler: Handler) -> str:
+    """Module and name of a handler, which may be any callable."""
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{getattr(handler, '__module__', '?')}.{name}"
 
 
 def command(

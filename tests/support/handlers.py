@@ -7,8 +7,10 @@ with the test, which steers them through `gate` and reads `kept`.
 import json
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from raida_uring.handlers import Reply, Request, command
@@ -25,6 +27,7 @@ STATUS = (GROUP, 207)
 KEEP = (GROUP, 208)
 NAP = (GROUP, 209)
 HANG = (GROUP, 210)
+RAISE_UNNAMED = (GROUP, 211)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -97,6 +100,26 @@ def raise_error(request: Request, node: object) -> Reply:
     raise RuntimeError("a test's handler raises on purpose")
 
 
+def _raising_items() -> Iterator[int]:
+    """What a handler with a stray `yield` returns: its body runs where nobody expects it."""
+    yield 250
+    raise LookupError("raised while the reply is looked at")
+
+
+@dataclass
+class Unhashable:
+    """A handler may be any callable, without a name and without a hash."""
+
+    calls: int = 0
+
+    def __call__(self, _request: Request, _node: object) -> Reply:
+        self.calls += 1
+        raise RuntimeError("a test's handler raises on purpose")
+
+
+command(group=GROUP, code=RAISE_UNNAMED[1])(Unhashable())
+
+
 @command(group=GROUP, code=WRONG_TYPE[1])
 def wrong_type(request: Request, node: object) -> Reply:
     """Returns what is not a Reply: by the payload's first byte, one of several mistakes."""
@@ -108,11 +131,14 @@ def wrong_type(request: Request, node: object) -> Reply:
         Reply(status=-1),
         Reply(payload="text"),  # type: ignore[arg-type]  # the mistake under test
         Reply(status="250"),  # type: ignore[arg-type]  # the mistake under test
+        Reply(payload=array("I", [1, 2, 3])),  # type: ignore[arg-type]  # 3 items, 12 bytes
+        _raising_items(),
+        "xy",
     ]
     return mistakes[request.payload[0]]  # type: ignore[return-value]  # the mistake under test
 
 
-WRONG_TYPE_COUNT = 7
+WRONG_TYPE_COUNT = 10
 
 
 @command(group=GROUP, code=DESCRIBE[1])
