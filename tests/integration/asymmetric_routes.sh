@@ -28,6 +28,9 @@ inside ip link set home up
 ip route add 10.8.0.1/32 via 10.9.1.2 dev back
 for name in all asked back; do echo 0 >"/proc/sys/net/ipv4/conf/$name/rp_filter"; done
 inside bash -c 'for name in all asking home; do echo 0 >"/proc/sys/net/ipv4/conf/$name/rp_filter"; done'
+# Nor may the node learn of it on the first link, as if it were there: neither by asking, nor asked.
+inside bash -c 'echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore'
+inside bash -c 'echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce'
 
 cat >"$directory/node.toml" <<TOML
 [server]
