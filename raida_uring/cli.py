@@ -5,6 +5,7 @@ status 2. The server and the benchmark are imported when asked for: `ping` needs
 """
 
 import itertools
+import json
 import logging
 import math
 import os
@@ -126,6 +127,36 @@ def serve(
     from raida_uring.server import serve as serve_until_stopped
 
     serve_until_stopped(chosen)
+
+
+# --- probe ------------------------------------------------------------------------------------
+
+
+@app.command()
+def probe(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs instead.")] = False,
+    config_path: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
+    ] = None,
+) -> int:
+    """Tell what this machine grants the node, and what it would run on.
+
+    Tries each kernel feature, names the cause where io_uring is refused, and compares limits with
+    what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
+    """
+    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    try:
+        from raida_uring import kernel
+    except ImportError as error:
+        _complain(f"the data plane cannot be loaded: {error}")
+        return _EXIT_FAILED
+    found = kernel.probe(chosen)
+    if as_json:
+        print(json.dumps(kernel.as_dict(found), indent=2))
+    else:
+        print(kernel.table(found), end="")
+    return found.verdict.exit_status
 
 
 # --- config -----------------------------------------------------------------------------------

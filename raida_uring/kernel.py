@@ -1,54 +1,408 @@
-"""Why the kernel refuses io_uring, in words an operator can act on.
+"""What this kernel grants the node: every feature by using it, the limits, the causes of a refusal.
 
-Thread: any. Reads /proc only.
+`probe()` looks and judges; `table()` and `as_dict()` show. Nothing is decided by version: numbers
+of kernels stand in the table for people only. The causes come from /proc, since a refusal itself is
+only an errno.
+
+Thread: any. Opens rings and loopback sockets, and closes them again.
 """
 
 import errno
+import itertools
+import os
+import pwd
+import resource
+import socket
+import struct
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-_DISABLED: Final = Path("/proc/sys/kernel/io_uring_disabled")
-_GROUP: Final = Path("/proc/sys/kernel/io_uring_group")
-_STATUS: Final = Path("/proc/self/status")
+import psutil
+
+import raida_uring
+from raida_uring.config import Config
+from raida_uring.ffi import native
+from raida_uring.sockets import DESCRIPTORS_RESERVED, size_buffers
+
+SCHEMA: Final = 1  # of as_dict(); raised when a key is removed or changes its meaning
+TABLE_COLUMNS: Final = 100
+CALLS: Final = ("setup", "register", "enter")  # each may be refused alone
+
+_CAP_IPC_LOCK: Final = 14
+_CAP_SYS_ADMIN: Final = 21
+_TCP_INFO_BACKLOG: Final = 28  # offset of tcpi_sacked: on a listener, the backlog granted
+
+Use = Literal["needed", "optional", "unused", "base"]
+Cause = Literal[
+    "seccomp",
+    "io_uring_disabled",
+    "io_uring_group",
+    "lsm",
+    "memlock",
+    "not_built",
+    "too_old",
+    "other",
+]
+
+
+# --- Results ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One thing that was tried.
+
+    key: stable name. since: first Linux version, for people. use: "needed" by a ring, "optional",
+    "unused" by this node, or "base" for what every backend needs. works: None when it was not
+    tried because what it stands on was refused. error: the errno's name, if any. without: what the
+    node does where it is missing.
+    """
+
+    key: str
+    title: str
+    since: str
+    use: Use
+    works: bool | None
+    error: str | None
+    without: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit beside what this node needs.
+
+    setting: what raises it. has: None where there is no limit. enough: what counts is what was
+    granted, where that can be asked. too_low: what the node does where it is not.
+    """
+
+    key: str
+    title: str
+    setting: str
+    unit: str
+    has: int | None
+    needs: int
+    enough: bool
+    too_low: str
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What may stand between a process and io_uring.
+
+    disabled, group: kernel.io_uring_disabled and _group, None where the kernel has no such switch.
+    seccomp: a filter is installed. privileged: has CAP_SYS_ADMIN. groups: of the process. lsms:
+    active security modules, None when unknown. memlock_bytes: the limit, None when it does not
+    apply.
+    """
+
+    disabled: int | None
+    group: int | None
+    seccomp: bool
+    privileged: bool
+    groups: tuple[int, ...]
+    lsms: str | None
+    memlock_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why io_uring, or a part that the node needs, is not to be had, and what to do about it."""
+
+    cause: Cause
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the node would run on here, and why; exit_status: 0 ring, 3 epoll only, 1 neither."""
+
+    backend: Literal["uring", "epoll", "none"]
+    tier: str
+    reason: str
+    exit_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Everything that was found out."""
+
+    version: str
+    kernel: str
+    machine: str
+    user: str
+    features: tuple[Feature, ...]
+    limits: tuple[Limit, ...]
+    circumstances: Circumstances
+    refusal: Refusal | None
+    verdict: Verdict
+
+
+# --- Features ---------------------------------------------------------------------------------
+
+# key of probe.c -> title, since, use, without
+_FEATURES: Final[dict[str, tuple[str, str, Use, str]]] = {
+    "setup": ("io_uring_setup", "5.1", "needed", "epoll"),
+    "register": ("io_uring_register", "5.1", "needed", "epoll"),
+    "enter": ("io_uring_enter", "5.1", "needed", "epoll"),
+    "fast_poll": ("FAST_POLL", "5.7", "needed", "epoll"),
+    "ext_arg": ("EXT_ARG", "5.11", "needed", "epoll"),
+    "cqe_skip": ("CQE_SKIP", "5.17", "needed", "epoll"),
+    "linked_file": ("LINKED_FILE", "5.17", "needed", "epoll"),
+    "submit_all": ("SUBMIT_ALL", "5.18", "needed", "epoll"),
+    "single_issuer": ("SINGLE_ISSUER", "6.0", "needed", "epoll"),
+    "restrictions": ("restricted ring", "5.10", "needed", "epoll"),
+    "registered_files": ("registered files", "5.1", "needed", "epoll"),
+    "buffer_ring": ("provided-buffer ring", "5.19", "needed", "epoll"),
+    "multishot_accept": ("multishot accept", "5.19", "needed", "epoll"),
+    "multishot_recv": ("multishot recv", "6.0", "needed", "epoll"),
+    "multishot_recvmsg": ("multishot recvmsg", "6.0", "needed", "epoll"),
+    "defer_taskrun": ("DEFER_TASKRUN", "6.1", "optional", "COOP_TASKRUN"),
+    "coop_taskrun": (
+        "COOP_TASKRUN, TASKRUN_FLAG",
+        "5.19",
+        "optional",
+        "epoll, unless DEFER_TASKRUN",
+    ),
+    "send_address": ("SEND with an address", "6.1", "optional", "SENDMSG"),
+    "registered_ring": ("registered ring descriptor", "5.18", "optional", "a look-up per lap"),
+    "cancel_flags": ("cancel ALL, FD, ANY", "5.19", "unused", "each is cancelled by its token"),
+    "sync_cancel": ("SYNC_CANCEL, FD_FIXED", "6.0", "unused", "each is cancelled by its token"),
+    "multishot_recv_cap": ("byte cap of multishot recv", "6.17", "unused", "many small buffers"),
+    "napi": ("NAPI busy poll", "6.9", "unused", "busy_poll_us spins on completions"),
+    "min_wait": ("minimum-wait batching", "6.12", "unused", "plain wait: votes come first"),
+    "msg_ring": ("MSG_RING", "5.18", "unused", "eventfd"),
+    "send_msg_ring": ("SEND_MSG_RING without a ring", "6.13", "unused", "eventfd"),
+    "send_zc": ("SEND_ZC", "6.0", "unused", "copies: quicker below 8 KiB"),
+    "sendmsg_zc": ("SENDMSG_ZC", "6.1", "unused", "copies: quicker below 8 KiB"),
+    "bundles": ("send and recv bundles", "6.10", "unused", "one buffer a completion"),
+    "incremental_buffers": ("incremental buffers", "6.12", "unused", "one datagram a buffer"),
+    "no_sqarray": ("NO_SQARRAY", "6.6", "unused", "liburing writes the array"),
+    "query": ("capability query", "6.18", "unused", "these trials"),
+    "epoll": ("epoll, eventfd", "2.6.27", "base", "nothing where there is no ring"),
+    "mmsg": ("recvmmsg, sendmmsg", "3.0", "base", "nothing where there is no ring"),
+    "memfd": ("sealed memfd", "3.17", "base", "no node at all"),
+}
+
+_GROUPS: Final[dict[Use, str]] = {
+    "needed": "io_uring: needed",
+    "optional": "io_uring: better with",
+    "unused": "io_uring: known, not used",
+    "base": "beside io_uring",
+}
+
+
+def probe(config: Config) -> Probe:
+    """Try every feature, and the ring that `config` asks for.
+
+    Judges for `[network] backend = "auto"`. Raises EngineError when there is no memory for it.
+    """
+    ring = native.probe_ring(
+        {
+            "udp_contexts": config.udp.contexts,
+            "udp_reserve": config.udp.reserve,
+            "tcp_buffers": config.tcp.buffers,
+            "connections_max": config.limits.connections_max,
+        }
+    )
+    results = native.probe_features()
+    features = tuple(_feature(key, results[key]) for key in _FEATURES)
+    around = circumstances()
+    limits = _limits(config, ring, around)
+    refusal = _refusal(features, results, ring, around)
+    system = os.uname()
+    return Probe(
+        version=raida_uring.__version__,
+        kernel=system.release,
+        machine=system.machine,
+        user=_user_name(os.geteuid()),
+        features=features,
+        limits=limits,
+        circumstances=around,
+        refusal=refusal,
+        verdict=_judge(config, features, limits, ring, refusal),
+    )
+
+
+def _feature(key: str, number: int | None) -> Feature:
+    title, since, use, without = _FEATURES[key]
+    error = errno.errorcode.get(number, str(number)) if number else None
+    return Feature(key, title, since, use, None if number is None else number == 0, error, without)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# --- Limits -----------------------------------------------------------------------------------
+
+
+def _limits(config: Config, ring: native.Ring, around: Circumstances) -> tuple[Limit, ...]:
+    return (_descriptors(config), _memlock(ring, around), *_buffers(config), _backlog(config))
+
+
+def _descriptors(config: Config) -> Limit:
+    """The hard limit counts: the soft one is raised to it at start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    has = None if hard == resource.RLIM_INFINITY else hard
+    needs = config.limits.connections_max + DESCRIPTORS_RESERVED + psutil.Process().num_fds()
+    return Limit(
+        key="descriptors",
+        title="descriptors",
+        setting="LimitNOFILE",
+        unit="descriptors",
+        has=has,
+        needs=needs,
+        enough=has is None or has >= needs,
+        too_low="connections_max is lowered",
+    )
+
+
+def _memlock(ring: native.Ring, around: Circumstances) -> Limit:
+    """Only some kernels charge rings to it, so what the ring met counts before the number."""
+    has, needs = around.memlock_bytes, ring.locked_bytes_max
+    if ring.number in (0, errno.ENOMEM):
+        enough = ring.number == 0 and "locked memory" not in ring.tier
+    else:
+        enough = has is None or has >= needs
+    return Limit(
+        key="memlock",
+        title="locked memory",
+        setting="LimitMEMLOCK",
+        unit="bytes",
+        has=has,
+        needs=needs,
+        enough=enough,
+        too_low="smaller queues, or epoll",
+    )
+
+
+def _buffers(config: Config) -> list[Limit]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        sizes = size_buffers(udp, config)
+    return [
+        Limit(
+            key=f"{name}_buffer",
+            title=f"UDP {name} buffer",
+            setting="net.core.rmem_max" if name == "receive" else "net.core.wmem_max",
+            unit="bytes",
+            has=granted,
+            needs=wanted,
+            enough=granted >= wanted,
+            too_low="bursts are lost",
+        )
+        for name, wanted, granted in sizes
+    ]
+
+
+def _backlog(config: Config) -> Limit:
+    """Ask a listening socket: the kernel caps silently."""
+    needs = config.network.backlog
+    with socket.create_server(("127.0.0.1", 0), backlog=needs) as listener:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BACKLOG + 4)
+    (has,) = struct.unpack_from("=I", info, _TCP_INFO_BACKLOG)
+    return Limit(
+        key="backlog",
+        title="backlog",
+        setting="net.core.somaxconn",
+        unit="connections",
+        has=has,
+        needs=needs,
+        enough=has >= needs,
+        too_low="bursts wait",
+    )
+
+
+# --- Causes -----------------------------------------------------------------------------------
+
+
+def circumstances() -> Circumstances:
+    """Read what may explain a refusal. Never fails: what cannot be read is absent."""
+    status = _read(Path("/proc/self/status")) or ""
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    capabilities = int(fields.get("CapEff", "0"), 16)
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = soft == resource.RLIM_INFINITY or bool(capabilities >> _CAP_IPC_LOCK & 1)
+    return Circumstances(
+        disabled=_read_number(Path("/proc/sys/kernel/io_uring_disabled")),
+        group=_read_number(Path("/proc/sys/kernel/io_uring_group")),
+        seccomp=fields.get("Seccomp", "0").strip() == "2",
+        privileged=bool(capabilities >> _CAP_SYS_ADMIN & 1),
+        groups=tuple(sorted({os.getegid(), *os.getgroups()})),
+        lsms=_read(Path("/sys/kernel/security/lsm")),
+        memlock_bytes=None if unlimited else soft,
+    )
 
 
 def explain_refusal(number: int) -> str:
-    """Cause, sysctl value and remedy for the errno that io_uring_setup or _register returned."""
-    if number == errno.ENOSYS:
-        return "this kernel is built without io_uring (or a sandbox hides it): 6.0 or later needed"
+    """Cause and remedy for the errno that io_uring_setup, _register or _enter returned."""
+    return str(diagnose(number, None, circumstances()))
+
+
+def diagnose(number: int, call: str | None, around: Circumstances) -> Refusal:
+    """Why io_uring answered with errno `number`. Pure.
+
+    call: which of CALLS, None when unknown. The sysctl stands before the first one only; what a
+    ring already made is refused later comes from a filter or a security module.
+    """
+    switch = "absent" if around.disabled is None else str(around.disabled)
+    shown = f"kernel.io_uring_disabled = {switch}"
+    calls = "io_uring_setup, io_uring_enter and io_uring_register"
+    allow = f"allow {calls} (containers: a seccomp profile of your own)"
     if number == errno.EPERM:
-        return _explain_permission()
-    if number == errno.ENOMEM:
-        return "the memlock limit is too low: raise LimitMEMLOCK= (ulimit -l) to 64 MiB"
+        if call in (None, "setup") and (refusal := _diagnose_switch(around)) is not None:
+            return refusal
+        if around.seccomp:
+            return Refusal("seccomp", f"a seccomp filter forbids it ({shown})", allow)
+        return Refusal(
+            "other", f"not permitted ({shown})", "look for a security module or a sandbox"
+        )
+    if number == errno.ENOSYS:
+        # A kernel that has the switch, or made a ring, was built with io_uring.
+        if around.seccomp and (around.disabled is not None or call in ("register", "enter")):
+            return Refusal("seccomp", f"a seccomp filter hides it ({shown})", allow)
+        return Refusal(
+            "not_built",
+            "this kernel is built without io_uring (or a sandbox hides it)",
+            "6.0 or later needed",
+        )
+    if number == errno.ENOMEM and around.memlock_bytes is not None:
+        what = f"the memlock limit is too low ({_in_units(around.memlock_bytes, 'bytes')})"
+        return Refusal("memlock", what, "raise LimitMEMLOCK= (ulimit -l) to 64 MiB")
     if number == errno.EACCES:
-        return "a security module forbids io_uring: allow it for this service"
-    if number == errno.EINVAL:
-        return "this kernel lacks an io_uring feature the node needs: 6.0 or later needed"
-    return "see docs/operate.md"
-
-
-def _explain_permission() -> str:
-    disabled = _read(_DISABLED)
-    if disabled == "2":
-        return (
-            "kernel.io_uring_disabled = 2 forbids it to everyone: sysctl kernel.io_uring_disabled=0"
+        modules = (
+            "a security module" if around.lsms is None else f"a security module ({around.lsms})"
         )
-    if disabled == "1":
-        return (
-            f"kernel.io_uring_disabled = 1 and kernel.io_uring_group = {_read(_GROUP)}: put the "
-            "service's group there, or sysctl kernel.io_uring_disabled=0"
+        return Refusal("lsm", f"{modules} forbids io_uring", "allow it for this service")
+    if number in (errno.EINVAL, errno.EOPNOTSUPP):
+        return Refusal(
+            "too_old", "this kernel lacks an io_uring feature the node needs", "6.0 or later needed"
         )
-    shown = f"kernel.io_uring_disabled = {disabled or 'absent'}"
-    if _seccomp_active():
-        return (
-            f"a seccomp filter forbids it ({shown}): allow io_uring_setup, io_uring_enter and "
-            "io_uring_register (containers: a seccomp profile of your own)"
-        )
-    return f"not permitted ({shown}): look for a security module or a sandbox"
+    return Refusal("other", os.strerror(number), "see docs/operate.md")
 
 
-def _seccomp_active() -> bool:
-    return "Seccomp:\t2" in (_read(_STATUS) or "")
+def _diagnose_switch(around: Circumstances) -> Refusal | None:
+    """Whether kernel.io_uring_disabled forbids it to this process."""
+    open_to_all = "sysctl kernel.io_uring_disabled=0"
+    if around.disabled == 2:
+        what = "kernel.io_uring_disabled = 2 forbids it to everyone"
+        return Refusal("io_uring_disabled", what, open_to_all)
+    if around.disabled == 1 and not around.privileged and around.group not in around.groups:
+        return Refusal(
+            "io_uring_group",
+            f"kernel.io_uring_disabled = 1 and kernel.io_uring_group = {around.group}",
+            f"put the service's group there, or {open_to_all}",
+        )
+    return None
 
 
 def _read(path: Path) -> str | None:
@@ -56,3 +410,136 @@ def _read(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
+
+
+def _read_number(path: Path) -> int | None:
+    text = _read(path)
+    return None if text is None else int(text)
+
+
+# --- Judgement --------------------------------------------------------------------------------
+
+
+def _refusal(
+    features: Iterable[Feature],
+    results: Mapping[str, int | None],
+    ring: native.Ring,
+    around: Circumstances,
+) -> Refusal | None:
+    """The first thing that keeps the node from its ring; a call before what is built on it."""
+    for feature in features:
+        if feature.use == "needed" and feature.works is False:
+            call = feature.key if feature.key in CALLS else None
+            found = diagnose(results[feature.key] or 0, call, around)
+            what = f"{feature.title} fails with {feature.error}: {found.what}"
+            return replace(found, what=what)
+    if ring.number:
+        found = diagnose(ring.number, None, around)
+        return replace(found, what=f"{ring.fault}: {os.strerror(ring.number)}; {found.what}")
+    return None
+
+
+def _judge(
+    config: Config,
+    features: Iterable[Feature],
+    limits: Iterable[Limit],
+    ring: native.Ring,
+    refusal: Refusal | None,
+) -> Verdict:
+    missing = {feature.key: feature for feature in features if not feature.works}
+    for limit in limits:
+        if limit.key == "descriptors" and limit.has is not None:
+            room = limit.has - (limit.needs - config.limits.connections_max)
+            if room < 1:
+                return _broken(f"a limit of {limit.has} descriptors leaves none for connections")
+    if "memfd" in missing:
+        return _broken(f"no memory to share with workers: {missing['memfd'].error}")
+    if refusal is None:
+        return Verdict("uring", ring.tier, _why_tier(missing), 0)
+    for key in ("epoll", "mmsg"):
+        if key in missing:
+            return _broken(f"{missing[key].title}: {missing[key].error}; {refusal}")
+    return Verdict("epoll", "epoll", str(refusal), 3)
+
+
+def _broken(reason: str) -> Verdict:
+    return Verdict("none", "none", reason, 1)
+
+
+def _why_tier(missing: Mapping[str, Feature]) -> str:
+    if "defer_taskrun" in missing:
+        return f"DEFER_TASKRUN fails with {missing['defer_taskrun'].error}; the rest works"
+    return "every feature that it needs works"
+
+
+# --- Showing ----------------------------------------------------------------------------------
+
+
+def as_dict(result: Probe) -> dict[str, object]:
+    """`result` for JSON: its fields by name, under the number of their schema."""
+    return {"schema": SCHEMA, **asdict(result)}
+
+
+def table(result: Probe) -> str:
+    """`result` for people, at most TABLE_COLUMNS wide; ends with the verdict."""
+    return "\n".join(
+        (
+            f"raida-uring {result.version} on Linux {result.kernel} ({result.machine}), "
+            f"user {result.user}",
+            *_feature_lines(result.features),
+            *_limit_lines(result.limits),
+            *_circumstance_lines(result.circumstances),
+            *_verdict_lines(result.verdict),
+            "",
+        )
+    )
+
+
+def _feature_lines(features: Iterable[Feature]) -> Iterator[str]:
+    for use, features_of_use in itertools.groupby(features, lambda feature: feature.use):
+        yield f"\n{_GROUPS[use]:<42}{'result':<15}{'Linux':<8}without it"
+        for feature in features_of_use:
+            yield (
+                f"  {feature.title:<40}{_outcome(feature):<15}{feature.since:<8}{feature.without}"
+            )
+
+
+def _outcome(feature: Feature) -> str:
+    if feature.works is None:
+        return "not tried"
+    return "yes" if feature.works else f"no {feature.error}"
+
+
+def _limit_lines(limits: Iterable[Limit]) -> Iterator[str]:
+    yield f"\n{'limits':<42}{'granted':<15}needed"
+    for limit in limits:
+        has = "no limit" if limit.has is None else _in_units(limit.has, limit.unit)
+        needs = _in_units(limit.needs, limit.unit)
+        told = "enough" if limit.enough else limit.too_low
+        name = f"{limit.title} ({limit.setting})"
+        yield f"  {name:<40}{has:<15}{needs:<15}{told}"
+
+
+def _in_units(count: int, unit: str) -> str:
+    if unit != "bytes":
+        return str(count)
+    return f"{count / 2**20:.3g} MiB" if count >= 2**20 else f"{count / 2**10:.3g} KiB"
+
+
+def _circumstance_lines(around: Circumstances) -> Iterator[str]:
+    yield "\nwhat can stand in the way"
+    for name, value in (
+        ("kernel.io_uring_disabled", around.disabled),
+        ("kernel.io_uring_group", around.group),
+        ("seccomp filter", "yes" if around.seccomp else "no"),
+        ("security modules", around.lsms or "unknown"),
+    ):
+        yield f"  {name:<40}{'absent' if value is None else value}"
+
+
+def _verdict_lines(verdict: Verdict) -> Iterator[str]:
+    yield ""
+    for name, text in (("the node would run on", verdict.tier), ("because", verdict.reason)):
+        yield from textwrap.wrap(
+            text, TABLE_COLUMNS, initial_indent=f"{name:<42}", subsequent_indent=" " * 42
+        )

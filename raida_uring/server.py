@@ -27,7 +27,6 @@ from raida_uring.worker import Worker
 START_TIMEOUT_MS: Final = 30_000
 JOIN_TIMEOUT_S: Final = 1.0  # for workers to leave, beyond the drain; only a stuck one needs it
 RESOURCE_INTERVAL_S: Final = 60.0
-DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -112,7 +111,7 @@ class Server:
         limit = sockets.raise_descriptor_limit()
         wanted = self.config.limits.connections_max
         # Other descriptors of this process may already be many: count them, not guess.
-        room = limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+        room = limit - sockets.DESCRIPTORS_RESERVED - psutil.Process().num_fds()
         if room < 1:
             raise StartError(
                 f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="

@@ -17,6 +17,7 @@ from raida_uring.config import Config
 from raida_uring.errors import StartError
 
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
+DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
 PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
 
 # Names that Python's socket module lacks; values of Linux.
@@ -164,25 +165,33 @@ def _set_udp_options(udp: socket.socket, host: str, config: Config) -> None:
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     elif host == "0.0.0.0":  # noqa: S104  compared, not bound
         udp.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
-    _set_buffer(udp, socket.SO_RCVBUF, _SO_RCVBUFFORCE, config.udp.receive_buffer_bytes, "receive")
-    _set_buffer(udp, socket.SO_SNDBUF, _SO_SNDBUFFORCE, config.udp.send_buffer_bytes, "send")
+    for name, wanted, granted in size_buffers(udp, config):
+        if granted < wanted:
+            logger.info(
+                "UDP %s buffer: %d of %d bytes granted (net.core.%smem_max)",
+                name,
+                granted,
+                wanted,
+                "r" if name == "receive" else "w",
+            )
 
 
-def _set_buffer(udp: socket.socket, option: int, force: int, wanted: int, name: str) -> None:
+def size_buffers(udp: socket.socket, config: Config) -> list[tuple[str, int, int]]:
+    """Size both buffers of a UDP socket as `[udp]` asks: name, bytes wanted and bytes granted."""
+    receive, send = config.udp.receive_buffer_bytes, config.udp.send_buffer_bytes
+    return [
+        ("receive", receive, _size_buffer(udp, socket.SO_RCVBUF, _SO_RCVBUFFORCE, receive)),
+        ("send", send, _size_buffer(udp, socket.SO_SNDBUF, _SO_SNDBUFFORCE, send)),
+    ]
+
+
+def _size_buffer(udp: socket.socket, option: int, force: int, wanted: int) -> int:
     """Ask with privilege, else without; the kernel caps the latter silently, so look."""
     try:
         udp.setsockopt(socket.SOL_SOCKET, force, wanted)
     except OSError:
         udp.setsockopt(socket.SOL_SOCKET, option, wanted)
-    granted = udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel counts its overhead too
-    if granted < wanted:
-        logger.info(
-            "UDP %s buffer: %d of %d bytes granted (net.core.%smem_max)",
-            name,
-            granted,
-            wanted,
-            "r" if name == "receive" else "w",
-        )
+    return udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel counts its overhead too
 
 
 def format_endpoint(host: str, port: int) -> str:

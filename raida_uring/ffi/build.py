@@ -23,6 +23,7 @@ SOURCES = (
     "header",
     "hist",
     "loop",
+    "probe",
     "queue",
     "stats",
     "stream",

@@ -22,6 +22,7 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_PEER_BYTES: int
     RU_CONFIG_LISTENERS: int
+    RU_PROBE_UNTRIED: int
 
     def ru_engine_create(self, config: Any, engine: Any) -> int: ...
     def ru_engine_destroy(self, engine: Any) -> None: ...
@@ -51,6 +52,10 @@ class _Lib(Protocol):
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
     def ru_worker_return(self, worker: Any, token: int) -> None: ...
+    def ru_probe_run(self, results: Any) -> int: ...
+    def ru_probe_count(self) -> int: ...
+    def ru_probe_name(self, index: int) -> Any: ...
+    def ru_probe_ring(self, config: Any, report: Any) -> int: ...
 
 
 _lib = cast(_Lib, _native.lib)
@@ -239,3 +244,47 @@ class Worker:
     def return_token(self, token: int) -> None:
         """Hand a token back as it is. For tests of stale tokens."""
         _lib.ru_worker_return(self._worker, token)
+
+
+# --- Probe ------------------------------------------------------------------------------------
+
+PROBE_NAMES: Final = tuple(
+    _ffi.string(_lib.ru_probe_name(index)).decode() for index in range(_lib.ru_probe_count())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What came of asking for the node's ring.
+
+    number: the errno of the refusal, 0 when it was made. tier: as in the start-up line, empty when
+    refused. fault: what failed, in words. locked_bytes_max: what the kernel charges at most to the
+    limit of locked memory, where it does.
+    """
+
+    number: int
+    tier: str
+    fault: str
+    locked_bytes_max: int
+
+
+def probe_features() -> dict[str, int | None]:
+    """Thread: any. Try every feature of PROBE_NAMES: 0 works, None untried, else the errno.
+
+    Raises EngineError (ENOMEM).
+    """
+    results = _ffi.new("int32_t[]", len(PROBE_NAMES))
+    _check(_lib.ru_probe_run(results), "probing the kernel")
+    return {
+        name: None if result == _lib.RU_PROBE_UNTRIED else -result
+        for name, result in zip(PROBE_NAMES, results, strict=True)
+    }
+
+
+def probe_ring(settings: dict[str, int]) -> Ring:
+    """Thread: any. Make the node's ring as `settings` (fields of `struct ru_config`) ask, and
+    close it again."""
+    report = _ffi.new("struct ru_probe_ring *")
+    number = -_lib.ru_probe_ring(_ffi.new("struct ru_config *", dict(settings)), report)
+    tier, fault = (_ffi.string(text).decode() for text in (report.tier, report.fault))
+    return Ring(number, tier, fault if number else "", report.locked_bytes_max)

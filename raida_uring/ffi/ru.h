@@ -151,6 +151,27 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
                     const uint32_t *sizes, const uint8_t *payload);
 /* Thread: worker. Hand a token back as it is; what reply does last. For tests of stale tokens. */
 void ru_worker_return(struct ru_worker *worker, uint64_t token);
+
+enum ru_probe_result {
+    RU_PROBE_UNTRIED = 1 /* what it stands on was refused */
+};
+
+/* The node's ring as the machine grants it. */
+struct ru_probe_ring {
+    char tier[96];             /* as in the start-up line */
+    char fault[160];           /* what failed, in words; RU_FAULT_TEXT */
+    uint64_t locked_bytes_max; /* charged to the locked-memory limit at most, where rings are */
+};
+
+/* Thread: any. Try every kernel feature; no engine needed, nothing stays. results holds
+ * ru_probe_count() of: 0 it works, RU_PROBE_UNTRIED, or the -errno it was refused with. 0 or
+ * -ENOMEM. Takes some ms; at most a second for each feature that hangs. */
+int ru_probe_run(int32_t *results);
+uint32_t ru_probe_count(void);
+const char *ru_probe_name(uint32_t index);
+/* Thread: any. Make the ring that `config` (listeners aside) asks for, and close it again: 0 or the
+ * -errno of what failed. */
+int ru_probe_ring(const struct ru_config *config, struct ru_probe_ring *report);
 /* cdef: end */
 
 _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
@@ -158,5 +179,6 @@ _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks th
 _Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE && RU_REPLY_BYTES_MAX == RU_REPLY_MAX, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX && RU_PEER_BYTES == RU_PEER_SIZE,
                "scratch");
+_Static_assert(sizeof(((struct ru_probe_ring *)0)->fault) == RU_FAULT_TEXT, "probe");
 
 #endif

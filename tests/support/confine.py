@@ -1,11 +1,12 @@
 """What takes privileges from a process before it becomes the daemon: a seccomp filter as container
-runtimes set it against io_uring, and capabilities that root gives up.
+runtimes set it against io_uring, capabilities that root gives up, another user, lower limits.
 
 For use in a child process: neither can be taken back, and both outlast exec.
 """
 
 import ctypes
 import os
+import resource
 import struct
 
 # The same numbers on every architecture that has io_uring.
@@ -15,6 +16,7 @@ CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 CAP_NET_BIND_SERVICE = 10
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -61,6 +63,22 @@ def give_up(*capabilities: int) -> None:
     if os.geteuid() == 0:
         for capability in capabilities:
             _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def become_ordinary(*, memlock_bytes: int | None) -> None:
+    """Lower the limit of locked memory (None: leave it), and become a user who runs nothing else and may nothing.
+
+    Import first what is needed: that user may be unable to read this interpreter's files. Anyone
+    but root stays who he is.
+    """
+    if memlock_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock_bytes, memlock_bytes))
+    if os.geteuid() == 0:
+        user = 100_000 + os.getpid()  # the kernel sums locked memory per user
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        _prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after exec: its own /proc stays readable
 
 
 def _prctl(*arguments: object) -> None:

@@ -113,6 +113,8 @@ WRONG_USAGE = [
     ("serve", "--port", "65536"),
     ("serve", "--host", "localhost"),
     ("serve", "--backend", "poll"),
+    ("probe", "extra"),
+    ("probe", "--config", "/nonexistent.toml"),
 ]
 
 
@@ -139,7 +141,7 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
 def test_help_names_every_command_in_whole_sentences() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("serve", "ping", "bench", "config"):
+    for command in ("serve", "probe", "ping", "bench", "config"):
         assert f"  {command} " in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2]
 

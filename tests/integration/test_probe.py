@@ -1,0 +1,217 @@
+"""`raida-uring probe` on the real kernel, as it is and with parts of it taken away.
+
+Whatever is refused, the probe itself must end with a verdict, leave nothing open, and name the
+cause; what it says must be what a node then does.
+"""
+
+import errno
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from raida_uring import config, kernel
+from tests.support.confine import IO_URING_CALLS
+from tests.support.node import REPOSITORY, config_text, environment, running_node
+from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
+
+TIMEOUT_S: Final = 30.0
+PROBE: Final = (sys.executable, "-m", "raida_uring", "probe")
+
+# Not in Python, and not the same everywhere.
+EPOLL_CREATE: Final = {"x86_64": 291, "aarch64": 20}
+MEMFD_CREATE: Final = {"x86_64": 319, "aarch64": 279}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), check=False
+    )
+
+
+def confined(how: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Probe in a process that has executed `how`, calls of support/confine.py.
+
+    All modules are loaded, and a ring was used, before anything is taken away.
+    """
+    code = (
+        "import contextlib, io, sys; from raida_uring.cli import main; "
+        "from tests.support.confine import *\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(['probe', '--json'])\n"
+        f"{how}; sys.exit(main(['probe', *sys.argv[1:]]))"
+    )
+    return run(sys.executable, "-c", code, *options)
+
+
+def probed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON that a probe printed; its exit status must be the one it states."""
+    assert done.stderr == ""
+    shown: dict[str, Any] = json.loads(done.stdout)
+    assert_shaped(shown, SCHEMA_1)
+    assert tuple(feature["key"] for feature in shown["features"]) == FEATURES
+    assert tuple(limit["key"] for limit in shown["limits"]) == LIMITS
+    assert done.returncode == shown["verdict"]["exit_status"]
+    return shown
+
+
+def by_key(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in rows}
+
+
+def test_says_what_the_node_then_does() -> None:
+    found = kernel.probe(config.embedded_default())
+    with running_node() as node:
+        assert node.server.tier == found.verdict.tier
+    assert (found.verdict.backend, found.verdict.exit_status) == ("uring", 0)
+    assert found.refusal is None
+    assert all(feature.works for feature in found.features if feature.use in ("needed", "base"))
+
+
+def test_leaves_nothing_behind() -> None:
+    def resources() -> tuple[list[str], int]:
+        rings = Path("/proc/self/maps").read_text().count("io_uring")
+        return sorted(os.listdir("/proc/self/fd")), rings
+
+    kernel.probe(config.embedded_default())  # what is loaded once
+    before = resources()
+    for _ in range(3):
+        kernel.probe(config.embedded_default())
+    assert resources() == before
+
+
+def test_a_kernel_feature_is_tried_again_and_again_with_one_result() -> None:
+    first = kernel.probe(config.embedded_default())
+    for _ in range(10):
+        assert kernel.probe(config.embedded_default()).features == first.features
+
+
+@pytest.mark.parametrize(
+    "command",
+    [PROBE, (sys.executable, str(REPOSITORY / "tools" / "kernel_probe.py"))],
+    ids=["command", "tool"],
+)
+def test_table_and_json_agree(command: tuple[str, ...]) -> None:
+    shown = probed(run(*command, "--json"))
+    done = run(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    for row in (*shown["features"], *shown["limits"]):
+        assert [line for line in lines if line.startswith(f"  {row['title']} ")], row
+    told = " ".join(" ".join(lines).split())
+    verdict = shown["verdict"]
+    assert told.endswith(f"the node would run on {verdict['tier']} because {verdict['reason']}")
+
+
+def test_limits_follow_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(
+        config_text(
+            {
+                "limits": {"connections_max": 100},
+                "udp": {"receive_buffer_bytes": 2**30},
+                "network": {"backlog": 65535},
+            }
+        )
+    )
+    limits = by_key(probed(run(*PROBE, "--json", "--config", str(path)))["limits"])
+    assert 100 < limits["descriptors"]["needs"] < 1000
+    assert limits["receive_buffer"]["needs"] == 2**30
+    # Both are what the kernel granted, not what a file says it would.
+    somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    assert limits["backlog"]["has"] == min(65535, somaxconn)
+    assert limits["backlog"]["enough"] == (somaxconn >= 65535)
+
+
+@pytest.mark.parametrize("call", IO_URING_CALLS)
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS], ids=["EPERM", "ENOSYS"])
+def test_seccomp_refuses_one_call(call: str, code: int) -> None:
+    """Exit status 3; the call that is refused, and the filter as the cause."""
+    shown = probed(confined(f"refuse_system_call({IO_URING_CALLS[call]}, {code})", "--json"))
+    features = by_key(shown["features"])
+    refused = features[call.removeprefix("io_uring_")]
+    assert (refused["works"], refused["error"]) == (False, errno.errorcode[code])
+    assert shown["circumstances"]["seccomp"] is True
+    assert shown["verdict"]["backend"] == shown["verdict"]["tier"] == "epoll"
+    assert shown["verdict"]["exit_status"] == 3
+    assert call in shown["verdict"]["reason"]
+    if code == errno.EPERM or call != "io_uring_setup" or shown["circumstances"]["disabled"] == 0:
+        assert shown["refusal"]["cause"] == "seccomp"
+        assert "allow" in shown["refusal"]["remedy"]
+    # What stands on that call was not tried, rather than found missing; the rest was.
+    assert features["multishot_recv"]["works"] is None
+    assert features["epoll"]["works"] is True
+    assert features["fast_poll"]["works"] is (None if call == "io_uring_setup" else True)
+
+
+def test_refusal_reads_well() -> None:
+    done = confined(f"refuse_system_call({IO_URING_CALLS['io_uring_setup']}, {errno.EPERM})")
+    assert done.returncode == 3
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    shown = " ".join(" ".join(lines[lines.index("") :]).split())
+    assert "io_uring_setup no EPERM 5.1 epoll" in shown
+    assert "the node would run on epoll because io_uring_setup fails with EPERM" in shown
+
+
+@pytest.mark.parametrize("memlock_bytes", [64 << 10, 1 << 20, None])
+def test_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
+    """Features are found however little there is; the ring is judged by what it met."""
+    shown = probed(confined(f"become_ordinary(memlock_bytes={memlock_bytes})", "--json"))
+    assert all(feature["works"] for feature in shown["features"] if feature["use"] == "needed")
+    limit = by_key(shown["limits"])["memlock"]
+    assert limit["has"] == shown["circumstances"]["memlock_bytes"]
+    assert memlock_bytes in (None, limit["has"])
+    verdict = shown["verdict"]
+    if verdict["backend"] == "epoll":
+        assert shown["refusal"]["cause"] == "memlock"
+        assert re.search(r"memlock limit is too low \(\d+ [KM]iB\)", verdict["reason"])
+        assert "LimitMEMLOCK" in shown["refusal"]["remedy"]
+    # Kernels that do not charge rings to it have enough of any.
+    assert limit["enough"] == (
+        verdict["tier"] in ("io_uring, DEFER_TASKRUN", "io_uring, COOP_TASKRUN")
+    )
+    assert limit["enough"] or limit["has"] < limit["needs"]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        pytest.param(
+            "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))",
+            "200 descriptors",
+            id="descriptors",
+        ),
+        pytest.param(
+            f"refuse_system_call({IO_URING_CALLS['io_uring_setup']}, {errno.EPERM}); "
+            f"refuse_system_call({EPOLL_CREATE.get(platform.machine())}, {errno.EPERM})",
+            "epoll, eventfd: EPERM",
+            id="epoll",
+        ),
+        pytest.param(
+            f"refuse_system_call({MEMFD_CREATE.get(platform.machine())}, {errno.ENOSYS})",
+            "ENOSYS",
+            id="memfd",
+        ),
+    ],
+)
+def test_neither_ring_nor_epoll(how: str, reason: str) -> None:
+    verdict = probed(confined(how, "--json"))["verdict"]
+    assert (verdict["backend"], verdict["exit_status"]) == ("none", 1)
+    assert reason in verdict["reason"]
+
+
+def test_the_data_plane_cannot_be_loaded() -> None:
+    block = "import sys; sys.modules['raida_uring.ffi._native'] = None\n"
+    done = run(
+        sys.executable, "-c", f"{block}from raida_uring.cli import main; sys.exit(main(['probe']))"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("raida-uring: the data plane cannot be loaded: ")
+    assert done.stderr.count("\n") == 1
