@@ -41,8 +41,7 @@
 #define PROBE_BUFFERS 2 /* of the ring that receives; more than one datagram takes */
 #define PROBE_GROUP 7
 #define PROBE_WAIT_S 1 /* loopback answers at once; this only bounds a kernel that never does */
-/* Closed rings give their locked memory back a few milliseconds later. */
-#define PROBE_MEMORY_TRIES 100
+#define PROBE_MEMORY_TRIES 500
 #define PROBE_MEMORY_WAIT_NS 2000000
 
 /* What a trial stands on, and gives to later ones. */
@@ -112,23 +111,9 @@ _Static_assert(sizeof(struct probe_napi) == 16 && sizeof(struct probe_query) == 
 
 /* ---- rings ---- */
 
-/* True when a ring that found no memory should be asked for again. */
-static bool probe_again(int result, uint32_t *tries)
-{
-    if (result != -ENOMEM || ++*tries >= PROBE_MEMORY_TRIES)
-        return false;
-    const struct timespec wait = {.tv_nsec = PROBE_MEMORY_WAIT_NS};
-    (void)nanosleep(&wait, NULL);
-    return true;
-}
-
 static int probe_ring_make(struct probe *probe, unsigned flags)
 {
-    uint32_t tries = 0;
-    int result;
-    do
-        result = io_uring_queue_init(PROBE_ENTRIES, &probe->ring, flags);
-    while (probe_again(result, &tries));
+    int result = io_uring_queue_init(PROBE_ENTRIES, &probe->ring, flags);
     probe->ring_open = result == 0;
     return result;
 }
@@ -215,17 +200,11 @@ static int probe_eventfd(struct probe *probe)
 
 static int probe_setup(struct probe *probe, uint32_t flags)
 {
-    struct io_uring_params params;
-    uint32_t tries = 0;
-    int fd;
-    do {
-        params = (struct io_uring_params){.flags = flags};
-        long result = syscall(__NR_io_uring_setup, PROBE_ENTRIES, &params);
-        fd = result < 0 ? -errno : (int)result;
-    } while (probe_again(fd, &tries));
-    if (fd < 0)
-        return fd;
-    (void)close(fd);
+    struct io_uring_params params = {.flags = flags};
+    long result = syscall(__NR_io_uring_setup, PROBE_ENTRIES, &params);
+    if (result < 0)
+        return -errno;
+    (void)close((int)result);
     probe->features |= params.features;
     if (flags & IORING_SETUP_DEFER_TASKRUN)
         probe->ring_flags = flags;
@@ -613,10 +592,8 @@ static const struct probe_trial {
 
 #define PROBE_COUNT (sizeof(probe_trials) / sizeof(probe_trials[0]))
 
-static int probe_try(struct probe *probe, const struct probe_trial *trial)
+static int probe_once(struct probe *probe, const struct probe_trial *trial)
 {
-    if (trial->needs & ~probe->have)
-        return RU_PROBE_UNTRIED;
     int result = trial->on_ring ? probe_ring_make(probe, probe->ring_flags) : 0;
     if (result == 0)
         result = trial->run(probe, trial->argument);
@@ -625,6 +602,21 @@ static int probe_try(struct probe *probe, const struct probe_trial *trial)
     probe->ring_open = false;
     while (probe->sockets_count > 0)
         (void)close(probe->sockets[--probe->sockets_count]);
+    return result;
+}
+
+/* The kernel gives the locked memory of a closed ring back some milliseconds later: what finds
+ * none may stand in the way of itself, so only a lasting want of memory is the machine's. */
+static int probe_try(struct probe *probe, const struct probe_trial *trial)
+{
+    const struct timespec wait = {.tv_nsec = PROBE_MEMORY_WAIT_NS};
+    if (trial->needs & ~probe->have)
+        return RU_PROBE_UNTRIED;
+    int result = probe_once(probe, trial);
+    for (uint32_t i = 0; result == -ENOMEM && i < PROBE_MEMORY_TRIES; i++) {
+        (void)nanosleep(&wait, NULL);
+        result = probe_once(probe, trial);
+    }
     if (result == 0)
         probe->have |= trial->gives;
     return result;

@@ -165,7 +165,7 @@ struct ru_probe_ring {
 
 /* Thread: any. Try every kernel feature; no engine needed, nothing stays. results holds
  * ru_probe_count() of: 0 it works, RU_PROBE_UNTRIED, or the -errno it was refused with. 0 or
- * -ENOMEM. Takes some ms; at most a second for each feature that hangs. */
+ * -ENOMEM. Takes some ms; a second or two for each feature that hangs or finds no memory. */
 int ru_probe_run(int32_t *results);
 uint32_t ru_probe_count(void);
 const char *ru_probe_name(uint32_t index);

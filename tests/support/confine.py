@@ -66,10 +66,10 @@ def give_up(*capabilities: int) -> None:
 
 
 def become_ordinary(*, memlock_bytes: int | None) -> None:
-    """Lower the limit of locked memory (None: leave it), and become a user who runs nothing else and may nothing.
+    """Lower the limit of locked memory, and become a user without rights who runs nothing else.
 
-    Import first what is needed: that user may be unable to read this interpreter's files. Anyone
-    but root stays who he is.
+    memlock_bytes: None leaves the limit. Import first what is needed: that user may be unable to
+    read this interpreter's files. Anyone but root stays the same user.
     """
     if memlock_bytes is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock_bytes, memlock_bytes))

@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from raida_uring import kernel
+from raida_uring.ffi import native
 from raida_uring.kernel import Circumstances, Feature, Limit, Probe, Verdict
 
 FREE: Final = Circumstances(
@@ -111,14 +112,41 @@ SCHEMA_1: Final = {
 }
 
 FEATURES: Final = (
-    ("setup", "register", "enter")
-    + ("fast_poll", "ext_arg", "cqe_skip", "linked_file", "submit_all", "single_issuer")
-    + ("restrictions", "registered_files", "buffer_ring")
-    + ("multishot_accept", "multishot_recv", "multishot_recvmsg")
-    + ("defer_taskrun", "coop_taskrun", "send_address", "registered_ring")
-    + ("cancel_flags", "sync_cancel", "multishot_recv_cap", "napi", "min_wait")
-    + ("msg_ring", "send_msg_ring", "send_zc", "sendmsg_zc", "bundles", "incremental_buffers")
-    + ("no_sqarray", "query", "epoll", "mmsg", "memfd")
+    "setup",
+    "register",
+    "enter",
+    "fast_poll",
+    "ext_arg",
+    "cqe_skip",
+    "linked_file",
+    "submit_all",
+    "single_issuer",
+    "restrictions",
+    "registered_files",
+    "buffer_ring",
+    "multishot_accept",
+    "multishot_recv",
+    "multishot_recvmsg",
+    "defer_taskrun",
+    "coop_taskrun",
+    "send_address",
+    "registered_ring",
+    "cancel_flags",
+    "sync_cancel",
+    "multishot_recv_cap",
+    "napi",
+    "min_wait",
+    "msg_ring",
+    "send_msg_ring",
+    "send_zc",
+    "sendmsg_zc",
+    "bundles",
+    "incremental_buffers",
+    "no_sqarray",
+    "query",
+    "epoll",
+    "mmsg",
+    "memfd",
 )
 LIMITS: Final = ("descriptors", "memlock", "receive_buffer", "send_buffer", "backlog")
 
@@ -185,7 +213,7 @@ def test_json_keeps_its_shape() -> None:
 
 def test_every_trial_has_its_row() -> None:
     assert tuple(kernel._FEATURES) == FEATURES
-    assert set(kernel.native.PROBE_NAMES) == set(FEATURES)
+    assert set(native.PROBE_NAMES) == set(FEATURES)
 
 
 def test_the_table_shows_every_row_and_fits() -> None:
