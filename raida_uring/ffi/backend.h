@@ -68,6 +68,10 @@ struct ru_backend_ops {
     /* bytes must stay until the ended event. A short count is a success. */
     void (*send)(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                  const uint8_t *bytes, uint32_t size);
+    /* Send all of a small reply and then close the descriptor, whatever became of it. No other
+     * operation may be in flight on it. One ended event, an RU_OP_SEND. */
+    void (*send_last)(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                      const uint8_t *bytes, uint32_t size);
     /* Reply to the peer named in `slot`, from the address that was asked if `controlled`. The
      * slot and the bytes must stay until datagrams_sent() is true. */
     void (*send_datagram)(struct ru_backend *backend, uint32_t listener, uint32_t slot,

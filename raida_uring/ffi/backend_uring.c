@@ -188,7 +188,8 @@ static int uring_restrict(struct uring_backend *uring)
         rules[count].register_op = uring_register_ops[i];
     }
     rules[count].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-    rules[count++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
+    rules[count++].sqe_flags =
+        IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_HARDLINK;
     int result = io_uring_register_restrictions(&uring->ring, rules, count);
     if (result != 0)
         return uring_fail(&uring->setup, "restricting the ring", result);
@@ -330,6 +331,27 @@ static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t gener
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
 }
 
+static void uring_close_descriptor(struct ru_backend *backend, int fd)
+{
+    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
+    io_uring_prep_close(sqe, fd);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
+}
+
+static void uring_send_last(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                            const uint8_t *bytes, uint32_t size)
+{
+    struct uring_backend *uring = uring_of(backend);
+    if (io_uring_sq_space_left(&uring->ring) < 2) /* a link must not straddle two submissions */
+        (void)io_uring_submit_and_get_events(&uring->ring);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_send(sqe, fd, bytes, size, MSG_NOSIGNAL | MSG_WAITALL);
+    sqe->flags |= IOSQE_IO_HARDLINK; /* a plain link would leak the descriptor of a failed send */
+    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
+    uring_close_descriptor(backend, fd);
+}
+
 /* The record of the address that was asked names the interface too. Sent back as it is, it would
  * pin the reply to that interface, whatever the routing table says; only a link-local peer needs
  * it. */
@@ -398,14 +420,6 @@ static void uring_cancel(struct ru_backend *backend, enum ru_operation operation
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
     io_uring_prep_cancel64(sqe, ru_token_pack((uint8_t)operation, index, generation), 0);
-    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-    io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
-}
-
-static void uring_close_descriptor(struct ru_backend *backend, int fd)
-{
-    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
-    io_uring_prep_close(sqe, fd);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
 }
@@ -582,6 +596,7 @@ const struct ru_backend_ops ru_backend_uring = {
     .receive = uring_receive,
     .receive_into = uring_receive_into,
     .send = uring_send,
+    .send_last = uring_send_last,
     .send_datagram = uring_send_datagram,
     .datagrams_sent = uring_datagrams_sent,
     .cancel = uring_cancel,

@@ -79,9 +79,11 @@ struct ru_conn {
     bool cancelling; /* the receive was asked to end */
     bool sending;
     bool cancelling_send;
-    bool eof;     /* the peer sent its last byte */
-    bool deaf;    /* further bytes are thrown away */
-    bool starved; /* waits in one of the loop's queues for a buffer or a block */
+    bool closes_itself; /* its descriptor is closed behind the send in flight */
+    bool eof;           /* the peer sent its last byte */
+    bool named;         /* its peer's name stands in its area */
+    bool deaf;          /* further bytes are thrown away */
+    bool starved;       /* waits in one of the loop's queues for a buffer or a block */
     uint8_t starved_of;
     uint32_t held_first; /* lent buffers with bytes for later, oldest first */
     uint32_t held_last;

@@ -135,7 +135,13 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
     const uint8_t *bytes = ru_conn_unsent(&engine->conns, index, &size);
     conn->sending = true;
     engine->operations++;
-    engine->backend->ops->send(engine->backend, index, conn->generation, conn->fd, bytes, size);
+    /* A small reply always fits an empty send buffer: nothing is learnt by waiting to close. */
+    conn->closes_itself = !engine->conns.persistent && !conn->receiving && size <= RU_INLINE_SIZE;
+    if (conn->closes_itself)
+        engine->backend->ops->send_last(engine->backend, index, conn->generation, conn->fd, bytes,
+                                        size);
+    else
+        engine->backend->ops->send(engine->backend, index, conn->generation, conn->fd, bytes, size);
 }
 
 /* Bring the wheel forward if the deadline is earlier than it knows; a later one is noticed when
@@ -163,7 +169,8 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
         return;
     stream_drop_held(engine, conn);
     if (conn->fd >= 0) {
-        engine->backend->ops->close_descriptor(engine->backend, conn->fd);
+        if (!conn->closes_itself)
+            engine->backend->ops->close_descriptor(engine->backend, conn->fd);
         conn->fd = -1;
         engine->accept_retry_ns = 0; /* a descriptor is free again */
         ru_timer_clear(&engine->timers, index);
@@ -206,9 +213,27 @@ static void stream_pump(struct ru_engine *engine, uint32_t index)
     stream_apply(engine, index, action);
 }
 
+/* Read the peer's name into the connection's area, for its handler; false if it has reset already.
+ * Not at the accept: one system call less for everything that needs no handler. */
+static bool stream_name_peer(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
+    socklen_t size = RU_PEER_SIZE;
+    if (conn->named)
+        return true;
+    memset(peer, 0, RU_PEER_SIZE);
+    conn->named = getpeername(conn->fd, (struct sockaddr *)(void *)peer, &size) == 0;
+    return conn->named;
+}
+
 static void stream_queue(struct ru_engine *engine, uint32_t index, enum ru_lane_number lane)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    if (!stream_name_peer(engine, index)) {
+        stream_close(engine, index, RU_CLOSED_EARLY);
+        return;
+    }
     if (ru_dispatch_queue(engine, lane, engine->arena.slots + index)) {
         conn->queued = true;
         /* Listen on, to learn of a reset while the handler runs; further bytes end it. */
@@ -322,8 +347,12 @@ static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
     RU_CHECK(conn->generation == event->generation && conn->sending && event->ended);
     conn->sending = false;
     engine->operations--;
+    bool cut_short =
+        conn->closes_itself && event->result < (int32_t)(conn->reply_size - conn->reply_sent);
     if (conn->state == RU_CONN_DONE)
         ru_stream_settle(engine, event->index);
+    else if (cut_short)
+        stream_close(engine, event->index, RU_CLOSED_RESET);
     else
         stream_apply(engine, event->index,
                      ru_conn_sent(&engine->conns, event->index, event->result, engine->now_ns));
@@ -384,13 +413,6 @@ static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
     if (index == RU_NONE) {
         counters->connections_closed_limit++;
         stream_reject(fd);
-        return;
-    }
-    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
-    socklen_t size = RU_PEER_SIZE;
-    memset(peer, 0, RU_PEER_SIZE);
-    if (getpeername(fd, (struct sockaddr *)(void *)peer, &size) != 0) {
-        stream_close(engine, index, RU_CLOSED_EARLY); /* reset before we could look */
         return;
     }
     stream_receive(engine, index);
