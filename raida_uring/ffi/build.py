@@ -23,6 +23,7 @@ SOURCES = (
     "header",
     "hist",
     "loop",
+    "message",
     "probe",
     "queue",
     "stats",

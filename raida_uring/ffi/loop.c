@@ -16,23 +16,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
-#define LOOP_SECOND_NS 1000000000ULL
-#define LOOP_END_NS (5 * LOOP_SECOND_NS) /* for cancelled operations to report back */
-
-static uint64_t loop_clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    (void)clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * LOOP_SECOND_NS + (uint64_t)now.tv_nsec;
-}
-
-uint64_t ru_now_ns(void)
-{
-    return loop_clock_ns(CLOCK_MONOTONIC);
-}
+#define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
 
 /* ---- life ---- */
 
@@ -217,8 +203,8 @@ static void loop_publish(struct ru_engine *engine)
         (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
-        counters->loop_cpu_ns = loop_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-        engine->second_ns = engine->now_ns + LOOP_SECOND_NS;
+        counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        engine->second_ns = engine->now_ns + RU_SECOND_NS;
     }
     ru_counters_publish(&ru_arena_page(&engine->arena)->counters, counters);
 }

@@ -12,6 +12,7 @@
 #include "arena.h"
 #include "backend.h"
 #include "block.h"
+#include "clock.h"
 #include "conn.h"
 #include "fast.h"
 #include "queue.h"
@@ -139,8 +140,6 @@ struct ru_engine {
     char fault[RU_FAULT_TEXT];
     char tier[96];
 };
-
-uint64_t ru_now_ns(void);
 
 /* dispatch.c: between the loop and the workers. */
 void ru_dispatch_init(struct ru_engine *engine);
