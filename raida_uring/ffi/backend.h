@@ -98,5 +98,6 @@ struct ru_backend_ops {
 };
 
 extern const struct ru_backend_ops ru_backend_uring;
+extern const struct ru_backend_ops ru_backend_epoll;
 
 #endif
