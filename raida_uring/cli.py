@@ -33,7 +33,7 @@ _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 logger = logging.getLogger("raida_uring")
 
 app = typer.Typer(
-    help="Network node of a RAIDA server, on io_uring.",
+    help="Network node of a RAIDA server, on io_uring or epoll.",
     epilog="Every setting is described in docs/configure.md.",
     add_completion=False,
     rich_markup_mode=None,
@@ -108,7 +108,7 @@ def serve(
         int | None, typer.Option(metavar="PORT", help="UDP and TCP port; 0 takes a free one.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="auto|uring", help="How to talk to the kernel.")
+        str | None, typer.Option(metavar="auto|uring|epoll", help="How to talk to the kernel.")
     ] = None,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C.

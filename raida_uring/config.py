@@ -133,7 +133,9 @@ class Network:
         default=("0.0.0.0", "::"),  # noqa: S104  a server
     )
     backend: str = declare(
-        choice("auto", "uring"), "how to talk to the kernel; auto takes the best", default="auto"
+        choice("auto", "uring", "epoll"),
+        "how to talk to the kernel; auto takes io_uring, or epoll where that is refused",
+        default="auto",
     )
     busy_poll_us: int = declare(
         whole(0, 1_000_000),

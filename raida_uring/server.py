@@ -55,8 +55,13 @@ class Server:
 
     @property
     def tier(self) -> str:
-        """Backend and tier in use, for people."""
-        return self._running_engine().tier
+        """Backend and tier in use and, where it is not the best, why; for people."""
+        engine = self._running_engine()
+        if (refusal := engine.refusal) is not None:
+            return f"{engine.tier} ({_explain_refusal(refusal)})"
+        if self.config.network.backend == "epoll":
+            return f"{engine.tier} (as configured)"
+        return engine.tier
 
     @property
     def running(self) -> bool:
@@ -101,8 +106,13 @@ class Server:
         try:
             self._engine.wait_ready(START_TIMEOUT_MS)
         except EngineError as error:
-            raise StartError(_start_fault(error)) from error
-        logger.info("serving on %s: %s", self._places(), self._engine.tier)
+            raise StartError(self._start_fault(error)) from error
+        logger.info("serving on %s: %s", self._places(), self.tier)
+
+    def _start_fault(self, error: EngineError) -> str:
+        if self.config.network.backend != "uring" or "pinning" in error.doing:
+            return str(error)
+        return _explain_refusal(error)
 
     def _places(self) -> str:
         return ", ".join(sockets.format_endpoint(*endpoint) for endpoint in self.endpoints)
@@ -129,7 +139,7 @@ class Server:
         """The fields of struct ru_config."""
         config = self.config
         return {
-            "backend": 0 if config.network.backend == "auto" else 1,
+            "backend": native.BACKENDS[config.network.backend],
             "raida_id": config.server.raida_id,
             "coin_id": config.server.coin_id,
             "workers": config.workers.count,
@@ -254,9 +264,7 @@ class Server:
         return not stuck
 
 
-def _start_fault(error: EngineError) -> str:
-    if "pinning" in error.doing:
-        return str(error)
+def _explain_refusal(error: EngineError) -> str:
     return f"io_uring refused: {error}; {kernel.explain_refusal(error.number)}"
 
 

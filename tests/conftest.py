@@ -1,4 +1,4 @@
-"""Settings shared by every test: Hypothesis profiles and a watchdog against hangs."""
+"""Settings shared by every test: Hypothesis profiles, a watchdog against hangs, backends."""
 
 import faulthandler
 import os
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.node import BACKENDS, backend_refusal, using_backend
 
 HANG_TIMEOUT_S = (
     150.0  # several times the slowest test; a hang must end CI with stacks, not silence
@@ -39,3 +41,21 @@ def watchdog() -> Iterator[None]:
     faulthandler.dump_traceback_later(HANG_TIMEOUT_S, exit=True, file=_stderr_fd)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that asks for `backend` runs on each of them, once if marked `any_backend`."""
+    if "backend" in metafunc.fixturenames:
+        any_backend = metafunc.definition.get_closest_marker("any_backend") is not None
+        names = ("auto",) if any_backend else BACKENDS
+        metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The backend of every node that the test starts."""
+    name: str = request.param
+    if name != "auto" and (refusal := backend_refusal(name)) is not None:
+        pytest.skip(refusal)
+    with using_backend(name):
+        yield name

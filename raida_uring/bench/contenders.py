@@ -79,6 +79,7 @@ class Server:
 
 def node(
     name: str = "node",
+    backend: str = "auto",
     workers: int | None = None,
     io_cpu: int | None = None,
     worker_cpu: int | None = None,
@@ -86,7 +87,8 @@ def node(
 ) -> Contender:
     """The node as an operator would start it, from a configuration file."""
     tables: dict[str, dict[str, object]] = {
-        "network": {"bind": [HOST]} | ({} if io_cpu is None else {"io_cpu": io_cpu}),
+        "network": {"bind": [HOST], "backend": backend}
+        | ({} if io_cpu is None else {"io_cpu": io_cpu}),
         "workers": ({} if workers is None else {"count": workers})
         | ({} if worker_cpu is None else {"cpus": [worker_cpu]}),
         "handlers": {"modules": list(modules)},

@@ -201,7 +201,7 @@ def as_json(report: Report) -> dict[str, object]:
 
 def markdown(report: Report) -> str:
     """Ratios to the smallest C io_uring responder, for docs/bench.md."""
-    names = ("node", "node-1w", "uring", "mmsg", "asyncio", "uvloop")
+    names = ("node", "node-1w", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
     lines = [
         "| case | " + " | ".join(names) + " | syscalls per request (node) |",
         "|---|" + "---|" * (len(names) + 1),
@@ -234,12 +234,12 @@ def _goal_verdict(report: CaseReport, goal: Goal) -> Verdict:
 
 def _case_lines(report: CaseReport) -> list[str]:
     lines = [
-        f"  {'':8}{'req/CPU-s':>10}{'/' + YARDSTICK:>8}{'req/s':>10}{'p50 us':>9}{'p99 us':>9}"
+        f"  {'':10}{'req/CPU-s':>10}{'/' + YARDSTICK:>8}{'req/s':>10}{'p50 us':>9}{'p99 us':>9}"
         f"{'lost':>6}{'wrong':>6}{'syscalls/req':>14}{'others':>8}"
     ]
     for name, outcome in report.outcomes.items():
         lines.append(
-            f"  {name:8}{outcome.median('requests_per_cpu_s'):10.0f}"
+            f"  {name:10}{outcome.median('requests_per_cpu_s'):10.0f}"
             f"{_number(ratio(report, name, YARDSTICK), '.2f'):>8}"
             f"{outcome.median('requests_per_s'):10.0f}"
             f"{outcome.median('p50_us'):9.0f}{outcome.median('p99_us'):9.0f}"

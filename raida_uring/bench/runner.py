@@ -124,6 +124,7 @@ def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
     available = {
         "node": contenders.node(),
         "node-1w": contenders.node("node-1w", workers=1),
+        "node-epoll": contenders.node("node-epoll", backend="epoll"),
     }
     not_run: dict[str, str] = {}
     for name in contenders.PEERS:

@@ -41,6 +41,15 @@ struct ru_context {
 };
 _Static_assert(sizeof(struct ru_context) == RU_CACHE_LINE, "one line per context");
 
+/* At the front of each UDP slot; as struct io_uring_recvmsg_out, which the kernel writes there. */
+struct ru_slot_head {
+    uint32_t peer_size;
+    uint32_t control_size; /* of the record of the address that was asked; 0 without */
+    uint32_t payload_size;
+    uint32_t flags;
+};
+_Static_assert(sizeof(struct ru_slot_head) == RU_SLOT_HEAD, "slot head");
+
 /* What a worker counts itself. */
 struct ru_worker_counters {
     uint64_t refused_bodies;  /* answered by the body check: 16, 33, 37 */
@@ -103,6 +112,11 @@ static inline uint32_t ru_arena_slot_at(const struct ru_arena *arena, uint32_t s
 {
     RU_CHECK(slot < arena->slots);
     return arena->slots_at + slot * arena->slot_size;
+}
+
+static inline struct ru_slot_head *ru_arena_slot_head(const struct ru_arena *arena, uint32_t slot)
+{
+    return (struct ru_slot_head *)(void *)(arena->base + ru_arena_slot_at(arena, slot));
 }
 
 /* Offset of connection `conn`'s area: its peer, then RU_INLINE_SIZE bytes. */

@@ -46,11 +46,13 @@ struct ru_backend_setup {
 
 struct ru_backend {
     const struct ru_backend_ops *ops;
+    struct ru_backend_setup setup;
     char tier[96];
 };
 
 struct ru_backend_ops {
-    /* 0 or -errno with setup->fault filled. The setup's memory is borrowed until close(). */
+    /* 0, or -errno with setup->fault filled and nothing left behind. The setup is copied, the
+     * memory it points at borrowed until close(). */
     int (*open)(struct ru_backend **backend, const struct ru_backend_setup *setup);
     /* Only after every operation has ended. */
     void (*close)(struct ru_backend *backend);
@@ -100,5 +102,6 @@ struct ru_backend_ops {
 };
 
 extern const struct ru_backend_ops ru_backend_uring;
+extern const struct ru_backend_ops ru_backend_epoll;
 
 #endif

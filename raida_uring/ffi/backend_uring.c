@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <liburing.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,9 +16,22 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "clock.h"
+#include "message.h"
+
 #define URING_GROUP_SLOTS 0
 #define URING_GROUP_BUFFERS 1
 #define URING_CQ_SLACK 4096
+
+/* The kernel writes its header where the loop looks for ours. */
+_Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out) &&
+                   offsetof(struct ru_slot_head, control_size) ==
+                       offsetof(struct io_uring_recvmsg_out, controllen) &&
+                   offsetof(struct ru_slot_head, payload_size) ==
+                       offsetof(struct io_uring_recvmsg_out, payloadlen) &&
+                   offsetof(struct ru_slot_head, flags) ==
+                       offsetof(struct io_uring_recvmsg_out, flags),
+               "slot head");
 
 /* A datagram being sent from the address that was asked. */
 struct uring_message {
@@ -38,7 +50,6 @@ struct uring_backend {
     struct ru_backend base;
     struct io_uring ring;
     bool ring_made;
-    struct ru_backend_setup setup;
     struct uring_group slots;
     struct uring_group buffers;
     struct msghdr receive_shape;    /* only its lengths are read */
@@ -107,7 +118,7 @@ static uint32_t uring_cq_entries(const struct ru_config *config)
  * better than none: an overflow is survived and counted. */
 static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier)
 {
-    uint32_t wanted = uring_cq_entries(uring->setup.config);
+    uint32_t wanted = uring_cq_entries(uring->base.setup.config);
     uint32_t entries = wanted;
     struct io_uring_params params;
     int result;
@@ -138,17 +149,17 @@ static int uring_make(struct uring_backend *uring)
     for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL && !uring->ring_made; i++)
         result = uring_make_tier(uring, &uring_tiers[i]);
     if (result != 0)
-        return uring_fail(&uring->setup, "io_uring_setup", result);
+        return uring_fail(&uring->base.setup, "io_uring_setup", result);
     return 0;
 }
 
 static int uring_make_messages(struct uring_backend *uring)
 {
-    if (uring->setup.arena->control_size == 0 && uring->send_takes_address)
+    if (uring->base.setup.arena->control_size == 0 && uring->send_takes_address)
         return 0;
-    uring->messages = calloc(uring->setup.arena->slots, sizeof(*uring->messages));
+    uring->messages = calloc(uring->base.setup.arena->slots, sizeof(*uring->messages));
     if (!uring->messages)
-        return uring_fail(&uring->setup, "allocating message headers", -ENOMEM);
+        return uring_fail(&uring->base.setup, "allocating message headers", -ENOMEM);
     return 0;
 }
 
@@ -163,14 +174,14 @@ static int uring_group_make(struct uring_backend *uring, struct uring_group *gro
     void *memory = mmap(NULL, group->ring_size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED)
-        return uring_fail(&uring->setup, "mapping a buffer ring", -errno);
+        return uring_fail(&uring->base.setup, "mapping a buffer ring", -errno);
     group->ring = memory;
     io_uring_buf_ring_init(group->ring);
     struct io_uring_buf_reg registration = {
         .ring_addr = (uintptr_t)memory, .ring_entries = entries, .bgid = id};
     int result = io_uring_register_buf_ring(&uring->ring, &registration, 0);
     if (result != 0)
-        return uring_fail(&uring->setup, "registering a provided-buffer ring", result);
+        return uring_fail(&uring->base.setup, "registering a provided-buffer ring", result);
     return 0;
 }
 
@@ -192,20 +203,21 @@ static int uring_restrict(struct uring_backend *uring)
         IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_HARDLINK;
     int result = io_uring_register_restrictions(&uring->ring, rules, count);
     if (result != 0)
-        return uring_fail(&uring->setup, "restricting the ring", result);
+        return uring_fail(&uring->base.setup, "restricting the ring", result);
     return 0;
 }
 
 static int uring_register(struct uring_backend *uring)
 {
-    const struct ru_config *config = uring->setup.config;
+    const struct ru_config *config = uring->base.setup.config;
     int files[RU_LISTENERS_MAX];
     for (uint32_t i = 0; i < config->listeners_count; i++)
         files[i] = config->listeners[i].udp_fd;
     int result = io_uring_register_files(&uring->ring, files, config->listeners_count);
     if (result != 0)
-        return uring_fail(&uring->setup, "registering the UDP sockets", result);
-    result = uring_group_make(uring, &uring->slots, URING_GROUP_SLOTS, uring->setup.arena->slots);
+        return uring_fail(&uring->base.setup, "registering the UDP sockets", result);
+    result =
+        uring_group_make(uring, &uring->slots, URING_GROUP_SLOTS, uring->base.setup.arena->slots);
     if (result == 0)
         result = uring_group_make(uring, &uring->buffers, URING_GROUP_BUFFERS, config->tcp_buffers);
     if (result == 0)
@@ -214,9 +226,13 @@ static int uring_register(struct uring_backend *uring)
         return result;
     result = io_uring_enable_rings(&uring->ring);
     if (result != 0)
-        return uring_fail(&uring->setup, "enabling the ring", result);
+        return uring_fail(&uring->base.setup, "enabling the ring", result);
     /* Spares a descriptor look-up per lap; without it the plain descriptor works as well. */
     (void)io_uring_register_ring_fd(&uring->ring);
+    /* The third system call, before anything depends on it: a filter may forbid just this one. */
+    result = io_uring_get_events(&uring->ring);
+    if (result < 0)
+        return uring_fail(&uring->base.setup, "io_uring_enter", result);
     return 0;
 }
 
@@ -242,7 +258,7 @@ static int uring_open(struct ru_backend **backend, const struct ru_backend_setup
     if (!uring)
         return uring_fail(setup, "allocating the backend", -ENOMEM);
     uring->base.ops = &ru_backend_uring;
-    uring->setup = *setup;
+    uring->base.setup = *setup;
     uring->receive_shape.msg_namelen = RU_PEER_SIZE;
     uring->receive_shape.msg_controllen = setup->arena->control_size;
     int result = uring_make(uring);
@@ -276,7 +292,7 @@ static void uring_watch_wake(struct ru_backend *backend)
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
     /* Edge by nature: every write to the eventfd is one event, and it need not be read. */
-    io_uring_prep_poll_multishot(sqe, uring->setup.wake_fd, POLLIN);
+    io_uring_prep_poll_multishot(sqe, uring->base.setup.wake_fd, POLLIN);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_WAKE, 0, 0));
 }
 
@@ -284,8 +300,8 @@ static void uring_accept(struct ru_backend *backend, uint32_t listener)
 {
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
-    io_uring_prep_multishot_accept(sqe, uring->setup.config->listeners[listener].tcp_fd, NULL, NULL,
-                                   SOCK_NONBLOCK | SOCK_CLOEXEC);
+    io_uring_prep_multishot_accept(sqe, uring->base.setup.config->listeners[listener].tcp_fd, NULL,
+                                   NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_ACCEPT, listener, 0));
 }
 
@@ -352,56 +368,21 @@ static void uring_send_last(struct ru_backend *backend, uint32_t conn, uint32_t 
     uring_close_descriptor(backend, fd);
 }
 
-/* The record of the address that was asked names the interface too. Sent back as it is, it would
- * pin the reply to that interface, whatever the routing table says; only a link-local peer needs
- * it. */
-static void uring_unpin(uint8_t *control, const struct sockaddr *peer)
-{
-    struct cmsghdr *record = (struct cmsghdr *)(void *)control;
-    if (record->cmsg_level == IPPROTO_IP && record->cmsg_type == IP_PKTINFO) {
-        ((struct in_pktinfo *)(void *)CMSG_DATA(record))->ipi_ifindex = 0;
-    } else if (record->cmsg_level == IPPROTO_IPV6 && record->cmsg_type == IPV6_PKTINFO) {
-        const struct sockaddr_in6 *name = (const struct sockaddr_in6 *)(const void *)peer;
-        if (!IN6_IS_ADDR_LINKLOCAL(&name->sin6_addr))
-            ((struct in6_pktinfo *)(void *)CMSG_DATA(record))->ipi6_ifindex = 0;
-    }
-}
-
-static void uring_prep_message(struct uring_backend *uring, struct io_uring_sqe *sqe,
-                               uint32_t listener, uint32_t slot, const uint8_t *bytes,
-                               uint32_t size, const struct sockaddr *peer, socklen_t peer_size)
-{
-    struct uring_message *message = &uring->messages[slot];
-    uint8_t *at = uring->setup.arena->base + ru_arena_slot_at(uring->setup.arena, slot);
-    const struct io_uring_recvmsg_out *out = (const struct io_uring_recvmsg_out *)(void *)at;
-    uring_unpin(at + RU_SLOT_HEAD + RU_PEER_SIZE, peer);
-    message->bytes = (struct iovec){.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
-    message->header = (struct msghdr){
-        .msg_name = (void *)(uintptr_t)peer,
-        .msg_namelen = peer_size,
-        .msg_iov = &message->bytes,
-        .msg_iovlen = 1,
-        .msg_control = at + RU_SLOT_HEAD + RU_PEER_SIZE,
-        .msg_controllen = out->controllen < RU_CONTROL_SIZE ? out->controllen : RU_CONTROL_SIZE,
-    };
-    io_uring_prep_sendmsg(sqe, (int)listener, &message->header, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 static void uring_send_datagram(struct ru_backend *backend, uint32_t listener, uint32_t slot,
                                 const uint8_t *bytes, uint32_t size, bool controlled)
 {
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
-    uint8_t *at = uring->setup.arena->base + ru_arena_slot_at(uring->setup.arena, slot);
-    const struct sockaddr *peer = (const struct sockaddr *)(void *)(at + RU_SLOT_HEAD);
-    socklen_t peer_size =
-        peer->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    const struct ru_arena *arena = backend->setup.arena;
     /* MSG_DONTWAIT: sent while it is submitted, so the slot is ours again right after. */
     if (controlled || !uring->send_takes_address) {
-        uring_prep_message(uring, sqe, listener, slot, bytes, size, peer, peer_size);
-        if (!controlled)
-            uring->messages[slot].header.msg_controllen = 0;
+        struct uring_message *message = &uring->messages[slot];
+        ru_message_to_reply(&message->header, &message->bytes, arena, slot, bytes, size,
+                            controlled);
+        io_uring_prep_sendmsg(sqe, (int)listener, &message->header, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {
+        socklen_t peer_size;
+        const struct sockaddr *peer = ru_message_peer(arena, slot, &peer_size);
         io_uring_prep_send(sqe, (int)listener, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         io_uring_prep_send_set_addr(sqe, peer, (uint16_t)peer_size);
     }
@@ -442,7 +423,7 @@ static void uring_group_publish(struct uring_group *group)
 static void uring_lend_slot(struct ru_backend *backend, uint32_t slot)
 {
     struct uring_backend *uring = uring_of(backend);
-    const struct ru_arena *arena = uring->setup.arena;
+    const struct ru_arena *arena = uring->base.setup.arena;
     uring_group_add(&uring->slots, arena->base + ru_arena_slot_at(arena, slot),
                     arena->payload_at + arena->payload_size, slot);
 }
@@ -450,8 +431,8 @@ static void uring_lend_slot(struct ru_backend *backend, uint32_t slot)
 static void uring_lend_buffer(struct ru_backend *backend, uint32_t buffer)
 {
     struct uring_backend *uring = uring_of(backend);
-    RU_CHECK(buffer < uring->setup.config->tcp_buffers);
-    uring_group_add(&uring->buffers, uring->setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER,
+    RU_CHECK(buffer < uring->base.setup.config->tcp_buffers);
+    uring_group_add(&uring->buffers, uring->base.setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER,
                     RU_TCP_BUFFER, buffer);
 }
 
@@ -462,13 +443,6 @@ static bool uring_something_ready(const struct uring_backend *uring)
     return io_uring_cq_ready(&uring->ring) > 0 ||
            (__atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED) &
             (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
-}
-
-static uint64_t uring_now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
 
 static void uring_relax(void)
@@ -487,8 +461,8 @@ static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t 
     uring_group_publish(&uring->buffers);
     if (timeout_ns > 0 && spin_ns > 0) {
         (void)io_uring_submit(&uring->ring);
-        uint64_t end_ns = uring_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
-        while (!uring_something_ready(uring) && uring_now_ns() < end_ns)
+        uint64_t end_ns = ru_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
+        while (!uring_something_ready(uring) && ru_now_ns() < end_ns)
             uring_relax();
     }
     int result;
@@ -508,18 +482,16 @@ static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t 
 
 static void uring_read_datagram(const struct uring_backend *uring, struct ru_event *event)
 {
-    const struct ru_arena *arena = uring->setup.arena;
-    const struct io_uring_recvmsg_out *out =
-        (const struct io_uring_recvmsg_out *)(void *)(arena->base +
-                                                      ru_arena_slot_at(arena, event->buffer));
+    const struct ru_arena *arena = uring->base.setup.arena;
+    const struct ru_slot_head *head = ru_arena_slot_head(arena, event->buffer);
     uint32_t received = (uint32_t)event->result;
     uint32_t size = received > arena->payload_at ? received - arena->payload_at : 0;
-    if (size > out->payloadlen)
-        size = out->payloadlen;
+    if (size > head->payload_size)
+        size = head->payload_size;
     RU_CHECK(size <= arena->payload_size);
     event->result = (int32_t)size;
-    event->truncated = (out->flags & MSG_TRUNC) != 0;
-    event->controlled = out->controllen > 0 && !(out->flags & MSG_CTRUNC);
+    event->truncated = (head->flags & MSG_TRUNC) != 0;
+    event->controlled = head->control_size > 0 && !(head->flags & MSG_CTRUNC);
 }
 
 static uint32_t uring_reap(struct ru_backend *backend, struct ru_event *events, uint32_t count)
@@ -558,35 +530,6 @@ static bool uring_overflowed(struct ru_backend *backend)
     return io_uring_cq_has_overflow(&uring_of(backend)->ring);
 }
 
-static bool uring_receive_now(struct ru_backend *backend, uint32_t listener, uint32_t slot,
-                              struct ru_event *event)
-{
-    struct uring_backend *uring = uring_of(backend);
-    const struct ru_arena *arena = uring->setup.arena;
-    uint8_t *at = arena->base + ru_arena_slot_at(arena, slot);
-    struct iovec bytes = {.iov_base = at + arena->payload_at, .iov_len = arena->payload_size};
-    struct msghdr header = {.msg_name = at + RU_SLOT_HEAD,
-                            .msg_namelen = RU_PEER_SIZE,
-                            .msg_iov = &bytes,
-                            .msg_iovlen = 1,
-                            .msg_control = at + RU_SLOT_HEAD + RU_PEER_SIZE,
-                            .msg_controllen = arena->control_size};
-    ssize_t size = recvmsg(uring->setup.config->listeners[listener].udp_fd, &header, MSG_DONTWAIT);
-    if (size < 0)
-        return false;
-    struct io_uring_recvmsg_out *out = (struct io_uring_recvmsg_out *)(void *)at;
-    out->controllen = (uint32_t)header.msg_controllen;
-    *event = (struct ru_event){
-        .operation = RU_OP_DATAGRAMS,
-        .index = listener,
-        .result = (int32_t)size,
-        .buffer = slot,
-        .truncated = (header.msg_flags & MSG_TRUNC) != 0,
-        .controlled = header.msg_controllen > 0 && !(header.msg_flags & MSG_CTRUNC),
-    };
-    return true;
-}
-
 const struct ru_backend_ops ru_backend_uring = {
     .open = uring_open,
     .close = uring_close,
@@ -606,5 +549,5 @@ const struct ru_backend_ops ru_backend_uring = {
     .wait = uring_wait,
     .reap = uring_reap,
     .overflowed = uring_overflowed,
-    .receive_now = uring_receive_now,
+    .receive_now = ru_message_receive_now,
 };

@@ -14,6 +14,7 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 SOURCES = (
     "arena",
+    "backend_epoll",
     "backend_uring",
     "block",
     "conn",
@@ -23,6 +24,7 @@ SOURCES = (
     "header",
     "hist",
     "loop",
+    "message",
     "probe",
     "queue",
     "stats",

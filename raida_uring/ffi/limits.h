@@ -24,7 +24,7 @@
 #define RU_CACHE_LINE 64
 #define RU_PEER_SIZE 32        /* sockaddr_in6 is 28; a multiple of 8 keeps control data aligned */
 #define RU_CONTROL_SIZE 40     /* one in6_pktinfo record: CMSG_SPACE(20) */
-#define RU_SLOT_HEAD 16        /* struct io_uring_recvmsg_out */
+#define RU_SLOT_HEAD 16        /* struct ru_slot_head */
 #define RU_INLINE_BODY 256     /* a TCP body up to this stays in its connection */
 #define RU_INLINE_SIZE 352     /* header + inline body + room to align; also the inline reply */
 #define RU_TCP_AREA 384        /* one connection: peer, then the inline area */

@@ -16,23 +16,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
-#define LOOP_SECOND_NS 1000000000ULL
-#define LOOP_END_NS (5 * LOOP_SECOND_NS) /* for cancelled operations to report back */
-
-static uint64_t loop_clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    (void)clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * LOOP_SECOND_NS + (uint64_t)now.tv_nsec;
-}
-
-uint64_t ru_now_ns(void)
-{
-    return loop_clock_ns(CLOCK_MONOTONIC);
-}
+#define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
 
 /* ---- life ---- */
 
@@ -58,7 +44,8 @@ static bool engine_config_valid(const struct ru_config *config)
            engine_within(config->tcp_buffers, 1, RU_BUFFERS_MAX) &&
            (config->tcp_buffers & (config->tcp_buffers - 1)) == 0 &&
            config->body_bytes_max <= RU_REPLY_MAX && config->events_per_lap > 0 &&
-           config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536;
+           config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536 &&
+           config->backend <= RU_BACKEND_EPOLL;
 }
 
 static int engine_allocate(struct ru_engine *engine)
@@ -217,8 +204,8 @@ static void loop_publish(struct ru_engine *engine)
         (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
-        counters->loop_cpu_ns = loop_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-        engine->second_ns = engine->now_ns + LOOP_SECOND_NS;
+        counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        engine->second_ns = engine->now_ns + RU_SECOND_NS;
     }
     ru_counters_publish(&ru_arena_page(&engine->arena)->counters, counters);
 }
@@ -420,17 +407,31 @@ static int loop_pin(struct ru_engine *engine)
     return -errno;
 }
 
-static int loop_open(struct ru_engine *engine)
+/* io_uring in the best tier it offers; epoll where it may stand in. */
+static int loop_open_backend(struct ru_engine *engine)
 {
-    int result = loop_pin(engine);
-    if (result != 0)
-        return result;
+    uint32_t choice = engine->config.backend;
     struct ru_backend_setup setup = {.config = &engine->config,
                                      .arena = &engine->arena,
                                      .tcp_buffers = engine->tcp_buffers,
                                      .wake_fd = engine->wake_fd,
                                      .fault = engine->fault};
-    result = ru_backend_uring.open(&engine->backend, &setup);
+    if (choice != RU_BACKEND_EPOLL) {
+        int result = ru_backend_uring.open(&engine->backend, &setup);
+        if (result == 0 || choice == RU_BACKEND_URING)
+            return result;
+        memcpy(engine->refusal, engine->fault, sizeof(engine->refusal));
+        engine->refusal_error = -result;
+        engine->fault[0] = '\0';
+    }
+    return ru_backend_epoll.open(&engine->backend, &setup);
+}
+
+static int loop_open(struct ru_engine *engine)
+{
+    int result = loop_pin(engine);
+    if (result == 0)
+        result = loop_open_backend(engine);
     if (result != 0)
         return result;
     memcpy(engine->tier, engine->backend->tier, sizeof(engine->tier));
@@ -442,11 +443,11 @@ static int loop_open(struct ru_engine *engine)
     engine->operations++;
     ru_datagram_arm(engine);
     ru_stream_arm(engine);
-    /* The first submission, before anyone is told that we serve: a filter may forbid just this. */
+    /* What was armed is the kernel's before anyone is told that we serve. */
     result = engine->backend->ops->wait(engine->backend, 0, 0);
     if (result == 0)
         return 0;
-    (void)snprintf(engine->fault, sizeof(engine->fault), "io_uring_enter");
+    (void)snprintf(engine->fault, sizeof(engine->fault), "the first lap");
     engine->backend->ops->close(engine->backend);
     engine->backend = NULL;
     return result;
@@ -498,6 +499,12 @@ const char *ru_engine_fault(struct ru_engine *engine)
 const char *ru_engine_tier(struct ru_engine *engine)
 {
     return engine->tier;
+}
+
+const char *ru_engine_refusal(struct ru_engine *engine, int *error)
+{
+    *error = engine->refusal_error;
+    return engine->refusal;
 }
 
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)

@@ -12,6 +12,7 @@
 #include "arena.h"
 #include "backend.h"
 #include "block.h"
+#include "clock.h"
 #include "conn.h"
 #include "fast.h"
 #include "queue.h"
@@ -138,9 +139,9 @@ struct ru_engine {
     struct ru_sleeper ready_sleeper;
     char fault[RU_FAULT_TEXT];
     char tier[96];
+    char refusal[RU_FAULT_TEXT]; /* what io_uring failed at when epoll had to do */
+    int refusal_error;
 };
-
-uint64_t ru_now_ns(void);
 
 /* dispatch.c: between the loop and the workers. */
 void ru_dispatch_init(struct ru_engine *engine);

@@ -22,6 +22,9 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_PEER_BYTES: int
     RU_CONFIG_LISTENERS: int
+    RU_BACKEND_AUTO: int
+    RU_BACKEND_URING: int
+    RU_BACKEND_EPOLL: int
     RU_PROBE_UNTRIED: int
 
     def ru_engine_create(self, config: Any, engine: Any) -> int: ...
@@ -30,6 +33,7 @@ class _Lib(Protocol):
     def ru_engine_wait_ready(self, engine: Any, timeout_ms: int) -> int: ...
     def ru_engine_fault(self, engine: Any) -> Any: ...
     def ru_engine_tier(self, engine: Any) -> Any: ...
+    def ru_engine_refusal(self, engine: Any, error: Any) -> Any: ...
     def ru_engine_close_workers(self, engine: Any) -> None: ...
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
@@ -74,6 +78,12 @@ COUNTER_NAMES: Final = tuple(
     _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
 )
 HISTOGRAM_KINDS: Final = ("udp", "tcp", "queue", "lap")  # enum ru_histogram_kind
+
+BACKENDS: Final = {  # as `[network] backend` names them
+    "auto": _lib.RU_BACKEND_AUTO,
+    "uring": _lib.RU_BACKEND_URING,
+    "epoll": _lib.RU_BACKEND_EPOLL,
+}
 
 CLASS_WORKER: Final = 1
 CLASS_SLOW: Final = 2
@@ -155,6 +165,13 @@ class Engine:
     def tier(self) -> str:
         """Thread: any. Backend and tier; valid once ready."""
         return str(_ffi.string(_lib.ru_engine_tier(self._engine)).decode())
+
+    @property
+    def refusal(self) -> EngineError | None:
+        """Thread: any. Why epoll serves although io_uring was tried first; valid once ready."""
+        number = _ffi.new("int *")
+        doing = _ffi.string(_lib.ru_engine_refusal(self._engine, number)).decode()
+        return EngineError(number[0], doing) if number[0] else None
 
     @property
     def arena_size(self) -> int:

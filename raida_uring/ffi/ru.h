@@ -27,8 +27,9 @@ enum ru_constant {
 };
 
 enum ru_backend_choice {
-    RU_BACKEND_AUTO = 0,
-    RU_BACKEND_URING = 1
+    RU_BACKEND_AUTO = 0, /* io_uring, or epoll where it is refused */
+    RU_BACKEND_URING = 1,
+    RU_BACKEND_EPOLL = 2,
 };
 
 enum ru_histogram_kind {
@@ -114,6 +115,9 @@ int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms);
 const char *ru_engine_fault(struct ru_engine *engine);
 /* Thread: any. The backend and its tier, for the start-up line; valid once ready. */
 const char *ru_engine_tier(struct ru_engine *engine);
+/* Thread: any. What io_uring failed at, in words, and its errno, when the choice was AUTO and epoll
+ * serves; empty and 0 otherwise. Valid once ready. */
+const char *ru_engine_refusal(struct ru_engine *engine, int *error);
 /* Thread: any. Stop: accept nothing new, answer what was received, give up after deadline_ms.
  * A further call can only bring the deadline nearer. */
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);

@@ -25,7 +25,7 @@
     X(udp_in_flight)         /* contexts between receipt and answer, now */                        \
     X(udp_truncated)         /* longer than a slot; handled as its first bytes */                  \
     X(udp_votes)             /* integrity votes answered by the I/O thread */                      \
-    X(udp_receive_ended)     /* multishot receives that ended and were armed again */              \
+    X(udp_receive_ended)     /* standing receives that ended and were armed again */               \
     X(udp_no_buffers)        /* ... because every slot was lent out */                             \
     X(tcp_requests)          /* requests, from their first byte */                                 \
     X(tcp_answered)          /* replies the kernel accepted in full */                             \
@@ -49,7 +49,7 @@
     X(connections_closed_descriptors) /* EMFILE or ENFILE */                                       \
     X(connections_closed_early)       /* reset before its peer's name could be read */             \
     X(connections_closed_drain)                                                                    \
-    X(accept_ended)           /* multishot accepts that ended and were armed again */              \
+    X(accept_ended)           /* standing accepts that ended and were armed again */               \
     X(echoes)                 /* plain echoes answered by the I/O thread */                        \
     X(refused_headers)        /* error replies made by the I/O thread */                           \
     X(refused_slow)           /* answered 160: the slow lane's queue is full */                    \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Run in a network namespace of its own (unshare --net): a node bound to all addresses, and a client
 # in a second namespace that reaches it over one link while the way back leads over another.
-# Arguments: the Python to use, a directory to work in. Status 0 when the client is answered.
+# Arguments: the Python to use, a directory to work in, the backend. Status 0 when the client is answered.
 set -euo pipefail
-python=$1 directory=$2
+python=$1 directory=$2 backend=$3
 
 unshare --net sleep 60 &
 other=$!
@@ -38,6 +38,7 @@ raida_id = 0
 port = 50000
 [network]
 bind = ["0.0.0.0"]
+backend = "$backend"
 TOML
 "$python" -m raida_uring serve --config "$directory/node.toml" 2>"$directory/stderr" &
 node=$!

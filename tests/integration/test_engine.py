@@ -17,7 +17,7 @@ from raida_uring.ffi import native
 from raida_uring.metrics import violations
 from raida_uring.protocol import build_request
 from tests.support.net import udp_client
-from tests.support.node import eventually
+from tests.support.node import DEFAULT_TABLES, eventually
 from tests.support.wire import status, vote
 
 COMMAND = (5, 1)
@@ -67,7 +67,8 @@ def bound_listener() -> Iterator[native.Listener]:
 def running_engine(**changes: int) -> Iterator[tuple[native.Engine, tuple[str, int]]]:
     """An engine that serves without any worker thread; the test is the worker."""
     with bound_listener() as listener:
-        engine = native.Engine([listener], SETTINGS | changes)
+        backend = native.BACKENDS[str(DEFAULT_TABLES["network"]["backend"])]
+        engine = native.Engine([listener], SETTINGS | {"backend": backend} | changes)
         engine.set_class(*COMMAND, native.CLASS_WORKER)
         loop = threading.Thread(target=engine.run)
         loop.start()
@@ -211,6 +212,7 @@ def test_histograms_count_what_workers_answered() -> None:
         worker.close()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "change",
     [
@@ -222,6 +224,7 @@ def test_histograms_count_what_workers_answered() -> None:
         {"tcp_buffers": 17},
         {"large_blocks": 3},
         {"connections_max": 0},
+        {"backend": 3},
     ],
 )
 def test_sizes_out_of_range_are_refused(change: dict[str, int]) -> None:
@@ -230,6 +233,7 @@ def test_sizes_out_of_range_are_refused(change: dict[str, int]) -> None:
     assert caught.value.number == errno.EINVAL
 
 
+@pytest.mark.any_backend
 def test_failed_set_up_leaves_nothing_behind() -> None:
     """Memory that cannot be reserved is an error at the start; descriptors and mappings go back."""
 

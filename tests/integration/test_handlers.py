@@ -158,6 +158,7 @@ def write_module(directory: Path, name: str, *commands: tuple[int, int]) -> None
     directory.joinpath(f"{name}.py").write_text(text)
 
 
+@pytest.mark.any_backend
 def test_module_from_the_configuration(tmp_path: Path) -> None:
     """Any free group and command: the ends of both ranges and the reserved groups."""
     commands = [(0, 255), (5, 0), (6, 77), (15, 255)]
@@ -170,6 +171,7 @@ def test_module_from_the_configuration(tmp_path: Path) -> None:
                 assert reply_payload(reply) == b"from commands_of_mine"
 
 
+@pytest.mark.any_backend
 def test_entry_point(tmp_path: Path) -> None:
     """An installed distribution adds commands without any configuration."""
     write_module(tmp_path, "installed_commands", (5, 1))
@@ -186,6 +188,7 @@ def test_entry_point(tmp_path: Path) -> None:
         assert reply_payload(reply) == b"from installed_commands"
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("commands", "expected"),
     [
@@ -210,6 +213,7 @@ def test_refused_registration(
     )
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -226,6 +230,7 @@ def test_module_that_cannot_be_imported(tmp_path: Path, text: str | None, expect
     )
 
 
+@pytest.mark.any_backend
 def test_refused_in_process_too() -> None:
     handlers = {"modules": ["no_such_module"]}
     with pytest.raises(RaidaError, match="no_such_module"), running_node(handlers=handlers):

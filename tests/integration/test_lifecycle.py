@@ -5,7 +5,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +34,9 @@ from tests.support.net import (
 )
 from tests.support.node import (
     HANDLERS,
-    SERVE,
     assert_at_rest,
     assert_refuses_to_start,
+    confined,
     daemon,
     eventually,
     free_port,
@@ -246,6 +245,7 @@ def test_second_signal_forces(tmp_path: Path) -> None:
         node.terminate(timeout_s=ANSWER_TIMEOUT_S)
 
 
+@pytest.mark.any_backend
 class TestRefusedStarts:
     """Each cause ends the start with one line that names it, status 2, and no traceback."""
 
@@ -331,20 +331,11 @@ class TestRefusedStarts:
         ],
     )
     def test_io_uring_refused(self, tmp_path: Path, call: str, code: int, expected: str) -> None:
-        """Cause, sysctl and remedy in one line, whichever of the three calls is refused."""
+        """Where nothing else will do: cause, sysctl and remedy in one line, whichever of the three
+        calls is refused."""
         assert_refuses_to_start(
             tmp_path,
             rf"io_uring refused.*{expected}",
             command=confined(f"refuse_system_call({IO_URING_CALLS[call]}, {code})"),
+            network={"backend": "uring"},
         )
-
-
-def confined(how: str) -> Sequence[str]:
-    """`raida-uring serve` in a process that has executed `how`, a call of support/confine.py."""
-    arguments = ", ".join(map(repr, SERVE))
-    return [
-        sys.executable,
-        "-c",
-        f"import os, sys; from tests.support.confine import *; {how}; "
-        f"os.execv(sys.executable, [{arguments}, *sys.argv[1:]])",
-    ]

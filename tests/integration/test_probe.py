@@ -21,6 +21,8 @@ from tests.support.confine import IO_URING_CALLS
 from tests.support.node import REPOSITORY, config_text, environment, running_node
 from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
 
+pytestmark = pytest.mark.any_backend
+
 TIMEOUT_S: Final = 30.0
 PROBE: Final = (sys.executable, "-m", "raida_uring", "probe")
 

@@ -185,13 +185,13 @@ def test_signals_after_the_second_change_nothing(tmp_path: Path) -> None:
         assert node.process.wait(20) == 0, node.stderr()
 
 
-def test_wildcard_replies_follow_the_routing_table(tmp_path: Path) -> None:
+def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str) -> None:
     """Asked over one link while the way back leads over another: the reply takes the latter."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need CAP_SYS_ADMIN")
     script = Path(__file__).with_name("asymmetric_routes.sh")
     ended = subprocess.run(
-        ["unshare", "--net", "bash", str(script), sys.executable, str(tmp_path)],
+        ["unshare", "--net", "bash", str(script), sys.executable, str(tmp_path), backend],
         env=environment(),
         capture_output=True,
         text=True,

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from tests.support.handlers import BLOB, MIRROR
 from tests.support.net import tcp_ask, udp_ask, udp_client
-from tests.support.node import HANDLERS, Node, assert_lawful, running_node
+from tests.support.node import (
+    BACKENDS,
+    HANDLERS,
+    Node,
+    assert_lawful,
+    backend_refusal,
+    running_node,
+    using_backend,
+)
 from tests.support.wire import (
     ECHO_COMMAND,
     VERSION_COMMAND,
@@ -33,10 +41,12 @@ GARBAGE_BYTES_MAX = 2000  # past udp_effective_payload, so truncation is met too
 RECORDED = {v.name: v.request for v in load_vectors() if "show_stats" not in v.name}
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
+@pytest.fixture(scope="module", params=BACKENDS)
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """One node for all examples: what one leaves behind must not harm the next."""
-    with running_node(handlers=HANDLERS) as running:
+    if (refusal := backend_refusal(request.param)) is not None:
+        pytest.skip(refusal)
+    with using_backend(request.param), running_node(handlers=HANDLERS) as running:
         yield running
 
 

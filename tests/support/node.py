@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from raida_uring import config
+from raida_uring.errors import StartError
 from raida_uring.metrics import violations
 from raida_uring.server import Server
 from tests.support.net import Endpoint
 from tests.support.wire import FIXTURE
 
 REPOSITORY = Path(__file__).parent.parent.parent
+BACKENDS = ("uring", "epoll")
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
 START_TIMEOUT_S = 20.0
@@ -51,6 +54,27 @@ DEFAULT_TABLES: dict[str, Table] = {
     "network": {"bind": ["127.0.0.1"]},
     "limits": {"udp_reply_factor_max": 0},
 }
+
+
+@contextmanager
+def using_backend(name: str) -> Iterator[None]:
+    """Nodes started in the body run on `name` unless their tables say otherwise."""
+    before = DEFAULT_TABLES["network"]
+    DEFAULT_TABLES["network"] = {**before, "backend": name}
+    try:
+        yield
+    finally:
+        DEFAULT_TABLES["network"] = before
+
+
+@cache
+def backend_refusal(name: str) -> str | None:
+    """Why this machine cannot run a node on `name`; None when it can."""
+    try:
+        with using_backend(name), running_node():
+            return None
+    except StartError as error:
+        return str(error)
 
 
 def eventually(
@@ -168,6 +192,17 @@ def environment(*import_paths: Path, **variables: str) -> dict[str, str]:
 SERVE: tuple[str, ...] = (sys.executable, "-m", "raida_uring", "serve")
 
 
+def confined(how: str) -> Sequence[str]:
+    """`raida-uring serve` in a process that has executed `how`, a call of support/confine.py."""
+    arguments = ", ".join(map(repr, SERVE))
+    return [
+        sys.executable,
+        "-c",
+        f"import os, sys; from tests.support.confine import *; {how}; "
+        f"os.execv(sys.executable, [{arguments}, *sys.argv[1:]])",
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """The node as its own process."""
@@ -201,6 +236,7 @@ class Daemon:
 def daemon(
     directory: Path,
     *,
+    command: Sequence[str] = SERVE,
     args: Sequence[str] = (),
     import_paths: Sequence[Path] = (),
     **tables: Table,
@@ -217,7 +253,7 @@ def daemon(
     config_path.write_text(config_text(served))
     with _notify_socket() as (notify, notify_path), stderr_path.open("wb") as stderr:
         process = subprocess.Popen(
-            [*SERVE, "--config", str(config_path), *args],
+            [*command, "--config", str(config_path), *args],
             cwd=directory,
             env=environment(*import_paths, NOTIFY_SOCKET=notify_path),
             stderr=stderr,

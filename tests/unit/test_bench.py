@@ -396,14 +396,19 @@ def test_ratios_are_of_medians() -> None:
 
 def test_verdicts_say_kept_broken_or_not_measured() -> None:
     found = example_report()
-    assert [verdict.met for verdict in report.case_verdicts(found.reports[0])] == [True, None, True]
+    assert [verdict.met for verdict in report.case_verdicts(found.reports[0])] == [
+        True,
+        None,
+        None,
+        True,
+    ]
     assert report.spin_verdict(found.spin_runs).met is False
 
 
 def test_the_report_has_three_forms() -> None:
     found = example_report()
     assert "not run: mmsg: no compiler" in report.text(found)
-    assert "| udp-echo | 0.90 | - | 1.00 | - | - | - | 0.050 |" in report.markdown(found)
+    assert "| udp-echo | 0.90 | - | - | 1.00 | - | - | - | 0.050 |" in report.markdown(found)
     one = report.as_json(found)["cases"][0]  # type: ignore[index]
     assert one["contenders"]["node"]["median"]["requests_per_cpu_s"] == 90.0
     assert len(one["contenders"]["node"]["runs"]) == 3

@@ -207,7 +207,7 @@ FAULTS = [
     ),
     (
         '[server]\nraida_id = 1\n[network]\nbackend = "poll"\n',
-        '[network] backend = "poll": must be one of "auto", "uring"',
+        '[network] backend = "poll": must be one of "auto", "uring", "epoll"',
     ),
     ("[server]\nraida_id = \n", "line 2, column 12: Invalid value"),
     ('[server]\nversion = "', "line 2, column 12: Unterminated string"),

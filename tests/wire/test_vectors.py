@@ -8,7 +8,9 @@ included; silence stays silence; a TCP answer is followed by the close. In any o
 the slots and connections held before.
 """
 
+import errno
 import random
+import re
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.confine import IO_URING_CALLS
 from tests.support.net import (
     Endpoint,
     assert_silent,
@@ -28,7 +31,7 @@ from tests.support.net import (
     udp_client,
     udp_exchange,
 )
-from tests.support.node import Table, daemon, running_node
+from tests.support.node import Table, confined, daemon, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
     FIXTURE,
@@ -108,6 +111,7 @@ def dirty(endpoint: Endpoint, slot_count: int, window: int) -> None:
             assert tcp_ask(endpoint, encrypted_request(2, ECHO_COMMAND, body))
 
 
+@pytest.mark.any_backend
 def test_selection_is_the_one_meant() -> None:
     """A slip in the selection above must not shrink the suite unnoticed."""
     counts = {name: sum(v.category == name for v in VECTORS) for name in CATEGORIES}
@@ -136,3 +140,15 @@ def test_twice_on_one_node() -> None:
 def test_against_the_daemon(tmp_path: Path) -> None:
     with daemon(tmp_path) as node:
         assert replay(node.endpoint, VECTORS) == []
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("call", IO_URING_CALLS)
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS], ids=["EPERM", "ENOSYS"])
+def test_where_io_uring_is_refused(tmp_path: Path, call: str, code: int) -> None:
+    """As containers do, for each of the three calls: the node serves on epoll and says why."""
+    refuse = confined(f"refuse_system_call({IO_URING_CALLS[call]}, {code})")
+    with daemon(tmp_path, command=refuse) as node:
+        assert replay(node.endpoint, VECTORS) == []
+        line = next(line for line in node.stderr().splitlines() if "serving on" in line)
+    assert re.search(r": epoll \(io_uring refused: .*a seccomp filter", line), line

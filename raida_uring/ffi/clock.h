@@ -1,0 +1,22 @@
+/* clock.h: the clock that every time in the data plane is read from. */
+#ifndef RU_CLOCK_H
+#define RU_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+#define RU_SECOND_NS 1000000000ULL
+
+static inline uint64_t ru_clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * RU_SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t ru_now_ns(void)
+{
+    return ru_clock_ns(CLOCK_MONOTONIC);
+}
+
+#endif
