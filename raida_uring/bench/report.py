@@ -70,6 +70,8 @@ class SpinRun:
     that spinning Python filled the workers' core.
     io_waited: time per second that the I/O thread could have run but its core was taken: above
     some 0.001 the core was not its own, and the latencies say little about the node.
+    control: the same votes to the smallest C io_uring responder, which has nothing beside it: what
+    machine and generator add by themselves. None where the peers are not at hand.
     """
 
     idle: Measurement
@@ -77,6 +79,7 @@ class SpinRun:
     spins_answered: int
     worker_cpu: float
     io_waited: float
+    control: Measurement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,7 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
             + f"{outcome.total('lost'):6}{outcome.median('other_cpu'):8.2f}"
         )
 
+    controls = [run.control for run in runs if run.control is not None]
     busy = statistics.median(run.worker_cpu for run in runs)
     waited = statistics.median(run.io_waited for run in runs)
     return [
@@ -267,6 +271,7 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
         f" I/O thread on a core of its own",
         f"  {'workers':14}{'p50 us':>9}{'p90 us':>9}{'p99 us':>9}{'p99.9 us':>9}{'max us':>9}"
         f"{'lost':>6}{'others':>8}",
+        *([row("(C responder)", controls)] if controls else []),
         row("idle", [run.idle for run in runs]),
         row(f"{cases.SPIN_WORKERS} spinning", [run.beside_spin for run in runs]),
         f"  while spinning the workers used {busy:.2f} of their core;"

@@ -274,6 +274,7 @@ def _measure_spin(settings: Settings) -> SpinRun:
         worker_cpu=settings.client_cpu,
         modules=("raida_uring.bench.spin_handlers",),
     )
+    control = _measure_control(settings)
     with contenders.running(node, {settings.server_cpu, settings.client_cpu}) as server:
         io_thread = _io_thread(server)
         spin = _SpinLoad(server.port, settings.duration_ms + 2 * SPIN_LEAD_MS)
@@ -299,7 +300,19 @@ def _measure_spin(settings: Settings) -> SpinRun:
         spins_answered=spin.answered,
         worker_cpu=worker_cpu_s / duration_s,
         io_waited=waited_s / duration_s,
+        control=control,
     )
+
+
+def _measure_control(settings: Settings) -> Measurement | None:
+    """The same votes to the yardstick, alone on the core that the node's I/O thread will have."""
+    try:
+        peer = contenders.peer(report.YARDSTICK)
+    except ContenderError:
+        return None
+    with contenders.running(peer, {settings.server_cpu}) as server, _real_time():
+        meter = _Meter(server, settings.server_cpu)
+        return meter.measurement(_votes(server, settings))
 
 
 def _votes(server: Server, settings: Settings) -> Result:
