@@ -6,7 +6,9 @@ PY_DIRS := raida_uring tests tools setup.py
 
 C_SOURCES := $(filter-out %/_native.c %/_loadgen.c,$(wildcard raida_uring/ffi/*.c raida_uring/bench/*.c))
 C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/bench/*.h \
-             tools/bench/*.[ch] tests/native/*.[ch])
+             tools/bench/*.[ch] tests/native/*.[ch] tests/fault/*.[ch])
+
+comma := ,
 
 # Native tests link the data plane's own sources under the sanitizers; nothing of Python is in there.
 NATIVE_CC    := $(or $(CC),gcc)
@@ -16,12 +18,12 @@ NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOU
 NATIVE_INCLUDES := -I. -iquote raida_uring/ffi
 NATIVE_DIR   := build/native
 NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,\
-                $(filter raida_uring/ffi/%,$(C_SOURCES)))
+                $(filter-out %/backend_sim.c,$(filter raida_uring/ffi/%,$(C_SOURCES))))
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads bench bench-quick dist clean help
+        test-native test-threads fault mutations bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -69,8 +71,9 @@ tidy: setup-lint
 	@printf '%s\n' $(filter raida_uring/ffi/%,$(C_SOURCES)) | xargs -P "$$(nproc)" -I{} \
 	    clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE $(NATIVE_INCLUDES)
 
-test-native: setup $(NATIVE_TESTS) ## C tests under the address and undefined-behaviour sanitizers
+test-native: setup $(NATIVE_TESTS) $(NATIVE_DIR)/sim ## C tests under the address and undefined-behaviour sanitizers
 	@for test in $(NATIVE_TESTS); do echo "$$test"; "$$test" || exit 1; done
+	@printf '%s\n' 1 501 | xargs -P 2 -I{} $(NATIVE_DIR)/sim {} 500 1000
 	@echo "$(words $(NATIVE_TESTS)) native test programs passed"
 
 # Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
@@ -93,7 +96,28 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
 
-.SECONDARY: $(NATIVE_LIB)
+# Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
+# at link time, so that no line of the data plane knows.
+SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open setsockopt shutdown syscall write
+SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
+             $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
+SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \
+             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o),$(NATIVE_LIB))
+SIM_TESTS := $(wildcard tests/fault/*.[ch])
+
+$(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
+	@$(NATIVE_CC) $(NATIVE_FLAGS) $(NATIVE_INCLUDES) -o $@ $(filter %.c %.o,$^) $(SIM_LINK)
+
+fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEPS=n; a seed alone is one life
+	@$(NATIVE_DIR)/sim $(or $(SEED),$(shell date +%s)) $(or $(LIVES),$(if $(SEED),1,1000)) $(or $(STEPS),1000)
+
+# Without the sanitizers: the simulation itself has to notice.
+mutations: setup ## bugs that the simulation must find
+	@tests/fault/mutations.sh 1000 1000 -- $(NATIVE_CC) $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) \
+	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
+	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK)
+
+.SECONDARY: $(NATIVE_LIB) $(SIM_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d)
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers

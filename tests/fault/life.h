@@ -1,0 +1,101 @@
+/* life.h: one simulated life of a node: its peers, its workers, and what must hold throughout. */
+#ifndef RU_TESTS_FAULT_LIFE_H
+#define RU_TESTS_FAULT_LIFE_H
+
+#include "backend_sim.h"
+#include "loop.h"
+
+#define LIFE_REQUESTS_MAX 4
+#define LIFE_NAMES_MAX 32768 /* datagrams and connections of one life */
+#define LIFE_WORKERS_MAX 8
+#define LIFE_STALE_MAX 8
+#define LIFE_BATCH_MAX 8
+
+enum life_command { /* group << 8 | command */
+    LIFE_ECHO = 0x0001,
+    LIFE_WORKER = 0x0302,
+    LIFE_SLOW = 0x0F7B,
+    LIFE_UNKNOWN = 0x0909,
+};
+
+/* A request and what its reply may look like. The name is the peer's; it stands in the peer's
+ * address, in the body and in the handler's reply, so that no reply can reach another peer unseen. */
+struct life_request {
+    uint32_t name;
+    uint32_t size;
+    uint16_t serial; /* the echo bytes of its header */
+    uint16_t command;
+    uint16_t body_size;
+    uint8_t encryption;
+    uint8_t header_size;
+    bool vote;
+    bool silent; /* no reply may come: empty, short, itself a reply */
+    bool spoilt; /* its body does not end as it must */
+    bool used;   /* a reply has come */
+    uint8_t challenge[RU_CHALLENGE_SIZE];
+};
+
+/* A reply while it arrives. */
+struct life_reply {
+    uint32_t have;
+    uint32_t body_size;
+    uint8_t header[RU_HEADER_LARGE];
+};
+
+struct life_client {
+    bool used;
+    uint32_t name;
+    uint8_t *script;
+    uint32_t size, sent;
+    uint32_t chunk_max;
+    uint32_t pace;  /* of 256: how often it acts */
+    uint32_t reads; /* bytes it takes at a time; 0: never reads */
+    uint32_t ends_at, resets_at;
+    bool ended, reset;
+    uint32_t requests_count, answered;
+    struct life_request requests[LIFE_REQUESTS_MAX];
+    struct life_reply reply;
+};
+
+struct life_worker {
+    struct ru_worker *handle;
+    uint32_t count, answered; /* of the batch it holds */
+    bool asleep;
+    bool stuck; /* answers only once the node drains */
+    bool dead;  /* answers only when it is closed */
+    uint64_t stale[LIFE_STALE_MAX];
+    uint32_t stale_count;
+};
+
+struct life {
+    struct ru_engine *engine;
+    struct ru_config config;
+    uint32_t laps, laps_max;
+    uint32_t idle_laps; /* in a row that neither slept nor found anything */
+    uint64_t last_events;
+    uint32_t appetite; /* of 256: how often peers come */
+    uint32_t drain_ms;
+    bool draining;
+    uint32_t names;
+    uint32_t workers_count;
+    struct life_worker workers[LIFE_WORKERS_MAX];
+    struct life_client clients[SIM_PEERS_MAX];
+    struct life_request datagrams[LIFE_NAMES_MAX];
+};
+
+/* peers.c; self is the life */
+void life_peers_act(struct life *life);
+void life_peers_end(struct life *life);
+void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size);
+void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t size);
+void life_take_close(void *self, uint32_t peer, int fd, bool reset);
+/* Byte `at` of a handler's reply body of `size` bytes, terminator included. */
+uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size);
+
+/* invariants.c */
+void life_check(struct life *life, bool sleeping);
+/* Nobody has to wake the loop for what workers have returned, or somebody has. */
+void life_check_awake(const struct life *life, bool sleeping);
+void life_check_end(struct life *life);
+
+#endif

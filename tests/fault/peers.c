@@ -1,0 +1,315 @@
+/* peers.c: what simulated peers send, and what they accept as an answer. */
+#include "life.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PEER_RAIDA_ID 14
+#define PEER_COIN_ID 6
+#define PEER_CONNECTED 0x40000000U /* in names of TCP peers */
+
+/* ---- requests ---- */
+
+static uint8_t peer_byte(uint32_t name, uint16_t serial, uint32_t at)
+{
+    return (uint8_t)(name * 31 + serial * 7U + at * 13);
+}
+
+uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size)
+{
+    if (at + RU_TERMINATOR_SIZE >= size)
+        return 0x3E;
+    if (at < 4)
+        return (uint8_t)(name >> 8 * at);
+    return at < 6 ? (uint8_t)(serial >> 8 * (at - 4)) : (uint8_t)~peer_byte(name, serial, at);
+}
+
+static void peer_put_u16(uint8_t *out, uint32_t value)
+{
+    out[0] = (uint8_t)(value >> 8);
+    out[1] = (uint8_t)value;
+}
+
+static void peer_header(const struct life_request *request, uint8_t *out)
+{
+    bool small = request->header_size == RU_HEADER_SMALL;
+    memset(out, (int)sim_below(256), request->header_size);
+    out[0] = 1;
+    out[1] = 0;
+    out[2] = PEER_RAIDA_ID;
+    out[3] = 3;
+    peer_put_u16(out + 4, request->command);
+    peer_put_u16(out + 6, PEER_COIN_ID);
+    out[16] = request->encryption;
+    peer_put_u16(out + (small ? 22 : 17), request->body_size);
+    peer_put_u16(out + (small ? 30 : 46), request->serial);
+}
+
+static void peer_body(struct life_request *request, uint8_t *out)
+{
+    uint32_t size = request->body_size;
+    for (uint32_t i = 0; i < size; i++)
+        out[i] = peer_byte(request->name, request->serial, i);
+    if (request->encryption != 0 || size < RU_PLAIN_BODY_MIN)
+        return;
+    uint32_t crc = ru_crc32(out, 12);
+    for (uint32_t i = 0; i < 4; i++)
+        out[12 + i] = (uint8_t)(crc >> (24 - 8 * i));
+    memcpy(request->challenge, out, RU_CHALLENGE_SIZE);
+    memset(out + size - RU_TERMINATOR_SIZE, 0x3E, RU_TERMINATOR_SIZE);
+    request->spoilt = sim_chance(12);
+    out[size - 1] = (uint8_t)(out[size - 1] + request->spoilt);
+}
+
+static uint32_t peer_body_size(bool stream)
+{
+    static const uint32_t sizes[] = {0, 18, 200, 256, 600, 2048, 2100, 9000, 65535};
+    uint32_t most = sizes[sim_below(stream ? (sim_chance(16) ? 9 : 8) : 5)];
+    return sim_chance(128) || most < RU_PLAIN_BODY_MIN
+               ? most
+               : RU_PLAIN_BODY_MIN + sim_below(most - RU_PLAIN_BODY_MIN + 1);
+}
+
+/* Write a request of `name` to `out`, which has room for the longest. */
+static void peer_request(struct life_request *request, uint32_t name, uint16_t serial, bool stream,
+                         uint8_t *out)
+{
+    static const uint16_t commands[] = {LIFE_WORKER, LIFE_WORKER, LIFE_WORKER, LIFE_WORKER,
+                                        LIFE_SLOW,   LIFE_ECHO,   LIFE_ECHO,   LIFE_UNKNOWN};
+    static const uint8_t encryptions[] = {0, 0, 0, 0, 0, 0, 1, 4};
+    *request = (struct life_request){.name = name, .serial = serial};
+    request->command = commands[sim_below(8)];
+    request->encryption = encryptions[sim_below(8)];
+    request->header_size = request->encryption <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+    request->body_size = (uint16_t)peer_body_size(stream);
+    request->size = (uint32_t)request->header_size + request->body_size;
+    peer_header(request, out);
+    peer_body(request, out + request->header_size);
+}
+
+static void peer_vote(struct life_request *request, uint32_t name, uint8_t *out)
+{
+    *request = (struct life_request){.name = name, .vote = true, .size = RU_VOTE_SIZE};
+    out[0] = 7;
+    for (uint32_t i = 1; i < RU_VOTE_SIZE; i++)
+        out[i] = peer_byte(name, 0, i);
+}
+
+/* ---- replies ---- */
+
+static void peer_expect(bool condition, const char *what, uint32_t name)
+{
+    if (!condition)
+        sim_fail(what, name);
+}
+
+static uint32_t peer_reply_header_size(const struct life_request *request)
+{
+    return request->command == LIFE_UNKNOWN ? RU_HEADER_SMALL : request->header_size;
+}
+
+/* A whole reply header; the size of the body that follows. */
+static uint32_t peer_check_header(const struct life_request *request, const uint8_t *reply)
+{
+    uint8_t status = reply[2];
+    uint32_t body_size = (uint32_t)reply[9] << 16 | (uint32_t)reply[10] << 8 | reply[11];
+    bool small = request->header_size == RU_HEADER_SMALL;
+    peer_expect(reply[0] == PEER_RAIDA_ID, "reply of another server", request->name);
+    if (request->command == LIFE_UNKNOWN) {
+        peer_expect(status == RU_STATUS_COMMAND && body_size == 0, "reply to an unknown command",
+                    request->name);
+        return 0;
+    }
+    const uint8_t *echo = reply + (small ? 6 : 46);
+    peer_expect(reply[3] == request->command >> 8, "reply from another group", request->name);
+    peer_expect((echo[0] << 8 | echo[1]) == request->serial, "reply to another request",
+                request->name);
+    bool answered = status == RU_STATUS_SUCCESS || status == RU_STATUS_KEY_COIN_NOT_FOUND;
+    peer_expect(answered || status == RU_STATUS_PACKET_LENGTH ||
+                    status == RU_STATUS_NOT_IMPLEMENTED || status == RU_STATUS_REQUEST_RATE ||
+                    status == RU_STATUS_INTERNAL || status == RU_STATUS_MEMORY ||
+                    (status == RU_STATUS_EOF && request->spoilt),
+                "status", status);
+    peer_expect(body_size == 0 || (status == RU_STATUS_SUCCESS && request->encryption == 0), "body",
+                body_size);
+    if (status == RU_STATUS_SUCCESS && small && request->body_size > 0)
+        peer_expect(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
+                    "another request's challenge", request->name);
+    return body_size;
+}
+
+static void peer_check_body(const struct life_request *request, const uint8_t *bytes, uint32_t at,
+                            uint32_t count, uint32_t size)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (bytes[i] != life_reply_byte(request->name, request->serial, at + i, size))
+            sim_fail("another reply's bytes", at + i);
+}
+
+void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size)
+{
+    struct life *life = self;
+    peer_expect(name < life->names, "datagram to nobody", name);
+    struct life_request *request = &life->datagrams[name];
+    peer_expect(!request->used, "a second reply", name);
+    peer_expect(!request->silent, "reply to what is none", name);
+    request->used = true;
+    if (request->vote) {
+        peer_expect(size == RU_VOTE_REPLY_SIZE && bytes[0] == 0, "vote", size);
+        for (uint32_t i = 1; i < size; i++)
+            peer_expect(bytes[i] == peer_byte(name, 0, RU_ROOTS_SIZE + i), "another vote", name);
+        return;
+    }
+    uint32_t header_size = peer_reply_header_size(request);
+    peer_expect(size >= header_size, "short reply", size);
+    uint32_t body_size = peer_check_header(request, bytes);
+    peer_expect(size == header_size + body_size, "length of a reply", size);
+    peer_check_body(request, bytes + header_size, 0, body_size, body_size);
+}
+
+/* Some bytes of a stream, within one reply; how many belong to it. */
+static uint32_t peer_take_part(struct life_client *client, const uint8_t *bytes, uint32_t size)
+{
+    peer_expect(client->answered < client->requests_count, "more replies than requests",
+                client->name);
+    struct life_request *request = &client->requests[client->answered];
+    struct life_reply *reply = &client->reply;
+    uint32_t header_size = peer_reply_header_size(request);
+    uint32_t part;
+    if (reply->have < header_size) {
+        part = header_size - reply->have < size ? header_size - reply->have : size;
+        memcpy(reply->header + reply->have, bytes, part);
+        if (reply->have + part == header_size)
+            reply->body_size = peer_check_header(request, reply->header);
+    } else {
+        uint32_t at = reply->have - header_size;
+        part = reply->body_size - at < size ? reply->body_size - at : size;
+        peer_check_body(request, bytes, at, part, reply->body_size);
+    }
+    reply->have += part;
+    if (reply->have >= header_size && reply->have == header_size + reply->body_size) {
+        client->answered++;
+        *reply = (struct life_reply){0};
+    }
+    return part;
+}
+
+void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t size)
+{
+    struct life *life = self;
+    struct life_client *client = &life->clients[peer];
+    for (uint32_t at = 0; at < size;)
+        at += peer_take_part(client, bytes + at, size - at);
+}
+
+void life_take_close(void *self, uint32_t peer, int fd, bool reset)
+{
+    struct life *life = self;
+    const struct life_client *client = &life->clients[peer];
+    if (reset)
+        return; /* refused before it became a connection */
+    for (uint32_t i = 0; i < life->engine->conns.capacity; i++) {
+        const struct ru_conn *conn = &life->engine->conns.conns[i];
+        if (conn->fd != fd || conn->state != RU_CONN_DONE)
+            continue;
+        peer_expect(conn->reason != RU_CLOSED_DONE || client->reply.have == 0, "half a reply",
+                    client->name);
+        peer_expect(conn->reason != RU_CLOSED_DONE || client->answered > 0 || client->ended,
+                    "closed without an answer", client->name);
+        peer_expect(conn->reason != RU_CLOSED_EOF || client->ended, "no end was sent",
+                    client->name);
+        return;
+    }
+    sim_fail("closes what is no connection", (uint64_t)fd);
+}
+
+/* ---- acting ---- */
+
+static void peer_connect(struct life *life, uint32_t peer)
+{
+    static const uint32_t reads[] = {0, 40, 1000, 1U << 20, 1U << 20, 1U << 20};
+    static uint8_t bytes[RU_HEADER_LARGE + 65536];
+    struct life_client *client = &life->clients[peer];
+    uint32_t name = life->names | PEER_CONNECTED;
+    if (!sim_peer_gone(peer) || life->names >= LIFE_NAMES_MAX ||
+        !sim_connect(sim_below(life->config.listeners_count), peer, name))
+        return;
+    life->names++;
+    free(client->script);
+    *client = (struct life_client){.used = true,
+                                   .name = name,
+                                   .chunk_max = 1U << sim_below(14),
+                                   .pace = 32 + sim_below(224),
+                                   .reads = reads[sim_below(6)],
+                                   .requests_count = 1 + sim_below(LIFE_REQUESTS_MAX)};
+    for (uint32_t i = 0; i < client->requests_count; i++) {
+        peer_request(&client->requests[i], name, (uint16_t)sim_below(65536), true, bytes);
+        client->script = realloc(client->script, client->size + client->requests[i].size);
+        if (!client->script)
+            abort();
+        memcpy(client->script + client->size, bytes, client->requests[i].size);
+        client->size += client->requests[i].size;
+    }
+    client->ends_at = sim_chance(96)   ? client->size
+                      : sim_chance(24) ? sim_below(client->size)
+                                       : RU_NONE;
+    client->resets_at = sim_chance(48) ? sim_below(client->size + 1) : RU_NONE;
+}
+
+static void peer_act(struct life_client *client, uint32_t peer)
+{
+    if (client->reset || sim_peer_gone(peer) || !sim_chance(client->pace))
+        return;
+    if (client->reads > 0)
+        sim_stream_room(peer, 1 + sim_below(client->reads));
+    uint32_t rest = client->size - client->sent;
+    uint32_t part = 1 + sim_below(client->chunk_max);
+    if (!client->ended && rest > 0)
+        client->sent +=
+            sim_stream_send(peer, client->script + client->sent, part < rest ? part : rest);
+    if (client->sent >= client->resets_at && sim_chance(32)) {
+        client->reset = true;
+        sim_stream_reset(peer);
+    } else if (client->sent >= client->ends_at && !client->ended) {
+        client->ended = true;
+        sim_stream_end(peer);
+    }
+}
+
+static void peer_datagram(struct life *life)
+{
+    static uint8_t bytes[RU_HEADER_LARGE + 65536];
+    if (life->names >= LIFE_NAMES_MAX)
+        return;
+    uint32_t name = life->names++;
+    struct life_request *request = &life->datagrams[name];
+    uint32_t kind = sim_below(16);
+    if (kind < 3) { /* empty, too short, another server's refusal */
+        *request = (struct life_request){.name = name, .silent = true, .size = kind * 16};
+        memset(bytes, 0, request->size);
+        bytes[5] = 1;
+    } else if (kind < 6) {
+        peer_vote(request, name, bytes);
+    } else {
+        peer_request(request, name, (uint16_t)sim_below(65536), false, bytes);
+    }
+    (void)sim_datagram_send(sim_below(life->config.listeners_count), name, bytes, request->size);
+}
+
+void life_peers_act(struct life *life)
+{
+    if (sim_chance(life->appetite))
+        peer_datagram(life);
+    if (sim_chance(life->appetite / 4))
+        peer_connect(life, sim_below(SIM_PEERS_MAX));
+    for (uint32_t i = 0; i < SIM_PEERS_MAX; i++)
+        if (life->clients[i].used)
+            peer_act(&life->clients[i], i);
+}
+
+void life_peers_end(struct life *life)
+{
+    for (uint32_t i = 0; i < SIM_PEERS_MAX; i++)
+        free(life->clients[i].script);
+}
