@@ -232,6 +232,9 @@ static uint64_t loop_wait_ns(const struct ru_engine *engine)
     }
     if (engine->starved[RU_STARVED_OF_BUFFER].first != RU_NONE && engine->buffers_free > 0)
         return 0;
+    for (uint32_t what = 0; what < 2; what++) /* a block came free after this lap's look at them */
+        if (engine->starved[what].first != RU_NONE && engine->blocks.free_count[what] > 0)
+            return 0;
     return wait_ns;
 }
 
@@ -376,6 +379,9 @@ static int loop_end(struct ru_engine *engine)
     } while (engine->operations > 0 && engine->now_ns < end_ns);
     /* What the last completions queued, closing descriptors among it, is not submitted yet. */
     (void)engine->backend->ops->wait(engine->backend, 0, 0);
+    ru_datagram_release(engine);
+    engine->config.events_per_lap = UINT32_MAX;
+    loop_reap(engine); /* what became of the last replies; nothing else is in flight */
     loop_abandon(engine);
     loop_publish(engine);
     if (engine->operations == 0)
