@@ -127,6 +127,7 @@ uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t
     *conn = (struct ru_conn){
         .fd = fd,
         .generation = conn->generation,
+        .turn = conn->turn,
         .next = RU_NONE,
         .state = RU_CONN_FREE,
         .listener = listener,
@@ -522,6 +523,5 @@ bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t 
     if (index >= conns->capacity || ru_token_operation(token) != 0)
         return false;
     const struct ru_conn *conn = &conns->conns[index];
-    return conn->generation == ru_token_generation(token) && conn->with_worker &&
-           conn->worker == worker;
+    return conn->turn == ru_token_generation(token) && conn->with_worker && conn->worker == worker;
 }

@@ -52,6 +52,7 @@ enum ru_conn_reason {
 struct ru_conn {
     int fd;              /* -1 once closed */
     uint32_t generation; /* advances whenever the connection becomes free */
+    uint32_t turn;       /* in tokens: advances with every request that a worker gets */
     uint32_t next;       /* free stack */
     uint8_t state;
     uint8_t reason; /* once DONE */

@@ -144,7 +144,8 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     conn->with_worker = true;
     conn->worker = (uint8_t)worker;
-    return ru_token_pack(0, context, conn->generation);
+    conn->turn = ru_token_advance(conn->turn);
+    return ru_token_pack(0, context, conn->turn);
 }
 
 static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker,

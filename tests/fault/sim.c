@@ -67,9 +67,7 @@ static void worker_answer(struct life *life, uint32_t number)
     worker_read(worker, record, &name, &serial);
     for (uint32_t i = 0; i < size; i++)
         payload[i] = life_reply_byte(name, serial, i, size + RU_TERMINATOR_SIZE);
-    /* A persistent connection keeps its token from request to request. */
-    if (record->transport == RU_UDP || !life->config.tcp_persistent)
-        worker->stale[worker->stale_count++ % LIFE_STALE_MAX] = record->token;
+    worker->stale[worker->stale_count++ % LIFE_STALE_MAX] = record->token;
     worker->answered++;
     if (ru_worker_reply(worker->handle, 1, &status, &size, payload) != 0)
         sim_fail("a reply is refused", number);

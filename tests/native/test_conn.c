@@ -586,7 +586,7 @@ static void test_an_orphan_is_the_workers(void)
     host_open(&host, &config);
     uint32_t index = host_conn_in(&host, RU_CONN_PROCESSING);
     struct ru_conn *conn = host_conn(&host, index);
-    uint64_t token = ru_token_pack(0, host.node.arena.slots + index, conn->generation);
+    uint64_t token = ru_token_pack(0, host.node.arena.slots + index, conn->turn);
     EXPECT(!ru_conn_token_valid(&host.conns, token, 2)); /* still queued */
     conn->with_worker = true;
     conn->worker = 2;
