@@ -174,6 +174,12 @@ def core_busy_s(cpu: int) -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def stolen_ticks() -> int:
+    """Clock ticks so far that the hypervisor kept any core from running what it had to run."""
+    with Path("/proc/stat").open(encoding="ascii") as stat:
+        return int(stat.readline().split()[8])
+
+
 def final_counters(stderr: str) -> dict[str, int] | None:
     """The counters that the node logs when it stops, None without such a line."""
     found = re.search(r"final counters (\{.*\})", stderr)

@@ -36,6 +36,7 @@ SYSCALL_RUN_MS = 300
 SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as long after
 SPIN_WINDOW = 64
 SPIN_TIMEOUT_MS = 10_000
+SPIN_SLICE_MS = 100  # short, so that some slices fall between two thefts of a core
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,7 @@ class _Meter:
         self._core_threads = core_threads
         self._used_s = server.cpu_s()
         self._core_s = contenders.core_busy_s(cpu)
+        self._stolen_ticks = contenders.stolen_ticks()
         self._started_s = time.monotonic()
 
     def used_s(self) -> dict[int, float]:
@@ -231,6 +233,7 @@ class _Meter:
             wrong=result.wrong,
             lost=result.lost,
             stray=result.stray,
+            stolen_ticks=contenders.stolen_ticks() - self._stolen_ticks,
         )
 
 
@@ -279,20 +282,20 @@ def _measure_spin(settings: Settings) -> SpinRun:
         io_thread = _io_thread(server)
         spin = _SpinLoad(server.port, settings.duration_ms + 2 * SPIN_LEAD_MS)
         with _real_time():
-            meter = _Meter(server, settings.server_cpu, {io_thread})
-            idle = meter.measurement(_votes(server, settings))
+            idle = _votes(server, settings, {io_thread})
         spin.start()
         time.sleep(SPIN_LEAD_MS / 1000)  # warm-up, not synchronisation
         with _real_time():
             waited_s = server.waited_s(io_thread)
+            started_s = time.monotonic()
             meter = _Meter(server, settings.server_cpu, {io_thread})
-            beside = meter.measurement(_votes(server, settings))
+            beside = _votes(server, settings, {io_thread})
             cpu_s = meter.used_s()
+            duration_s = time.monotonic() - started_s
             waited_s = server.waited_s(io_thread) - waited_s
         spin.join()
     if spin.error is not None:
         raise spin.error
-    duration_s = settings.duration_ms / 1000
     worker_cpu_s = sum(used for thread, used in cpu_s.items() if thread != io_thread)
     return SpinRun(
         idle=idle,
@@ -304,27 +307,33 @@ def _measure_spin(settings: Settings) -> SpinRun:
     )
 
 
-def _measure_control(settings: Settings) -> Measurement | None:
+def _measure_control(settings: Settings) -> tuple[Measurement, ...]:
     """The same votes to the yardstick, alone on the core that the node's I/O thread will have."""
     try:
         peer = contenders.peer(report.YARDSTICK)
     except ContenderError:
-        return None
+        return ()
     with contenders.running(peer, {settings.server_cpu}) as server, _real_time():
-        meter = _Meter(server, settings.server_cpu)
-        return meter.measurement(_votes(server, settings))
+        return _votes(server, settings)
 
 
-def _votes(server: Server, settings: Settings) -> Result:
-    """Open loop: latency counts from the intended send time."""
+def _votes(
+    server: Server, settings: Settings, core_threads: set[int] | None = None
+) -> tuple[Measurement, ...]:
+    """Open loop, slice by slice: latency counts from the intended send time."""
     load = Load(
         port=server.port,
-        duration_ms=settings.duration_ms,
+        duration_ms=min(SPIN_SLICE_MS, settings.duration_ms),
         window=4096,
         rate_per_s=cases.SPIN_VOTES_PER_S,
         busy_poll=False,
     )
-    return run_load(load, cases.VOTE)
+
+    def one() -> Measurement:
+        meter = _Meter(server, settings.server_cpu, core_threads)
+        return meter.measurement(run_load(load, cases.VOTE))
+
+    return tuple(one() for _ in range(max(1, settings.duration_ms // SPIN_SLICE_MS)))
 
 
 class _SpinLoad(threading.Thread):

@@ -38,10 +38,10 @@
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
-#define RU_WORKERS_MAX 128     /* both lanes together */
-#define RU_BATCH_MAX 128       /* tokens a worker holds at most */
-#define RU_SLOTS_MAX 32768     /* the kernel's limit for one provided-buffer ring */
-#define RU_SLOTS_LENT_MAX 1024 /* lent to the kernel at once: recent slots are still in cache */
+#define RU_WORKERS_MAX 128    /* both lanes together */
+#define RU_BATCH_MAX 128      /* tokens a worker holds at most */
+#define RU_SLOTS_MAX 32768    /* the kernel's limit for one provided-buffer ring */
+#define RU_SLOTS_LENT_MAX 256 /* lent to the kernel at once: recent slots are still in cache */
 #define RU_CONNECTIONS_MAX 65535
 #define RU_BUFFERS_MAX 32768
 #define RU_SQ_ENTRIES 1024

@@ -4,6 +4,7 @@ Nothing here asserts a speed.
 """
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
@@ -379,7 +380,8 @@ def measurement(requests_per_cpu_s: float, p99_us: float = 100.0, wrong: int = 0
 def example_report() -> Report:
     node = Outcome(tuple(measurement(value) for value in (90.0, 10.0, 95.0)), 0.05)
     uring = Outcome(tuple(measurement(value) for value in (100.0, 500.0, 90.0)))
-    spin = SpinRun(measurement(5000.0), measurement(5000.0, p99_us=1500.0), 10, 0.99, 0.0)
+    slow = measurement(5000.0, p99_us=1500.0)
+    spin = SpinRun((measurement(5000.0),), (slow,) * report.SPIN_SLICES_MIN, 10, 0.99, 0.0)
     return Report(
         machine={"cores": 2},
         reports=(CaseReport(cases.CASES[0], {"node": node, "uring": uring}),),
@@ -403,6 +405,18 @@ def test_verdicts_say_kept_broken_or_not_measured() -> None:
         True,
     ]
     assert report.spin_verdict(found.spin_runs).met is False
+
+
+def test_slices_in_which_a_core_was_stolen_are_shown_and_not_judged() -> None:
+    good = measurement(5000.0, p99_us=500.0)
+    stolen = dataclasses.replace(measurement(5000.0, p99_us=9000.0), stolen_ticks=1)
+    spin = SpinRun((good,), (good,) * report.SPIN_SLICES_MIN + (stolen,) * 30, 10, 0.99, 0.0)
+    assert report.spin_verdict([spin]).met is True
+    assert report.spin_verdict([spin]).measured == 500.0
+    few = dataclasses.replace(spin, beside_spin=(good, *(stolen,) * 30))
+    assert report.spin_verdict([few]).met is None
+    found = dataclasses.replace(example_report(), spin_runs=(spin,))
+    assert "core stolen   30 of  40" in report.text(found)
 
 
 def test_the_report_has_three_forms() -> None:
