@@ -323,8 +323,26 @@ class Store:
 
     path: str | None = declare(
         text_like(r"[^\0]+", "a path"),
-        "directory of the coin store; not used yet",
+        "directory of the coin store; without one, commands on coins are answered 89",
         default=None,
+    )
+    size_mib: int = declare(
+        whole(16, 1 << 20),
+        "most that the store may grow to; a store full of coins takes about 320",
+        unit="MiB",
+        default=2048,
+    )
+    durability: str = declare(
+        choice("commit", "interval"),
+        "when a change is acknowledged: once it is on the disk, or before; with interval a power "
+        "loss takes the last changes with it and may damage the store",
+        default="commit",
+    )
+    sync_interval_ms: int = declare(
+        whole(10, 600_000),
+        "longest time until a change is on the disk, with durability interval",
+        unit="ms",
+        default=1000,
     )
 
 

@@ -31,6 +31,17 @@ class EngineError(RaidaError):
         self.doing = doing
 
 
+class StoreError(RaidaError):
+    """The store cannot do what was asked of it.
+
+    number: LMDB's code or the negative errno; 0 when neither had a part in it.
+    """
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class ProtocolError(RaidaError):
     """A peer sent bytes that break the protocol.
 

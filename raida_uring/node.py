@@ -1,14 +1,22 @@
-"""The node as handlers see it: its configuration and its statistics.
+"""The node as handlers see it: configuration, statistics, coins, trees.
 
-Any thread.
+Any thread, but for `coins`, which belongs to the worker that runs the handler.
 """
 
+import contextlib
+import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raida_uring.config import Config
+from raida_uring.errors import StoreError
 from raida_uring.message import Reply
+from raida_uring.store import Coins, Store
+
+if TYPE_CHECKING:
+    from raida_uring.integrity import Integrity
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +29,96 @@ class Stats:
     datagrams: int
 
 
+class _Tally:
+    """What handlers counted. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.echoes = 0
+        self.coins_powned = 0
+        self.value_powned = 0
+
+    def add(self, *, echoes: int = 0, coins: int = 0, value: int = 0) -> None:
+        with self._lock:
+            self.echoes += echoes
+            self.coins_powned += coins
+            self.value_powned += value
+
+
 class Node:
     """Passed to every handler as its second argument."""
 
-    def __init__(self, config: Config, counters: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        counters: Callable[[], dict[str, int]],
+        store: Store | None = None,
+        integrity: "Integrity | None" = None,
+    ) -> None:
         """counters: a consistent set of the data plane's counters, by name."""
         self.config = config
         self.counters = counters
         self.version_reply = Reply(payload=config.server.version.encode("ascii"))
-        self._lock = threading.Lock()
-        self._echoes = 0
+        self._store = store
+        self._integrity = integrity
+        self._coins: Coins | None = None
+        self._tally = _Tally()
+
+    def for_worker(self, coins: Coins | None) -> "Node":
+        """This node with the worker's own view of the store."""
+        node = copy.copy(self)
+        node._coins = coins
+        return node
+
+    @property
+    def coins(self) -> Coins:
+        """The store as this request sees it; changes are for handlers of mode "write".
+
+        Raises StoreError on a node without a store, and in handlers of mode "slow": those open a
+        view of their own with read() or write(), for no longer than they need it.
+        """
+        if self._coins is None:
+            raise StoreError("no view of the store here")
+        return self._coins
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Coins]:
+        """The newest state of the store, for handlers of mode "slow"."""
+        with self._opened().read() as coins:
+            yield coins
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Coins]:
+        """Change the store, for handlers of mode "slow"; durable when the `with` has ended."""
+        with self._opened().write() as coins:
+            yield coins
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise StoreError("this node has no store")
+        return self._store
+
+    @property
+    def integrity(self) -> "Integrity":
+        """The Merkle trees. Raises StoreError on a node without a store."""
+        if self._integrity is None:
+            raise StoreError("this node has no store")
+        return self._integrity
 
     def count_echo(self) -> None:
         """Count an echo that a handler answered."""
-        with self._lock:
-            self._echoes += 1
+        self._tally.add(echoes=1)
+
+    def count_powned(self, coins: int, value: int) -> None:
+        """Count coins that changed hands. value: in units of 10^-8 coin."""
+        self._tally.add(coins=coins, value=value)
 
     def stats(self) -> Stats:
         """The statistics since start."""
         counters = self.counters()
         return Stats(
-            echoes=counters["echoes"] + self._echoes,
-            coins_powned=0,
-            value_powned=0,
+            echoes=counters["echoes"] + self._tally.echoes,
+            coins_powned=self._tally.coins_powned,
+            value_powned=self._tally.value_powned,
             datagrams=counters["udp_received"],
         )

@@ -1,7 +1,8 @@
 """The daemon: what is started and stopped, in which order.
 
-Start: descriptor limit, commands, sockets, engine, workers, I/O thread. Stop is the reverse: the
-data plane drains (it answers what was received), the workers leave, memory and sockets go last.
+Start: descriptor limit, commands, sockets, store, trees, engine, workers, I/O thread. Stop is the
+reverse: the data plane drains (it answers what was received), the workers leave, the store is
+closed, memory and sockets go last.
 """
 
 import json
@@ -12,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -21,7 +23,9 @@ from raida_uring.config import Config
 from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
+from raida_uring.integrity import Integrity
 from raida_uring.node import Node
+from raida_uring.store import Store, Syncer
 from raida_uring.worker import Worker
 
 START_TIMEOUT_MS: Final = 30_000
@@ -42,6 +46,9 @@ class Server:
         self._bound: list[sockets.Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
+        self._store: Store | None = None
+        self._syncer: Syncer | None = None
+        self._integrity: Integrity | None = None
         self._loop: threading.Thread | None = None
         self._fault: EngineError | None = None
         self._final_counters: dict[str, int] | None = None
@@ -72,7 +79,7 @@ class Server:
         """Return once requests are answered.
 
         Raises StartError when the machine stands in the way, ConfigError when a handler's module
-        does; nothing stays open then.
+        does, StoreError when the store does; nothing stays open then.
         """
         if self._started:
             raise StartError("a server starts once: make another one")
@@ -88,17 +95,21 @@ class Server:
 
     def _start(self) -> None:
         connections_max = self._limit_connections()
-        commands = handlers.load(self.config.handlers.modules)
+        commands = handlers.load(
+            self.config.handlers.modules, store=self.config.store.path is not None
+        )
         self._bound = sockets.bind_all(self.config)
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
             for bound in self._bound
         ]
+        self._open_store()
         try:
             self._engine = native.Engine(listeners, self._settings(connections_max))
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
         self._publish(self._engine, commands)
+        self._start_integrity(self._engine)
         self._start_workers(self._engine, commands)
         loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
         loop.start()
@@ -144,6 +155,7 @@ class Server:
             "coin_id": config.server.coin_id,
             "workers": config.workers.count,
             "slow_workers": config.workers.slow_count,
+            "writers": int(config.store.path is not None),
             "batch_max": config.workers.batch_max,
             "slow_queue_max": config.limits.slow_queue_max,
             "udp_contexts": config.udp.contexts,
@@ -169,21 +181,63 @@ class Server:
 
     @staticmethod
     def _publish(engine: native.Engine, commands: Iterable[Command]) -> None:
+        lanes = {
+            "read": native.CLASS_WORKER,
+            "slow": native.CLASS_SLOW,
+            "write": native.CLASS_WRITE,
+        }
         for item in commands:
-            lane = native.CLASS_SLOW if item.mode == "slow" else native.CLASS_WORKER
+            lane = lanes[item.mode]
             if (item.group, item.code) == (0, 0):
                 lane = native.CLASS_ECHO
             engine.set_class(item.group, item.code, lane)
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
-        node = Node(self.config, self.counters)
-        count = self.config.workers.count + self.config.workers.slow_count
-        self._workers = [
-            Worker(engine, index, commands, node, self.config.workers.cpus)
-            for index in range(count)
-        ]
+        store, cpus = self._store, self.config.workers.cpus
+        node = Node(self.config, self.counters, store, self._integrity)
+        ordinary, slow = self.config.workers.count, self.config.workers.slow_count
+        for index in range(ordinary + slow):
+            coins = store.coins() if store is not None and index < ordinary else None
+            self._workers.append(Worker(engine, index, commands, node, cpus, coins))
+        if store is not None:
+            coins = store.coins(writing=True)
+            writer = Worker(engine, ordinary + slow, commands, node, cpus, coins, writing=True)
+            self._workers.append(writer)
         for worker in self._workers:
             worker.start()
+
+    def _open_store(self) -> None:
+        """Raises StoreError."""
+        settings = self.config.store
+        if settings.path is None:
+            return
+        self._store = Store(
+            Path(settings.path),
+            map_bytes=settings.size_mib << 20,
+            durability="interval" if settings.durability == "interval" else "commit",
+        )
+        if settings.durability == "interval":
+            self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
+        self._integrity = Integrity(self._store)
+        self._integrity.load()
+        self._integrity.save()
+
+    def _start_integrity(self, engine: native.Engine) -> None:
+        if self._integrity is not None:
+            shown = self.config.server.synchronization_enabled
+            self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
+
+    def _close_store(self) -> None:
+        """Once no worker uses it any more."""
+        if self._integrity is not None:
+            self._integrity.stop()
+            self._integrity = None
+        if self._syncer is not None:
+            self._syncer.stop()
+            self._syncer = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _run_loop(self) -> None:
         """Thread: loop."""
@@ -242,11 +296,15 @@ class Server:
             else:
                 engine.close_workers()
             left = self._join_workers()
+            if left:
+                self._close_store()
             with self._lock:
                 self._final_counters = engine.counters()
                 self._engine = None
                 if left:
                     engine.destroy()
+        else:
+            self._close_store()
         for bound in self._bound:
             bound.close()
         self._loop = None
@@ -256,7 +314,9 @@ class Server:
         """Whether every worker has left; one that is stuck in a handler keeps its memory."""
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         for worker in self._workers:
-            if worker.thread.ident is not None:
+            if worker.thread.ident is None:
+                worker.discard()
+            else:
                 worker.thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [worker.thread.name for worker in self._workers if worker.thread.is_alive()]
         if stuck:

@@ -14,10 +14,11 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from raida_uring.errors import EngineError, StartError
+from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.protocol import Status
+from raida_uring.store import Coins
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
@@ -25,6 +26,7 @@ FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this 
 _ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
+_STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 
 # Without a store there is no key to open an encrypted request with.
 _NO_KEY: Final = {
@@ -61,7 +63,8 @@ logger = logging.getLogger("raida_uring.worker")
 
 
 class Worker:
-    """One worker thread. `index` counts through the ordinary lane first, then the slow one."""
+    """One worker thread. `index` counts through the ordinary lane, then the slow, then the writing
+    one."""
 
     def __init__(
         self,
@@ -70,12 +73,19 @@ class Worker:
         commands: Iterable[Command],
         node: Node,
         cpus: Sequence[int],
+        coins: Coins | None = None,
+        *,
+        writing: bool = False,
     ) -> None:
-        """cpus: where it may run; empty: anywhere."""
+        """cpus: where it may run; empty: anywhere. coins: its view of the store, begun and ended
+        with each batch. writing: the view is for changes, which one commit makes durable before
+        the replies of a batch leave."""
         self._engine = engine
         self._index = index
         self._tables = _tables(commands)
-        self._node = node
+        self._node = node.for_worker(coins)
+        self._coins = coins
+        self._serve = self._serve_writing if writing else self._serve_reading
         self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}
         self._fault_at: dict[tuple[int, str], float] = {}
@@ -91,6 +101,11 @@ class Worker:
         if self._fault is not None:
             raise StartError(f"worker {self._index} cannot run: {self._fault}") from self._fault
 
+    def discard(self) -> None:
+        """Close the view of a worker whose thread was never started."""
+        if self._coins is not None:
+            self._coins.close()
+
     def _run(self) -> None:
         try:
             if self._cpus:
@@ -98,6 +113,7 @@ class Worker:
             worker = self._engine.open_worker(self._index)
         except (OSError, EngineError) as error:
             self._fault = error
+            self.discard()
             return
         finally:
             self._opened.set()
@@ -107,6 +123,7 @@ class Worker:
                     self._serve_safely(worker, count)
         finally:
             worker.close()
+            self.discard()
 
     def _serve_safely(self, worker: native.Worker, count: int) -> None:
         """Whatever goes wrong, this thread lives on: the data plane counts on it.
@@ -118,8 +135,41 @@ class Worker:
         except Exception:
             logger.exception("worker %d failed, its batch is answered 252", self._index)
 
-    def _serve(self, worker: native.Worker, count: int) -> None:
-        """Answer a batch, in order."""
+    def _serve_reading(self, worker: native.Worker, count: int) -> None:
+        """Answer a batch, in order, from one state of the store."""
+        coins = self._coins
+        try:
+            if coins is not None:
+                coins.begin()
+            replies = self._answer(worker, count)
+        except StoreError as error:
+            replies = self._store_failed(error, count)
+        finally:
+            if coins is not None:
+                coins.end()
+        self._reply(worker, replies)
+
+    def _serve_writing(self, worker: native.Worker, count: int) -> None:
+        """Answer a batch, in order, once all that it changed is durable."""
+        coins = self._node.coins
+        try:
+            coins.begin()
+            replies = self._answer(worker, count, keep=coins)
+            if coins.changed:
+                coins.commit()
+        except StoreError as error:
+            replies = self._store_failed(error, count)
+        finally:
+            coins.end()
+        self._reply(worker, replies)
+
+    def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
+        """None of these requests has changed anything."""
+        logger.error("%s: %d requests answered 194", error, count)
+        return [_STORE_FAILED] * count
+
+    def _answer(self, worker: native.Worker, count: int, keep: Coins | None = None) -> list[Reply]:
+        """keep: the view that the handlers change; of a handler that fails nothing stays."""
         records, data = worker.batch(count)
         tables, node = self._tables, self._node
         replies: list[Reply] = []
@@ -127,10 +177,20 @@ class Worker:
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
-                replies.append(tables[kind][number](request, node))
+                reply = tables[kind][number](request, node)
+                if keep is not None:
+                    reply = _checked(reply)
+                    keep.keep()
             except BaseException as error:  # a SystemExit too must not end the worker
+                if keep is not None:
+                    keep.undo()
                 self._log_fault(request, error)
-                replies.append(_INTERNAL)
+                reply = _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
+            replies.append(reply)
+        return replies
+
+    @staticmethod
+    def _reply(worker: native.Worker, replies: list[Reply]) -> None:
         try:
             packed = _pack(replies)
         except Exception:  # somebody's reply holds what it must not: find whose
@@ -148,9 +208,10 @@ class Worker:
         count = self._fault_counts.pop(key)
         self._fault_at[key] = now
         logger.error(
-            "handler %s failed for %r, answered 252%s",
+            "handler %s failed for %r, answered %d%s",
             name_of(self._tables[0][number]),
             request,
+            (_STORE_FAILED if isinstance(error, StoreError) else _INTERNAL).status,
             f" ({count} times since the last such line)" if count > 1 else "",
             exc_info=error,
         )

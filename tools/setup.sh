@@ -57,6 +57,7 @@ missing_packages() {
     command -v make >/dev/null || echo make
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --exists 'liburing >= 2.3' 2>/dev/null || echo liburing-dev
+    pkg-config --exists lmdb 2>/dev/null || echo liblmdb-dev
     if $lint; then
         command -v clang-format >/dev/null || echo clang-format
         command -v clang-tidy >/dev/null || echo clang-tidy

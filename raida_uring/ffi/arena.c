@@ -33,7 +33,7 @@ static uint32_t arena_ring_capacity(const struct ru_arena *arena)
 
 static int arena_layout(struct ru_arena *arena, const struct ru_config *config)
 {
-    uint32_t workers = config->workers + config->slow_workers;
+    uint32_t workers = ru_config_workers(config);
     bool wildcard = false;
     for (uint32_t i = 0; i < config->listeners_count; i++)
         wildcard |= config->listeners[i].wildcard != 0;
@@ -111,7 +111,7 @@ int ru_arena_create(struct ru_arena *arena, const struct ru_config *config)
         ru_arena_destroy(arena);
         return result;
     }
-    arena_rings(arena, config->workers + config->slow_workers);
+    arena_rings(arena, ru_config_workers(config));
     return 0;
 }
 

@@ -15,6 +15,12 @@
 #include "stats.h"
 #include "token.h"
 
+/* Workers of all lanes, in the order of their indexes: ordinary, slow, writing. */
+static inline uint32_t ru_config_workers(const struct ru_config *config)
+{
+    return config->workers + config->slow_workers + config->writers;
+}
+
 enum ru_transport {
     RU_UDP = 0,
     RU_TCP = 1

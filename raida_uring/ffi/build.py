@@ -1,8 +1,9 @@
 """Build of `raida_uring.ffi._native`: the data plane, compiled through cffi in API mode.
 
-The declarations are the region of `ru.h` between its markers; C includes the same file, so there is
-no second copy to keep. liburing is linked statically: the shared 2.3 of Debian 12 lacks two
-functions that its header declares, and a wheel then needs no library on the machine it runs on.
+The declarations are the regions of `ru.h` and `store.h` between their markers; C includes the same
+files, so there is no second copy to keep. liburing is linked statically: the shared 2.3 of Debian
+12 lacks two functions that its header declares. Debian's static LMDB is not position-independent,
+so that is linked as a shared library.
 Environment: RU_WERROR=1 turns warnings into errors; RU_SANITIZE=address,undefined instruments.
 """
 
@@ -28,6 +29,7 @@ SOURCES = (
     "probe",
     "queue",
     "stats",
+    "store",
     "stream",
     "timer",
     "udp",
@@ -38,9 +40,9 @@ WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Wstrict-prototype
 GENERATED = ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
 
-def declarations() -> str:
-    """The marked region of `ru.h`."""
-    text = (HERE / "ru.h").read_text(encoding="utf-8")
+def declarations(name: str) -> str:
+    """The marked region of a header."""
+    text = (HERE / name).read_text(encoding="utf-8")
     begin, end = "/* cdef: begin */", "/* cdef: end */"
     return text[text.index(begin) + len(begin) : text.index(end)]
 
@@ -57,17 +59,17 @@ def flags() -> list[str]:
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations())
+ffibuilder.cdef(declarations("ru.h") + declarations("store.h"))
 ffibuilder.set_source(
     "raida_uring.ffi._native",
-    '#include "raida_uring/ffi/ru.h"\n',
+    '#include "raida_uring/ffi/ru.h"\n#include "raida_uring/ffi/store.h"\n',
     # Relative to the project, where setuptools runs: an absolute path would end in the wheel.
     sources=[f"raida_uring/ffi/{name}.c" for name in SOURCES],
     depends=[f"raida_uring/ffi/{path.name}" for path in sorted(HERE.glob("*.h"))],
     include_dirs=["."],  # not the folder itself: its limits.h would hide the system's
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=flags(),
-    extra_link_args=["-l:liburing.a"]
+    extra_link_args=["-l:liburing.a", "-llmdb"]
     + ([f"-fsanitize={s}"] if (s := os.environ.get("RU_SANITIZE")) else []),
     py_limited_api=True,
 )

@@ -272,6 +272,8 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
     }
     conn_describe(conns, index);
     conn_set_state(conns, conn, RU_CONN_PROCESSING, now_ns);
+    if (conn->header.lane == RU_CLASS_WRITE)
+        return RU_CONN_QUEUE_WRITE;
     return conn->header.lane == RU_CLASS_SLOW ? RU_CONN_QUEUE_SLOW : RU_CONN_QUEUE;
 }
 

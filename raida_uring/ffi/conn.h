@@ -30,6 +30,7 @@ enum ru_conn_action {
     RU_CONN_SEND,  /* send ru_conn_unsent() */
     RU_CONN_QUEUE, /* hand to the ordinary lane */
     RU_CONN_QUEUE_SLOW,
+    RU_CONN_QUEUE_WRITE,
     RU_CONN_STARVE, /* wait for a block: ru_conn_unstarve() */
     RU_CONN_NEXT,   /* answered; ready for a further request */
     RU_CONN_CLOSE,  /* now in DONE */

@@ -63,6 +63,9 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
     case RU_UDP_QUEUE_SLOW:
         lane = RU_LANE_SLOW;
         break;
+    case RU_UDP_QUEUE_WRITE:
+        lane = RU_LANE_WRITE;
+        break;
     case RU_UDP_QUEUE:
         break;
     }

@@ -10,7 +10,7 @@
 
 static struct ru_mailbox *dispatch_mailbox(const struct ru_engine *engine, uint32_t worker)
 {
-    RU_CHECK(worker < engine->config.workers + engine->config.slow_workers);
+    RU_CHECK(worker < ru_config_workers(&engine->config));
     return &ru_arena_page(&engine->arena)->mailboxes[worker];
 }
 
@@ -18,7 +18,7 @@ static struct ru_mailbox *dispatch_mailbox(const struct ru_engine *engine, uint3
 
 static void dispatch_lend(struct ru_engine *engine)
 {
-    uint32_t workers = engine->config.workers + engine->config.slow_workers;
+    uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers && engine->lent_missing > 0; worker++) {
         struct ru_worker_state *state = &engine->workers[worker];
         struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
@@ -49,13 +49,20 @@ static uint32_t dispatch_share(uint32_t blocks, uint32_t workers, uint32_t most)
 void ru_dispatch_init(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
-    uint32_t workers = config->workers + config->slow_workers;
+    uint32_t workers = ru_config_workers(config);
     engine->lanes[RU_LANE_ORDINARY] = (struct ru_lane){
         .workers = config->workers, .batch_max = config->batch_max, .queue_max = RU_NONE};
     engine->lanes[RU_LANE_SLOW] = (struct ru_lane){.first_worker = config->workers,
                                                    .workers = config->slow_workers,
                                                    .batch_max = 1,
                                                    .queue_max = config->slow_queue_max};
+    /* A commit waits for the disk: the more requests share one, the better. */
+    engine->lanes[RU_LANE_WRITE] =
+        (struct ru_lane){.first_worker = config->workers + config->slow_workers,
+                         .workers = config->writers,
+                         .batch_max = config->batch_max,
+                         .queue_max = config->writers > 0 ? RU_NONE : 0,
+                         .grouped = true};
     for (uint32_t lane = 0; lane < RU_LANES; lane++)
         for (uint32_t transport = 0; transport < 2; transport++)
             engine->lanes[lane].fifos[transport] = (struct ru_fifo){RU_NONE, RU_NONE};
@@ -115,6 +122,8 @@ static uint64_t dispatch_oldest_ns(const struct ru_engine *engine, const struct 
 static uint32_t dispatch_batch(const struct ru_lane *lane)
 {
     uint32_t batch;
+    if (lane->grouped)
+        return lane->batch_max;
     if (lane->service_ns > 0) {
         uint64_t fits = RU_DISPATCH_BUDGET_NS / lane->service_ns;
         batch = fits < lane->batch_max ? (uint32_t)fits : lane->batch_max;
@@ -352,7 +361,7 @@ void ru_dispatch_collect(struct ru_engine *engine)
 
 bool ru_dispatch_pending(const struct ru_engine *engine)
 {
-    uint32_t workers = engine->config.workers + engine->config.slow_workers;
+    uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++)
         if (engine->workers[worker].outstanding > 0 &&
             ru_ring_count(&dispatch_mailbox(engine, worker)->out) > 0)
@@ -362,7 +371,7 @@ bool ru_dispatch_pending(const struct ru_engine *engine)
 
 void ru_dispatch_close(struct ru_engine *engine)
 {
-    uint32_t workers = engine->config.workers + engine->config.slow_workers;
+    uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++) {
         struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
         __atomic_store_n(&mailbox->closed, 1, __ATOMIC_RELEASE);

@@ -39,6 +39,7 @@ enum ru_lane_class {
     RU_CLASS_WORKER = 1, /* a handler on the ordinary lane */
     RU_CLASS_SLOW = 2,   /* a handler on the slow lane */
     RU_CLASS_ECHO = 3,   /* the I/O thread when plain and valid, else a worker */
+    RU_CLASS_WRITE = 4,  /* a handler on the writing lane */
 };
 
 struct ru_identity {

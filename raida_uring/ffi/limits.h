@@ -38,7 +38,7 @@
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
-#define RU_WORKERS_MAX 128    /* both lanes together */
+#define RU_WORKERS_MAX 128    /* all lanes together */
 #define RU_BATCH_MAX 128      /* tokens a worker holds at most */
 #define RU_SLOTS_MAX 32768    /* the kernel's limit for one provided-buffer ring */
 #define RU_SLOTS_LENT_MAX 256 /* lent to the kernel at once: recent slots are still in cache */

@@ -29,11 +29,11 @@ static bool engine_within(uint32_t value, uint32_t least, uint32_t most)
 
 static bool engine_config_valid(const struct ru_config *config)
 {
-    uint32_t workers = config->workers + config->slow_workers;
+    uint32_t workers = ru_config_workers(config);
     return engine_within(config->listeners_count, 1, RU_LISTENERS_MAX) &&
            engine_within(config->workers, 1, RU_WORKERS_MAX) &&
-           engine_within(config->slow_workers, 1, RU_WORKERS_MAX) && workers <= RU_WORKERS_MAX &&
-           engine_within(config->batch_max, 1, RU_BATCH_MAX) &&
+           engine_within(config->slow_workers, 1, RU_WORKERS_MAX) && config->writers <= 1 &&
+           workers <= RU_WORKERS_MAX && engine_within(config->batch_max, 1, RU_BATCH_MAX) &&
            engine_within(config->udp_contexts, 1, RU_SLOTS_MAX) &&
            engine_within(config->udp_reserve, 1, RU_SLOTS_MAX) &&
            config->udp_contexts + config->udp_reserve <= RU_SLOTS_MAX &&
@@ -532,7 +532,7 @@ void ru_engine_close_workers(struct ru_engine *engine)
 
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane)
 {
-    if (group > 15 || command > 255 || lane > RU_CLASS_ECHO)
+    if (group > 15 || command > 255 || lane > RU_CLASS_WRITE)
         return -EINVAL;
     uint8_t *classes = ru_arena_page(&engine->arena)->classes;
     __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane, __ATOMIC_RELAXED);
@@ -544,12 +544,17 @@ void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
     ru_roots_publish(&ru_arena_page(&engine->arena)->roots, roots);
 }
 
+uint64_t ru_engine_roots_version(struct ru_engine *engine)
+{
+    return __atomic_load_n(&ru_arena_page(&engine->arena)->roots.done, __ATOMIC_ACQUIRE);
+}
+
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
 {
     struct ru_arena_page *page = ru_arena_page(&engine->arena);
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
     ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < engine->config.workers + engine->config.slow_workers; i++) {
+    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++) {
         const struct ru_worker_counters *worker = &page->mailboxes[i].counters;
         counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
         counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);

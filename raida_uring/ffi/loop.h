@@ -24,7 +24,8 @@
 enum ru_lane_number {
     RU_LANE_ORDINARY = 0,
     RU_LANE_SLOW = 1,
-    RU_LANES = 2
+    RU_LANE_WRITE = 2,
+    RU_LANES = 3
 };
 
 /* Contexts that wait for a worker, linked through ru_engine.queue. */
@@ -38,6 +39,7 @@ struct ru_lane {
     uint32_t workers;
     uint32_t batch_max;
     uint32_t queue_max; /* RU_NONE: as many as there are contexts */
+    bool grouped;       /* what a batch costs, it costs once: give all there is */
     uint32_t count;
     uint32_t busy;           /* workers that hold tokens */
     uint64_t service_ns;     /* moving average per request; 0: not known yet */

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from raida_uring.errors import EngineError
+from raida_uring.errors import EngineError, StoreError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 
 
@@ -38,6 +38,7 @@ class _Lib(Protocol):
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
     def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
+    def ru_engine_roots_version(self, engine: Any) -> int: ...
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
     def ru_counters_name(self, index: int) -> Any: ...
@@ -60,6 +61,51 @@ class _Lib(Protocol):
     def ru_probe_count(self) -> int: ...
     def ru_probe_name(self, index: int) -> Any: ...
     def ru_probe_ring(self, config: Any, report: Any) -> int: ...
+
+    def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
+    def ru_store_close(self, store: Any) -> None: ...
+    def ru_store_sync(self, store: Any) -> int: ...
+    def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
+    def ru_store_error(self, result: int) -> Any: ...
+    def ru_view_open(self, store: Any, writing: int, view: Any) -> int: ...
+    def ru_view_close(self, view: Any) -> None: ...
+    def ru_view_begin(self, view: Any) -> int: ...
+    def ru_view_end(self, view: Any) -> None: ...
+    def ru_view_commit(self, view: Any) -> int: ...
+    def ru_view_dirty(self, view: Any, pages: Any) -> int: ...
+    def ru_view_mark(self, view: Any) -> int: ...
+    def ru_view_undo(self, view: Any, mark: int) -> None: ...
+    def ru_view_match(
+        self, view: Any, coins: bytes, count: int, stride: int, an_at: int, states: Any
+    ) -> int: ...
+    def ru_view_gather(
+        self, view: Any, coins: bytes, count: int, stride: int, records: Any, states: Any
+    ) -> int: ...
+    def ru_view_exchange(
+        self,
+        view: Any,
+        coins: bytes,
+        count: int,
+        stride: int,
+        an_at: int,
+        new_at: int,
+        month: int,
+        states: Any,
+    ) -> int: ...
+    def ru_view_set(
+        self, view: Any, coins: bytes, count: int, stride: int, an_at: int, month: int, states: Any
+    ) -> int: ...
+    def ru_view_page(self, view: Any, page: int, found: Any, state: Any) -> int: ...
+    def ru_view_select(self, view: Any, page: int, selected: Any, state: Any) -> int: ...
+    def ru_view_fill(self, view: Any, page: int, data: bytes) -> int: ...
+    def ru_view_get(self, view: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
+    def ru_view_put(
+        self, view: Any, table: int, key: bytes, key_size: int, value: Any, size: int
+    ) -> int: ...
+    def ru_view_seek(
+        self, view: Any, table: int, key: bytes, key_size: int, found: Any, value: Any
+    ) -> int: ...
+    def ru_view_count(self, view: Any, table: int) -> int: ...
 
 
 _lib = cast(_Lib, _native.lib)
@@ -88,6 +134,7 @@ BACKENDS: Final = {  # as `[network] backend` names them
 CLASS_WORKER: Final = 1
 CLASS_SLOW: Final = 2
 CLASS_ECHO: Final = 3
+CLASS_WRITE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +242,10 @@ class Engine:
         if len(roots) != ROOTS_SIZE:
             raise ValueError(f"roots must be {ROOTS_SIZE} bytes, not {len(roots)}")
         _lib.ru_engine_publish_roots(self._engine, roots)
+
+    def roots_version(self) -> int:
+        """Thread: any. How often roots were published."""
+        return _lib.ru_engine_roots_version(self._engine)
 
     def counters(self) -> dict[str, int]:
         """Thread: any. One consistent set of all counters."""
@@ -305,3 +356,199 @@ def probe_ring(settings: dict[str, int]) -> Ring:
     number = -_lib.ru_probe_ring(_ffi.new("struct ru_config *", dict(settings)), report)
     tier, fault = (_ffi.string(text).decode() for text in (report.tier, report.fault))
     return Ring(number, tier, fault if number else "", report.locked_bytes_max)
+
+
+# --- Store ------------------------------------------------------------------------------------
+
+DENOMINATIONS: Final[int] = _native.lib.RU_STORE_DENOMINATIONS
+DEN_PAGES: Final[int] = _native.lib.RU_STORE_DEN_PAGES
+STORE_PAGES: Final[int] = _native.lib.RU_STORE_PAGES
+PAGE_RECORDS: Final[int] = _native.lib.RU_STORE_RECORDS
+PAGE_SIZE: Final[int] = _native.lib.RU_STORE_PAGE
+RECORD_BYTES: Final[int] = _native.lib.RU_STORE_RECORD
+SELECTED_SIZE: Final[int] = _native.lib.RU_STORE_SELECTED
+COINS_MAX: Final = 65535 // 5  # that one request can name
+
+STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
+(  # enum ru_store_table
+    TABLE_META,
+    TABLE_PAGES,
+    TABLE_REMAINS,
+    TABLE_LEAVES,
+    TABLE_CHANGED,
+    TABLE_TICKETS,
+) = range(6)
+DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
+
+
+def _stored(result: int, doing: str) -> int:
+    if result < 0:
+        reason = _ffi.string(_lib.ru_store_error(result)).decode()
+        raise StoreError(f"{doing}: {reason}", result)
+    return result
+
+
+class Store:
+    """An open LMDB environment. Thread: any."""
+
+    def __init__(self, path: str, map_bytes: int, flags: int) -> None:
+        """flags: STORE_*. Raises StoreError."""
+        out = _ffi.new("struct ru_store **")
+        _stored(
+            _lib.ru_store_open(path.encode(), map_bytes, flags, out), f"opening the store {path}"
+        )
+        self._store = out[0]
+
+    def close(self) -> None:
+        """Once every view is closed."""
+        store, self._store = self._store, _ffi.NULL
+        _lib.ru_store_close(store)
+
+    def sync(self) -> None:
+        """Return when every commit is on the disk. Raises StoreError."""
+        _stored(_lib.ru_store_sync(self._store), "synchronising the store")
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes in use, and the most there may be."""
+        out = _ffi.new("uint64_t[2]")
+        _lib.ru_store_sizes(self._store, out, out + 1)
+        return out[0], out[1]
+
+    def view(self, *, writing: bool) -> "View":
+        """Raises StoreError (out of memory)."""
+        out = _ffi.new("struct ru_view **")
+        _stored(_lib.ru_view_open(self._store, writing, out), "opening a view of the store")
+        return View(out[0])
+
+
+class View:
+    """One state of the store, from begin() to end() or commit(). Thread: the one that uses it.
+
+    Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
+    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE, DEFAULT.
+    Everything raises StoreError when the store fails.
+    """
+
+    def __init__(self, view: Any) -> None:
+        self._view = view
+        self._states = _ffi.new("uint8_t[]", COINS_MAX)
+        self._state_bytes = _ffi.buffer(self._states)
+        self._found = _ffi.new("struct ru_bytes *")
+        self._value = _ffi.new("struct ru_bytes *")
+        self._selected = _ffi.new("uint8_t[]", SELECTED_SIZE)
+
+    def close(self) -> None:
+        """Ends it, too."""
+        view, self._view = self._view, _ffi.NULL
+        _lib.ru_view_close(view)
+
+    def begin(self) -> None:
+        """See the newest state. A writing view waits for another one to end."""
+        _stored(_lib.ru_view_begin(self._view), "reading the store")
+
+    def end(self) -> None:
+        """Forget it, with its changes. Harmless when not begun."""
+        _lib.ru_view_end(self._view)
+
+    def commit(self) -> None:
+        """Make the changes durable, all or none, and end."""
+        _stored(_lib.ru_view_commit(self._view), "committing to the store")
+
+    def dirty(self) -> list[int]:
+        """The numbers of the pages with changes."""
+        pages = _ffi.new("uint16_t[]", _lib.ru_view_dirty(self._view, _ffi.NULL))
+        _lib.ru_view_dirty(self._view, pages)
+        return list(pages)
+
+    def mark(self) -> int:
+        """A point for undo() to go back to."""
+        return _lib.ru_view_mark(self._view)
+
+    def undo(self, mark: int) -> None:
+        """Take back every coin changed since."""
+        _lib.ru_view_undo(self._view, mark)
+
+    def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
+        """Which of the ANs that stand `an_at` bytes behind a coin's start are the stored ones."""
+        _stored(
+            _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),
+            "reading coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def gather(self, coins: bytes, count: int, stride: int) -> tuple[bytes, bytes]:
+        """The coins' records, RECORD_BYTES each, zeros where the state is not EQUAL; the states."""
+        records = _ffi.new("uint8_t[]", count * RECORD_BYTES)
+        _stored(
+            _lib.ru_view_gather(self._view, coins, count, stride, records, self._states),
+            "reading coins",
+        )
+        return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
+
+    def exchange(
+        self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
+    ) -> bytes:
+        """In order: store the AN at `new_at` where that at `an_at` is the stored one."""
+        _stored(
+            _lib.ru_view_exchange(
+                self._view, coins, count, stride, an_at, new_at, month, self._states
+            ),
+            "changing coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def set(self, coins: bytes, count: int, stride: int, an_at: int, month: int) -> bytes:
+        """Store the AN at `an_at` for each coin; EQUAL where it was done."""
+        _stored(
+            _lib.ru_view_set(self._view, coins, count, stride, an_at, month, self._states),
+            "changing coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def page(self, page: int) -> tuple[bytes, int]:
+        """A page's bytes and EQUAL, or none and UNREADABLE or DEFAULT."""
+        _stored(_lib.ru_view_page(self._view, page, self._found, self._states), "reading a page")
+        return self._taken(self._found), self._states[0]
+
+    def select(self, page: int) -> tuple[Any, int, int]:
+        """What a page's leaf is the hash of (valid until the next call), how many coins of it
+        circulate, and its state as page() gives it."""
+        count = _lib.ru_view_select(self._view, page, self._selected, self._states)
+        return _ffi.buffer(self._selected), _stored(count, "reading a page"), self._states[0]
+
+    def fill(self, page: int, data: bytes) -> None:
+        """Give a page its PAGE_SIZE bytes; undo() does not take it back."""
+        if len(data) != PAGE_SIZE:
+            raise ValueError(f"a page has {PAGE_SIZE} bytes, not {len(data)}")
+        _stored(_lib.ru_view_fill(self._view, page, data), "changing a page")
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """An entry of a table, None when there is none."""
+        result = _lib.ru_view_get(self._view, table, key, len(key), self._value)
+        if result == -errno.ENOENT:
+            return None
+        _stored(result, "reading the store")
+        return self._taken(self._value)
+
+    def put(self, table: int, key: bytes, value: bytes | None) -> None:
+        """Write an entry of a table; None deletes it."""
+        data, size = (_ffi.NULL, 0) if value is None else (value, len(value))
+        _stored(
+            _lib.ru_view_put(self._view, table, key, len(key), data, size), "changing the store"
+        )
+
+    def seek(self, table: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
+        """The first entry at or behind `key`, None behind the last."""
+        result = _lib.ru_view_seek(self._view, table, key, len(key), self._found, self._value)
+        if result == -errno.ENOENT:
+            return None
+        _stored(result, "reading the store")
+        return self._taken(self._found), self._taken(self._value)
+
+    def count(self, table: int) -> int:
+        """Number of entries of a table."""
+        return _stored(_lib.ru_view_count(self._view, table), "reading the store")
+
+    @staticmethod
+    def _taken(found: Any) -> bytes:
+        return bytes(_ffi.buffer(found.at, found.size)) if found.size else b""

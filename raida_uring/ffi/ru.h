@@ -55,6 +55,7 @@ struct ru_config {
     uint32_t coin_id;
     uint32_t workers;      /* ordinary lane; their indexes come first */
     uint32_t slow_workers; /* slow lane */
+    uint32_t writers;      /* writing lane: 0 or 1, since a store has one writer at a time */
     uint32_t batch_max;
     uint32_t slow_queue_max;
     uint32_t udp_contexts; /* may be held by handlers */
@@ -123,10 +124,12 @@ const char *ru_engine_refusal(struct ru_engine *engine, int *error);
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);
 /* Thread: control, when ru_engine_run() was never called: workers leave ru_worker_take(). */
 void ru_engine_close_workers(struct ru_engine *engine);
-/* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo. -EINVAL when out of range. */
+/* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo, 4 write. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane);
 /* Thread: one publisher at a time. roots: RU_ROOTS_BYTES bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
+/* Thread: any. How often roots were published. */
+uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);

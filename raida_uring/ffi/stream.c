@@ -273,6 +273,9 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
     case RU_CONN_QUEUE_SLOW:
         stream_queue(engine, index, RU_LANE_SLOW);
         break;
+    case RU_CONN_QUEUE_WRITE:
+        stream_queue(engine, index, RU_LANE_WRITE);
+        break;
     case RU_CONN_STARVE:
         stream_stop_receiving(engine, index);
         stream_starve(engine, index,

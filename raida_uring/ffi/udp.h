@@ -49,6 +49,7 @@ enum ru_udp_action {
     RU_UDP_REPLY_REFUSED,
     RU_UDP_QUEUE,
     RU_UDP_QUEUE_SLOW,
+    RU_UDP_QUEUE_WRITE,
 };
 
 int ru_udp_init(struct ru_udp_pool *pool, uint32_t capacity, uint32_t held_max);

@@ -53,7 +53,7 @@ struct worker_answer {
 int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
 {
     *worker = NULL;
-    if (index >= engine->config.workers + engine->config.slow_workers)
+    if (index >= ru_config_workers(&engine->config))
         return -EINVAL;
     struct ru_mailbox *mailbox = &ru_arena_page(&engine->arena)->mailboxes[index];
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))

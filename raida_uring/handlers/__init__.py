@@ -30,7 +30,7 @@ GROUPS: Final = range(16)
 CODES: Final = range(256)
 COMMANDS_COUNT: Final = 16 * 256
 
-Mode = Literal["read", "slow"]
+Mode = Literal["read", "write", "slow"]
 
 Handler = Callable[[Request, Node], Reply]
 
@@ -67,15 +67,17 @@ def command(
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as the handler of (group, code).
 
-    group: 0 to 15. code: 0 to 255. mode: "read" answers at once; "slow" waits for something outside
-    and runs in a small pool of its own, whose queue is bounded (status 160 when full).
+    group: 0 to 15. code: 0 to 255. mode: "read" answers at once; "write" changes `node.coins`,
+    alone of its kind at a time: what it changed counts only if it returns, and is durable before
+    its reply leaves; "slow" waits for something outside and runs in a small pool of its own, whose
+    queue is bounded (status 160 when full).
     needs_body: a request without a body is answered 36 and never reaches the handler.
     Raises ValueError when a value is out of range.
     """
     if group not in GROUPS or code not in CODES:
         raise ValueError(f"command {group}/{code}: group is 0 to 15 and code 0 to 255")
-    if mode not in ("read", "slow"):
-        raise ValueError(f'command {group}/{code}: mode is "read" or "slow", not {mode!r}')
+    if mode not in ("read", "write", "slow"):
+        raise ValueError(f'command {group}/{code}: mode is "read", "write" or "slow", not {mode!r}')
 
     def declare(handler: Handler) -> Handler:
         _declared.setdefault(handler.__module__, []).append(
@@ -99,8 +101,8 @@ def _commands_of(thing: object) -> list[Command]:
     return [item for item in of_module if item.handler is thing]
 
 
-def _builtin() -> Iterator[tuple[str, object]]:
-    for name in ("status", "pending"):
+def _builtin(*, store: bool) -> Iterator[tuple[str, object]]:
+    for name in ("status", "coins", "healing", "integrity") if store else ("status", "pending"):
         yield "built in", importlib.import_module(f"raida_uring.handlers.{name}")
 
 
@@ -126,20 +128,22 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def load(modules: Iterable[str]) -> list[Command]:
+def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
     """All commands of this node: built in, of entry points, of `modules`.
 
-    Raises ConfigError when one cannot be loaded, declares none, is no function of two arguments, or
-    takes a command that is already there.
+    store: whether the node has one. Raises ConfigError when one cannot be loaded, declares none, is
+    no function of two arguments, takes a command that is already there, or writes without a store.
     """
     table: dict[int, tuple[str, Command]] = {}
-    for sources in (_builtin(), _entry_points(), _configured(modules)):
+    for sources in (_builtin(store=store), _entry_points(), _configured(modules)):
         for source, thing in sources:
             found = _commands_of(thing)
             if not found:
                 raise ConfigError(f"{source}: declares no command")
             for item in found:
                 _check_signature(source, item)
+                if item.mode == "write" and not store:
+                    raise ConfigError(f"{source}: {item.name} changes the store: set [store] path")
                 if item.number in table:
                     raise ConfigError(
                         f"{source}: command {item.group}/{item.code} is already taken by "

@@ -1,4 +1,4 @@
-"""Commands that clients know and that this node cannot answer yet.
+"""Commands that clients know and that a node without a store cannot answer.
 
 They are registered from the start, so that a client learns "not implemented" (89) and not "no such
 command" (6), and are answered 36 without a body as on every other node.

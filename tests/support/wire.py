@@ -15,6 +15,8 @@ WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
 
 _recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
 FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
+FIXTURE_STORE: dict[str, Any] = _recorded["fixture"]["store"]
+FIXTURE_ROOTS: dict[str, str] = _recorded["fixture"]["derived"]["merkle_roots"]
 RAIDA_ID: int = FIXTURE["raida_id"]
 COIN_ID: int = FIXTURE["coin_id"]
 ADMIN_KEY = bytes.fromhex(FIXTURE["admin_key"])
@@ -42,6 +44,17 @@ class Vector:
     response: bytes | None
     mask: Ranges
     when: str | None
+    group: str | None = None  # of vectors whose order counts
+    capture: tuple[str, int, int] | None = None  # name, offset and length of reply bytes to keep
+    patches: tuple[tuple[str, int], ...] = ()  # name of kept bytes, where they go in the request
+    decrypt: dict[str, Any] | None = None  # of a reply whose recording is its header only
+
+    def patched(self, kept: dict[str, bytes]) -> bytes:
+        """The request with what earlier replies had, if that was kept."""
+        data = bytearray(self.request)
+        for name, offset in self.patches:
+            data[offset : offset + len(kept[name])] = kept[name]
+        return bytes(data)
 
     def accepts(self, reply: bytes) -> bool:
         """Whether `reply` equals the recording outside the masked ranges."""
@@ -63,9 +76,17 @@ def load_vectors() -> list[Vector]:
             else bytes.fromhex(entry["response_hex"]),
             mask=tuple((offset, length) for offset, length in entry["mask"]),
             when=entry.get("when"),
+            group=entry.get("group"),
+            capture=_capture(entry.get("capture")),
+            patches=tuple((one["name"], one["offset"]) for one in entry.get("patch", ())),
+            decrypt=entry.get("decrypt"),
         )
         for entry in _recorded["vectors"]
     ]
+
+
+def _capture(entry: dict[str, Any] | None) -> tuple[str, int, int] | None:
+    return None if entry is None else (entry["name"], entry["offset"], entry["length"])
 
 
 def masked(data: bytes, ranges: Ranges) -> bytes:

@@ -1,0 +1,577 @@
+/* store.c: coins on disk, through LMDB.
+ *
+ * Why in C: a request names up to thousands of coins, and each is one look-up and one comparison:
+ * in the interpreter that costs more than everything else a request needs.
+ * Owner: a view belongs to its thread; the environment is LMDB's to guard.
+ * Memory: a view allocates its table of page addresses when opened, a writing view also a copy of
+ * each page it changes; the copies go into the store at commit.
+ */
+#include "store.h"
+
+#include <errno.h>
+#include <lmdb.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+#define STORE_READERS 256
+#define STORE_MODE 0600
+
+struct ru_store {
+    MDB_env *env;
+    MDB_dbi tables[RU_TABLES];
+    uint64_t map_bytes;
+};
+
+/* Where a page was found; worth something while `snapshot` is the view's. */
+struct store_place {
+    const uint8_t *at;
+    uint64_t snapshot;
+    uint8_t state; /* EQUAL: at hand */
+};
+
+struct store_undo {
+    uint16_t page;
+    uint16_t record;
+    uint8_t old[RU_STORE_RECORD];
+};
+
+struct ru_view {
+    struct ru_store *store;
+    MDB_txn *txn;
+    bool writing;
+    bool begun;
+    uint64_t snapshot; /* differs for every state that may hold other bytes */
+    uint64_t txn_id;
+    struct store_place places[RU_STORE_PAGES];
+    /* A writing view's own: */
+    uint8_t **copies; /* by page; NULL: unchanged */
+    uint16_t *dirty;  /* the pages that have a copy */
+    uint32_t dirty_count;
+    struct store_undo *undo;
+    uint32_t undo_count;
+    uint32_t undo_room;
+};
+
+static int store_result(int rc)
+{
+    return rc > 0 ? -rc : rc;
+}
+
+const char *ru_store_error(int result)
+{
+    bool own = result >= MDB_KEYEXIST && result <= MDB_LAST_ERRCODE;
+    return mdb_strerror(own ? result : -result);
+}
+
+/* ---- the environment ---- */
+
+static int store_open_tables(struct ru_store *store, bool create)
+{
+    static const char *const names[RU_TABLES] = {"meta",   "pages",   "remains",
+                                                 "leaves", "changed", "tickets"};
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(store->env, NULL, create ? 0 : MDB_RDONLY, &txn);
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; i < RU_TABLES && rc == 0; i++)
+        rc = mdb_dbi_open(txn, names[i], create ? MDB_CREATE : 0, &store->tables[i]);
+    if (rc == 0)
+        return mdb_txn_commit(txn);
+    mdb_txn_abort(txn);
+    return rc;
+}
+
+int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store)
+{
+    *store = NULL;
+    struct ru_store *made = calloc(1, sizeof(*made));
+    if (!made)
+        return -ENOMEM;
+    unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
+    env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
+    env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
+    int rc = mdb_env_create(&made->env);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(made->env, RU_TABLES);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(made->env, STORE_READERS);
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(made->env, map_bytes);
+    if (rc == 0)
+        rc = mdb_env_open(made->env, path, env_flags, STORE_MODE);
+    if (rc == 0)
+        rc = store_open_tables(made, flags & RU_STORE_CREATE);
+    made->map_bytes = map_bytes;
+    if (rc == 0) {
+        int dead;
+        (void)mdb_reader_check(made->env, &dead); /* slots of processes that were killed */
+        *store = made;
+        return 0;
+    }
+    ru_store_close(made);
+    return store_result(rc);
+}
+
+void ru_store_close(struct ru_store *store)
+{
+    if (!store)
+        return;
+    if (store->env)
+        mdb_env_close(store->env);
+    free(store);
+}
+
+int ru_store_sync(struct ru_store *store)
+{
+    return store_result(mdb_env_sync(store->env, 1));
+}
+
+void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes)
+{
+    MDB_envinfo info;
+    MDB_stat stat;
+    (void)mdb_env_info(store->env, &info);
+    (void)mdb_env_stat(store->env, &stat);
+    *used_bytes = (info.me_last_pgno + 1) * stat.ms_psize;
+    *map_bytes = info.me_mapsize;
+}
+
+/* ---- views ---- */
+
+int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view)
+{
+    *view = NULL;
+    struct ru_view *made = calloc(1, sizeof(*made));
+    if (!made)
+        return -ENOMEM;
+    made->store = store;
+    made->writing = writing != 0;
+    if (made->writing) {
+        made->copies = calloc(RU_STORE_PAGES, sizeof(*made->copies));
+        made->dirty = calloc(RU_STORE_PAGES, sizeof(*made->dirty));
+        if (!made->copies || !made->dirty) {
+            ru_view_close(made);
+            return -ENOMEM;
+        }
+    }
+    *view = made;
+    return 0;
+}
+
+static void view_forget(struct ru_view *view)
+{
+    for (uint32_t i = 0; i < view->dirty_count; i++) {
+        free(view->copies[view->dirty[i]]);
+        view->copies[view->dirty[i]] = NULL;
+    }
+    view->dirty_count = 0;
+    view->undo_count = 0;
+}
+
+void ru_view_close(struct ru_view *view)
+{
+    if (!view)
+        return;
+    ru_view_end(view);
+    if (view->txn)
+        mdb_txn_abort(view->txn);
+    free(view->copies);
+    free(view->dirty);
+    free(view->undo);
+    free(view);
+}
+
+int ru_view_begin(struct ru_view *view)
+{
+    RU_CHECK(!view->begun);
+    int rc;
+    if (view->txn)
+        rc = mdb_txn_renew(view->txn);
+    else
+        rc = mdb_txn_begin(view->store->env, NULL, view->writing ? 0 : MDB_RDONLY, &view->txn);
+    if (rc != 0) {
+        if (view->writing)
+            view->txn = NULL;
+        return store_result(rc);
+    }
+    uint64_t txn_id = mdb_txn_id(view->txn);
+    /* Nothing was committed since: what was found then still stands where it did. */
+    if (view->writing || txn_id != view->txn_id)
+        view->snapshot++;
+    view->txn_id = txn_id;
+    view->begun = true;
+    return 0;
+}
+
+void ru_view_end(struct ru_view *view)
+{
+    if (!view->begun)
+        return;
+    view->begun = false;
+    if (view->writing) {
+        mdb_txn_abort(view->txn);
+        view->txn = NULL;
+        view_forget(view);
+    } else {
+        mdb_txn_reset(view->txn);
+    }
+}
+
+static int view_write_page(struct ru_view *view, uint16_t page)
+{
+    const uint8_t name[2] = {(uint8_t)(page >> 8), (uint8_t)page};
+    MDB_val key = {sizeof(name), (void *)(uintptr_t)name};
+    MDB_val value = {RU_STORE_PAGE, view->copies[page]};
+    MDB_val nothing = {0, (void *)(uintptr_t) ""};
+    int rc = mdb_put(view->txn, view->store->tables[RU_TABLE_PAGES], &key, &value, 0);
+    if (rc == 0)
+        rc = mdb_put(view->txn, view->store->tables[RU_TABLE_CHANGED], &key, &nothing, 0);
+    return rc;
+}
+
+int ru_view_commit(struct ru_view *view)
+{
+    RU_CHECK(view->begun && view->writing);
+    int rc = 0;
+    for (uint32_t i = 0; i < view->dirty_count && rc == 0; i++)
+        rc = view_write_page(view, view->dirty[i]);
+    if (rc == 0)
+        rc = mdb_txn_commit(view->txn); /* frees it, whatever comes of it */
+    else
+        mdb_txn_abort(view->txn);
+    view->txn = NULL;
+    view->begun = false;
+    view_forget(view);
+    return store_result(rc);
+}
+
+uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages)
+{
+    if (pages)
+        memcpy(pages, view->dirty, view->dirty_count * sizeof(*pages));
+    return view->dirty_count;
+}
+
+/* ---- pages ---- */
+
+static int view_find(struct ru_view *view, uint32_t page, struct store_place *place)
+{
+    const uint8_t name[2] = {(uint8_t)(page >> 8), (uint8_t)page};
+    MDB_val key = {sizeof(name), (void *)(uintptr_t)name};
+    MDB_val value;
+    int rc = mdb_get(view->txn, view->store->tables[RU_TABLE_PAGES], &key, &value);
+    if (rc != 0 && rc != MDB_NOTFOUND)
+        return rc;
+    place->snapshot = view->snapshot;
+    place->at = rc == 0 ? value.mv_data : NULL;
+    if (rc == MDB_NOTFOUND)
+        place->state = RU_COIN_DEFAULT;
+    else
+        place->state = value.mv_size == RU_STORE_PAGE ? RU_COIN_EQUAL : RU_COIN_UNREADABLE;
+    return 0;
+}
+
+/* The page's bytes, or NULL and why not. */
+static int view_page(struct ru_view *view, uint32_t page, const uint8_t **at, uint8_t *state)
+{
+    RU_CHECK(view->begun && page < RU_STORE_PAGES);
+    struct store_place *place = &view->places[page];
+    *state = RU_COIN_EQUAL;
+    if (view->dirty_count > 0 && view->copies[page]) {
+        *at = view->copies[page];
+        return 0;
+    }
+    if (place->snapshot != view->snapshot) {
+        int rc = view_find(view, page, place);
+        if (rc != 0)
+            return store_result(rc);
+    }
+    *state = place->state;
+    *at = place->state == RU_COIN_EQUAL ? place->at : NULL;
+    return 0;
+}
+
+/* The page to write to, which must be readable. */
+static uint8_t *view_copy(struct ru_view *view, uint32_t page, const uint8_t *bytes)
+{
+    RU_CHECK(view->writing);
+    if (!view->copies[page]) {
+        uint8_t *copy = malloc(RU_STORE_PAGE);
+        if (!copy)
+            return NULL;
+        memcpy(copy, bytes, RU_STORE_PAGE);
+        view->copies[page] = copy;
+        view->dirty[view->dirty_count++] = (uint16_t)page;
+    }
+    return view->copies[page];
+}
+
+static bool view_undo_room(struct ru_view *view)
+{
+    if (view->undo_count < view->undo_room)
+        return true;
+    uint32_t room = view->undo_room > 0 ? 2 * view->undo_room : 1024;
+    struct store_undo *grown = realloc(view->undo, room * sizeof(*grown));
+    if (!grown)
+        return false;
+    view->undo = grown;
+    view->undo_room = room;
+    return true;
+}
+
+uint32_t ru_view_mark(struct ru_view *view)
+{
+    return view->undo_count;
+}
+
+void ru_view_undo(struct ru_view *view, uint32_t mark)
+{
+    while (view->undo_count > mark) {
+        const struct store_undo *undo = &view->undo[--view->undo_count];
+        RU_CHECK(view->copies[undo->page]);
+        memcpy(view->copies[undo->page] + undo->record * RU_STORE_RECORD, undo->old,
+               RU_STORE_RECORD);
+    }
+}
+
+int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state)
+{
+    *bytes = (struct ru_bytes){0};
+    if (page >= RU_STORE_PAGES)
+        return -EINVAL;
+    int rc = view_page(view, page, &bytes->at, state);
+    bytes->size = bytes->at ? RU_STORE_PAGE : 0;
+    return rc;
+}
+
+int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state)
+{
+    const uint8_t *bytes;
+    if (page >= RU_STORE_PAGES)
+        return -EINVAL;
+    int rc = view_page(view, page, &bytes, state);
+    if (rc != 0 || !bytes)
+        return rc;
+    int circulating = 0;
+    for (uint32_t i = 0; i < RU_STORE_RECORDS; i++, bytes += RU_STORE_RECORD) {
+        uint8_t *out = selected + i * RU_STORE_AN;
+        if (bytes[RU_STORE_AN] != 0) {
+            memcpy(out, bytes, RU_STORE_AN);
+            circulating++;
+        } else {
+            memset(out, 0, RU_STORE_AN);
+        }
+    }
+    return circulating;
+}
+
+int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes)
+{
+    RU_CHECK(view->begun);
+    if (page >= RU_STORE_PAGES)
+        return -EINVAL;
+    uint8_t *copy = view_copy(view, page, bytes);
+    if (!copy)
+        return -ENOMEM;
+    memcpy(copy, bytes, RU_STORE_PAGE);
+    return 0;
+}
+
+/* ---- coins ---- */
+
+struct store_coin {
+    uint32_t page;
+    uint32_t record;
+};
+
+/* False for a coin that no store has. */
+static bool coin_place(const uint8_t *coin, struct store_coin *place)
+{
+    int den = (int8_t)coin[0];
+    uint32_t sn =
+        (uint32_t)coin[1] << 24 | (uint32_t)coin[2] << 16 | (uint32_t)coin[3] << 8 | coin[4];
+    if (den < -8 || den > 6 || sn >= RU_STORE_DEN_PAGES * RU_STORE_RECORDS)
+        return false;
+    place->page = (uint32_t)(den + 8) * RU_STORE_DEN_PAGES + sn / RU_STORE_RECORDS;
+    place->record = sn % RU_STORE_RECORDS;
+    return true;
+}
+
+/* The coin's record, or NULL and why not. */
+static int coin_find(struct ru_view *view, const uint8_t *coin, struct store_coin *place,
+                     const uint8_t **record, uint8_t *state)
+{
+    *record = NULL;
+    *state = RU_COIN_UNREADABLE;
+    if (!coin_place(coin, place))
+        return 0;
+    const uint8_t *page;
+    int rc = view_page(view, place->page, &page, state);
+    if (rc == 0 && page)
+        *record = page + place->record * RU_STORE_RECORD;
+    return rc;
+}
+
+/* Takes as long for a near miss as for a far one. */
+static bool an_equal(const uint8_t *one, const uint8_t *other)
+{
+    uint64_t a[2];
+    uint64_t b[2];
+    memcpy(a, one, sizeof(a));
+    memcpy(b, other, sizeof(b));
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1])) == 0;
+}
+
+int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                  uint32_t an_at, uint8_t *states)
+{
+    int equal = 0;
+    for (uint32_t i = 0; i < count; i++, coins += stride) {
+        struct store_coin place;
+        const uint8_t *record;
+        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        if (rc != 0)
+            return rc;
+        if (!record)
+            continue;
+        states[i] = an_equal(record, coins + an_at) ? RU_COIN_EQUAL : RU_COIN_DIFFERS;
+        equal += states[i] == RU_COIN_EQUAL;
+    }
+    return equal;
+}
+
+int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                   uint8_t *records, uint8_t *states)
+{
+    int found = 0;
+    for (uint32_t i = 0; i < count; i++, coins += stride, records += RU_STORE_RECORD) {
+        struct store_coin place;
+        const uint8_t *record;
+        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        if (rc != 0)
+            return rc;
+        if (record)
+            memcpy(records, record, RU_STORE_RECORD);
+        else
+            memset(records, 0, RU_STORE_RECORD);
+        found += record != NULL;
+    }
+    return found;
+}
+
+/* Give a coin whose record was found another AN. */
+static int coin_store(struct ru_view *view, const struct store_coin *place, const uint8_t *record,
+                      const uint8_t *an, uint32_t month)
+{
+    uint8_t *page = view_copy(view, place->page, record - place->record * RU_STORE_RECORD);
+    if (!page || !view_undo_room(view))
+        return -ENOMEM;
+    uint8_t *out = page + place->record * RU_STORE_RECORD;
+    struct store_undo *undo = &view->undo[view->undo_count++];
+    undo->page = (uint16_t)place->page;
+    undo->record = (uint16_t)place->record;
+    memcpy(undo->old, out, RU_STORE_RECORD);
+    memcpy(out, an, RU_STORE_AN);
+    out[RU_STORE_AN] = (uint8_t)month;
+    return 0;
+}
+
+int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                     uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states)
+{
+    int equal = 0;
+    for (uint32_t i = 0; i < count; i++, coins += stride) {
+        struct store_coin place;
+        const uint8_t *record;
+        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        if (rc == 0 && record) {
+            states[i] = an_equal(record, coins + an_at) ? RU_COIN_EQUAL : RU_COIN_DIFFERS;
+            if (states[i] == RU_COIN_EQUAL)
+                rc = coin_store(view, &place, record, coins + new_at, month);
+            equal += states[i] == RU_COIN_EQUAL;
+        }
+        if (rc != 0)
+            return rc;
+    }
+    return equal;
+}
+
+int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                uint32_t an_at, uint32_t month, uint8_t *states)
+{
+    int stored = 0;
+    for (uint32_t i = 0; i < count; i++, coins += stride) {
+        struct store_coin place;
+        const uint8_t *record;
+        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        if (rc == 0 && record) {
+            rc = coin_store(view, &place, record, coins + an_at, month);
+            stored++;
+        }
+        if (rc != 0)
+            return rc;
+    }
+    return stored;
+}
+
+/* ---- the other tables ---- */
+
+static MDB_val view_key(const uint8_t *key, uint32_t size)
+{
+    return (MDB_val){size, (void *)(uintptr_t)key};
+}
+
+int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                struct ru_bytes *value)
+{
+    RU_CHECK(view->begun && table < RU_TABLES);
+    MDB_val name = view_key(key, key_size);
+    MDB_val found;
+    *value = (struct ru_bytes){0};
+    int rc = mdb_get(view->txn, view->store->tables[table], &name, &found);
+    if (rc == 0)
+        *value = (struct ru_bytes){found.mv_data, found.mv_size};
+    return rc == MDB_NOTFOUND ? -ENOENT : store_result(rc);
+}
+
+int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                const uint8_t *value, uint64_t size)
+{
+    RU_CHECK(view->begun && view->writing && table < RU_TABLES);
+    MDB_val name = view_key(key, key_size);
+    MDB_val data = {size, (void *)(uintptr_t)value};
+    view->snapshot++; /* addresses found before may have moved */
+    int rc = value ? mdb_put(view->txn, view->store->tables[table], &name, &data, 0)
+                   : mdb_del(view->txn, view->store->tables[table], &name, NULL);
+    return rc == MDB_NOTFOUND ? 0 : store_result(rc);
+}
+
+int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                 struct ru_bytes *found, struct ru_bytes *value)
+{
+    RU_CHECK(view->begun && table < RU_TABLES);
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(view->txn, view->store->tables[table], &cursor);
+    if (rc != 0)
+        return store_result(rc);
+    MDB_val name = view_key(key, key_size);
+    MDB_val data;
+    rc = mdb_cursor_get(cursor, &name, &data, key_size > 0 ? MDB_SET_RANGE : MDB_FIRST);
+    if (rc == 0) {
+        *found = (struct ru_bytes){name.mv_data, name.mv_size};
+        *value = (struct ru_bytes){data.mv_data, data.mv_size};
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? -ENOENT : store_result(rc);
+}
+
+int64_t ru_view_count(struct ru_view *view, uint32_t table)
+{
+    RU_CHECK(view->begun && table < RU_TABLES);
+    MDB_stat stat;
+    int rc = mdb_stat(view->txn, view->store->tables[table], &stat);
+    return rc == 0 ? (int64_t)stat.ms_entries : store_result(rc);
+}

@@ -1,0 +1,120 @@
+/* store.h: coins on disk: an LMDB environment, and views of it for one thread each.
+ *
+ * The marked region is read by build.py like that of ru.h. A view sees one state of the store from
+ * begin to end; it belongs to the thread that opened it. Functions return 0 or a count, -errno, or
+ * one of LMDB's own (negative) codes; ru_store_error() has words for all of them.
+ */
+#ifndef RU_STORE_H
+#define RU_STORE_H
+
+#include <stdint.h>
+
+/* cdef: begin */
+enum ru_store_constant {
+    RU_STORE_DENOMINATIONS = 15, /* -8 to 6 */
+    RU_STORE_DEN_PAGES = 1000,   /* pages of a denomination */
+    RU_STORE_PAGES = 15000,
+    RU_STORE_RECORDS = 1024, /* in a page */
+    RU_STORE_RECORD = 17,    /* AN and month */
+    RU_STORE_AN = 16,
+    RU_STORE_PAGE = 17408,     /* bytes */
+    RU_STORE_SELECTED = 16384, /* what a leaf is the hash of */
+    RU_STORE_COIN = 5,         /* denomination and serial number on the wire */
+};
+
+enum ru_store_flag {
+    RU_STORE_CREATE = 1,    /* else the file must be there */
+    RU_STORE_READ_ONLY = 2, /* no write views; may be open elsewhere, too */
+    RU_STORE_LAZY = 4,      /* a commit does not wait for the disk; ru_store_sync() does */
+};
+
+enum ru_store_table {
+    RU_TABLE_META = 0,
+    RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes, or nothing: cannot be read */
+    RU_TABLE_REMAINS = 2, /* page number, u16 -> how an imported file differs from a page */
+    RU_TABLE_LEAVES = 3,  /* the integrity trees' leaves as last saved */
+    RU_TABLE_CHANGED = 4, /* page number, u16 -> nothing: changed since leaves were saved */
+    RU_TABLE_TICKETS = 5, /* ticket, u32 -> what it stands for */
+    RU_TABLES = 6,
+};
+
+enum ru_coin_state {
+    RU_COIN_DIFFERS = 0,
+    RU_COIN_EQUAL = 1,
+    RU_COIN_UNREADABLE = 2, /* no such denomination or number, or its page cannot be read */
+    RU_COIN_DEFAULT = 3,    /* on a page that was never written: the caller knows its AN */
+};
+
+struct ru_store;
+struct ru_view;
+
+struct ru_bytes {
+    const uint8_t *at; /* in the map: valid until the view ends or writes */
+    uint64_t size;
+};
+
+/* Thread: any. path: an existing directory. map_bytes: most the store may grow to. */
+int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store);
+/* Thread: any, once every view is closed. */
+void ru_store_close(struct ru_store *store);
+/* Thread: any. Wait until every commit is on the disk. */
+int ru_store_sync(struct ru_store *store);
+/* Thread: any. Bytes of the file in use, and the most it may have. */
+void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes);
+/* Words for a negative result of any function here. */
+const char *ru_store_error(int result);
+
+/* Thread: the view's, for this and all that follows. */
+int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view);
+void ru_view_close(struct ru_view *view);
+/* See the newest committed state. A writing view waits for the other writer to end. */
+int ru_view_begin(struct ru_view *view);
+/* Forget the state; a writing view's changes are dropped. Harmless when not begun. */
+void ru_view_end(struct ru_view *view);
+/* Make all changes durable together and end the view. On failure nothing has changed. */
+int ru_view_commit(struct ru_view *view);
+/* Number of pages with changes; `pages` has room for RU_STORE_PAGES, or is NULL. */
+uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages);
+/* A point to go back to: ru_view_undo() takes back every coin changed since. */
+uint32_t ru_view_mark(struct ru_view *view);
+void ru_view_undo(struct ru_view *view, uint32_t mark);
+
+/* Look at `count` coins that stand `stride` bytes apart in `coins`, RU_STORE_COIN bytes each with
+ * an AN `an_at` bytes behind the start: states[i] says whether it is the stored one. Returns how
+ * many are. */
+int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                  uint32_t an_at, uint8_t *states);
+/* Copy the records of coins, RU_STORE_RECORD bytes each; zeros unless states[i] is EQUAL. Returns
+ * how many were read. */
+int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                   uint8_t *records, uint8_t *states);
+/* In order: where the AN at `an_at` is the stored one, store that at `new_at` and `month`. Returns
+ * how many were; DEFAULT coins are left alone. */
+int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                     uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states);
+/* Store the AN at `an_at` and `month` for every coin; states[i] is EQUAL where it was stored. */
+int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                uint32_t an_at, uint32_t month, uint8_t *states);
+
+/* The page's bytes; size 0 and state UNREADABLE or DEFAULT when it has none. */
+int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state);
+/* What a leaf is the hash of: RU_STORE_SELECTED bytes. Returns the coins in circulation, and their
+ * state as ru_view_page() does. */
+int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state);
+/* Give a page all its bytes, RU_STORE_PAGE of them, as a change like any other. No undo. */
+int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes);
+
+/* Entries of the other tables. size 0 and -ENOENT when there is none. */
+int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                struct ru_bytes *value);
+/* value NULL: delete, whether it is there or not. */
+int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                const uint8_t *value, uint64_t size);
+/* The first entry whose key is not below `key`; -ENOENT behind the last. */
+int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
+                 struct ru_bytes *found, struct ru_bytes *value);
+/* Number of entries. */
+int64_t ru_view_count(struct ru_view *view, uint32_t table);
+/* cdef: end */
+
+#endif

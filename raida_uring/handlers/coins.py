@@ -1,0 +1,166 @@
+"""Commands on coins: audit, and the authentication group: detect, pown and their sums.
+
+Source: wire specification, "Status group" (audit) and "Authentication group".
+"""
+
+from typing import Final
+
+from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.protocol import Status
+from raida_uring.store import (
+    AN_BYTES,
+    COIN_BYTES,
+    DENOMINATION_BYTES,
+    EQUAL,
+    UNREADABLE,
+    Coins,
+    month_now,
+)
+
+COIN_AN: Final = COIN_BYTES + AN_BYTES  # a coin and its AN
+COIN_AN_PAN: Final = COIN_AN + AN_BYTES  # and the AN it is to have
+
+LENGTH: Final = Reply(Status.INVALID_PACKET_LENGTH)
+NOT_DIVISIBLE: Final = Reply(Status.COINS_NOT_DIV)
+NO_SUCH_COIN: Final = Reply(Status.INVALID_SN_OR_DENOMINATION)
+ALL_PASS: Final = Reply(Status.ALL_PASS)
+ALL_FAIL: Final = Reply(Status.ALL_FAIL)
+_LEGACY: Final = Reply(Status.LEGACY_DB)
+_LEGACY_SHARDS: Final = (1, 2)
+
+_RECORD: Final = AN_BYTES + 1
+_PASSED: Final = bytes.maketrans(
+    bytes(range(4)), bytes(b"01"[state == EQUAL] for state in range(4))
+)
+
+
+def bits(states: bytes) -> bytes:
+    """A bit for each coin, the first one lowest: 1 where the state is EQUAL."""
+    return int(states[::-1].translate(_PASSED), 2).to_bytes((len(states) + 7) // 8, "little")
+
+
+def verdict(states: bytes) -> Reply:
+    """241 all EQUAL, 242 none, 243 and a bit for each coin."""
+    passed = states.count(EQUAL)
+    if passed == len(states):
+        return ALL_PASS
+    return Reply(Status.MIXED, bits(states)) if passed else ALL_FAIL
+
+
+def count_of(payload: bytes, stride: int, rest: int = 0) -> int | Reply:
+    """How many coins a payload lists, `stride` bytes each and `rest` behind; or the refusal."""
+    if len(payload) < stride + rest:
+        return LENGTH
+    count, over = divmod(len(payload) - rest, stride)
+    return NOT_DIVISIBLE if over else count
+
+
+def distinct(coins: bytes, count: int) -> bool:
+    """Whether no coin is listed twice: a sum over ANs would not notice it."""
+    starts = range(0, count * COIN_BYTES, COIN_BYTES)
+    return len({coins[start : start + COIN_BYTES] for start in starts}) == count
+
+
+def value_of(coins: bytes, stride: int, states: bytes) -> int:
+    """Value of the coins that are EQUAL, in units of 10^-8 coin."""
+    return sum(
+        10 ** DENOMINATION_BYTES.index(coins[index * stride])
+        for index, state in enumerate(states)
+        if state == EQUAL
+    )
+
+
+@command(group=0, code=3)
+def audit(_request: Request, node: Node) -> Reply:
+    """How many coins of each denomination circulate: denomination and u32, 75 bytes."""
+    counts = node.integrity.circulating
+    return Reply(
+        payload=b"".join(
+            byte.to_bytes(1) + count.to_bytes(4)
+            for byte, count in zip(DENOMINATION_BYTES, counts, strict=True)
+        )
+    )
+
+
+@command(group=1, code=10, needs_body=True)
+def detect(request: Request, node: Node) -> Reply:
+    """Are these ANs right? A coin that cannot be read is not."""
+    payload = request.payload
+    count = count_of(payload, COIN_AN)
+    if isinstance(count, Reply):
+        return count
+    if request.shard in _LEGACY_SHARDS:
+        return _LEGACY
+    return verdict(node.coins.match(payload, count, COIN_AN))
+
+
+@command(group=1, code=11, needs_body=True)
+def detect_sum(request: Request, node: Node) -> Reply:
+    """Is this the XOR of the coins' ANs?"""
+    payload = request.payload
+    count = count_of(payload, COIN_BYTES, AN_BYTES)
+    if isinstance(count, Reply):
+        return count
+    ans = readable_ans(node.coins, payload, count)
+    if ans is None:
+        return NO_SUCH_COIN
+    return ALL_PASS if _sum(ans) == payload[-AN_BYTES:] else ALL_FAIL
+
+
+@command(group=1, code=20, mode="write", needs_body=True)
+def pown(request: Request, node: Node) -> Reply:
+    """Give every coin whose AN is right the new one that stands behind it, in order."""
+    payload = request.payload
+    count = count_of(payload, COIN_AN_PAN)
+    if isinstance(count, Reply):
+        return count
+    states = node.coins.exchange(payload, count, COIN_AN_PAN, COIN_BYTES, COIN_AN, month_now())
+    _count_powned(node, payload, COIN_AN_PAN, states)
+    return verdict(states)
+
+
+@command(group=1, code=21, mode="write", needs_body=True)
+def pown_sum(request: Request, node: Node) -> Reply:
+    """If this is the XOR of the coins' ANs, XOR the given difference into every one of them."""
+    payload = request.payload
+    count = count_of(payload, COIN_BYTES, 2 * AN_BYTES)
+    if isinstance(count, Reply):
+        return count
+    ans = readable_ans(node.coins, payload, count)
+    if ans is None:
+        return NO_SUCH_COIN
+    if _sum(ans) != payload[-2 * AN_BYTES : -AN_BYTES]:
+        return ALL_FAIL
+    difference = int.from_bytes(payload[-AN_BYTES:])
+    coins = b"".join(
+        payload[index * COIN_BYTES : (index + 1) * COIN_BYTES]
+        + (int.from_bytes(an) ^ difference).to_bytes(AN_BYTES)
+        for index, an in enumerate(ans)
+    )
+    states = node.coins.set(coins, count, COIN_AN, month_now())
+    _count_powned(node, coins, COIN_AN, states)
+    return ALL_PASS
+
+
+def readable_ans(coins: Coins, payload: bytes, count: int) -> list[bytes] | None:
+    """The ANs of `count` coins, 5 bytes each; None if one is listed twice or cannot be read."""
+    if not distinct(payload, count):
+        return None
+    records, states = coins.gather(payload, count)
+    if UNREADABLE in states:
+        return None
+    return [records[at : at + AN_BYTES] for at in range(0, count * _RECORD, _RECORD)]
+
+
+def _sum(ans: list[bytes]) -> bytes:
+    total = 0
+    for an in ans:
+        total ^= int.from_bytes(an)
+    return total.to_bytes(AN_BYTES)
+
+
+def _count_powned(node: Node, coins: bytes, stride: int, states: bytes) -> None:
+    passed = states.count(EQUAL)
+    if passed:
+        value = value_of(coins, stride, states)
+        node.coins.after_commit(lambda: node.count_powned(passed, value))

@@ -1,0 +1,146 @@
+"""The healing group: tickets, find and fix.
+
+Source: wire specification, "Healing group".
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from typing import Final
+
+from raida_uring import peers, tickets
+from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.handlers.coins import (
+    ALL_FAIL,
+    COIN_AN,
+    COIN_AN_PAN,
+    LENGTH,
+    NO_SUCH_COIN,
+    bits,
+    count_of,
+    verdict,
+)
+from raida_uring.protocol import Status
+from raida_uring.store import (
+    AN_BYTES,
+    COIN_BYTES,
+    DIFFERS,
+    EQUAL,
+    UNREADABLE,
+    month_now,
+)
+
+RAIDA_COUNT: Final = 25
+VOTES_MIN: Final = 14  # this node's own and 13 others
+TICKET_BYTES: Final = 4
+GROUP_BYTES: Final = 16  # of the "PG" that a fixed coin's new AN comes from
+
+_NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
+_NO_TICKET: Final = Reply(Status.NO_TICKET_FOUND)
+_CLAIMED: Final = Reply(Status.TICKET_CLAIMED_ALREADY)
+_WRONG_RAIDA: Final = Reply(Status.WRONG_RAIDA)
+_FIND_NEITHER: Final = Reply(Status.FIND_NEITHER)
+_FIND_ALL_AN: Final = Reply(Status.FIND_ALL_AN)
+_FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
+
+
+@command(group=2, code=40, mode="write", needs_body=True)
+def get_ticket(request: Request, node: Node) -> Reply:
+    """A ticket that names those of the coins whose AN is right, for other RAIDA to redeem."""
+    payload = request.payload
+    count = count_of(payload, COIN_AN)
+    if isinstance(count, Reply):
+        return count
+    states = node.coins.match(payload, count, COIN_AN)
+    if UNREADABLE in states:
+        return NO_SUCH_COIN
+    passed = states.count(EQUAL)
+    if passed == 0:
+        return ALL_FAIL
+    starts = (index * COIN_AN for index, state in enumerate(states) if state == EQUAL)
+    ticket = tickets.issue(node.coins, b"".join(payload[at : at + COIN_BYTES] for at in starts))
+    if ticket is None:
+        return _NO_SLOT
+    if passed == count:
+        return Reply(Status.ALL_PASS, ticket)
+    return Reply(Status.MIXED, bits(states) + ticket)
+
+
+@command(group=2, code=50, mode="write", needs_body=True)
+def validate_ticket(request: Request, node: Node) -> Reply:
+    """The coins of a ticket, once for each RAIDA that asks."""
+    payload = request.payload
+    if len(payload) != 1 + TICKET_BYTES:
+        return LENGTH
+    if payload[0] >= RAIDA_COUNT:
+        return _WRONG_RAIDA
+    try:
+        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0]))
+    except tickets.UnknownTicketError:
+        return _NO_TICKET
+    except tickets.ClaimedTicketError:
+        return _CLAIMED
+
+
+@command(group=2, code=60, needs_body=True)
+def find(request: Request, node: Node) -> Reply:
+    """Which of two ANs does each coin have?"""
+    payload = request.payload
+    count = count_of(payload, COIN_AN_PAN)
+    if isinstance(count, Reply):
+        return count
+    ans = node.coins.match(payload, count, COIN_AN_PAN)
+    if UNREADABLE in ans:
+        return NO_SUCH_COIN
+    if ans.count(EQUAL) == count:
+        return _FIND_ALL_AN
+    pans = node.coins.match(payload, count, COIN_AN_PAN, COIN_AN)
+    found = bytes(
+        1 if an == EQUAL else 2 if pan == EQUAL else 0 for an, pan in zip(ans, pans, strict=True)
+    )
+    if found.count(2) == count:
+        return _FIND_ALL_PAN
+    return Reply(Status.FIND_MIXED, found) if any(found) else _FIND_NEITHER
+
+
+@command(group=2, code=80, mode="slow", needs_body=True)
+def fix(request: Request, node: Node) -> Reply:
+    """Give coins a new AN if enough other RAIDA redeem the client's tickets for them."""
+    payload = request.payload
+    tail = GROUP_BYTES + RAIDA_COUNT * TICKET_BYTES
+    count = count_of(payload, COIN_BYTES, tail)
+    if isinstance(count, Reply):
+        return count
+    listed = [payload[at : at + COIN_BYTES] for at in range(0, count * COIN_BYTES, COIN_BYTES)]
+    with node.read() as coins:
+        if UNREADABLE in coins.gather(payload, count)[1]:
+            return NO_SUCH_COIN
+    group, numbers = payload[-tail : -tail + GROUP_BYTES], payload[-tail + GROUP_BYTES :]
+    votes = _votes(node, numbers)
+    states = bytes(EQUAL if 1 + votes[coin] >= VOTES_MIN else DIFFERS for coin in listed)
+    fixed = [coin for coin, state in zip(listed, states, strict=True) if state == EQUAL]
+    if fixed:
+        own = node.config.server.raida_id.to_bytes(1)
+        changes = b"".join(coin + _fixed_an(own, coin, group) for coin in fixed)
+        with node.write() as coins:
+            coins.set(changes, len(fixed), COIN_BYTES + AN_BYTES, month_now())
+    return verdict(states)
+
+
+def _fixed_an(own: bytes, coin: bytes, group: bytes) -> bytes:
+    return hashlib.md5(own + coin + group, usedforsecurity=False).digest()
+
+
+def _votes(node: Node, numbers: bytes) -> Counter[bytes]:
+    """How many other RAIDA name each coin."""
+    server = node.config.server
+    asked = {
+        raida: numbers[raida * TICKET_BYTES : (raida + 1) * TICKET_BYTES]
+        for raida in range(RAIDA_COUNT)
+        if raida != server.raida_id
+    }
+    asked = {raida: ticket for raida, ticket in asked.items() if any(ticket)}
+    votes: Counter[bytes] = Counter()
+    for named in asyncio.run(peers.redeem(server, asked)):
+        votes.update(named)
+    return votes

@@ -1,0 +1,55 @@
+"""The integrity group: what other RAIDA ask to compare and to heal their stores.
+
+Source: wire specification, "Integrity group".
+"""
+
+from typing import Final
+
+from raida_uring.ffi.native import DEN_PAGES
+from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.handlers.coins import LENGTH
+from raida_uring.protocol import Status
+from raida_uring.store import DENOMINATION_BYTES
+
+ROOTS_BYTES: Final = 15 * 32
+
+_NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
+_TOO_SHORT: Final = Reply(Status.FILESYSTEM)
+
+
+@command(group=14, code=2, needs_body=True)
+def get_merkle_branch(request: Request, node: Node) -> Reply:
+    """One node of a tree, 32 bytes: never a branch, despite its name."""
+    payload = request.payload
+    if len(payload) != 9:
+        return LENGTH
+    trees = node.integrity.trees()
+    index = DENOMINATION_BYTES.find(payload[:1])
+    level, position = int.from_bytes(payload[1:5]), int.from_bytes(payload[5:9])
+    found = trees.node(index, level, position) if trees is not None else None
+    return _NOT_THERE if found is None else Reply(payload=found)
+
+
+@command(group=14, code=4, needs_body=True)
+def get_page_data(request: Request, node: Node) -> Reply:
+    """The 17,408 bytes of a page."""
+    payload = request.payload
+    if len(payload) != 5:
+        return LENGTH
+    index, number = DENOMINATION_BYTES.find(payload[:1]), int.from_bytes(payload[1:])
+    if index < 0 or number >= DEN_PAGES:
+        return _NOT_THERE
+    page = index * DEN_PAGES + number
+    data = node.coins.page(page)
+    if data is not None:
+        return Reply(payload=data)
+    return _NOT_THERE if node.coins.remains(page) == b"m" else _TOO_SHORT
+
+
+@command(group=14, code=5, needs_body=True)
+def get_all_roots(request: Request, node: Node) -> Reply:
+    """The roots of all trees, 480 bytes; zeros when this node has none."""
+    if len(request.payload) != ROOTS_BYTES:
+        return LENGTH
+    trees = node.integrity.trees()
+    return Reply(payload=bytes(ROOTS_BYTES) if trees is None else trees.roots)

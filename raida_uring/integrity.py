@@ -1,0 +1,293 @@
+"""Merkle trees over the store: one per denomination, kept true while coins change.
+
+One thread owns the trees. Each commit tells it which pages changed; it hashes those again, and the
+path above them, and publishes all roots together: to the data plane, which votes with them, and as
+a `Trees` that handlers read. A snapshot never changes, so a handler can hold on to it.
+Source: wire specification, section 8.4.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from raida_uring.errors import StoreError
+from raida_uring.ffi import native
+from raida_uring.ffi.native import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
+from raida_uring.store import Coins, Store
+
+HASH_BYTES: Final = 32
+COALESCE_S: Final = 0.010  # changes that come this close together are published together
+RETRY_S: Final = 1.0  # after the store failed
+PROGRESS_S: Final = 5.0
+
+_NO_LEAF: Final = bytes(HASH_BYTES)  # of a page that cannot be read
+_EMPTY_LEAF: Final = hashlib.sha256(bytes(native.SELECTED_SIZE)).digest()
+_COUNT_BYTES: Final = 2
+
+logger = logging.getLogger("raida_uring.integrity")
+
+Tree = tuple[bytes, ...]  # its levels, leaves first, the nodes of each one behind the other
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """All trees at one moment. version: how often roots were published before, and this time."""
+
+    version: int
+    levels: tuple[Tree, ...]
+    circulating: tuple[int, ...]
+
+    @property
+    def roots(self) -> bytes:
+        """The roots of denominations -8 to 6, 32 bytes each."""
+        return b"".join(tree[-1] for tree in self.levels)
+
+    def node(self, index: int, level: int, position: int) -> bytes | None:
+        """A node of tree `index` (denomination + 8), 32 bytes; None when there is no such node."""
+        if not 0 <= index < DENOMINATIONS or not 0 <= level < len(self.levels[index]):
+            return None
+        nodes = self.levels[index][level]
+        if not 0 <= position < len(nodes) // HASH_BYTES:
+            return None
+        return nodes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
+
+
+def build(leaves: bytes) -> Tree:
+    """The tree over `leaves`, 32 bytes each; a node without a neighbour is paired with itself."""
+    levels = [leaves]
+    while len(levels[-1]) > HASH_BYTES:
+        below = levels[-1]
+        pairs = (below[at : at + 2 * HASH_BYTES] for at in range(0, len(below), 2 * HASH_BYTES))
+        levels.append(b"".join(_parent(pair) for pair in pairs))
+    return tuple(levels)
+
+
+def update(tree: Tree, leaves: dict[int, bytes]) -> Tree:
+    """The tree with some leaves replaced: hashes their paths only."""
+    changed = leaves
+    levels = []
+    for number, nodes in enumerate(tree):
+        level = bytearray(nodes)
+        for position, node in changed.items():
+            level[position * HASH_BYTES : (position + 1) * HASH_BYTES] = node
+        levels.append(bytes(level))
+        if number + 1 < len(tree):
+            changed = {
+                parent: _parent(level[parent * 2 * HASH_BYTES : (parent + 1) * 2 * HASH_BYTES])
+                for parent in {position // 2 for position in changed}
+            }
+    return tuple(levels)
+
+
+def _parent(pair: bytes | bytearray) -> bytes:
+    if len(pair) == HASH_BYTES:
+        pair = bytes(pair) * 2
+    return hashlib.sha256(pair).digest()
+
+
+class Integrity:
+    """Keeps the trees. Thread: start() and stop() the control thread, the rest any."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._counts = [0] * STORE_PAGES
+        self._recent: tuple[Trees, ...] = ()
+        self._publish: Callable[[bytes], None] | None = None
+        self._version: Callable[[], int] = lambda: 0
+        self._lock = threading.Lock()
+        self._pending: set[int] = set()
+        self._oldest_s = 0.0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.lag_max_s = 0.0
+        self.published = 0
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def load(self) -> int:
+        """Build the trees from the leaves saved last and the pages changed since.
+
+        Returns how many pages had to be hashed. Raises StoreError.
+        """
+        started = next_line = time.monotonic()
+        with self._store.read() as coins:
+            leaves, todo = self._load_leaves(coins)
+            for done, page in enumerate(todo):
+                index, number = divmod(page, DEN_PAGES)
+                leaf = self._leaf(coins, page)
+                leaves[index][number * HASH_BYTES : (number + 1) * HASH_BYTES] = leaf
+                if time.monotonic() >= next_line + PROGRESS_S:
+                    next_line = time.monotonic()
+                    logger.info("building the trees: %d of %d pages", done, len(todo))
+        levels = tuple(build(bytes(one)) for one in leaves)
+        self._recent = (Trees(0, levels, self._circulating()),)
+        logger.info(
+            "trees built in %.1f s: %d of %d pages hashed",
+            time.monotonic() - started,
+            len(todo),
+            STORE_PAGES,
+        )
+        return len(todo)
+
+    def start(self, publish: Callable[[bytes], None] | None, version: Callable[[], int]) -> None:
+        """Follow the store's commits from now on.
+
+        publish: takes the 480 bytes of all roots; None: this node shows none. version: how often
+        that has been called.
+        """
+        self._publish, self._version = publish, version
+        if publish is not None:
+            self._show(self._recent[0].levels)
+        self._store.on_commit = self.notify
+        self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Once nobody changes the store any more: save the leaves for the next start."""
+        self._store.on_commit = None
+        if self._thread is not None:
+            self._stopping = True
+            self._wake.set()
+            self._thread.join()
+            self._thread = None
+        if self._recent:
+            try:
+                self.save()
+            except StoreError as error:
+                logger.warning("leaves not saved, the next start takes longer: %s", error)
+
+    # -- for handlers ------------------------------------------------------------------------------
+
+    def trees(self) -> Trees | None:
+        """The trees whose roots this node votes with right now; None when it shows none."""
+        if self._publish is None:
+            return None
+        while True:
+            version = self._version()
+            for trees in self._recent:
+                if trees.version == version:
+                    return trees
+
+    @property
+    def circulating(self) -> tuple[int, ...]:
+        """Coins in circulation, denominations -8 to 6."""
+        return self._recent[-1].circulating
+
+    def notify(self, pages: Sequence[int]) -> None:
+        """These pages were changed by a commit."""
+        with self._lock:
+            if not self._pending:
+                self._oldest_s = time.monotonic()
+            self._pending.update(pages)
+        self._wake.set()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        coins = self._store.coins()
+        try:
+            while not self._stopping:
+                self._wake.wait()
+                self._wake.clear()
+                time.sleep(COALESCE_S)  # paces publication, orders nothing
+                self._catch_up(coins)
+            self._catch_up(coins)
+        finally:
+            coins.close()
+
+    def _catch_up(self, coins: Coins) -> None:
+        with self._lock:
+            pages, self._pending = self._pending, set()
+            since = self._oldest_s
+        if not pages:
+            return
+        try:
+            self._rehash(coins, pages)
+        except StoreError as error:
+            logger.error("trees not up to date: %s", error)
+            self.notify(list(pages))
+            time.sleep(RETRY_S)
+            return
+        self.lag_max_s = max(self.lag_max_s, time.monotonic() - since)
+
+    def _rehash(self, coins: Coins, pages: Iterable[int]) -> None:
+        changed: dict[int, dict[int, bytes]] = {}
+        coins.begin()
+        try:
+            for page in pages:
+                index, number = divmod(page, DEN_PAGES)
+                changed.setdefault(index, {})[number] = self._leaf(coins, page)
+        finally:
+            coins.end()
+        levels = list(self._recent[-1].levels)
+        for index, leaves in changed.items():
+            levels[index] = update(levels[index], leaves)
+        self._show(tuple(levels))
+
+    def _show(self, levels: tuple[Tree, ...]) -> None:
+        """From one moment on, votes and handlers speak of these trees."""
+        current = self._recent[-1]
+        trees = Trees(current.version + 1, levels, self._circulating())
+        if self._publish is None:
+            self._recent = (trees,)
+            return
+        self._recent = (current, trees)  # the old one until the data plane has the new roots
+        self._publish(trees.roots)
+        self.published += 1
+
+    def _leaf(self, coins: Coins, page: int) -> bytes:
+        selected, count, state = coins.view.select(page)
+        self._counts[page] = count
+        if state == UNREADABLE:
+            return _NO_LEAF
+        if state == DEFAULT or count == 0:
+            return _EMPTY_LEAF
+        return hashlib.sha256(selected).digest()
+
+    def _circulating(self) -> tuple[int, ...]:
+        starts = range(0, STORE_PAGES, DEN_PAGES)
+        return tuple(sum(self._counts[start : start + DEN_PAGES]) for start in starts)
+
+    # -- saved leaves ------------------------------------------------------------------------------
+
+    def _load_leaves(self, coins: Coins) -> tuple[list[bytearray], list[int]]:
+        """The leaves as saved, and the pages whose leaf is not known."""
+        leaves = []
+        todo: list[int] = []
+        size = DEN_PAGES * (HASH_BYTES + _COUNT_BYTES)
+        changed = {int.from_bytes(key) for key, _ in coins.entries(native.TABLE_CHANGED)}
+        for index in range(DENOMINATIONS):
+            saved = coins.get(native.TABLE_LEAVES, bytes((index,))) or b""
+            pages = range(index * DEN_PAGES, (index + 1) * DEN_PAGES)
+            if len(saved) == size:
+                counts = saved[DEN_PAGES * HASH_BYTES :]
+                self._counts[pages.start : pages.stop] = [
+                    int.from_bytes(counts[at : at + _COUNT_BYTES])
+                    for at in range(0, len(counts), _COUNT_BYTES)
+                ]
+                leaves.append(bytearray(saved[: DEN_PAGES * HASH_BYTES]))
+                todo += [page for page in pages if page in changed]
+            else:
+                leaves.append(bytearray(DEN_PAGES * HASH_BYTES))
+                todo += pages
+        return leaves, todo
+
+    def save(self) -> None:
+        """Write the leaves into the store. Nobody else may change it meanwhile: control thread,
+        before start() or after stop(). Raises StoreError."""
+        with self._store.read() as coins:
+            unsaved = any(True for _ in coins.entries(native.TABLE_CHANGED))
+            if not unsaved and coins.get(native.TABLE_LEAVES, b"\0") is not None:
+                return
+        with self._store.write() as coins:
+            for index, tree in enumerate(self._recent[-1].levels):
+                counts = self._counts[index * DEN_PAGES : (index + 1) * DEN_PAGES]
+                packed = b"".join(count.to_bytes(_COUNT_BYTES) for count in counts)
+                coins.put(native.TABLE_LEAVES, bytes((index,)), tree[0] + packed)
+            for key, _ in list(coins.entries(native.TABLE_CHANGED)):
+                coins.put(native.TABLE_CHANGED, key, None)

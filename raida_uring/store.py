@@ -1,0 +1,548 @@
+"""The coin store: what coins there are, and how they are read and changed.
+
+A store is a directory with an LMDB environment in it. `Store` opens it, for one node at a time;
+`Coins` is one thread's view of it. A page that was never written is a default page: its ANs follow
+from the store's secret seed, its coins are not in circulation.
+Source: wire specification, section 8.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from raida_uring.errors import StoreError
+from raida_uring.ffi import native
+from raida_uring.ffi.native import (
+    DEFAULT,
+    DEN_PAGES,
+    DENOMINATIONS,
+    DIFFERS,
+    EQUAL,
+    PAGE_RECORDS,
+    PAGE_SIZE,
+    STORE_PAGES,
+    UNREADABLE,
+)
+
+FORMAT: Final = b"1"
+MAP_BYTES_DEFAULT: Final = 2 << 30
+MAP_BYTES_MIN: Final = 16 << 20
+COIN_BYTES: Final = 5
+AN_BYTES: Final = 16
+SEED_BYTES: Final = 16
+DENOMINATION_MIN: Final = -8
+# The denominations as the wire has them, -8 to 6.
+DENOMINATION_BYTES: Final = bytes(
+    (DENOMINATION_MIN + index) & 0xFF for index in range(DENOMINATIONS)
+)
+SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
+
+_FILE: Final = "data.mdb"
+_LOCK: Final = "owner"
+_STATES_DEFAULT: Final = bytes((DEFAULT,))
+
+logger = logging.getLogger("raida_uring.store")
+
+Durability = Literal["commit", "interval"]
+
+
+def page_of(denomination: int, page: int) -> int:
+    """The number that the store gives page `page` (0 to 999) of a denomination (-8 to 6)."""
+    return (denomination - DENOMINATION_MIN) * DEN_PAGES + page
+
+
+def denomination_of(page: int) -> int:
+    """The denomination, -8 to 6, of one of the store's pages."""
+    return page // DEN_PAGES + DENOMINATION_MIN
+
+
+def month_now(seconds: float | None = None) -> int:
+    """The month of an ownership change as a record holds it: months since February 2023, UTC."""
+    now = time.gmtime(seconds)
+    return ((now.tm_year - 2023) * 12 + now.tm_mon - 2) % 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """used_bytes of map_bytes; pages that were written, and those that cannot be read."""
+
+    used_bytes: int
+    map_bytes: int
+    written_pages: int
+    tickets: int
+
+
+class Store:
+    """An open store. Thread: any, but for the views."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        durability: Durability = "commit",
+        read_only: bool = False,
+    ) -> None:
+        """Open what create() made.
+
+        read_only: may be done while a node has it open. Raises StoreError: not a store, of another
+        format, damaged, in use by another process, larger than `map_bytes`, not permitted.
+        """
+        self.path = path
+        self.on_commit: Callable[[Sequence[int]], None] | None = None
+        self._owner = -1
+        if not (path / _FILE).is_file():
+            raise StoreError(f"{path}: not a store: make one with `raida-uring store init`")
+        try:
+            size = (path / _FILE).stat().st_size
+            if not read_only:
+                self._owner = _own(path)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from error
+        flags = native.STORE_READ_ONLY if read_only else 0
+        if durability == "interval":
+            flags |= native.STORE_LAZY
+        try:
+            if size > map_bytes:
+                raise StoreError(
+                    f"{path}: has {size >> 20} MiB, more than the {map_bytes >> 20} MiB allowed: "
+                    "raise [store] size_mib"
+                )
+            self._store = native.Store(str(path), map_bytes, flags)
+            self.seed = self._read_meta()
+        except StoreError:
+            self._disown()
+            raise
+
+    @classmethod
+    def create(
+        cls, path: Path, *, seed: str | None = None, map_bytes: int = MAP_BYTES_DEFAULT
+    ) -> None:
+        """Make an empty store: every page is a default page.
+
+        seed: text in front of what default ANs are hashed from; None draws a secret one. Raises
+        StoreError when the directory holds one already or cannot be written.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (path / _FILE).exists():
+                raise StoreError(f"{path}: is a store already")
+            owner = _own(path)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from error
+        try:
+            store = native.Store(str(path), map_bytes, native.STORE_CREATE)
+            view = store.view(writing=True)
+            view.begin()
+            view.put(native.TABLE_META, b"format", FORMAT)
+            view.put(
+                native.TABLE_META, b"seed", (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+            )
+            view.commit()
+            view.close()
+            store.close()
+            _sync_directory(path)
+        except StoreError:
+            (path / _FILE).unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(owner)
+
+    def _read_meta(self) -> bytes:
+        view = self._store.view(writing=False)
+        try:
+            view.begin()
+            found = view.get(native.TABLE_META, b"format")
+            if found != FORMAT:
+                shown = "none" if found is None else found.decode("ascii", "replace")
+                raise StoreError(
+                    f"{self.path}: store of format {shown}, this version reads "
+                    f"{FORMAT.decode()}: import it again"
+                )
+            return view.get(native.TABLE_META, b"seed") or b""
+        finally:
+            view.close()
+
+    def close(self) -> None:
+        """Once every view is closed."""
+        self._store.close()
+        self._disown()
+
+    def _disown(self) -> None:
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+    def sync(self) -> None:
+        """Return when every commit is on the disk. Raises StoreError."""
+        self._store.sync()
+
+    def sizes(self) -> Sizes:
+        """How full it is."""
+        used, most = self._store.sizes()
+        with self.read() as coins:
+            return Sizes(
+                used,
+                most,
+                coins.view.count(native.TABLE_PAGES),
+                coins.view.count(native.TABLE_TICKETS),
+            )
+
+    def coins(self, *, writing: bool = False) -> "Coins":
+        """A view for one thread; the caller closes it."""
+        return Coins(self, self._store.view(writing=writing))
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator["Coins"]:
+        """A view of the newest state, for the length of a `with`."""
+        coins = self.coins()
+        try:
+            coins.begin()
+            yield coins
+        finally:
+            coins.close()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator["Coins"]:
+        """A writing view; what it changed is durable when the `with` ends normally."""
+        coins = self.coins(writing=True)
+        try:
+            coins.begin()
+            yield coins
+            coins.keep()
+            coins.commit()
+        finally:
+            coins.close()
+
+    # -- default pages ---------------------------------------------------------------------------
+
+    def default_an(self, denomination: int, serial_number: int) -> bytes:
+        """The AN of a coin whose page was never written, 16 bytes."""
+        page, record = divmod(serial_number, PAGE_RECORDS)
+        return self._default(denomination, page, record)
+
+    def default_page(self, page: int) -> bytes:
+        """All bytes of one of the store's pages that was never written."""
+        denomination, number = denomination_of(page), page % DEN_PAGES
+        return b"".join(
+            self._default(denomination, number, record) + b"\0" for record in range(PAGE_RECORDS)
+        )
+
+    def _default(self, denomination: int, page: int, record: int) -> bytes:
+        text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
+        return hashlib.md5(text, usedforsecurity=False).digest()
+
+
+class Coins:
+    """One thread's view of the store, from begin() to end() or commit().
+
+    Coins are given as the wire has them: `stride` bytes apart, denomination (1 byte) and serial
+    number (4) in front. Results are one byte a coin: EQUAL, DIFFERS, or UNREADABLE for a coin that
+    no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
+    """
+
+    def __init__(self, store: Store, view: native.View) -> None:
+        self.store = store
+        self.view = view
+        self._kept: dict[tuple[int, bytes], bytes | None] = {}
+        self._staged: dict[tuple[int, bytes], bytes | None] = {}
+        self._after: list[Callable[[], None]] = []
+        self._after_staged: list[Callable[[], None]] = []
+        self._mark = 0
+        self._wrote = False
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """See the newest state; a writing view waits until no other one writes."""
+        self.view.begin()
+
+    def end(self) -> None:
+        """Forget it, with every change."""
+        self.view.end()
+        self._forget()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.view.close()
+        self._forget()
+
+    def keep(self) -> None:
+        """Count what was changed since the last keep() or undo() as done."""
+        self._mark = self.view.mark()
+        self._kept |= self._staged
+        self._after += self._after_staged
+        self._staged.clear()
+        self._after_staged.clear()
+
+    def undo(self) -> None:
+        """Take back what was changed since the last keep() or undo()."""
+        self.view.undo(self._mark)
+        self._staged.clear()
+        self._after_staged.clear()
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._wrote or self._kept or self._staged or self.view.mark())
+
+    def commit(self) -> None:
+        """Make every change that was kept durable, all or none, and end.
+
+        Raises StoreError (nothing has changed then): the disk is full or fails, the store is full.
+        """
+        try:
+            for (table, key), value in self._kept.items():
+                self.view.put(table, key, value)
+            pages = self.view.dirty()
+            self.view.commit()
+            after = self._after[:]
+        finally:
+            self.view.end()
+            self._forget()
+        for action in after:
+            action()
+        if pages and self.store.on_commit is not None:
+            self.store.on_commit(pages)
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Have something done once the current request's changes are durable."""
+        self._after_staged.append(action)
+
+    def _forget(self) -> None:
+        self._mark = 0
+        self._wrote = False
+        self._kept.clear()
+        self._staged.clear()
+        self._after.clear()
+        self._after_staged.clear()
+
+    # -- coins -------------------------------------------------------------------------------------
+
+    def an(self, denomination: int, serial_number: int) -> bytes | None:
+        """A coin's AN, 16 bytes; None when its page cannot be read."""
+        if not -128 <= denomination <= 127 or not 0 <= serial_number < 1 << 32:
+            return None
+        coin = (denomination & 0xFF).to_bytes(1) + serial_number.to_bytes(4)
+        records, states = self.gather(coin, 1)
+        return records[:AN_BYTES] if states[0] == EQUAL else None
+
+    def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
+        """Compare the AN that stands `an_at` bytes behind each coin's start with the stored one."""
+        states = self.view.match(coins, count, stride, an_at)
+        if DEFAULT not in states:
+            return states
+        found = bytearray(states)
+        for index in _positions(states):
+            start = index * stride
+            an = self._default_an(coins, start)
+            given = coins[start + an_at : start + an_at + AN_BYTES]
+            found[index] = EQUAL if hmac.compare_digest(an, given) else DIFFERS
+        return bytes(found)
+
+    def gather(self, coins: bytes, count: int, stride: int = COIN_BYTES) -> tuple[bytes, bytes]:
+        """The coins' records, 17 bytes each (zeros where unreadable), and the states."""
+        records, states = self.view.gather(coins, count, stride)
+        if DEFAULT not in states:
+            return records, states
+        size = native.RECORD_BYTES
+        whole, found = bytearray(records), bytearray(states)
+        for index in _positions(states):
+            whole[index * size : index * size + AN_BYTES] = self._default_an(coins, index * stride)
+            found[index] = EQUAL
+        return bytes(whole), bytes(found)
+
+    def exchange(
+        self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
+    ) -> bytes:
+        """In order: where the AN at `an_at` is the stored one, store the one at `new_at`."""
+        mark = self.view.mark()
+        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        if DEFAULT in states:
+            self.view.undo(mark)
+            self._write_defaults(coins, states, stride)
+            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        return states
+
+    def set(
+        self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
+    ) -> bytes:
+        """Store the AN at `an_at` for each coin; EQUAL where that was done."""
+        mark = self.view.mark()
+        states = self.view.set(coins, count, stride, an_at, month)
+        if DEFAULT in states:
+            self.view.undo(mark)
+            self._write_defaults(coins, states, stride)
+            states = self.view.set(coins, count, stride, an_at, month)
+        return states
+
+    def page(self, number: int) -> bytes | None:
+        """The 17,408 bytes of one of the store's pages; None when it cannot be read."""
+        data, state = self.view.page(number)
+        if state == DEFAULT:
+            return self.store.default_page(number)
+        return data if state == EQUAL else None
+
+    def remains(self, number: int) -> bytes | None:
+        """What an imported file had instead of a page: None nothing out of the ordinary, else the
+        file's bytes behind a letter: `m` missing, `s` short, `t` the tail behind a whole page."""
+        return self.view.get(native.TABLE_REMAINS, number.to_bytes(2))
+
+    def put_file(self, number: int, content: bytes | None) -> None:
+        """Make one of the store's pages what a page file holds; None: the file is missing.
+
+        No undo() takes it back.
+        """
+        key = number.to_bytes(2)
+        if content is not None and len(content) >= PAGE_SIZE:
+            tail = content[PAGE_SIZE:]
+            self.view.put(native.TABLE_REMAINS, key, b"t" + tail if tail else None)
+            self.view.fill(number, content[:PAGE_SIZE])
+            self._wrote = True
+            return
+        self.view.put(native.TABLE_REMAINS, key, b"m" if content is None else b"s" + content)
+        self.view.put(native.TABLE_PAGES, key, b"")
+        self.view.put(native.TABLE_CHANGED, key, b"")
+        self._wrote = True
+
+    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
+        for index in _positions(states):
+            denomination, serial_number = _coin_at(coins, index * stride)
+            page = page_of(denomination, serial_number // PAGE_RECORDS)
+            if self.view.page(page)[1] == DEFAULT:
+                self.view.fill(page, self.store.default_page(page))
+
+    def _default_an(self, coins: bytes, start: int) -> bytes:
+        return self.store.default_an(*_coin_at(coins, start))
+
+    # -- entries of the other tables ------------------------------------------------------------
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """An entry, this view's own changes included; None when there is none."""
+        name = (table, key)
+        if name in self._staged:
+            return self._staged[name]
+        if name in self._kept:
+            return self._kept[name]
+        return self.view.get(table, key)
+
+    def put(self, table: int, key: bytes, value: bytes | None) -> None:
+        """Change an entry; None removes it."""
+        self._staged[table, key] = value
+
+    def count_at_most(self, table: int) -> int:
+        """Number of entries, counting what this view added but not what it removed."""
+        return self.view.count(table) + len(self._kept) + len(self._staged)
+
+    def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry of a table in the order of the keys, this view's own changes included."""
+        own = {
+            key: value for (of, key), value in (self._kept | self._staged).items() if of == table
+        }
+        for key, value in self._stored_entries(table):
+            if key not in own:
+                yield key, value
+        for key, changed in own.items():
+            if changed is not None:
+                yield key, changed
+
+    def _stored_entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        key = b""
+        while (found := self.view.seek(table, key)) is not None:
+            yield found
+            key = found[0] + b"\0"  # the next possible key
+
+
+class Syncer:
+    """Brings commits to the disk every so often, for a store that does not wait for it."""
+
+    def __init__(self, store: Store, interval_s: float) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="store-sync", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return once everything is on the disk, as far as it can be."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stopping.wait(self._interval_s)
+            try:
+                self._store.sync()
+            except StoreError as error:
+                logger.error("changes are not safe from a power loss: %s", error)
+
+
+def _positions(states: bytes) -> Iterator[int]:
+    at = states.find(_STATES_DEFAULT)
+    while at >= 0:
+        yield at
+        at = states.find(_STATES_DEFAULT, at + 1)
+
+
+def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
+    denomination = int.from_bytes(coins[start : start + 1], signed=True)
+    return denomination, int.from_bytes(coins[start + 1 : start + COIN_BYTES])
+
+
+def _own(path: Path) -> int:
+    """Take the store for this process. Raises StoreError when another has it, OSError."""
+    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
+    except BlockingIOError:
+        with contextlib.suppress(OSError):
+            owner = os.read(lock, 20).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise StoreError(f"{path}: in use by process {owner or '?'}") from None
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _sync_directory(path: Path) -> None:
+    """A new file survives a power loss only once its directory does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = [
+    "AN_BYTES",
+    "COIN_BYTES",
+    "DENOMINATIONS",
+    "DENOMINATION_BYTES",
+    "DIFFERS",
+    "EQUAL",
+    "PAGE_SIZE",
+    "STORE_PAGES",
+    "UNREADABLE",
+    "Coins",
+    "Durability",
+    "Sizes",
+    "Store",
+    "Syncer",
+    "denomination_of",
+    "month_now",
+    "page_of",
+]

@@ -1,0 +1,56 @@
+"""Stores for tests: the one of the recordings, and small ones made on the spot."""
+
+from pathlib import Path
+
+from raida_uring.store import PAGE_SIZE, Store, page_of
+from tests.support.wire import FIXTURE_ROOTS, FIXTURE_STORE
+
+SEED = "4567"  # of every fresh reference server
+MAP_BYTES = 64 << 20
+
+ROOTS = b"".join(bytes.fromhex(FIXTURE_ROOTS[str(denomination)]) for denomination in range(-8, 7))
+
+Coin = tuple[int, int]  # denomination, serial number
+
+
+def coin_bytes(coin: Coin) -> bytes:
+    """Denomination and serial number as the wire has them."""
+    return (coin[0] & 0xFF).to_bytes(1) + coin[1].to_bytes(4)
+
+
+def make_store(path: Path, records: dict[Coin, tuple[bytes, int]] | None = None) -> Path:
+    """A store whose coins have the default ANs, but for `records`: coin -> AN, month."""
+    Store.create(path, seed=SEED, map_bytes=MAP_BYTES)
+    store = Store(path, map_bytes=MAP_BYTES)
+    with store.write() as coins:
+        for coin, (an, month) in (records or {}).items():
+            coins.set(coin_bytes(coin) + an, 1, 21, month)
+    store.close()
+    return path
+
+
+def make_recorded_store(path: Path) -> Path:
+    """The store under which wire.json was recorded."""
+    make_store(
+        path,
+        {
+            (entry["den"], entry["sn"]): (bytes.fromhex(entry["an"]), entry["mfs"])
+            for entry in FIXTURE_STORE["records"]
+        },
+    )
+    store = Store(path, map_bytes=MAP_BYTES)
+    with store.write() as coins:
+        for entry in FIXTURE_STORE["short_pages"]:
+            page = page_of(entry["den"], entry["page"])
+            assert entry["size"] < PAGE_SIZE
+            coins.put_file(page, store.default_page(page)[: entry["size"]])
+    store.close()
+    return path
+
+
+def recorded_ans() -> dict[Coin, bytes]:
+    """The ANs of the recorded store's explicit coins."""
+    return {
+        (entry["den"], entry["sn"]): bytes.fromhex(entry["an"])
+        for entry in FIXTURE_STORE["records"]
+    }
