@@ -139,6 +139,9 @@ CASES = (
     ),
 )
 
+# Commands on a node with a store, see coins.py.
+COINS_CASE = "coins"
+
 # Votes at a fixed rate while every worker of the node spins in Python: not a comparison.
 SPIN_CASE = "vote-beside-spin"
 SPIN_WORKERS = 4

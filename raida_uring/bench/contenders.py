@@ -84,6 +84,8 @@ def node(
     io_cpu: int | None = None,
     worker_cpu: int | None = None,
     modules: tuple[str, ...] = (),
+    store: Path | None = None,
+    slot_bytes: int | None = None,
 ) -> Contender:
     """The node as an operator would start it, from a configuration file."""
     tables: dict[str, dict[str, object]] = {
@@ -92,10 +94,13 @@ def node(
         "workers": ({} if workers is None else {"count": workers})
         | ({} if worker_cpu is None else {"cpus": [worker_cpu]}),
         "handlers": {"modules": list(modules)},
+        "store": {} if store is None else {"path": str(store)},
     }
 
     def command(port: int, directory: Path) -> list[str]:
         server: dict[str, object] = {"raida_id": RAIDA_ID, "port": port}
+        if slot_bytes is not None:
+            server["udp_effective_payload"] = slot_bytes
         path = directory / "config.toml"
         path.write_text(_toml({"server": server} | tables), encoding="utf-8")
         return [sys.executable, "-m", "raida_uring", "serve", "--config", str(path)]

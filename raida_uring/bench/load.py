@@ -25,7 +25,8 @@ class LoadError(RaidaError):
 
 
 class _Lib(Protocol):
-    LG_MESSAGE_BYTES_MAX: int
+    LG_REQUEST_BYTES_MAX: int
+    LG_REPLY_BYTES_MAX: int
 
     def lg_udp_run(self, load: object, exchange: object, result: object) -> int: ...
     def lg_tcp_run(self, load: object, exchange: object, result: object) -> int: ...
@@ -44,7 +45,8 @@ class Exchange:
 
     The generator writes a 2-byte tag into the request at `request_tag_offset` and expects it in
     the reply at `reply_tag_offset`. Reply bytes in `ignore`, half-open (start, end) ranges, are
-    not compared; every other byte and the length are.
+    not compared; every other byte and the length are. variants: UDP requests whose tag goes into a
+    cipher, as many as the load's window, number i with tag i: sent as they are.
     """
 
     request: bytes
@@ -52,6 +54,7 @@ class Exchange:
     reply: bytes
     reply_tag_offset: int
     ignore: tuple[tuple[int, int], ...] = ()
+    variants: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,14 @@ def run_load(load: Load, exchange: Exchange) -> Result:
         },
     )
     c_result = _ffi.new("struct lg_result *")
+    c_exchange = _exchange(exchange)
+    if exchange.variants:
+        if len(exchange.variants) != load.window or load.transport != "udp":
+            raise LoadError("variants: as many as the window, over UDP")
+        variants = _ffi.new("uint8_t[]", b"".join(exchange.variants))
+        c_exchange.variants = variants
     start = _lib.lg_udp_run if load.transport == "udp" else _lib.lg_tcp_run
-    rc = start(c_load, _exchange(exchange), c_result)
+    rc = start(c_load, c_exchange, c_result)
     if rc < 0:
         raise LoadError(f"load on {load.host}:{load.port}/{load.transport}: {os.strerror(-rc)}")
     return _result(c_result)
@@ -153,9 +162,12 @@ def read_syscall_counter(fd: int) -> int:
 
 
 def _exchange(exchange: Exchange) -> Any:
-    longest = max(len(exchange.request), len(exchange.reply))
-    if longest > _lib.LG_MESSAGE_BYTES_MAX:
-        raise LoadError(f"message of {longest} bytes, at most {_lib.LG_MESSAGE_BYTES_MAX}")
+    for size, most in (
+        (len(exchange.request), _lib.LG_REQUEST_BYTES_MAX),
+        (len(exchange.reply), _lib.LG_REPLY_BYTES_MAX),
+    ):
+        if size > most:
+            raise LoadError(f"message of {size} bytes, at most {most}")
     mask = bytearray(b"\xff" * len(exchange.reply))
     for start, end in exchange.ignore:
         mask[start:end] = bytes(end - start)

@@ -123,8 +123,8 @@ static bool reply_matches(const struct lg_exchange *exchange, const uint8_t *rep
 /* A private copy with the tag's bytes masked out, since they differ per request. */
 static int exchange_copy(struct lg_exchange *copy, const struct lg_exchange *exchange)
 {
-    if (exchange->request_bytes > LG_MESSAGE_BYTES_MAX ||
-        exchange->reply_bytes > LG_MESSAGE_BYTES_MAX ||
+    if (exchange->request_bytes > LG_REQUEST_BYTES_MAX ||
+        exchange->reply_bytes > LG_REPLY_BYTES_MAX ||
         exchange->request_tag_offset + LG_TAG_BYTES > exchange->request_bytes ||
         exchange->reply_tag_offset + LG_TAG_BYTES > exchange->reply_bytes)
         return -EINVAL;
@@ -168,7 +168,7 @@ struct udp_run {
     uint16_t *free_slots;
     uint32_t free_count;
 
-    uint8_t replies[BATCH][LG_MESSAGE_BYTES_MAX];
+    uint8_t replies[BATCH][LG_REPLY_BYTES_MAX];
     struct iovec reply_iov[BATCH];
     struct mmsghdr incoming[BATCH];
     struct mmsghdr outgoing[BATCH];
@@ -213,7 +213,7 @@ static int udp_open(const struct lg_load *load, const struct lg_exchange *exchan
         return -ENOMEM;
     run->load = load;
     run->fd = -1;
-    run->generation_step = (uint16_t)window;
+    run->generation_step = exchange->variants ? 0 : (uint16_t)window;
     rc = exchange_copy(&run->exchange, exchange);
     if (rc == 0)
         rc = udp_socket(run, &address);
@@ -231,14 +231,16 @@ static int udp_open(const struct lg_load *load, const struct lg_exchange *exchan
     size_t request_bytes = run->exchange.request_bytes;
     for (uint32_t i = 0; i < window; i++) {
         uint8_t *request = run->requests + i * request_bytes;
-        memcpy(request, run->exchange.request, request_bytes);
+        const uint8_t *variants = run->exchange.variants;
+        memcpy(request, variants ? variants + i * request_bytes : run->exchange.request,
+               request_bytes);
         run->request_iov[i] = (struct iovec){.iov_base = request, .iov_len = request_bytes};
         run->slots[i].tag = (uint16_t)i;
         run->free_slots[i] = (uint16_t)(window - 1 - i);
     }
     run->free_count = window;
     for (uint32_t i = 0; i < BATCH; i++) {
-        run->reply_iov[i] = (struct iovec){run->replies[i], LG_MESSAGE_BYTES_MAX};
+        run->reply_iov[i] = (struct iovec){run->replies[i], LG_REPLY_BYTES_MAX};
         run->incoming[i].msg_hdr = (struct msghdr){.msg_iov = &run->reply_iov[i], .msg_iovlen = 1};
     }
     *opened = run;
@@ -424,7 +426,7 @@ struct tcp_conn {
     uint64_t deadline_ns; /* of the oldest request */
     uint64_t *since_ns;   /* ring of `depth`: when each request began */
     uint8_t *outgoing;    /* `depth` requests at most */
-    uint8_t reply[LG_MESSAGE_BYTES_MAX];
+    uint8_t reply[LG_REPLY_BYTES_MAX];
 };
 
 struct tcp_run {
@@ -621,7 +623,7 @@ static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *
             run->result->stray++;
             return;
         }
-        size_t room = LG_MESSAGE_BYTES_MAX - conn->reply_bytes;
+        size_t room = LG_REPLY_BYTES_MAX - conn->reply_bytes;
         if (run->persistent)
             room = run->exchange.reply_bytes - conn->reply_bytes;
         if (room == 0)

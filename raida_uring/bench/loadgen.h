@@ -13,10 +13,11 @@
 
 /* cdef: begin */
 enum {
-    LG_WINDOW_MAX = 4096,        /* UDP requests outstanding: 12 slot bits leave 4 of the tag */
-    LG_CONNECTIONS_MAX = 10000,  /* TCP connections open at once */
-    LG_PIPELINE_MAX = 256,       /* requests outstanding on one persistent TCP connection */
-    LG_MESSAGE_BYTES_MAX = 2048, /* longest request and longest expected reply */
+    LG_WINDOW_MAX = 4096,       /* UDP requests outstanding: 12 slot bits leave 4 of the tag */
+    LG_CONNECTIONS_MAX = 10000, /* TCP connections open at once */
+    LG_PIPELINE_MAX = 256,      /* requests outstanding on one persistent TCP connection */
+    LG_REQUEST_BYTES_MAX = 16384,
+    LG_REPLY_BYTES_MAX = 2048,   /* longest expected reply */
     LG_TAG_BYTES = 2,            /* what tells one request from the next: the echo field */
     LG_HISTOGRAM_BUCKETS = 2048, /* 64 linear steps per power of two, up to 2^37 ns (137 s) */
 };
@@ -35,9 +36,12 @@ struct lg_exchange {
     uint32_t request_tag_offset;
     uint32_t reply_bytes;
     uint32_t reply_tag_offset;
-    uint8_t request[LG_MESSAGE_BYTES_MAX];
-    uint8_t reply[LG_MESSAGE_BYTES_MAX];
-    uint8_t reply_mask[LG_MESSAGE_BYTES_MAX];
+    uint8_t request[LG_REQUEST_BYTES_MAX];
+    uint8_t reply[LG_REPLY_BYTES_MAX];
+    uint8_t reply_mask[LG_REPLY_BYTES_MAX];
+    /* UDP, where the tag goes into a cipher: `window` whole requests, number i with tag i, which
+     * are sent as they are; else NULL. Borrowed during the run. */
+    const uint8_t *variants;
 };
 
 struct lg_load {

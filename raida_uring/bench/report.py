@@ -9,8 +9,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raida_uring.bench import cases
+from raida_uring.bench import cases, coins
 from raida_uring.bench.cases import Case, Goal
+from raida_uring.bench.coins import CoinCase
 
 YARDSTICK = "uring"  # what ratios refer to
 SPIN_SLICES_MIN = 10  # fewer undisturbed slices than this say nothing
@@ -89,6 +90,14 @@ class SpinRun:
 
 
 @dataclass(frozen=True, slots=True)
+class CoinReport:
+    """One command on a node with a store."""
+
+    case: CoinCase
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """machine: facts of the measurement, for the reader; not_run: contender or case -> reason."""
 
@@ -96,6 +105,7 @@ class Report:
     reports: tuple[CaseReport, ...]
     spin_runs: tuple[SpinRun, ...]
     not_run: dict[str, str]
+    coin_reports: tuple[CoinReport, ...] = ()
 
     @property
     def wrong_answers(self) -> int:
@@ -106,6 +116,7 @@ class Report:
             for name, outcome in one.outcomes.items()
             if name in cases.NODES
         ]
+        nodes += [one.outcome for one in self.coin_reports]
         return sum(outcome.total("wrong") + outcome.total("stray") for outcome in nodes) + sum(
             one.wrong + one.stray for run in self.spin_runs for one in (*run.idle, *run.beside_spin)
         )
@@ -155,6 +166,22 @@ def spin_verdict(runs: Sequence[SpinRun]) -> Verdict:
     )
 
 
+def coin_ratio(reports: Sequence[CoinReport], name: str) -> float | None:
+    """Median requests per CPU-second of a command over those of the version command."""
+    rates = {one.case.name: one.outcome.median("requests_per_cpu_s") for one in reports}
+    base = rates.get(coins.BASE)
+    return rates[name] / base if base and name in rates else None
+
+
+def coin_verdict(reports: Sequence[CoinReport]) -> Verdict:
+    measured = coin_ratio(reports, coins.GOAL_CASE)
+    return Verdict(
+        f"node: {coins.GOAL_CASE} / {coins.BASE} >= {coins.GOAL_RATIO_MIN:.2f}",
+        measured,
+        None if measured is None else measured >= coins.GOAL_RATIO_MIN,
+    )
+
+
 def text(report: Report) -> str:
     """The report as tables for a terminal."""
     lines = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
@@ -164,6 +191,9 @@ def text(report: Report) -> str:
         lines += [_verdict_line(verdict) for verdict in case_verdicts(case_report)]
     if report.spin_runs:
         lines += ["", *_spin_lines(report.spin_runs), _verdict_line(spin_verdict(report.spin_runs))]
+    if report.coin_reports:
+        lines += ["", *_coin_lines(report.coin_reports)]
+        lines.append(_verdict_line(coin_verdict(report.coin_reports)))
     if report.not_run:
         lines.append("")
         lines += [f"not run: {name}: {reason}" for name, reason in report.not_run.items()]
@@ -204,6 +234,19 @@ def as_json(report: Report) -> dict[str, object]:
             "goals": [dataclasses.asdict(spin_verdict(report.spin_runs))],
         }
         if report.spin_runs
+        else None,
+        "coins": {
+            "cases": {
+                one.case.name: {
+                    "coins": one.case.coins,
+                    "ratio": coin_ratio(report.coin_reports, one.case.name),
+                    "runs": [dataclasses.asdict(run) for run in one.outcome.runs],
+                }
+                for one in report.coin_reports
+            },
+            "goals": [dataclasses.asdict(coin_verdict(report.coin_reports))],
+        }
+        if report.coin_reports
         else None,
         "not_run": report.not_run,
     }
@@ -293,6 +336,25 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
         f"  while spinning the workers used {busy:.2f} of their core;"
         f" the I/O thread waited {waited * 1000:.1f} ms a second for its own",
     ]
+
+
+def _coin_lines(reports: Sequence[CoinReport]) -> list[str]:
+    lines = [
+        "coins: commands on a node with a store, over UDP",
+        f"  {'':18}{'req/CPU-s':>10}{'/' + coins.BASE:>10}{'coins/CPU-s':>13}{'req/s':>10}"
+        f"{'p50 us':>9}{'lost':>6}{'wrong':>6}{'others':>8}",
+    ]
+    for one in reports:
+        outcome = one.outcome
+        rate = outcome.median("requests_per_cpu_s")
+        lines.append(
+            f"  {one.case.name:18}{rate:10.0f}"
+            f"{_number(coin_ratio(reports, one.case.name), '.2f'):>10}{rate * one.case.coins:13.0f}"
+            f"{outcome.median('requests_per_s'):10.0f}{outcome.median('p50_us'):9.0f}"
+            f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
+            f"{outcome.median('other_cpu'):8.2f}"
+        )
+    return lines
 
 
 def _verdict_line(verdict: Verdict) -> str:

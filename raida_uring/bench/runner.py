@@ -12,13 +12,14 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raida_uring.bench import cases, contenders, report
+from raida_uring.bench import cases, coins, contenders, report
 from raida_uring.bench.cases import CASES, Case
 from raida_uring.bench.contenders import Contender, ContenderError, Server
 from raida_uring.bench.load import (
@@ -28,7 +29,14 @@ from raida_uring.bench.load import (
     read_syscall_counter,
     run_load,
 )
-from raida_uring.bench.report import CaseReport, Measurement, Outcome, Report, SpinRun
+from raida_uring.bench.report import (
+    CaseReport,
+    CoinReport,
+    Measurement,
+    Outcome,
+    Report,
+    SpinRun,
+)
 from raida_uring.errors import RaidaError
 
 WARM_UP_MS = 200
@@ -82,8 +90,11 @@ def measure(settings: Settings) -> Report:
                 not_run[cases.SPIN_CASE] = "needs two cores"
             else:
                 spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
+        coin_reports: tuple[CoinReport, ...] = ()
+        if settings.only in (None, cases.COINS_CASE):
+            coin_reports = _measure_coins(settings)
         _progress("")
-    return Report(_machine(settings), reports, spin_runs, not_run)
+    return Report(_machine(settings), reports, spin_runs, not_run, coin_reports)
 
 
 # -- settings ---------------------------------------------------------------------------------
@@ -97,12 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="shorter and less steady")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of one run (1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="runs of each contender (9)")
-    parser.add_argument("--only", choices=[*(case.name for case in CASES), cases.SPIN_CASE])
+    parser.add_argument("--only", choices=_case_names())
     parser.add_argument("--server-cpu", type=int, metavar="CPU", help="core of the server")
     parser.add_argument("--client-cpu", type=int, metavar="CPU", help="core of the generator")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--markdown", action="store_true", help="print ratios as Markdown")
     return parser
+
+
+def _case_names() -> list[str]:
+    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE]
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -259,6 +274,39 @@ def _io_thread(server: Server) -> int:
     before = server.cpu_s()
     run_load(Load(port=server.port, duration_ms=100), cases.VOTE)
     return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
+
+
+# -- commands on coins ------------------------------------------------------------------------
+
+
+def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
+    """One node for each round; the commands take turns on it."""
+    asked = coins.cases()
+    runs: dict[str, list[Measurement]] = {case.name: [] for case in asked}
+    with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory:
+        store = Path(directory) / "store"
+        coins.make_store(store)
+        node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
+        for number in range(settings.rounds):
+            with contenders.running(node, {settings.server_cpu}) as server:
+                for case in asked:
+                    _progress(f"coins: round {number + 1} of {settings.rounds}: {case.name}")
+                    runs[case.name].append(_measure_coin_run(case, server, settings))
+    return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
+
+
+def _measure_coin_run(case: coins.CoinCase, server: Server, settings: Settings) -> Measurement:
+    def load(duration_ms: int) -> Load:
+        return Load(
+            port=server.port,
+            duration_ms=duration_ms,
+            window=coins.WINDOW,
+            busy_poll=settings.busy_poll,
+        )
+
+    run_load(load(WARM_UP_MS), case.exchange)
+    meter = _Meter(server, settings.server_cpu)
+    return meter.measurement(run_load(load(settings.duration_ms), case.exchange))
 
 
 # -- votes beside spinning workers --------------------------------------------------------------
