@@ -22,6 +22,7 @@ from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.node import Node
+from raida_uring.sealing import Keys
 from raida_uring.worker import Worker
 
 START_TIMEOUT_MS: Final = 30_000
@@ -36,9 +37,10 @@ logger = logging.getLogger("raida_uring")
 class Server:
     """One node: sockets, data plane and workers. Thread: the one that created it."""
 
-    def __init__(self, config: Config) -> None:
-        """Nothing is opened before start()."""
+    def __init__(self, config: Config, *, keys: Keys | None = None) -> None:
+        """Nothing is opened before start(). keys: of the coins that requests are sealed with."""
         self.config = config
+        self._keys = keys
         self._bound: list[sockets.Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
@@ -179,7 +181,7 @@ class Server:
         node = Node(self.config, self.counters)
         count = self.config.workers.count + self.config.workers.slow_count
         self._workers = [
-            Worker(engine, index, commands, node, self.config.workers.cpus)
+            Worker(engine, index, commands, node, self.config.workers.cpus, self._keys)
             for index in range(count)
         ]
         for worker in self._workers:

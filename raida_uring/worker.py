@@ -12,12 +12,13 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.protocol import Status
+from raida_uring.sealing import Keys, Opener, Seal
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
@@ -25,18 +26,6 @@ FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this 
 _ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
-
-# Without a store there is no key to open an encrypted request with.
-_NO_KEY: Final = {
-    1: Reply(Status.INVALID_ENCRYPTION),
-    2: Reply(Status.INVALID_ENCRYPTION),
-    4: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
-    5: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
-}
-
-
-def _refuse_sealed(request: Request, _node: Node) -> Reply:
-    return _NO_KEY[request.encryption]
 
 
 def _refuse_bare(_request: Request, _node: Node) -> Reply:
@@ -47,14 +36,55 @@ def _unknown(_request: Request, _node: Node) -> Reply:
     return _INTERNAL  # the data plane hands out registered commands only
 
 
-def _tables(commands: Iterable[Command]) -> tuple[list[Handler], ...]:
+class _Sealed:
+    """Encrypted requests of one worker, between their opening and the sealing of their replies.
+
+    A reply is sealed when the whole batch has been answered, whoever decided on it: a handler that
+    raised is answered 252 under the request's key, too.
+    """
+
+    def __init__(self, keys: Keys | None) -> None:
+        self._opener = Opener(keys)
+        self._seals: dict[int, Seal] = {}  # by where the request stands in the batch's data
+
+    def handler(self, plain: Handler, bare: Handler) -> Handler:
+        """The handler of one command for encrypted requests, from those for the others."""
+
+        def open_and_answer(request: Request, node: Node) -> Reply:
+            opened = self._opener.open(request.header, request.payload)
+            if opened.seal is not None:
+                self._seals[request._record[0]] = opened.seal
+            if opened.refusal is not None:
+                return Reply(opened.refusal)
+            request.payload = opened.payload
+            return (plain if request.has_body else bare)(request, node)
+
+        return open_and_answer
+
+    def begin(self) -> None:
+        """Forget what a batch that failed may have left."""
+        self._seals.clear()
+
+    def seal(self, records: Any, replies: list[Reply]) -> None:
+        """Seal, in place, the replies to those of `records` that were opened."""
+        if not self._seals:
+            return
+        for place, (at, *_) in enumerate(_ITER_RECORDS(records)):
+            if (seal := self._seals.get(at)) is not None:
+                status, payload = _checked(replies[place])
+                replies[place] = Reply(status, seal.seal(payload))
+
+
+def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
     """Who answers, by kind of request (native.KIND_*), then by command number."""
-    plain: list[Handler] = [_unknown] * COMMANDS_COUNT
-    bare: list[Handler] = [_unknown] * COMMANDS_COUNT
+    unknown: Handler = _unknown
+    tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
-        plain[item.number] = item.handler
-        bare[item.number] = _refuse_bare if item.needs_body else item.handler
-    return plain, bare, [_refuse_sealed] * COMMANDS_COUNT
+        bare = _refuse_bare if item.needs_body else item.handler
+        row = item.handler, bare, sealed.handler(item.handler, bare)
+        for table, handler in zip(tables, row, strict=True):
+            table[item.number] = handler
+    return tables
 
 
 logger = logging.getLogger("raida_uring.worker")
@@ -70,11 +100,13 @@ class Worker:
         commands: Iterable[Command],
         node: Node,
         cpus: Sequence[int],
+        keys: Keys | None = None,
     ) -> None:
-        """cpus: where it may run; empty: anywhere."""
+        """cpus: where it may run; empty: anywhere. keys: None knows no coin."""
         self._engine = engine
         self._index = index
-        self._tables = _tables(commands)
+        self._sealed = _Sealed(keys)
+        self._tables = _tables(commands, self._sealed)
         self._node = node
         self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}
@@ -123,6 +155,7 @@ class Worker:
         records, data = worker.batch(count)
         tables, node = self._tables, self._node
         replies: list[Reply] = []
+        self._sealed.begin()
         for record in _ITER_RECORDS(records):
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
@@ -131,6 +164,7 @@ class Worker:
             except BaseException as error:  # a SystemExit too must not end the worker
                 self._log_fault(request, error)
                 replies.append(_INTERNAL)
+        self._sealed.seal(records, replies)
         try:
             packed = _pack(replies)
         except Exception:  # somebody's reply holds what it must not: find whose

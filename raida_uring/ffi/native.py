@@ -67,7 +67,8 @@ _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH"  # struct ru_record without its token
-KIND_PLAIN, KIND_BARE, KIND_SEALED = range(3)  # enum ru_request_kind
+KINDS: Final = range(3)  # enum ru_request_kind
+KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
 REPLY_SIZE_MAX: Final = _lib.RU_REPLY_BYTES_MAX
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
@@ -250,7 +251,8 @@ class Worker:
         """Answer the next `len(statuses)` requests of the batch, in order.
 
         sizes: a buffer of that many u32, the sizes of the payloads that stand one behind the other
-        in `payload`. Raises EngineError (EINVAL) past the batch.
+        in `payload`. A sealed request's payload is empty or starts with what the reply's header
+        shows: challenge field (16 bytes) or nonce (22). Raises EngineError (EINVAL) past the batch.
         """
         sizes_c = _ffi.from_buffer("uint32_t[]", sizes)
         _check(

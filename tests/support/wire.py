@@ -14,7 +14,9 @@ from raida_uring import protocol
 WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
 
 _recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
+RAW_VECTORS: list[dict[str, Any]] = _recorded["vectors"]
 FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
+STORE: dict[str, Any] = _recorded["fixture"]["store"]
 RAIDA_ID: int = FIXTURE["raida_id"]
 COIN_ID: int = FIXTURE["coin_id"]
 ADMIN_KEY = bytes.fromhex(FIXTURE["admin_key"])
@@ -64,7 +66,7 @@ def load_vectors() -> list[Vector]:
             mask=tuple((offset, length) for offset, length in entry["mask"]),
             when=entry.get("when"),
         )
-        for entry in _recorded["vectors"]
+        for entry in RAW_VECTORS
     ]
 
 
