@@ -150,7 +150,7 @@ class Node:
 
 
 @contextmanager
-def running_node(*, keys: Keys | None = None, **tables: Table) -> Iterator[Node]:
+def running_node(keys: Keys | None = None, /, **tables: Table) -> Iterator[Node]:
     """Serve in this process with real sockets; `tables` override configuration tables.
 
     keys: of the coins that requests may be sealed with.

@@ -3,18 +3,20 @@
 Pure: no socket, no clock. Source: the wire specification; ids from wire.json's fixture.
 """
 
+import hmac
 import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
 from raida_uring import protocol
 
 WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
 
 _recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
-RAW_VECTORS: list[dict[str, Any]] = _recorded["vectors"]
 FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
 STORE: dict[str, Any] = _recorded["fixture"]["store"]
 RAIDA_ID: int = FIXTURE["raida_id"]
@@ -44,12 +46,27 @@ class Vector:
     response: bytes | None
     mask: Ranges
     when: str | None
+    cipher_key: bytes | None  # where a fresh nonce makes every body another: its key
+    plain: bytes | None  # ... and payload
 
     def accepts(self, reply: bytes) -> bool:
-        """Whether `reply` equals the recording outside the masked ranges."""
-        return self.response is not None and masked(reply, self.mask) == masked(
-            self.response, self.mask
-        )
+        """Whether `reply` equals the recording outside the masked ranges.
+
+        Where the recording has a payload instead of its encryption, whether it can be read.
+        """
+        if self.response is None:
+            return False
+        header = reply
+        if self.cipher_key is not None and self.plain is not None:
+            size = len(self.response)
+            header, sealed, mac = reply[:size], reply[size:-34], reply[-34:-2]
+            counter = modes.CTR(header[24:40])
+            cipher = Cipher(algorithms.AES(self.cipher_key), counter).decryptor()
+            if mac != hmac.digest(self.cipher_key, sealed, "sha256"):
+                return False
+            if cipher.update(sealed) != self.plain or reply[-2:] != protocol.TERMINATOR:
+                return False
+        return masked(header, self.mask) == masked(self.response, self.mask)
 
 
 def load_vectors() -> list[Vector]:
@@ -65,9 +82,15 @@ def load_vectors() -> list[Vector]:
             else bytes.fromhex(entry["response_hex"]),
             mask=tuple((offset, length) for offset, length in entry["mask"]),
             when=entry.get("when"),
+            cipher_key=_hex_or_none(entry.get("decrypt", {}).get("key_hex")),
+            plain=_hex_or_none(entry.get("decrypt", {}).get("plain_hex")),
         )
-        for entry in RAW_VECTORS
+        for entry in _recorded["vectors"]
     ]
+
+
+def _hex_or_none(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
 
 
 def masked(data: bytes, ranges: Ranges) -> bytes:
