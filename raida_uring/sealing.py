@@ -21,17 +21,18 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from raida_uring.errors import ProtocolError
 from raida_uring.protocol import (
+    AN_BYTES,
     BODY_BYTES_MAX,
     CHALLENGE_BYTES,
     CHALLENGE_RANDOM_BYTES,
     TERMINATOR,
+    Coin,
     ParsedReply,
     Status,
     build_front,
     crc32_challenge,
 )
 
-AN_BYTES: Final = 16  # authenticity number of a coin, and key of a locker
 HMAC_BYTES: Final = 32
 SHORT_NONCE_BYTES: Final = 8  # types 1 and 2, header bytes 24 to 31
 LONG_NONCE_BYTES: Final = 24  # types 4 and 5, header bytes 24 to 47
@@ -229,40 +230,16 @@ class Opener:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyCoin:
-    """A coin whose owner encrypts with it. an: its 16-byte authenticity number at the node asked,
-    left out of repr()."""
-
-    den: int
-    sn: int
-    an: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.an) != AN_BYTES:
-            raise ValueError(f"an authenticity number has {AN_BYTES} bytes, not {len(self.an)}")
-        if not (-128 <= self.den <= 127 and 0 <= self.sn <= 0xFFFFFFFF):
-            raise ValueError(f"no coin {self.den}/{self.sn}: den is a signed byte, sn 32 bits")
-
-    def __repr__(self) -> str:
-        return f"KeyCoin(den={self.den}, sn={self.sn})"
-
-    @property
-    def name(self) -> bytes:
-        """The 5 bytes that name it on the wire."""
-        return _COIN.pack(self.den, self.sn)
-
-
-@dataclass(frozen=True, slots=True)
 class Key:
     """What a client seals requests with.
 
-    encryption: 1 or 4 with one coin, 5 with two, 2 with a 16-byte locker key. Type 1 encrypts
+    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Type 1 encrypts
     request and reply with one keystream and does not authenticate the payload; prefer 4 or 5.
     Raises ValueError when the parts do not fit the type.
     """
 
     encryption: int
-    coins: tuple[KeyCoin, ...] = ()
+    coins: tuple[Coin, ...] = ()
     locker: bytes = b""
 
     def __post_init__(self) -> None:
@@ -319,15 +296,15 @@ def seal_request(
             plain = challenge + crc32_challenge(challenge) + payload
             counter = nonce + _SHORT_COUNTER_REST
             content = _context(key.cipher_key, counter).update(plain) + TERMINATOR
-        named = key.locker[:5] or key.coins[0].name
+        named = key.locker[:5] or key.coins[0].name.wire
         return front + kind + named + _length(content) + nonce + content
     if key.encryption == 5:
-        nonce = key.coins[1].name + nonce[5:]
+        nonce = key.coins[1].name.wire + nonce[5:]
     if body:
         cipher_key = key.cipher_key
         ciphertext = _context(cipher_key, nonce[:16]).update(payload)
         content = ciphertext + _hmac(cipher_key, ciphertext) + TERMINATOR
-    return front + kind + _length(content) + key.coins[0].name + nonce + content
+    return front + kind + _length(content) + key.coins[0].name.wire + nonce + content
 
 
 def _length(content: bytes) -> bytes:

@@ -71,8 +71,10 @@ class _Sealed:
             return
         for place, (at, *_) in enumerate(_ITER_RECORDS(records)):
             if (seal := self._seals.get(at)) is not None:
-                status, payload = _checked(replies[place])
-                replies[place] = Reply(status, seal.seal(payload))
+                reply = replies[place]
+                if not _is_plainly_good(reply):
+                    reply = _checked(reply)
+                replies[place] = Reply(reply.status, seal.seal(reply.payload))
 
 
 def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
@@ -201,6 +203,16 @@ def _pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     if sum(sizes) != len(payload):  # len() of an array or a wide memoryview counts items
         raise ValueError("a payload's length is not its number of bytes")
     return bytes(statuses), sizes, payload
+
+
+def _is_plainly_good(reply: Reply) -> bool:
+    """Whether it needs no _checked(), which costs more than sealing."""
+    return (
+        type(reply) is Reply
+        and type(reply.payload) is bytes
+        and type(reply.status) in (int, Status)
+        and 0 <= reply.status <= 255
+    )
 
 
 def _checked(reply: object) -> Reply:

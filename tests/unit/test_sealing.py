@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from raida_uring import protocol, sealing
 from raida_uring.errors import ProtocolError
-from raida_uring.protocol import Status
-from raida_uring.sealing import Key, KeyCoin, Opened, Opener
+from raida_uring.protocol import Coin, Status
+from raida_uring.sealing import Key, Opened, Opener
 from tests.support.coins import Coins
 from tests.support.wire import RAIDA_ID, Vector, load_vectors
 
@@ -33,10 +33,10 @@ def open_bytes(request: bytes, keys: sealing.Keys | None = COINS) -> Opened:
     return Opener(keys).open(request[:size], request[size:])
 
 
-def key_coin(den: int, sn: int) -> KeyCoin:
+def key_coin(den: int, sn: int) -> Coin:
     an = COINS.an(den, sn)
     assert an is not None
-    return KeyCoin(den, sn, an)
+    return Coin(den, sn, an)
 
 
 KEYS = {
@@ -213,7 +213,7 @@ def test_one_opener_keeps_requests_apart() -> None:
     for sn in [*range(sealing.CONTEXTS_MAX + 50), 3, 3, 5]:
         an = keys.an(0, sn)
         assert an is not None
-        key = Key(1, (KeyCoin(0, sn, an),))
+        key = Key(1, (Coin(0, sn, an),))
         nonce = len(waiting).to_bytes(8)
         data = sealing.seal_request(0, 1, nonce * 9, key=key, nonce=nonce, raida_id=RAIDA_ID)
         opened = opener.open(data[:32], data[32:])
@@ -231,7 +231,7 @@ def test_nonces_are_fresh() -> None:
         assert seal is not None
         first, second = seal.seal(b"same"), seal.seal(b"same")
         kept = 5 if encryption == 5 else 0
-        assert first[:kept] == second[:kept] == KEYS[5].coins[1].name[:kept]
+        assert first[:kept] == second[:kept] == KEYS[5].coins[1].name.wire[:kept]
         assert first[kept:22] != second[kept:22]
         assert first[22:26] != second[22:26]
 
@@ -301,7 +301,7 @@ def test_unreadable_key_coins(encryption: int, den: int, sn: int) -> None:
     offset = 17 if encryption == 1 else 19
     places = [offset, 24] if encryption == 5 else [offset]
     for place in places:
-        name = KeyCoin(den, sn, bytes(16)).name
+        name = Coin(den, sn, bytes(16)).name.wire
         damaged = request[:place] + name + request[place + 5 :]
         status = Status.INVALID_ENCRYPTION if encryption == 1 else Status.ENCRYPTION_COIN_NOT_FOUND
         assert open_bytes(damaged) == (status, b"", None)
@@ -358,12 +358,12 @@ def test_keys_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match="encryption is"):
             Key(encryption, coins, locker)
     with pytest.raises(ValueError, match="16 bytes"):
-        KeyCoin(0, 1, bytes(15))
+        Coin(0, 1, bytes(15))
     with pytest.raises(ValueError, match="no coin"):
-        KeyCoin(0, -1, bytes(16))
+        Coin(0, -1, bytes(16))
 
 
 def test_keys_do_not_print_their_secrets() -> None:
-    coin = KeyCoin(0, 1, b"secret-an-16byte")
+    coin = Coin(0, 1, b"secret-an-16byte")
     locker = Key(2, locker=b"secret-key-16byt")
     assert "secret" not in repr(coin) + repr(Key(1, (coin,))) + repr(locker)

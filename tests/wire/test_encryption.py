@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from raida_uring import protocol, sealing
-from raida_uring.sealing import Key, KeyCoin
+from raida_uring.protocol import Coin
+from raida_uring.sealing import Key
 from tests.support.coins import Coins
 from tests.support.handlers import (
     BLOB,
@@ -55,7 +56,7 @@ _nonces = itertools.count(1)
 
 def key_of(encryption: int, sn: int = 8) -> Key:
     names = [(0, sn), (2, sn + 1)] if encryption == 5 else [(0, sn)]
-    coins = [KeyCoin(den, number, COINS.an(den, number) or b"") for den, number in names]
+    coins = [Coin(den, number, COINS.an(den, number) or b"") for den, number in names]
     return Key(encryption, tuple(coins))
 
 
@@ -92,9 +93,11 @@ class Sealed:
             proof = sealing.prove_challenge(CHALLENGE, self.key)
             assert parsed.challenge == (proof if self.has_challenge else bytes(16))
         else:
-            assert parsed.header[16:22] == bytes((self.key.encryption,)) + self.key.coins[0].name
+            assert (
+                parsed.header[16:22] == bytes((self.key.encryption,)) + self.key.coins[0].name.wire
+            )
             if self.key.encryption == 5:
-                assert parsed.header[24:29] == self.key.coins[1].name
+                assert parsed.header[24:29] == self.key.coins[1].name.wire
         return parsed.status, sealing.open_reply(parsed, key=self.key, nonce=self.nonce)
 
 
