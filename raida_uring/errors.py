@@ -51,3 +51,14 @@ class ProtocolError(RaidaError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class RefusedError(RaidaError):
+    """A node refused what `Answer.require()` insists on.
+
+    status: the wire status, 0 to 255.
+    """
+
+    def __init__(self, status: int, name: str) -> None:
+        super().__init__(f"refused with status {status} {name}")
+        self.status = status

@@ -25,6 +25,7 @@ from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.integrity import Integrity
 from raida_uring.node import Node
+from raida_uring.sealing import Keys
 from raida_uring.store import Store, Syncer
 from raida_uring.worker import Worker
 
@@ -40,9 +41,13 @@ logger = logging.getLogger("raida_uring")
 class Server:
     """One node: sockets, data plane and workers. Thread: the one that created it."""
 
-    def __init__(self, config: Config) -> None:
-        """Nothing is opened before start()."""
+    def __init__(self, config: Config, *, keys: Keys | None = None) -> None:
+        """Nothing is opened before start().
+
+        keys: of the coins that requests are sealed with, in place of those of the store.
+        """
         self.config = config
+        self._keys = keys
         self._bound: list[sockets.Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
@@ -198,11 +203,23 @@ class Server:
         ordinary, slow = self.config.workers.count, self.config.workers.slow_count
         for index in range(ordinary + slow):
             coins = store.coins() if store is not None and index < ordinary else None
-            self._workers.append(Worker(engine, index, commands, node, cpus, coins))
+            # A slow handler must not hold a state of the store: keys are looked up one by one.
+            keys = store if index >= ordinary and self._keys is None else self._keys
+            self._workers.append(Worker(engine, index, commands, node, cpus, coins, keys))
         if store is not None:
             coins = store.coins(writing=True)
-            writer = Worker(engine, ordinary + slow, commands, node, cpus, coins, writing=True)
-            self._workers.append(writer)
+            self._workers.append(
+                Worker(
+                    engine,
+                    ordinary + slow,
+                    commands,
+                    node,
+                    cpus,
+                    coins,
+                    self._keys,
+                    writing=True,
+                )
+            )
         for worker in self._workers:
             worker.start()
 

@@ -202,6 +202,11 @@ class Store:
         """A view for one thread; the caller closes it."""
         return Coins(self, self._store.view(writing=writing))
 
+    def an(self, denomination: int, serial_number: int) -> bytes | None:
+        """A coin's AN in the newest state, 16 bytes; None when its page cannot be read."""
+        with self.read() as coins:
+            return coins.an(denomination, serial_number)
+
     @contextlib.contextmanager
     def read(self) -> Iterator["Coins"]:
         """A view of the newest state, for the length of a `with`."""

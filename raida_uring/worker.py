@@ -12,12 +12,13 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.protocol import Status
+from raida_uring.sealing import Keys, Opener, Seal
 from raida_uring.store import Coins
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
@@ -28,18 +29,6 @@ _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
 _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 
-# Without a store there is no key to open an encrypted request with.
-_NO_KEY: Final = {
-    1: Reply(Status.INVALID_ENCRYPTION),
-    2: Reply(Status.INVALID_ENCRYPTION),
-    4: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
-    5: Reply(Status.ENCRYPTION_COIN_NOT_FOUND),
-}
-
-
-def _refuse_sealed(request: Request, _node: Node) -> Reply:
-    return _NO_KEY[request.encryption]
-
 
 def _refuse_bare(_request: Request, _node: Node) -> Reply:
     return _EMPTY
@@ -49,14 +38,57 @@ def _unknown(_request: Request, _node: Node) -> Reply:
     return _INTERNAL  # the data plane hands out registered commands only
 
 
-def _tables(commands: Iterable[Command]) -> tuple[list[Handler], ...]:
+class _Sealed:
+    """Encrypted requests of one worker, between their opening and the sealing of their replies.
+
+    A reply is sealed when the whole batch has been answered, whoever decided on it: a handler that
+    raised is answered 252 under the request's key, too.
+    """
+
+    def __init__(self, keys: Keys | None) -> None:
+        self._opener = Opener(keys)
+        self._seals: dict[int, Seal] = {}  # by where the request stands in the batch's data
+
+    def handler(self, plain: Handler, bare: Handler) -> Handler:
+        """The handler of one command for encrypted requests, from those for the others."""
+
+        def open_and_answer(request: Request, node: Node) -> Reply:
+            opened = self._opener.open(request.header, request.payload)
+            if opened.seal is not None:
+                self._seals[request._record[0]] = opened.seal
+            if opened.refusal is not None:
+                return Reply(opened.refusal)
+            request.payload = opened.payload
+            return (plain if request.has_body else bare)(request, node)
+
+        return open_and_answer
+
+    def begin(self) -> None:
+        """Forget what a batch that failed may have left."""
+        self._seals.clear()
+
+    def seal(self, records: Any, replies: list[Reply]) -> None:
+        """Seal, in place, the replies to those of `records` that were opened."""
+        if not self._seals:
+            return
+        for place, (at, *_) in enumerate(_ITER_RECORDS(records)):
+            if (seal := self._seals.get(at)) is not None:
+                reply = replies[place]
+                if not _is_plainly_good(reply):
+                    reply = _checked(reply)
+                replies[place] = Reply(reply.status, seal.seal(reply.payload))
+
+
+def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
     """Who answers, by kind of request (native.KIND_*), then by command number."""
-    plain: list[Handler] = [_unknown] * COMMANDS_COUNT
-    bare: list[Handler] = [_unknown] * COMMANDS_COUNT
+    unknown: Handler = _unknown
+    tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
-        plain[item.number] = item.handler
-        bare[item.number] = _refuse_bare if item.needs_body else item.handler
-    return plain, bare, [_refuse_sealed] * COMMANDS_COUNT
+        bare = _refuse_bare if item.needs_body else item.handler
+        row = item.handler, bare, sealed.handler(item.handler, bare)
+        for table, handler in zip(tables, row, strict=True):
+            table[item.number] = handler
+    return tables
 
 
 logger = logging.getLogger("raida_uring.worker")
@@ -74,15 +106,17 @@ class Worker:
         node: Node,
         cpus: Sequence[int],
         coins: Coins | None = None,
+        keys: Keys | None = None,
         *,
         writing: bool = False,
     ) -> None:
         """cpus: where it may run; empty: anywhere. coins: its view of the store, begun and ended
-        with each batch. writing: the view is for changes, which one commit makes durable before
-        the replies of a batch leave."""
+        with each batch. keys: where it finds key coins, the view itself if None. writing: the view
+        is for changes, which one commit makes durable before the replies of a batch leave."""
         self._engine = engine
         self._index = index
-        self._tables = _tables(commands)
+        self._sealed = _Sealed(coins if keys is None else keys)
+        self._tables = _tables(commands, self._sealed)
         self._node = node.for_worker(coins)
         self._coins = coins
         self._serve = self._serve_writing if writing else self._serve_reading
@@ -130,6 +164,7 @@ class Worker:
 
         Requests that were not answered then are answered 252 by the next take().
         """
+        self._sealed.begin()
         try:
             self._serve(worker, count)
         except Exception:
@@ -189,8 +224,8 @@ class Worker:
             replies.append(reply)
         return replies
 
-    @staticmethod
-    def _reply(worker: native.Worker, replies: list[Reply]) -> None:
+    def _reply(self, worker: native.Worker, replies: list[Reply]) -> None:
+        self._sealed.seal(worker.records(len(replies)), replies)
         try:
             packed = _pack(replies)
         except Exception:  # somebody's reply holds what it must not: find whose
@@ -228,6 +263,16 @@ def _pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     if sum(sizes) != len(payload):  # len() of an array or a wide memoryview counts items
         raise ValueError("a payload's length is not its number of bytes")
     return bytes(statuses), sizes, payload
+
+
+def _is_plainly_good(reply: Reply) -> bool:
+    """Whether it needs no _checked(), which costs more than sealing."""
+    return (
+        type(reply) is Reply
+        and type(reply.payload) is bytes
+        and type(reply.status) in (int, Status)
+        and 0 <= reply.status <= 255
+    )
 
 
 def _checked(reply: object) -> Reply:

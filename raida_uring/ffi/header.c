@@ -124,7 +124,7 @@ static void reply_write_large(const struct ru_reply *reply, uint8_t *out)
     const uint8_t *request = reply->request;
     put_u32(out + 4, reply->execution_us);
     out[16] = request[16];
-    memcpy(out + 24, reply->nonce, 22);
+    memcpy(out + 24, reply->nonce, RU_REPLY_NONCE_SIZE);
     if (reply->scope != RU_SCOPE_ALL)
         return;
     memcpy(out + 17, request + 19, 5); /* den and SN of the (first) key coin */

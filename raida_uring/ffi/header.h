@@ -72,7 +72,7 @@ struct ru_reply {
     uint32_t body_size;       /* payload and trailer; 0 = header only */
     const uint8_t *request;   /* the request's header */
     const uint8_t *challenge; /* 16 bytes for the challenge field, or NULL for zeros */
-    const uint8_t *nonce;     /* 22 random bytes; read for 48-byte replies only */
+    const uint8_t *nonce;     /* RU_REPLY_NONCE_SIZE random bytes; for 48-byte replies only */
 };
 
 /* Header size that byte 16 announces. */

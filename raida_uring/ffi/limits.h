@@ -7,16 +7,17 @@
 #define RU_LIMITS_H
 
 /* Wire (protocol specification, sections 2 to 4 and 7); all in bytes. */
-#define RU_HEADER_PEEK 17     /* enough to see the encryption type, hence the header size */
-#define RU_HEADER_SMALL 32    /* types 0, 1, 2 */
-#define RU_HEADER_LARGE 48    /* every other type */
-#define RU_CHALLENGE_SIZE 16  /* 12 random bytes and their CRC */
-#define RU_TERMINATOR_SIZE 2  /* 3E 3E */
-#define RU_PLAIN_BODY_MIN 18  /* challenge and terminator */
-#define RU_REPLY_MAX 65536    /* header, payload and terminator of the longest reply */
-#define RU_VOTE_SIZE 497      /* 7, 15 roots, nonce */
-#define RU_VOTE_REPLY_SIZE 17 /* verdict, nonce */
-#define RU_ROOTS_SIZE 480     /* 15 roots of 32 bytes */
+#define RU_HEADER_PEEK 17      /* enough to see the encryption type, hence the header size */
+#define RU_HEADER_SMALL 32     /* types 0, 1, 2 */
+#define RU_HEADER_LARGE 48     /* every other type */
+#define RU_CHALLENGE_SIZE 16   /* 12 random bytes and their CRC */
+#define RU_TERMINATOR_SIZE 2   /* 3E 3E */
+#define RU_REPLY_NONCE_SIZE 22 /* of a 48-byte reply header, bytes 24 to 45 */
+#define RU_PLAIN_BODY_MIN 18   /* challenge and terminator */
+#define RU_REPLY_MAX 65536     /* header, payload and terminator of the longest reply */
+#define RU_VOTE_SIZE 497       /* 7, 15 roots, nonce */
+#define RU_VOTE_REPLY_SIZE 17  /* verdict, nonce */
+#define RU_ROOTS_SIZE 480      /* 15 roots of 32 bytes */
 #define RU_RAIDA_COUNT 25
 #define RU_COMMANDS_COUNT 4096 /* 16 groups of 256 */
 

@@ -113,7 +113,8 @@ _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH"  # struct ru_record without its token
-KIND_PLAIN, KIND_BARE, KIND_SEALED = range(3)  # enum ru_request_kind
+KINDS: Final = range(3)  # enum ru_request_kind
+KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
 REPLY_SIZE_MAX: Final = _lib.RU_REPLY_BYTES_MAX
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
@@ -291,17 +292,22 @@ class Worker:
             return None
         return _check(count, "taking requests")
 
+    def records(self, count: int) -> Any:
+        """The batch's records, RECORD_FORMAT each; valid until the next take."""
+        return _ffi.buffer(self._records, count * RECORD_SIZE)
+
     def batch(self, count: int) -> tuple[Any, bytes]:
-        """The batch's records (RECORD_FORMAT each, valid until the next take) and a copy of the
-        bytes they refer to."""
-        records = _ffi.buffer(self._records, count * RECORD_SIZE)
-        return records, bytes(_ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker)))
+        """The batch's records and a copy of the bytes they refer to."""
+        return self.records(count), bytes(
+            _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
+        )
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.
 
         sizes: a buffer of that many u32, the sizes of the payloads that stand one behind the other
-        in `payload`. Raises EngineError (EINVAL) past the batch.
+        in `payload`. A sealed request's payload is empty or starts with what the reply's header
+        shows: challenge field (16 bytes) or nonce (22). Raises EngineError (EINVAL) past the batch.
         """
         sizes_c = _ffi.from_buffer("uint32_t[]", sizes)
         _check(

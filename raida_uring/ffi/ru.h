@@ -153,7 +153,10 @@ const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
 uint32_t ru_worker_data_size(struct ru_worker *worker);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
- * payloads one behind the other, sizes their sizes. -EINVAL past the batch. */
+ * payloads one behind the other, sizes their sizes. The payload of a sealed request's reply is empty
+ * (a bare status; challenge field zero, nonce drawn here), or starts with what its header shows: the
+ * 16 bytes of the challenge field (types 1, 2) or 22 of the nonce (types 4, 5). What follows is the
+ * sealed body without its terminator. -EINVAL past the batch. */
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
 /* Thread: worker. Hand a token back as it is; what reply does last. For tests of stale tokens. */

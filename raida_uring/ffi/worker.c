@@ -15,8 +15,7 @@
 #include "loop.h"
 
 #define WORKER_UDP_REPLY_MAX 65507U
-#define WORKER_NONCE_SIZE 22
-#define WORKER_RANDOM_SIZE (WORKER_NONCE_SIZE * 11)
+#define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
 
 /* What is needed to answer, kept from the opened request. */
 struct worker_entry {
@@ -44,6 +43,7 @@ struct ru_worker {
 /* A reply to one request. */
 struct worker_answer {
     uint8_t status;
+    const uint8_t *seal; /* what a sealed reply's header shows: challenge or nonce; NULL: nothing */
     const uint8_t *payload;
     uint32_t size;
 };
@@ -83,11 +83,11 @@ static void worker_wake_loop(struct ru_worker *worker)
 
 static const uint8_t *worker_nonce(struct ru_worker *worker)
 {
-    if (worker->random_left < WORKER_NONCE_SIZE) {
+    if (worker->random_left < RU_REPLY_NONCE_SIZE) {
         RU_CHECK(getrandom(worker->random, sizeof(worker->random), 0) == sizeof(worker->random));
         worker->random_left = sizeof(worker->random);
     }
-    worker->random_left -= WORKER_NONCE_SIZE;
+    worker->random_left -= RU_REPLY_NONCE_SIZE;
     return worker->random + worker->random_left;
 }
 
@@ -145,6 +145,29 @@ static uint8_t *worker_room(struct ru_worker *worker, const struct ru_context *c
     return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
 }
 
+/* The bytes at the front of a sealed reply's payload that belong into its header. */
+static uint32_t worker_seal_size(const struct worker_entry *entry)
+{
+    return ru_header_size(entry->header) == RU_HEADER_SMALL ? RU_CHALLENGE_SIZE
+                                                            : RU_REPLY_NONCE_SIZE;
+}
+
+/* A reply as the interpreter hands it over. A sealed one is a bare status, or has its seal first;
+ * anything between is a fault of ours, and 252 tells nothing of the plain text. */
+static struct worker_answer worker_read_answer(struct ru_worker *worker,
+                                               const struct worker_entry *entry, uint8_t status,
+                                               const uint8_t *payload, uint32_t size)
+{
+    if (!entry->sealed || size == 0)
+        return (struct worker_answer){.status = status, .payload = payload, .size = size};
+    uint32_t seal_size = worker_seal_size(entry);
+    if (size < seal_size) {
+        worker->mailbox->counters.refused_sizes++;
+        return (struct worker_answer){.status = RU_STATUS_INTERNAL};
+    }
+    return (struct worker_answer){status, payload, payload + seal_size, size - seal_size};
+}
+
 /* Apply the limits on replies; the size of the whole reply. */
 static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry *entry,
                              const struct ru_context *context, struct worker_answer *answer)
@@ -154,7 +177,7 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     uint32_t most = context->transport == RU_UDP ? WORKER_UDP_REPLY_MAX : RU_REPLY_MAX;
     uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
     uint8_t refusal = 0;
-    if (size > most || (entry->sealed && answer->size > 0)) {
+    if (size > most) {
         refusal = RU_STATUS_INTERNAL;
         worker->mailbox->counters.refused_sizes++;
     } else if (context->transport == RU_UDP && factor > 0 && answer->size > 0 &&
@@ -164,7 +187,7 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     }
     if (refusal == 0)
         return (uint32_t)size;
-    *answer = (struct worker_answer){.status = refusal};
+    *answer = (struct worker_answer){.status = refusal, .seal = answer->seal};
     return header_size;
 }
 
@@ -182,7 +205,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     uint32_t block;
     uint8_t *out = worker_room(worker, context, size, &block);
     if (!out && context->transport == RU_TCP) { /* a bare status always fits */
-        answer = (struct worker_answer){.status = RU_STATUS_MEMORY};
+        answer = (struct worker_answer){.status = RU_STATUS_MEMORY, .seal = answer.seal};
         size = ru_header_size(entry->header);
         out = worker_room(worker, context, size, &block);
     }
@@ -196,10 +219,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
             .execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000),
             .body_size = answer.size > 0 ? answer.size + RU_TERMINATOR_SIZE : 0,
             .request = entry->header,
-            .challenge = entry->challenge,
+            .challenge = entry->sealed ? answer.seal : entry->challenge,
         };
         if (ru_reply_header_size(&reply) == RU_HEADER_LARGE)
-            reply.nonce = worker_nonce(worker);
+            reply.nonce = answer.seal ? answer.seal : worker_nonce(worker);
         out += ru_reply_header_write(&reply, out);
         if (answer.size > 0) {
             memcpy(out, answer.payload, answer.size);
@@ -226,8 +249,8 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
     worker_spent(worker, now_ns);
     for (uint32_t i = 0; i < count; i++) {
         const struct worker_entry *entry = &worker->entries[worker->answered++];
-        struct worker_answer answer = {statuses[i], payload, sizes[i]};
-        worker_answer(worker, entry, answer, now_ns);
+        worker_answer(worker, entry,
+                      worker_read_answer(worker, entry, statuses[i], payload, sizes[i]), now_ns);
         payload += sizes[i];
     }
     worker_wake_loop(worker);

@@ -1,5 +1,6 @@
 """The wire protocol: bytes to values and back. No socket, no clock, no C module."""
 
+from raida_uring.protocol.coin import AN_BYTES, DENOMINATIONS, Coin, CoinName
 from raida_uring.protocol.commands import (
     COMMANDS,
     GROUP_COUNT,
@@ -24,6 +25,7 @@ from raida_uring.protocol.request import (
     LONG_HEADER_BYTES,
     TERMINATOR,
     RequestHeader,
+    build_front,
     build_request,
     crc32_challenge,
     header_bytes,
@@ -42,11 +44,13 @@ from raida_uring.protocol.vote import (
 )
 
 __all__ = [
+    "AN_BYTES",
     "BODY_BYTES_MAX",
     "BODY_OVERHEAD_BYTES",
     "CHALLENGE_BYTES",
     "CHALLENGE_RANDOM_BYTES",
     "COMMANDS",
+    "DENOMINATIONS",
     "ENCRYPTION_OFFSET",
     "GROUP_COUNT",
     "HEADER_BYTES",
@@ -58,12 +62,15 @@ __all__ = [
     "VOTE_BYTES",
     "VOTE_FIRST_BYTE",
     "VOTE_REPLY_BYTES",
+    "Coin",
+    "CoinName",
     "CommandName",
     "Group",
     "ParsedReply",
     "RequestHeader",
     "Status",
     "VoteReply",
+    "build_front",
     "build_request",
     "build_vote",
     "command_name",

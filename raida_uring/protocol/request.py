@@ -66,14 +66,24 @@ def build_request(
     if len(content) > BODY_BYTES_MAX:
         raise ValueError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
     try:
-        prefix = _PREFIX.pack(1, 0, raida_id, shard, group, command, coin_id)
-        length = len(content).to_bytes(2)
         tail = bytes(6) + echo.to_bytes(2)
-    except (struct.error, OverflowError) as error:
+    except OverflowError as error:
+        raise ValueError(f"a header field does not fit: {error}") from None
+    front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
+    return front + bytes(6) + len(content).to_bytes(2) + tail + content
+
+
+def build_front(group: int, command: int, *, raida_id: int, coin_id: int, shard: int) -> bytes:
+    """Return bytes 0 to 15 of a request, the same for all encryption types.
+
+    Raises ValueError when a value does not fit its field.
+    """
+    try:
+        prefix = _PREFIX.pack(1, 0, raida_id, shard, group, command, coin_id)
+    except struct.error as error:
         raise ValueError(f"a header field does not fit: {error}") from None
     # Bytes 8 to 15 are ignored; presentation 1 and packet count 1 is what clients send.
-    ignored = b"\x01" + bytes(6) + b"\x01"
-    return prefix + ignored + bytes(6) + length + tail + content
+    return prefix + b"\x01" + bytes(6) + b"\x01"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 from raida_uring import config
 from raida_uring.errors import StartError
 from raida_uring.metrics import violations
+from raida_uring.sealing import Keys
 from raida_uring.server import Server
 from tests.support.net import Endpoint
 from tests.support.wire import FIXTURE
@@ -149,13 +150,15 @@ class Node:
 
 
 @contextmanager
-def running_node(**tables: Table) -> Iterator[Node]:
+def running_node(keys: Keys | None = None, /, **tables: Table) -> Iterator[Node]:
     """Serve in this process with real sockets; `tables` override configuration tables.
+
+    keys: of the coins that requests may be sealed with.
 
     On leaving: checks the laws, drains, checks the laws again and that nothing is left. A failing
     body is not followed by these checks: its own failure is the news.
     """
-    server = Server(config.parse(config_text(tables), "test.toml"))
+    server = Server(config.parse(config_text(tables), "test.toml"), keys=keys)
     server.start()
     try:
         yield Node(server)

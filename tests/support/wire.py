@@ -3,11 +3,14 @@
 Pure: no socket, no clock. Source: the wire specification; ids from wire.json's fixture.
 """
 
+import hmac
 import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from raida_uring import protocol
 
@@ -17,6 +20,7 @@ _recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
 FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
 FIXTURE_STORE: dict[str, Any] = _recorded["fixture"]["store"]
 FIXTURE_ROOTS: dict[str, str] = _recorded["fixture"]["derived"]["merkle_roots"]
+STORE: dict[str, Any] = _recorded["fixture"]["store"]
 RAIDA_ID: int = FIXTURE["raida_id"]
 COIN_ID: int = FIXTURE["coin_id"]
 ADMIN_KEY = bytes.fromhex(FIXTURE["admin_key"])
@@ -44,10 +48,11 @@ class Vector:
     response: bytes | None
     mask: Ranges
     when: str | None
+    cipher_key: bytes | None = None  # where a fresh nonce makes every body another: its key
+    plain: bytes | None = None  # ... and payload
     group: str | None = None  # of vectors whose order counts
     capture: tuple[str, int, int] | None = None  # name, offset and length of reply bytes to keep
     patches: tuple[tuple[str, int], ...] = ()  # name of kept bytes, where they go in the request
-    decrypt: dict[str, Any] | None = None  # of a reply whose recording is its header only
 
     def patched(self, kept: dict[str, bytes]) -> bytes:
         """The request with what earlier replies had, if that was kept."""
@@ -57,10 +62,23 @@ class Vector:
         return bytes(data)
 
     def accepts(self, reply: bytes) -> bool:
-        """Whether `reply` equals the recording outside the masked ranges."""
-        return self.response is not None and masked(reply, self.mask) == masked(
-            self.response, self.mask
-        )
+        """Whether `reply` equals the recording outside the masked ranges.
+
+        Where the recording has a payload instead of its encryption, whether it can be read.
+        """
+        if self.response is None:
+            return False
+        header = reply
+        if self.cipher_key is not None and self.plain is not None:
+            size = len(self.response)
+            header, sealed, mac = reply[:size], reply[size:-34], reply[-34:-2]
+            counter = modes.CTR(header[24:40])
+            cipher = Cipher(algorithms.AES(self.cipher_key), counter).decryptor()
+            if mac != hmac.digest(self.cipher_key, sealed, "sha256"):
+                return False
+            if cipher.update(sealed) != self.plain or reply[-2:] != protocol.TERMINATOR:
+                return False
+        return masked(header, self.mask) == masked(self.response, self.mask)
 
 
 def load_vectors() -> list[Vector]:
@@ -79,7 +97,8 @@ def load_vectors() -> list[Vector]:
             group=entry.get("group"),
             capture=_capture(entry.get("capture")),
             patches=tuple((one["name"], one["offset"]) for one in entry.get("patch", ())),
-            decrypt=entry.get("decrypt"),
+            cipher_key=_hex_or_none(entry.get("decrypt", {}).get("key_hex")),
+            plain=_hex_or_none(entry.get("decrypt", {}).get("plain_hex")),
         )
         for entry in _recorded["vectors"]
     ]
@@ -87,6 +106,10 @@ def load_vectors() -> list[Vector]:
 
 def _capture(entry: dict[str, Any] | None) -> tuple[str, int, int] | None:
     return None if entry is None else (entry["name"], entry["offset"], entry["length"])
+
+
+def _hex_or_none(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
 
 
 def masked(data: bytes, ranges: Ranges) -> bytes:

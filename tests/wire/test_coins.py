@@ -25,11 +25,8 @@ from tests.support.store import MAP_BYTES, ROOTS, make_recorded_store
 from tests.support.wire import Vector, load_vectors, reply_payload, request, status
 
 VECTORS = [vector for vector in load_vectors() if vector.response is not None]
-SEALED = ("encryption1", "encryption2", "encryption4", "encryption5")
-WITH_ROOTS = [v for v in VECTORS if v.when in (None, "roots_built") and v.category not in SEALED]
-WITHOUT_ROOTS = [
-    v for v in VECTORS if v.when in (None, "roots_absent") and v.category not in SEALED
-]
+WITH_ROOTS = [v for v in VECTORS if v.when in (None, "roots_built")]
+WITHOUT_ROOTS = [v for v in VECTORS if v.when in (None, "roots_absent")]
 
 
 def tables(store: Path, *, roots: bool) -> dict[str, Table]:

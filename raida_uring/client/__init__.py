@@ -1,0 +1,31 @@
+"""Ask nodes: `Client` waits for the answer, `AsyncClient` awaits it; `calls` is what to ask.
+
+    node = Client("127.0.0.1", 50009, raida_id=9)
+    print(node.ask(calls.version()).require())
+
+Nothing is sent twice unless you ask twice. See docs/client.md.
+"""
+
+from raida_uring.client.aio import AsyncClient
+from raida_uring.client.question import Answer, Transport
+from raida_uring.client.sync import Client, Exchange, format_endpoint, request, resolve
+from raida_uring.errors import ProtocolError, RefusedError
+from raida_uring.protocol import Coin, CoinName, calls
+from raida_uring.sealing import Key
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "Coin",
+    "CoinName",
+    "Exchange",
+    "Key",
+    "ProtocolError",
+    "RefusedError",
+    "Transport",
+    "calls",
+    "format_endpoint",
+    "request",
+    "resolve",
+]

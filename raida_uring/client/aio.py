@@ -1,0 +1,141 @@
+"""The client that awaits: one request out, one reply in, over UDP or TCP.
+
+Each exchange has a socket of its own, connected, so that the kernel drops what other peers send.
+Thread: the event loop's.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from raida_uring import protocol
+from raida_uring.client.question import Answer, Question, Transport
+from raida_uring.client.sync import explain_timeout, read_vote
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol.calls import Call
+from raida_uring.sealing import Key
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """One node, asked from an event loop. Holds no socket; any number of questions at once."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        raida_id: int,
+        coin_id: int = 6,
+        transport: Transport = "udp",
+        key: Key | None = None,
+        timeout_s: float = 2.0,
+    ) -> None:
+        """As `Client`; timeout_s includes resolving the name."""
+        self.host = host
+        self.port = port
+        self.raida_id = raida_id
+        self.coin_id = coin_id
+        self.transport: Transport = transport
+        self.key = key
+        self.timeout_s = timeout_s
+
+    async def ask(
+        self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None
+    ) -> Answer[T]:
+        """Send the request once and return the answer; raises as `Client.ask()`."""
+        question = Question(
+            call, raida_id=self.raida_id, coin_id=self.coin_id, key=self.key, shard=shard
+        )
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        if self.transport == "udp":
+            return await self._ask_udp(question.data, question.read, timeout_s)
+        start_s = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_s):
+                data = await self._ask_tcp(question.data)
+        except TimeoutError:
+            raise explain_timeout([]) from None
+        return question.read(data, time.perf_counter() - start_s)
+
+    async def vote(
+        self, roots: bytes = bytes(protocol.ROOTS_BYTES), *, timeout_s: float | None = None
+    ) -> bool:
+        """Whether the node has the same 15 roots (480 bytes). Always over UDP.
+
+        Raises as `ask()`.
+        """
+        nonce = os.urandom(protocol.NONCE_BYTES)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        return await self._ask_udp(protocol.build_vote(nonce, roots), read_vote(nonce), timeout_s)
+
+    async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
+        """Return what `read` makes of the first datagram that it takes; others are ignored."""
+        loop = asyncio.get_running_loop()
+        strays: list[ProtocolError] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                transport, inbox = await loop.create_datagram_endpoint(
+                    _Inbox, remote_addr=(self.host, self.port)
+                )
+                try:
+                    start_s = time.perf_counter()
+                    transport.sendto(data)
+                    while True:
+                        reply = await inbox.next()
+                        try:
+                            return read(reply, time.perf_counter() - start_s)
+                        except ProtocolError as error:
+                            strays.append(error)
+                finally:
+                    transport.close()
+        except TimeoutError:
+            raise explain_timeout(strays) from None
+
+    async def _ask_tcp(self, data: bytes) -> bytes:
+        """The reply's bytes, or as many as came."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        unsent: OSError | None = None
+        answer = b""
+        try:
+            try:
+                writer.write(data)
+                await writer.drain()
+            except ConnectionError as error:  # refused from the header: the reply may be there
+                unsent = error
+            encryption = data[protocol.ENCRYPTION_OFFSET]
+            try:
+                answer = await reader.readexactly(protocol.PREFIX_BYTES)
+                rest = protocol.reply_bytes(answer, encryption) - len(answer)
+                answer += await reader.readexactly(rest)
+            except asyncio.IncompleteReadError as error:
+                answer += error.partial
+            if unsent is not None and not answer:
+                raise unsent
+            return answer
+        finally:
+            # Not close(): an answered connection has nothing left to send, and nobody to wait for.
+            writer.transport.abort()
+
+
+class _Inbox(asyncio.DatagramProtocol):
+    """Datagrams and errors of one connected socket, in order."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002  connected
+        self._arrived.put_nowait(data)
+
+    def error_received(self, exc: Exception) -> None:
+        self._arrived.put_nowait(exc)
+
+    async def next(self) -> bytes:
+        """Raises OSError when the network said no, such as for a closed port."""
+        arrived = await self._arrived.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived

@@ -1,0 +1,169 @@
+"""One question to one node: the request's bytes, and whether some bytes are its reply.
+
+No socket, no clock. Randomness (challenge, nonce, echo) comes from the system's generator. Any
+thread. Source: wire specification, sections 2 to 4.
+"""
+
+import hmac
+import os
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+from raida_uring import protocol, sealing
+from raida_uring.errors import ProtocolError, RefusedError
+from raida_uring.protocol import ParsedReply, Status
+from raida_uring.protocol.calls import Call
+from raida_uring.sealing import Key
+
+T = TypeVar("T")
+Transport = Literal["udp", "tcp"]
+
+DATAGRAM_BYTES_MAX: Final = 65535
+
+_NO_ECHO: Final = bytes(2)
+_NO_PROOF: Final = bytes(protocol.CHALLENGE_BYTES)
+
+# Found before the echo bytes are read: the reply repeats nothing of the request, or its group only.
+_WITHOUT_ECHO: Final = frozenset(
+    (
+        Status.INVALID_ROUTING,
+        Status.INVALID_SPLIT_ID,
+        Status.INVALID_RAIDA_ID,
+        Status.INVALID_SHARD_ID,
+        Status.INVALID_COMMAND_GROUP,
+        Status.INVALID_COMMAND,
+        Status.INVALID_COIN_ID,
+        Status.INVALID_ENCRYPTION_CODE,
+    )
+)
+# Found before the body could be read, or by a node that could not: no proof in the reply. 37 shows
+# what the node made of the challenge.
+_WITHOUT_PROOF: Final = frozenset(
+    (
+        Status.INVALID_PACKET_LENGTH,
+        Status.INVALID_EOF,
+        Status.INVALID_ENCRYPTION,
+        Status.INVALID_CRC,
+        Status.REQUEST_RATE,
+        Status.INTERNAL,
+        Status.MEMORY_ALLOC,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What a node said.
+
+    status: 0 to 255, see `raida_uring.protocol.Status`. accepted: whether the node answered the
+    question; value: its answer, None if it refused. server_time_us: what the node says it spent.
+    round_trip_s: from the first byte sent (over TCP: from connecting) to the last received.
+    """
+
+    status: int
+    accepted: bool
+    value: T | None
+    server_time_us: int
+    round_trip_s: float
+
+    def require(self) -> T:
+        """Return the value. Raises RefusedError when there is none."""
+        if not self.accepted:
+            raise RefusedError(self.status, protocol.status_name(self.status))
+        return self.value  # type: ignore[return-value]  # accepted: it is a T
+
+
+class Question(Generic[T]):
+    """A call made ready for one node. `data` is sent once; what comes back goes to `read()`."""
+
+    def __init__(
+        self, call: Call[T], *, raida_id: int, coin_id: int, key: Key | None, shard: int
+    ) -> None:
+        """Raises ValueError when a value does not fit the wire."""
+        self._call = call
+        self._key = key
+        self._raida_id = raida_id
+        self._challenge = os.urandom(protocol.CHALLENGE_RANDOM_BYTES)
+        self._nonce = b""
+        if key is None:
+            self._echo = os.urandom(2)
+            self.data = protocol.build_request(
+                call.group,
+                call.command,
+                call.payload,
+                raida_id=raida_id,
+                coin_id=coin_id,
+                shard=shard,
+                echo=int.from_bytes(self._echo),
+                challenge=self._challenge,
+                body=call.body,
+            )
+        else:
+            self._nonce = os.urandom(key.nonce_bytes)
+            self._echo = self._nonce[-2:]
+            self.data = sealing.seal_request(
+                call.group,
+                call.command,
+                call.payload,
+                key=key,
+                nonce=self._nonce,
+                raida_id=raida_id,
+                coin_id=coin_id,
+                shard=shard,
+                challenge=self._challenge,
+                body=call.body,
+            )
+
+    @property
+    def encryption(self) -> int:
+        """The request's encryption type."""
+        return 0 if self._key is None else self._key.encryption
+
+    def read(self, data: bytes, round_trip_s: float) -> Answer[T]:
+        """Return the answer that `data` holds.
+
+        Raises ProtocolError when `data` is no reply, is the reply to another request, is forged
+        (types 4 and 5), or its payload does not fit the call.
+        """
+        reply = protocol.parse_reply(data, self.encryption)
+        self._check_ours(reply)
+        accepted = reply.status in self._call.statuses
+        payload = b""
+        if accepted:
+            payload = reply.payload
+            if self._key is not None:
+                payload = sealing.open_reply(reply, key=self._key, nonce=self._nonce)
+        value = self._call.parse(reply.status, payload) if accepted else None
+        return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s)
+
+    def _check_ours(self, reply: ParsedReply) -> None:
+        if reply.raida_id != self._raida_id and reply.status != Status.INVALID_RAIDA_ID:
+            raise _stray(f"node {reply.raida_id} answers, {self._raida_id} was asked")
+        if reply.status in _WITHOUT_ECHO:
+            if reply.echo != _NO_ECHO or reply.body:
+                raise _stray("an early refusal repeats bytes of another request")
+            return
+        if (reply.group, reply.echo) != (self._call.group, self._echo):
+            raise _stray(f"group {reply.group}, echo {reply.echo.hex()} answer another request")
+        if self._key is None or self._key.encryption <= 2:
+            self._check_proof(reply)
+        else:
+            coins = b"".join(coin.name.wire for coin in self._key.coins)
+            named = reply.header[17:22] + (reply.header[24:29] if len(coins) > 5 else b"")
+            if reply.header[16] != self._key.encryption or named != coins:
+                raise _stray("reply names other key coins")
+
+    def _check_proof(self, reply: ParsedReply) -> None:
+        proof = _NO_PROOF
+        if self._call.body:
+            proof = sealing.prove_challenge(self._challenge, self._key)
+        if hmac.compare_digest(reply.challenge, proof):
+            return
+        if reply.status not in _WITHOUT_PROOF or reply.body:
+            raise _stray("reply does not prove that this request was read")
+        if reply.status != Status.INVALID_CRC and reply.challenge != _NO_PROOF:
+            raise _stray("reply proves that another request was read")
+
+
+def _stray(message: str) -> ProtocolError:
+    return ProtocolError(f"not the reply to this request: {message}", Status.INVALID_PARAMETER)

@@ -1,0 +1,205 @@
+"""The client that waits: one request out, one reply in, over UDP or TCP.
+
+Each exchange has a socket of its own, connected, so that the kernel drops what other peers send.
+Safe from any thread.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from raida_uring import protocol
+from raida_uring.client.question import DATAGRAM_BYTES_MAX, Answer, Question, Transport
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol.calls import Call
+from raida_uring.sealing import Key
+
+T = TypeVar("T")
+
+
+class Client:
+    """One node, asked synchronously. Holds no socket; any thread, several at once."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        raida_id: int,
+        coin_id: int = 6,
+        transport: Transport = "udp",
+        key: Key | None = None,
+        timeout_s: float = 2.0,
+    ) -> None:
+        """host: name or IP address. key: requests are sealed with it; None: sent in the clear.
+        timeout_s: for a whole exchange, from the moment that the name is resolved."""
+        self.host = host
+        self.port = port
+        self.raida_id = raida_id
+        self.coin_id = coin_id
+        self.transport: Transport = transport
+        self.key = key
+        self.timeout_s = timeout_s
+
+    def ask(self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None) -> Answer[T]:
+        """Send the request once and return the answer; a refusal is an answer, too.
+
+        timeout_s: instead of the client's. Raises TimeoutError when it passes, OSError when the
+        machine or the network refuses, ProtocolError when what came over TCP is not the reply,
+        ValueError when an argument does not fit the wire.
+        """
+        question = Question(
+            call, raida_id=self.raida_id, coin_id=self.coin_id, key=self.key, shard=shard
+        )
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        endpoint = self.host, self.port
+        if self.transport == "udp":
+            return _ask_udp(*endpoint, question.data, question.read, timeout_s)
+        data, round_trip_s = _ask_tcp(*endpoint, question.data, timeout_s)
+        return question.read(data, round_trip_s)
+
+    def vote(
+        self, roots: bytes = bytes(protocol.ROOTS_BYTES), *, timeout_s: float | None = None
+    ) -> bool:
+        """Whether the node has the same 15 roots (480 bytes). Always over UDP.
+
+        Raises as `ask()`.
+        """
+        nonce = os.urandom(protocol.NONCE_BYTES)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        data = protocol.build_vote(nonce, roots)
+        return _ask_udp(self.host, self.port, data, read_vote(nonce), timeout_s)
+
+
+def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
+    """What reads the reply to the vote with that nonce. It raises ProtocolError for any other."""
+
+    def read(data: bytes, _round_trip_s: float) -> bool:
+        reply = protocol.parse_vote_reply(data)
+        if reply.nonce != nonce:
+            raise ProtocolError(
+                "not the reply to this vote: another nonce", protocol.Status.INVALID_PARAMETER
+            )
+        return reply.agrees
+
+    return read
+
+
+def explain_timeout(strays: list[ProtocolError]) -> TimeoutError:
+    """The error for an exchange in which only `strays` arrived."""
+    ignored = f"; {len(strays)} datagrams ignored, the last: {strays[-1]}" if strays else ""
+    return TimeoutError(f"timed out{ignored}")
+
+
+def _ask_udp(
+    host: str, port: int, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
+) -> T:
+    """Return what `read` makes of the first datagram that it takes; others are ignored."""
+    strays: list[ProtocolError] = []
+    family, address = resolve(host, port)
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
+        start_s = time.perf_counter()
+        # Connected UDP: the kernel drops other senders' datagrams and reports a closed port.
+        peer.connect((address, port))
+        peer.send(data)
+        while True:
+            try:
+                _set_deadline(peer, start_s + timeout_s)
+                reply = peer.recv(DATAGRAM_BYTES_MAX)
+            except TimeoutError:
+                raise explain_timeout(strays) from None
+            try:
+                return read(reply, time.perf_counter() - start_s)
+            except ProtocolError as error:
+                strays.append(error)
+
+
+def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes, float]:
+    """The reply's bytes, or as many as came, and the time it took."""
+    family, address = resolve(host, port)
+    with socket.socket(family, socket.SOCK_STREAM) as peer:
+        start_s = time.perf_counter()
+        _set_deadline(peer, start_s + timeout_s)
+        peer.connect((address, port))
+        unsent: OSError | None = None
+        try:
+            _set_deadline(peer, start_s + timeout_s)
+            peer.sendall(data)
+        except ConnectionError as error:  # refused from the header alone: the reply may be there
+            unsent = error
+        encryption = data[protocol.ENCRYPTION_OFFSET]
+        answer = _receive_reply(peer, encryption, start_s + timeout_s)
+        if unsent is not None and not answer:
+            raise unsent
+        return answer, time.perf_counter() - start_s
+
+
+def _receive_reply(peer: socket.socket, encryption: int, deadline_s: float) -> bytes:
+    """Read one reply off a stream; what an early end left of it is for parse_reply to refuse."""
+    answer = b""
+    wanted = protocol.PREFIX_BYTES
+    while len(answer) < wanted:
+        _set_deadline(peer, deadline_s)
+        piece = peer.recv(wanted - len(answer))
+        if not piece:
+            break
+        answer += piece
+        if len(answer) == protocol.PREFIX_BYTES:
+            wanted = protocol.reply_bytes(answer, encryption)
+    return answer
+
+
+def _set_deadline(peer: socket.socket, deadline_s: float) -> None:
+    remaining_s = deadline_s - time.perf_counter()
+    if remaining_s <= 0:
+        raise TimeoutError("timed out")
+    peer.settimeout(remaining_s)
+
+
+def format_endpoint(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
+    """Return the family and text of the first address of `host`, a name or an address.
+
+    Raises OSError if it has none.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError:
+        raise OSError(f"{host!r} cannot be a host name") from None
+    return family, str(address[0])
+
+
+# --- Bytes as they stand ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A reply, and how long it took from the first byte sent (over TCP: from connecting)."""
+
+    reply: protocol.ParsedReply
+    round_trip_s: float
+
+
+def request(
+    host: str, port: int, data: bytes, *, transport: Transport = "udp", timeout_s: float = 2.0
+) -> Exchange:
+    """Send the request `data`, whatever it holds, and return the reply as it stands.
+
+    For requests that `Client` would not make; of a reply only its form is checked. timeout_s: for
+    the whole exchange, from the moment that the name is resolved. Raises TimeoutError when it
+    passes, OSError when the machine or the network refuses, ProtocolError when the answer is no
+    reply.
+    """
+    encryption = data[protocol.ENCRYPTION_OFFSET]
+    if transport == "tcp":
+        answer, round_trip_s = _ask_tcp(host, port, data, timeout_s)
+    else:
+        answer, round_trip_s = _ask_udp(host, port, data, lambda *taken: taken, timeout_s)
+    return Exchange(protocol.parse_reply(answer, encryption), round_trip_s)

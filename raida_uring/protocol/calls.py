@@ -1,0 +1,333 @@
+"""What a client may ask: the payload of each command, and what its reply means.
+
+Pure; shared by every client. A function per command returns a `Call`, which any client sends. All
+raise ValueError when an argument does not fit the wire; `Call.parse()` raises ProtocolError when a
+reply's payload does not fit its status. Source: wire specification, section 6.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import reduce
+from typing import Final, Generic, TypeVar
+
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol.coin import (
+    AN_BYTES,
+    DENOMINATIONS,
+    Coin,
+    CoinName,
+    check_an,
+    parse_coin_names,
+)
+from raida_uring.protocol.commands import Group
+from raida_uring.protocol.status import Status
+from raida_uring.protocol.vote import ROOTS_BYTES
+
+T = TypeVar("T")
+
+HASH_BYTES: Final = 32
+PAGE_BYTES: Final = 17408
+RAIDA_COUNT: Final = 25
+
+_STATS: Final = struct.Struct("<4Q")
+_AUDIT: Final = struct.Struct(">bI")
+_BRANCH: Final = struct.Struct(">bII")
+_PAGE: Final = struct.Struct(">bI")
+
+_PASSED: Final = frozenset((Status.ALL_PASS, Status.ALL_FAIL, Status.MIXED))
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One question to a node.
+
+    body: False sends none at all; `payload` is empty then. statuses: those that answer it; any
+    other refuses it. read: from one of them and the reply's payload to the value.
+    """
+
+    group: int
+    command: int
+    payload: bytes
+    statuses: frozenset[int]
+    read: Callable[[int, bytes], T]
+    body: bool = True
+
+    def parse(self, status: int, payload: bytes) -> T:
+        """Return what the reply says; `status` is one of `statuses`. Raises ProtocolError."""
+        return self.read(status, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Of each coin asked about, in order: whether it passed (detect), was changed (pown, fix)."""
+
+    passed: tuple[bool, ...]
+
+    @property
+    def all_passed(self) -> bool:
+        """Whether every coin did."""
+        return all(self.passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """passed: as `Verdicts`. number: the ticket for the coins that passed; None if none did."""
+
+    passed: tuple[bool, ...]
+    number: int | None
+
+
+class Found(IntEnum):
+    """Which of two numbers a coin has; the first wins when they are the same."""
+
+    NEITHER = 0
+    AN = 1
+    PAN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStats:
+    """value_powned: in units of 10^-8 coin. datagrams: received by UDP, of any kind."""
+
+    echoes: int
+    coins_powned: int
+    value_powned: int
+    datagrams: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """counts: coins in circulation, by denomination -8 to 6."""
+
+    counts: dict[int, int]
+
+
+# --- Status -----------------------------------------------------------------------------------
+
+
+def echo(payload: bytes = b"") -> Call[None]:
+    """Is the node there? Nothing comes back."""
+    return _call(Group.STATUS, 0, payload, lambda _status, _payload: None)
+
+
+def version() -> Call[str]:
+    """The version's text."""
+    return _call(Group.STATUS, 1, b"", lambda _status, payload: payload.decode("ascii", "replace"))
+
+
+def show_stats(admin_key: bytes) -> Call[NodeStats]:
+    """Counters since start. admin_key: 16 bytes."""
+    check_an(admin_key)  # as long
+
+    def read(_status: int, payload: bytes) -> NodeStats:
+        return NodeStats(*_STATS.unpack(_sized(payload, _STATS.size)))
+
+    return _call(Group.STATUS, 2, admin_key, read)
+
+
+def audit() -> Call[Audit]:
+    """Coins in circulation."""
+
+    def read(_status: int, payload: bytes) -> Audit:
+        _sized(payload, _AUDIT.size * len(DENOMINATIONS))
+        counts = dict(_AUDIT.iter_unpack(payload))
+        if list(counts) != list(DENOMINATIONS):
+            raise _malformed(f"audit lists denominations {list(counts)}")
+        return Audit(counts)
+
+    return _call(Group.STATUS, 3, b"", read)
+
+
+# --- Authentication ---------------------------------------------------------------------------
+
+
+def detect(coins: Sequence[Coin]) -> Call[Verdicts]:
+    """Are these the coins' numbers?"""
+    return _judged(Group.AUTHENTICATION, 10, _with_ans(coins), len(coins))
+
+
+def detect_sum(coins: Sequence[Coin]) -> Call[bool]:
+    """Are all of these the coins' numbers, by their XOR?"""
+    payload = _names(coin.name for coin in coins) + _sum(coins)
+    return _judged_together(11, payload, coins)
+
+
+def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
+    """Give each coin the new 16-byte number beside it, where it has the old one."""
+    return _judged(Group.AUTHENTICATION, 20, _with_pans(coins), len(coins))
+
+
+def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
+    """XOR `delta` (16 bytes) into every coin's number, if their XOR is right."""
+    payload = _names(coin.name for coin in coins) + _sum(coins) + check_an(delta)
+    return _judged_together(21, payload, coins)
+
+
+# --- Healing ----------------------------------------------------------------------------------
+
+
+def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
+    """Detect, and a ticket with which other nodes can ask which coins passed."""
+    count = len(coins)
+
+    def read(status: int, payload: bytes) -> Ticket:
+        if status == Status.ALL_FAIL:
+            return Ticket(_verdicts(status, payload, count), None)
+        flags, number = payload[:-4], payload[-4:]
+        if len(number) != 4:
+            raise _malformed(f"ticket of {len(number)} bytes")
+        return Ticket(_verdicts(status, flags, count), int.from_bytes(number))
+
+    return _call(Group.HEALING, 40, _with_ans(coins), read, _PASSED)
+
+
+def validate_ticket(raida_id: int, ticket: int) -> Call[tuple[CoinName, ...]]:
+    """The coins that passed when `ticket` was issued; once for each asking node `raida_id`."""
+    payload = bytes((raida_id,)) + _u32(ticket)
+    return _call(Group.HEALING, 50, payload, lambda _status, names: parse_coin_names(names))
+
+
+def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
+    """Of each coin: does it have its number, the 16-byte one beside it, or neither?"""
+    count = len(coins)
+    same = {
+        Status.FIND_ALL_AN: Found.AN,
+        Status.FIND_ALL_PAN: Found.PAN,
+        Status.FIND_NEITHER: Found.NEITHER,
+    }
+
+    def read(status: int, payload: bytes) -> tuple[Found, ...]:
+        if status != Status.FIND_MIXED:
+            _sized(payload, 0)
+            return (same[Status(status)],) * count
+        try:
+            return tuple(Found(byte) for byte in _sized(payload, count))
+        except ValueError as error:
+            raise _malformed(str(error)) from None
+
+    return _call(Group.HEALING, 60, _with_pans(coins), read, frozenset((*same, Status.FIND_MIXED)))
+
+
+def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -> Call[Verdicts]:
+    """Let the other nodes' votes decide on coins that fail here.
+
+    number_seed: 16 bytes from which the new numbers are made. tickets: one of each node by its id,
+    25 of them, 0 for none.
+    """
+    if len(tickets) != RAIDA_COUNT:
+        raise ValueError(f"{len(tickets)} tickets, not {RAIDA_COUNT}")
+    payload = _names(coins) + check_an(number_seed) + b"".join(map(_u32, tickets))
+    return _judged(Group.HEALING, 80, payload, len(coins))
+
+
+# --- Integrity --------------------------------------------------------------------------------
+
+
+def get_merkle_branch(den: int, level: int, index: int) -> Call[bytes]:
+    """The 32-byte hash of one node of a denomination's tree; level 0: leaves, 10: root."""
+    payload = _packed(_BRANCH, den, level, index)
+    return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, HASH_BYTES))
+
+
+def get_page_data(den: int, page: int) -> Call[bytes]:
+    """A page's 17,408 bytes; ask over TCP."""
+    payload = _packed(_PAGE, den, page)
+    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_BYTES))
+
+
+def get_all_roots(own: bytes = bytes(ROOTS_BYTES)) -> Call[tuple[bytes, ...]]:
+    """15 roots of 32 bytes, denominations -8 to 6; zeros: no tree. own: the asker's, 480 bytes."""
+
+    def read(_status: int, payload: bytes) -> tuple[bytes, ...]:
+        _sized(payload, ROOTS_BYTES)
+        starts = range(0, ROOTS_BYTES, HASH_BYTES)
+        return tuple(payload[start : start + HASH_BYTES] for start in starts)
+
+    if len(own) != ROOTS_BYTES:
+        raise ValueError(f"own roots have {len(own)} bytes, not {ROOTS_BYTES}")
+    return _call(Group.INTEGRITY, 5, own, read)
+
+
+# --- Parts ------------------------------------------------------------------------------------
+
+
+def _call(
+    group: int,
+    command: int,
+    payload: bytes,
+    read: Callable[[int, bytes], T],
+    statuses: frozenset[int] = frozenset((Status.SUCCESS,)),
+) -> Call[T]:
+    return Call(group, command, payload, statuses, read)
+
+
+def _judged(group: int, command: int, payload: bytes, count: int) -> Call[Verdicts]:
+    """A call answered with one verdict per coin."""
+
+    def read(status: int, flags: bytes) -> Verdicts:
+        return Verdicts(_verdicts(status, flags, count))
+
+    return _call(group, command, payload, read, _PASSED)
+
+
+def _judged_together(command: int, payload: bytes, coins: Sequence[Coin]) -> Call[bool]:
+    if len({coin.name for coin in coins}) != len(coins):
+        raise ValueError("a coin is listed twice: its number would cancel out of the sum")
+
+    def read(status: int, rest: bytes) -> bool:
+        _sized(rest, 0)
+        return status == Status.ALL_PASS
+
+    statuses = frozenset((Status.ALL_PASS, Status.ALL_FAIL))
+    return _call(Group.AUTHENTICATION, command, payload, read, statuses)
+
+
+def _verdicts(status: int, flags: bytes, count: int) -> tuple[bool, ...]:
+    """Bit i of byte i/8, least significant first; no bytes when all are alike."""
+    if status != Status.MIXED:
+        _sized(flags, 0)
+        return (status == Status.ALL_PASS,) * count
+    _sized(flags, (count + 7) // 8)
+    return tuple(bool(flags[index // 8] >> index % 8 & 1) for index in range(count))
+
+
+def _names(names: Iterable[CoinName]) -> bytes:
+    return b"".join(name.wire for name in names)
+
+
+def _with_ans(coins: Iterable[Coin]) -> bytes:
+    return b"".join(coin.name.wire + coin.an for coin in coins)
+
+
+def _with_pans(coins: Iterable[tuple[Coin, bytes]]) -> bytes:
+    return b"".join(coin.name.wire + coin.an + check_an(pan) for coin, pan in coins)
+
+
+def _sum(coins: Iterable[Coin]) -> bytes:
+    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_BYTES)
+
+
+def _u32(value: int) -> bytes:
+    try:
+        return value.to_bytes(4)
+    except OverflowError:
+        raise ValueError(f"{value} is not a number of 32 bits") from None
+
+
+def _packed(layout: struct.Struct, *values: int) -> bytes:
+    try:
+        return layout.pack(*values)
+    except struct.error as error:
+        raise ValueError(f"{values} do not fit: {error}") from None
+
+
+def _sized(payload: bytes, count: int) -> bytes:
+    if len(payload) != count:
+        raise _malformed(f"reply has {len(payload)} bytes of payload, not {count}")
+    return payload
+
+
+def _malformed(message: str) -> ProtocolError:
+    return ProtocolError(message, Status.INVALID_PACKET_LENGTH)

@@ -1,0 +1,72 @@
+"""Coins by name, and with the number that proves whose they are.
+
+Pure. Source: wire specification, conventions and section 6.2.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol.status import Status
+
+AN_BYTES: Final = 16
+COIN_NAME_BYTES: Final = 5
+DENOMINATIONS: Final = range(-8, 7)
+_NAME: Final = struct.Struct(">bI")
+
+
+class CoinName(NamedTuple):
+    """den: denomination, -8 to 6 for coins that exist. sn: serial number, 0 to 1,023,999."""
+
+    den: int
+    sn: int
+
+    @property
+    def wire(self) -> bytes:
+        """Its 5 bytes. Raises ValueError when den is no signed byte or sn no 32 bits."""
+        try:
+            return _NAME.pack(self.den, self.sn)
+        except struct.error as error:
+            raise ValueError(f"no coin {self.den}/{self.sn}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Coin:
+    """A coin in somebody's hands.
+
+    an: its 16-byte authenticity number at the node that is asked; left out of repr(). Raises
+    ValueError when a value does not fit the wire.
+    """
+
+    den: int
+    sn: int
+    an: bytes
+
+    def __post_init__(self) -> None:
+        check_an(self.an)
+        _ = self.name.wire
+
+    def __repr__(self) -> str:
+        return f"Coin(den={self.den}, sn={self.sn})"
+
+    @property
+    def name(self) -> CoinName:
+        """Which coin it is."""
+        return CoinName(self.den, self.sn)
+
+
+def check_an(an: bytes) -> bytes:
+    """Return `an`. Raises ValueError unless it has 16 bytes."""
+    if len(an) != AN_BYTES:
+        raise ValueError(f"an authenticity number has {AN_BYTES} bytes, not {len(an)}")
+    return an
+
+
+def parse_coin_names(data: bytes) -> tuple[CoinName, ...]:
+    """Return the coins named in `data`. Raises ProtocolError unless they have 5 bytes each."""
+    if len(data) % COIN_NAME_BYTES:
+        raise ProtocolError(
+            f"{len(data)} bytes are no whole number of coin names", Status.INVALID_PACKET_LENGTH
+        )
+    return tuple(CoinName(*fields) for fields in _NAME.iter_unpack(data))

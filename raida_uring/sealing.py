@@ -1,0 +1,346 @@
+"""Encryption types 1, 2, 4 and 5: requests opened and replies sealed, for nodes and for clients.
+
+Bytes in, bytes out; the only thing drawn from outside is a reply's nonce, from the system's
+generator. Terminators are never encrypted: the data plane writes a reply's. Source: wire
+specification, sections 2.3, 2.4 (test 9), 3 and 4; offsets are those of the header.
+
+A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()`, which
+any thread may.
+"""
+
+import hashlib
+import hmac
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol import (
+    AN_BYTES,
+    BODY_BYTES_MAX,
+    CHALLENGE_BYTES,
+    CHALLENGE_RANDOM_BYTES,
+    TERMINATOR,
+    Coin,
+    ParsedReply,
+    Status,
+    build_front,
+    crc32_challenge,
+)
+
+HMAC_BYTES: Final = 32
+SHORT_NONCE_BYTES: Final = 8  # types 1 and 2, header bytes 24 to 31
+LONG_NONCE_BYTES: Final = 24  # types 4 and 5, header bytes 24 to 47
+REPLY_NONCE_BYTES: Final = 22  # ... of which a reply's header has room for the first 22
+CONTEXTS_MAX: Final = 256  # key schedules kept per worker, about 1 KiB each
+
+_SHORT_BODY_MIN: Final = CHALLENGE_BYTES + len(TERMINATOR)
+_LONG_BODY_MIN: Final = HMAC_BYTES + len(TERMINATOR)
+_SHORT_COUNTER_REST: Final = bytes(8)
+_COUNTER: Final = slice(24, 40)  # of a long header, request and reply alike
+_COIN: Final = struct.Struct(">bI")  # denomination and serial number
+
+
+class Keys(Protocol):
+    """Where a node finds the keys of coins. Thread: any worker."""
+
+    def an(self, den: int, sn: int) -> bytes | None:
+        """The coin's 16-byte authenticity number; None when its page cannot be read."""
+
+
+# --- Ciphers ----------------------------------------------------------------------------------
+
+
+class _Ciphers:
+    """AES-CTR with the key schedules of recent keys. Thread: one.
+
+    A context costs ten times what its use on a small body does, and a client sends many requests
+    under one coin. Contexts are found by key, so a changed AN cannot meet an old one.
+    """
+
+    def __init__(self) -> None:
+        self._contexts: dict[bytes, CipherContext] = {}
+
+    def apply(self, key: bytes, counter: bytes, data: bytes) -> bytes:
+        """`data` encrypted or decrypted from the 16-byte block `counter` on."""
+        context = self._contexts.get(key)
+        if context is None:
+            if len(self._contexts) >= CONTEXTS_MAX:
+                del self._contexts[next(iter(self._contexts))]
+            self._contexts[key] = context = _context(key, counter)
+        else:
+            context.reset_nonce(counter)
+        return context.update(data)
+
+
+def _context(key: bytes, counter: bytes) -> CipherContext:
+    return Cipher(AES(key), CTR(counter)).encryptor()  # CTR: decrypting is the same
+
+
+def _hmac(key: bytes, ciphertext: bytes) -> bytes:
+    return hmac.digest(key, ciphertext, "sha256")
+
+
+def _xor(first: bytes, second: bytes) -> bytes:
+    return (int.from_bytes(first) ^ int.from_bytes(second)).to_bytes(len(first))
+
+
+# --- Nodes ------------------------------------------------------------------------------------
+
+
+class Seal(Protocol):
+    """How the reply to one opened request is sealed. Thread: its opener's."""
+
+    def seal(self, payload: bytes) -> bytes:
+        """What `ru_worker_reply` expects: the bytes that the header shows, then the sealed body.
+
+        Without a payload there is no body; the first part may be empty, too.
+        """
+
+
+class Opened(NamedTuple):
+    """A request that was looked at.
+
+    refusal: the status that answers it; None: it is valid. payload: in the clear; empty if refused
+    or without a body. seal: for the reply; None: the reply is a bare status.
+    """
+
+    refusal: Status | None
+    payload: bytes
+    seal: Seal | None
+
+
+_UNKNOWN_KEY: Final = Opened(Status.INVALID_ENCRYPTION, b"", None)
+_UNKNOWN_COIN: Final = Opened(Status.ENCRYPTION_COIN_NOT_FOUND, b"", None)
+_BAD_LENGTH: Final = Opened(Status.INVALID_PACKET_LENGTH, b"", None)
+_BAD_END: Final = Opened(Status.INVALID_EOF, b"", None)
+_BAD_HMAC: Final = Opened(Status.INVALID_HMAC, b"", None)
+
+
+class _ShortSeal(NamedTuple):
+    """Types 1 and 2: the counter starts again where the request's did."""
+
+    ciphers: _Ciphers
+    key: bytes
+    counter: bytes
+    challenge: bytes
+
+    def seal(self, payload: bytes) -> bytes:
+        if not payload:
+            return self.challenge
+        return self.challenge + self.ciphers.apply(self.key, self.counter, payload)
+
+
+class _LongSeal(NamedTuple):
+    """Types 4 and 5: a fresh nonce. second_coin: type 5's, the nonce's first 5 bytes, so that the
+    header shows all of the counter block and the reply can be read."""
+
+    ciphers: _Ciphers
+    key: bytes
+    second_coin: bytes
+
+    def seal(self, payload: bytes) -> bytes:
+        if not payload:
+            return b""
+        nonce = self.second_coin + os.urandom(REPLY_NONCE_BYTES - len(self.second_coin))
+        ciphertext = self.ciphers.apply(self.key, nonce[:16], payload)
+        return nonce + ciphertext + _hmac(self.key, ciphertext)
+
+
+def _refuse_body(body: bytes, announced: int, least: int) -> Opened | None:
+    """The decisions on a body that need no key; None: go on."""
+    if len(body) < announced or announced < len(TERMINATOR):
+        return _BAD_LENGTH
+    if not body.endswith(TERMINATOR):
+        return _BAD_END
+    return _BAD_LENGTH if announced < least else None
+
+
+class Opener:
+    """Opens requests. Thread: one."""
+
+    def __init__(self, keys: Keys | None) -> None:
+        """keys: None knows no coin."""
+        self._keys = keys
+        self._ciphers = _Ciphers()
+
+    def open(self, header: bytes, body: bytes) -> Opened:
+        """Decide on an encrypted request, in the order of the specification.
+
+        header: 32 or 48 bytes that have passed decisions 1 to 8. body: what arrived of it. Raises
+        whatever `Keys.an` does.
+        """
+        return (self._open_short if header[16] <= 2 else self._open_long)(header, body)
+
+    def _an(self, header: bytes, offset: int) -> bytes | None:
+        return None if self._keys is None else self._keys.an(*_COIN.unpack_from(header, offset))
+
+    def _open_short(self, header: bytes, body: bytes) -> Opened:
+        # Type 2 names a locker, and there are none.
+        key = self._an(header, 17) if header[16] == 1 else None
+        if key is None:
+            return _UNKNOWN_KEY
+        counter = header[24:32] + _SHORT_COUNTER_REST
+        announced = int.from_bytes(header[22:24])
+        if announced == 0:
+            seal = _ShortSeal(self._ciphers, key, counter, bytes(CHALLENGE_BYTES))
+            return Opened(None, b"", seal)
+        refusal = _refuse_body(body, announced, _SHORT_BODY_MIN)
+        if refusal is not None:
+            return refusal
+        plain = self._ciphers.apply(key, counter, body[: -len(TERMINATOR)])
+        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_BYTES], key))
+        crc = crc32_challenge(plain[:CHALLENGE_RANDOM_BYTES])
+        if not hmac.compare_digest(crc, plain[CHALLENGE_RANDOM_BYTES:CHALLENGE_BYTES]):
+            return Opened(Status.INVALID_CRC, b"", seal)
+        return Opened(None, plain[CHALLENGE_BYTES:], seal)
+
+    def _open_long(self, header: bytes, body: bytes) -> Opened:
+        key = self._an(header, 19)
+        second_coin = b""
+        if header[16] == 5:
+            second_coin = header[24:29]
+            second_key = self._an(header, 24) if key is not None else None
+            key = key + second_key if key is not None and second_key is not None else None
+        if key is None:
+            return _UNKNOWN_COIN
+        key = hashlib.sha256(key).digest()
+        seal = _LongSeal(self._ciphers, key, second_coin)
+        announced = int.from_bytes(header[17:19])
+        if announced == 0:
+            return Opened(None, b"", seal)
+        refusal = _refuse_body(body, announced, _LONG_BODY_MIN)
+        if refusal is not None:
+            return refusal
+        ciphertext = body[:-_LONG_BODY_MIN]
+        if not hmac.compare_digest(
+            _hmac(key, ciphertext), body[-_LONG_BODY_MIN : -len(TERMINATOR)]
+        ):
+            return _BAD_HMAC
+        plain = self._ciphers.apply(key, header[_COUNTER], ciphertext) if ciphertext else b""
+        return Opened(None, plain, seal)
+
+
+# --- Clients ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a client seals requests with.
+
+    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Type 1 encrypts
+    request and reply with one keystream and does not authenticate the payload; prefer 4 or 5.
+    Raises ValueError when the parts do not fit the type.
+    """
+
+    encryption: int
+    coins: tuple[Coin, ...] = ()
+    locker: bytes = b""
+
+    def __post_init__(self) -> None:
+        parts = (len(self.coins), len(self.locker))
+        if parts != {1: (1, 0), 2: (0, AN_BYTES), 4: (1, 0), 5: (2, 0)}.get(self.encryption):
+            raise ValueError(
+                "encryption is 1 or 4 with one coin, 5 with two, or 2 with a 16-byte locker key"
+            )
+
+    def __repr__(self) -> str:
+        return f"Key(encryption={self.encryption}, coins={self.coins})"
+
+    @property
+    def nonce_bytes(self) -> int:
+        """Bytes of nonce that a request takes: 8 or 24."""
+        return SHORT_NONCE_BYTES if self.encryption <= 2 else LONG_NONCE_BYTES
+
+    @property
+    def cipher_key(self) -> bytes:
+        """16 bytes (AES-128) for types 1 and 2, 32 (AES-256) for 4 and 5."""
+        secret = self.locker + b"".join(coin.an for coin in self.coins)
+        return secret if self.encryption <= 2 else hashlib.sha256(secret).digest()
+
+
+def seal_request(
+    group: int,
+    command: int,
+    payload: bytes = b"",
+    *,
+    key: Key,
+    nonce: bytes,
+    raida_id: int,
+    coin_id: int = 6,
+    shard: int = 0,
+    challenge: bytes = bytes(CHALLENGE_RANDOM_BYTES),
+    body: bool = True,
+) -> bytes:
+    """Return a request encrypted with `key`.
+
+    nonce: `key.nonce_bytes`, never the same twice under a key; the last two come back as echo; type
+    5 puts its second coin over the first five. challenge: 12 random bytes, for types 1 and 2. body:
+    False leaves the body out; `payload` must then be empty. Raises ValueError when a value does not
+    fit its field.
+    """
+    if len(nonce) != key.nonce_bytes or len(challenge) != CHALLENGE_RANDOM_BYTES:
+        raise ValueError(f"nonce has {len(nonce)} bytes, challenge {len(challenge)}")
+    if payload and not body:
+        raise ValueError("a request without a body has no payload")
+    front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
+    kind = bytes((key.encryption,))
+    content = b""
+    if key.encryption <= 2:
+        if body:
+            plain = challenge + crc32_challenge(challenge) + payload
+            counter = nonce + _SHORT_COUNTER_REST
+            content = _context(key.cipher_key, counter).update(plain) + TERMINATOR
+        named = key.locker[:5] or key.coins[0].name.wire
+        return front + kind + named + _length(content) + nonce + content
+    if key.encryption == 5:
+        nonce = key.coins[1].name.wire + nonce[5:]
+    if body:
+        cipher_key = key.cipher_key
+        ciphertext = _context(cipher_key, nonce[:16]).update(payload)
+        content = ciphertext + _hmac(cipher_key, ciphertext) + TERMINATOR
+    return front + kind + _length(content) + key.coins[0].name.wire + nonce + content
+
+
+def _length(content: bytes) -> bytes:
+    if len(content) > BODY_BYTES_MAX:
+        raise ValueError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
+    return len(content).to_bytes(2)
+
+
+def prove_challenge(challenge: bytes, key: Key | None) -> bytes:
+    """The 16 bytes with which a reply proves that a body with this 12-byte challenge was read.
+
+    key: None for an unencrypted request. Long-header replies have no such field.
+    """
+    sent = challenge + crc32_challenge(challenge)
+    return sent if key is None else _xor(sent, key.cipher_key)
+
+
+def open_reply(reply: ParsedReply, *, key: Key, nonce: bytes) -> bytes:
+    """Return the reply's payload in the clear; empty when it has no body.
+
+    nonce: the request's, which types 1 and 2 use again; ignored for 4 and 5.
+    Raises ProtocolError when a long-header reply is too short for its HMAC or the HMAC is wrong:
+    somebody else wrote it. Types 1 and 2 have no such check: compare `prove_challenge()`.
+    """
+    if not reply.body:
+        return b""
+    cipher_key = key.cipher_key
+    if key.encryption <= 2:
+        return _context(cipher_key, nonce + _SHORT_COUNTER_REST).update(reply.payload)
+    sealed = reply.payload
+    if len(sealed) < HMAC_BYTES:
+        raise ProtocolError(
+            f"sealed reply body has {len(reply.body)} bytes, too few for its HMAC",
+            Status.INVALID_PACKET_LENGTH,
+        )
+    ciphertext = sealed[:-HMAC_BYTES]
+    if not hmac.compare_digest(_hmac(cipher_key, ciphertext), sealed[-HMAC_BYTES:]):
+        raise ProtocolError("reply's HMAC is wrong", Status.INVALID_HMAC)
+    return _context(cipher_key, reply.header[_COUNTER]).update(ciphertext)

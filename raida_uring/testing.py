@@ -1,0 +1,132 @@
+"""Call handlers without a socket, for the tests of whoever writes commands.
+
+    def test_greet() -> None:
+        assert HandlerClient("greetings").send(5, 200, b"world") == Reply(250, b"hello world")
+
+Left out is what stands between a client and a handler on a real node: header decisions, CRC,
+encryption, limits on sizes, batches, threads. An exception of the handler reaches the test.
+"""
+
+import ipaddress
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from raida_uring import config, handlers, protocol, sealing
+from raida_uring.client import Answer, Key, Transport
+from raida_uring.handlers import Node, Reply, Request
+from raida_uring.protocol import Status
+from raida_uring.protocol.calls import Call
+
+T = TypeVar("T")
+
+_PEER_BYTES: Final = 32  # in front of the header in a batch's data, see message.py
+_FAMILY: Final = struct.Struct("=H")  # as the kernel writes it
+_NO_COUNTERS: Final[Mapping[str, int]] = dict.fromkeys(("echoes", "udp_received"), 0)
+
+
+class HandlerClient:
+    """Runs the handlers of a node that does not exist. Thread: one."""
+
+    def __init__(self, *modules: str, node: Node | None = None) -> None:
+        """modules: as in `[handlers] modules`, beside the built-in commands and entry points.
+
+        node: passed to the handlers; by default one with the embedded configuration whose data
+        plane has counted nothing. Raises ConfigError as a node's start does.
+        """
+        self._commands = {item.number: item for item in handlers.load(modules)}
+        self.node = node or Node(config.embedded_default(), lambda: dict(_NO_COUNTERS))
+
+    def send(
+        self,
+        group: int,
+        command: int,
+        payload: bytes = b"",
+        *,
+        body: bool = True,
+        shard: int = 0,
+        transport: Transport = "udp",
+        peer: tuple[str, int] = ("127.0.0.1", 50000),
+        key: Key | None = None,
+    ) -> Reply:
+        """Return what the handler returns, or the reply that the node gives in its place: 6 where
+        there is no such command, 36 where it needs a body.
+
+        key: makes the request one that came sealed with it. Raises what the handler raises,
+        TypeError when it returns no Reply, ValueError when an argument does not fit the wire.
+        """
+        found = self._commands.get(group << 8 | command)
+        if found is None:
+            return Reply(Status.INVALID_COMMAND)
+        if found.needs_body and not body:
+            return Reply(Status.EMPTY_REQUEST)
+        raida_id = self.node.config.server.raida_id
+        coin_id = self.node.config.server.coin_id
+        if key is None:
+            whole = protocol.build_request(
+                group, command, payload, raida_id=raida_id, coin_id=coin_id, shard=shard, body=body
+            )
+        else:
+            whole = sealing.seal_request(
+                group,
+                command,
+                payload,
+                key=key,
+                nonce=bytes(key.nonce_bytes),
+                raida_id=raida_id,
+                coin_id=coin_id,
+                shard=shard,
+                body=body,
+            )
+        reply: object = found.handler(_request(whole, payload, transport, peer), self.node)
+        if not isinstance(reply, Reply):
+            raise TypeError(f"{found.name} must return a Reply, not {type(reply).__name__}")
+        return reply
+
+    def ask(self, call: Call[T], *, transport: Transport = "udp") -> Answer[T]:
+        """Answer a client library's call, so that a handler can be tested in the caller's terms.
+
+        Raises as `send()`, and ProtocolError when the reply's payload does not fit the call.
+        """
+        start_s = time.perf_counter()
+        status, payload = self.send(
+            call.group, call.command, call.payload, body=call.body, transport=transport
+        )
+        accepted = status in call.statuses
+        value = call.parse(status, payload) if accepted else None
+        return Answer(status, accepted, value, 0, time.perf_counter() - start_s)
+
+
+def _request(whole: bytes, payload: bytes, transport: Transport, peer: tuple[str, int]) -> Request:
+    """The request as a worker would make it: a record, and the bytes that it refers to."""
+    encryption = whole[protocol.ENCRYPTION_OFFSET]
+    header_size = protocol.header_bytes(encryption)
+    body_size = len(whole) - header_size
+    header = whole[:header_size].ljust(protocol.LONG_HEADER_BYTES, b"\0")
+    data = _address(peer) + header + whole[header_size:]
+    kind = 2 if encryption else int(body_size == 0)  # enum ru_request_kind
+    at = _PEER_BYTES + protocol.LONG_HEADER_BYTES + (protocol.CHALLENGE_BYTES if kind == 0 else 0)
+    record = (
+        at,
+        len(payload),
+        whole[4] << 8 | whole[5],
+        kind,
+        encryption,
+        whole[3],
+        int(transport == "tcp"),
+        body_size,
+    )
+    return Request(payload, record, data)
+
+
+def _address(peer: tuple[str, int]) -> bytes:
+    """A socket address as the kernel writes it, 32 bytes."""
+    address = ipaddress.ip_address(peer[0])
+    port = peer[1].to_bytes(2)
+    if address.version == 4:
+        raw = _FAMILY.pack(socket.AF_INET) + port + address.packed
+    else:
+        raw = _FAMILY.pack(socket.AF_INET6) + port + bytes(4) + address.packed
+    return raw.ljust(_PEER_BYTES, b"\0")

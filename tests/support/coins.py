@@ -1,0 +1,37 @@
+"""The coins of the recordings' fixture, as far as encryption needs them.
+
+Source: wire.json's fixture (`store`); default records by the wire specification, section 8.3.
+"""
+
+import hashlib
+from typing import Any
+
+from tests.support.wire import STORE
+
+RECORDS_PER_PAGE: int = STORE["records_per_page"]
+SN_MAX: int = STORE["pages_per_denomination"] * RECORDS_PER_PAGE - 1
+
+
+class Coins:
+    """What `raida_uring.sealing.Keys` asks for, from the fixture's rules. Any thread."""
+
+    def __init__(self) -> None:
+        entries: list[dict[str, Any]] = STORE["records"]
+        self._records = {(one["den"], one["sn"]): bytes.fromhex(one["an"]) for one in entries}
+        self._months = {(one["den"], one["sn"]): int(one["mfs"]) for one in entries}
+        self._missing = {(one["den"], one["page"]) for one in STORE["short_pages"]}
+
+    def an(self, den: int, sn: int) -> bytes | None:
+        """The 16 bytes, or None for a coin whose page cannot be read."""
+        page, record = divmod(sn, RECORDS_PER_PAGE)
+        if den not in STORE["denominations"] or sn > SN_MAX or (den, page) in self._missing:
+            return None
+        text = f"4567{den & 0xFFFFFFFF:02x}{page:04x}{record:02x}"
+        default = hashlib.md5(text.encode(), usedforsecurity=False).digest()
+        return self._records.get((den, sn), default)
+
+    def record(self, den: int, sn: int) -> bytes:
+        """The 17 bytes of a coin whose page can be read: AN and MFS."""
+        an = self.an(den, sn)
+        assert an is not None
+        return an + bytes((self._months.get((den, sn), 0),))
