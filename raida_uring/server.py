@@ -8,6 +8,7 @@ closed, memory and sockets go last.
 import json
 import logging
 import os
+import queue
 import signal
 import socket
 import threading
@@ -362,27 +363,58 @@ def notify(state: str) -> None:
         logger.warning("cannot notify the service manager: %s", error)
 
 
+class _Signals:
+    """The signals that stop a node, taken by one thread that waits for nothing else.
+
+    They are blocked before any thread starts, so that no call in a worker or in the data plane is
+    ever interrupted. Not sigtimedwait(): CPython 3.11 takes it for a signal when a SIGCONT or a
+    debugger interrupts the wait at the end of its time.
+    """
+
+    def __enter__(self) -> "_Signals":
+        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        self._taken: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done = False
+        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done = True
+        if self._thread.ident is not None:
+            signal.pthread_kill(self._thread.ident, signal.SIGTERM)  # ends its wait
+        self._thread.join()
+        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+            pass  # asked for more than once: it has been done
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
+
+    def _run(self) -> None:
+        while not self._done:
+            self._taken.put(signal.sigwait(STOP_SIGNALS))
+
+    def take(self, timeout_s: float) -> int | None:
+        """The next signal, None when there was none in time."""
+        try:
+            return self._taken.get(timeout=timeout_s) if timeout_s else self._taken.get_nowait()
+        except queue.Empty:
+            return None
+
+
 def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it at once.
 
-    Signals are blocked before any thread starts and taken by this one alone, so that no call in a
-    worker or in the data plane is ever interrupted. Raises StartError, ConfigError, EngineError.
+    Raises StartError, ConfigError, StoreError, EngineError.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
+    with _Signals() as signals:
         server = Server(config)
         server.start()
         logger.info("try it: raida-uring ping %s", _reachable(server.endpoints[0]))
         notify("READY=1")
         try:
-            _serve_until_stopped(server)
+            _serve_until_stopped(server, signals)
         finally:
             notify("STOPPING=1")
-            _drain(server)
-    finally:
-        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
-            pass  # asked for more than once: it has been done
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+            _drain(server, signals)
 
 
 def _reachable(endpoint: tuple[str, int]) -> str:
@@ -392,12 +424,12 @@ def _reachable(endpoint: tuple[str, int]) -> str:
     return sockets.format_endpoint(loopback.get(host, host), port)
 
 
-def _serve_until_stopped(server: Server) -> None:
+def _serve_until_stopped(server: Server, signals: _Signals) -> None:
     process = psutil.Process()
     process.cpu_percent()  # the first call only starts the measurement
     next_line = time.monotonic() + RESOURCE_INTERVAL_S
     while server.running:
-        if signal.sigtimedwait(STOP_SIGNALS, 1.0) is not None:
+        if signals.take(1.0) is not None:
             return
         if time.monotonic() >= next_line:
             next_line += RESOURCE_INTERVAL_S
@@ -422,13 +454,13 @@ def _log_resources(server: Server, process: psutil.Process) -> None:
     )
 
 
-def _drain(server: Server) -> None:
+def _drain(server: Server, signals: _Signals) -> None:
     timeout_ms = server.config.network.drain_timeout_ms
     if server.running:
         logger.info("stopping: up to %.1f s for requests in flight", timeout_ms / 1000)
         server.begin_drain(timeout_ms)
         while not server.wait(0.05):
-            if signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+            if signals.take(0) is not None:
                 logger.warning("stopping at once: requests in flight are dropped")
                 server.begin_drain(0)
     try:

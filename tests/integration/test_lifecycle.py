@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from raida_uring.errors import StartError
+from raida_uring.protocol import Status
 from tests.support.confine import (
     CAP_DAC_OVERRIDE,
     CAP_DAC_READ_SEARCH,
@@ -31,6 +33,7 @@ from tests.support.net import (
     turned_away,
     udp_ask,
     udp_client,
+    udp_exchange,
 )
 from tests.support.node import (
     HANDLERS,
@@ -339,3 +342,16 @@ class TestRefusedStarts:
             command=confined(f"refuse_system_call({IO_URING_CALLS[call]}, {code})"),
             network={"backend": "uring"},
         )
+
+
+def test_being_stopped_and_continued_is_no_request_to_end(tmp_path: Path) -> None:
+    """A debugger, or a shell's job control, interrupts whatever a thread waits in."""
+    with daemon(tmp_path) as node:
+        node.signal(signal.SIGSTOP)
+        time.sleep(1.2)  # longer than the main thread waits at a time: what is interrupted is over
+        node.signal(signal.SIGCONT)
+        with udp_client(node.endpoint) as client:
+            for _ in range(3):
+                reply = udp_exchange(client, node.endpoint, request(ECHO_COMMAND))
+                assert status(reply) == Status.SUCCESS
+        assert not node.ended_within(0.5), node.stderr()

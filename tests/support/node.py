@@ -218,6 +218,14 @@ class Daemon:
         """Send a signal to the daemon alone."""
         self.process.send_signal(number)
 
+    def ended_within(self, timeout_s: float) -> bool:
+        """Whether the daemon has ended by then."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """SIGTERM, then the exit status."""
         self.signal(signal.SIGTERM)
