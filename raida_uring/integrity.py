@@ -155,7 +155,7 @@ class Integrity:
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if self._recent:
+        if self._recent and not self._pending:  # of what is pending the store knows
             try:
                 self.save()
             except StoreError as error:

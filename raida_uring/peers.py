@@ -11,10 +11,11 @@ from typing import Final
 
 from raida_uring import protocol
 from raida_uring.config import Server
-from raida_uring.errors import RaidaError
+from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.protocol import Status
 
 TIMEOUT_S: Final = 32.0
+BODY_BYTES_MAX: Final = 65536  # a ticket's coins take a third of it
 _COIN_BYTES: Final = 5
 _GROUP, _VALIDATE_TICKET = 2, 50
 
@@ -65,6 +66,8 @@ async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> proto
         await writer.drain()
         header = await reader.readexactly(protocol.HEADER_BYTES)
         rest = protocol.reply_bytes(header) - len(header)
+        if rest > BODY_BYTES_MAX:
+            raise ProtocolError(f"reply announces {rest} bytes", Status.INVALID_PACKET_LENGTH)
         return protocol.parse_reply(header + await reader.readexactly(rest))
     finally:
         writer.close()

@@ -373,11 +373,14 @@ class Coins:
         """In order: where the AN at `an_at` is the stored one, store the one at `new_at`."""
         mark = self.view.mark()
         states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        if DEFAULT in states:
-            self.view.undo(mark)
-            self._write_defaults(coins, states, stride)
-            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        return states
+        if DEFAULT not in states:
+            return states
+        self.view.undo(mark)
+        # Default pages are written for right ANs only: guesses must not fill the store.
+        right = self.match(coins, count, stride, an_at)
+        self._write_defaults(coins, states, stride, right)
+        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        return states.replace(_STATES_DEFAULT, bytes((DIFFERS,)))
 
     def set(
         self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
@@ -387,7 +390,7 @@ class Coins:
         states = self.view.set(coins, count, stride, an_at, month)
         if DEFAULT in states:
             self.view.undo(mark)
-            self._write_defaults(coins, states, stride)
+            self._write_defaults(coins, states, stride, bytes((EQUAL,)) * count)
             states = self.view.set(coins, count, stride, an_at, month)
         return states
 
@@ -420,8 +423,11 @@ class Coins:
         self.view.put(native.TABLE_CHANGED, key, b"")
         self._wrote = True
 
-    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
+    def _write_defaults(self, coins: bytes, states: bytes, stride: int, wanted: bytes) -> None:
+        """Write the default pages of those coins that are EQUAL in `wanted`."""
         for index in _positions(states):
+            if wanted[index] != EQUAL:
+                continue
             denomination, serial_number = _coin_at(coins, index * stride)
             page = page_of(denomination, serial_number // PAGE_RECORDS)
             if self.view.page(page)[1] == DEFAULT:

@@ -200,8 +200,19 @@ class Worker:
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
         """None of these requests has changed anything."""
-        logger.error("%s: %d requests answered 194", error, count)
+        seen = self._fault_seen((-1, str(error)), count)
+        if seen:
+            logger.error("%s: %d requests answered 194", error, seen)
         return [_STORE_FAILED] * count
+
+    def _fault_seen(self, key: tuple[int, str], count: int = 1) -> int:
+        """How many such faults to log now, this one included; 0: a line went out lately."""
+        now = time.monotonic()
+        self._fault_counts[key] = self._fault_counts.get(key, 0) + count
+        if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
+            return 0
+        self._fault_at[key] = now
+        return self._fault_counts.pop(key)
 
     def _answer(self, worker: native.Worker, count: int, keep: Coins | None = None) -> list[Reply]:
         """keep: the view that the handlers change; of a handler that fails nothing stays."""
@@ -235,13 +246,9 @@ class Worker:
     def _log_fault(self, request: Request, error: BaseException) -> None:
         """Log a handler's failure with its traceback; repeats within a second are counted."""
         number = request.group << 8 | request.command
-        key = (number, type(error).__name__)
-        now = time.monotonic()
-        self._fault_counts[key] = self._fault_counts.get(key, 0) + 1
-        if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
+        count = self._fault_seen((number, type(error).__name__))
+        if not count:
             return
-        count = self._fault_counts.pop(key)
-        self._fault_at[key] = now
         logger.error(
             "handler %s failed for %r, answered %d%s",
             name_of(self._tables[0][number]),

@@ -1,0 +1,94 @@
+"""The store without a node: default pages, changes and their taking back, who may open it.
+
+What must hold: a page that was never written reads as its default page and takes no space until a
+coin of it really changes.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from raida_uring.errors import StoreError
+from raida_uring.store import DIFFERS, EQUAL, UNREADABLE, Store, month_now
+from tests.support.store import MAP_BYTES, SEED, coin_bytes, make_store
+
+COIN_AN, COIN_AN_PAN = 21, 37
+
+
+def opened(path: Path) -> Store:
+    return Store(make_store(path), map_bytes=MAP_BYTES)
+
+
+def test_default_ans_are_the_reference_servers(tmp_path: Path) -> None:
+    """The examples of the wire specification, 8.3."""
+    store = opened(tmp_path / "store")
+    with store.read() as coins:
+        assert coins.an(0, 20) == bytes.fromhex("84eabc36563a8222b8aab566122a43bb")
+        assert coins.an(-8, 1023998) == bytes.fromhex("3f1de9a8b4cfb6d728de9e74eb1ef273")
+        assert coins.an(4, 777777) == bytes.fromhex("4980da99f5c36ad4a3cd4e89cd77035f")
+        assert coins.an(7, 0) is None
+        assert coins.an(-9, 0) is None
+        assert coins.an(0, 1_024_000) is None
+        assert coins.an(0, 20 + (1 << 26)) is None
+    store.close()
+
+
+def test_wrong_guesses_write_no_page(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    guesses = b"".join(coin_bytes((0, sn)) + bytes(32) for sn in range(0, 100 * 1024, 1024))
+    with store.write() as coins:
+        states = coins.exchange(guesses, 100, COIN_AN_PAN, 5, COIN_AN, month_now())
+        assert states == bytes((DIFFERS,)) * 100
+        assert coins.view.dirty() == []
+    assert store.sizes().written_pages == 0
+    store.close()
+
+
+def test_one_right_guess_writes_its_page_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    right = coin_bytes((0, 1024)) + store.default_an(0, 1024) + b"n" * 16
+    wrong = coin_bytes((0, 2048)) + bytes(32)
+    nowhere = coin_bytes((9, 1)) + bytes(32)
+    with store.write() as coins:
+        states = coins.exchange(wrong + right + nowhere, 3, COIN_AN_PAN, 5, COIN_AN, 45)
+        assert states == bytes((DIFFERS, EQUAL, UNREADABLE))
+    assert store.sizes().written_pages == 1
+    with store.read() as coins:
+        assert coins.an(0, 1024) == b"n" * 16
+        assert coins.an(0, 1025) == store.default_an(0, 1025)
+    store.close()
+
+
+def test_undo_goes_back_to_what_was_kept(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    coin = coin_bytes((3, 5))
+    with store.write() as coins:
+        coins.set(coin + b"1" * 16, 1, COIN_AN, 1)
+        coins.keep()
+        coins.set(coin + b"2" * 16, 1, COIN_AN, 2)
+        coins.put(5, b"abcd", b"value")
+        coins.undo()
+        assert coins.an(3, 5) == b"1" * 16
+        assert coins.get(5, b"abcd") is None
+    with store.read() as coins:
+        assert coins.an(3, 5) == b"1" * 16
+    store.close()
+
+
+def test_a_store_is_one_process_s(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    with pytest.raises(StoreError, match=r"in use by process \d+"):
+        Store(path, map_bytes=MAP_BYTES)
+    looked_at = Store(path, map_bytes=MAP_BYTES, read_only=True)
+    looked_at.close()
+    store.close()
+    Store(path, map_bytes=MAP_BYTES).close()
+
+
+def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not a store"):
+        Store(tmp_path)
+    make_store(tmp_path / "store")
+    with pytest.raises(StoreError, match="is a store already"):
+        Store.create(tmp_path / "store", seed=SEED)
