@@ -30,7 +30,7 @@ from raida_uring.settings import (
     flag,
     hex_key,
     host_ports,
-    ip_addresses,
+    listening_addresses,
     module_names,
     settings_of,
     text_like,
@@ -39,6 +39,7 @@ from raida_uring.settings import (
 )
 
 RAIDA_COUNT: Final = 25
+LISTENERS_MAX: Final = 16  # as the data plane is built
 UDP_SLOTS_MAX: Final = 32768  # entries a provided-buffer ring can have
 WORKERS_MAX: Final = 64
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
@@ -128,7 +129,7 @@ class Network:
     """[network]: addresses and the I/O thread."""
 
     bind: tuple[str, ...] = declare(
-        ip_addresses(),
+        listening_addresses(LISTENERS_MAX),
         "addresses to listen on, UDP and TCP",
         default=("0.0.0.0", "::"),  # noqa: S104  a server
     )

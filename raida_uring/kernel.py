@@ -4,7 +4,7 @@
 of kernels stand in the table for people only. The causes come from /proc, since a refusal itself is
 only an errno.
 
-Thread: any. Opens rings and loopback sockets, and closes them again.
+Thread: any. Opens rings and sockets, and closes them again.
 """
 
 import errno

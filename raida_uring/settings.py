@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 # --- Kinds of values --------------------------------------------------------------------------
 
@@ -84,18 +84,37 @@ def hex_key() -> Kind:
     return Kind("a string of 32 hex digits", parse)
 
 
-def ip_addresses() -> Kind:
-    """Take a list of one or more IPv4 and IPv6 addresses, kept in their shortest form."""
+def listening_addresses(count_max: int) -> Kind:
+    """Take a list of IPv4 and IPv6 addresses to bind side by side, kept in their shortest form."""
 
-    def parse(raw: object) -> str:
+    def parse_address(raw: object) -> str:
         try:
-            if isinstance(raw, str):
-                return str(ipaddress.ip_address(raw))
+            address = ipaddress.ip_address(raw) if isinstance(raw, str) else None
         except ValueError:
-            pass
-        raise ValueError(f"{toml_value(raw)} is not an IP address")
+            address = None
+        if address is None:
+            raise ValueError(f"{toml_value(raw)} is not an IP address")
+        if address.is_multicast:
+            raise ValueError(f"{address} is a multicast address")
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped is not None:
+                raise ValueError(f"{address} is IPv4: write {address.ipv4_mapped}")
+            if address.is_link_local and address.scope_id is None:
+                raise ValueError(f"{address} needs its interface, as in {address}%eth0")
+        return str(address)
 
-    return _list_of(parse, "a list of at least one IP address, none twice", at_least=1)
+    allowed = f"a list of 1 to {count_max} IP addresses, none twice"
+    addresses = _list_of(parse_address, allowed, at_least=1, at_most=count_max)
+
+    def parse(raw: object) -> object:
+        given = cast("tuple[str, ...]", addresses.parse(raw))
+        for wildcard, mark in (("0.0.0.0", "."), ("::", ":")):  # noqa: S104  compared, not bound
+            others = [host for host in given if mark in host and host != wildcard]
+            if wildcard in given and others:
+                raise ValueError(f"{wildcard} includes {others[0]}")
+        return given
+
+    return Kind(allowed, parse)
 
 
 def host_ports(count: int) -> Kind:

@@ -104,16 +104,23 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
     try:
         _set_tcp_options(tcp, config)
         with _explained("TCP", host, port):
-            tcp.bind((host, port))
+            tcp.bind(_address_of(host, port))
             tcp.listen(config.network.backlog)
         port = tcp.getsockname()[1]
         _set_udp_options(udp, host, config)
         with _explained("UDP", host, port):
-            udp.bind((host, port))
+            udp.bind(_address_of(host, port))
     except BaseException:
         bound.close()
         raise
     return Bound(host, port, udp, tcp)
+
+
+def _address_of(host: str, port: int) -> tuple[object, ...]:
+    """What bind() takes: a link-local address needs its interface's number, not only its name."""
+    if "%" not in host:
+        return (host, port)
+    return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0][4]
 
 
 @contextmanager
@@ -127,6 +134,8 @@ def _explained(transport: str, host: str, port: int) -> Iterator[None]:
             f"cannot bind {place}: not permitted; ports below {_unprivileged_start()} need "
             "CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
         ) from error
+    except socket.gaierror as error:
+        raise StartError(f"cannot bind {place}: no interface of that name") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise _PortTakenError(

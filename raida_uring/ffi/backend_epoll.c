@@ -581,6 +581,10 @@ static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_s
         ru_message_received(epoll->base.setup.arena, listener, epoll->incoming_slots[i],
                             &epoll->incoming[i].msg_hdr, epoll->incoming[i].msg_len, &events[i]);
     epoll_restage(epoll, (uint32_t)got);
+    if (epoll->staged == 0) { /* as in a ring; which listener is first to get slots is the loop's */
+        source->receiving = false;
+        events[got - 1].ended = true;
+    }
     return (uint32_t)got;
 }
 

@@ -95,6 +95,7 @@ void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
     }
     struct ru_udp_context *context = &engine->udp.contexts[event->buffer];
     context->listener = (uint8_t)event->index;
+    engine->received_last = event->index;
     context->controlled = event->controlled;
     engine->counters.udp_received++;
     engine->counters.udp_truncated += event->truncated;
@@ -154,11 +155,14 @@ void ru_datagram_arm(struct ru_engine *engine)
     /* Armed on an empty ring a receive fails at once; wait until there is a slot. */
     if (engine->udp.counts[RU_UDP_LENT] == 0)
         return;
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        if (engine->listeners[i].receiving)
+    /* Whoever comes first may take all slots, so the one that did last time comes last. */
+    uint32_t count = engine->config.listeners_count;
+    for (uint32_t i = 1; i <= count; i++) {
+        uint32_t listener = (engine->received_last + i) % count;
+        if (engine->listeners[listener].receiving)
             continue;
-        engine->backend->ops->receive_datagrams(engine->backend, i);
-        engine->listeners[i].receiving = true;
+        engine->backend->ops->receive_datagrams(engine->backend, listener);
+        engine->listeners[listener].receiving = true;
         engine->operations++;
     }
 }

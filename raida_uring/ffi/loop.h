@@ -118,6 +118,7 @@ struct ru_engine {
     uint32_t lent_missing; /* blocks that workers should have and do not */
 
     struct ru_listener_state listeners[RU_LISTENERS_MAX];
+    uint32_t received_last; /* listener of the latest datagram */
     uint64_t accept_retry_ns;
     struct ru_starved starved[RU_STARVED_QUEUES]; /* enum ru_starved_of */
     struct ru_sending *sending;                   /* at most one per slot */

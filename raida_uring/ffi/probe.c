@@ -1,15 +1,14 @@
 /* probe.c: which kernel features exist, found by using each one.
  *
  * Why: version numbers and op-code tables do not say what a distribution backported, a sandbox
- * took away or a modifier needs. Every trial has a ring and sockets of its own, on loopback, and
- * leaves nothing behind.
+ * took away or a modifier needs. Every trial has a ring and sockets of its own and leaves nothing
+ * behind. The sockets are Unix ones: the answer must not depend on a network that is up.
  * Owner: any thread; all state is on the caller's stack but for two pages mapped meanwhile.
  */
 #include "ru.h"
 
 #include <errno.h>
 #include <liburing.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -19,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,7 +40,7 @@
 #define PROBE_BUFFER 512
 #define PROBE_BUFFERS 2 /* of the ring that receives; more than one datagram takes */
 #define PROBE_GROUP 7
-#define PROBE_WAIT_S 1 /* loopback answers at once; this only bounds a kernel that never does */
+#define PROBE_WAIT_S 1 /* such sockets answer at once; this only bounds a kernel that never does */
 #define PROBE_MEMORY_TRIES 500
 #define PROBE_MEMORY_WAIT_NS 2000000
 
@@ -173,20 +173,23 @@ static int probe_keep(struct probe *probe, int fd)
 
 static int probe_socket(struct probe *probe, int type)
 {
-    return probe_keep(probe, socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    return probe_keep(probe, socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 }
 
-/* A socket on a free loopback port, whose address goes to *address. */
-static int probe_bound(struct probe *probe, int type, struct sockaddr_in *address)
+struct probe_address {
+    struct sockaddr_un name;
+    socklen_t size;
+};
+
+/* A socket with a name of the kernel's choice, which goes to *address. */
+static int probe_bound(struct probe *probe, int type, struct probe_address *address)
 {
     int fd = probe_socket(probe, type);
-    socklen_t size = sizeof(*address);
     if (fd < 0)
         return fd;
-    *address =
-        (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (bind(fd, (const struct sockaddr *)address, size) != 0 ||
-        getsockname(fd, (struct sockaddr *)address, &size) != 0)
+    *address = (struct probe_address){.name.sun_family = AF_UNIX, .size = sizeof(address->name)};
+    if (bind(fd, (const struct sockaddr *)&address->name, sizeof(sa_family_t)) != 0 ||
+        getsockname(fd, (struct sockaddr *)&address->name, &address->size) != 0)
         return -errno;
     return fd;
 }
@@ -345,7 +348,7 @@ static int probe_lend(struct probe *probe)
 static int probe_accept(struct probe *probe, uint32_t unused)
 {
     (void)unused;
-    struct sockaddr_in address;
+    struct probe_address address;
     int listener = probe_bound(probe, SOCK_STREAM, &address);
     int client = probe_socket(probe, SOCK_STREAM);
     if (listener < 0 || client < 0)
@@ -354,8 +357,7 @@ static int probe_accept(struct probe *probe, uint32_t unused)
         return -errno;
     io_uring_prep_multishot_accept(io_uring_get_sqe(&probe->ring), listener, NULL, NULL,
                                    SOCK_CLOEXEC);
-    if (connect(client, (const struct sockaddr *)&address, sizeof(address)) != 0 &&
-        errno != EINPROGRESS)
+    if (connect(client, (const struct sockaddr *)&address.name, address.size) != 0)
         return -errno;
     struct probe_completion completion;
     int result = probe_wait(probe, &completion);
@@ -390,8 +392,8 @@ static int probe_receive(struct probe *probe, uint32_t size)
 static int probe_receive_message(struct probe *probe, uint32_t unused)
 {
     (void)unused;
-    struct sockaddr_in address;
-    struct msghdr shape = {.msg_namelen = sizeof(struct sockaddr_in6)};
+    struct probe_address address;
+    struct msghdr shape = {.msg_namelen = sizeof(struct sockaddr_un)};
     int receiver = probe_bound(probe, SOCK_DGRAM, &address);
     int sender = probe_socket(probe, SOCK_DGRAM);
     if (receiver < 0 || sender < 0)
@@ -403,7 +405,7 @@ static int probe_receive_message(struct probe *probe, uint32_t unused)
     io_uring_prep_recvmsg_multishot(sqe, receiver, &shape, 0);
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = PROBE_GROUP;
-    if (sendto(sender, "x", 1, 0, (const struct sockaddr *)&address, sizeof(address)) != 1)
+    if (sendto(sender, "x", 1, 0, (const struct sockaddr *)&address.name, address.size) != 1)
         return -errno;
     int32_t wanted = (int32_t)(sizeof(struct io_uring_recvmsg_out) + shape.msg_namelen + 1);
     return probe_expect(probe, wanted, true);
@@ -412,7 +414,7 @@ static int probe_receive_message(struct probe *probe, uint32_t unused)
 static int probe_send_address(struct probe *probe, uint32_t unused)
 {
     (void)unused;
-    struct sockaddr_in address;
+    struct probe_address address;
     char byte;
     int receiver = probe_bound(probe, SOCK_DGRAM, &address);
     int sender = probe_socket(probe, SOCK_DGRAM);
@@ -420,7 +422,8 @@ static int probe_send_address(struct probe *probe, uint32_t unused)
         return receiver < 0 ? receiver : sender;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&probe->ring);
     io_uring_prep_send(sqe, sender, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    io_uring_prep_send_set_addr(sqe, (const struct sockaddr *)&address, sizeof(address));
+    io_uring_prep_send_set_addr(sqe, (const struct sockaddr *)&address.name,
+                                (uint16_t)address.size);
     int result = probe_expect(probe, 1, false);
     if (result != 0)
         return result;
@@ -517,16 +520,16 @@ static int probe_epoll(struct probe *probe, uint32_t unused)
 static int probe_many_messages(struct probe *probe, uint32_t unused)
 {
     (void)unused;
-    struct sockaddr_in address;
+    struct probe_address address;
     char byte = 'x';
     struct iovec bytes = {.iov_base = &byte, .iov_len = 1};
     struct mmsghdr message = {
-        .msg_hdr = {.msg_name = &address, .msg_iov = &bytes, .msg_iovlen = 1}};
+        .msg_hdr = {.msg_name = &address.name, .msg_iov = &bytes, .msg_iovlen = 1}};
     int receiver = probe_bound(probe, SOCK_DGRAM, &address);
     int sender = probe_socket(probe, SOCK_DGRAM);
     if (receiver < 0 || sender < 0)
         return receiver < 0 ? receiver : sender;
-    message.msg_hdr.msg_namelen = sizeof(address);
+    message.msg_hdr.msg_namelen = address.size;
     if (sendmmsg(sender, &message, 1, MSG_DONTWAIT) != 1 ||
         recvmmsg(receiver, &message, 1, MSG_DONTWAIT, NULL) != 1)
         return -errno;

@@ -1,17 +1,21 @@
 """More at once than one submission holds, part of it bound to fail."""
 
+import os
 import signal
 import socket
 import struct
 from pathlib import Path
 
+import pytest
+
 from tests.integration.test_faults import raw_udp
-from tests.support.net import tcp_connect
-from tests.support.node import daemon
-from tests.support.wire import ECHO_COMMAND, request
+from tests.support.net import tcp_connect, udp_client
+from tests.support.node import Daemon, daemon
+from tests.support.wire import ECHO_COMMAND, request, vote, vote_agreed
 
 DATAGRAMS = 100
 CONNECTIONS = 1500  # accepted in one go: their receives alone exceed the submission queue
+FLOOD = 200  # votes that wait when another one arrives elsewhere
 SOURCE_PORT = 0  # nothing can be sent there: every reply fails while it is submitted
 
 
@@ -39,3 +43,29 @@ def test_failures_reported_within_the_lap_that_sent(tmp_path: Path) -> None:
         counters = node.final_counters()
         assert counters["udp_dropped_send"] == DATAGRAMS
         assert counters["tcp_answered"] == CONNECTIONS
+
+
+def stand_still(node: Daemon) -> None:
+    """Stop the daemon, every thread of it, until SIGCONT."""
+    node.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, node.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize(("contexts", "reserve"), [(1, 1), (20, 10)])
+def test_flooded_address_takes_no_slot_from_another(
+    tmp_path: Path, contexts: int, reserve: int
+) -> None:
+    """With fewer slots than one socket can fill, the other one's turn comes all the same."""
+    hosts = ["127.0.0.1", "127.0.0.2"]
+    pool = {"contexts": contexts, "reserve": reserve}
+    late = b"late vote, alone"
+    with daemon(tmp_path, network={"bind": hosts}, udp=pool) as node:
+        port = node.endpoint[1]
+        with udp_client(node.endpoint) as client:
+            stand_still(node)
+            for number in range(FLOOD):
+                client.sendto(vote(nonce=number.to_bytes(16)), (hosts[0], port))
+            client.sendto(vote(nonce=late), (hosts[1], port))
+            node.signal(signal.SIGCONT)
+            replies = [client.recv(64) for _ in range(FLOOD + 1)]
+    assert replies.index(vote_agreed(late)) < FLOOD // 2

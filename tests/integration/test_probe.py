@@ -75,6 +75,16 @@ def test_says_what_the_node_then_does() -> None:
     assert all(feature.works for feature in found.features if feature.use in ("needed", "base"))
 
 
+def test_network_that_is_down() -> None:
+    """The kernel's features do not depend on an interface, and neither does what the node does."""
+    how = "leave_network()"
+    if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
+        pytest.skip("no network namespaces for this user")
+    shown = probed(confined(how, "--json"))
+    assert shown["verdict"]["backend"] == "uring"
+    assert by_key(shown["features"])["mmsg"]["works"]
+
+
 def test_leaves_nothing_behind() -> None:
     def resources() -> tuple[list[str], int]:
         rings = Path("/proc/self/maps").read_text().count("io_uring")

@@ -16,6 +16,8 @@ CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 CAP_NET_BIND_SERVICE = 10
 
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
 _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
@@ -79,6 +81,16 @@ def become_ordinary(*, memlock_bytes: int | None) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         _prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after exec: its own /proc stays readable
+
+
+def leave_network() -> None:
+    """Move into a network of its own, in which not even loopback is up.
+
+    Raises OSError where that is not permitted.
+    """
+    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
+    if ctypes.CDLL(None, use_errno=True).unshare(flags) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
 
 
 def _prctl(*arguments: object) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from raida_uring import config
 from raida_uring.errors import ConfigError
+from raida_uring.ffi import native
 
 KEY = "00112233445566778899aabbccddeeff"
 SERVERS = ", ".join(f'"raida{number}.example.com:{50000 + number}"' for number in range(25))
@@ -188,6 +189,19 @@ def test_only_a_boolean_is_a_boolean(raw: object) -> None:
         config.SETTINGS["tcp"]["persistent"].kind.parse(raw)
 
 
+@pytest.mark.parametrize("given", [["0.0.0.0", "::"], ["0.0.0.0", "::1"], ["fe80::1%lo", "::1"]])
+def test_addresses_that_stand_side_by_side(given: list[str]) -> None:
+    assert config.SETTINGS["network"]["bind"].kind.parse(given) == tuple(given)
+
+
+def test_as_many_addresses_as_the_data_plane_takes() -> None:
+    kind = config.SETTINGS["network"]["bind"].kind
+    hosts = [f"127.0.0.{last}" for last in range(1, native.LISTENERS_MAX + 2)]
+    assert kind.parse(hosts[:-1]) == tuple(hosts[:-1])
+    with pytest.raises(ValueError, match=r"^$"):
+        kind.parse(hosts)
+
+
 # --- Faults: the exact words ------------------------------------------------------------------
 
 FAULTS = [
@@ -229,7 +243,20 @@ FAULTS = [
     ),
     (
         "[server]\nraida_id = 1\n[network]\nbind = []\n",
-        "[network] bind = []: must be a list of at least one IP address, none twice",
+        "[network] bind = []: must be a list of 1 to 16 IP addresses, none twice",
+    ),
+    *(
+        (
+            f"[server]\nraida_id = 1\n[network]\nbind = {given}\n",
+            f"[network] bind = {given}: {reason}",
+        )
+        for given, reason in (
+            ('["127.0.0.1", "0.0.0.0"]', "0.0.0.0 includes 127.0.0.1"),
+            ('["::", "::1"]', ":: includes ::1"),
+            ('["::ffff:127.0.0.1"]', "::ffff:7f00:1 is IPv4: write 127.0.0.1"),
+            ('["224.0.0.1"]', "224.0.0.1 is a multicast address"),
+            ('["fe80::1"]', "fe80::1 needs its interface, as in fe80::1%eth0"),
+        )
     ),
     (
         "[server]\nraida_id = 1\n[tcp]\nbuffers = 100\n",

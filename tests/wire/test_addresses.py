@@ -4,10 +4,13 @@ What must hold: IPv4 and IPv6, TCP and UDP, are served alike; a node bound to a 
 datagram from the address that was asked, or the client would drop the reply.
 """
 
+import ipaddress
 import socket
+from pathlib import Path
 
 import pytest
 
+from raida_uring.errors import StartError
 from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
 from tests.support.node import running_node
 from tests.support.wire import (
@@ -48,6 +51,43 @@ def assert_served(endpoint: Endpoint) -> None:
 def test_ipv6_alone() -> None:
     with running_node(network={"bind": ["::1"]}) as node:
         assert_served(node.endpoint)
+
+
+def link_local_address() -> tuple[str, str] | None:
+    """An IPv6 address of this machine that is valid on one interface only, and that interface."""
+    try:
+        rows = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return None
+    for digits, *_, interface in (row.split() for row in rows):
+        address = ipaddress.IPv6Address(bytes.fromhex(digits))
+        if address.is_link_local:
+            return str(address), interface
+    return None
+
+
+def test_link_local_address() -> None:
+    """Such an address means nothing without its interface; what it is asked never leaves it."""
+    found = link_local_address()
+    if found is None:
+        pytest.skip("no interface with an IPv6 link-local address")
+    host = "%".join(found)
+    with running_node(network={"bind": [host]}) as node:
+        (_, port) = node.endpoint
+        full = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
+        with udp_client((host, port)) as client:
+            client.connect(full)
+            client.send(vote())
+            assert client.recv(64) == vote_agreed()
+        assert status(tcp_ask((host, port), request(ECHO_COMMAND))) == 250
+
+
+def test_interface_that_does_not_exist() -> None:
+    with (
+        pytest.raises(StartError, match="no interface of that name"),
+        running_node(network={"bind": ["fe80::1%none0"]}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("bind", [["0.0.0.0"], ["127.0.0.1", "127.0.0.2", "127.0.0.3"]])
