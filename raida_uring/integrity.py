@@ -103,19 +103,23 @@ class Integrity:
         self._oldest_s = 0.0
         self._wake = threading.Event()
         self._stopping = False
+        self._followed: int | None = None  # transaction up to which another process was followed
         self._thread: threading.Thread | None = None
+        self._left = False
         self.lag_max_s = 0.0
         self.published = 0
 
     # -- life --------------------------------------------------------------------------------------
 
-    def load(self) -> int:
+    def load(self, *, follow: bool = False) -> int:
         """Build the trees from the leaves saved last and the pages changed since.
 
+        follow: another process changes the store, too, until leave() is called.
         Returns how many pages had to be hashed. Raises StoreError.
         """
         started = next_line = time.monotonic()
         with self._store.read() as coins:
+            seen = coins.view.transaction
             leaves, todo = self._load_leaves(coins)
             for done, page in enumerate(todo):
                 index, number = divmod(page, DEN_PAGES)
@@ -124,6 +128,8 @@ class Integrity:
                 if time.monotonic() >= next_line + PROGRESS_S:
                     next_line = time.monotonic()
                     logger.info("building the trees: %d of %d pages", done, len(todo))
+        if follow:
+            self._followed = seen
         levels = tuple(build(bytes(one)) for one in leaves)
         self._recent = (Trees(0, levels, self._circulating()),)
         logger.info(
@@ -147,15 +153,23 @@ class Integrity:
         self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Once nobody changes the store any more: save the leaves for the next start."""
+    def leave(self) -> None:
+        """The other process is gone: the changes are this one's alone."""
+        self._left = True
+        self._wake.set()
+
+    def stop(self, *, save: bool = True) -> None:
+        """Once this process changes the store no more: save the leaves for the next start.
+
+        save: False when another one goes on changing it.
+        """
         self._store.on_commit = None
         if self._thread is not None:
             self._stopping = True
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if self._recent and not self._pending:  # of what is pending the store knows
+        if save and self._recent and not self._pending:  # of what is pending the store knows
             try:
                 self.save()
             except StoreError as error:
@@ -192,13 +206,33 @@ class Integrity:
         coins = self._store.coins()
         try:
             while not self._stopping:
-                self._wake.wait()
+                self._wake.wait(None if self._followed is None else COALESCE_S)
                 self._wake.clear()
                 time.sleep(COALESCE_S)  # paces publication, orders nothing
+                self._follow(coins)
                 self._catch_up(coins)
             self._catch_up(coins)
         finally:
             coins.close()
+
+    def _follow(self, coins: Coins) -> None:
+        """Learn which pages another process has changed since the last look."""
+        if self._followed is None:
+            return
+        left = self._left  # before the look: what it did last is seen then
+        coins.begin()
+        try:
+            seen = coins.view.transaction
+            if seen != self._followed:
+                changed = [
+                    int.from_bytes(key)
+                    for key, when in coins.entries(native.TABLE_CHANGED)
+                    if int.from_bytes(when) > self._followed
+                ]
+                self.notify(changed)
+        finally:
+            coins.end()
+        self._followed = None if left else seen
 
     def _catch_up(self, coins: Coins) -> None:
         with self._lock:

@@ -37,12 +37,14 @@ class _Tally:
         self.echoes = 0
         self.coins_powned = 0
         self.value_powned = 0
+        self.datagrams = 0
 
-    def add(self, *, echoes: int = 0, coins: int = 0, value: int = 0) -> None:
+    def add(self, *, echoes: int = 0, coins: int = 0, value: int = 0, datagrams: int = 0) -> None:
         with self._lock:
             self.echoes += echoes
             self.coins_powned += coins
             self.value_powned += value
+            self.datagrams += datagrams
 
 
 class Node:
@@ -105,6 +107,15 @@ class Node:
             raise StoreError("this node has no store")
         return self._integrity
 
+    def carry(self, stats: Stats) -> None:
+        """Go on from what a predecessor counted."""
+        self._tally.add(
+            echoes=stats.echoes,
+            coins=stats.coins_powned,
+            value=stats.value_powned,
+            datagrams=stats.datagrams,
+        )
+
     def count_echo(self) -> None:
         """Count an echo that a handler answered."""
         self._tally.add(echoes=1)
@@ -120,5 +131,5 @@ class Node:
             echoes=counters["echoes"] + self._tally.echoes,
             coins_powned=self._tally.coins_powned,
             value_powned=self._tally.value_powned,
-            datagrams=counters["udp_received"],
+            datagrams=counters["udp_received"] + self._tally.datagrams,
         )

@@ -5,6 +5,7 @@ reverse: the data plane drains (it answers what was received), the workers leave
 closed, memory and sockets go last.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -25,16 +26,19 @@ from raida_uring.errors import EngineError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.integrity import Integrity
-from raida_uring.node import Node
+from raida_uring.node import Node, Stats
 from raida_uring.sealing import Keys
 from raida_uring.store import Store, Syncer
+from raida_uring.upgrade import START_TIMEOUT_S, Successor, Takeover
 from raida_uring.worker import Worker
 
-START_TIMEOUT_MS: Final = 30_000
+READY_TIMEOUT_MS: Final = 30_000
 JOIN_TIMEOUT_S: Final = 1.0  # for workers to leave, beyond the drain; only a stuck one needs it
 RESOURCE_INTERVAL_S: Final = 60.0
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+UPGRADE_SIGNAL: Final = signal.SIGUSR2
+SIGNALS: Final = STOP_SIGNALS | {UPGRADE_SIGNAL}
 
 logger = logging.getLogger("raida_uring")
 
@@ -42,13 +46,19 @@ logger = logging.getLogger("raida_uring")
 class Server:
     """One node: sockets, data plane and workers. Thread: the one that created it."""
 
-    def __init__(self, config: Config, *, keys: Keys | None = None) -> None:
+    def __init__(
+        self, config: Config, *, keys: Keys | None = None, takeover: Takeover | None = None
+    ) -> None:
         """Nothing is opened before start().
 
+        takeover: what the node that this one succeeds has passed on.
         keys: of the coins that requests are sealed with, in place of those of the store.
         """
         self.config = config
         self._keys = keys
+        self._takeover = takeover
+        self._node: Node | None = None
+        self._handing_over = False
         self._bound: list[sockets.Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
@@ -104,7 +114,7 @@ class Server:
         commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
-        self._bound = sockets.bind_all(self.config)
+        self._bound = sockets.bind_all(self.config, self._takeover)
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
             for bound in self._bound
@@ -121,7 +131,7 @@ class Server:
         loop.start()
         self._loop = loop
         try:
-            self._engine.wait_ready(START_TIMEOUT_MS)
+            self._engine.wait_ready(READY_TIMEOUT_MS)
         except EngineError as error:
             raise StartError(self._start_fault(error)) from error
         logger.info("serving on %s: %s", self._places(), self.tier)
@@ -200,7 +210,7 @@ class Server:
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
         store, cpus = self._store, self.config.workers.cpus
-        node = Node(self.config, self.counters, store, self._integrity)
+        self._node = node = Node(self.config, self.counters, store, self._integrity)
         ordinary, slow = self.config.workers.count, self.config.workers.slow_count
         for index in range(ordinary + slow):
             coins = store.coins() if store is not None and index < ordinary else None
@@ -233,12 +243,14 @@ class Server:
             Path(settings.path),
             map_bytes=settings.size_mib << 20,
             durability="interval" if settings.durability == "interval" else "commit",
+            owner=-1 if self._takeover is None else self._takeover.owner,
         )
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
         self._integrity = Integrity(self._store)
-        self._integrity.load()
-        self._integrity.save()
+        self._integrity.load(follow=self._takeover is not None)
+        if self._takeover is None:
+            self._integrity.save()
 
     def _start_integrity(self, engine: native.Engine) -> None:
         if self._integrity is not None:
@@ -248,7 +260,7 @@ class Server:
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
         if self._integrity is not None:
-            self._integrity.stop()
+            self._integrity.stop(save=not self._handing_over)
             self._integrity = None
         if self._syncer is not None:
             self._syncer.stop()
@@ -284,6 +296,38 @@ class Server:
         with self._lock:
             if self._engine is not None:
                 self._engine.drain(drain_timeout_ms)
+
+    def begin_takeover(self) -> None:
+        """Tell the predecessor that this node serves, and go on with what it passes on."""
+        takeover, node, integrity = self._takeover, self._node, self._integrity
+        if takeover is None or node is None:
+            return
+        takeover.begin(
+            self._running_engine().adopt,
+            lambda carried: node.carry(Stats(**carried)),
+            (lambda: None) if integrity is None else integrity.leave,
+        )
+
+    def start_successor(self, timeout_s: float = START_TIMEOUT_S) -> Successor:
+        """Start the node that is to take over and return once it serves. Raises StartError."""
+        return Successor.start(
+            [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
+            -1 if self._store is None else self._store.owner,
+            timeout_s,
+        )
+
+    def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
+        """Leave the sockets to the successor and answer what has been received. Any thread."""
+        self._handing_over = True
+        with self._lock:
+            if self._engine is not None:
+                self._engine.hand_over(drain_timeout_ms, successor.channel.fileno())
+
+    def stats(self) -> Stats:
+        """What a successor goes on counting from. Any thread, after start()."""
+        if self._node is None:
+            raise StartError("the server is not running")
+        return self._node.stats()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the I/O thread has ended; whether it has."""
@@ -364,7 +408,7 @@ def notify(state: str) -> None:
 
 
 class _Signals:
-    """The signals that stop a node, taken by one thread that waits for nothing else.
+    """The signals that steer a node, taken by one thread that waits for nothing else.
 
     They are blocked before any thread starts, so that no call in a worker or in the data plane is
     ever interrupted. Not sigtimedwait(): CPython 3.11 takes it for a signal when a SIGCONT or a
@@ -372,7 +416,7 @@ class _Signals:
     """
 
     def __enter__(self) -> "_Signals":
-        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._taken: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done = False
         self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
@@ -384,13 +428,13 @@ class _Signals:
         if self._thread.ident is not None:
             signal.pthread_kill(self._thread.ident, signal.SIGTERM)  # ends its wait
         self._thread.join()
-        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+        while signal.sigtimedwait(SIGNALS, 0) is not None:
             pass  # asked for more than once: it has been done
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _run(self) -> None:
         while not self._done:
-            self._taken.put(signal.sigwait(STOP_SIGNALS))
+            self._taken.put(signal.sigwait(SIGNALS))
 
     def take(self, timeout_s: float) -> int | None:
         """The next signal, None when there was none in time."""
@@ -406,15 +450,18 @@ def serve(config: Config) -> None:
     Raises StartError, ConfigError, StoreError, EngineError.
     """
     with _Signals() as signals:
-        server = Server(config)
+        server = Server(config, takeover=Takeover.from_environment())
         server.start()
         logger.info("try it: raida-uring ping %s", _reachable(server.endpoints[0]))
         notify("READY=1")
+        server.begin_takeover()
+        successor = None
         try:
-            _serve_until_stopped(server, signals)
+            successor = _serve_until_stopped(server, signals)
         finally:
-            notify("STOPPING=1")
-            _drain(server, signals)
+            if successor is None:
+                notify("STOPPING=1")
+            _drain(server, signals, successor)
 
 
 def _reachable(endpoint: tuple[str, int]) -> str:
@@ -424,16 +471,32 @@ def _reachable(endpoint: tuple[str, int]) -> str:
     return sockets.format_endpoint(loopback.get(host, host), port)
 
 
-def _serve_until_stopped(server: Server, signals: _Signals) -> None:
+def _serve_until_stopped(server: Server, signals: _Signals) -> Successor | None:
+    """Returns the successor if there is one by now."""
     process = psutil.Process()
     process.cpu_percent()  # the first call only starts the measurement
     next_line = time.monotonic() + RESOURCE_INTERVAL_S
     while server.running:
-        if signals.take(1.0) is not None:
-            return
+        taken = signals.take(1.0)
+        if taken == UPGRADE_SIGNAL:
+            try:
+                return _upgrade(server)
+            except StartError as error:
+                logger.error("no upgrade, this node goes on: %s", error)
+        elif taken is not None:
+            return None
         if time.monotonic() >= next_line:
             next_line += RESOURCE_INTERVAL_S
             _log_resources(server, process)
+    return None
+
+
+def _upgrade(server: Server) -> Successor:
+    logger.info("upgrade: starting the successor")
+    successor = server.start_successor()
+    logger.info("upgrade: process %d serves", successor.pid)
+    notify(f"MAINPID={successor.pid}")
+    return successor
 
 
 def _log_resources(server: Server, process: psutil.Process) -> None:
@@ -454,16 +517,21 @@ def _log_resources(server: Server, process: psutil.Process) -> None:
     )
 
 
-def _drain(server: Server, signals: _Signals) -> None:
+def _drain(server: Server, signals: _Signals, successor: Successor | None) -> None:
     timeout_ms = server.config.network.drain_timeout_ms
     if server.running:
         logger.info("stopping: up to %.1f s for requests in flight", timeout_ms / 1000)
-        server.begin_drain(timeout_ms)
+        if successor is None:
+            server.begin_drain(timeout_ms)
+        else:
+            server.begin_hand_over(successor, timeout_ms)
         while not server.wait(0.05):
-            if signals.take(0) is not None:
+            if signals.take(0) in STOP_SIGNALS:
                 logger.warning("stopping at once: requests in flight are dropped")
                 server.begin_drain(0)
     try:
         server.stop(0)
+        if successor is not None:
+            successor.finish(dataclasses.asdict(server.stats()))
     finally:
         logger.info("final counters %s", json.dumps(server.counters()))

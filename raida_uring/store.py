@@ -92,20 +92,22 @@ class Store:
         map_bytes: int = MAP_BYTES_DEFAULT,
         durability: Durability = "commit",
         read_only: bool = False,
+        owner: int = -1,
     ) -> None:
         """Open what create() made.
 
-        read_only: may be done while a node has it open. Raises StoreError: not a store, of another
-        format, damaged, in use by another process, larger than `map_bytes`, not permitted.
+        read_only: may be done while a node has it open. owner: descriptor of the lock that the
+        predecessor of this process holds, too. Raises StoreError: not a store, of another format,
+        damaged, in use by another process, larger than `map_bytes`, not permitted.
         """
         self.path = path
         self.on_commit: Callable[[Sequence[int]], None] | None = None
-        self._owner = -1
+        self._owner = owner
         if not (path / _FILE).is_file():
             raise StoreError(f"{path}: not a store: make one with `raida-uring store init`")
         try:
             size = (path / _FILE).stat().st_size
-            if not read_only:
+            if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
@@ -172,6 +174,11 @@ class Store:
             return view.get(native.TABLE_META, b"seed") or b""
         finally:
             view.close()
+
+    @property
+    def owner(self) -> int:
+        """Descriptor of the lock on the store: whoever has it open owns it."""
+        return self._owner
 
     def close(self) -> None:
         """Once every view is closed."""

@@ -83,6 +83,9 @@ struct ru_backend_ops {
     void (*cancel)(struct ru_backend *backend, enum ru_operation operation, uint32_t index,
                    uint32_t generation);
     void (*close_descriptor)(struct ru_backend *backend, int fd);
+    /* Before the close of a descriptor whose socket lives on in another process: hear of it no
+     * more. No operation may be in flight on it. */
+    void (*forget_descriptor)(struct ru_backend *backend, int fd);
 
     /* Visible to the kernel from the next wait() on. */
     void (*lend_slot)(struct ru_backend *backend, uint32_t slot);

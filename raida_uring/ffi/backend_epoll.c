@@ -509,6 +509,12 @@ static void epoll_close_descriptor(struct ru_backend *backend, int fd)
     (void)close(fd);
 }
 
+/* A close alone does not end the watch: another process holds the socket open. */
+static void epoll_forget_descriptor(struct ru_backend *backend, int fd)
+{
+    (void)epoll_ctl(epoll_of(backend)->fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
 static void epoll_lend(struct epoll_stack *stack, uint32_t item)
 {
     RU_CHECK(item < stack->capacity && stack->count < stack->capacity);
@@ -811,6 +817,7 @@ const struct ru_backend_ops ru_backend_epoll = {
     .datagrams_sent = epoll_datagrams_sent,
     .cancel = epoll_cancel,
     .close_descriptor = epoll_close_descriptor,
+    .forget_descriptor = epoll_forget_descriptor,
     .lend_slot = epoll_lend_slot,
     .lend_buffer = epoll_lend_buffer,
     .wait = epoll_wait_events,

@@ -808,6 +808,12 @@ static void sim_cancel(struct ru_backend *backend, enum ru_operation operation, 
                                        .generation = generation});
 }
 
+static void sim_forget_descriptor(struct ru_backend *backend, int fd)
+{
+    (void)backend;
+    (void)fd;
+}
+
 static void sim_close_descriptor(struct ru_backend *backend, int fd)
 {
     (void)backend;
@@ -948,6 +954,7 @@ const struct ru_backend_ops ru_backend_sim = {
     .datagrams_sent = sim_datagrams_sent,
     .cancel = sim_cancel,
     .close_descriptor = sim_close_descriptor,
+    .forget_descriptor = sim_forget_descriptor,
     .lend_slot = sim_lend_slot,
     .lend_buffer = sim_lend_buffer,
     .wait = sim_wait,

@@ -347,6 +347,13 @@ static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t gener
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
 }
 
+/* A ring watches what operations are in flight on, nothing else. */
+static void uring_forget_descriptor(struct ru_backend *backend, int fd)
+{
+    (void)backend;
+    (void)fd;
+}
+
 static void uring_close_descriptor(struct ru_backend *backend, int fd)
 {
     struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
@@ -544,6 +551,7 @@ const struct ru_backend_ops ru_backend_uring = {
     .datagrams_sent = uring_datagrams_sent,
     .cancel = uring_cancel,
     .close_descriptor = uring_close_descriptor,
+    .forget_descriptor = uring_forget_descriptor,
     .lend_slot = uring_lend_slot,
     .lend_buffer = uring_lend_buffer,
     .wait = uring_wait,

@@ -42,6 +42,7 @@ static const struct {
                                 COUNTER(tcp_dropped_timeout)},
     [RU_CLOSED_EARLY] = {COUNTER(connections_closed_early), COUNTER(tcp_dropped_reset)},
     [RU_CLOSED_DRAIN] = {COUNTER(connections_closed_drain), COUNTER(tcp_dropped_drain)},
+    [RU_CLOSED_HANDED_OVER] = {COUNTER(connections_closed_handed_over), COUNTER(tcp_dropped_drain)},
 };
 _Static_assert(RU_COUNTERS_COUNT < 256, "counter numbers fit a byte");
 

@@ -47,6 +47,7 @@ enum ru_conn_reason {
     RU_CLOSED_IDLE_TIMEOUT,
     RU_CLOSED_EARLY, /* before its peer's name could be read */
     RU_CLOSED_DRAIN,
+    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
     RU_CLOSED_REASONS,
 };
 
@@ -158,6 +159,13 @@ bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t 
 static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn)
 {
     return conn->header.body_size <= RU_SMALL_BLOCK ? RU_BLOCK_SMALL : RU_BLOCK_LARGE;
+}
+
+/* Between two requests, or before the first. */
+static inline bool ru_conn_idle(const struct ru_conn *conn)
+{
+    return conn->state == RU_CONN_READ_HEADER && !conn->request_open &&
+           conn->held_first == RU_NONE && !conn->eof;
 }
 
 static inline bool ru_conn_reading(const struct ru_conn *conn)

@@ -45,6 +45,7 @@
 #define RU_SLOTS_LENT_MAX 256 /* lent to the kernel at once: recent slots are still in cache */
 #define RU_CONNECTIONS_MAX 65535
 #define RU_BUFFERS_MAX 32768
+#define RU_ADOPT_MAX 1024 /* connections of another process that wait for the loop to take them */
 #define RU_SQ_ENTRIES 1024
 #define RU_CQ_ENTRIES_MAX 65536 /* the kernel's limit */
 #define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */

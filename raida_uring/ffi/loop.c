@@ -113,7 +113,7 @@ int ru_engine_create(const struct ru_config *config, struct ru_engine **engine)
     if (!made)
         return -ENOMEM;
     made->config = *config;
-    made->arena.fd = made->wake_fd = made->reserve_fd = -1;
+    made->arena.fd = made->wake_fd = made->reserve_fd = made->hand_over_fd = -1;
     int result = engine_set_up(made);
     if (result != 0) {
         ru_engine_destroy(made);
@@ -245,6 +245,8 @@ static int loop_wait(struct ru_engine *engine)
     if (wait_ns > 0) {
         ru_sleeper_announce(sleeper);
         if (ru_dispatch_pending(engine) ||
+            engine->adoptions.taken !=
+                __atomic_load_n(&engine->adoptions.added, __ATOMIC_RELAXED) ||
             (engine->phase == RU_SERVING &&
              __atomic_load_n(&engine->drain_at_ns, __ATOMIC_RELAXED)))
             wait_ns = 0;
@@ -266,6 +268,7 @@ static int loop_lap(struct ru_engine *engine)
     loop_reap(engine);
     ru_dispatch_collect(engine);
     ru_stream_expire(engine);
+    ru_stream_adopt(engine);
     ru_stream_arm(engine);
     ru_datagram_arm(engine);
     engine->counters.laps++;
@@ -289,7 +292,11 @@ static void loop_begin_drain(struct ru_engine *engine)
             engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
         if (engine->listeners[i].receiving)
             engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
-        engine->listeners[i].draining = true;
+        engine->listeners[i].draining = engine->hand_over_fd < 0;
+    }
+    if (engine->hand_over_fd >= 0) {
+        ru_stream_hand_over(engine);
+        return;
     }
     ru_datagram_refuse(engine);
     ru_stream_close_all(engine, true);
@@ -341,12 +348,15 @@ static int loop_serve(struct ru_engine *engine)
         if (engine->phase == RU_SERVING)
             loop_begin_drain(engine);
         if (!loop_listening(engine)) {
-            if (!stopped_accepting) {
-                ru_stream_drain(engine);
+            if (!stopped_accepting)
                 ru_datagram_reclaim(engine);
-            }
+            if (!stopped_accepting && engine->hand_over_fd < 0)
+                ru_stream_drain(engine);
             stopped_accepting = true;
-            ru_datagram_drain(engine);
+            if (engine->hand_over_fd < 0)
+                ru_datagram_drain(engine);
+            else if (engine->hand_over_stuck)
+                ru_stream_hand_over(engine);
         }
         if (stopped_accepting && loop_drained(engine))
             return 0;
@@ -511,6 +521,27 @@ const char *ru_engine_refusal(struct ru_engine *engine, int *error)
 {
     *error = engine->refusal_error;
     return engine->refusal;
+}
+
+void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel)
+{
+    __atomic_store_n(&engine->hand_over_fd, channel, __ATOMIC_RELEASE); /* before the deadline */
+    ru_engine_drain(engine, deadline_ms);
+}
+
+int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd)
+{
+    struct ru_adoptions *adoptions = &engine->adoptions;
+    uint32_t added = adoptions->added;
+    if (listener >= engine->config.listeners_count || fd < 0)
+        return -EINVAL;
+    if (added - __atomic_load_n(&adoptions->taken, __ATOMIC_ACQUIRE) >= RU_ADOPT_MAX)
+        return -EAGAIN;
+    adoptions->items[added % RU_ADOPT_MAX] = (uint64_t)listener << 32 | (uint32_t)fd;
+    __atomic_store_n(&adoptions->added, added + 1, __ATOMIC_RELEASE);
+    const uint64_t one = 1;
+    (void)!write(engine->wake_fd, &one, sizeof(one));
+    return 0;
 }
 
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)

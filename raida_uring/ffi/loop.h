@@ -98,6 +98,14 @@ enum ru_phase {
     RU_ENDING
 };
 
+/* Connections of another process on their way to the loop: listener << 32 | descriptor. One thread
+ * adds, the loop takes. */
+struct ru_adoptions {
+    uint64_t items[RU_ADOPT_MAX];
+    uint32_t added;
+    uint32_t taken;
+};
+
 struct ru_engine {
     struct ru_config config;
     struct ru_arena arena;
@@ -134,8 +142,13 @@ struct ru_engine {
     enum ru_phase phase;
     uint64_t drain_end_ns;
 
+    /* Hand-over to another process: -1, or the socket that descriptors leave through. */
+    int hand_over_fd;
+    bool hand_over_stuck; /* that socket was full: try again */
+
     /* Any thread. */
     int wake_fd;
+    struct ru_adoptions adoptions;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
     uint32_t ready;       /* 0 starting, 1 serving, 2 ended */
     int result;           /* once ended */
@@ -188,6 +201,10 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index);
 void ru_stream_expire(struct ru_engine *engine);
 /* Serve receives that waited for buffers or blocks, and accepts that ended. */
 void ru_stream_arm(struct ru_engine *engine);
+/* Take connections of another process. */
+void ru_stream_adopt(struct ru_engine *engine);
+/* Hand idle connections over; those that are not yet idle follow when they are. */
+void ru_stream_hand_over(struct ru_engine *engine);
 /* Close connections: idle ones, or all of them. */
 void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
 /* Accept what the listeners' backlogs still hold, then refuse further connections. */

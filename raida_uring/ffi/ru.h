@@ -122,6 +122,14 @@ const char *ru_engine_refusal(struct ru_engine *engine, int *error);
 /* Thread: any. Stop: accept nothing new, answer what was received, give up after deadline_ms.
  * A further call can only bring the deadline nearer. */
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);
+/* Thread: any. As ru_engine_drain(), but another process serves the same sockets: what arrives is
+ * left to it, and connections between two requests leave through `channel`, a Unix socket of
+ * sequenced packets that stays open until the engine has ended: one message each, the listener's
+ * number in a byte and the descriptor as SCM_RIGHTS. */
+void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel);
+/* Thread: one at a time, while the loop runs. Serve a connection that another process has accepted
+ * on `listener`; the descriptor is the engine's then. -EAGAIN when too many wait, -EINVAL. */
+int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 /* Thread: control, when ru_engine_run() was never called: workers leave ru_worker_take(). */
 void ru_engine_close_workers(struct ru_engine *engine);
 /* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo, 4 write. -EINVAL when out of range. */

@@ -49,16 +49,17 @@
     X(connections_closed_descriptors) /* EMFILE or ENFILE */                                       \
     X(connections_closed_early)       /* reset before its peer's name could be read */             \
     X(connections_closed_drain)                                                                    \
-    X(accept_ended)           /* standing accepts that ended and were armed again */               \
-    X(echoes)                 /* plain echoes answered by the I/O thread */                        \
-    X(refused_headers)        /* error replies made by the I/O thread */                           \
-    X(refused_slow)           /* answered 160: the slow lane's queue is full */                    \
-    X(tokens_refused)         /* stale, foreign or malformed tokens from workers */                \
-    X(dispatched)             /* requests handed to workers */                                     \
-    X(batches)                /* batches handed to workers */                                      \
-    X(laps)                   /* turns of the loop */                                              \
-    X(sleeps)                 /* laps that had to wait */                                          \
-    X(wakes)                  /* completions of the wake eventfd */                                \
+    X(connections_closed_handed_over) /* another process serves it now */                          \
+    X(accept_ended)                   /* standing accepts that ended and were armed again */       \
+    X(echoes)                         /* plain echoes answered by the I/O thread */                \
+    X(refused_headers)                /* error replies made by the I/O thread */                   \
+    X(refused_slow)                   /* answered 160: the slow lane's queue is full */            \
+    X(tokens_refused)                 /* stale, foreign or malformed tokens from workers */        \
+    X(dispatched)                     /* requests handed to workers */                             \
+    X(batches)                        /* batches handed to workers */                              \
+    X(laps)                           /* turns of the loop */                                      \
+    X(sleeps)                         /* laps that had to wait */                                  \
+    X(wakes)                          /* completions of the wake eventfd */                        \
     X(completions_overflowed) /* laps that found the completion queue overflowed: an alarm */      \
     X(loop_cpu_ns)            /* CPU time of the I/O thread, refreshed about once a second */      \
     X(refused_bodies)         /* workers: answered by the body check, 16, 33 or 37 */              \

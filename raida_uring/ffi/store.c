@@ -206,6 +206,12 @@ int ru_view_begin(struct ru_view *view)
     return 0;
 }
 
+uint64_t ru_view_txn(struct ru_view *view)
+{
+    RU_CHECK(view->begun);
+    return view->txn_id;
+}
+
 void ru_view_end(struct ru_view *view)
 {
     if (!view->begun)
@@ -225,10 +231,13 @@ static int view_write_page(struct ru_view *view, uint16_t page)
     const uint8_t name[2] = {(uint8_t)(page >> 8), (uint8_t)page};
     MDB_val key = {sizeof(name), (void *)(uintptr_t)name};
     MDB_val value = {RU_STORE_PAGE, view->copies[page]};
-    MDB_val nothing = {0, (void *)(uintptr_t) ""};
+    uint8_t txn[8];
+    for (uint32_t i = 0; i < sizeof(txn); i++)
+        txn[i] = (uint8_t)(view->txn_id >> (56 - 8 * i));
+    MDB_val when = {sizeof(txn), txn};
     int rc = mdb_put(view->txn, view->store->tables[RU_TABLE_PAGES], &key, &value, 0);
     if (rc == 0)
-        rc = mdb_put(view->txn, view->store->tables[RU_TABLE_CHANGED], &key, &nothing, 0);
+        rc = mdb_put(view->txn, view->store->tables[RU_TABLE_CHANGED], &key, &when, 0);
     return rc;
 }
 

@@ -33,7 +33,8 @@ enum ru_store_table {
     RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes, or nothing: cannot be read */
     RU_TABLE_REMAINS = 2, /* page number, u16 -> how an imported file differs from a page */
     RU_TABLE_LEAVES = 3,  /* the integrity trees' leaves as last saved */
-    RU_TABLE_CHANGED = 4, /* page number, u16 -> nothing: changed since leaves were saved */
+    RU_TABLE_CHANGED =
+        4, /* page number, u16 -> transaction, u64: changed since leaves were saved */
     RU_TABLE_TICKETS = 5, /* ticket, u32 -> what it stands for */
     RU_TABLES = 6,
 };
@@ -69,6 +70,8 @@ int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view
 void ru_view_close(struct ru_view *view);
 /* See the newest committed state. A writing view waits for the other writer to end. */
 int ru_view_begin(struct ru_view *view);
+/* The transaction whose state is seen; in a writing view, its own. */
+uint64_t ru_view_txn(struct ru_view *view);
 /* Forget the state; a writing view's changes are dropped. Harmless when not begun. */
 void ru_view_end(struct ru_view *view);
 /* Make all changes durable together and end the view. On failure nothing has changed. */

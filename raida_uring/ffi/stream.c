@@ -186,6 +186,58 @@ static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_conn_
     ru_stream_settle(engine, index);
 }
 
+/* ---- to and from another process ---- */
+
+static bool stream_pass(int channel, uint8_t listener, int fd)
+{
+    union {
+        struct cmsghdr align;
+        uint8_t bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {.iov_base = &listener, .iov_len = sizeof(listener)};
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(head), &fd, sizeof(fd));
+    return sendmsg(channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(listener);
+}
+
+/* During a hand-over, part with an idle connection that is not being received from. False when
+ * there is none, or it cannot be parted with: it is served on then. */
+static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    if (engine->hand_over_fd < 0 || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
+        conn->receiving || conn->sending)
+        return false;
+    if (!stream_pass(engine->hand_over_fd, conn->listener, conn->fd)) {
+        engine->hand_over_stuck |= errno == EAGAIN;
+        return false;
+    }
+    engine->backend->ops->forget_descriptor(engine->backend, conn->fd);
+    stream_close(engine, index, RU_CLOSED_HANDED_OVER);
+    return true;
+}
+
+void ru_stream_hand_over(struct ru_engine *engine)
+{
+    engine->hand_over_stuck = false;
+    for (uint32_t index = 0; index < engine->conns.capacity; index++) {
+        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+        if (!ru_conn_idle(conn))
+            continue;
+        if (conn->receiving)
+            stream_stop_receiving(engine, index); /* what it brought decides */
+        else
+            (void)stream_hand_over(engine, index);
+    }
+}
+
 /* ---- from bytes to actions ---- */
 
 /* Feed what is held; then the end of the stream; then listen for more. */
@@ -207,6 +259,8 @@ static void stream_pump(struct ru_engine *engine, uint32_t index)
     if (action == RU_CONN_NOTHING && ru_conn_reading(conn)) {
         if (conn->eof)
             action = ru_conn_end_of_stream(&engine->conns, index, engine->now_ns);
+        else if (stream_hand_over(engine, index))
+            return;
         else if (!conn->receiving)
             stream_receive(engine, index);
     }
@@ -282,7 +336,7 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
                       (enum ru_starved_of)ru_conn_block_class(ru_conn_at(&engine->conns, index)));
         break;
     case RU_CONN_NEXT:
-        if (engine->phase != RU_SERVING &&
+        if (engine->phase != RU_SERVING && engine->hand_over_fd < 0 &&
             ru_conn_at(&engine->conns, index)->held_first == RU_NONE) {
             stream_close(engine, index, RU_CLOSED_DONE);
             return;
@@ -403,7 +457,8 @@ static void stream_reject(int fd)
     (void)close(fd);
 }
 
-static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
+/* adopted: another process has served it; it may have been answered before. */
+static void stream_open(struct ru_engine *engine, uint32_t listener, int fd, bool adopted)
 {
     struct ru_counters *counters = &engine->counters;
     counters->connections_accepted++;
@@ -418,8 +473,22 @@ static void stream_open(struct ru_engine *engine, uint32_t listener, int fd)
         stream_reject(fd);
         return;
     }
+    ru_conn_at(&engine->conns, index)->answered_before = adopted && engine->conns.persistent;
+    if (stream_hand_over(engine, index))
+        return;
     stream_receive(engine, index);
     stream_watch(engine, index);
+}
+
+void ru_stream_adopt(struct ru_engine *engine)
+{
+    struct ru_adoptions *adoptions = &engine->adoptions;
+    uint32_t added = __atomic_load_n(&adoptions->added, __ATOMIC_ACQUIRE);
+    while (adoptions->taken != added) {
+        uint64_t item = adoptions->items[adoptions->taken % RU_ADOPT_MAX];
+        stream_open(engine, (uint32_t)(item >> 32), (int)(uint32_t)item, true);
+        __atomic_store_n(&adoptions->taken, adoptions->taken + 1, __ATOMIC_RELEASE);
+    }
 }
 
 /* Do not accept for a moment: what failed would fail again at once. */
@@ -459,7 +528,7 @@ static void stream_accepted(struct ru_engine *engine, const struct ru_event *eve
         engine->counters.accept_ended++;
     }
     if (event->result >= 0)
-        stream_open(engine, event->index, event->result);
+        stream_open(engine, event->index, event->result, false);
     else if (event->result == -EMFILE || event->result == -ENFILE)
         stream_shed(engine, event->index);
     else if (event->result != -ECONNABORTED && event->result != -ECANCELED)
@@ -546,7 +615,7 @@ void ru_stream_drain(struct ru_engine *engine)
             int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd < 0)
                 break;
-            stream_open(engine, i, fd);
+            stream_open(engine, i, fd, false);
         }
         (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
     }

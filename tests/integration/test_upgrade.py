@@ -1,0 +1,214 @@
+"""A node is replaced by its successor under load.
+
+What must hold whatever happens: every request is answered, by one of the two; no connection is
+refused; connections between two requests live on; if the successor does not come up, the old node
+has noticed nothing.
+"""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from raida_uring.protocol import Status
+from tests.support.handlers import NAP
+from tests.support.net import Endpoint, udp_client
+from tests.support.node import HANDLERS, Daemon, daemon, eventually
+from tests.support.wire import (
+    ADMIN_KEY,
+    ECHO_COMMAND,
+    SHOW_STATS_COMMAND,
+    VERSION_COMMAND,
+    request,
+    status,
+)
+
+UPGRADES = int(os.environ.get("UPGRADES", "3"))
+PERSISTENT = {"persistent": True}
+ANSWER_TIMEOUT_S = 20.0
+
+
+class Client(threading.Thread):
+    """Asks until told to stop; an answer that does not come or is wrong ends it with a fault."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(daemon=True)
+        self.endpoint = endpoint
+        self.answers = 0
+        self.slowest_s = 0.0
+        self.fault: str | None = None
+        self.stopping = False
+        self.requests = [request(VERSION_COMMAND), request(ECHO_COMMAND)]
+
+    def ask(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        try:
+            while not self.stopping:
+                started = time.monotonic()
+                reply = self.ask(self.requests[self.answers % len(self.requests)])
+                if status(reply) != Status.SUCCESS:
+                    self.fault = f"status {status(reply)} after {self.answers} answers"
+                    return
+                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+                self.answers += 1
+        except (OSError, IndexError) as error:
+            self.fault = f"{type(error).__name__} {error} after {self.answers} answers"
+
+    def finish(self) -> None:
+        self.stopping = True
+        self.join(ANSWER_TIMEOUT_S)
+        assert not self.is_alive()
+        assert self.fault is None, f"{type(self).__name__}: {self.fault}"
+
+
+class UdpClient(Client):
+    """Loopback loses no datagram unless a socket buffer overflows: one outstanding cannot."""
+
+    def ask(self, data: bytes) -> bytes:
+        with udp_client(self.endpoint) as client:
+            client.settimeout(ANSWER_TIMEOUT_S)
+            client.sendto(data, self.endpoint)
+            return client.recv(65536)
+
+
+class NappingClient(UdpClient):
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self.requests = [request(NAP)]
+
+
+class TcpClient(Client):
+    """A connection for each request; a refusal is a fault."""
+
+    def ask(self, data: bytes) -> bytes:
+        with socket.create_connection(self.endpoint, ANSWER_TIMEOUT_S) as client:
+            client.sendall(data)
+            return read_reply(client)
+
+
+class PersistentClient(Client):
+    """One connection for all: its end is a fault."""
+
+    def __init__(self, endpoint: Endpoint, pause_s: float = 0.0) -> None:
+        super().__init__(endpoint)
+        self.pause_s = pause_s
+        self.connection = socket.create_connection(endpoint, ANSWER_TIMEOUT_S)
+
+    def ask(self, data: bytes) -> bytes:
+        if self.pause_s:
+            time.sleep(self.pause_s)  # a client that is idle most of the time
+        self.connection.sendall(data)
+        return read_reply(self.connection)
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()
+
+
+def read_reply(client: socket.socket) -> bytes:
+    """One reply with a 32-byte header; short if the connection ends before."""
+    data = b""
+    while len(data) < 32 or len(data) < 32 + int.from_bytes(data[9:12]):
+        piece = client.recv(65536)
+        if not piece:
+            raise ConnectionError(f"connection ended after {len(data)} bytes")
+        data += piece
+    return data
+
+
+def serving_process(node: Daemon) -> int:
+    """The process that serves now: the last successor that the log names."""
+    found = re.findall(r"upgrade: process (\d+) serves", node.stderr())
+    return int(found[-1]) if found else node.process.pid
+
+
+@contextmanager
+def upgradable(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]:
+    """A daemon whose successors are ended, too."""
+    with daemon(directory, handlers=HANDLERS, tcp=PERSISTENT, **tables) as node:  # type: ignore[arg-type]
+        try:
+            yield node
+        finally:
+            pid = serving_process(node)
+            if pid != node.process.pid:
+                process = psutil.Process(pid)
+                process.send_signal(signal.SIGTERM)
+                process.wait(ANSWER_TIMEOUT_S)
+                node.process.wait(ANSWER_TIMEOUT_S)
+
+
+def upgrade(node: Daemon) -> None:
+    """Return when the successor serves alone."""
+    before = serving_process(node)
+    ended = len(re.findall("the predecessor is gone", node.stderr()))
+    os.kill(before, signal.SIGUSR2)
+    eventually(lambda: serving_process(node) != before, 30, what=node.stderr)
+    eventually(
+        lambda: len(re.findall("the predecessor is gone", node.stderr())) > ended,
+        30,
+        what=node.stderr,
+    )
+
+
+def test_nothing_is_lost(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        clients: list[Client] = [
+            *(UdpClient(node.endpoint) for _ in range(3)),
+            *(TcpClient(node.endpoint) for _ in range(3)),
+            *(PersistentClient(node.endpoint) for _ in range(3)),
+            *(PersistentClient(node.endpoint, 0.02) for _ in range(3)),
+            NappingClient(node.endpoint),
+        ]
+        for client in clients:
+            client.start()
+        for _ in range(UPGRADES):
+            answers = [client.answers for client in clients]
+            upgrade(node)
+            eventually(
+                lambda: all(
+                    client.answers > before or client.fault
+                    for client, before in zip(clients, answers, strict=True)  # noqa: B023
+                ),
+                ANSWER_TIMEOUT_S,
+            )
+        for client in clients:
+            client.finish()
+
+
+def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        client = PersistentClient(node.endpoint)
+        client.start()
+        config = tmp_path / "node.toml"
+        good = config.read_text()
+        config.write_text("[server]\nraida_id = 99\n")
+        node.signal(signal.SIGUSR2)
+        eventually(lambda: "no upgrade, this node goes on" in node.stderr(), 30, what=node.stderr)
+        config.write_text(good)
+        answers = client.answers
+        eventually(lambda: client.answers > answers)
+        assert node.process.poll() is None
+        client.finish()
+
+
+def test_counters_go_on(tmp_path: Path) -> None:
+    """show_stats counts from the first node's start."""
+    with upgradable(tmp_path) as node:
+        client = UdpClient(node.endpoint)
+        client.requests = [request(ECHO_COMMAND)]
+        client.start()
+        eventually(lambda: client.answers >= 50)
+        client.finish()
+        upgrade(node)
+        asked = UdpClient(node.endpoint)
+        reply = asked.ask(request(SHOW_STATS_COMMAND, ADMIN_KEY))
+        assert int.from_bytes(reply[32:40], "little") == client.answers
