@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from raida_uring import protocol
-from raida_uring.client.question import Answer, Question, Transport
-from raida_uring.client.sync import explain_timeout, read_vote
-from raida_uring.errors import ProtocolError
+from raida_uring.client.question import Answer, Question, StrayError, Transport, read_vote
+from raida_uring.client.sync import explain_timeout
 from raida_uring.protocol.calls import Call
 from raida_uring.sealing import Key
 
@@ -75,7 +74,7 @@ class AsyncClient:
     async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
         """Return what `read` makes of the first datagram that it takes; others are ignored."""
         loop = asyncio.get_running_loop()
-        strays: list[ProtocolError] = []
+        strays: list[StrayError] = []
         try:
             async with asyncio.timeout(timeout_s):
                 transport, inbox = await loop.create_datagram_endpoint(
@@ -88,7 +87,7 @@ class AsyncClient:
                         reply = await inbox.next()
                         try:
                             return read(reply, time.perf_counter() - start_s)
-                        except ProtocolError as error:
+                        except StrayError as error:
                             strays.append(error)
                 finally:
                     transport.close()
