@@ -91,8 +91,8 @@ def test_refusals_of_every_layer(ask: Ask, transport: str) -> None:
             settings = {"transport": transport, "key": key, "timeout_s": 10.0}
             assert ask(node.endpoint, calls.version(), **settings).status == status, key
         nothing = Call(0, 77, bytes(2000), frozenset((250,)), lambda _status, data: data)
-        for key in KEYS:
-            settings = {"transport": transport, "key": key, "timeout_s": 10.0}
+        for any_key in KEYS:
+            settings = {"transport": transport, "key": any_key, "timeout_s": 10.0}
             assert ask(node.endpoint, nothing, **settings).status == 6
 
 
@@ -278,8 +278,8 @@ def test_silence(ask: Ask, transport: str) -> None:
 
 @pytest.mark.any_backend
 def test_arguments_are_checked_before_anything_is_sent() -> None:
-    for settings in ({"raida_id": 256}, {"coin_id": 65536}):
-        asked = Client("127.0.0.1", 9, **{"raida_id": 0, **settings})
+    for raida_id, coin_id in ((256, 6), (0, 65536)):
+        asked = Client("127.0.0.1", 9, raida_id=raida_id, coin_id=coin_id)
         with pytest.raises(ValueError, match="does not fit"):
             asked.ask(calls.echo())
 
