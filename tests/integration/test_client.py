@@ -97,6 +97,15 @@ def test_refusals_of_every_layer(ask: Ask, transport: str) -> None:
 
 
 @both_clients
+def test_refused_before_the_body_is_sent(ask: Ask) -> None:
+    """The node answers from the header and resets; the reply must not get lost in that."""
+    body = Call(0, 77, bytes(65000), frozenset((250,)), lambda _status, data: data)
+    with running_node() as node:
+        for _ in range(50):
+            assert ask(node.endpoint, body, transport="tcp", timeout_s=10.0).status == 6
+
+
+@both_clients
 def test_another_node(ask: Ask) -> None:
     """3, over a port where another RAIDA answers."""
     with running_node(server={"raida_id": RAIDA_ID + 1}) as node:
