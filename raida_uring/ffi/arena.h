@@ -58,7 +58,7 @@ _Static_assert(sizeof(struct ru_slot_head) == RU_SLOT_HEAD, "slot head");
 
 /* What a worker counts itself. */
 struct ru_worker_counters {
-    uint64_t refused_bodies;  /* answered by the body check: 16, 33, 37 */
+    uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
     uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
     uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
 };
