@@ -101,7 +101,9 @@ class Owner:
             if all(found[coin] == an for coin, an in self.ans(step).items()):
                 self.acknowledged = self.asked = step
                 return
-        raise AssertionError(f"owner {self.name}: neither step {self.acknowledged} nor {self.asked}")
+        raise AssertionError(
+            f"owner {self.name}: neither step {self.acknowledged} nor {self.asked}"
+        )
 
 
 def owners() -> list[Owner]:
@@ -188,14 +190,19 @@ def strace_refusal() -> str | None:
     """Why strace cannot be used here; None when it can."""
     try:
         tried = subprocess.run(
-            ["strace", "-f", "-o", "/dev/null", "true"], capture_output=True, timeout=20, check=False
+            ["strace", "-f", "-o", "/dev/null", "true"],
+            capture_output=True,
+            timeout=20,
+            check=False,
         )
     except FileNotFoundError:
         return "strace is not installed"
     return None if tried.returncode == 0 else f"strace: {tried.stderr.decode().strip()}"
 
 
-TRACED = "openat,fdatasync,fsync,msync,pwrite64,pwritev,write,sendmsg,sendmmsg,sendto,io_uring_enter"
+TRACED = (
+    "openat,fdatasync,fsync,msync,pwrite64,pwritev,write,sendmsg,sendmmsg,sendto,io_uring_enter"
+)
 
 
 @dataclass(frozen=True)
@@ -408,4 +415,3 @@ def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) 
         assert detects(node.endpoint, kept)
         said = all_roots(node.endpoint)
     assert said == stored_roots(disk.outside / "store", map(page_of_coin, kept))
-

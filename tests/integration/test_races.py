@@ -106,10 +106,10 @@ def test_one_of_two_wins_over_tcp(node: Node) -> None:
         start = threading.Barrier(2)
         made = {coin: bids(coin, old, number) for coin, old in owned.items()}
         told: tuple[list[int], list[int]] = ([], [])
-        sockets = [[(tcp_connect(node.endpoint), pair[i][0]) for pair in made.values()] for i in (0, 1)]
-        threads = [
-            threading.Thread(target=run, args=(i, sockets[i], told[i])) for i in (0, 1)
+        sockets = [
+            [(tcp_connect(node.endpoint), pair[i][0]) for pair in made.values()] for i in (0, 1)
         ]
+        threads = [threading.Thread(target=run, args=(i, sockets[i], told[i])) for i in (0, 1)]
         for thread in threads:
             thread.start()
         for thread in threads:

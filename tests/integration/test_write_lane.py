@@ -73,7 +73,9 @@ def in_one_batch(node: Node, *asked: Asked) -> list[int]:
                 client.sendto(request(command, payload, echo=echo), node.endpoint)
             wanted = before + 1 + len(asked)
             node.wait_for(lambda now: now["udp_received"] == wanted)
-        replies = {reply[6:8]: reply for reply in (client.recv(2048) for _ in range(1 + len(asked)))}
+        replies = {
+            reply[6:8]: reply for reply in (client.recv(2048) for _ in range(1 + len(asked)))
+        }
         return [replies[echo.to_bytes(2)][2] for echo in range(1, len(asked) + 1)]
 
 

@@ -6,6 +6,8 @@ some leaves were replaced is the tree over those leaves.
 Source: wire specification, sections 6.2, 8.3 and 8.4.
 """
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,7 +185,7 @@ class Pair:
             assert coins.an(*of) == (None if record is None else record[0])
 
 
-@settings(max_examples=12)
+@settings(max_examples=60)
 @given(st.lists(step, max_size=25))
 def test_the_store_is_a_dictionary(steps: list[tuple[object, ...]]) -> None:
     with opened_store() as store:
@@ -198,15 +200,89 @@ def test_the_store_is_a_dictionary(steps: list[tuple[object, ...]]) -> None:
         pair.model.staged.clear()
         with store.read() as coins:
             pair.check(coins)
+
+
+@settings(max_examples=6)
+@given(st.lists(st.lists(st.sampled_from(READABLE), min_size=1, max_size=4), max_size=6))
+def test_live_trees_are_those_of_the_pages(commits: list[list[Coin]]) -> None:
+    """While coins change, after that, and after a restart, which hashes nothing again."""
+    with opened_store() as store:
         trees = Integrity(store)
         trees.load()
-        leaves = {}
-        with store.read() as coins:
-            for of in COINS:
-                if -8 <= of[0] <= 6 and of[1] < 1_024_000:
-                    leaves[page_of_coin(of)] = leaf_of(coins.page(page_of_coin(of)))
-        assert trees._recent[0].roots == roots_of(leaves)
-        assert sum(trees.circulating) == len(pair.model.committed)
+        trees.start(None, lambda: 0)
+        for month, of in enumerate(commits, 1):
+            with store.write() as coins:
+                coins.set(b"".join(coin_bytes(one) + ANS[3] for one in of), len(of), 21, month)
+        trees.stop()
+        expected = roots_of(leaves_of(store))
+        assert trees._recent[-1].roots == expected
+        assert sum(trees.circulating) == len({one for of in commits for one in of})
+        again = Integrity(store)
+        assert again.load() == 0
+        assert again._recent[-1].roots == expected
+        assert again.circulating == trees.circulating
+
+
+def leaves_of(store: Store) -> dict[int, bytes]:
+    """Leaves of all pages that may have been written."""
+    real = [one for one in COINS if -8 <= one[0] <= 6 and one[1] < 1_024_000]
+    with store.read() as coins:
+        return {page: leaf_of(coins.page(page)) for page in map(page_of_coin, real)}
+
+
+def test_leaves_that_are_behind_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store fails while the trees follow a change, and the node is stopped: the next start must
+    not take the old leaves for those of the pages."""
+
+    def fails(*_: object) -> bytes:
+        raise StoreError("a test's store fails on purpose")
+
+    with opened_store() as store:
+        trees = Integrity(store)
+        trees.load()
+        trees.save()
+        trees.start(None, lambda: 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Integrity, "_leaf", fails)
+            patch.setattr(integrity, "RETRY_S", 0.0)
+            with store.write() as coins:
+                coins.set(coin_bytes(READABLE[0]) + ANS[3], 1, 21, 1)
+            trees.stop()
+        again = Integrity(store)
+        again.load()
+        assert again._recent[-1].roots == roots_of(leaves_of(store))
+        assert sum(again.circulating) == 1
+
+
+READER = """
+import os, signal, sys
+from pathlib import Path
+from raida_uring.store import Store
+store = Store(Path(sys.argv[1]), map_bytes=int(sys.argv[2]), read_only=True)
+with store.read():
+    print("reading", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_reader_that_was_killed_does_not_fill_the_store() -> None:
+    """It keeps the pages of its moment from being used again, until that is noticed."""
+    with opened_store() as store:
+        place = [sys.executable, "-c", READER, str(store.path), str(MAP_BYTES)]
+        with subprocess.Popen(place, stdout=subprocess.PIPE) as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == b"reading\n"
+            reader.kill()
+        failed = 0
+        for month in range(2000):
+            try:
+                with store.write() as coins:
+                    of = b"".join(coin_bytes(one) + ANS[3] for one in READABLE)
+                    coins.set(of, len(READABLE), 21, month % 255 + 1)
+            except StoreError:
+                failed += 1
+        # Without notice every one of some hundreds would fail from the first on.
+        assert failed == 1
 
 
 @settings(max_examples=60)

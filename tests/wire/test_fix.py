@@ -68,9 +68,7 @@ class Peers:
         self.stopping = threading.Event()
         self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(25)]
         self.addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in self._listeners]
-        self._threads = [
-            threading.Thread(target=self._run, args=(raida,)) for raida in range(25)
-        ]
+        self._threads = [threading.Thread(target=self._run, args=(raida,)) for raida in range(25)]
 
     def __enter__(self) -> "Peers":
         for thread in self._threads:
@@ -135,7 +133,9 @@ def fix(node: Node, coins: list[Coin], raidas: list[int]) -> tuple[int, bytes]:
 
 def fixed_an(coin: Coin) -> bytes:
     """Section 6.3."""
-    return hashlib.md5(bytes((RAIDA_ID,)) + coin_bytes(coin) + GROUP, usedforsecurity=False).digest()
+    return hashlib.md5(
+        bytes((RAIDA_ID,)) + coin_bytes(coin) + GROUP, usedforsecurity=False
+    ).digest()
 
 
 def test_twelve_others_are_not_enough(node: Node, others: Peers) -> None:
@@ -186,7 +186,7 @@ def endless(client: socket.socket, data: bytes) -> None:
 
 WRONG: dict[str, Answer] = {
     "garbage": stray,
-    "nothing": lambda client, data: None,
+    "nothing": lambda client, _data: client.shutdown(socket.SHUT_WR),
     "half a header": lambda client, data: client.sendall(reply_to(data, b"")[:20]),
     "half a body": lambda client, data: client.sendall(reply_to(data, coin_bytes(COIN))[:-1]),
     "a long header": lambda client, data: client.sendall(
@@ -201,12 +201,8 @@ WRONG: dict[str, Answer] = {
     "another RAIDA": lambda client, data: client.sendall(
         reply_to(data, coin_bytes(COIN), raida=RAIDA_ID)
     ),
-    "another group": lambda client, data: client.sendall(
-        reply_to(data, coin_bytes(COIN), group=1)
-    ),
-    "a refusal": lambda client, data: client.sendall(
-        reply_to(data, coin_bytes(COIN), status=43)
-    ),
+    "another group": lambda client, data: client.sendall(reply_to(data, coin_bytes(COIN), group=1)),
+    "a refusal": lambda client, data: client.sendall(reply_to(data, coin_bytes(COIN), status=43)),
     "a coin cut short": lambda client, data: client.sendall(
         reply_to(data, coin_bytes(COIN) + b"\0")
     ),
