@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads fault mutations bench bench-quick dist clean help
+        test-native test-threads fault mutations crash bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -116,6 +116,10 @@ mutations: setup ## bugs that the simulation must find
 	@tests/fault/mutations.sh 1000 1000 -- $(NATIVE_CC) $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) \
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
 	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK)
+
+crash: setup ## kill a node that changes coins: KILLS=n SEED=n
+	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
+	    tests/integration/test_crash.py -k survives_kills
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d)

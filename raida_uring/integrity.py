@@ -155,11 +155,11 @@ class Integrity:
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if self._recent and not self._pending:  # of what is pending the store knows
-            try:
-                self.save()
-            except StoreError as error:
-                logger.warning("leaves not saved, the next start takes longer: %s", error)
+        if self._pending:
+            # To save leaves is to say that they are those of the pages.
+            logger.warning("trees not up to date, leaves not saved: the next start takes longer")
+        elif self._recent:
+            self.save_if_possible()
 
     # -- for handlers ------------------------------------------------------------------------------
 
@@ -276,6 +276,13 @@ class Integrity:
                 leaves.append(bytearray(DEN_PAGES * HASH_BYTES))
                 todo += pages
         return leaves, todo
+
+    def save_if_possible(self) -> None:
+        """save(), or a warning: a full disk must keep no node from starting."""
+        try:
+            self.save()
+        except StoreError as error:
+            logger.warning("leaves not saved, the next start takes longer: %s", error)
 
     def save(self) -> None:
         """Write the leaves into the store. Nobody else may change it meanwhile: control thread,

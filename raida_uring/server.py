@@ -238,7 +238,7 @@ class Server:
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
         self._integrity = Integrity(self._store)
         self._integrity.load()
-        self._integrity.save()
+        self._integrity.save_if_possible()
 
     def _start_integrity(self, engine: native.Engine) -> None:
         if self._integrity is not None:
@@ -316,6 +316,9 @@ class Server:
             left = self._join_workers()
             if left:
                 self._close_store()
+            elif self._syncer is not None:
+                self._syncer.stop()
+                self._syncer = None
             with self._lock:
                 self._final_counters = engine.counters()
                 self._engine = None

@@ -50,6 +50,8 @@ SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 _FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
+_STATES_DIFFERS: Final = bytes((DIFFERS,))
+_KEY_BYTES_MAX: Final = 511  # LMDB's
 
 logger = logging.getLogger("raida_uring.store")
 
@@ -119,9 +121,13 @@ class Store:
                     "raise [store] size_mib"
                 )
             self._store = native.Store(str(path), map_bytes, flags)
-            self.seed = self._read_meta()
         except StoreError:
             self._disown()
+            raise
+        try:
+            self.seed = self._read_meta()
+        except StoreError:
+            self.close()
             raise
 
     @classmethod
@@ -152,6 +158,7 @@ class Store:
             view.close()
             store.close()
             _sync_directory(path)
+            _sync_directory(path.absolute().parent)
         except StoreError:
             (path / _FILE).unlink(missing_ok=True)
             raise
@@ -375,12 +382,19 @@ class Coins:
         states = self.view.exchange(coins, count, stride, an_at, new_at, month)
         if DEFAULT not in states:
             return states
-        self.view.undo(mark)
-        # Default pages are written for right ANs only: guesses must not fill the store.
-        right = self.match(coins, count, stride, an_at)
-        self._write_defaults(coins, states, stride, right)
-        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        return states.replace(_STATES_DEFAULT, bytes((DIFFERS,)))
+        # Writing a default page costs a thousand hashes, so only those who know an AN of it may
+        # have it written; of any other default page no coin can change, however often it is listed.
+        right = bytearray(states)
+        for index in _positions(states):
+            start = index * stride
+            given = coins[start + an_at : start + an_at + AN_BYTES]
+            if not hmac.compare_digest(self._default_an(coins, start), given):
+                right[index] = DIFFERS
+        if DEFAULT in right:
+            self.view.undo(mark)
+            self._write_defaults(coins, bytes(right), stride)
+            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        return states.replace(_STATES_DEFAULT, _STATES_DIFFERS)
 
     def set(
         self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
@@ -390,7 +404,7 @@ class Coins:
         states = self.view.set(coins, count, stride, an_at, month)
         if DEFAULT in states:
             self.view.undo(mark)
-            self._write_defaults(coins, states, stride, bytes((EQUAL,)) * count)
+            self._write_defaults(coins, states, stride)
             states = self.view.set(coins, count, stride, an_at, month)
         return states
 
@@ -423,11 +437,9 @@ class Coins:
         self.view.put(native.TABLE_CHANGED, key, b"")
         self._wrote = True
 
-    def _write_defaults(self, coins: bytes, states: bytes, stride: int, wanted: bytes) -> None:
-        """Write the default pages of those coins that are EQUAL in `wanted`."""
+    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
+        """Write the pages of those coins that are DEFAULT in `states`."""
         for index in _positions(states):
-            if wanted[index] != EQUAL:
-                continue
             denomination, serial_number = _coin_at(coins, index * stride)
             page = page_of(denomination, serial_number // PAGE_RECORDS)
             if self.view.page(page)[1] == DEFAULT:
@@ -448,7 +460,10 @@ class Coins:
         return self.view.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Change an entry; None removes it."""
+        """Change an entry; None removes it. key: 1 to 511 bytes, else ValueError."""
+        if not 1 <= len(key) <= _KEY_BYTES_MAX:
+            # Said now, to the one who asks: at commit it would fail everybody's changes.
+            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
         self._staged[table, key] = value
 
     def count_at_most(self, table: int) -> int:
@@ -516,8 +531,6 @@ def _own(path: Path) -> int:
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
     except BlockingIOError:
         with contextlib.suppress(OSError):
             owner = os.read(lock, 20).decode("ascii", "replace").strip()
@@ -526,6 +539,9 @@ def _own(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise
+    with contextlib.suppress(OSError):  # for people only: a node must start on a full disk
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
     return lock
 
 

@@ -231,8 +231,11 @@ class Worker:
             try:
                 reply = tables[kind][number](request, node)
                 if keep is not None:
-                    reply = _checked(reply)
-                    keep.keep()
+                    given, reply = reply, _checked(reply)
+                    if reply is given:
+                        keep.keep()
+                    else:  # a client that is told 252 must not find its coins changed
+                        keep.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
                 if keep is not None:
                     keep.undo()

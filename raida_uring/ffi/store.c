@@ -245,6 +245,10 @@ int ru_view_commit(struct ru_view *view)
     view->txn = NULL;
     view->begun = false;
     view_forget(view);
+    if (rc == MDB_MAP_FULL) {
+        int dead; /* a reader that was killed keeps old pages from being used again */
+        (void)mdb_reader_check(view->store->env, &dead);
+    }
     return store_result(rc);
 }
 

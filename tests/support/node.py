@@ -213,6 +213,16 @@ class Daemon:
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     stderr_path: Path
+    notify: socket.socket  # where it reports to the service manager
+
+    def await_ready(self) -> None:
+        """Until it reports READY=1; fails with what it said when it ends or is silent instead."""
+        _await_ready(self.notify, self)
+
+    def kill(self) -> None:
+        """SIGKILL, and its end."""
+        self.process.kill()
+        self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon alone."""
@@ -256,6 +266,27 @@ def daemon(
 
     On leaving it is stopped by SIGTERM unless it has ended; then its final counters are checked.
     """
+    with started_daemon(
+        directory, command=command, args=args, import_paths=import_paths, **tables
+    ) as started:
+        started.await_ready()
+        yield started
+        if started.process.poll() is None:
+            assert started.terminate() == 0, started.stderr()
+    assert "Traceback" not in started.stderr(), started.stderr()
+    assert_lawful(started.final_counters())
+
+
+@contextmanager
+def started_daemon(
+    directory: Path,
+    *,
+    command: Sequence[str] = SERVE,
+    args: Sequence[str] = (),
+    import_paths: Sequence[Path] = (),
+    **tables: Table,
+) -> Iterator[Daemon]:
+    """Start `raida-uring serve` and yield it at once; it is killed at the end unless it has ended."""
     host = "127.0.0.1"
     port = free_port(host)
     config_path = directory / "node.toml"
@@ -269,18 +300,13 @@ def daemon(
             env=environment(*import_paths, NOTIFY_SOCKET=notify_path),
             stderr=stderr,
         )
-        started = Daemon(process, (host, port), stderr_path)
+        started = Daemon(process, (host, port), stderr_path, notify)
         try:
-            _await_ready(notify, started)
             yield started
-            if process.poll() is None:
-                assert started.terminate() == 0, started.stderr()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    assert "Traceback" not in started.stderr(), started.stderr()
-    assert_lawful(started.final_counters())
 
 
 @contextmanager
