@@ -1,8 +1,8 @@
 """What an operator does with a store: import, export, verify, stat.
 
 Import and export speak the reference server's `Data` directory, one file per page:
-`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: a few
-hundred pages at most. Source: wire specification, sections 8.1 to 8.3.
+`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: a
+thousand pages at most. Source: wire specification, sections 8.1 to 8.3.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ from raida_uring.store import (
 )
 
 FILE_BYTES_MAX: Final = 1 << 20  # a longer page file is something else
-COMMIT_PAGES: Final = 256  # changed at once: 4 MiB
+COMMIT_PAGES: Final = 1000  # changed at once: 17 MB
+PROGRESS_PAGES: Final = 100
 UNFINISHED_EXPORT: Final = "UNFINISHED"  # a file that stands in a directory until all others do
 UNKNOWN_MAX: Final = 1000  # names kept of files that are no page files
 
@@ -126,9 +127,10 @@ def _import_pages(store: Store, data: Path, found: set[int], progress: Progress)
     """The sizes of the files, -1: missing."""
     sizes = []
     for start in range(0, STORE_PAGES, COMMIT_PAGES):
-        progress(start, STORE_PAGES)
         with store.write() as coins:
             for page in range(start, min(start + COMMIT_PAGES, STORE_PAGES)):
+                if page % PROGRESS_PAGES == 0:
+                    progress(page, STORE_PAGES)
                 content = _read_file(data / file_name(page)) if page in found else None
                 coins.put_file(page, content)
                 sizes.append(-1 if content is None else len(content))
@@ -235,7 +237,7 @@ def _export_pages(coins: Coins, target: Path, progress: Progress) -> int:
     files = 0
     made: set[Path] = set()
     for page in range(STORE_PAGES):
-        if page % COMMIT_PAGES == 0:
+        if page % PROGRESS_PAGES == 0:
             progress(page, STORE_PAGES)
         content = _file_content(coins, page)
         if content is None:
@@ -316,7 +318,7 @@ def _faults(store: Store, coins: Coins, progress: Progress) -> Iterator[str]:
 
 def _page_faults(coins: Coins, progress: Progress) -> Iterator[str]:
     for done, (key, value) in enumerate(coins.entries(TABLE_PAGES)):
-        if done % COMMIT_PAGES == 0:
+        if done % PROGRESS_PAGES == 0:
             progress(done // 2, STORE_PAGES)
         page = _page_of_key(key)
         if page is None:
@@ -355,7 +357,7 @@ def _leaf_faults(coins: Coins, progress: Progress) -> Iterator[str]:
         leaves, counts = saved
         for number in range(DEN_PAGES):
             page = key[0] * DEN_PAGES + number
-            if number % COMMIT_PAGES == 0:
+            if number % PROGRESS_PAGES == 0:
                 progress((STORE_PAGES + page) // 2, STORE_PAGES)
             at = number * integrity.HASH_BYTES
             kept = (leaves[at : at + integrity.HASH_BYTES], counts[number])
