@@ -10,10 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <lmdb.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -112,10 +110,11 @@ static int store_open_tables(struct ru_store *store, bool create)
 /* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. */
 static int store_reserve_lock(const char *path)
 {
-    char name[PATH_MAX];
-    if ((size_t)snprintf(name, sizeof(name), "%s/lock.mdb", path) >= sizeof(name))
-        return -ENAMETOOLONG;
-    int lock = open(name, O_RDWR | O_CREAT | O_CLOEXEC, STORE_MODE);
+    int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return errno;
+    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_CLOEXEC, STORE_MODE);
+    close(directory);
     if (lock < 0)
         return 0; /* LMDB knows whether it needs it, and why it cannot have it */
     int rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
