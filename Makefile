@@ -94,7 +94,7 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a -llmdb
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
@@ -102,7 +102,8 @@ SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open setsockopt s
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
 SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \
-             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o),$(NATIVE_LIB))
+             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
+             store.o survey.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup

@@ -5,6 +5,7 @@ interpreter lock on every call.
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -67,6 +68,8 @@ class _Lib(Protocol):
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
     def ru_store_error(self, result: int) -> Any: ...
+    def ru_survey_store(self, path: bytes) -> int: ...
+    def ru_survey_sync(self, path: bytes) -> int: ...
     def ru_view_open(self, store: Any, writing: int, view: Any) -> int: ...
     def ru_view_close(self, view: Any) -> None: ...
     def ru_view_begin(self, view: Any) -> int: ...
@@ -387,11 +390,27 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
+# LMDB's MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: not what a store looks like.
+DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
+
+
 def _stored(result: int, doing: str) -> int:
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
         raise StoreError(f"{doing}: {reason}", result)
     return result
+
+
+def survey(path: str) -> None:
+    """Read every byte of a store, in a process that may die of it. Raises StoreError, with one of
+    DAMAGED when something is wrong with the file."""
+    _stored(_lib.ru_survey_store(os.fsencode(path)), f"reading the store {path}")
+
+
+def sync_files(path: str) -> None:
+    """Return when what was written to the file system of `path` is on the disk. Raises
+    StoreError."""
+    _stored(_lib.ru_survey_sync(os.fsencode(path)), f"synchronising {path}")
 
 
 class Store:
@@ -401,7 +420,8 @@ class Store:
         """flags: STORE_*. Raises StoreError."""
         out = _ffi.new("struct ru_store **")
         _stored(
-            _lib.ru_store_open(path.encode(), map_bytes, flags, out), f"opening the store {path}"
+            _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out),
+            f"opening the store {path}",
         )
         self._store = out[0]
 

@@ -286,7 +286,7 @@ def started_daemon(
     import_paths: Sequence[Path] = (),
     **tables: Table,
 ) -> Iterator[Daemon]:
-    """Start `raida-uring serve` and yield it at once; it is killed at the end unless it has ended."""
+    """Start `raida-uring serve` and yield it at once; killed at the end unless it has ended."""
     host = "127.0.0.1"
     port = free_port(host)
     config_path = directory / "node.toml"
