@@ -197,7 +197,7 @@ class TestB15Reset:
                 for index in range(100):
                     sent = request(ECHO_COMMAND, echo=index)
                     assert own_answer(sent, tcp_ask(node.endpoint, sent))
-                assert node.counters()["tcp_in_flight"] == 100
+                node.wait_for_counts(tcp_in_flight=100, tcp_answered=100)
             node.wait_for_counts(tcp_in_flight=0)
             counters = node.counters()
             assert counters["tcp_answered"] == 100

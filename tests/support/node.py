@@ -210,6 +210,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     stderr_path: Path
+    notify: socket.socket  # what it tells the service manager, READY=1 taken out
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon alone."""
@@ -258,7 +259,7 @@ def daemon(
             env=environment(*import_paths, NOTIFY_SOCKET=notify_path),
             stderr=stderr,
         )
-        started = Daemon(process, (host, port), stderr_path)
+        started = Daemon(process, (host, port), stderr_path, notify)
         try:
             _await_ready(notify, started)
             yield started
