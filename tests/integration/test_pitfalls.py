@@ -6,9 +6,12 @@ the others beside what they belong to; all are named after their pitfall.
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +28,7 @@ from tests.support.net import (
     turned_away,
     udp_client,
 )
-from tests.support.node import HANDLERS, Daemon, daemon, eventually, running_node
+from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually, running_node
 from tests.support.wire import ECHO_COMMAND, request, status, vote, vote_agreed
 
 CLIENTS = 50
@@ -203,3 +206,44 @@ def test_pitfall_6_3_datagrams_that_came_before_the_stop_are_answered(tmp_path: 
         assert stop_with(node, send) == 0
         client.setblocking(False)
         assert {client.recv(64) for _ in nonces} == {vote_agreed(nonce) for nonce in nonces}
+
+
+# Runs as another user; everything is imported and used once before, for that user may not read it.
+ORDINARY = """
+import sys
+from tests.support.confine import become_ordinary
+from tests.support.net import udp_ask
+from tests.support.node import running_node
+from tests.support.wire import vote, vote_agreed
+
+def serve():
+    with running_node() as node:
+        assert udp_ask(node.endpoint, vote()) == vote_agreed()
+        return node.server.tier
+
+serve()
+become_ordinary(memlock_bytes=int(sys.argv[1]) or None)
+print(serve())
+"""
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("memlock_bytes", [64 << 10, 1 << 20, 0])
+def test_pitfall_3_9_a_node_of_an_ordinary_user_serves(memlock_bytes: int) -> None:
+    """With little locked memory: on a smaller completion queue, or on epoll, and says which.
+    memlock_bytes: 0 leaves the limit."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORDINARY, str(memlock_bytes)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tier = done.stdout.splitlines()[-1]
+    assert re.match(
+        r"io_uring, \w+_TASKRUN(, \d+ completions for lack of locked memory)?$"
+        r"|epoll \(io_uring refused: .*memlock",
+        tier,
+    ), tier
