@@ -68,6 +68,7 @@ def test_pitfall_3_6_peers_gone_before_their_reply(persistent: bool) -> None:
                 client = tcp_connect(node.endpoint)
                 client.sendall(request(ECHO_COMMAND, echo=index))
                 reset(client)
+            node.wait_for_counts(connections_accepted=CLIENTS, connections_open=0)
             with gate.closed():
                 for index in range(CLIENTS):
                     client = tcp_connect(node.endpoint)
