@@ -34,30 +34,39 @@ struct bench {
     int client;
 };
 
-static int bench_socket(int type, struct sockaddr_in *address)
+/* Both sockets of a listener on one port, below those that the kernel gives to connections: nobody
+ * takes it while a test lets go of it. */
+static void bench_listen(struct bench *bench, struct ru_listener_config *listener)
 {
-    socklen_t size = sizeof(*address);
-    int fd = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (bind(fd, (struct sockaddr *)address, size) != 0 ||
-        getsockname(fd, (struct sockaddr *)address, &size) != 0)
-        abort();
-    return fd;
+    static uint16_t next;
+    const struct sockaddr *address = (const struct sockaddr *)&bench->address;
+    for (uint32_t tries = 0; tries < 10000; tries++) {
+        bench->address = (struct sockaddr_in){
+            .sin_family = AF_INET,
+            .sin_port = htons((uint16_t)(20000 + (getpid() * 31 + next++) % 10000)),
+            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        listener->udp_fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        listener->tcp_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (bind(listener->udp_fd, address, sizeof(bench->address)) == 0 &&
+            bind(listener->tcp_fd, address, sizeof(bench->address)) == 0 &&
+            listen(listener->tcp_fd, 64) == 0)
+            return;
+        (void)close(listener->udp_fd);
+        (void)close(listener->tcp_fd);
+    }
+    abort();
 }
 
 /* False where this kernel or its administrator lets nobody have a ring. */
 static bool bench_try(struct bench *bench)
 {
     struct ru_config config = native_config();
-    *bench = (struct bench){
-        .address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
+    *bench = (struct bench){0};
     config.udp_contexts = SLOTS - 1;
     config.udp_reserve = 1;
     config.tcp_buffers = 16;
     config.listeners_count = 1;
-    config.listeners[0].udp_fd = bench_socket(SOCK_DGRAM, &bench->address);
-    config.listeners[0].tcp_fd = bench_socket(SOCK_STREAM, &bench->address);
-    if (listen(config.listeners[0].tcp_fd, 64) != 0)
-        abort();
+    bench_listen(bench, &config.listeners[0]);
     native_open(&bench->node, &config);
     bench->buffers = calloc(config.tcp_buffers, RU_TCP_BUFFER);
     bench->client = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -71,8 +80,10 @@ static bool bench_try(struct bench *bench)
 
 static void bench_open(struct bench *bench)
 {
-    if (!bench_try(bench))
+    if (!bench_try(bench)) {
+        (void)fprintf(stderr, "no backend: %s\n", bench->fault);
         abort();
+    }
 }
 
 static void bench_shut(struct bench *bench)
