@@ -56,7 +56,8 @@ def flags() -> list[str]:
     if os.environ.get("RU_WERROR") == "1":
         chosen.append("-Werror")
     if sanitize := os.environ.get("RU_SANITIZE"):
-        chosen += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+        chosen += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+        chosen += ["-fno-omit-frame-pointer"]
     return chosen
 
 

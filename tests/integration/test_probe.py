@@ -173,7 +173,7 @@ def test_refusal_reads_well() -> None:
 
 
 @pytest.mark.parametrize("memlock_bytes", [64 << 10, 1 << 20, None])
-def test_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
+def test_pitfall_3_9_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
     """Features are found however little there is; the ring is judged by what it met."""
     shown = probed(confined(f"become_ordinary(memlock_bytes={memlock_bytes})", "--json"))
     assert all(feature["works"] for feature in shown["features"] if feature["use"] == "needed")

@@ -122,7 +122,7 @@ def test_wrong_reply_stays_with_its_request() -> None:
                 assert reply_payload(reply) == bytes([echo]) * 40
 
 
-def test_forced_stop_closes_every_descriptor() -> None:
+def test_pitfall_6_6_forced_stop_closes_every_descriptor() -> None:
     """Connections that are closed last of all are closed nevertheless."""
     before = set(os.listdir("/proc/self/fd"))
     clients: list[socket.socket] = []

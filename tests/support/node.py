@@ -213,7 +213,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     stderr_path: Path
-    notify: socket.socket  # where it reports to the service manager
+    notify: socket.socket  # what it tells the service manager
 
     def await_ready(self) -> None:
         """Until it reports READY=1; fails with what it said when it ends or is silent instead."""
