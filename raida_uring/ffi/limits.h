@@ -35,6 +35,7 @@
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
 #define RU_UDP_PAYLOAD_MAX 65507
+#define RU_RESERVE_STEP 1048576 /* of the arena, reserved in one call: a signal costs this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
@@ -49,7 +50,8 @@
 #define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */
 #define RU_LENT_SMALL_MAX 32    /* blocks lent to one worker in advance */
 #define RU_LENT_LARGE_MAX 4
-#define RU_LENT_RING 64 /* entries; a power of two above both */
+#define RU_LENT_RING 64                    /* entries; a power of two above both */
+#define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* then it is no chance */
 
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */

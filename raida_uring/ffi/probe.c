@@ -537,7 +537,7 @@ static int probe_arena(struct probe *probe, uint32_t unused)
 {
     (void)unused;
     int fd = probe_keep(probe, memfd_create("raida-uring-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    return fd < 0 ? fd : -posix_fallocate(fd, 0, PROBE_PAGE);
+    return fd < 0 ? fd : ru_arena_reserve(fd, PROBE_PAGE);
 }
 
 /* ---- all of them ---- */

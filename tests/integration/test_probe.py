@@ -18,12 +18,13 @@ import pytest
 
 from raida_uring import config, kernel
 from tests.support.confine import IO_URING_CALLS
+from tests.support.net import PATIENCE
 from tests.support.node import REPOSITORY, config_text, environment, running_node
 from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 30.0 * PATIENCE
 PROBE: Final = (sys.executable, "-m", "raida_uring", "probe")
 
 # Not in Python, and not the same everywhere.

@@ -25,16 +25,17 @@ from raida_uring import config
 from raida_uring.errors import StartError
 from raida_uring.metrics import violations
 from raida_uring.server import Server
-from tests.support.net import Endpoint
+from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BACKENDS = ("uring", "epoll")
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 30.0
-WAIT_TIMEOUT_S = 5.0  # below the loop's longest wait: counters must not be stale until it ends
+START_TIMEOUT_S = 20.0 * PATIENCE
+STOP_TIMEOUT_S = 30.0 * PATIENCE
+# Below the loop's longest wait: counters must not be stale until it ends.
+WAIT_TIMEOUT_S = 5.0 * PATIENCE
 POLL_INTERVAL_S = 0.005
 
 Table = Mapping[str, object]
