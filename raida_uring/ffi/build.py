@@ -14,6 +14,7 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 SOURCES = (
     "arena",
+    "backend",
     "backend_epoll",
     "backend_uring",
     "block",

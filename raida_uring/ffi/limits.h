@@ -63,6 +63,8 @@
 #define RU_LEND_WAIT_MS 20              /* a worker that waits for a reply block looks again */
 #define RU_LEND_UDP_NS 20000000ULL      /* ... and drops a datagram's reply after this, */
 #define RU_LEND_TCP_NS 1000000000ULL    /* or answers 254 on a connection after this */
+#define RU_RING_WAIT_NS 2000000000ULL   /* at start, for locked memory that is on its way back */
+#define RU_RING_RETRY_NS 5000000        /* between two looks */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

@@ -279,6 +279,8 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
     path = f"{directory}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(path)
+        os.chmod(directory, 0o755)  # noqa: S103  a daemon may run as another user
+        os.chmod(path, 0o666)  # noqa: S103
         try:
             yield notify, path
         finally:

@@ -43,7 +43,7 @@ run() {
     say "$(uname -r): $title: exit status $status after $((SECONDS - before)) s"
     ((worst != 0)) || worst=$status
 }
-tests=(-m pytest -p no:cacheprovider -q "${arguments[@]:1}")
+tests=(-m pytest -p no:cacheprovider -q --color=no "${arguments[@]:1}")
 ((${#arguments[@]} > 1)) || tests+=(tests/integration tests/wire)
 refused='from tests.support.confine import *; import os, sys; refuse_ring_flags(DEFER_TASKRUN); '
 refused+='os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
