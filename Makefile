@@ -94,7 +94,10 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a
+
+# So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
+$(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
