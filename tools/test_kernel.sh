@@ -4,12 +4,13 @@
 # usage: tools/test_kernel.sh [PACKAGE | FILE.deb] [-- PYTEST ARGUMENTS]
 #
 # Without arguments: Debian's stock kernel of this release (what linux-image-amd64 stands for),
-# whole suites. Three runs: uring and epoll as the suites do it; then all that runs on uring again
-# with IORING_SETUP_DEFER_TASKRUN refused, which is the tier of Linux 6.0.
+# whole suites. The native tests of backends, if built (`make test-native`); uring and epoll as the
+# suites do it; all that runs on uring also with IORING_SETUP_DEFER_TASKRUN refused, which is the
+# tier of Linux 6.0.
 # The checkout has to be built (`make build`). The guest's root is this machine's own, read-only
 # over 9p, with what the guest writes kept in its memory: it sees the same Python and the same
 # checkout, and leaves nothing behind. Needs qemu-system-x86, busybox-static (installed through apt
-# when we are root). Not a part of CI: emulation in software takes about an hour.
+# when we are root). Not a part of CI: emulation in software takes an hour or two.
 #
 #   ACCEL=tcg      or kvm
 #   LIMIT_S=10800  for the guest's whole life
