@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads fault mutations bench bench-quick dist clean help
+        test-native test-threads test-kernel fault mutations bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -122,6 +122,9 @@ mutations: setup ## bugs that the simulation must find
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d)
+
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
+	@tools/test_kernel.sh
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
 	$(BIN)/raida-uring bench

@@ -4,7 +4,7 @@
 # usage: tools/test_kernel.sh [PACKAGE | FILE.deb] [-- PYTEST ARGUMENTS]
 #
 # Without arguments: Debian's stock kernel of this release (what linux-image-amd64 stands for),
-# whole suites. The native tests of backends, if built (`make test-native`); uring and epoll as the
+# whole suites. The native tests of backends, if built; uring and epoll as the
 # suites do it; all that runs on uring also with IORING_SETUP_DEFER_TASKRUN refused, which is the
 # tier of Linux 6.0.
 # The checkout has to be built (`make build`). The guest's root is this machine's own, read-only

@@ -35,7 +35,7 @@
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
 #define RU_UDP_PAYLOAD_MAX 65507
-#define RU_RESERVE_STEP 1048576 /* of the arena, reserved in one call: a signal costs this much */
+#define RU_RESERVE_STEP 65536 /* of the arena, reserved in one call: a signal costs this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16

@@ -9,7 +9,7 @@
 
 enum {
     RESERVED_BYTES = 64 << 20, /* tens of milliseconds */
-    INTERRUPTION_US = 1000,
+    INTERRUPTION_US = 3000,    /* several steps, on an emulated processor too */
 };
 
 static volatile sig_atomic_t interruptions;
