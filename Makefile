@@ -23,8 +23,8 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads setup-fuzz test-fuzz fuzz fault mutations crash sanitize bench \
-        bench-quick dist clean help
+        test-native test-threads test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -129,7 +129,10 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a -llmdb
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
+
+# So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
+$(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
@@ -163,6 +166,9 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 # Without leaving a trace in the checkout's own modules; a quarter of an hour.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
+
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
+	@tools/test_kernel.sh
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
 	$(BIN)/raida-uring bench

@@ -141,6 +141,9 @@ def probe(
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="auto|uring|epoll", help="As for serve.")
+    ] = None,
 ) -> int:
     """Tell what this machine grants the node, and what it would run on.
 
@@ -148,6 +151,7 @@ def probe(
     what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    chosen = config.with_overrides(chosen, backend=backend)
     try:
         from raida_uring import kernel
     except ImportError as error:

@@ -5,6 +5,7 @@ reverse: the data plane drains (it answers what was received), the workers leave
 closed, memory and sockets go last.
 """
 
+import errno
 import json
 import logging
 import os
@@ -111,7 +112,9 @@ class Server:
         ]
         self._open_store()
         try:
-            self._engine = native.Engine(listeners, self._settings(connections_max))
+            self._engine = native.Engine(
+                listeners, kernel.engine_settings(self.config, connections_max)
+            )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
         self._publish(self._engine, commands)
@@ -125,6 +128,10 @@ class Server:
         except EngineError as error:
             raise StartError(self._start_fault(error)) from error
         logger.info("serving on %s: %s", self._places(), self.tier)
+        if kernel.LACK_OF_MEMORY in self._engine.tier:
+            logger.warning(
+                "smaller queues than asked for: %s", kernel.explain_refusal(errno.ENOMEM)
+            )
 
     def _start_fault(self, error: EngineError) -> str:
         if self.config.network.backend != "uring" or "pinning" in error.doing:
@@ -137,8 +144,7 @@ class Server:
     def _limit_connections(self) -> int:
         limit = sockets.raise_descriptor_limit()
         wanted = self.config.limits.connections_max
-        # Other descriptors of this process may already be many: count them, not guess.
-        room = limit - sockets.DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+        room = sockets.connections_room(limit)
         if room < 1:
             raise StartError(
                 f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
@@ -151,39 +157,6 @@ class Server:
                 limit,
             )
         return min(wanted, room)
-
-    def _settings(self, connections_max: int) -> dict[str, int]:
-        """The fields of struct ru_config."""
-        config = self.config
-        return {
-            "backend": native.BACKENDS[config.network.backend],
-            "raida_id": config.server.raida_id,
-            "coin_id": config.server.coin_id,
-            "workers": config.workers.count,
-            "slow_workers": config.workers.slow_count,
-            "writers": int(config.store.path is not None),
-            "batch_max": config.workers.batch_max,
-            "slow_queue_max": config.limits.slow_queue_max,
-            "udp_contexts": config.udp.contexts,
-            "udp_reserve": config.udp.reserve,
-            "udp_payload_size": config.server.udp_effective_payload,
-            "udp_reply_factor_max": config.limits.udp_reply_factor_max,
-            "connections_max": connections_max,
-            "body_bytes_max": config.limits.body_bytes_max,
-            "small_blocks": config.limits.small_blocks,
-            "large_blocks": config.limits.large_blocks,
-            "tcp_buffers": config.tcp.buffers,
-            "tcp_persistent": config.tcp.persistent,
-            "progress_timeout_ms": config.tcp.progress_timeout_ms,
-            "header_timeout_ms": config.tcp.header_timeout_ms,
-            "body_timeout_ms": config.tcp.body_timeout_ms,
-            "write_timeout_ms": config.tcp.write_timeout_ms,
-            "idle_timeout_ms": config.tcp.idle_timeout_ms,
-            "events_per_lap": config.network.events_per_lap,
-            "wait_max_ms": config.network.wait_max_ms,
-            "busy_poll_us": config.network.busy_poll_us,
-            "io_cpu": config.network.io_cpu,
-        }
 
     @staticmethod
     def _publish(engine: native.Engine, commands: Iterable[Command]) -> None:

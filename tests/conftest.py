@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.net import PATIENCE
 from tests.support.node import BACKENDS, backend_refusal, using_backend
 
-HANG_TIMEOUT_S = (
-    150.0  # several times the slowest test; a hang must end CI with stacks, not silence
-)
+# Several times the slowest test; a hang must end CI with stacks, not silence.
+HANG_TIMEOUT_S = 150.0 * PATIENCE
 
 # "ci" draws the same examples on every machine; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile(

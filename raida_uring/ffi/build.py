@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 HEADERS = ("ru.h", "store.h", "survey.h")
 SOURCES = (
     "arena",
+    "backend",
     "backend_epoll",
     "backend_uring",
     "block",

@@ -61,7 +61,7 @@ class _Lib(Protocol):
     def ru_probe_run(self, results: Any) -> int: ...
     def ru_probe_count(self) -> int: ...
     def ru_probe_name(self, index: int) -> Any: ...
-    def ru_probe_ring(self, config: Any, report: Any) -> int: ...
+    def ru_probe_backend(self, config: Any, report: Any) -> int: ...
 
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
@@ -331,17 +331,18 @@ PROBE_NAMES: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """What came of asking for the node's ring.
+class Opened:
+    """What came of asking for the node's backend as its I/O thread does.
 
-    number: the errno of the refusal, 0 when it was made. tier: as in the start-up line, empty when
-    refused. fault: what failed, in words. locked_bytes_max: what the kernel charges at most to the
-    limit of locked memory, where it does.
+    tier: as in the start-up line, empty when nothing serves. is_ring: io_uring serves. fault: why
+    nothing serves. refusal: what io_uring failed at, None where it works or was not asked for.
+    locked_bytes_max: what the kernel charges at most to the limit of locked memory, where it does.
     """
 
-    number: int
     tier: str
-    fault: str
+    is_ring: bool
+    fault: EngineError | None
+    refusal: EngineError | None
     locked_bytes_max: int
 
 
@@ -358,13 +359,21 @@ def probe_features() -> dict[str, int | None]:
     }
 
 
-def probe_ring(settings: dict[str, int]) -> Ring:
-    """Thread: any. Make the node's ring as `settings` (fields of `struct ru_config`) ask, and
-    close it again."""
-    report = _ffi.new("struct ru_probe_ring *")
-    number = -_lib.ru_probe_ring(_ffi.new("struct ru_config *", dict(settings)), report)
-    tier, fault = (_ffi.string(text).decode() for text in (report.tier, report.fault))
-    return Ring(number, tier, fault if number else "", report.locked_bytes_max)
+def probe_backend(settings: dict[str, int]) -> Opened:
+    """Thread: any. Open the backend that `settings` (fields of `struct ru_config`) ask for, and
+    close it again. Takes seconds where locked memory is short."""
+    report = _ffi.new("struct ru_probe_backend *")
+    number = -_lib.ru_probe_backend(_ffi.new("struct ru_config *", dict(settings)), report)
+    tier, fault, refusal = (
+        _ffi.string(text).decode() for text in (report.tier, report.fault, report.refusal)
+    )
+    return Opened(
+        tier=tier,
+        is_ring=bool(report.is_ring),
+        fault=EngineError(number, fault) if number else None,
+        refusal=EngineError(report.refusal_error, refusal) if report.refusal_error else None,
+        locked_bytes_max=report.locked_bytes_max,
+    )
 
 
 # --- Store ------------------------------------------------------------------------------------

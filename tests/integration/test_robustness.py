@@ -14,7 +14,7 @@ import pytest
 from raida_uring.errors import EngineError, StartError
 from tests.integration.test_faults import raw_udp
 from tests.support.handlers import HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
-from tests.support.net import read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
+from tests.support.net import PATIENCE, read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
 from tests.support.node import (
     HANDLERS,
     daemon,
@@ -195,7 +195,7 @@ def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str)
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

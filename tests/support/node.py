@@ -26,16 +26,17 @@ from raida_uring.errors import StartError
 from raida_uring.metrics import violations
 from raida_uring.sealing import Keys
 from raida_uring.server import Server
-from tests.support.net import Endpoint
+from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BACKENDS = ("uring", "epoll")
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 30.0
-WAIT_TIMEOUT_S = 5.0  # below the loop's longest wait: counters must not be stale until it ends
+START_TIMEOUT_S = 20.0 * PATIENCE
+STOP_TIMEOUT_S = 30.0 * PATIENCE
+# Below the loop's longest wait: counters must not be stale until it ends.
+WAIT_TIMEOUT_S = 5.0 * PATIENCE
 POLL_INTERVAL_S = 0.005
 
 Table = Mapping[str, object]
@@ -315,6 +316,8 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
     path = f"{directory}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(path)
+        os.chmod(directory, 0o755)  # noqa: S103  a daemon may run as another user
+        os.chmod(path, 0o666)  # noqa: S103
         try:
             yield notify, path
         finally:
