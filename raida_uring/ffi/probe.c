@@ -661,7 +661,7 @@ int ru_probe_run(int32_t *results)
 static int probe_open(const struct ru_config *config, struct ru_probe_backend *report,
                       struct probe *probe)
 {
-    struct sockaddr_un address;
+    struct probe_address address;
     struct ru_config own = *config;
     struct ru_backend *backend = NULL;
     struct ru_backend_refusal refusal;
