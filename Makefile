@@ -23,7 +23,8 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads fault mutations bench bench-quick dist clean help
+        test-native test-threads test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -35,12 +36,15 @@ setup:
 setup-lint:
 	@$(SETUP) --lint
 
+setup-fuzz:
+	@$(SETUP) --fuzz
+
 build: setup ## make .venv/bin/raida-uring
 
 run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
-test: setup test-native test-threads ## all tests
+test: setup test-native test-threads test-fuzz ## all tests
 	$(BIN)/python -m pytest
 
 check: setup-lint format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
@@ -87,6 +91,37 @@ test-threads: setup ## C queue tests under the thread sanitizer
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
 	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 
+# Whatever bytes a peer sends, under libFuzzer, which comes with clang; the rest is built by gcc.
+FUZZ_DIR   := build/fuzz
+FUZZ_SEEDS := tests/native/corpus
+FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
+FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,arena.o block.o conn.o fast.o header.o hist.o queue.o stats.o udp.o)
+FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
+
+# Only the data plane guides the fuzzer, not the test's own model. Without traced comparisons, which
+# take two thirds of the time: the dictionary and the seeds hold what is compared with.
+$(FUZZ_DIR)/%.o: raida_uring/ffi/%.c | setup-fuzz
+	@mkdir -p $(@D)
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp -MMD -MP \
+	    $(NATIVE_INCLUDES) -c -o $@ $<
+
+$(FUZZ_DIR)/framing: tests/native/fuzz_framing.c $(FUZZ_LIB) | setup-fuzz
+	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.o $<
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.o $(FUZZ_LIB)
+
+# The same inputs every time: every seed, then as many made from them as CI has time for.
+test-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, short: its seeds, then RUNS=200000
+	@rm -rf $(FUZZ_DIR)/short && mkdir $(FUZZ_DIR)/short # libFuzzer writes into the first directory
+	@$(FUZZ_RUN) -seed=1 -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short $(FUZZ_SEEDS) \
+	    > $(FUZZ_DIR)/log 2>&1 || { cat $(FUZZ_DIR)/log; exit 1; }
+	@echo "framing fuzzer: $(or $(RUNS),200000) inputs and no finding"
+
+# What is new and worth keeping stays in build/fuzz/corpus, from where the next run goes on.
+fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, long: RUNS=n or TIME=seconds (600), whichever ends first
+	@mkdir -p $(FUZZ_DIR)/corpus
+	$(FUZZ_RUN) -runs=$(or $(RUNS),-1) -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) \
+	    -print_final_stats=1 $(FUZZ_DIR)/corpus $(FUZZ_SEEDS)
+
 # After setup, which may have to install the compiler first.
 $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 	@mkdir -p $(@D)
@@ -94,7 +129,10 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) -l:liburing.a
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
+
+# So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
+$(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
@@ -102,7 +140,8 @@ SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open setsockopt s
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
 SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \
-             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o),$(NATIVE_LIB))
+             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
+             store.o survey.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
@@ -117,8 +156,19 @@ mutations: setup ## bugs that the simulation must find
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
 	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK)
 
-.SECONDARY: $(NATIVE_LIB) $(SIM_LIB)
--include $(wildcard $(NATIVE_DIR)/*.d)
+crash: setup ## kill a node that changes coins: KILLS=n SEED=n
+	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
+	    tests/integration/test_crash.py -k survives_kills
+
+.SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
+-include $(wildcard $(NATIVE_DIR)/*.d $(FUZZ_DIR)/*.d)
+
+# Without leaving a trace in the checkout's own modules; a quarter of an hour.
+sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
+	@tools/sanitize.sh
+
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
+	@tools/test_kernel.sh
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
 	$(BIN)/raida-uring bench

@@ -21,7 +21,7 @@ import typer
 
 import raida_uring
 from raida_uring import client, config, log, protocol
-from raida_uring.errors import EngineError, ProtocolError, RaidaError
+from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
 _EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
@@ -42,6 +42,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check a configuration, or show what takes effect.")
 app.add_typer(config_app, name="config")
+store_app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
+app.add_typer(store_app, name="store")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +141,9 @@ def probe(
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="auto|uring|epoll", help="As for serve.")
+    ] = None,
 ) -> int:
     """Tell what this machine grants the node, and what it would run on.
 
@@ -146,6 +151,7 @@ def probe(
     what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    chosen = config.with_overrides(chosen, backend=backend)
     try:
         from raida_uring import kernel
     except ImportError as error:
@@ -182,6 +188,188 @@ def config_show(
     """Print every setting with the value that takes effect, as TOML."""
     chosen = config.embedded_default() if path is None else config.load(path)
     print(config.to_toml(chosen, show_secrets=show_secrets), end="")
+
+
+# --- store ------------------------------------------------------------------------------------
+
+_ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file whose [store] path it is."),
+]
+_StoreOption = Annotated[
+    Path | None, typer.Option("--store", metavar="DIR", help="The store's directory.")
+]
+_SHOWN_MAX = 20  # lines of one kind; the rest is counted
+_PROGRESS_INTERVAL_S = 0.1
+
+
+def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
+    """The store's directory, and the most bytes that it may grow to."""
+    if (config_path is None) == (path is None):
+        raise typer.BadParameter("say which store: --config FILE or --store DIR")
+    if config_path is not None:
+        chosen = config.load(config_path).store
+        if chosen.path is None:
+            raise ConfigError(f"{config_path}: [store] path is not set")
+        return Path(chosen.path), chosen.size_mib << 20
+    assert path is not None  # noqa: S101  for the type checker
+    return path, config.Store().size_mib << 20
+
+
+class _Progress:
+    """A line on standard error that is written over, if that is a terminal."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._shown = sys.stderr.isatty()
+        self._next_s = 0.0
+        self._width = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._shown or (time.monotonic() < self._next_s and done < total):
+            return
+        self._next_s = time.monotonic() + _PROGRESS_INTERVAL_S
+        bar = "#" * (30 * done // total)
+        line = f"{self._doing} [{bar:<30}] {100 * done // total:3} %"
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+        self._width = len(line)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            print(f"\r{'':{self._width}}\r", end="", file=sys.stderr, flush=True)
+
+
+@store_app.command("init")
+def store_init(
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="For tests: what the ANs of new coins are made from, instead of a secret.",
+        ),
+    ] = None,
+) -> None:
+    """Make an empty store: no coin is in circulation."""
+    if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
+        raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
+    chosen, map_bytes = _choose_store(config_path, path)
+    from raida_uring.store import Store
+
+    Store.create(chosen, seed=seed, map_bytes=map_bytes)
+    print(f"{_printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
+    if config_path is None:
+        print("Serve it with `path` of [store], see docs/configure.md.")
+
+
+@store_app.command("import")
+def store_import(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA_DIR", help="`Data` of a reference server, stopped.")
+    ],
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+) -> int:
+    """Fill a new store with the coins of a reference server.
+
+    Makes the store unless it is there, empty. Files that are short, missing or longer than a page
+    stay so. An import that was cut short leaves a store that does not serve: run it again.
+    """
+    chosen, map_bytes = _choose_store(config_path, path)
+    from raida_uring import store_tools
+
+    try:
+        with _Progress("importing") as progress:
+            found = store_tools.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
+    except KeyboardInterrupt:
+        _complain(f"{chosen}: interrupted: holds only a part of the coins; import again")
+        return _EXIT_INTERRUPTED
+    for name in found.unknown[:_SHOWN_MAX]:
+        _complain(f"warning: {name} is no page file, not imported")
+    if found.unknown_count > _SHOWN_MAX:
+        _complain(f"warning: {found.unknown_count - _SHOWN_MAX} further files are no page files")
+    if found.missing or found.short:
+        _complain(
+            f"warning: {found.missing} page files are missing and {found.short} too short: "
+            "their coins cannot be read"
+        )
+    print(
+        f"{_printable(chosen)}: imported {found.whole + found.longer} pages, {found.short} short "
+        f"files, {found.missing} missing ones; {found.longer} were longer than a page"
+    )
+    return 0
+
+
+@store_app.command("export")
+def store_export(
+    target: Annotated[
+        Path, typer.Argument(metavar="DATA_DIR", help="Directory that is empty, or not there.")
+    ],
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+) -> int:
+    """Write a store as a reference server's `Data` directory.
+
+    All files are of one moment; the node may be running. What was imported comes back byte for
+    byte, but for coins that changed since.
+    """
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring import store_tools
+
+    try:
+        with _Progress("exporting") as progress:
+            written = store_tools.export_files(chosen, target, progress=progress)
+    except KeyboardInterrupt:
+        _complain(f"{target}: interrupted: not all files are there; remove it")
+        return _EXIT_INTERRUPTED
+    print(
+        f"{_printable(target)}: {written.files} files written"
+        + (f", {written.missing} missing as they were imported" if written.missing else "")
+    )
+    return 0
+
+
+@store_app.command("verify")
+def store_verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
+    """Check a store; the node may be running.
+
+    Reads every byte, and compares saved leaves of the integrity trees with the coins. Prints what
+    is wrong and exits 1 then.
+    """
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring import store_tools
+
+    with _Progress("verifying") as progress:
+        faults = store_tools.verify(chosen, progress=progress)
+    for fault in faults[:_SHOWN_MAX]:
+        print(fault)
+    if len(faults) > _SHOWN_MAX:
+        print(f"and {len(faults) - _SHOWN_MAX} more")
+    if not faults:
+        print(f"{_printable(chosen)}: correct")
+    return _EXIT_FAILED if faults else 0
+
+
+@store_app.command("stat")
+def store_stat(
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs instead.")] = False,
+) -> None:
+    """Tell what a store holds; the node may be running."""
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring import store_tools
+
+    found = store_tools.stat(chosen)
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.table().rstrip("\n"))
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 # --- ping -------------------------------------------------------------------------------------

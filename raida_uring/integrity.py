@@ -83,6 +83,28 @@ def update(tree: Tree, leaves: dict[int, bytes]) -> Tree:
     return tuple(levels)
 
 
+def leaf_of(coins: Coins, page: int) -> tuple[bytes, int]:
+    """The leaf of one of the store's pages, and how many of its coins circulate. Raises
+    StoreError."""
+    selected, count, state = coins.view.select(page)
+    if state == UNREADABLE:
+        return _NO_LEAF, 0
+    if state == DEFAULT or count == 0:
+        return _EMPTY_LEAF, 0
+    return hashlib.sha256(selected).digest(), count
+
+
+def saved_leaves(saved: bytes) -> tuple[bytes, list[int]] | None:
+    """The leaves of a denomination and its pages' coins in circulation, as save() wrote them; None
+    when nothing of the kind was saved."""
+    if len(saved) != DEN_PAGES * (HASH_BYTES + _COUNT_BYTES):
+        return None
+    counts = saved[DEN_PAGES * HASH_BYTES :]
+    return saved[: DEN_PAGES * HASH_BYTES], [
+        int.from_bytes(counts[at : at + _COUNT_BYTES]) for at in range(0, len(counts), _COUNT_BYTES)
+    ]
+
+
 def _parent(pair: bytes | bytearray) -> bytes:
     if len(pair) == HASH_BYTES:
         pair = bytes(pair) * 2
@@ -169,11 +191,13 @@ class Integrity:
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if save and self._recent and not self._pending:  # of what is pending the store knows
-            try:
-                self.save()
-            except StoreError as error:
-                logger.warning("leaves not saved, the next start takes longer: %s", error)
+        if not save:
+            return
+        if self._pending:
+            # To save leaves is to say that they are those of the pages.
+            logger.warning("trees not up to date, leaves not saved: the next start takes longer")
+        elif self._recent:
+            self.save_if_possible()
 
     # -- for handlers ------------------------------------------------------------------------------
 
@@ -275,13 +299,8 @@ class Integrity:
         self.published += 1
 
     def _leaf(self, coins: Coins, page: int) -> bytes:
-        selected, count, state = coins.view.select(page)
-        self._counts[page] = count
-        if state == UNREADABLE:
-            return _NO_LEAF
-        if state == DEFAULT or count == 0:
-            return _EMPTY_LEAF
-        return hashlib.sha256(selected).digest()
+        leaf, self._counts[page] = leaf_of(coins, page)
+        return leaf
 
     def _circulating(self) -> tuple[int, ...]:
         starts = range(0, STORE_PAGES, DEN_PAGES)
@@ -293,23 +312,25 @@ class Integrity:
         """The leaves as saved, and the pages whose leaf is not known."""
         leaves = []
         todo: list[int] = []
-        size = DEN_PAGES * (HASH_BYTES + _COUNT_BYTES)
         changed = {int.from_bytes(key) for key, _ in coins.entries(native.TABLE_CHANGED)}
         for index in range(DENOMINATIONS):
-            saved = coins.get(native.TABLE_LEAVES, bytes((index,))) or b""
+            saved = saved_leaves(coins.get(native.TABLE_LEAVES, bytes((index,))) or b"")
             pages = range(index * DEN_PAGES, (index + 1) * DEN_PAGES)
-            if len(saved) == size:
-                counts = saved[DEN_PAGES * HASH_BYTES :]
-                self._counts[pages.start : pages.stop] = [
-                    int.from_bytes(counts[at : at + _COUNT_BYTES])
-                    for at in range(0, len(counts), _COUNT_BYTES)
-                ]
-                leaves.append(bytearray(saved[: DEN_PAGES * HASH_BYTES]))
+            if saved is not None:
+                self._counts[pages.start : pages.stop] = saved[1]
+                leaves.append(bytearray(saved[0]))
                 todo += [page for page in pages if page in changed]
             else:
                 leaves.append(bytearray(DEN_PAGES * HASH_BYTES))
                 todo += pages
         return leaves, todo
+
+    def save_if_possible(self) -> None:
+        """save(), or a warning: a full disk must keep no node from starting."""
+        try:
+            self.save()
+        except StoreError as error:
+            logger.warning("leaves not saved, the next start takes longer: %s", error)
 
     def save(self) -> None:
         """Write the leaves into the store. Nobody else may change it meanwhile: control thread,

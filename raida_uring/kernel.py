@@ -20,15 +20,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-import psutil
-
 import raida_uring
 from raida_uring.config import Config
+from raida_uring.errors import EngineError
 from raida_uring.ffi import native
-from raida_uring.sockets import DESCRIPTORS_RESERVED, size_buffers
+from raida_uring.sockets import (
+    connections_room,
+    descriptor_limit,
+    size_buffers,
+)
 
 SCHEMA: Final = 1  # of as_dict(); raised when a key is removed or changes its meaning
 TABLE_COLUMNS: Final = 100
+LACK_OF_MEMORY: Final = "lack of locked memory"  # in the name of a tier with smaller queues
 CALLS: Final = ("setup", "register", "enter")  # each may be refused alone
 
 _CAP_IPC_LOCK: Final = 14
@@ -137,6 +141,7 @@ class Probe:
     kernel: str
     machine: str
     user: str
+    configured: str  # [network] backend
     features: tuple[Feature, ...]
     limits: tuple[Limit, ...]
     circumstances: Circumstances
@@ -199,35 +204,70 @@ _GROUPS: Final[dict[Use, str]] = {
 
 
 def probe(config: Config) -> Probe:
-    """Try every feature, and the ring that `config` asks for.
+    """Try every feature, and open the backend that `config` asks for as a node does.
 
-    Judges for `[network] backend = "auto"`. Raises EngineError when there is no memory for it.
+    The verdict is what came of the latter; features, limits and circumstances say why. Raises
+    EngineError when there is no memory for it.
     """
-    ring = native.probe_ring(
-        {
-            "udp_contexts": config.udp.contexts,
-            "udp_reserve": config.udp.reserve,
-            "tcp_buffers": config.tcp.buffers,
-            "connections_max": config.limits.connections_max,
-        }
+    room = connections_room(descriptor_limit())
+    opened = native.probe_backend(
+        engine_settings(config, max(1, min(config.limits.connections_max, room)))
     )
     results = native.probe_features()
     features = tuple(_feature(key, results[key]) for key in _FEATURES)
     around = circumstances()
-    limits = _limits(config, ring, around)
-    refusal = _refusal(features, results, ring, around)
+    refusal = None
+    if opened.refusal is not None:
+        refusal = _explain(features, results, opened.refusal, around)
     system = os.uname()
     return Probe(
         version=raida_uring.__version__,
         kernel=system.release,
         machine=system.machine,
         user=_user_name(os.geteuid()),
+        configured=config.network.backend,
         features=features,
-        limits=limits,
+        limits=_limits(config, opened, around),
         circumstances=around,
         refusal=refusal,
-        verdict=_judge(config, features, limits, ring, refusal),
+        verdict=_judge(config, features, room, opened, refusal),
     )
+
+
+def engine_settings(config: Config, connections_max: int) -> dict[str, int]:
+    """The fields of `struct ru_config`, listeners aside; the probe's node is the one that serves.
+
+    connections_max: as the descriptor limit allows.
+    """
+    return {
+        "backend": native.BACKENDS[config.network.backend],
+        "raida_id": config.server.raida_id,
+        "coin_id": config.server.coin_id,
+        "workers": config.workers.count,
+        "slow_workers": config.workers.slow_count,
+        "writers": int(config.store.path is not None),
+        "batch_max": config.workers.batch_max,
+        "slow_queue_max": config.limits.slow_queue_max,
+        "udp_contexts": config.udp.contexts,
+        "udp_reserve": config.udp.reserve,
+        "udp_payload_size": config.server.udp_effective_payload,
+        "udp_reply_factor_max": config.limits.udp_reply_factor_max,
+        "connections_max": connections_max,
+        "body_bytes_max": config.limits.body_bytes_max,
+        "small_blocks": config.limits.small_blocks,
+        "large_blocks": config.limits.large_blocks,
+        "tcp_buffers": config.tcp.buffers,
+        "tcp_persistent": config.tcp.persistent,
+        "progress_timeout_ms": config.tcp.progress_timeout_ms,
+        "header_timeout_ms": config.tcp.header_timeout_ms,
+        "body_timeout_ms": config.tcp.body_timeout_ms,
+        "write_timeout_ms": config.tcp.write_timeout_ms,
+        "idle_timeout_ms": config.tcp.idle_timeout_ms,
+        "events_per_lap": config.network.events_per_lap,
+        "wait_max_ms": config.network.wait_max_ms,
+        "busy_poll_us": config.network.busy_poll_us,
+        "io_cpu": config.network.io_cpu,
+    }
 
 
 def _feature(key: str, number: int | None) -> Feature:
@@ -246,34 +286,35 @@ def _user_name(uid: int) -> str:
 # --- Limits -----------------------------------------------------------------------------------
 
 
-def _limits(config: Config, ring: native.Ring, around: Circumstances) -> tuple[Limit, ...]:
-    return (_descriptors(config), _memlock(ring, around), *_buffers(config), _backlog(config))
+def _limits(config: Config, opened: native.Opened, around: Circumstances) -> tuple[Limit, ...]:
+    return (_descriptors(config), _memlock(opened, around), *_buffers(config), _backlog(config))
 
 
 def _descriptors(config: Config) -> Limit:
     """The hard limit counts: the soft one is raised to it at start."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    has = None if hard == resource.RLIM_INFINITY else hard
-    needs = config.limits.connections_max + DESCRIPTORS_RESERVED + psutil.Process().num_fds()
+    limit = descriptor_limit()
+    needs = config.limits.connections_max + limit - connections_room(limit)
     return Limit(
         key="descriptors",
         title="descriptors",
         setting="LimitNOFILE",
         unit="descriptors",
-        has=has,
+        has=None if hard == resource.RLIM_INFINITY else hard,
         needs=needs,
-        enough=has is None or has >= needs,
+        enough=hard == resource.RLIM_INFINITY or hard >= needs,
         too_low="connections_max is lowered",
     )
 
 
-def _memlock(ring: native.Ring, around: Circumstances) -> Limit:
+def _memlock(opened: native.Opened, around: Circumstances) -> Limit:
     """Only some kernels charge rings to it, so what the ring met counts before the number."""
-    has, needs = around.memlock_bytes, ring.locked_bytes_max
-    if ring.number in (0, errno.ENOMEM):
-        enough = ring.number == 0 and "locked memory" not in ring.tier
+    has, needs = around.memlock_bytes, opened.locked_bytes_max
+    if opened.is_ring:
+        enough = LACK_OF_MEMORY not in opened.tier
     else:
-        enough = has is None or has >= needs
+        short = opened.refusal is not None and opened.refusal.number == errno.ENOMEM
+        enough = not short and (has is None or has >= needs)
     return Limit(
         key="memlock",
         title="locked memory",
@@ -420,46 +461,46 @@ def _read_number(path: Path) -> int | None:
 # --- Judgement --------------------------------------------------------------------------------
 
 
-def _refusal(
+def _explain(
     features: Iterable[Feature],
     results: Mapping[str, int | None],
-    ring: native.Ring,
+    refused: EngineError,
     around: Circumstances,
-) -> Refusal | None:
-    """The first thing that keeps the node from its ring; a call before what is built on it."""
+) -> Refusal:
+    """Why the node got no ring: the first call, or else feature, that alone is refused too."""
     for feature in features:
         if feature.use == "needed" and feature.works is False:
             call = feature.key if feature.key in CALLS else None
             found = diagnose(results[feature.key] or 0, call, around)
             what = f"{feature.title} fails with {feature.error}: {found.what}"
             return replace(found, what=what)
-    if ring.number:
-        found = diagnose(ring.number, None, around)
-        return replace(found, what=f"{ring.fault}: {os.strerror(ring.number)}; {found.what}")
-    return None
+    found = diagnose(refused.number, None, around)
+    return replace(found, what=f"{refused}; {found.what}")
 
 
 def _judge(
     config: Config,
     features: Iterable[Feature],
-    limits: Iterable[Limit],
-    ring: native.Ring,
+    room: int,
+    opened: native.Opened,
     refusal: Refusal | None,
 ) -> Verdict:
     missing = {feature.key: feature for feature in features if not feature.works}
-    for limit in limits:
-        if limit.key == "descriptors" and limit.has is not None:
-            room = limit.has - (limit.needs - config.limits.connections_max)
-            if room < 1:
-                return _broken(f"a limit of {limit.has} descriptors leaves none for connections")
+    if room < 1:
+        return _broken(f"a limit of {descriptor_limit()} descriptors leaves none for connections")
     if "memfd" in missing:
         return _broken(f"no memory to share with workers: {missing['memfd'].error}")
-    if refusal is None:
-        return Verdict("uring", ring.tier, _why_tier(missing), 0)
+    if opened.fault is not None and config.network.backend == "uring":
+        return _broken(f'[network] backend = "uring" refuses to fall back: {refusal}')
+    if opened.is_ring:
+        return Verdict("uring", opened.tier, _why_tier(missing), 0)
+    why = '[network] backend = "epoll" asks for it' if refusal is None else str(refusal)
     for key in ("epoll", "mmsg"):
         if key in missing:
-            return _broken(f"{missing[key].title}: {missing[key].error}; {refusal}")
-    return Verdict("epoll", "epoll", str(refusal), 3)
+            return _broken(f"{missing[key].title}: {missing[key].error}; {why}")
+    if opened.fault is not None:
+        return _broken(f"{opened.fault}; {why}")
+    return Verdict("epoll", opened.tier, why, 3)
 
 
 def _broken(reason: str) -> Verdict:
@@ -469,6 +510,8 @@ def _broken(reason: str) -> Verdict:
 def _why_tier(missing: Mapping[str, Feature]) -> str:
     if "defer_taskrun" in missing:
         return f"DEFER_TASKRUN fails with {missing['defer_taskrun'].error}; the rest works"
+    if lacking := [feature for feature in missing.values() if feature.use == "needed"]:
+        return f"the ring works, although {lacking[0].title} fails with {lacking[0].error}"
     return "every feature that it needs works"
 
 
@@ -489,7 +532,7 @@ def table(result: Probe) -> str:
             *_feature_lines(result.features),
             *_limit_lines(result.limits),
             *_circumstance_lines(result.circumstances),
-            *_verdict_lines(result.verdict),
+            *_verdict_lines(result.configured, result.verdict),
             "",
         )
     )
@@ -537,8 +580,8 @@ def _circumstance_lines(around: Circumstances) -> Iterator[str]:
         yield f"  {name:<40}{'absent' if value is None else value}"
 
 
-def _verdict_lines(verdict: Verdict) -> Iterator[str]:
-    yield ""
+def _verdict_lines(configured: str, verdict: Verdict) -> Iterator[str]:
+    yield f"\n{'asked for ([network] backend)':<42}{configured}"
     for name, text in (("the node would run on", verdict.tier), ("because", verdict.reason)):
         yield from textwrap.wrap(
             text, TABLE_COLUMNS, initial_indent=f"{name:<42}", subsequent_indent=" " * 42

@@ -16,8 +16,9 @@ _CHALLENGE_SIZE: Final = 16
 class Reply(NamedTuple):
     """What a handler answers.
 
-    status: 0 to 255, see `raida_uring.protocol.Status`. payload: up to 65,502 bytes over TCP; over
-    UDP as many as `[limits] udp_reply_factor_max` allows.
+    status: 0 to 255, see `raida_uring.protocol.Status`. payload: up to 65,502 bytes over TCP
+    (65,454 under encryption types 4 and 5); over UDP as many as `[limits] udp_reply_factor_max`
+    allows.
     """
 
     status: int = 250
@@ -25,7 +26,7 @@ class Reply(NamedTuple):
 
 
 class Request:
-    """A request whose header, length and body check have passed.
+    """A request whose header, length and body check have passed; an encrypted one in the clear.
 
     `payload` is a copy of its own: it may be kept. The other properties are decoded when asked for.
     """

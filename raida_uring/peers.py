@@ -15,8 +15,8 @@ from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.protocol import Status
 
 TIMEOUT_S: Final = 32.0
-BODY_BYTES_MAX: Final = 65536  # a ticket's coins take a third of it
 _COIN_BYTES: Final = 5
+_REPLY_BYTES_MAX: Final = protocol.HEADER_BYTES + 4096 * _COIN_BYTES + 2  # a ticket's most coins
 _GROUP, _VALIDATE_TICKET = 2, 50
 
 logger = logging.getLogger("raida_uring.peers")
@@ -47,17 +47,21 @@ async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -
     if reply.status != Status.SUCCESS:
         return set()
     coins = reply.payload
+    if len(coins) % _COIN_BYTES:
+        return set()
     return {coins[at : at + _COIN_BYTES] for at in range(0, len(coins), _COIN_BYTES)}
 
 
 async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> protocol.ParsedReply:
+    challenge, echo = secrets.token_bytes(12), int.from_bytes(secrets.token_bytes(2))
     request = protocol.build_request(
         _GROUP,
         _VALIDATE_TICKET,
         server.raida_id.to_bytes(1) + ticket,
         raida_id=raida,
         coin_id=server.coin_id,
-        challenge=secrets.token_bytes(12),
+        echo=echo,
+        challenge=challenge,
     )
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
@@ -65,9 +69,12 @@ async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> proto
         writer.write(request)
         await writer.drain()
         header = await reader.readexactly(protocol.HEADER_BYTES)
-        rest = protocol.reply_bytes(header) - len(header)
-        if rest > BODY_BYTES_MAX:
-            raise ProtocolError(f"reply announces {rest} bytes", Status.INVALID_PACKET_LENGTH)
-        return protocol.parse_reply(header + await reader.readexactly(rest))
+        size = protocol.reply_bytes(header)
+        if size > _REPLY_BYTES_MAX:
+            raise ProtocolError(f"a reply of {size} bytes", Status.INVALID_PACKET_LENGTH)
+        reply = protocol.parse_reply(header + await reader.readexactly(size - len(header)))
+        if (reply.raida_id, reply.group, reply.echo) != (raida, _GROUP, echo.to_bytes(2)):
+            raise ProtocolError("the reply is to another request", Status.WRONG_RAIDA)
+        return reply
     finally:
         writer.close()

@@ -6,6 +6,7 @@ closed, memory and sockets go last.
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -121,7 +122,9 @@ class Server:
         ]
         self._open_store()
         try:
-            self._engine = native.Engine(listeners, self._settings(connections_max))
+            self._engine = native.Engine(
+                listeners, kernel.engine_settings(self.config, connections_max)
+            )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
         self._publish(self._engine, commands)
@@ -135,6 +138,10 @@ class Server:
         except EngineError as error:
             raise StartError(self._start_fault(error)) from error
         logger.info("serving on %s: %s", self._places(), self.tier)
+        if kernel.LACK_OF_MEMORY in self._engine.tier:
+            logger.warning(
+                "smaller queues than asked for: %s", kernel.explain_refusal(errno.ENOMEM)
+            )
 
     def _start_fault(self, error: EngineError) -> str:
         if self.config.network.backend != "uring" or "pinning" in error.doing:
@@ -147,8 +154,7 @@ class Server:
     def _limit_connections(self) -> int:
         limit = sockets.raise_descriptor_limit()
         wanted = self.config.limits.connections_max
-        # Other descriptors of this process may already be many: count them, not guess.
-        room = limit - sockets.DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+        room = sockets.connections_room(limit)
         if room < 1:
             raise StartError(
                 f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
@@ -161,39 +167,6 @@ class Server:
                 limit,
             )
         return min(wanted, room)
-
-    def _settings(self, connections_max: int) -> dict[str, int]:
-        """The fields of struct ru_config."""
-        config = self.config
-        return {
-            "backend": native.BACKENDS[config.network.backend],
-            "raida_id": config.server.raida_id,
-            "coin_id": config.server.coin_id,
-            "workers": config.workers.count,
-            "slow_workers": config.workers.slow_count,
-            "writers": int(config.store.path is not None),
-            "batch_max": config.workers.batch_max,
-            "slow_queue_max": config.limits.slow_queue_max,
-            "udp_contexts": config.udp.contexts,
-            "udp_reserve": config.udp.reserve,
-            "udp_payload_size": config.server.udp_effective_payload,
-            "udp_reply_factor_max": config.limits.udp_reply_factor_max,
-            "connections_max": connections_max,
-            "body_bytes_max": config.limits.body_bytes_max,
-            "small_blocks": config.limits.small_blocks,
-            "large_blocks": config.limits.large_blocks,
-            "tcp_buffers": config.tcp.buffers,
-            "tcp_persistent": config.tcp.persistent,
-            "progress_timeout_ms": config.tcp.progress_timeout_ms,
-            "header_timeout_ms": config.tcp.header_timeout_ms,
-            "body_timeout_ms": config.tcp.body_timeout_ms,
-            "write_timeout_ms": config.tcp.write_timeout_ms,
-            "idle_timeout_ms": config.tcp.idle_timeout_ms,
-            "events_per_lap": config.network.events_per_lap,
-            "wait_max_ms": config.network.wait_max_ms,
-            "busy_poll_us": config.network.busy_poll_us,
-            "io_cpu": config.network.io_cpu,
-        }
 
     @staticmethod
     def _publish(engine: native.Engine, commands: Iterable[Command]) -> None:
@@ -250,7 +223,7 @@ class Server:
         self._integrity = Integrity(self._store)
         self._integrity.load(follow=self._takeover is not None)
         if self._takeover is None:
-            self._integrity.save()
+            self._integrity.save_if_possible()
 
     def _start_integrity(self, engine: native.Engine) -> None:
         if self._integrity is not None:
@@ -360,6 +333,9 @@ class Server:
             left = self._join_workers()
             if left:
                 self._close_store()
+            elif self._syncer is not None:
+                self._syncer.stop()
+                self._syncer = None
             with self._lock:
                 self._final_counters = engine.counters()
                 self._engine = None

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from raida_uring.config import Config
 from raida_uring.errors import StartError
 from raida_uring.upgrade import Takeover
@@ -226,9 +228,23 @@ def format_endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def descriptor_limit() -> int:
+    """How many descriptors this process may have once the soft limit is raised to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return hard if hard != resource.RLIM_INFINITY else DESCRIPTORS_MAX
+
+
+def connections_room(limit: int) -> int:
+    """How many connections `limit` descriptors leave room for; not positive if for none.
+
+    Other descriptors of this process may already be many: they are counted, not guessed.
+    """
+    return limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+
+
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of descriptors to the hard one; return what holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else DESCRIPTORS_MAX
+    return descriptor_limit()

@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,13 +48,37 @@ DENOMINATION_BYTES: Final = bytes(
 )
 SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 
-_FILE: Final = "data.mdb"
+FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
+# Entries of the table META.
+_FORMAT_KEY: Final = b"format"
+_SEED_KEY: Final = b"seed"
+_UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
+
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
+_STATES_DIFFERS: Final = bytes((DIFFERS,))
+_KEY_BYTES_MAX: Final = 511  # LMDB's
 
 logger = logging.getLogger("raida_uring.store")
 
 Durability = Literal["commit", "interval"]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the file of the store at `path`. Raises StoreError: there is no store."""
+    try:
+        found = (path / FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"{path}: is not a directory") from None
+        raise StoreError(f"{path}: not a store: make one with `raida-uring store init`") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: not a store: {FILE} is not a file")
+    if found.st_size == 0:
+        raise StoreError(f"{path}: {FILE} is damaged: it is empty")
+    return found.st_size
 
 
 def page_of(denomination: int, page: int) -> int:
@@ -92,21 +117,21 @@ class Store:
         map_bytes: int = MAP_BYTES_DEFAULT,
         durability: Durability = "commit",
         read_only: bool = False,
+        unfinished: bool = False,
         owner: int = -1,
     ) -> None:
         """Open what create() made.
 
-        read_only: may be done while a node has it open. owner: descriptor of the lock that the
-        predecessor of this process holds, too. Raises StoreError: not a store, of another format,
-        damaged, in use by another process, larger than `map_bytes`, not permitted.
+        read_only: may be done while a node has it open. unfinished: take it also when an import did
+        not come to its end. owner: descriptor of the lock that the predecessor of this process
+        holds, too. Raises StoreError: not a store, of another format, damaged, unfinished, in use by
+        another process, larger than `map_bytes`, not permitted.
         """
         self.path = path
         self.on_commit: Callable[[Sequence[int]], None] | None = None
         self._owner = owner
-        if not (path / _FILE).is_file():
-            raise StoreError(f"{path}: not a store: make one with `raida-uring store init`")
         try:
-            size = (path / _FILE).stat().st_size
+            size = size_of(path)
             if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
@@ -121,57 +146,86 @@ class Store:
                     "raise [store] size_mib"
                 )
             self._store = native.Store(str(path), map_bytes, flags)
-            self.seed = self._read_meta()
         except StoreError:
             self._disown()
+            raise
+        try:
+            self.seed, self.unfinished = self._read_meta()
+            if self.unfinished is not None and not unfinished:
+                raise StoreError(
+                    f"{path}: holds only a part of the coins: {self.unfinished} did not come to "
+                    "its end; run it again"
+                )
+        except StoreError:
+            self.close()
             raise
 
     @classmethod
     def create(
-        cls, path: Path, *, seed: str | None = None, map_bytes: int = MAP_BYTES_DEFAULT
+        cls,
+        path: Path,
+        *,
+        seed: str | None = None,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        unfinished: str | None = None,
     ) -> None:
         """Make an empty store: every page is a default page.
 
-        seed: text in front of what default ANs are hashed from; None draws a secret one. Raises
-        StoreError when the directory holds one already or cannot be written.
+        seed: text in front of what default ANs are hashed from; None draws a secret one.
+        unfinished: see mark_unfinished(). Raises StoreError when the directory holds a store
+        already or cannot be written.
         """
+        owner = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if (path / _FILE).exists():
-                raise StoreError(f"{path}: is a store already")
+            _refuse_existing(path)
             owner = _own(path)
+            _refuse_existing(path)  # again, now that nobody else can be making one
+        except StoreError:
+            if owner >= 0:
+                os.close(owner)
+            raise
+        except FileExistsError:
+            raise StoreError(f"{path}: is not a directory") from None
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:
             store = native.Store(str(path), map_bytes, native.STORE_CREATE)
             view = store.view(writing=True)
             view.begin()
-            view.put(native.TABLE_META, b"format", FORMAT)
-            view.put(
-                native.TABLE_META, b"seed", (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
-            )
+            drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+            view.put(native.TABLE_META, _FORMAT_KEY, FORMAT)
+            view.put(native.TABLE_META, _SEED_KEY, drawn)
+            if unfinished is not None:
+                view.put(native.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
             view.commit()
             view.close()
             store.close()
             _sync_directory(path)
+            _sync_directory(path.absolute().parent)
         except StoreError:
-            (path / _FILE).unlink(missing_ok=True)
+            (path / FILE).unlink(missing_ok=True)
             raise
         finally:
             os.close(owner)
 
-    def _read_meta(self) -> bytes:
+    def _read_meta(self) -> tuple[bytes, str | None]:
+        """The seed, and what was begun and did not come to its end."""
         view = self._store.view(writing=False)
         try:
             view.begin()
-            found = view.get(native.TABLE_META, b"format")
+            found = view.get(native.TABLE_META, _FORMAT_KEY)
             if found != FORMAT:
                 shown = "none" if found is None else found.decode("ascii", "replace")
                 raise StoreError(
                     f"{self.path}: store of format {shown}, this version reads "
                     f"{FORMAT.decode()}: import it again"
                 )
-            return view.get(native.TABLE_META, b"seed") or b""
+            mark = view.get(native.TABLE_META, _UNFINISHED_KEY)
+            return (
+                view.get(native.TABLE_META, _SEED_KEY) or b"",
+                None if mark is None else mark.decode("utf-8", "replace"),
+            )
         finally:
             view.close()
 
@@ -179,6 +233,16 @@ class Store:
     def owner(self) -> int:
         """Descriptor of the lock on the store: whoever has it open owns it."""
         return self._owner
+
+    def mark_unfinished(self, doing: str | None) -> None:
+        """Until this is called with None, the store opens only for who asks for it.
+
+        doing: words for what is being done. Raises StoreError.
+        """
+        with self.write() as coins:
+            value = None if doing is None else doing.encode()
+            coins.put(native.TABLE_META, _UNFINISHED_KEY, value)
+        self.unfinished = doing
 
     def close(self) -> None:
         """Once every view is closed."""
@@ -382,12 +446,19 @@ class Coins:
         states = self.view.exchange(coins, count, stride, an_at, new_at, month)
         if DEFAULT not in states:
             return states
-        self.view.undo(mark)
-        # Default pages are written for right ANs only: guesses must not fill the store.
-        right = self.match(coins, count, stride, an_at)
-        self._write_defaults(coins, states, stride, right)
-        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        return states.replace(_STATES_DEFAULT, bytes((DIFFERS,)))
+        # Writing a default page costs a thousand hashes, so only those who know an AN of it may
+        # have it written; of any other default page no coin can change, however often it is listed.
+        right = bytearray(states)
+        for index in _positions(states):
+            start = index * stride
+            given = coins[start + an_at : start + an_at + AN_BYTES]
+            if not hmac.compare_digest(self._default_an(coins, start), given):
+                right[index] = DIFFERS
+        if DEFAULT in right:
+            self.view.undo(mark)
+            self._write_defaults(coins, bytes(right), stride)
+            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        return states.replace(_STATES_DEFAULT, _STATES_DIFFERS)
 
     def set(
         self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
@@ -397,7 +468,7 @@ class Coins:
         states = self.view.set(coins, count, stride, an_at, month)
         if DEFAULT in states:
             self.view.undo(mark)
-            self._write_defaults(coins, states, stride, bytes((EQUAL,)) * count)
+            self._write_defaults(coins, states, stride)
             states = self.view.set(coins, count, stride, an_at, month)
         return states
 
@@ -430,11 +501,9 @@ class Coins:
         self.view.put(native.TABLE_CHANGED, key, b"")
         self._wrote = True
 
-    def _write_defaults(self, coins: bytes, states: bytes, stride: int, wanted: bytes) -> None:
-        """Write the default pages of those coins that are EQUAL in `wanted`."""
+    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
+        """Write the pages of those coins that are DEFAULT in `states`."""
         for index in _positions(states):
-            if wanted[index] != EQUAL:
-                continue
             denomination, serial_number = _coin_at(coins, index * stride)
             page = page_of(denomination, serial_number // PAGE_RECORDS)
             if self.view.page(page)[1] == DEFAULT:
@@ -455,7 +524,10 @@ class Coins:
         return self.view.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Change an entry; None removes it."""
+        """Change an entry; None removes it. key: 1 to 511 bytes, else ValueError."""
+        if not 1 <= len(key) <= _KEY_BYTES_MAX:
+            # Said now, to the one who asks: at commit it would fail everybody's changes.
+            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
         self._staged[table, key] = value
 
     def count_at_most(self, table: int) -> int:
@@ -518,13 +590,16 @@ def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
     return denomination, int.from_bytes(coins[start + 1 : start + COIN_BYTES])
 
 
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path / FILE):
+        raise StoreError(f"{path}: holds a store already")
+
+
 def _own(path: Path) -> int:
     """Take the store for this process. Raises StoreError when another has it, OSError."""
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
     except BlockingIOError:
         with contextlib.suppress(OSError):
             owner = os.read(lock, 20).decode("ascii", "replace").strip()
@@ -533,6 +608,9 @@ def _own(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise
+    with contextlib.suppress(OSError):  # for people only: a node must start on a full disk
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
     return lock
 
 
@@ -563,4 +641,5 @@ __all__ = [
     "denomination_of",
     "month_now",
     "page_of",
+    "size_of",
 ]

@@ -11,10 +11,11 @@ from typing import Final
 
 from raida_uring.errors import RaidaError
 from raida_uring.ffi.native import TABLE_TICKETS
-from raida_uring.store import Coins
+from raida_uring.store import COIN_BYTES, DENOMINATION_BYTES, SERIALS, Coins
 
 TICKETS_MAX: Final = 512  # alive at once
 LIFETIME_S: Final = 300
+TICKET_BYTES: Final = 4
 
 _HEAD: Final = struct.Struct(">QI")  # expiry in seconds since 1970, one bit for each claimant
 
@@ -27,9 +28,14 @@ class ClaimedTicketError(RaidaError):
     """This RAIDA has redeemed it already."""
 
 
+def clock() -> float:
+    """Seconds since 1970: tickets outlive the process, so no monotonic clock will do."""
+    return time.time()
+
+
 def issue(coins: Coins, named: bytes) -> bytes | None:
     """A new ticket for coins, 5 bytes each: its 4 bytes; None when there are too many."""
-    now = int(time.time())
+    now = int(clock())
     alive = 0
     for key, value in list(coins.entries(TABLE_TICKETS)) if _maybe_full(coins) else ():
         if _HEAD.unpack_from(value)[0] <= now:
@@ -39,10 +45,33 @@ def issue(coins: Coins, named: bytes) -> bytes | None:
     if alive >= TICKETS_MAX:
         return None
     while True:
-        ticket = secrets.token_bytes(4)
+        ticket = secrets.token_bytes(TICKET_BYTES)
         if any(ticket) and coins.get(TABLE_TICKETS, ticket) is None:
             coins.put(TABLE_TICKETS, ticket, _HEAD.pack(now + LIFETIME_S, 0) + named)
             return ticket
+
+
+def alive(coins: Coins) -> int:
+    """How many are not expired."""
+    now = int(time.time())
+    return sum(
+        _HEAD.unpack_from(value)[0] > now
+        for key, value in coins.entries(TABLE_TICKETS)
+        if fault(key, value) is None
+    )
+
+
+def fault(ticket: bytes, value: bytes) -> str | None:
+    """What is wrong with an entry of the store; None when nothing is."""
+    if len(ticket) != TICKET_BYTES or not any(ticket):
+        return "is no ticket number"
+    if len(value) <= _HEAD.size or (len(value) - _HEAD.size) % COIN_BYTES:
+        return f"has {len(value)} bytes, which are no coins"
+    for at in range(_HEAD.size, len(value), COIN_BYTES):
+        serial_number = int.from_bytes(value[at + 1 : at + COIN_BYTES])
+        if value[at] not in DENOMINATION_BYTES or serial_number >= SERIALS:
+            return f"names a coin that does not exist: {value[at : at + COIN_BYTES].hex()}"
+    return None
 
 
 def _maybe_full(coins: Coins) -> bool:
@@ -56,7 +85,7 @@ def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
     if value is None:
         raise UnknownTicketError(ticket.hex())
     expiry, claimants = _HEAD.unpack_from(value)
-    if expiry <= time.time():
+    if expiry <= clock():
         raise UnknownTicketError(ticket.hex())
     if claimants >> raida_id & 1:
         raise ClaimedTicketError(ticket.hex())

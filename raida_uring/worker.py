@@ -18,7 +18,7 @@ from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.protocol import Status
-from raida_uring.sealing import Keys, Opener, Seal
+from raida_uring.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
@@ -47,36 +47,42 @@ class _Sealed:
 
     def __init__(self, keys: Keys | None) -> None:
         self._opener = Opener(keys)
-        self._seals: dict[int, Seal] = {}  # by where the request stands in the batch's data
+        self._opened: dict[int, Opened] = {}  # by where the request stands in the batch's data
 
     def handler(self, plain: Handler, bare: Handler) -> Handler:
-        """The handler of one command for encrypted requests, from those for the others."""
+        """The handler of one command for encrypted requests, from those for the others.
+
+        It may be called again for the same request, as after a transaction that failed.
+        """
 
         def open_and_answer(request: Request, node: Node) -> Reply:
-            opened = self._opener.open(request.header, request.payload)
-            if opened.seal is not None:
-                self._seals[request._record[0]] = opened.seal
+            at = request._record[0]
+            opened = self._opened.get(at)
+            if opened is None:
+                opened = self._opened[at] = self._opener.open(request.header, request.payload)
+                request.payload = opened.payload
             if opened.refusal is not None:
                 return Reply(opened.refusal)
-            request.payload = opened.payload
             return (plain if request.has_body else bare)(request, node)
 
         return open_and_answer
 
     def begin(self) -> None:
         """Forget what a batch that failed may have left."""
-        self._seals.clear()
+        self._opened.clear()
 
     def seal(self, records: Any, replies: list[Reply]) -> None:
         """Seal, in place, the replies to those of `records` that were opened."""
-        if not self._seals:
+        if not self._opened:
             return
         for place, (at, *_) in enumerate(_ITER_RECORDS(records)):
-            if (seal := self._seals.get(at)) is not None:
-                reply = replies[place]
-                if not _is_plainly_good(reply):
-                    reply = _checked(reply)
-                replies[place] = Reply(reply.status, seal.seal(reply.payload))
+            opened = self._opened.get(at)
+            if opened is None or opened.seal is None:
+                continue
+            reply = replies[place]
+            if not _is_plainly_good(reply):
+                reply = _checked(reply)
+            replies[place] = Reply(reply.status, opened.seal.seal(reply.payload))
 
 
 def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
@@ -225,8 +231,11 @@ class Worker:
             try:
                 reply = tables[kind][number](request, node)
                 if keep is not None:
-                    reply = _checked(reply)
-                    keep.keep()
+                    given, reply = reply, _checked(reply)
+                    if reply is given:
+                        keep.keep()
+                    else:  # a client that is told 252 must not find its coins changed
+                        keep.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
                 if keep is not None:
                     keep.undo()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.net import PATIENCE
 from tests.support.node import BACKENDS, backend_refusal, using_backend
 
-HANG_TIMEOUT_S = (
-    150.0  # several times the slowest test; a hang must end CI with stacks, not silence
-)
+# Several times the slowest test; a hang must end CI with stacks, not silence.
+HANG_TIMEOUT_S = 150.0 * PATIENCE
 
 # "ci" draws the same examples on every machine; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile(
@@ -36,9 +36,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
-    """Print every thread's stack and exit if one test takes longer than HANG_TIMEOUT_S."""
-    faulthandler.dump_traceback_later(HANG_TIMEOUT_S, exit=True, file=_stderr_fd)
+def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Print every thread's stack and exit if one test takes longer than HANG_TIMEOUT_S, or than
+    its own mark `hang_timeout_s` says."""
+    mark = request.node.get_closest_marker("hang_timeout_s")
+    timeout_s = HANG_TIMEOUT_S if mark is None else mark.args[0]
+    faulthandler.dump_traceback_later(timeout_s, exit=True, file=_stderr_fd)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Prepare a checkout: system packages, .venv, dependencies, C modules.
 #
-# usage: tools/setup.sh [--lint]      --lint also wants clang-format and clang-tidy
+# usage: tools/setup.sh [--lint|--fuzz]   --lint also wants clang-format and clang-tidy,
+#                                         --fuzz clang with libFuzzer
 #
 # Safe to repeat and quick when nothing changed: each step compares a stamp in .venv with a hash
 # of its inputs. Never asks a question. Missing system packages are installed through apt when
@@ -10,8 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-lint=false
+lint=false fuzz=false
 [[ "${1:-}" == --lint ]] && lint=true
+[[ "${1:-}" == --fuzz ]] && fuzz=true
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -46,6 +48,11 @@ choose_python() {
 
 # --- System packages ----------------------------------------------------------------------------
 
+has_libfuzzer() {
+    command -v clang >/dev/null && compgen -G \
+        "$(clang -print-resource-dir)/lib/*/libclang_rt.fuzzer[-.]*" >/dev/null
+}
+
 missing_packages() {
     local python=$1 version
     if ! is_complete "$python"; then
@@ -61,6 +68,9 @@ missing_packages() {
     if $lint; then
         command -v clang-format >/dev/null || echo clang-format
         command -v clang-tidy >/dev/null || echo clang-tidy
+    fi
+    if $fuzz; then
+        has_libfuzzer || echo clang libclang-rt-dev
     fi
 }
 

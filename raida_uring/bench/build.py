@@ -12,6 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
+SANITIZE = os.environ.get("RU_SANITIZE")
 WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow"]
 
 
@@ -26,10 +27,12 @@ def declarations(header: Path) -> str:
 
 
 def compile_arguments() -> list[str]:
-    """Compiler arguments: optimised, hidden symbols, strict when RU_WERROR=1."""
+    """Compiler arguments: optimised, hidden symbols; RU_WERROR and RU_SANITIZE as for the node."""
     arguments = ["-O2", "-std=gnu11", "-fvisibility=hidden"]
     if os.environ.get("RU_WERROR") == "1":
         arguments += [*WARNINGS, "-Werror"]
+    if SANITIZE:
+        arguments += ["-g", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
     return arguments
 
 
@@ -43,6 +46,7 @@ ffibuilder.set_source(
     include_dirs=["raida_uring/bench"],
     depends=["raida_uring/bench/loadgen.h"],
     extra_compile_args=compile_arguments(),
+    extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 )
 
 if __name__ == "__main__":

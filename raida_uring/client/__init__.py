@@ -6,12 +6,16 @@
 Nothing is sent twice unless you ask twice. See docs/client.md.
 """
 
-from raida_uring.client.aio import AsyncClient
+from typing import TYPE_CHECKING
+
 from raida_uring.client.question import Answer, Transport
 from raida_uring.client.sync import Client, Exchange, format_endpoint, request, resolve
 from raida_uring.errors import ProtocolError, RefusedError
 from raida_uring.protocol import Coin, CoinName, calls
 from raida_uring.sealing import Key
+
+if TYPE_CHECKING:
+    from raida_uring.client.aio import AsyncClient
 
 __all__ = [
     "Answer",
@@ -29,3 +33,12 @@ __all__ = [
     "request",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Importing asyncio takes longer than a ping: it waits until somebody wants it."""
+    if name == "AsyncClient":
+        from raida_uring.client.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from raida_uring import protocol
-from raida_uring.client.question import Answer, Question, Transport
-from raida_uring.client.sync import explain_timeout, read_vote
-from raida_uring.errors import ProtocolError
+from raida_uring.client.question import Answer, Question, StrayError, Transport, read_vote
+from raida_uring.client.sync import explain_timeout
 from raida_uring.protocol.calls import Call
 from raida_uring.sealing import Key
 
@@ -75,7 +74,7 @@ class AsyncClient:
     async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
         """Return what `read` makes of the first datagram that it takes; others are ignored."""
         loop = asyncio.get_running_loop()
-        strays: list[ProtocolError] = []
+        strays: list[StrayError] = []
         try:
             async with asyncio.timeout(timeout_s):
                 transport, inbox = await loop.create_datagram_endpoint(
@@ -88,7 +87,7 @@ class AsyncClient:
                         reply = await inbox.next()
                         try:
                             return read(reply, time.perf_counter() - start_s)
-                        except ProtocolError as error:
+                        except StrayError as error:
                             strays.append(error)
                 finally:
                     transport.close()
@@ -97,28 +96,44 @@ class AsyncClient:
 
     async def _ask_tcp(self, data: bytes) -> bytes:
         """The reply's bytes, or as many as came."""
-        reader, writer = await asyncio.open_connection(self.host, self.port)
-        unsent: OSError | None = None
-        answer = b""
+        loop = asyncio.get_running_loop()
+        transport, stream = await loop.create_connection(
+            lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), self.host, self.port
+        )
         try:
-            try:
-                writer.write(data)
-                await writer.drain()
-            except ConnectionError as error:  # refused from the header: the reply may be there
-                unsent = error
-            encryption = data[protocol.ENCRYPTION_OFFSET]
-            try:
-                answer = await reader.readexactly(protocol.PREFIX_BYTES)
-                rest = protocol.reply_bytes(answer, encryption) - len(answer)
-                answer += await reader.readexactly(rest)
-            except asyncio.IncompleteReadError as error:
-                answer += error.partial
-            if unsent is not None and not answer:
-                raise unsent
-            return answer
+            transport.write(data)
+            return await stream.ended
         finally:
-            # Not close(): an answered connection has nothing left to send, and nobody to wait for.
-            writer.transport.abort()
+            transport.abort()  # not close(): what the node has not taken by now it will not take
+
+
+class _ReplyStream(asyncio.Protocol):
+    """One reply off a connection.
+
+    Not a StreamReader: a node that refuses the header answers and resets while the body is still
+    being sent, and a reader forgets what it had received when it is told of the reset.
+    """
+
+    def __init__(self, encryption: int) -> None:
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._encryption = encryption
+        self._data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) < protocol.PREFIX_BYTES:
+            return
+        wanted = protocol.reply_bytes(self._data, self._encryption)
+        if len(self._data) >= wanted and not self.ended.done():
+            self.ended.set_result(self._data[:wanted])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.ended.done():
+            return
+        if exc is not None and not self._data:
+            self.ended.set_exception(exc)
+        else:
+            self.ended.set_result(self._data)
 
 
 class _Inbox(asyncio.DatagramProtocol):

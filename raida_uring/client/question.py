@@ -6,6 +6,7 @@ thread. Source: wire specification, sections 2 to 4.
 
 import hmac
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
@@ -73,6 +74,10 @@ class Answer(Generic[T]):
         return self.value  # type: ignore[return-value]  # accepted: it is a T
 
 
+class StrayError(ProtocolError):
+    """These bytes are not the reply to the request that was sent."""
+
+
 class Question(Generic[T]):
     """A call made ready for one node. `data` is sent once; what comes back goes to `read()`."""
 
@@ -122,17 +127,18 @@ class Question(Generic[T]):
     def read(self, data: bytes, round_trip_s: float) -> Answer[T]:
         """Return the answer that `data` holds.
 
-        Raises ProtocolError when `data` is no reply, is the reply to another request, is forged
-        (types 4 and 5), or its payload does not fit the call.
+        Raises StrayError when `data` is no reply, is the reply to another request, or is forged
+        (types 4 and 5); ProtocolError when it is the reply and its payload does not fit the call.
         """
-        reply = protocol.parse_reply(data, self.encryption)
-        self._check_ours(reply)
-        accepted = reply.status in self._call.statuses
-        payload = b""
-        if accepted:
+        try:
+            reply = protocol.parse_reply(data, self.encryption)
+            self._check_ours(reply)
             payload = reply.payload
             if self._key is not None:
                 payload = sealing.open_reply(reply, key=self._key, nonce=self._nonce)
+        except ProtocolError as error:
+            raise StrayError(str(error), error.status) from None
+        accepted = reply.status in self._call.statuses
         value = self._call.parse(reply.status, payload) if accepted else None
         return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s)
 
@@ -165,5 +171,20 @@ class Question(Generic[T]):
             raise _stray("reply proves that another request was read")
 
 
-def _stray(message: str) -> ProtocolError:
-    return ProtocolError(f"not the reply to this request: {message}", Status.INVALID_PARAMETER)
+def _stray(message: str) -> StrayError:
+    return StrayError(f"not the reply to this request: {message}", Status.INVALID_PARAMETER)
+
+
+def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
+    """What reads the verdict of the vote with that nonce; it raises StrayError as `read()` does."""
+
+    def read(data: bytes, _round_trip_s: float) -> bool:
+        try:
+            reply = protocol.parse_vote_reply(data)
+        except ProtocolError as error:
+            raise StrayError(str(error), error.status) from None
+        if reply.nonce != nonce:
+            raise _stray("another vote's nonce")
+        return reply.agrees
+
+    return read

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from raida_uring import protocol
-from raida_uring.client.question import DATAGRAM_BYTES_MAX, Answer, Question, Transport
-from raida_uring.errors import ProtocolError
+from raida_uring.client.question import (
+    DATAGRAM_BYTES_MAX,
+    Answer,
+    Question,
+    StrayError,
+    Transport,
+    read_vote,
+)
 from raida_uring.protocol.calls import Call
 from raida_uring.sealing import Key
 
@@ -74,21 +80,7 @@ class Client:
         return _ask_udp(self.host, self.port, data, read_vote(nonce), timeout_s)
 
 
-def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
-    """What reads the reply to the vote with that nonce. It raises ProtocolError for any other."""
-
-    def read(data: bytes, _round_trip_s: float) -> bool:
-        reply = protocol.parse_vote_reply(data)
-        if reply.nonce != nonce:
-            raise ProtocolError(
-                "not the reply to this vote: another nonce", protocol.Status.INVALID_PARAMETER
-            )
-        return reply.agrees
-
-    return read
-
-
-def explain_timeout(strays: list[ProtocolError]) -> TimeoutError:
+def explain_timeout(strays: list[StrayError]) -> TimeoutError:
     """The error for an exchange in which only `strays` arrived."""
     ignored = f"; {len(strays)} datagrams ignored, the last: {strays[-1]}" if strays else ""
     return TimeoutError(f"timed out{ignored}")
@@ -98,7 +90,7 @@ def _ask_udp(
     host: str, port: int, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
 ) -> T:
     """Return what `read` makes of the first datagram that it takes; others are ignored."""
-    strays: list[ProtocolError] = []
+    strays: list[StrayError] = []
     family, address = resolve(host, port)
     with socket.socket(family, socket.SOCK_DGRAM) as peer:
         start_s = time.perf_counter()
@@ -113,7 +105,7 @@ def _ask_udp(
                 raise explain_timeout(strays) from None
             try:
                 return read(reply, time.perf_counter() - start_s)
-            except ProtocolError as error:
+            except StrayError as error:
                 strays.append(error)
 
 

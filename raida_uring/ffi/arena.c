@@ -60,6 +60,21 @@ static int arena_layout(struct ru_arena *arena, const struct ru_config *config)
     return cursor.at > UINT32_MAX ? -EINVAL : 0;
 }
 
+int ru_arena_reserve(int fd, uint64_t size)
+{
+    uint64_t at = 0;
+    uint32_t interruptions = 0;
+    while (at < size) {
+        uint64_t step = size - at < RU_RESERVE_STEP ? size - at : RU_RESERVE_STEP;
+        int error = posix_fallocate(fd, (off_t)at, (off_t)step);
+        if (error == 0)
+            at += step;
+        else if (error != EINTR || interruptions++ == RU_RESERVE_INTERRUPTIONS_MAX)
+            return -error;
+    }
+    return 0;
+}
+
 static int arena_map(struct ru_arena *arena)
 {
     arena->fd = memfd_create("raida-uring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -67,9 +82,9 @@ static int arena_map(struct ru_arena *arena)
         return -errno;
     if (ftruncate(arena->fd, (off_t)arena->size) != 0)
         return -errno;
-    int error = posix_fallocate(arena->fd, 0, (off_t)arena->size);
-    if (error)
-        return -error;
+    int result = ru_arena_reserve(arena->fd, arena->size);
+    if (result != 0)
+        return result;
     if (fcntl(arena->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
         return -errno;
     void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);

@@ -58,7 +58,7 @@ _Static_assert(sizeof(struct ru_slot_head) == RU_SLOT_HEAD, "slot head");
 
 /* What a worker counts itself. */
 struct ru_worker_counters {
-    uint64_t refused_bodies;  /* answered by the body check: 16, 33, 37 */
+    uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
     uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
     uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
 };
@@ -99,6 +99,10 @@ struct ru_arena {
     uint32_t page_at, contexts_at, slots_at, areas_at, small_at, large_at, rings_at;
 };
 
+/* Reserve the first `size` bytes of a memfd. Older kernels break fallocate() off for a signal, and
+ * 6.1 also for what a ring that is being closed leaves its thread to do, with no signal at all. It
+ * then gives back what it had, so it goes in steps. 0 or -errno. */
+int ru_arena_reserve(int fd, uint64_t size);
 /* Map, reserve and seal. 0, or -errno with nothing left behind. */
 int ru_arena_create(struct ru_arena *arena, const struct ru_config *config);
 void ru_arena_destroy(struct ru_arena *arena);

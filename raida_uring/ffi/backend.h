@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "arena.h"
+#include "ru.h"
 
 enum ru_operation { /* also the operation byte of a token; 0 is not one */
     RU_OP_WAKE = 1,
@@ -106,5 +107,21 @@ struct ru_backend_ops {
 
 extern const struct ru_backend_ops ru_backend_uring;
 extern const struct ru_backend_ops ru_backend_epoll;
+
+/* Why io_uring does not serve although it was tried; error is 0 where it does or was not. */
+struct ru_backend_refusal {
+    char fault[RU_FAULT_TEXT]; /* what failed, in words */
+    int error;                 /* a positive errno */
+};
+
+/* Open what config->backend asks for: io_uring in the best tier it offers, epoll where it may stand
+ * in. The engine and the probe both decide by this. Result as open()'s; a refusal is told also
+ * where it is the result. */
+int ru_backend_open(struct ru_backend **backend, const struct ru_backend_setup *setup,
+                    struct ru_backend_refusal *refusal);
+
+/* Bytes that the whole ring of `config`, with `slots` datagrams lent at most, is charged for where
+ * the kernel counts rings as locked memory. */
+uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots);
 
 #endif

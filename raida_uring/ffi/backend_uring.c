@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -22,6 +23,7 @@
 #define URING_GROUP_SLOTS 0
 #define URING_GROUP_BUFFERS 1
 #define URING_CQ_SLACK 4096
+#define URING_LOCKED_SLACK 16384 /* heads of the rings, and rounding to pages */
 
 /* The kernel writes its header where the loop looks for ours. */
 _Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out) &&
@@ -102,7 +104,15 @@ static int uring_fail(const struct ru_backend_setup *setup, const char *step, in
     return error;
 }
 
-/* ---- life ---- */
+/* ---- sizes ---- */
+
+static uint32_t uring_power(uint32_t least)
+{
+    uint32_t power = 1;
+    while (power < least)
+        power *= 2;
+    return power;
+}
 
 static uint32_t uring_cq_entries(const struct ru_config *config)
 {
@@ -114,28 +124,46 @@ static uint32_t uring_cq_entries(const struct ru_config *config)
     return entries;
 }
 
-/* One tier. Where locked memory is short (6.18 charges rings again), a smaller completion queue is
- * better than none: an overflow is survived and counted. */
-static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier)
+/* What the kernel charges for a ring whose completion queue has `cq_entries`. */
+static uint64_t uring_locked_bytes(const struct ru_config *config, uint32_t slots,
+                                   uint32_t cq_entries)
 {
-    uint32_t wanted = uring_cq_entries(uring->base.setup.config);
-    uint32_t entries = wanted;
-    struct io_uring_params params;
-    int result;
-    do {
-        params = (struct io_uring_params){.flags = tier->flags | IORING_SETUP_R_DISABLED,
-                                          .cq_entries = entries};
-        result = io_uring_queue_init_params(RU_SQ_ENTRIES, &uring->ring, &params);
-        entries /= 2;
-    } while (result == -ENOMEM && entries >= RU_SQ_ENTRIES);
+    return RU_SQ_ENTRIES * (sizeof(struct io_uring_sqe) + sizeof(uint32_t)) +
+           cq_entries * sizeof(struct io_uring_cqe) +
+           ((uint64_t)uring_power(slots) + uring_power(config->tcp_buffers)) *
+               sizeof(struct io_uring_buf) +
+           URING_LOCKED_SLACK;
+}
+
+uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots)
+{
+    return uring_locked_bytes(config, slots, uring_cq_entries(config));
+}
+
+/* Whether the limit alone leaves room for such a ring. */
+static bool uring_may_fit(const struct ru_backend_setup *setup, uint32_t cq_entries)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0)
+        return true;
+    return limit.rlim_cur >= uring_locked_bytes(setup->config, setup->arena->slots, cq_entries);
+}
+
+/* ---- life ---- */
+
+static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier,
+                           uint32_t cq_entries)
+{
+    struct io_uring_params params = {.flags = tier->flags | IORING_SETUP_R_DISABLED,
+                                     .cq_entries = cq_entries};
+    int result = io_uring_queue_init_params(RU_SQ_ENTRIES, &uring->ring, &params);
     if (result != 0)
         return result;
     uring->ring_made = true;
     uring->send_takes_address = tier->send_takes_address;
-    if (params.cq_entries < wanted)
+    if (cq_entries < uring_cq_entries(uring->base.setup.config))
         (void)snprintf(uring->base.tier, sizeof(uring->base.tier),
-                       "%s, %u completions for lack of locked memory", tier->name,
-                       params.cq_entries);
+                       "%s, %u completions for lack of locked memory", tier->name, cq_entries);
     else
         (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", tier->name);
     if (!(params.features & IORING_FEAT_EXT_ARG))
@@ -143,11 +171,11 @@ static int uring_make_tier(struct uring_backend *uring, const struct uring_tier 
     return 0;
 }
 
-static int uring_make(struct uring_backend *uring)
+static int uring_make(struct uring_backend *uring, uint32_t cq_entries)
 {
     int result = -EINVAL;
     for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL && !uring->ring_made; i++)
-        result = uring_make_tier(uring, &uring_tiers[i]);
+        result = uring_make_tier(uring, &uring_tiers[i], cq_entries);
     if (result != 0)
         return uring_fail(&uring->base.setup, "io_uring_setup", result);
     return 0;
@@ -166,9 +194,7 @@ static int uring_make_messages(struct uring_backend *uring)
 static int uring_group_make(struct uring_backend *uring, struct uring_group *group, uint16_t id,
                             uint32_t least)
 {
-    uint32_t entries = 1;
-    while (entries < least)
-        entries *= 2;
+    uint32_t entries = uring_power(least);
     group->ring_size = entries * sizeof(struct io_uring_buf);
     group->mask = entries - 1;
     void *memory = mmap(NULL, group->ring_size, PROT_READ | PROT_WRITE,
@@ -252,7 +278,8 @@ static void uring_close(struct ru_backend *backend)
     free(uring);
 }
 
-static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
+static int uring_open_sized(struct ru_backend **backend, const struct ru_backend_setup *setup,
+                            uint32_t cq_entries)
 {
     struct uring_backend *uring = calloc(1, sizeof(*uring));
     if (!uring)
@@ -261,7 +288,7 @@ static int uring_open(struct ru_backend **backend, const struct ru_backend_setup
     uring->base.setup = *setup;
     uring->receive_shape.msg_namelen = RU_PEER_SIZE;
     uring->receive_shape.msg_controllen = setup->arena->control_size;
-    int result = uring_make(uring);
+    int result = uring_make(uring, cq_entries);
     if (result == 0)
         result = uring_make_messages(uring);
     if (result == 0)
@@ -272,6 +299,29 @@ static int uring_open(struct ru_backend **backend, const struct ru_backend_setup
     }
     *backend = &uring->base;
     return 0;
+}
+
+/* Some kernels (6.18) charge rings to the user's limit of locked memory, and give it back only tens
+ * or hundreds of milliseconds after a ring is closed: a node that starts anew under a tight limit
+ * may meet what its predecessor, or its own last try, still holds. So a size that the limit has
+ * room for is waited for; one that it has not is tried once, as not every kernel charges. A smaller
+ * completion queue is better than none: an overflow is survived and counted. */
+static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
+{
+    const struct timespec pause = {.tv_nsec = RU_RING_RETRY_NS};
+    uint32_t cq_entries = uring_cq_entries(setup->config);
+    uint64_t end_ns = ru_now_ns() + RU_RING_WAIT_NS;
+    int result = uring_open_sized(backend, setup, cq_entries);
+    while (result == -ENOMEM) {
+        if (uring_may_fit(setup, cq_entries) && ru_now_ns() < end_ns)
+            (void)nanosleep(&pause, NULL);
+        else if (cq_entries > RU_SQ_ENTRIES)
+            cq_entries /= 2;
+        else
+            break;
+        result = uring_open_sized(backend, setup, cq_entries);
+    }
+    return result;
 }
 
 /* ---- operations ---- */

@@ -1,9 +1,9 @@
 """Build of `raida_uring.ffi._native`: the data plane, compiled through cffi in API mode.
 
-The declarations are the regions of `ru.h` and `store.h` between their markers; C includes the same
-files, so there is no second copy to keep. liburing is linked statically: the shared 2.3 of Debian
-12 lacks two functions that its header declares. Debian's static LMDB is not position-independent,
-so that is linked as a shared library.
+The declarations are the regions of HEADERS between their markers; C includes the same files, so
+there is no second copy to keep. liburing is linked statically: the shared 2.3 of Debian 12 lacks
+two functions that its header declares. Debian's static LMDB is not position-independent, so that is
+linked as a shared library.
 Environment: RU_WERROR=1 turns warnings into errors; RU_SANITIZE=address,undefined instruments.
 """
 
@@ -13,8 +13,10 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
+HEADERS = ("ru.h", "store.h", "survey.h")
 SOURCES = (
     "arena",
+    "backend",
     "backend_epoll",
     "backend_uring",
     "block",
@@ -31,6 +33,7 @@ SOURCES = (
     "stats",
     "store",
     "stream",
+    "survey",
     "timer",
     "udp",
     "worker",
@@ -54,15 +57,16 @@ def flags() -> list[str]:
     if os.environ.get("RU_WERROR") == "1":
         chosen.append("-Werror")
     if sanitize := os.environ.get("RU_SANITIZE"):
-        chosen += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+        chosen += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+        chosen += ["-fno-omit-frame-pointer"]
     return chosen
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations("ru.h") + declarations("store.h"))
+ffibuilder.cdef("".join(declarations(name) for name in HEADERS))
 ffibuilder.set_source(
     "raida_uring.ffi._native",
-    '#include "raida_uring/ffi/ru.h"\n#include "raida_uring/ffi/store.h"\n',
+    "".join(f'#include "raida_uring/ffi/{name}"\n' for name in HEADERS),
     # Relative to the project, where setuptools runs: an absolute path would end in the wheel.
     sources=[f"raida_uring/ffi/{name}.c" for name in SOURCES],
     depends=[f"raida_uring/ffi/{path.name}" for path in sorted(HERE.glob("*.h"))],

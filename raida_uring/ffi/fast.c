@@ -40,7 +40,7 @@ uint32_t ru_fast_refuse(struct ru_front *front, enum ru_status status, enum ru_s
                         const uint8_t *request, uint8_t *out)
 {
     uint8_t copy[RU_HEADER_LARGE];
-    uint8_t nonce[22];
+    uint8_t nonce[RU_REPLY_NONCE_SIZE];
     memcpy(copy, request, ru_header_size(request));
     struct ru_reply reply = {.raida_id = front->identity.raida_id,
                              .status = (uint8_t)status,

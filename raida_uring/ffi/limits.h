@@ -36,6 +36,7 @@
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
 #define RU_UDP_PAYLOAD_MAX 65507
+#define RU_RESERVE_STEP 65536 /* of the arena, reserved in one call: a signal costs this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
@@ -51,7 +52,8 @@
 #define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */
 #define RU_LENT_SMALL_MAX 32    /* blocks lent to one worker in advance */
 #define RU_LENT_LARGE_MAX 4
-#define RU_LENT_RING 64 /* entries; a power of two above both */
+#define RU_LENT_RING 64                    /* entries; a power of two above both */
+#define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* then it is no chance */
 
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
@@ -63,6 +65,8 @@
 #define RU_LEND_WAIT_MS 20              /* a worker that waits for a reply block looks again */
 #define RU_LEND_UDP_NS 20000000ULL      /* ... and drops a datagram's reply after this, */
 #define RU_LEND_TCP_NS 1000000000ULL    /* or answers 254 on a connection after this */
+#define RU_RING_WAIT_NS 2000000000ULL   /* at start, for locked memory that is on its way back */
+#define RU_RING_RETRY_NS 5000000        /* between two looks */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

@@ -423,24 +423,14 @@ static int loop_pin(struct ru_engine *engine)
     return -errno;
 }
 
-/* io_uring in the best tier it offers; epoll where it may stand in. */
 static int loop_open_backend(struct ru_engine *engine)
 {
-    uint32_t choice = engine->config.backend;
-    struct ru_backend_setup setup = {.config = &engine->config,
-                                     .arena = &engine->arena,
-                                     .tcp_buffers = engine->tcp_buffers,
-                                     .wake_fd = engine->wake_fd,
-                                     .fault = engine->fault};
-    if (choice != RU_BACKEND_EPOLL) {
-        int result = ru_backend_uring.open(&engine->backend, &setup);
-        if (result == 0 || choice == RU_BACKEND_URING)
-            return result;
-        memcpy(engine->refusal, engine->fault, sizeof(engine->refusal));
-        engine->refusal_error = -result;
-        engine->fault[0] = '\0';
-    }
-    return ru_backend_epoll.open(&engine->backend, &setup);
+    const struct ru_backend_setup setup = {.config = &engine->config,
+                                           .arena = &engine->arena,
+                                           .tcp_buffers = engine->tcp_buffers,
+                                           .wake_fd = engine->wake_fd,
+                                           .fault = engine->fault};
+    return ru_backend_open(&engine->backend, &setup, &engine->refusal);
 }
 
 static int loop_open(struct ru_engine *engine)
@@ -519,8 +509,8 @@ const char *ru_engine_tier(struct ru_engine *engine)
 
 const char *ru_engine_refusal(struct ru_engine *engine, int *error)
 {
-    *error = engine->refusal_error;
-    return engine->refusal;
+    *error = engine->refusal.error;
+    return engine->refusal.fault;
 }
 
 void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel)

@@ -155,8 +155,7 @@ struct ru_engine {
     struct ru_sleeper ready_sleeper;
     char fault[RU_FAULT_TEXT];
     char tier[96];
-    char refusal[RU_FAULT_TEXT]; /* what io_uring failed at when epoll had to do */
-    int refusal_error;
+    struct ru_backend_refusal refusal;
 };
 
 /* dispatch.c: between the loop and the workers. */

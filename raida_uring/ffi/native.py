@@ -5,6 +5,7 @@ interpreter lock on every call.
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -62,13 +63,15 @@ class _Lib(Protocol):
     def ru_probe_run(self, results: Any) -> int: ...
     def ru_probe_count(self) -> int: ...
     def ru_probe_name(self, index: int) -> Any: ...
-    def ru_probe_ring(self, config: Any, report: Any) -> int: ...
+    def ru_probe_backend(self, config: Any, report: Any) -> int: ...
 
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
     def ru_store_error(self, result: int) -> Any: ...
+    def ru_survey_store(self, path: bytes) -> int: ...
+    def ru_survey_sync(self, path: bytes) -> int: ...
     def ru_view_open(self, store: Any, writing: int, view: Any) -> int: ...
     def ru_view_close(self, view: Any) -> None: ...
     def ru_view_begin(self, view: Any) -> int: ...
@@ -344,17 +347,18 @@ PROBE_NAMES: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """What came of asking for the node's ring.
+class Opened:
+    """What came of asking for the node's backend as its I/O thread does.
 
-    number: the errno of the refusal, 0 when it was made. tier: as in the start-up line, empty when
-    refused. fault: what failed, in words. locked_bytes_max: what the kernel charges at most to the
-    limit of locked memory, where it does.
+    tier: as in the start-up line, empty when nothing serves. is_ring: io_uring serves. fault: why
+    nothing serves. refusal: what io_uring failed at, None where it works or was not asked for.
+    locked_bytes_max: what the kernel charges at most to the limit of locked memory, where it does.
     """
 
-    number: int
     tier: str
-    fault: str
+    is_ring: bool
+    fault: EngineError | None
+    refusal: EngineError | None
     locked_bytes_max: int
 
 
@@ -371,13 +375,21 @@ def probe_features() -> dict[str, int | None]:
     }
 
 
-def probe_ring(settings: dict[str, int]) -> Ring:
-    """Thread: any. Make the node's ring as `settings` (fields of `struct ru_config`) ask, and
-    close it again."""
-    report = _ffi.new("struct ru_probe_ring *")
-    number = -_lib.ru_probe_ring(_ffi.new("struct ru_config *", dict(settings)), report)
-    tier, fault = (_ffi.string(text).decode() for text in (report.tier, report.fault))
-    return Ring(number, tier, fault if number else "", report.locked_bytes_max)
+def probe_backend(settings: dict[str, int]) -> Opened:
+    """Thread: any. Open the backend that `settings` (fields of `struct ru_config`) ask for, and
+    close it again. Takes seconds where locked memory is short."""
+    report = _ffi.new("struct ru_probe_backend *")
+    number = -_lib.ru_probe_backend(_ffi.new("struct ru_config *", dict(settings)), report)
+    tier, fault, refusal = (
+        _ffi.string(text).decode() for text in (report.tier, report.fault, report.refusal)
+    )
+    return Opened(
+        tier=tier,
+        is_ring=bool(report.is_ring),
+        fault=EngineError(number, fault) if number else None,
+        refusal=EngineError(report.refusal_error, refusal) if report.refusal_error else None,
+        locked_bytes_max=report.locked_bytes_max,
+    )
 
 
 # --- Store ------------------------------------------------------------------------------------
@@ -403,11 +415,27 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
+# LMDB's MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: not what a store looks like.
+DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
+
+
 def _stored(result: int, doing: str) -> int:
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
         raise StoreError(f"{doing}: {reason}", result)
     return result
+
+
+def survey(path: str) -> None:
+    """Read every byte of a store, in a process that may die of it. Raises StoreError, with one of
+    DAMAGED when something is wrong with the file."""
+    _stored(_lib.ru_survey_store(os.fsencode(path)), f"reading the store {path}")
+
+
+def sync_files(path: str) -> None:
+    """Return when what was written to the file system of `path` is on the disk. Raises
+    StoreError."""
+    _stored(_lib.ru_survey_sync(os.fsencode(path)), f"synchronising {path}")
 
 
 class Store:
@@ -417,7 +445,8 @@ class Store:
         """flags: STORE_*. Raises StoreError."""
         out = _ffi.new("struct ru_store **")
         _stored(
-            _lib.ru_store_open(path.encode(), map_bytes, flags, out), f"opening the store {path}"
+            _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out),
+            f"opening the store {path}",
         )
         self._store = out[0]
 

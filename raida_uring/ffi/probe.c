@@ -540,7 +540,7 @@ static int probe_arena(struct probe *probe, uint32_t unused)
 {
     (void)unused;
     int fd = probe_keep(probe, memfd_create("raida-uring-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    return fd < 0 ? fd : -posix_fallocate(fd, 0, PROBE_PAGE);
+    return fd < 0 ? fd : ru_arena_reserve(fd, PROBE_PAGE);
 }
 
 /* ---- all of them ---- */
@@ -595,16 +595,21 @@ static const struct probe_trial {
 
 #define PROBE_COUNT (sizeof(probe_trials) / sizeof(probe_trials[0]))
 
-static int probe_once(struct probe *probe, const struct probe_trial *trial)
+static void probe_close(struct probe *probe)
 {
-    int result = trial->on_ring ? probe_ring_make(probe, probe->ring_flags) : 0;
-    if (result == 0)
-        result = trial->run(probe, trial->argument);
     if (probe->ring_open)
         io_uring_queue_exit(&probe->ring);
     probe->ring_open = false;
     while (probe->sockets_count > 0)
         (void)close(probe->sockets[--probe->sockets_count]);
+}
+
+static int probe_once(struct probe *probe, const struct probe_trial *trial)
+{
+    int result = trial->on_ring ? probe_ring_make(probe, probe->ring_flags) : 0;
+    if (result == 0)
+        result = trial->run(probe, trial->argument);
+    probe_close(probe);
     return result;
 }
 
@@ -651,41 +656,46 @@ int ru_probe_run(int32_t *results)
     return 0;
 }
 
-/* ---- the node's own ring ---- */
+/* ---- the node's own backend ---- */
 
-static uint64_t probe_power(uint64_t least)
+static int probe_open(const struct ru_config *config, struct ru_probe_backend *report,
+                      struct probe *probe)
 {
-    uint64_t power = 1;
-    while (power < least)
-        power *= 2;
-    return power;
-}
-
-int ru_probe_ring(const struct ru_config *config, struct ru_probe_ring *report)
-{
+    struct probe_address address;
     struct ru_config own = *config;
-    const struct ru_arena arena = {.slots = config->udp_contexts + config->udp_reserve};
-    const struct ru_backend_setup setup = {
-        .config = &own, .arena = &arena, .wake_fd = -1, .fault = report->fault};
     struct ru_backend *backend = NULL;
-    memset(report, 0, sizeof(*report));
-    report->locked_bytes_max =
-        RU_SQ_ENTRIES * (sizeof(struct io_uring_sqe) + sizeof(uint32_t)) +
-        RU_CQ_ENTRIES_MAX * sizeof(struct io_uring_cqe) +
-        (probe_power(arena.slots) + probe_power(config->tcp_buffers)) * sizeof(struct io_uring_buf);
-    int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (udp < 0) {
-        int error = -errno;
-        (void)snprintf(report->fault, sizeof(report->fault), "making a UDP socket");
-        return error;
+    struct ru_backend_refusal refusal;
+    const struct ru_arena arena = {.slots = config->udp_contexts + config->udp_reserve};
+    int udp = probe_bound(probe, SOCK_DGRAM, &address);
+    int tcp = probe_bound(probe, SOCK_STREAM, &address);
+    const struct ru_backend_setup setup = {
+        .config = &own, .arena = &arena, .wake_fd = probe_eventfd(probe), .fault = report->fault};
+    report->locked_bytes_max = config->backend == RU_BACKEND_EPOLL
+                                   ? 0
+                                   : ru_backend_uring_locked_bytes(config, arena.slots);
+    if (udp < 0 || tcp < 0 || setup.wake_fd < 0) {
+        (void)snprintf(report->fault, sizeof(report->fault), "making sockets");
+        return udp < 0 ? udp : tcp < 0 ? tcp : setup.wake_fd;
     }
     own.listeners_count = 1;
-    own.listeners[0] = (struct ru_listener_config){.udp_fd = udp, .tcp_fd = -1};
-    int result = ru_backend_uring.open(&backend, &setup);
-    if (result == 0) {
-        (void)snprintf(report->tier, sizeof(report->tier), "%s", backend->tier);
-        ru_backend_uring.close(backend);
-    }
-    (void)close(udp);
+    own.listeners[0] = (struct ru_listener_config){.udp_fd = udp, .tcp_fd = tcp};
+    int result = ru_backend_open(&backend, &setup, &refusal);
+    memcpy(report->refusal, refusal.fault, sizeof(report->refusal));
+    report->refusal_error = refusal.error;
+    if (result != 0)
+        return result;
+    report->is_ring = backend->ops == &ru_backend_uring;
+    (void)snprintf(report->tier, sizeof(report->tier), "%s", backend->tier);
+    backend->ops->close(backend);
+    return 0;
+}
+
+int ru_probe_backend(const struct ru_config *config, struct ru_probe_backend *report)
+{
+    struct probe probe;
+    memset(&probe, 0, sizeof(probe));
+    memset(report, 0, sizeof(*report));
+    int result = probe_open(config, report, &probe);
+    probe_close(&probe);
     return result;
 }

@@ -174,10 +174,13 @@ enum ru_probe_result {
     RU_PROBE_UNTRIED = 1 /* what it stands on was refused */
 };
 
-/* The node's ring as the machine grants it. */
-struct ru_probe_ring {
-    char tier[96];             /* as in the start-up line */
-    char fault[160];           /* what failed, in words; RU_FAULT_TEXT */
+/* The node's backend as the machine grants it. */
+struct ru_probe_backend {
+    char tier[96];     /* as in the start-up line; empty when there is none */
+    char fault[160];   /* why there is none, in words; RU_FAULT_TEXT */
+    char refusal[160]; /* what io_uring failed at, if it was tried and did; RU_FAULT_TEXT */
+    int32_t refusal_error;
+    uint32_t is_ring;
     uint64_t locked_bytes_max; /* charged to the locked-memory limit at most, where rings are */
 };
 
@@ -187,9 +190,10 @@ struct ru_probe_ring {
 int ru_probe_run(int32_t *results);
 uint32_t ru_probe_count(void);
 const char *ru_probe_name(uint32_t index);
-/* Thread: any. Make the ring that `config` (listeners aside) asks for, and close it again: 0 or the
- * -errno of what failed. */
-int ru_probe_ring(const struct ru_config *config, struct ru_probe_ring *report);
+/* Thread: any. Open the backend that `config` (listeners aside) asks for as ru_engine_run() would,
+ * and close it again: 0 or the -errno of what failed. Takes up to some seconds where locked memory
+ * is short. */
+int ru_probe_backend(const struct ru_config *config, struct ru_probe_backend *report);
 /* cdef: end */
 
 _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
@@ -197,6 +201,8 @@ _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks th
 _Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE && RU_REPLY_BYTES_MAX == RU_REPLY_MAX, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX && RU_PEER_BYTES == RU_PEER_SIZE,
                "scratch");
-_Static_assert(sizeof(((struct ru_probe_ring *)0)->fault) == RU_FAULT_TEXT, "probe");
+_Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
+                   sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,
+               "probe");
 
 #endif

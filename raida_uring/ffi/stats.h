@@ -62,7 +62,7 @@
     X(wakes)                          /* completions of the wake eventfd */                        \
     X(completions_overflowed) /* laps that found the completion queue overflowed: an alarm */      \
     X(loop_cpu_ns)            /* CPU time of the I/O thread, refreshed about once a second */      \
-    X(refused_bodies)         /* workers: answered by the body check, 16, 33 or 37 */              \
+    X(refused_bodies)         /* workers: plain bodies answered 16, 33 or 37 */                    \
     X(refused_factors)        /* workers: answered 89, over udp_reply_factor_max */                \
     X(refused_sizes)          /* workers: answered 252, over the longest reply */
 

@@ -9,15 +9,20 @@
 #include "store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <lmdb.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "check.h"
+#include "survey.h"
 
 #define STORE_READERS 256
 #define STORE_MODE 0600
+#define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
 
 struct ru_store {
     MDB_env *env;
@@ -62,6 +67,24 @@ static int store_result(int rc)
 
 const char *ru_store_error(int result)
 {
+    switch (result) {
+    case MDB_MAP_FULL:
+        return "the store is full: raise [store] size_mib";
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_PANIC:
+        return "the store is damaged";
+    case MDB_INVALID:
+        return "data.mdb is damaged, or no LMDB file";
+    case MDB_NOTFOUND:
+        return "data.mdb lacks a store's tables: its making was cut short, or it is another's";
+    case MDB_VERSION_MISMATCH:
+        return "data.mdb is of another version of LMDB";
+    case MDB_MAP_RESIZED:
+        return "the store has grown beyond what this process allows it";
+    default:
+        break;
+    }
     bool own = result >= MDB_KEYEXIST && result <= MDB_LAST_ERRCODE;
     return mdb_strerror(own ? result : -result);
 }
@@ -84,6 +107,44 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
+/* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. */
+static int store_reserve_lock(const char *path)
+{
+    int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return errno;
+    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_CLOEXEC, STORE_MODE);
+    close(directory);
+    if (lock < 0)
+        return 0; /* LMDB knows whether it needs it, and why it cannot have it */
+    int rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
+    close(lock);
+    return rc == ENOSPC || rc == EDQUOT ? rc : 0;
+}
+
+/* A file that was cut off must not be found out by a SIGBUS. The last pages may be missing, too,
+ * because LMDB took and freed them in one transaction: only reading the rest tells. */
+static int store_check_length(MDB_env *env, const char *path)
+{
+    MDB_envinfo info;
+    MDB_stat stat;
+    struct stat file;
+    mdb_filehandle_t descriptor;
+    int rc = mdb_env_info(env, &info);
+    if (rc == 0)
+        rc = mdb_env_stat(env, &stat);
+    if (rc == 0)
+        rc = mdb_env_get_fd(env, &descriptor);
+    if (rc != 0)
+        return rc;
+    if (fstat(descriptor, &file) != 0)
+        return errno;
+    if ((uint64_t)file.st_size / stat.ms_psize > info.me_last_pgno)
+        return 0;
+    rc = ru_survey_store(path);
+    return rc < 0 && rc > MDB_LAST_ERRCODE ? -rc : rc; /* as LMDB has them */
+}
+
 int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store)
 {
     *store = NULL;
@@ -93,7 +154,9 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
     unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
     env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
     env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
-    int rc = mdb_env_create(&made->env);
+    int rc = store_reserve_lock(path);
+    if (rc == 0)
+        rc = mdb_env_create(&made->env);
     if (rc == 0)
         rc = mdb_env_set_maxdbs(made->env, RU_TABLES);
     if (rc == 0)
@@ -102,6 +165,8 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
         rc = mdb_env_set_mapsize(made->env, map_bytes);
     if (rc == 0)
         rc = mdb_env_open(made->env, path, env_flags, STORE_MODE);
+    if (rc == 0 && !(flags & RU_STORE_CREATE))
+        rc = store_check_length(made->env, path);
     if (rc == 0)
         rc = store_open_tables(made, flags & RU_STORE_CREATE);
     made->map_bytes = map_bytes;
@@ -254,6 +319,10 @@ int ru_view_commit(struct ru_view *view)
     view->txn = NULL;
     view->begun = false;
     view_forget(view);
+    if (rc == MDB_MAP_FULL) {
+        int dead; /* a reader that was killed keeps old pages from being used again */
+        (void)mdb_reader_check(view->store->env, &dead);
+    }
     return store_result(rc);
 }
 

@@ -3,6 +3,7 @@
 Source: wire specification, "Status group" (audit) and "Authentication group".
 """
 
+import hmac
 from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command
@@ -104,7 +105,7 @@ def detect_sum(request: Request, node: Node) -> Reply:
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
         return NO_SUCH_COIN
-    return ALL_PASS if _sum(ans) == payload[-AN_BYTES:] else ALL_FAIL
+    return ALL_PASS if hmac.compare_digest(_sum(ans), payload[-AN_BYTES:]) else ALL_FAIL
 
 
 @command(group=1, code=20, mode="write", needs_body=True)
@@ -129,7 +130,7 @@ def pown_sum(request: Request, node: Node) -> Reply:
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
         return NO_SUCH_COIN
-    if _sum(ans) != payload[-2 * AN_BYTES : -AN_BYTES]:
+    if not hmac.compare_digest(_sum(ans), payload[-2 * AN_BYTES : -AN_BYTES]):
         return ALL_FAIL
     difference = int.from_bytes(payload[-AN_BYTES:])
     coins = b"".join(

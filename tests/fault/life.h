@@ -91,6 +91,8 @@ void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t 
 void life_take_close(void *self, uint32_t peer, int fd, bool reset);
 /* Byte `at` of a handler's reply body of `size` bytes, terminator included. */
 uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size);
+/* Of the challenge field or nonce that the handler of a sealed request hands over. */
+uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at);
 
 /* invariants.c */
 void life_check(struct life *life, bool sleeping);

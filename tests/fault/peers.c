@@ -25,6 +25,11 @@ uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t si
     return at < 6 ? (uint8_t)(serial >> 8 * (at - 4)) : (uint8_t)~peer_byte(name, serial, at);
 }
 
+uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at)
+{
+    return (uint8_t)~peer_byte(name, serial, at + 100);
+}
+
 static void peer_put_u16(uint8_t *out, uint32_t value)
 {
     out[0] = (uint8_t)(value >> 8);
@@ -109,6 +114,21 @@ static uint32_t peer_reply_header_size(const struct life_request *request)
     return request->command == LIFE_UNKNOWN ? RU_HEADER_SMALL : request->header_size;
 }
 
+/* A valid reply shows the challenge that was read, or what its handler put in its place. */
+static void peer_check_seal(const struct life_request *request, const uint8_t *reply)
+{
+    if (request->encryption == 0) {
+        peer_expect(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
+                    "another request's challenge", request->name);
+        return;
+    }
+    bool small = request->header_size == RU_HEADER_SMALL;
+    const uint8_t *seal = reply + (small ? 16 : 24);
+    for (uint32_t i = 0; i < (small ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE); i++)
+        peer_expect(seal[i] == life_seal_byte(request->name, request->serial, i),
+                    "another request's seal", request->name);
+}
+
 /* A whole reply header; the size of the body that follows. */
 static uint32_t peer_check_header(const struct life_request *request, const uint8_t *reply)
 {
@@ -131,11 +151,9 @@ static uint32_t peer_check_header(const struct life_request *request, const uint
                     status == RU_STATUS_INTERNAL || status == RU_STATUS_MEMORY ||
                     (status == RU_STATUS_EOF && request->spoilt),
                 "status", status);
-    peer_expect(body_size == 0 || (status == RU_STATUS_SUCCESS && request->encryption == 0), "body",
-                body_size);
-    if (status == RU_STATUS_SUCCESS && small && request->body_size > 0)
-        peer_expect(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
-                    "another request's challenge", request->name);
+    peer_expect(body_size == 0 || status == RU_STATUS_SUCCESS, "body", body_size);
+    if (status == RU_STATUS_SUCCESS && (request->body_size > 0 || request->encryption != 0))
+        peer_check_seal(request, reply);
     return body_size;
 }
 

@@ -48,11 +48,22 @@ static uint32_t worker_reply_size(const struct life *life, uint32_t number,
 {
     static const uint32_t sizes[] = {0, 6, 100, 260, 1400, 2000, 9000, 65000};
     uint32_t size = sizes[sim_below(sim_chance(64) ? 8 : 4)];
-    if (record->kind == RU_REQUEST_SEALED)
-        return sim_chance(8) ? size : 0; /* a mistake of the handler's, answered 252 */
     /* Without a block at hand the worker waits for one, and everybody with it: seldom. */
     bool waits = sim_chance(record->transport == RU_UDP ? 128 : 4);
     return size <= 260 || worker_rooms(life, number, size + 64) || waits ? size : 0;
+}
+
+/* What stands in front of a sealed reply's body; its size. Seldom nothing: a mistake of the
+ * worker's, answered 252 where the body is shorter than the seal. */
+static uint32_t worker_seal(const struct ru_record *record, uint32_t name, uint16_t serial,
+                            uint32_t size, uint8_t *out)
+{
+    uint32_t seal_size = record->encryption <= 2 ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE;
+    if (record->kind != RU_REQUEST_SEALED || size == 0 || (size < seal_size && sim_chance(4)))
+        return 0;
+    for (uint32_t i = 0; i < seal_size; i++)
+        out[i] = life_seal_byte(name, serial, i);
+    return seal_size;
 }
 
 static void worker_answer(struct life *life, uint32_t number)
@@ -62,11 +73,13 @@ static void worker_answer(struct life *life, uint32_t number)
     const struct ru_record *record = &ru_worker_records(worker->handle)[worker->answered];
     uint32_t name, size = worker_reply_size(life, number, record);
     uint16_t serial;
-    uint8_t status =
-        record->kind == RU_REQUEST_SEALED ? RU_STATUS_KEY_COIN_NOT_FOUND : RU_STATUS_SUCCESS;
+    bool refused = record->kind == RU_REQUEST_SEALED && size == 0;
+    uint8_t status = refused ? RU_STATUS_KEY_COIN_NOT_FOUND : RU_STATUS_SUCCESS;
     worker_read(worker, record, &name, &serial);
+    uint32_t seal_size = worker_seal(record, name, serial, size, payload);
     for (uint32_t i = 0; i < size; i++)
-        payload[i] = life_reply_byte(name, serial, i, size + RU_TERMINATOR_SIZE);
+        payload[seal_size + i] = life_reply_byte(name, serial, i, size + RU_TERMINATOR_SIZE);
+    size += seal_size;
     worker->stale[worker->stale_count++ % LIFE_STALE_MAX] = record->token;
     worker->answered++;
     if (ru_worker_reply(worker->handle, 1, &status, &size, payload) != 0)

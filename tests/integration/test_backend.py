@@ -18,7 +18,7 @@ def test_the_backend_is_the_one_asked_for(backend: str) -> None:
     assert tier.startswith({"uring": "io_uring, ", "epoll": "epoll (as configured)"}[backend])
 
 
-def test_spinning_before_sleeping() -> None:
+def test_pitfall_3_7_spinning_before_sleeping() -> None:
     """`busy_poll_us` shorter and longer than the pauses between requests."""
     for busy_poll_us in (1, 20_000):
         with running_node(network={"busy_poll_us": busy_poll_us}) as node:
@@ -55,7 +55,7 @@ def held_descriptor(node: Node, client: socket.socket) -> int:
     raise AssertionError("the node's end of the connection was not found")
 
 
-def test_connection_that_a_child_holds_open() -> None:
+def test_pitfall_3_5_connection_that_a_child_holds_open() -> None:
     """Closing ends nothing while a copy of the descriptor exists: what still arrives there must not
     reach the connection that took its place."""
     with running_node() as node, ExitStack() as stack:

@@ -197,7 +197,7 @@ class TestB15Reset:
                 for index in range(100):
                     sent = request(ECHO_COMMAND, echo=index)
                     assert own_answer(sent, tcp_ask(node.endpoint, sent))
-                assert node.counters()["tcp_in_flight"] == 100
+                node.wait_for_counts(tcp_in_flight=100, tcp_answered=100)
             node.wait_for_counts(tcp_in_flight=0)
             counters = node.counters()
             assert counters["tcp_answered"] == 100
@@ -241,7 +241,7 @@ class TestB16EveryCompletion:
     """A reply that cannot be sent, or needs memory that is lent out, is counted and gives its
     context back."""
 
-    def test_reply_to_port_zero(self) -> None:
+    def test_pitfall_3_6_reply_to_port_zero(self) -> None:
         """The kernel refuses to send to port 0 (EINVAL); only a raw socket can claim it."""
         with running_node(udp={"contexts": 2, "reserve": 2}) as node, raw_udp() as raw:
             for data in (vote(), request(ECHO_COMMAND), request(VERSION_COMMAND)) * 20:
@@ -299,7 +299,7 @@ class TestB16EveryCompletion:
                 assert own_answer(data, reply)
                 assert reply_payload(reply) == data[48:-2]
 
-    def test_descriptors_exhausted(self) -> None:
+    def test_pitfall_3_8_descriptors_exhausted(self) -> None:
         """Out of descriptors, a new client is closed instead of hanging; service then returns."""
         with running_node() as node:
             client = socket.socket()
@@ -308,7 +308,7 @@ class TestB16EveryCompletion:
             assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
             node.wait_for_counts(connections_accepted=2, connections_open=0)
 
-    def test_connection_limit(self) -> None:
+    def test_pitfall_3_8_connection_limit(self) -> None:
         """Past the limit a connection is closed at once; a place that comes free is used."""
         with running_node(limits={"connections_max": 10}) as node, ExitStack() as stack:
             first = [stack.enter_context(tcp_connect(node.endpoint)) for _ in range(10)]

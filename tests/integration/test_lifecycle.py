@@ -77,7 +77,7 @@ def resources() -> Counter[str]:
     return counted
 
 
-def test_hundred_starts_on_one_port() -> None:
+def test_pitfall_6_7_hundred_starts_on_one_port() -> None:
     """No descriptor, thread or mapping is left behind, and the port is free at once."""
     server = {"port": free_port()}
 
@@ -177,7 +177,7 @@ class TcpLoad(threading.Thread):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_under_load_answers_everything_received(
+def test_pitfall_6_3_signal_under_load_answers_everything_received(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """The clients hold as many answers as the node counted, and it counted all it received."""
@@ -206,7 +206,7 @@ def test_signal_under_load_answers_everything_received(
     assert sum(load.answers for load in tcp_loads) == counters["tcp_answered"]
 
 
-def test_stop_waits_for_handlers() -> None:
+def test_pitfall_6_5_stop_waits_for_handlers() -> None:
     """A drain ends when the last handler has, and its answer still reaches the client."""
     tcp = {"progress_timeout_ms": 200}  # for clients that come in between and say nothing
     with running_node(tcp=tcp, handlers=HANDLERS) as node, ExitStack() as stack:
@@ -232,7 +232,7 @@ def occupy_a_worker(endpoint: Endpoint, sign: Path) -> None:
     eventually(sign.exists)
 
 
-def test_drain_timeout_ends_the_wait(tmp_path: Path) -> None:
+def test_pitfall_6_4_drain_timeout_ends_the_wait(tmp_path: Path) -> None:
     """A handler that never returns delays the end by the drain timeout, not for ever."""
     with daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 500}) as node:
         occupy_a_worker(node.endpoint, tmp_path / "hanging")

@@ -32,7 +32,7 @@ def nonces() -> Iterator[bytes]:
         number += 1
 
 
-def test_empty_datagrams_lose_no_vote() -> None:
+def test_pitfall_3_1_empty_datagrams_lose_no_vote() -> None:
     """An empty datagram ends a multishot receive; a vote right behind it must not be lost."""
     with running_node() as node, udp_client(node.endpoint) as client:
         nonce = nonces()
@@ -64,7 +64,9 @@ def test_dropped_by_reason() -> None:
 
 
 @pytest.mark.parametrize(("contexts", "reserve"), [(4096, 512), (8, 4), (1, 1)])
-def test_votes_pass_while_handlers_hold_every_context(contexts: int, reserve: int) -> None:
+def test_pitfall_3_3_votes_pass_while_handlers_hold_every_context(
+    contexts: int, reserve: int
+) -> None:
     pool = {"contexts": contexts, "reserve": reserve}
     with running_node(udp=pool, handlers=HANDLERS) as node, udp_client(node.endpoint) as holder:
         with gate.closed():
@@ -150,7 +152,7 @@ def test_slow_commands_have_their_own_pool() -> None:
             assert reply_payload(holder.recv(2048)) == b"held"
 
 
-def test_thousand_peers_reset_while_their_handlers_run() -> None:
+def test_pitfall_3_5_thousand_peers_reset_while_their_handlers_run() -> None:
     """Descriptors are freed at once, requests only when their handlers return: none of the new
     connections, which take the freed descriptors, sees an old answer."""
     count = 1000

@@ -18,12 +18,21 @@ import pytest
 
 from raida_uring import config, kernel
 from tests.support.confine import IO_URING_CALLS
-from tests.support.node import REPOSITORY, config_text, environment, running_node
+from tests.support.net import PATIENCE
+from tests.support.node import (
+    REPOSITORY,
+    assert_refuses_to_start,
+    config_text,
+    daemon,
+    environment,
+    running_node,
+)
+from tests.support.node import confined as confined_serve
 from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 30.0 * PATIENCE
 PROBE: Final = (sys.executable, "-m", "raida_uring", "probe")
 
 # Not in Python, and not the same everywhere.
@@ -83,6 +92,52 @@ def test_network_that_is_down() -> None:
     shown = probed(confined(how, "--json"))
     assert shown["verdict"]["backend"] == "uring"
     assert by_key(shown["features"])["mmsg"]["works"]
+
+
+REFUSALS: Final = {
+    "nothing": "None",
+    "defer_taskrun": "refuse_ring_flags(DEFER_TASKRUN)",
+    "setup": f"refuse_system_call({IO_URING_CALLS['io_uring_setup']}, {errno.EPERM})",
+    "enter": f"refuse_system_call({IO_URING_CALLS['io_uring_enter']}, {errno.ENOSYS})",
+}
+
+
+@pytest.mark.parametrize("configured", ["auto", "uring", "epoll"])
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_serve_starts_as_probed(tmp_path: Path, refused: str, configured: str) -> None:
+    """Same configuration, same refusal: same tier, or neither."""
+    path = tmp_path / "node.toml"
+    network = {"backend": configured}
+    path.write_text(config_text({"network": network}))
+    shown = probed(confined(REFUSALS[refused], "--json", "--config", str(path)))
+    verdict = shown["verdict"]
+    assert shown["configured"] == configured
+    command = confined_serve(REFUSALS[refused])
+    if verdict["backend"] == "none":
+        assert (configured, refused in ("setup", "enter")) == ("uring", True)
+        assert '"uring" refuses to fall back' in verdict["reason"]
+        assert_refuses_to_start(tmp_path, "io_uring refused", command=command, network=network)
+        return
+    with daemon(tmp_path, command=command, network=network) as node:
+        told = re.search(r"serving on \S+: ([^(\n]*)", node.stderr())
+    assert told
+    assert told[1].strip() == verdict["tier"]
+    if configured == "epoll":
+        assert (shown["refusal"], verdict["exit_status"]) == (None, 3)
+        assert '[network] backend = "epoll"' in verdict["reason"]
+    elif refused == "defer_taskrun":
+        assert (verdict["tier"], verdict["exit_status"]) == ("io_uring, COOP_TASKRUN", 0)
+        assert "DEFER_TASKRUN fails with EINVAL" in verdict["reason"]
+
+
+def test_the_option_goes_before_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(config_text({"network": {"backend": "uring"}}))
+    shown = probed(run(*PROBE, "--json", "--config", str(path), "--backend", "epoll"))
+    assert (shown["configured"], shown["verdict"]["tier"]) == ("epoll", "epoll")
+    done = run(*PROBE, "--backend", "kqueue")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--backend kqueue" in done.stderr
 
 
 def test_leaves_nothing_behind() -> None:
@@ -173,7 +228,7 @@ def test_refusal_reads_well() -> None:
 
 
 @pytest.mark.parametrize("memlock_bytes", [64 << 10, 1 << 20, None])
-def test_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
+def test_pitfall_3_9_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
     """Features are found however little there is; the ring is judged by what it met."""
     shown = probed(confined(f"become_ordinary(memlock_bytes={memlock_bytes})", "--json"))
     assert all(feature["works"] for feature in shown["features"] if feature["use"] == "needed")

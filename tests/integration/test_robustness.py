@@ -14,7 +14,7 @@ import pytest
 from raida_uring.errors import EngineError, StartError
 from tests.integration.test_faults import raw_udp
 from tests.support.handlers import HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
-from tests.support.net import read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
+from tests.support.net import PATIENCE, read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
 from tests.support.node import (
     HANDLERS,
     daemon,
@@ -122,7 +122,7 @@ def test_wrong_reply_stays_with_its_request() -> None:
                 assert reply_payload(reply) == bytes([echo]) * 40
 
 
-def test_forced_stop_closes_every_descriptor() -> None:
+def test_pitfall_6_6_forced_stop_closes_every_descriptor() -> None:
     """Connections that are closed last of all are closed nevertheless."""
     before = set(os.listdir("/proc/self/fd"))
     clients: list[socket.socket] = []
@@ -195,7 +195,7 @@ def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str)
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -54,7 +54,7 @@ def exchange(node: Node, draw: random.Random, persistent: bool) -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("buffers", [16, 4096])
-def test_everyone_is_served_in_the_end(persistent: bool, buffers: int) -> None:
+def test_pitfall_3_3_everyone_is_served_in_the_end(persistent: bool, buffers: int) -> None:
     """Whoever waits for a block or a buffer gets one; resets in between take none along."""
     failures: list[BaseException] = []
 

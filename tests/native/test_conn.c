@@ -725,7 +725,7 @@ static enum ru_conn_action host_send(struct host *host, uint32_t index, uint32_t
     }
 }
 
-static void test_partial_sends_of_every_size(void)
+static void test_pitfall_3_6_partial_sends_of_every_size(void)
 {
     struct ru_config config = native_config();
     struct host host;
@@ -920,7 +920,7 @@ int main(void)
     RUN(test_waiting_is_by_class);
     RUN(test_waiting_for_blocks_is_fair);
     RUN(test_a_waiter_that_leaves);
-    RUN(test_partial_sends_of_every_size);
+    RUN(test_pitfall_3_6_partial_sends_of_every_size);
     RUN(test_replies_in_blocks);
     RUN(test_a_send_that_fails);
     RUN(test_what_ends_a_persistent_connection);

@@ -38,14 +38,19 @@ static void test_every_trial_has_a_name_and_a_result(void)
 static void test_descriptors_are_closed(void)
 {
     int32_t results[TRIALS_MAX];
-    struct ru_probe_ring report;
+    struct ru_probe_backend report;
     struct ru_config config = native_config();
     config.tcp_buffers = 16;
     unsigned before = open_descriptors();
     EXPECT_EQUAL(ru_probe_run(results), 0);
-    int result = ru_probe_ring(&config, &report);
-    EXPECT((result == 0) == (report.tier[0] != '\0'));
-    EXPECT((result != 0) == (report.fault[0] != '\0'));
+    config.events_per_lap = 16;
+    for (config.backend = RU_BACKEND_AUTO; config.backend <= RU_BACKEND_EPOLL; config.backend++) {
+        int result = ru_probe_backend(&config, &report);
+        EXPECT((result == 0) == (report.tier[0] != '\0'));
+        EXPECT((result != 0) == (report.fault[0] != '\0'));
+        EXPECT((report.refusal_error != 0) == (report.refusal[0] != '\0'));
+        EXPECT(config.backend != RU_BACKEND_EPOLL || (result == 0 && report.refusal_error == 0));
+    }
     EXPECT_EQUAL(open_descriptors(), before);
 }
 

@@ -1,13 +1,20 @@
 """What takes privileges from a process before it becomes the daemon: a seccomp filter as container
-runtimes set it against io_uring, capabilities that root gives up, another user, lower limits.
+runtimes set it against io_uring, or one that makes it an older io_uring; capabilities that root
+gives up, another user, lower limits.
 
 For use in a child process: neither can be taken back, and both outlast exec.
 """
 
 import ctypes
+import errno
+import fcntl
 import os
+import platform
 import resource
+import select
+import socket
 import struct
+from typing import Final
 
 # The same numbers on every architecture that has io_uring.
 IO_URING_CALLS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}
@@ -18,6 +25,20 @@ CAP_NET_BIND_SERVICE = 10
 
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+# A flag of io_uring_setup that Linux 6.1 brought; without it the node takes its tier for 6.0.
+DEFER_TASKRUN = 1 << 13
+
+_SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
+_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+_SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
+_SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
+_SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
+_NOTIFICATION = struct.Struct("=QII iIQ6Q")  # struct seccomp_notif with its seccomp_data
+_NOTIFICATION_ARGUMENTS = 6  # index of the call's first argument in it
+_RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp
+_RING_FLAGS_OFFSET = 8  # of struct io_uring_params
+
 _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
@@ -29,6 +50,7 @@ _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _CALL_NUMBER_OFFSET = 0  # of struct seccomp_data
 _RETURN_ERRNO = 0x00050000
+_RETURN_NOTIFY = 0x7FC00000
 _RETURN_ALLOW = 0x7FFF0000
 
 
@@ -43,18 +65,85 @@ def refuse_system_call(number: int, code: int) -> None:
 
     Raises OSError when the kernel takes no filter.
     """
+    program = _program(number, _RETURN_ERRNO | code)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def refuse_ring_flags(flags: int) -> None:
+    """From now on, here and in all that this starts, io_uring_setup with any of `flags` fails with
+    EINVAL, as it does on a kernel that does not know them.
+
+    A filter sees no memory, so it asks a process of its own, which ends with the last of those that
+    the filter binds. Call it with one thread only. Raises OSError when the kernel takes no such
+    filter, or this process has one already.
+    """
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:  # nobody's child, so that nobody has to wait for it
+            _supervise(theirs, ours, flags)
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs.close()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    program = _program(IO_URING_CALLS["io_uring_setup"], _RETURN_NOTIFY)
+    listener = ctypes.CDLL(None, use_errno=True).syscall(
+        _SECCOMP_CALL[platform.machine()],
+        _SECCOMP_SET_MODE_FILTER,
+        _SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        ctypes.byref(program),
+    )
+    if listener < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    socket.send_fds(ours, [b"\0"], [listener])
+    os.close(listener)
+    ours.close()
+
+
+def _supervise(theirs: socket.socket, ours: socket.socket, flags: int) -> None:
+    """Answer what the filter asks, until no process is left to ask."""
+    try:
+        ours.close()
+        _, (listener,), _, _ = socket.recv_fds(theirs, 1, 1)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):  # someone may wait for the end of what these lead to
+            os.dup2(nowhere, fd)
+        os.setsid()
+        waiting = select.poll()
+        waiting.register(listener, select.POLLIN)
+        while all(what & select.POLLIN for _, what in waiting.poll()):
+            notification = bytearray(_NOTIFICATION.size)
+            try:
+                fcntl.ioctl(listener, _SECCOMP_IOCTL_NOTIF_RECV, notification)
+                fields = _NOTIFICATION.unpack(notification)
+                params = fields[_NOTIFICATION_ARGUMENTS + 1]
+                with open(f"/proc/{fields[1]}/mem", "rb", buffering=0) as memory:
+                    memory.seek(params + _RING_FLAGS_OFFSET)
+                    (asked,) = struct.unpack("=I", memory.read(4))
+                answer = (-errno.EINVAL, 0)
+                if not asked & flags:
+                    answer = (0, _SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+                response = _RESPONSE.pack(fields[0], 0, *answer)
+                fcntl.ioctl(listener, _SECCOMP_IOCTL_NOTIF_SEND, response)
+            except OSError:  # the caller was killed meanwhile
+                continue
+    finally:
+        os._exit(0)
+
+
+def _program(number: int, verdict: int) -> _Program:
+    """A filter that answers system call `number` with `verdict` and allows the rest."""
     instructions = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in (
             (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
             (_JUMP_IF_EQUAL, 0, 1, number),
-            (_RETURN, 0, 0, _RETURN_ERRNO | code),
+            (_RETURN, 0, 0, verdict),
             (_RETURN, 0, 0, _RETURN_ALLOW),
         )
     )
-    program = _Program(len(instructions) // 8, instructions)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+    return _Program(len(instructions) // 8, instructions)
 
 
 def give_up(*capabilities: int) -> None:

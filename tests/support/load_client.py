@@ -15,13 +15,13 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 
-from tests.support.net import Endpoint
+from tests.support.net import PATIENCE, Endpoint
 from tests.support.node import environment
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, challenge_of, request
 
 CONNECTING_MAX = 512  # well below the listener's backlog: a dropped SYN costs a second
 SOURCE_HOSTS = [f"127.0.0.{last}" for last in range(2, 12)]  # one source has only 28,000 ports
-STALL_TIMEOUT_S = 20.0
+STALL_TIMEOUT_S = 20.0 * PATIENCE
 
 # Linux's number, not in the socket module before Python 3.12: choose the port at connect, by the
 # whole 4-tuple, instead of at bind, where one port serves only one connection.
@@ -149,7 +149,7 @@ def run_load(endpoint: Endpoint, connections: int, concurrency: int) -> dict[str
         [sys.executable, "-m", __name__, *map(str, (*endpoint, connections, concurrency))],
         env=environment(),
         stdout=subprocess.PIPE,
-        timeout=120,
+        timeout=120 * PATIENCE,
         check=True,
     )
     outcome: dict[str, int] = json.loads(ended.stdout)

@@ -26,16 +26,17 @@ from raida_uring.errors import StartError
 from raida_uring.metrics import violations
 from raida_uring.sealing import Keys
 from raida_uring.server import Server
-from tests.support.net import Endpoint
+from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BACKENDS = ("uring", "epoll")
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 30.0
-WAIT_TIMEOUT_S = 5.0  # below the loop's longest wait: counters must not be stale until it ends
+START_TIMEOUT_S = 20.0 * PATIENCE
+STOP_TIMEOUT_S = 30.0 * PATIENCE
+# Below the loop's longest wait: counters must not be stale until it ends.
+WAIT_TIMEOUT_S = 5.0 * PATIENCE
 POLL_INTERVAL_S = 0.005
 
 Table = Mapping[str, object]
@@ -213,6 +214,16 @@ class Daemon:
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     stderr_path: Path
+    notify: socket.socket  # what it tells the service manager
+
+    def await_ready(self) -> None:
+        """Until it reports READY=1; fails with what it said when it ends or is silent instead."""
+        _await_ready(self.notify, self)
+
+    def kill(self) -> None:
+        """SIGKILL, and its end."""
+        self.process.kill()
+        self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the daemon alone."""
@@ -256,6 +267,27 @@ def daemon(
 
     On leaving it is stopped by SIGTERM unless it has ended; then its final counters are checked.
     """
+    with started_daemon(
+        directory, command=command, args=args, import_paths=import_paths, **tables
+    ) as started:
+        started.await_ready()
+        yield started
+        if started.process.poll() is None:
+            assert started.terminate() == 0, started.stderr()
+    assert "Traceback" not in started.stderr(), started.stderr()
+    assert_lawful(started.final_counters())
+
+
+@contextmanager
+def started_daemon(
+    directory: Path,
+    *,
+    command: Sequence[str] = SERVE,
+    args: Sequence[str] = (),
+    import_paths: Sequence[Path] = (),
+    **tables: Table,
+) -> Iterator[Daemon]:
+    """Start `raida-uring serve` and yield it at once; killed at the end unless it has ended."""
     host = "127.0.0.1"
     port = free_port(host)
     config_path = directory / "node.toml"
@@ -269,18 +301,13 @@ def daemon(
             env=environment(*import_paths, NOTIFY_SOCKET=notify_path),
             stderr=stderr,
         )
-        started = Daemon(process, (host, port), stderr_path)
+        started = Daemon(process, (host, port), stderr_path, notify)
         try:
-            _await_ready(notify, started)
             yield started
-            if process.poll() is None:
-                assert started.terminate() == 0, started.stderr()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    assert "Traceback" not in started.stderr(), started.stderr()
-    assert_lawful(started.final_counters())
 
 
 @contextmanager
@@ -289,6 +316,8 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
     path = f"{directory}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(path)
+        os.chmod(directory, 0o755)  # noqa: S103  a daemon may run as another user
+        os.chmod(path, 0o666)  # noqa: S103
         try:
             yield notify, path
         finally:

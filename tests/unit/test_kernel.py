@@ -75,6 +75,7 @@ SCHEMA_1: Final = {
     "kernel": str,
     "machine": str,
     "user": str,
+    "configured": str,
     "features": [
         {
             "key": str,
@@ -177,6 +178,7 @@ def worst() -> Probe:
         kernel="6.18.44-a-long-local-version",
         machine="loongarch64",
         user="raida-uring",
+        configured="auto",
         features=tuple(
             Feature(key, title, since, use, False, "EAFNOSUPPORT", without)
             for key, (title, since, use, without) in kernel._FEATURES.items()

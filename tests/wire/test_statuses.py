@@ -190,7 +190,7 @@ def test_largest_body() -> None:
     assert (status(reply), reply[16:32]) == (250, challenge_of(sent))
 
 
-def test_truncated_datagram_is_its_first_bytes() -> None:
+def test_pitfall_3_11_truncated_datagram_is_its_first_bytes() -> None:
     """A datagram past the slot is cut and counted: what fits decides. Surplus after a complete
     request is ignored; a body that was cut off is 16."""
     slot_bytes = 1440

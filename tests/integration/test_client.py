@@ -1,0 +1,301 @@
+"""The client library against a running node, and against peers that misbehave.
+
+What must hold: both clients give the same answers over both transports and under every encryption
+type; what is not the reply to this request is never taken for it; every failure has its own error
+within its time.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from raida_uring import client, protocol
+from raida_uring.client import Answer, AsyncClient, Client, Coin, Key, RefusedError, calls
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol.calls import Call
+from tests.support.coins import Coins
+from tests.support.handlers import BLOB, blob_bytes
+from tests.support.node import HANDLERS, running_node
+from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID
+
+COINS = Coins()
+FIRST = Coin(0, 8, COINS.an(0, 8) or b"")
+SECOND = Coin(-8, 1023998, COINS.an(-8, 1023998) or b"")
+KEYS = [None, Key(1, (FIRST,)), Key(4, (SECOND,)), Key(5, (FIRST, SECOND))]
+
+Ask = Callable[..., Answer[Any]]
+
+
+def ask_sync(node: tuple[str, int], call: Call[Any], **settings: Any) -> Answer[Any]:
+    return Client(*node, raida_id=RAIDA_ID, coin_id=COIN_ID, **settings).ask(call)
+
+
+def ask_async(node: tuple[str, int], call: Call[Any], **settings: Any) -> Answer[Any]:
+    asking = AsyncClient(*node, raida_id=RAIDA_ID, coin_id=COIN_ID, **settings).ask(call)
+    return asyncio.run(asking)
+
+
+both_clients = pytest.mark.parametrize("ask", [ask_sync, ask_async])
+both_transports = pytest.mark.parametrize("transport", ["udp", "tcp"])
+
+
+def blob(count: int) -> Call[bytes]:
+    group, command = BLOB
+    payload = count.to_bytes(4)
+    return Call(group, command, payload, frozenset((250,)), lambda _status, data: data)
+
+
+@both_clients
+@both_transports
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"type-{key.encryption if key else 0}")
+def test_answers(ask: Ask, transport: str, key: Key | None) -> None:
+    settings = {"transport": transport, "key": key, "timeout_s": 10.0}
+    with running_node(COINS, handlers=HANDLERS) as node:
+        assert ask(node.endpoint, calls.version(), **settings).require() == "20250323"
+        assert ask(node.endpoint, calls.echo(b"any"), **settings).require() is None
+        stats = ask(node.endpoint, calls.show_stats(ADMIN_KEY), **settings).require()
+        assert isinstance(stats, calls.NodeStats)
+        assert stats.echoes == 1
+        for count in (1, 1000, 20000):
+            answer = ask(node.endpoint, blob(count), **settings)
+            assert answer.require() == blob_bytes(count)
+            assert answer.round_trip_s > 0
+        refused = ask(node.endpoint, calls.show_stats(bytes(16)), **settings)
+        assert (refused.status, refused.accepted, refused.value) == (38, False, None)
+        with pytest.raises(RefusedError, match="38 ADMIN_AUTH") as caught:
+            refused.require()
+        assert caught.value.status == 38
+
+
+@both_clients
+@both_transports
+def test_refusals_of_every_layer(ask: Ask, transport: str) -> None:
+    """Header, key, CRC and HMAC: each is an answer, in time, not an error."""
+    wrong = Coin(0, 8, bytes(16))
+    unknown = Coin(7, 8, bytes(16))
+    with running_node(COINS) as node:
+        for key, status in [
+            (Key(1, (wrong,)), 37),
+            (Key(4, (wrong,)), 204),
+            (Key(5, (FIRST, wrong)), 204),
+            (Key(1, (unknown,)), 34),
+            (Key(2, locker=bytes(16)), 34),
+            (Key(4, (unknown,)), 25),
+            (Key(5, (FIRST, unknown)), 25),
+        ]:
+            settings = {"transport": transport, "key": key, "timeout_s": 10.0}
+            assert ask(node.endpoint, calls.version(), **settings).status == status, key
+        nothing = Call(0, 77, bytes(2000), frozenset((250,)), lambda _status, data: data)
+        for any_key in KEYS:
+            settings = {"transport": transport, "key": any_key, "timeout_s": 10.0}
+            assert ask(node.endpoint, nothing, **settings).status == 6
+
+
+@both_clients
+def test_refused_before_the_body_is_sent(ask: Ask) -> None:
+    """The node answers from the header and resets; the reply must not get lost in that."""
+    body = Call(0, 77, bytes(65000), frozenset((250,)), lambda _status, data: data)
+    with running_node() as node:
+        for _ in range(50):
+            assert ask(node.endpoint, body, transport="tcp", timeout_s=10.0).status == 6
+
+
+@both_clients
+def test_another_node(ask: Ask) -> None:
+    """3, over a port where another RAIDA answers."""
+    with running_node(server={"raida_id": RAIDA_ID + 1}) as node:
+        assert ask(node.endpoint, calls.version(), timeout_s=10.0).status == 3
+
+
+def test_votes() -> None:
+    with running_node() as node:
+        asked = Client(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0)
+        assert asked.vote() is True
+        assert asked.vote(b"\1" * 480) is False
+        waiting = AsyncClient(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0)
+        assert asyncio.run(waiting.vote()) is True
+
+
+def test_many_at_once() -> None:
+    """Answers to 200 questions in flight are not mixed up."""
+
+    async def ask_all(node: tuple[str, int]) -> list[Answer[bytes]]:
+        settings: dict[str, Any] = {"raida_id": RAIDA_ID, "coin_id": COIN_ID, "timeout_s": 30.0}
+        asked = [AsyncClient(*node, key=key, **settings) for key in KEYS]
+        questions = [asked[count % len(asked)].ask(blob(count)) for count in range(1, 201)]
+        return await asyncio.gather(*questions)
+
+    with running_node(COINS, handlers=HANDLERS) as node:
+        answers = asyncio.run(ask_all(node.endpoint))
+    assert [answer.value for answer in answers] == [blob_bytes(count) for count in range(1, 201)]
+
+
+# --- Peers that misbehave ---------------------------------------------------------------------
+
+
+@contextmanager
+def udp_peer(reply: Callable[[bytes], list[bytes]]) -> Iterator[tuple[str, int]]:
+    """Answers each datagram with those that `reply` makes of it, in order."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while True:
+                data, source = peer.recvfrom(65536)
+                if not data:
+                    return
+                for answer in reply(data):
+                    peer.sendto(answer, source)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield peer.getsockname()
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+                end.sendto(b"", peer.getsockname())
+            thread.join()
+
+
+@contextmanager
+def tcp_peer(answer: bytes) -> Iterator[tuple[str, int]]:
+    """Sends `answer` to whoever connects, once it has sent anything, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            thread.join()
+
+
+def version_reply(request: bytes, **changes: bytes) -> bytes:
+    """A right reply to a type 0 version request, with fields changed by offset (`at_6`)."""
+    reply = bytearray(bytes((RAIDA_ID, 0, 250, 0, 0, 1)) + request[30:32] + bytes(24))
+    reply[9:12] = (10).to_bytes(3)
+    reply[16:32] = request[32:48]
+    reply += b"20250323>>"
+    for name, value in changes.items():
+        offset = int(name.removeprefix("at_"))
+        reply[offset : offset + len(value)] = value
+    return bytes(reply)
+
+
+STRAYS: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda _request: b"",
+    "short": lambda _request: b"\0" * 11,
+    "another-echo": lambda sent: version_reply(sent, at_6=bytes((sent[30] ^ 1, sent[31]))),
+    "another-challenge": lambda sent: version_reply(sent, at_16=bytes((sent[32] ^ 1,))),
+    "no-proof": lambda sent: version_reply(sent, at_16=bytes(16)),
+    "another-group": lambda sent: version_reply(sent, at_3=b"\1"),
+    "another-node": lambda sent: version_reply(sent, at_0=bytes((RAIDA_ID + 1,))),
+    "cut": lambda sent: version_reply(sent)[:-1],
+    "no-terminator": lambda sent: version_reply(sent, at_41=b"?"),
+    "early-refusal-of-another": lambda sent: version_reply(sent, at_2=b"\6")[:32],
+    "its-own-request": lambda sent: sent,
+    "size-that-does-not-fit": lambda sent: version_reply(sent, at_11=b"\0"),
+}
+
+
+@pytest.mark.any_backend
+@both_clients
+@pytest.mark.parametrize("stray", STRAYS)
+def test_stray_datagrams(ask: Ask, stray: str) -> None:
+    """Ignored before the reply, named in the time-out without one; over TCP an error."""
+    make = STRAYS[stray]
+    with udp_peer(lambda sent: [make(sent), version_reply(sent)]) as peer:
+        assert ask(peer, calls.version(), timeout_s=10.0).require() == "20250323"
+    with (
+        udp_peer(lambda sent: [make(sent)]) as peer,
+        pytest.raises(TimeoutError, match="1 datagrams ignored"),
+    ):
+        ask(peer, calls.version(), timeout_s=0.2)
+
+
+@pytest.mark.any_backend
+@both_clients
+def test_replies_whose_payload_does_not_fit(ask: Ask) -> None:
+    """Its own reply, so there is nothing to wait for."""
+    with (
+        udp_peer(lambda sent: [version_reply(sent)]) as peer,
+        pytest.raises(ProtocolError, match="8 bytes of payload, not 32"),
+    ):
+        ask(peer, Call(0, 1, b"", frozenset((250,)), calls.show_stats(ADMIN_KEY).read))
+
+
+@pytest.mark.any_backend
+@both_clients
+def test_forged_replies_of_type_4(ask: Ask) -> None:
+    """A reply with the right echo and coin, but not of the key's owner."""
+
+    def forge(request: bytes) -> list[bytes]:
+        reply = bytearray(48)
+        reply[0], reply[2], reply[9:12] = RAIDA_ID, 250, (42).to_bytes(3)
+        reply[16], reply[17:22], reply[46:48] = 4, request[19:24], request[46:48]
+        return [bytes(reply) + bytes(40) + b">>"]
+
+    with (
+        udp_peer(forge) as peer,
+        pytest.raises(TimeoutError, match="HMAC is wrong"),
+    ):
+        ask(peer, calls.version(), key=Key(4, (SECOND,)), timeout_s=0.2)
+
+
+@pytest.mark.any_backend
+@both_clients
+@pytest.mark.parametrize("answer", [b"", b"\0" * 11, bytes(31), bytes(33), bytes(32)])
+def test_wrong_replies_over_tcp(ask: Ask, answer: bytes) -> None:
+    with tcp_peer(answer) as peer, pytest.raises(ProtocolError):
+        ask(peer, calls.version(), transport="tcp", timeout_s=10.0)
+
+
+@pytest.mark.any_backend
+@both_clients
+@both_transports
+def test_closed_port(ask: Ask, transport: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        peer = taken.getsockname()
+    with pytest.raises(ConnectionRefusedError):
+        ask(peer, calls.version(), transport=transport, timeout_s=10.0)
+
+
+@pytest.mark.any_backend
+@both_clients
+@both_transports
+def test_silence(ask: Ask, transport: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
+    ):
+        silent.bind(listener.getsockname())
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
+            ask(listener.getsockname(), calls.version(), transport=transport, timeout_s=0.1)
+
+
+@pytest.mark.any_backend
+def test_arguments_are_checked_before_anything_is_sent() -> None:
+    for raida_id, coin_id in ((256, 6), (0, 65536)):
+        asked = Client("127.0.0.1", 9, raida_id=raida_id, coin_id=coin_id)
+        with pytest.raises(ValueError, match="does not fit"):
+            asked.ask(calls.echo())
+
+
+@pytest.mark.any_backend
+def test_raw_requests_take_any_reply() -> None:
+    """`client.request()` judges the form alone."""
+    data = protocol.build_request(0, 1, raida_id=RAIDA_ID)
+    with udp_peer(lambda sent: [version_reply(sent, at_6=b"??")]) as peer:
+        assert client.request(*peer, data, timeout_s=10.0).reply.echo == b"??"

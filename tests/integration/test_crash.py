@@ -1,0 +1,417 @@
+"""Power cuts as far as a process can have them: SIGKILL at random moments, full and failing disks.
+
+What must hold: a change that was acknowledged is there after every restart; of one that was not,
+the coins of its request have all moved or none; the roots are those of the pages.
+KILLS in the environment says how often the daemon is killed; its seed is in the test's output.
+"""
+
+import os
+import random
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from raida_uring.protocol import Status
+from tests.support.coin_requests import (
+    DETECT,
+    POWN,
+    all_roots,
+    an_of,
+    ask,
+    coins_ans,
+    default_an,
+    detects,
+    page_of_coin,
+    pown_payload,
+    stored_ans,
+    stored_roots,
+)
+from tests.support.net import Endpoint, family_of, read_exactly, tcp_connect
+from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, Table, daemon, started_daemon
+from tests.support.store import MAP_BYTES, Coin, make_store
+from tests.support.wire import request
+
+KILLS = int(os.environ.get("KILLS", "10"))
+OWNERS = 6
+# Long enough for hundreds of commits, short enough for many kills.
+SERVING_S_MAX = 0.4
+STARTING_S_MAX = 1.0
+LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
+
+
+def tables(store: Path, **more: object) -> dict[str, Table]:
+    """A node with trees over this store."""
+    return {
+        "server": {"synchronization_enabled": True},
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20, **more},
+    }
+
+
+@dataclass
+class Owner:
+    """A client who moves its coins from AN to AN, all in one request, and keeps account."""
+
+    name: int
+    transport: str
+    coins: list[Coin]
+    acknowledged: int = 0  # steps that the node has said were done
+    asked: int = 0  # steps that it was asked for
+    faults: list[str] = field(default_factory=list)
+
+    def ans(self, step: int) -> dict[Coin, bytes]:
+        """What the coins have after `step` steps."""
+        if step == 0:
+            return {coin: default_an(coin) for coin in self.coins}
+        return {coin: an_of(self.name, step, coin) for coin in self.coins}
+
+    def pown(self, endpoint: Endpoint) -> None:
+        """Until the node is gone."""
+        try:
+            while not self.faults:
+                old, new = self.ans(self.acknowledged), self.ans(self.acknowledged + 1)
+                self.asked = self.acknowledged + 1
+                payload = pown_payload((coin, old[coin], new[coin]) for coin in self.coins)
+                answered = self._exchange(endpoint, request(POWN, payload))
+                if answered != Status.ALL_PASS:
+                    self.faults.append(f"owner {self.name} step {self.asked}: {answered}")
+                self.acknowledged = self.asked
+        except (OSError, AssertionError):
+            return  # no answer, or half of one
+
+    def _exchange(self, endpoint: Endpoint, data: bytes) -> int:
+        if self.transport == "tcp":
+            with tcp_connect(endpoint) as client:
+                client.sendall(data)
+                return read_exactly(client, 32)[2]
+        with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as client:
+            client.settimeout(LOST_TIMEOUT_S)
+            client.connect(endpoint)
+            client.send(data)
+            return client.recv(2048)[2]
+
+    def settle(self, found: dict[Coin, bytes | None]) -> None:
+        """Find out which step the coins are at: the last acknowledged, or the one in flight."""
+        for step in {self.acknowledged, self.asked}:
+            if all(found[coin] == an for coin, an in self.ans(step).items()):
+                self.acknowledged = self.asked = step
+                return
+        raise AssertionError(
+            f"owner {self.name}: neither step {self.acknowledged} nor {self.asked}"
+        )
+
+
+def owners() -> list[Owner]:
+    """One coin, or several of one page or of many; pages shared with others."""
+    shared = [(0, serial) for serial in range(3000, 3000 + 2 * OWNERS)]
+    return [
+        Owner(
+            number,
+            ("udp", "tcp")[number % 2],
+            [
+                shared[2 * number],
+                *([shared[2 * number + 1]] if number % 3 else []),
+                *((den, 1024 * (7 + number)) for den in range(-8, -8 + 4 * (number % 3))),
+            ],
+        )
+        for number in range(OWNERS)
+    ]
+
+
+def kill_while_serving(node: Daemon, clients: Sequence[Owner], after_s: float) -> None:
+    """Have all of them pown, and kill the daemon in the midst of it."""
+    threads = [threading.Thread(target=one.pown, args=(node.endpoint,)) for one in clients]
+    for thread in threads:
+        thread.start()
+    time.sleep(after_s)  # the random moment
+    node.kill()
+    for thread in threads:
+        thread.join()
+
+
+def check_store(store: Path, clients: Sequence[Owner]) -> bytes:
+    """What is on the disk, while nobody serves it; its roots."""
+    found = stored_ans(store, (coin for one in clients for coin in one.coins))
+    for one in clients:
+        assert not one.faults, one.faults
+        one.settle(found)
+    return stored_roots(store, (page_of_coin(coin) for coin in found))
+
+
+def check_node(node: Daemon, clients: Sequence[Owner], roots: bytes) -> None:
+    """What the restarted node says."""
+    assert all_roots(node.endpoint) == roots
+    for one in clients:
+        assert detects(node.endpoint, one.ans(one.acknowledged)), one
+
+
+@pytest.mark.hang_timeout_s(60 + 10 * KILLS)
+@pytest.mark.any_backend
+def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED", "4"))
+    draw = random.Random(seed)
+    clients = owners()
+    store = make_store(tmp_path / "store")
+    settings = tables(store)
+    roots = check_store(store, clients)
+    unacknowledged = 0
+    for _ in range(KILLS):
+        with started_daemon(tmp_path, **settings) as node:
+            if draw.random() < 0.1:
+                time.sleep(draw.uniform(0, STARTING_S_MAX))  # the random moment
+                node.kill()
+            else:
+                node.await_ready()
+                check_node(node, clients, roots)
+                before = [one.acknowledged for one in clients]
+                kill_while_serving(node, clients, draw.uniform(0, SERVING_S_MAX))
+                unacknowledged -= sum(one.acknowledged for one in clients)
+                roots = check_store(store, clients)
+                unacknowledged += sum(one.acknowledged for one in clients)
+                assert [one.acknowledged for one in clients] >= before
+            assert "Traceback" not in node.stderr(), node.stderr()
+        assert check_store(store, clients) == roots
+    with daemon(tmp_path, **settings) as node:
+        check_node(node, clients, roots)
+    steps = [one.acknowledged for one in clients]
+    print(f"{KILLS} kills (seed {seed}), {sum(steps)} changes, {unacknowledged} not acknowledged")
+    assert min(steps) > 0
+
+
+# -- what the kernel was asked for ----------------------------------------------------------------
+
+
+def strace_refusal() -> str | None:
+    """Why strace cannot be used here; None when it can."""
+    try:
+        tried = subprocess.run(
+            ["strace", "-f", "-o", "/dev/null", "true"],
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "strace is not installed"
+    return None if tried.returncode == 0 else f"strace: {tried.stderr.decode().strip()}"
+
+
+TRACED = (
+    "openat,fdatasync,fsync,msync,pwrite64,pwritev,write,sendmsg,sendmmsg,sendto,io_uring_enter"
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One line of the trace: a call that returned. `thread` is who made it."""
+
+    thread: str
+    name: str
+    arguments: str
+    result: str
+
+
+def calls(trace: Path) -> list[Call]:
+    """In the order of their ends; strace writes one that another overtakes in two lines."""
+    begun: dict[str, str] = {}
+    found = []
+    for line in trace.read_text(errors="replace").splitlines():
+        thread, _, text = line.partition(" ")
+        text = text.strip()
+        if text.endswith("<unfinished ...>"):
+            begun[thread] = text.removesuffix("<unfinished ...>")
+            continue
+        if text.startswith("<... "):
+            text = begun.pop(thread, "") + text.partition("resumed>")[2]
+        call, separator, result = text.rpartition(" = ")
+        name, bracket, arguments = call.partition("(")
+        if separator and bracket:
+            found.append(Call(thread, name, arguments.strip().removesuffix(")").strip(), result))
+    return found
+
+
+def hand_overs(trace: Path) -> tuple[int, int, int]:
+    """How often the writing thread made a commit durable, how often it woke the I/O thread to send
+    its replies (which needs no waking while it is awake), and how many of those wakes came before
+    the data was on the disk: pages, then fdatasync, then a new meta page through the descriptor
+    that waits for the disk (O_DSYNC)."""
+    of_store: dict[str, bool] = {}
+    eventfds: set[str] = set()
+    openers: set[str] = set()  # the main thread: it writes, too, but answers nobody
+    for call in calls(trace):
+        if call.name == "openat" and "/data.mdb" in call.arguments:
+            of_store[call.result] = "SYNC" in call.arguments
+            openers.add(call.thread)
+    writers = {
+        call.thread
+        for call in calls(trace)
+        if call.name.startswith("pwrite") and call.arguments.split(",")[0] in of_store
+    } - openers
+    assert len(writers) == 1
+    durable = replies = unsafe = 0
+    state = "none"
+    mine = [call for call in calls(trace) if call.thread in writers]
+    for call in mine:
+        descriptor = call.arguments.split(",")[0]
+        if call.name == "fdatasync" and call.result == "0" and descriptor in of_store:
+            state = "data"
+        elif call.name.startswith("pwrite") and of_store.get(descriptor):
+            state = "safe" if state == "data" else "early"
+            durable += state == "safe"
+        elif call.name.startswith("pwrite") and descriptor in of_store:
+            state = "written"
+        elif call.name == "write" and call.result == "8":
+            eventfds.add(descriptor)
+            replies += 1
+            unsafe += state != "safe"
+            state = "none"
+    assert len(eventfds) == 1
+    return durable, replies, unsafe
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval"])
+def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str) -> None:
+    """A killed process leaves its pages to the kernel; a power cut would not. With "interval" no
+    reply waits for the disk, which shows that this test can fail."""
+    if (refusal := strace_refusal()) is not None:
+        pytest.skip(refusal)
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-s", "64", "-o", str(trace), "-e", f"trace={TRACED}", *SERVE]
+    settings = tables(
+        make_store(tmp_path / "store"), durability=durability, sync_interval_ms=600_000
+    )
+    clients = owners()[:3]
+    rounds = 8
+    with started_daemon(tmp_path, command=command, **settings) as node:
+        node.await_ready()
+        for one in clients:
+            for step in range(rounds):
+                old, new = one.ans(step), one.ans(step + 1)
+                payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
+                answered, _ = ask(node.endpoint, POWN, payload, one.transport)
+                assert answered == Status.ALL_PASS
+        # strace hands the signal on to nobody: the daemon is its only child.
+        children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), 15)
+        assert node.process.wait(STOP_TIMEOUT_S) == 0, node.stderr()
+    durable, replies, unsafe = hand_overs(trace)
+    print(f"{durability}: {durable} commits synchronised, {unsafe} of {replies} wakes unsafe")
+    assert replies > 0
+    if durability == "commit":
+        assert durable == rounds * len(clients)
+        assert unsafe == 0
+    else:
+        assert durable == 0
+        assert unsafe == replies
+
+
+# -- a full disk ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A small file system in a mount namespace of its own."""
+
+    mounted: Path  # as processes in the namespace see it
+    outside: Path  # as everybody else does
+    enter: tuple[str, ...]  # what to put in front of a command
+
+    def fill(self) -> None:
+        """Leave no byte."""
+        with (self.outside / "ballast").open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 12, 1):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        """Give it back."""
+        (self.outside / "ballast").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Of 8 MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    script = 'mount -t tmpfs -o size=8m,mode=0777 tmpfs "$0" && echo mounted && exec sleep infinity'
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, str(mounted)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        try:
+            if holder.stdout.readline() != b"mounted\n":
+                pytest.skip(f"no mount namespace: {holder.stderr.read().decode().strip()}")
+            yield Disk(
+                mounted,
+                Path(f"/proc/{holder.pid}/root{mounted}"),
+                ("nsenter", f"--target={holder.pid}", "--mount", f"--wd={tmp_path}"),
+            )
+        finally:
+            holder.kill()
+
+
+def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) -> None:
+    make_store(disk.outside / "store")
+    settings = tables(disk.mounted / "store")
+    command = [*disk.enter, *SERVE]
+    kept = {(0, 0): default_an((0, 0))}
+    pages = iter(range(1000))
+
+    def pown_until_refused(node: Daemon) -> list[Coin]:
+        """On fresh pages, so that the store must grow."""
+        while True:
+            coins: list[Coin] = [(2, next(pages) * 1024), (3, 1024), (3, 1025)]
+            new = {coin: an_of("new", coin, coins) for coin in coins}
+            changes = [(coin, kept.get(coin, default_an(coin)), new[coin]) for coin in coins]
+            answered, _ = ask(node.endpoint, POWN, pown_payload(changes))
+            if answered != Status.ALL_PASS:
+                assert answered == Status.FILESYSTEM
+                return coins
+            kept.update(new)
+
+    def is_as_before(node: Daemon, refused: Sequence[Coin]) -> None:
+        assert detects(node.endpoint, kept)
+        old = {coin: kept.get(coin, default_an(coin)) for coin in refused}
+        assert detects(node.endpoint, old)
+
+    with started_daemon(tmp_path, command=command, **settings) as node:
+        node.await_ready()
+        for _ in range(3):
+            disk.fill()
+            refused = pown_until_refused(node)
+            is_as_before(node, refused)
+            assert pown_until_refused(node)  # and again
+            is_as_before(node, refused)
+            disk.free()
+            coin: Coin = (4, len(kept))
+            change = pown_payload([(coin, default_an(coin), an_of(coin))])
+            assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
+            kept[coin] = an_of(coin)
+            is_as_before(node, refused)
+        disk.fill()
+        refused = pown_until_refused(node)
+        node.kill()
+    with started_daemon(tmp_path, command=command, **settings) as node:
+        node.await_ready()
+        is_as_before(node, refused)
+        assert ask(node.endpoint, DETECT, coins_ans({(0, 0): bytes(16)}))[0] == Status.ALL_FAIL
+        disk.free()
+        coin = (4, 5000)
+        change = pown_payload([(coin, default_an(coin), an_of(coin))])
+        assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
+        kept[coin] = an_of(coin)
+        assert all_roots(node.endpoint) != bytes(480)
+    with daemon(tmp_path, command=command, **settings) as node:
+        assert detects(node.endpoint, kept)
+        said = all_roots(node.endpoint)
+    assert said == stored_roots(disk.outside / "store", map(page_of_coin, kept))

@@ -1,0 +1,62 @@
+"""The examples of the documents, run as they stand against a node on another port."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.support.coins import Coins
+from tests.support.node import REPOSITORY, Table, running_node
+
+pytestmark = pytest.mark.any_backend
+
+PORT = "50009"  # of the examples
+
+
+def examples(document: str) -> list[str]:
+    text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+CLIENT = examples("client.md")
+EXTEND = examples("extend.md")
+
+
+def run(example: str, directory: Path, **tables: Table) -> None:
+    assert PORT in example
+    with running_node(Coins(), server={"raida_id": 9}, **tables) as node:
+        script = directory / "example.py"
+        script.write_text(example.replace(PORT, str(node.endpoint[1])))
+        runpy.run_path(str(script))
+
+
+def test_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Version, detect (refused until there is a store, or its verdict), a sealed request."""
+    run(CLIENT[0], tmp_path)
+    first, detected, sealed = capsys.readouterr().out.splitlines()
+    assert (first, sealed) == ("20250323", "250")
+    assert detected.startswith(("refused with status 89", "True ", "False "))
+
+
+def test_client_with_asyncio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(CLIENT[1], tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["250"] * 10
+
+
+def test_a_command_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, ask, test = EXTEND
+    (tmp_path / "greetings.py").write_text(handler)
+    monkeypatch.syspath_prepend(tmp_path)
+    run(ask, tmp_path, handlers={"modules": ["greetings"]})
+    assert "status=250" in (out := capsys.readouterr().out)
+    assert "value=b'hello world'" in out
+    (tmp_path / "test_greetings.py").write_text(test)
+    runpy.run_path(str(tmp_path / "test_greetings.py"))["test_greet"]()
+
+
+def test_there_are_no_others() -> None:
+    assert (len(CLIENT), len(EXTEND)) == (2, 3)

@@ -1,0 +1,165 @@
+"""The writing lane: what a batch has in common, and what not.
+
+What must hold: a request that fails leaves nothing behind, and its neighbours are not touched; a
+commit that fails changes nothing and is told to everybody in the batch; what was answered is there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raida_uring.ffi.native import TABLE_TICKETS
+from raida_uring.protocol import Status
+from raida_uring.store import Store
+from tests.support.coin_requests import (
+    POWN,
+    an_of,
+    ask,
+    default_an,
+    detects,
+    page_of_coin,
+    pown_payload,
+    stored_roots,
+)
+from tests.support.handlers import gate
+from tests.support.net import udp_client
+from tests.support.node import Node, eventually, running_node
+from tests.support.store import Coin, coin_bytes, make_store
+from tests.support.wire import ADMIN_KEY, SHOW_STATS_COMMAND, request
+from tests.support.write_handlers import (
+    BAD_KEY,
+    CHANGE_AND_BABBLE,
+    CHANGE_AND_RAISE,
+    HOLD_WRITE,
+    MODULES,
+    OVERFILL,
+)
+
+SIZE_MIB = 64
+NEW = an_of("new")
+COINS: list[Coin] = [(1, 10), (1, 11), (1, 5000), (1, 12)]
+Asked = tuple[tuple[int, int], bytes]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "store")
+
+
+@contextmanager
+def serving(store: Path, size_mib: int = SIZE_MIB) -> Iterator[Node]:
+    with running_node(
+        server={"synchronization_enabled": True},
+        store={"path": str(store), "size_mib": size_mib},
+        handlers=MODULES,
+    ) as node:
+        yield node
+
+
+def pown(coin: Coin, old: bytes | None = None, new: bytes = NEW) -> Asked:
+    return POWN, pown_payload([(coin, default_an(coin) if old is None else old, new)])
+
+
+def in_one_batch(node: Node, *asked: Asked) -> list[int]:
+    """The statuses, in order, of requests that the writer takes together."""
+    with udp_client(node.endpoint) as client:
+        before = node.counters()["udp_received"]
+        with gate.closed():
+            client.sendto(request(HOLD_WRITE), node.endpoint)
+            eventually(lambda: gate.inside == 1)
+            for echo, (command, payload) in enumerate(asked, 1):
+                client.sendto(request(command, payload, echo=echo), node.endpoint)
+            wanted = before + 1 + len(asked)
+            node.wait_for(lambda now: now["udp_received"] == wanted)
+        replies = {
+            reply[6:8]: reply for reply in (client.recv(2048) for _ in range(1 + len(asked)))
+        }
+        return [replies[echo.to_bytes(2)][2] for echo in range(1, len(asked) + 1)]
+
+
+def powned(node: Node) -> int:
+    """Coins that the node says it has powned."""
+    return int.from_bytes(ask(node.endpoint, SHOW_STATS_COMMAND, ADMIN_KEY)[1][8:16], "little")
+
+
+@pytest.mark.parametrize("fault", [CHANGE_AND_RAISE, CHANGE_AND_BABBLE])
+def test_a_handler_that_fails_leaves_nothing_behind(store: Path, fault: tuple[int, int]) -> None:
+    """On a page of its own, on its neighbours' page, and on a coin that a neighbour has moved."""
+    theft = an_of("theft")
+    with serving(store) as node:
+        statuses = in_one_batch(
+            node,
+            pown(COINS[0]),
+            (fault, coin_bytes(COINS[1]) + theft),
+            (fault, coin_bytes(COINS[0]) + theft),
+            (fault, coin_bytes(COINS[2]) + theft),
+            pown(COINS[3]),
+            pown(COINS[0], NEW, an_of("newer")),
+        )
+        assert statuses == [Status.ALL_PASS, *[Status.INTERNAL] * 3, *[Status.ALL_PASS] * 2]
+        expected = {coin: default_an(coin) for coin in COINS}
+        expected |= {COINS[0]: an_of("newer"), COINS[3]: NEW}
+        assert detects(node.endpoint, expected)
+        assert powned(node) == 3
+    opened = Store(store, map_bytes=SIZE_MIB << 20)
+    with opened.read() as coins:
+        assert coins.get(TABLE_TICKETS, b"left") is None
+    opened.close()
+
+
+def test_a_commit_that_fails_changes_nothing(store: Path) -> None:
+    with serving(store) as node:
+        too_much = (SIZE_MIB << 20).to_bytes(8)
+        statuses = in_one_batch(node, pown(COINS[0]), (OVERFILL, too_much), pown(COINS[1], NEW))
+        assert statuses == [Status.FILESYSTEM] * 3
+        assert detects(node.endpoint, {coin: default_an(coin) for coin in COINS})
+        assert powned(node) == 0
+        assert ask(node.endpoint, *pown(COINS[0]))[0] == Status.ALL_PASS
+        assert detects(node.endpoint, {COINS[0]: NEW})
+        assert powned(node) == 1
+
+
+def test_a_key_that_cannot_be_fails_alone(store: Path) -> None:
+    with serving(store) as node:
+        statuses = in_one_batch(node, pown(COINS[0]), (BAD_KEY, b""), pown(COINS[1]))
+        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+
+
+def test_requests_of_one_batch_see_each_other(store: Path) -> None:
+    coin, ans = COINS[0], [an_of(step) for step in range(20)]
+    steps = zip([default_an(coin), *ans], ans, strict=False)
+    with serving(store) as node:
+        chain = in_one_batch(node, *(pown(coin, old, new) for old, new in steps))
+        assert chain == [Status.ALL_PASS] * 20
+        assert in_one_batch(node, pown(coin, ans[0]), pown(coin, ans[-1]), pown(coin, ans[-1])) == [
+            Status.ALL_FAIL,
+            Status.ALL_PASS,
+            Status.ALL_FAIL,
+        ]
+        assert detects(node.endpoint, {coin: NEW})
+
+
+def test_a_full_store_refuses_and_goes_on(store: Path) -> None:
+    """Until it may grow again: nothing that was acknowledged is lost, nothing else is there."""
+    kept: dict[Coin, bytes] = {(0, 1): default_an((0, 1))}
+    with serving(store, 16) as node:
+        for first in range(0, 15_000, 40):
+            pages = range(first, first + 40)
+            coins = [(page // 1000 - 8, page % 1000 * 1024) for page in pages]
+            changes = [(coin, default_an(coin), an_of(coin)) for coin in coins]
+            answered, _ = ask(node.endpoint, POWN, pown_payload(changes))
+            if answered != Status.ALL_PASS:
+                break
+            kept |= {coin: an_of(coin) for coin in coins}
+        assert answered == Status.FILESYSTEM
+        assert detects(node.endpoint, kept)
+        assert detects(node.endpoint, {coin: default_an(coin) for coin in coins})
+    with serving(store, 16) as node:
+        assert detects(node.endpoint, kept)
+    with serving(store, 64) as node:
+        assert ask(node.endpoint, POWN, pown_payload(changes))[0] == Status.ALL_PASS
+        kept |= {coin: an_of(coin) for coin in coins}
+        assert detects(node.endpoint, kept)
+    assert len(stored_roots(store, map(page_of_coin, kept))) == 480

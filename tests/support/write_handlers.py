@@ -1,0 +1,59 @@
+"""Handlers of mode "write" for tests, in the empty group 5, for nodes with a store.
+
+HOLD_WRITE keeps the writing lane busy while the gate of tests.support.handlers is closed, so that
+what is sent meanwhile becomes one batch.
+"""
+
+from raida_uring.ffi.native import TABLE_TICKETS
+from raida_uring.handlers import Node, Reply, Request, command
+from tests.support.handlers import GROUP, gate
+
+HOLD_WRITE = (GROUP, 220)
+CHANGE_AND_RAISE = (GROUP, 221)
+CHANGE_AND_BABBLE = (GROUP, 222)
+OVERFILL = (GROUP, 223)
+BAD_KEY = (GROUP, 224)
+
+MODULES = {"modules": ["tests.support.handlers", "tests.support.write_handlers"]}
+
+
+@command(group=GROUP, code=HOLD_WRITE[1], mode="write")
+def hold_write(request: Request, node: Node) -> Reply:
+    """Answers once the gate is open."""
+    gate.pass_through()
+    return Reply()
+
+
+def _change(request: Request, node: Node) -> None:
+    """The payload is a coin and an AN; a ticket goes with it, and a count."""
+    node.coins.set(request.payload, 1, 21, 1)
+    node.coins.put(TABLE_TICKETS, b"left", bytes(12))
+    node.coins.after_commit(lambda: node.count_powned(1_000_000, 0))
+
+
+@command(group=GROUP, code=CHANGE_AND_RAISE[1], mode="write")
+def change_and_raise(request: Request, node: Node) -> Reply:
+    """Changes a coin, then fails."""
+    _change(request, node)
+    raise RuntimeError("a test's handler raises on purpose")
+
+
+@command(group=GROUP, code=CHANGE_AND_BABBLE[1], mode="write")
+def change_and_babble(request: Request, node: Node) -> Reply:
+    """Changes a coin, then returns what is no reply."""
+    _change(request, node)
+    return b"no reply"  # type: ignore[return-value]  # the mistake under test
+
+
+@command(group=GROUP, code=OVERFILL[1], mode="write")
+def overfill(request: Request, node: Node) -> Reply:
+    """Has the commit fail: more than the whole store may hold."""
+    node.coins.put(TABLE_TICKETS, b"huge", bytes(int.from_bytes(request.payload)))
+    return Reply()
+
+
+@command(group=GROUP, code=BAD_KEY[1], mode="write")
+def bad_key(request: Request, node: Node) -> Reply:
+    """A key that the store cannot have."""
+    node.coins.put(TABLE_TICKETS, bytes(512), b"")
+    return Reply()

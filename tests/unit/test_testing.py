@@ -1,0 +1,80 @@
+"""Handlers called without a socket: what they are told must be what a node tells them."""
+
+import json
+import struct
+
+import pytest
+
+from raida_uring import config
+from raida_uring.client import Key, RefusedError, calls
+from raida_uring.errors import ConfigError
+from raida_uring.handlers import Node, Reply
+from raida_uring.protocol import Coin
+from raida_uring.testing import HandlerClient
+from tests.support.handlers import DESCRIBE, MIRROR, RAISE, WRONG_TYPE
+from tests.support.node import config_text
+
+MODULE = "tests.support.handlers"
+
+
+def test_built_in_commands() -> None:
+    handlers = HandlerClient()
+    assert handlers.send(0, 0) == Reply(250)
+    assert handlers.send(0, 1, body=False) == Reply(250, b"20250323")
+    assert handlers.send(0, 2, body=False) == Reply(36)
+    assert handlers.send(5, 77) == Reply(6)
+
+
+def test_own_commands() -> None:
+    assert HandlerClient(MODULE).send(*MIRROR, b"payload") == Reply(250, b"payload")
+
+
+def test_a_node_of_ones_own() -> None:
+    settings = config.parse(config_text({"server": {"admin_key": "00" * 16}}), "test.toml")
+    counters = {"echoes": 3, "udp_received": 7}
+    handlers = HandlerClient(node=Node(settings, lambda: counters))
+    assert handlers.send(0, 2, bytes(16)).payload == struct.pack("<4Q", 3, 0, 0, 7)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("encryption", [0, 1, 4, 5])
+@pytest.mark.parametrize("peer", [("192.0.2.7", 4711), ("2001:db8::7", 4711)])
+def test_what_a_handler_is_told(transport: str, encryption: int, peer: tuple[str, int]) -> None:
+    coins = tuple(Coin(0, sn, bytes(16)) for sn in range(2 if encryption == 5 else 1))
+    told = HandlerClient(MODULE).send(
+        *DESCRIBE,
+        b"payload",
+        shard=3,
+        transport=transport,  # type: ignore[arg-type]  # one of the two
+        peer=peer,
+        key=Key(encryption, coins) if encryption else None,
+    )
+    assert json.loads(told.payload) == {
+        "group": DESCRIBE[0],
+        "command": DESCRIBE[1],
+        "payload": b"payload".hex(),
+        "payload_type": "bytes",
+        "encryption": encryption,
+        "shard": 3,
+        "transport": transport,
+        "peer": list(peer),
+    }
+
+
+def test_calls() -> None:
+    handlers = HandlerClient()
+    assert handlers.ask(calls.version()).require() == "20250323"
+    with pytest.raises(RefusedError, match="38 ADMIN_AUTH"):
+        handlers.ask(calls.show_stats(bytes(16))).require()
+
+
+def test_mistakes_reach_the_test() -> None:
+    handlers = HandlerClient(MODULE)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        handlers.send(*RAISE)
+    with pytest.raises(TypeError, match="must return a Reply, not NoneType"):
+        handlers.send(*WRONG_TYPE, b"\0")
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        HandlerClient("tests.support.no_such_module")
+    with pytest.raises(ValueError, match="no payload"):
+        handlers.send(*MIRROR, b"payload", body=False)

@@ -1,0 +1,360 @@
+"""Faults of the reference server that touch coins, and that this node has none of them.
+
+The names B1 to B22 are those of the wire specification, section 10.1. What must hold besides: the
+node lives on, and every answer has the status named here.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raida_uring import tickets
+from raida_uring.protocol import Status, build_vote
+from raida_uring.store import Store
+from tests.support import coin_requests as support
+from tests.support.coin_requests import (
+    AUDIT,
+    DETECT,
+    DETECT_SUM,
+    FIND,
+    FIX,
+    GET_MERKLE_BRANCH,
+    GET_PAGE_DATA,
+    GET_TICKET,
+    POWN,
+    POWN_SUM,
+    VALIDATE_TICKET,
+    all_roots,
+    an_of,
+    ask,
+    branch_payload,
+    coins_ans,
+    default_an,
+    detects,
+    pown_payload,
+    sum_payload,
+    xor,
+)
+from tests.support.net import Endpoint, reset, tcp_connect, udp_client, udp_exchange
+from tests.support.node import Node, Table, daemon, eventually, running_node
+from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.wire import request
+
+COINS = [(0, 5), (0, 6), (3, 2047), (-8, 1_023_999), (6, 0)]
+ANS = {coin: an_of("own", coin) for coin in COINS}
+
+
+def tables(store: Path, **others: Table) -> dict[str, Table]:
+    """A node with trees over this store."""
+    return {
+        "server": {"synchronization_enabled": True},
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        **others,
+    }
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store in which COINS circulate."""
+    return make_store(tmp_path / "store", {coin: (an, 7) for coin, an in ANS.items()})
+
+
+@pytest.fixture
+def node(store: Path) -> Iterator[Node]:
+    """A node with it."""
+    with running_node(**tables(store)) as started:
+        yield started
+
+
+# -- B1: a coin listed twice vanishes from an XOR sum ---------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_b1_a_repeated_coin_is_refused(node: Node, transport: str) -> None:
+    twice = [COINS[0], COINS[0]]
+    nothing = bytes(16)
+    for payload, command in (
+        (sum_payload(twice, nothing), DETECT_SUM),
+        (sum_payload(twice, nothing, an_of("theft")), POWN_SUM),
+        (sum_payload([*twice, COINS[1]], ANS[COINS[1]], an_of("theft")), POWN_SUM),
+    ):
+        answered, body = ask(node.endpoint, command, payload, transport)
+        assert (answered, body) == (Status.INVALID_SN_OR_DENOMINATION, b"")
+    assert detects(node.endpoint, ANS)
+
+
+def test_a_sum_moves_every_coin_or_none(node: Node) -> None:
+    difference = an_of("difference")
+    wrong = sum_payload(COINS, xor([*ANS.values(), b"\0" * 15 + b"\1"]), difference)
+    assert ask(node.endpoint, POWN_SUM, wrong)[0] == Status.ALL_FAIL
+    unreadable = sum_payload([*COINS, (7, 0)], xor(ANS.values()), difference)
+    assert ask(node.endpoint, POWN_SUM, unreadable)[0] == Status.INVALID_SN_OR_DENOMINATION
+    assert detects(node.endpoint, ANS)
+    right = sum_payload(COINS, xor(ANS.values()), difference)
+    assert ask(node.endpoint, POWN_SUM, right)[0] == Status.ALL_PASS
+    assert detects(node.endpoint, {coin: xor((an, difference)) for coin, an in ANS.items()})
+
+
+# -- B5: what is not in the tree ------------------------------------------------------------------
+
+BEYOND = (0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE, 1 << 16)
+
+
+def test_b5_branches_out_of_range(node: Node) -> None:
+    wrong = [branch_payload(0, level, 0) for level in (11, 12, *BEYOND)]
+    wrong += [branch_payload(0, 0, index) for index in (1000, 1001, *BEYOND)]
+    wrong += [branch_payload(0, 10, 1), branch_payload(0, 4, 63), branch_payload(0, 3, 125)]
+    wrong += [branch_payload(den, 0, 0) for den in (7, 127, -128, -9, 15)]
+    wrong += [branch_payload(den, level, level) for den in (0, -9) for level in BEYOND]
+    for payload in wrong:
+        for transport in ("udp", "tcp"):
+            answered = ask(node.endpoint, GET_MERKLE_BRANCH, payload, transport)
+            assert answered == (Status.FILE_NOT_EXIST, b""), payload.hex()
+    sizes = (1000, 500, 250, 125, 63, 32, 16, 8, 4, 2, 1)
+    for level, count in enumerate(sizes):
+        last = branch_payload(6, level, count - 1)
+        answered, hashed = ask(node.endpoint, GET_MERKLE_BRANCH, last)
+        assert (answered, len(hashed)) == (Status.SUCCESS, 32)
+    assert hashed == all_roots(node.endpoint)[-32:]
+
+
+def test_b5_pages_out_of_range(node: Node) -> None:
+    for denomination in (7, 127, -128, -9):
+        payload = (denomination & 0xFF).to_bytes(1) + bytes(4)
+        assert ask(node.endpoint, GET_PAGE_DATA, payload)[0] == Status.FILE_NOT_EXIST
+    for page in (1000, 1024, *BEYOND):
+        payload = b"\0" + page.to_bytes(4)
+        assert ask(node.endpoint, GET_PAGE_DATA, payload)[0] == Status.FILE_NOT_EXIST
+    assert len(ask(node.endpoint, GET_PAGE_DATA, b"\6" + (999).to_bytes(4))[1]) == 17408
+
+
+# -- B7: tickets ----------------------------------------------------------------------------------
+
+
+def take_ticket(endpoint: Endpoint) -> tuple[int, bytes]:
+    return ask(endpoint, GET_TICKET, coins_ans({COINS[0]: ANS[COINS[0]]}), "udp")
+
+
+def redeem(endpoint: Endpoint, ticket: bytes, raida: int = 3) -> tuple[int, bytes]:
+    return ask(endpoint, VALIDATE_TICKET, raida.to_bytes(1) + ticket, "udp")
+
+
+def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(tickets, "clock", lambda: now[0])
+    first = [take_ticket(node.endpoint) for _ in range(tickets.TICKETS_MAX)]
+    assert {answered for answered, _ in first} == {Status.ALL_PASS}
+    assert len({ticket for _, ticket in first} - {bytes(4)}) == tickets.TICKETS_MAX
+    for _ in range(3):
+        assert take_ticket(node.endpoint) == (Status.NO_TICKET_SLOT, b"")
+    now[0] += tickets.LIFETIME_S - 1
+    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
+    assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(COINS[0]))
+    now[0] += 1
+    assert redeem(node.endpoint, first[0][1], 4)[0] == Status.NO_TICKET_FOUND
+    answered, ticket = take_ticket(node.endpoint)
+    assert answered == Status.ALL_PASS
+    assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(COINS[0]))
+
+
+def test_b7_one_claim_for_each_raida(node: Node) -> None:
+    asked = {COINS[0]: ANS[COINS[0]], COINS[1]: bytes(16), COINS[2]: ANS[COINS[2]]}
+    answered, payload = ask(node.endpoint, GET_TICKET, coins_ans(asked))
+    assert (answered, payload[:-4]) == (Status.MIXED, b"\x05")
+    named = coin_bytes(COINS[0]) + coin_bytes(COINS[2])
+    for raida in range(25):
+        assert redeem(node.endpoint, payload[-4:], raida) == (Status.SUCCESS, named)
+        assert redeem(node.endpoint, payload[-4:], raida)[0] == Status.TICKET_CLAIMED_ALREADY
+    for raida in (25, 26, 255):
+        assert redeem(node.endpoint, payload[-4:], raida)[0] == Status.WRONG_RAIDA
+    assert redeem(node.endpoint, bytes(4))[0] == Status.NO_TICKET_FOUND
+
+
+def test_b7_no_ticket_is_zero(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([bytes(4), bytes(4), b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2"])
+    monkeypatch.setattr("raida_uring.tickets.secrets.token_bytes", lambda _count: next(drawn))
+    opened = Store(store, map_bytes=MAP_BYTES)
+    with opened.write() as view:
+        assert tickets.issue(view, b"") == b"\0\0\0\1"
+        assert tickets.issue(view, b"") == b"\0\0\0\2"
+    opened.close()
+
+
+def test_b7_tickets_survive_a_restart(tmp_path: Path, store: Path) -> None:
+    settings = tables(store)
+    with daemon(tmp_path, server=settings["server"], store=settings["store"]) as started:
+        answered, ticket = take_ticket(started.endpoint)
+        assert answered == Status.ALL_PASS
+        assert redeem(started.endpoint, ticket, 1)[0] == Status.SUCCESS
+    with daemon(tmp_path, server=settings["server"], store=settings["store"]) as started:
+        assert redeem(started.endpoint, ticket, 1)[0] == Status.TICKET_CLAIMED_ALREADY
+        assert redeem(started.endpoint, ticket, 2) == (Status.SUCCESS, coin_bytes(COINS[0]))
+
+
+def test_a_ticket_that_is_refused_takes_no_slot(node: Node) -> None:
+    for _ in range(tickets.TICKETS_MAX + 8):
+        wrong = coins_ans({COINS[0]: bytes(16)})
+        assert ask(node.endpoint, GET_TICKET, wrong, "udp")[0] == Status.ALL_FAIL
+    assert take_ticket(node.endpoint)[0] == Status.ALL_PASS
+
+
+# -- B8: serial numbers that no page holds --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "serial", [1_024_000, 5 + (1 << 26), 5 + (1 << 31), 0xFFFFFFFF, 5 + (1 << 20)]
+)
+def test_b8_there_is_no_such_coin(node: Node, serial: int) -> None:
+    coin, an = (0, serial), ANS[0, 5]
+    endpoint = node.endpoint
+    alone = {coin: an}
+    assert ask(endpoint, DETECT, coins_ans(alone))[0] == Status.ALL_FAIL
+    assert ask(endpoint, DETECT, coins_ans({**alone, (0, 5): an})) == (Status.MIXED, b"\2")
+    pown = pown_payload([(coin, an, an_of("theft"))])
+    assert ask(endpoint, POWN, pown)[0] == Status.ALL_FAIL
+    refused = Status.INVALID_SN_OR_DENOMINATION
+    assert ask(endpoint, DETECT_SUM, sum_payload([coin], an))[0] == refused
+    assert ask(endpoint, POWN_SUM, sum_payload([coin], an, an_of("theft")))[0] == refused
+    assert ask(endpoint, POWN_SUM, sum_payload([coin, (0, 5)], bytes(16), an))[0] == refused
+    assert ask(endpoint, GET_TICKET, coins_ans(alone))[0] == refused
+    assert ask(endpoint, FIND, pown)[0] == refused
+    assert ask(endpoint, FIX, sum_payload([coin], bytes(16 + 100)))[0] == refused
+    assert detects(endpoint, ANS)
+
+
+# -- B10: audit -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_b10_audit_counts_every_denomination(node: Node, transport: str) -> None:
+    def counts() -> dict[int, int]:
+        answered, body = ask(node.endpoint, AUDIT, b"", transport)
+        assert (answered, len(body)) == (Status.SUCCESS, 75)  # reply_payload() checked 77
+        dens = [int.from_bytes(body[at : at + 1], signed=True) for at in range(0, 75, 5)]
+        assert dens == list(range(-8, 7))
+        return {den: int.from_bytes(body[i * 5 + 1 : i * 5 + 5]) for i, den in enumerate(dens)}
+
+    expected = {den: sum(coin[0] == den for coin in COINS) for den in range(-8, 7)}
+    for _ in range(20):
+        assert counts() == expected
+    fresh: list[Coin] = [(0, 7), (1, 3000), (1, 3001), (-3, 0)]
+    moved = pown_payload((coin, default_an(coin), an_of(coin)) for coin in [*fresh, (0, 7)])
+    assert ask(node.endpoint, POWN, moved) == (Status.MIXED, b"\x0f")
+    for coin in fresh:
+        expected[coin[0]] += 1
+    eventually(lambda: counts() == expected)
+    # A coin that circulates already counts once, however often it changes hands.
+    again = pown_payload([((0, 7), an_of((0, 7)), an_of("again"))])
+    assert ask(node.endpoint, POWN, again)[0] == Status.ALL_PASS
+    changed = all_roots(node.endpoint)
+    eventually(lambda: all_roots(node.endpoint) != changed or counts() == expected)
+    assert counts() == expected
+
+
+# -- B15: a client that has gone ------------------------------------------------------------------
+
+
+def test_b15_a_reset_before_the_reply_leaves_all_or_nothing(node: Node) -> None:
+    draw = random.Random(15)
+    ans = dict(ANS)
+    done = 0
+    for attempt in range(150):
+        new = {coin: an_of(attempt, coin) for coin in COINS}
+        payload = pown_payload((coin, ans[coin], new[coin]) for coin in COINS)
+        data = request(POWN, payload)
+        client = tcp_connect(node.endpoint)
+        # Whole, or less than whole: the latter must never be carried out.
+        whole = draw.random() < 0.7
+        client.sendall(data if whole else data[: draw.randrange(40, len(data))])
+        reset(client)
+        node.wait_for_counts(tcp_in_flight=0, connections_open=0)
+        states = [ask(node.endpoint, DETECT, coins_ans(which))[0] for which in (ans, new)]
+        if states == [Status.ALL_FAIL, Status.ALL_PASS]:
+            assert whole
+            ans, done = new, done + 1
+        else:
+            assert states == [Status.ALL_PASS, Status.ALL_FAIL]
+    assert done > 0
+
+
+# -- B19: two requests for a page that nobody has read yet ----------------------------------------
+
+
+def test_b19_no_update_of_a_page_is_lost(node: Node) -> None:
+    pages = range(40, 60)
+    coins = [(2, page * 1024 + record) for record in range(25) for page in pages]
+    with udp_client(node.endpoint) as client:
+        for coin in coins:
+            payload = pown_payload([(coin, default_an(coin), an_of("new", coin))])
+            client.sendto(request(POWN, payload), node.endpoint)
+        replies = [client.recv(2048)[2] for _ in coins]
+    assert set(replies) == {Status.ALL_PASS}
+    assert detects(node.endpoint, {coin: an_of("new", coin) for coin in coins})
+
+
+# -- B21, B22: one truth, and votes that do not wait for it ---------------------------------------
+
+
+def test_b21_a_page_is_served_as_it_is_now(node: Node) -> None:
+    coin = (0, 5)
+    an = ANS[coin]
+    for attempt in range(30):
+        new = an_of(attempt)
+        assert ask(node.endpoint, POWN, pown_payload([(coin, an, new)]))[0] == Status.ALL_PASS
+        an = new
+        page = ask(node.endpoint, GET_PAGE_DATA, bytes(5))[1]
+        assert page[5 * 17 : 5 * 17 + 16] == an
+
+
+def test_b22_votes_are_answered_while_coins_and_trees_change(node: Node) -> None:
+    """A backlog of commits, each of many pages, is not in the way of a vote."""
+    coins = [(den, page * 1024) for den in range(-8, 7) for page in range(100, 120)]
+    requests = [
+        request(POWN, pown_payload([(coin, default_an(coin), an_of("b22", coin))]))
+        for coin in coins
+    ]
+    with udp_client(node.endpoint) as client, udp_client(node.endpoint) as voter:
+        overtook = 0
+        for data in requests:
+            client.sendto(data, node.endpoint)
+        left = len(requests)
+        client.settimeout(0)
+        while left:
+            nonce = left.to_bytes(16)
+            assert udp_exchange(voter, node.endpoint, build_vote(nonce))[1:] == nonce
+            overtook += left > 0
+            try:
+                while left:
+                    assert client.recv(2048)[2] == Status.ALL_PASS
+                    left -= 1
+            except BlockingIOError:
+                pass
+        assert overtook >= 10
+
+
+# -- deviations without a number ------------------------------------------------------------------
+
+
+def test_one_pown_may_move_a_coin_twice(node: Node) -> None:
+    coin, one, two = (0, 900), an_of(1), an_of(2)
+    chain = [(coin, default_an(coin), one), (coin, one, two), (coin, one, bytes(16))]
+    assert ask(node.endpoint, POWN, pown_payload(chain)) == (Status.MIXED, b"\x03")
+    assert detects(node.endpoint, {coin: two})
+
+
+def test_wrong_ans_write_no_page(store: Path) -> None:
+    """A page costs a thousand hashes: a stranger must not have them made."""
+    coins = [(1, page * 1024) for page in range(600)] + [(0, 5)]
+    with running_node(**tables(store)) as node:
+        changes = [(coin, an_of("wrong"), bytes(16)) for coin in coins]
+        assert ask(node.endpoint, POWN, pown_payload(changes))[0] == Status.ALL_FAIL
+        # A right coin among them does not open the door for the others.
+        changes += [((0, 6), ANS[0, 6], an_of("new")), ((2, 0), default_an((2, 0)), an_of("new"))]
+        answered, bits = ask(node.endpoint, POWN, pown_payload(changes))
+        assert answered == Status.MIXED
+        assert int.from_bytes(bits, "little") == 3 << len(coins)
+    opened = Store(store, map_bytes=MAP_BYTES)
+    assert opened.sizes().written_pages == len({support.page_of_coin(coin) for coin in COINS}) + 1
+    opened.close()

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Run the Python tests with the C modules built under the address, undefined-behaviour and leak
+# sanitizers.
+#
+# usage: tools/sanitize.sh [ARGUMENTS OF PYTEST]
+#
+# In a copy of the checkout, build/sanitize/tree, so that the modules that everything else imports
+# stay as they are. A report goes to build/sanitize/report.PID, whichever process it is about: some
+# tests read what a node writes to its standard error. Exits 1 if there is one, or if a test fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly ROOT=$PWD OUT=$PWD/build/sanitize
+readonly PYTHON=$ROOT/.venv/bin/python
+
+rm -rf "$OUT"
+mkdir -p "$OUT/tree"
+tar --exclude=./build --exclude=./.venv --exclude=./.git --exclude='*.so' --exclude=__pycache__ -c . |
+    tar -x -C "$OUT/tree"
+cd "$OUT/tree"
+RU_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext --inplace
+
+# The interpreter is not instrumented, so the runtime has to be there before it.
+runtime=$(gcc -print-file-name=libasan.so)
+# Every program that a test starts has it, too, so leaks are looked for where we ask: in the process of
+# the tests, which has had hundreds of nodes by then. Two frames tell who allocated: what the
+# interpreter and its libraries never free is suppressed by the second, and cannot hide a leak of
+# ours as it would if the whole stack were compared.
+cat > "$OUT/leaks" <<'LEAKS'
+leak:python3
+leak:libc.so
+leak:libcrypto
+leak:libssl
+leak:_psutil
+leak:_cffi_backend
+LEAKS
+export LD_PRELOAD=$runtime PYTHONPATH=$OUT/tree PYTHONMALLOC=malloc
+export ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:leak_check_at_exit=0:malloc_context_size=2:log_path=$OUT/report
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$OUT/report
+export LSAN_OPTIONS=suppressions=$OUT/leaks:print_suppressions=0
+
+"$PYTHON" - "$OUT/tree" <<'PY'
+import sys
+from raida_uring.ffi import _native
+assert _native.__file__.startswith(sys.argv[1]), _native.__file__
+assert "libasan" in open("/proc/self/maps").read()
+PY
+status=0
+"$PYTHON" - -p no:cacheprovider "$@" <<'PY' || status=$?
+import ctypes, gc, sys
+import pytest
+status = pytest.main(sys.argv[1:])
+gc.collect()
+sys.exit(status or ctypes.CDLL(None).__lsan_do_recoverable_leak_check())
+PY
+if compgen -G "$OUT/report.*" > /dev/null; then
+    head -n 60 "$OUT"/report.*
+    status=1
+fi
+exit "$status"
