@@ -123,8 +123,8 @@ class Store:
         """Open what create() made.
 
         read_only: may be done while a node has it open. unfinished: take it also when an import did
-        not come to its end. owner: descriptor of the lock that the predecessor of this process
-        holds, too. Raises StoreError: not a store, of another format, damaged, unfinished, in use by
+        not come to its end. owner: descriptor of the lock that this process's predecessor holds,
+        too. Raises StoreError: not a store, of another format, damaged, unfinished, in use by
         another process, larger than `map_bytes`, not permitted.
         """
         self.path = path
