@@ -22,7 +22,7 @@ import psutil
 
 from raida_uring import handlers, kernel, sockets
 from raida_uring.config import Config
-from raida_uring.errors import EngineError, StartError
+from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.integrity import Integrity
@@ -217,6 +217,18 @@ class Server:
         if self._integrity is not None:
             shown = self.config.server.synchronization_enabled
             self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
+
+    def tend_store(self) -> None:
+        """Now and then: what the store needs done that no request brings about. Any thread."""
+        if self._store is None:
+            return
+        try:
+            dead = self._store.forget_dead()
+        except StoreError as error:
+            logger.warning("%s", error)
+        else:
+            if dead:
+                logger.info("%d readers of the store had been killed", dead)
 
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
@@ -413,6 +425,7 @@ def _serve_until_stopped(server: Server, signals: _Signals) -> None:
 
 
 def _log_resources(server: Server, process: psutil.Process) -> None:
+    server.tend_store()
     with process.oneshot():
         memory = process.memory_info().rss >> 20
         descriptors, threads = process.num_fds(), process.num_threads()

@@ -251,6 +251,13 @@ class Store:
         """Return when every commit is on the disk. Raises StoreError."""
         self._store.sync()
 
+    def forget_dead(self) -> int:
+        """Let the space be used again that killed readers (an export, for one) still hold.
+
+        Returns how many there were. Raises StoreError.
+        """
+        return self._store.forget_dead()
+
     def sizes(self) -> Sizes:
         """How full it is."""
         used, most = self._store.sizes()

@@ -194,6 +194,13 @@ int ru_store_sync(struct ru_store *store)
     return store_result(mdb_env_sync(store->env, 1));
 }
 
+int ru_store_forget_dead(struct ru_store *store)
+{
+    int dead = 0;
+    int rc = mdb_reader_check(store->env, &dead);
+    return rc == 0 ? dead : store_result(rc);
+}
+
 void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes)
 {
     MDB_envinfo info;
