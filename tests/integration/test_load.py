@@ -15,7 +15,8 @@ def test_ten_thousand_at_once() -> None:
     count = 10_000
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < count + SPARE_DESCRIPTORS:
         pytest.skip(f"the hard RLIMIT_NOFILE is below {count + SPARE_DESCRIPTORS}")
-    with running_node() as node:
+    # The first waits for its header until the last has connected.
+    with running_node(tcp={"header_timeout_ms": 60_000, "progress_timeout_ms": 60_000}) as node:
         assert run_load(node.endpoint, count, count) == {
             "answered": count,
             "wrong": 0,
