@@ -331,7 +331,7 @@ class Server:
 
 
 def _explain_refusal(error: EngineError) -> str:
-    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number)}"
+    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number, error.doing)}"
 
 
 # --- The daemon's main thread ------------------------------------------------------------------
