@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class Owner:
                 answered = self._exchange(endpoint, request(POWN, payload))
                 if answered != Status.ALL_PASS:
                     self.faults.append(f"owner {self.name} step {self.asked}: {answered}")
+                    return
                 self.acknowledged = self.asked
         except (OSError, AssertionError):
             return  # no answer, or half of one
@@ -307,6 +309,45 @@ def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str)
     else:
         assert durable == 0
         assert unsafe == replies
+
+
+# -- a failing disk -------------------------------------------------------------------------------
+
+
+@contextmanager
+def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon]:
+    """A node whose system calls fail as `faults`, an injection of strace, says. On leaving, it is
+    asked to end."""
+    if (refusal := strace_refusal()) is not None:
+        pytest.skip(refusal)
+    traced = ["-e", "trace=fdatasync,pwrite64,pwritev", "-e", f"inject={faults}"]
+    command = ["strace", "-f", "-o", "/dev/null", *traced, *SERVE]
+    with started_daemon(directory, command=command, **tables(store)) as node:
+        node.await_ready()
+        yield node
+        if node.process.poll() is None:
+            children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children")
+            os.kill(int(children.read_text().split()[0]), 15)
+            node.process.wait(STOP_TIMEOUT_S)
+
+
+def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
+    """What it was to make durable is not there; what follows is not worse for it."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "udp", [(0, 1), (0, 2), (5, 9)])
+    told = []
+    with failing_daemon(tmp_path, store, "fdatasync:error=EIO:when=4..6") as node:
+        for _ in range(12):
+            old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
+            payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
+            told.append(ask(node.endpoint, POWN, payload)[0])
+            one.acknowledged += told[-1] == Status.ALL_PASS
+            assert detects(node.endpoint, one.ans(one.acknowledged))
+    # strace counts the calls of each thread for itself.
+    assert told.count(Status.FILESYSTEM) == 3
+    assert told.count(Status.ALL_PASS) == 9
+    with daemon(tmp_path, **tables(store)) as node:
+        assert detects(node.endpoint, one.ans(one.acknowledged))
 
 
 # -- a full disk ----------------------------------------------------------------------------------
