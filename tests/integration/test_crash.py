@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.net import Endpoint, family_of, read_exactly, tcp_connect
-from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, Table, daemon, started_daemon
+from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
 
@@ -46,7 +47,7 @@ STARTING_S_MAX = 1.0
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
 
-def tables(store: Path, **more: object) -> dict[str, Table]:
+def tables(store: Path, **more: object) -> Any:
     """A node with trees over this store."""
     return {
         "server": {"synchronization_enabled": True},
