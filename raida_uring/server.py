@@ -242,6 +242,11 @@ class Server:
             self._store.close()
             self._store = None
 
+    @property
+    def store_fault(self) -> StoreError | None:
+        """Why the store is of no use until it is opened again; None while it is."""
+        return None if self._store is None else self._store.fault
+
     def _run_loop(self) -> None:
         """Thread: loop."""
         try:
@@ -391,7 +396,8 @@ class _Signals:
 def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it at once.
 
-    Raises StartError, ConfigError, StoreError, EngineError.
+    Raises StartError, ConfigError, StoreError, and EngineError also when the store fails for good
+    meanwhile.
     """
     with _Signals() as signals:
         server = Server(config)
@@ -419,6 +425,10 @@ def _serve_until_stopped(server: Server, signals: _Signals) -> None:
     while server.running:
         if signals.take(1.0) is not None:
             return
+        if (fault := server.store_fault) is not None:
+            logger.error("%s", fault)
+            # As a failure of the machine, not of the settings: the service manager starts it again.
+            raise EngineError(errno.EIO, "the store must be opened again, so the node ends")
         if time.monotonic() >= next_line:
             next_line += RESOURCE_INTERVAL_S
             _log_resources(server, process)

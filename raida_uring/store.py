@@ -127,6 +127,8 @@ class Store:
         """
         self.path = path
         self.on_commit: Callable[[Sequence[int]], None] | None = None
+        # Set once nothing can be read or written any more until the store is opened again.
+        self.fault: StoreError | None = None
         self._owner = -1
         try:
             size = size_of(path)

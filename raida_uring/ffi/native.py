@@ -388,6 +388,7 @@ RECORD_BYTES: Final[int] = _native.lib.RU_STORE_RECORD
 SELECTED_SIZE: Final[int] = _native.lib.RU_STORE_SELECTED
 COINS_MAX: Final = 65535 // 5  # that one request can name
 
+STORE_PANIC: Final = -30795  # MDB_PANIC: an environment that only opening it again can help
 STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
 (  # enum ru_store_table
     TABLE_META,
