@@ -163,7 +163,7 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(FUZZ_DIR)/*.d)
 
-# Without leaving a trace in the checkout's own modules; a quarter of an hour.
+# In a build of its own: the modules that everything else imports stay as they are. Ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
 

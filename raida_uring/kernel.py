@@ -384,9 +384,21 @@ def circumstances() -> Circumstances:
     )
 
 
-def explain_refusal(number: int) -> str:
-    """Cause and remedy for the errno that io_uring_setup, _register or _enter returned."""
-    return str(diagnose(number, None, circumstances()))
+def explain_refusal(number: int, doing: str = "") -> str:
+    """Cause and remedy for the errno that io_uring_setup, _register or _enter returned.
+
+    doing: the data plane's words for what failed, which tell of which call.
+    """
+    return str(diagnose(number, _call_of(doing), circumstances()))
+
+
+def _call_of(doing: str) -> str | None:
+    """Which of CALLS failed, None when unknown; what a ring is told once it is made, it is by the
+    second."""
+    for call in ("setup", "enter"):
+        if doing == f"io_uring_{call}":
+            return call
+    return "register" if doing.startswith(("registering", "restricting", "enabling")) else None
 
 
 def diagnose(number: int, call: str | None, around: Circumstances) -> Refusal:
@@ -474,7 +486,7 @@ def _explain(
             found = diagnose(results[feature.key] or 0, call, around)
             what = f"{feature.title} fails with {feature.error}: {found.what}"
             return replace(found, what=what)
-    found = diagnose(refused.number, None, around)
+    found = diagnose(refused.number, _call_of(refused.doing), around)
     return replace(found, what=f"{refused}; {found.what}")
 
 

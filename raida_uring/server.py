@@ -23,7 +23,7 @@ import psutil
 
 from raida_uring import handlers, kernel, sockets
 from raida_uring.config import Config
-from raida_uring.errors import EngineError, StartError
+from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.integrity import Integrity
@@ -230,6 +230,18 @@ class Server:
             shown = self.config.server.synchronization_enabled
             self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
 
+    def tend_store(self) -> None:
+        """Now and then: what the store needs done that no request brings about. Any thread."""
+        if self._store is None:
+            return
+        try:
+            dead = self._store.forget_dead()
+        except StoreError as error:
+            logger.warning("%s", error)
+        else:
+            if dead:
+                logger.info("%d readers of the store had been killed", dead)
+
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
         if self._integrity is not None:
@@ -241,6 +253,11 @@ class Server:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    @property
+    def store_fault(self) -> StoreError | None:
+        """Why the store is of no use until it is opened again; None while it is."""
+        return None if self._store is None else self._store.fault
 
     def _run_loop(self) -> None:
         """Thread: loop."""
@@ -363,7 +380,7 @@ class Server:
 
 
 def _explain_refusal(error: EngineError) -> str:
-    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number)}"
+    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number, error.doing)}"
 
 
 # --- The daemon's main thread ------------------------------------------------------------------
@@ -423,7 +440,8 @@ class _Signals:
 def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it at once.
 
-    Raises StartError, ConfigError, StoreError, EngineError.
+    Raises StartError, ConfigError, StoreError, and EngineError also when the store fails for good
+    meanwhile.
     """
     with _Signals() as signals:
         server = Server(config, takeover=Takeover.from_environment())
@@ -461,6 +479,10 @@ def _serve_until_stopped(server: Server, signals: _Signals) -> Successor | None:
                 logger.error("no upgrade, this node goes on: %s", error)
         elif taken is not None:
             return None
+        if (fault := server.store_fault) is not None:
+            logger.error("%s", fault)
+            # As a failure of the machine, not of the settings: the service manager starts it again.
+            raise EngineError(errno.EIO, "the store must be opened again, so the node ends")
         if time.monotonic() >= next_line:
             next_line += RESOURCE_INTERVAL_S
             _log_resources(server, process)
@@ -476,6 +498,7 @@ def _upgrade(server: Server) -> Successor:
 
 
 def _log_resources(server: Server, process: psutil.Process) -> None:
+    server.tend_store()
     with process.oneshot():
         memory = process.memory_info().rss >> 20
         descriptors, threads = process.num_fds(), process.num_threads()

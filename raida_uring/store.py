@@ -129,6 +129,8 @@ class Store:
         """
         self.path = path
         self.on_commit: Callable[[Sequence[int]], None] | None = None
+        # Set once nothing can be read or written any more until the store is opened again.
+        self.fault: StoreError | None = None
         self._owner = owner
         try:
             size = size_of(path)
@@ -257,6 +259,13 @@ class Store:
     def sync(self) -> None:
         """Return when every commit is on the disk. Raises StoreError."""
         self._store.sync()
+
+    def forget_dead(self) -> int:
+        """Let the space be used again that killed readers (an export, for one) still hold.
+
+        Returns how many there were. Raises StoreError.
+        """
+        return self._store.forget_dead()
 
     def sizes(self) -> Sizes:
         """How full it is."""

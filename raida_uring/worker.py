@@ -205,7 +205,13 @@ class Worker:
         self._reply(worker, replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
-        """None of these requests has changed anything."""
+        """None of these requests has changed anything.
+
+        But for one case: when the write that completes a commit fails, only opening the store again
+        tells whether it was done. LMDB refuses everything then, so the node has to end.
+        """
+        if self._coins is not None and error.number == native.STORE_PANIC:
+            self._coins.store.fault = error
         seen = self._fault_seen((-1, str(error)), count)
         if seen:
             logger.error("%s: %d requests answered 194", error, seen)

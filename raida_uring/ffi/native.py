@@ -68,6 +68,7 @@ class _Lib(Protocol):
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
     def ru_store_sync(self, store: Any) -> int: ...
+    def ru_store_forget_dead(self, store: Any) -> int: ...
     def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
     def ru_store_error(self, result: int) -> Any: ...
     def ru_survey_store(self, path: bytes) -> int: ...
@@ -403,6 +404,7 @@ RECORD_BYTES: Final[int] = _native.lib.RU_STORE_RECORD
 SELECTED_SIZE: Final[int] = _native.lib.RU_STORE_SELECTED
 COINS_MAX: Final = 65535 // 5  # that one request can name
 
+STORE_PANIC: Final = -30795  # MDB_PANIC: an environment that only opening it again can help
 STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
 (  # enum ru_store_table
     TABLE_META,
@@ -458,6 +460,10 @@ class Store:
     def sync(self) -> None:
         """Return when every commit is on the disk. Raises StoreError."""
         _stored(_lib.ru_store_sync(self._store), "synchronising the store")
+
+    def forget_dead(self) -> int:
+        """Free what killed readers keep from being used again: how many. Raises StoreError."""
+        return _stored(_lib.ru_store_forget_dead(self._store), "looking for dead readers")
 
     def sizes(self) -> tuple[int, int]:
         """Bytes in use, and the most there may be."""

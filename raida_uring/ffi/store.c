@@ -194,6 +194,13 @@ int ru_store_sync(struct ru_store *store)
     return store_result(mdb_env_sync(store->env, 1));
 }
 
+int ru_store_forget_dead(struct ru_store *store)
+{
+    int dead = 0;
+    int rc = mdb_reader_check(store->env, &dead);
+    return rc == 0 ? dead : store_result(rc);
+}
+
 void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes)
 {
     MDB_envinfo info;
@@ -410,7 +417,7 @@ void ru_view_undo(struct ru_view *view, uint32_t mark)
     while (view->undo_count > mark) {
         const struct store_undo *undo = &view->undo[--view->undo_count];
         RU_CHECK(view->copies[undo->page]);
-        memcpy(view->copies[undo->page] + undo->record * RU_STORE_RECORD, undo->old,
+        memcpy(view->copies[undo->page] + (size_t)undo->record * RU_STORE_RECORD, undo->old,
                RU_STORE_RECORD);
     }
 }
@@ -435,7 +442,7 @@ int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8
         return rc;
     int circulating = 0;
     for (uint32_t i = 0; i < RU_STORE_RECORDS; i++, bytes += RU_STORE_RECORD) {
-        uint8_t *out = selected + i * RU_STORE_AN;
+        uint8_t *out = selected + (size_t)i * RU_STORE_AN;
         if (bytes[RU_STORE_AN] != 0) {
             memcpy(out, bytes, RU_STORE_AN);
             circulating++;
@@ -468,7 +475,7 @@ struct store_coin {
 /* False for a coin that no store has. */
 static bool coin_place(const uint8_t *coin, struct store_coin *place)
 {
-    int den = (int8_t)coin[0];
+    int den = coin[0] < 128 ? coin[0] : coin[0] - 256; /* two's complement */
     uint32_t sn =
         (uint32_t)coin[1] << 24 | (uint32_t)coin[2] << 16 | (uint32_t)coin[3] << 8 | coin[4];
     if (den < -8 || den > 6 || sn >= RU_STORE_DEN_PAGES * RU_STORE_RECORDS)
@@ -486,10 +493,10 @@ static int coin_find(struct ru_view *view, const uint8_t *coin, struct store_coi
     *state = RU_COIN_UNREADABLE;
     if (!coin_place(coin, place))
         return 0;
-    const uint8_t *page;
+    const uint8_t *page = NULL;
     int rc = view_page(view, place->page, &page, state);
     if (rc == 0 && page)
-        *record = page + place->record * RU_STORE_RECORD;
+        *record = page + (size_t)place->record * RU_STORE_RECORD;
     return rc;
 }
 
@@ -544,10 +551,10 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
 static int coin_store(struct ru_view *view, const struct store_coin *place, const uint8_t *record,
                       const uint8_t *an, uint32_t month)
 {
-    uint8_t *page = view_copy(view, place->page, record - place->record * RU_STORE_RECORD);
+    uint8_t *page = view_copy(view, place->page, record - (size_t)place->record * RU_STORE_RECORD);
     if (!page || !view_undo_room(view))
         return -ENOMEM;
-    uint8_t *out = page + place->record * RU_STORE_RECORD;
+    uint8_t *out = page + (size_t)place->record * RU_STORE_RECORD;
     struct store_undo *undo = &view->undo[view->undo_count++];
     undo->page = (uint16_t)place->page;
     undo->record = (uint16_t)place->record;

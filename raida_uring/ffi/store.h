@@ -60,6 +60,9 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
 void ru_store_close(struct ru_store *store);
 /* Thread: any. Wait until every commit is on the disk. */
 int ru_store_sync(struct ru_store *store);
+/* Thread: any. Free what processes that were killed while reading still keep from being used again:
+ * how many there were. */
+int ru_store_forget_dead(struct ru_store *store);
 /* Thread: any. Bytes of the file in use, and the most it may have. */
 void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes);
 /* Words for a negative result of any function here. */

@@ -12,8 +12,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.net import Endpoint, family_of, read_exactly, tcp_connect
-from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, Table, daemon, started_daemon
+from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
 
@@ -45,7 +47,7 @@ STARTING_S_MAX = 1.0
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
 
-def tables(store: Path, **more: object) -> dict[str, Table]:
+def tables(store: Path, **more: object) -> Any:
     """A node with trees over this store."""
     return {
         "server": {"synchronization_enabled": True},
@@ -80,6 +82,7 @@ class Owner:
                 answered = self._exchange(endpoint, request(POWN, payload))
                 if answered != Status.ALL_PASS:
                     self.faults.append(f"owner {self.name} step {self.asked}: {answered}")
+                    return
                 self.acknowledged = self.asked
         except (OSError, AssertionError):
             return  # no answer, or half of one
@@ -307,6 +310,45 @@ def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str)
     else:
         assert durable == 0
         assert unsafe == replies
+
+
+# -- a failing disk -------------------------------------------------------------------------------
+
+
+@contextmanager
+def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon]:
+    """A node whose system calls fail as `faults`, an injection of strace, says. On leaving, it is
+    asked to end."""
+    if (refusal := strace_refusal()) is not None:
+        pytest.skip(refusal)
+    traced = ["-e", "trace=fdatasync,pwrite64,pwritev", "-e", f"inject={faults}"]
+    command = ["strace", "-f", "-o", "/dev/null", *traced, *SERVE]
+    with started_daemon(directory, command=command, **tables(store)) as node:
+        node.await_ready()
+        yield node
+        if node.process.poll() is None:
+            children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children")
+            os.kill(int(children.read_text().split()[0]), 15)
+            node.process.wait(STOP_TIMEOUT_S)
+
+
+def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
+    """What it was to make durable is not there; what follows is not worse for it."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "udp", [(0, 1), (0, 2), (5, 9)])
+    told = []
+    with failing_daemon(tmp_path, store, "fdatasync:error=EIO:when=4..6") as node:
+        for _ in range(12):
+            old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
+            payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
+            told.append(ask(node.endpoint, POWN, payload)[0])
+            one.acknowledged += told[-1] == Status.ALL_PASS
+            assert detects(node.endpoint, one.ans(one.acknowledged))
+    # strace counts the calls of each thread for itself.
+    assert told.count(Status.FILESYSTEM) == 3
+    assert told.count(Status.ALL_PASS) == 9
+    with daemon(tmp_path, **tables(store)) as node:
+        assert detects(node.endpoint, one.ans(one.acknowledged))
 
 
 # -- a full disk ----------------------------------------------------------------------------------

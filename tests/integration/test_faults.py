@@ -149,7 +149,9 @@ class TestB14FinishedConnections:
 
     def test_more_than_1024_at_once(self) -> None:
         count = 1500
-        with running_node(handlers=HANDLERS) as node, ExitStack() as stack:
+        # The first waits for its header until the last has connected.
+        slow = {"header_timeout_ms": 60_000, "progress_timeout_ms": 60_000}
+        with running_node(handlers=HANDLERS, tcp=slow) as node, ExitStack() as stack:
             sent = [request(HOLD, index.to_bytes(4), echo=index) for index in range(count)]
             clients = [stack.enter_context(tcp_connect(node.endpoint)) for _ in sent]
             with gate.closed():

@@ -85,8 +85,8 @@ def test_one_of_two_wins_over_udp(node: Node) -> None:
                 for client in (0, 1) if (number + coin[1]) % 2 else (1, 0):
                     clients[client].sendto(made[client][0], node.endpoint)
             told: list[dict[int, int]] = []
-            for client in clients:
-                replies = [client.recv(2048) for _ in owned]
+            for bidder in clients:
+                replies = [bidder.recv(2048) for _ in owned]
                 told.append({int.from_bytes(reply[6:8]): reply[2] for reply in replies})
             for coin in list(owned):
                 settle(owned, coin, [found[coin[1]] for found in told], news[coin])

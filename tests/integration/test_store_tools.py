@@ -50,7 +50,7 @@ SIZES = {
 }
 
 
-def store(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+def store(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`raida-uring store ...`"""
     return subprocess.run(
         [sys.executable, "-m", "raida_uring", "store", *map(str, args)],
@@ -59,7 +59,7 @@ def store(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
         timeout=TIMEOUT_S,
         check=False,
         env=environment(),
-        **options,  # type: ignore[call-overload]
+        cwd=cwd,
     )
 
 
@@ -206,7 +206,8 @@ def test_killed_import_is_incomplete(data: Path, tmp_path: Path, existing: bool)
 def test_import_stopped_at_the_terminal(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "raida_uring", "store", "import", data, "--store", path]
+    command = [sys.executable, "-m", "raida_uring", "store", "import", str(data)]
+    command += ["--store", str(path)]
     with subprocess.Popen(command, stderr=theirs, env=environment()) as process:
         os.close(theirs)
         shown = b""
@@ -540,6 +541,6 @@ def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
             lambda: store_tools.import_files(closed, tmp_path / "other"),
         ):
             with denied:
-                attempt()  # type: ignore[no-untyped-call]
+                attempt()
     finally:
         os.seteuid(0)

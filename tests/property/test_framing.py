@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.handlers import BLOB, MIRROR
+from tests.support.handlers import BLOB, HANG, HOLD, KEEP, MIRROR, NAP, SLOW_HOLD
 from tests.support.net import tcp_ask, udp_ask, udp_client
 from tests.support.node import (
     BACKENDS,
@@ -62,6 +62,10 @@ def built_requests() -> st.SearchStrategy[bytes]:
     return st.one_of(plain, bodyless, blobs, encrypted, recorded)
 
 
+# Commands of the tests' handlers that wait, keep, or build as much as four random bytes say.
+UNFIT = (HOLD, SLOW_HOLD, HANG, NAP, KEEP, BLOB)
+
+
 @st.composite
 def damaged_requests(draw: st.DrawFn) -> bytes:
     """A request with some bytes changed, missing or added."""
@@ -71,6 +75,8 @@ def damaged_requests(draw: st.DrawFn) -> bytes:
             # Most faults are in the header; uniform positions would rarely meet it.
             last = min(len(data), draw(st.sampled_from([17, 48, len(data)]))) - 1
             data[draw(st.integers(0, last))] = draw(st.integers(0, 255))
+    if tuple(data[4:6]) in UNFIT:  # damage can turn one command into another
+        data[5] = MIRROR[1]
     del data[draw(st.integers(0, len(data))) if draw(st.booleans()) else len(data) :]
     return bytes(data) + draw(st.binary(max_size=40))
 

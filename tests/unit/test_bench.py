@@ -319,8 +319,8 @@ def test_a_load_out_of_range_is_refused(changes: dict[str, object]) -> None:
 
 
 def test_a_message_too_long_is_refused() -> None:
-    exchange = Exchange(bytes(4096), 0, bytes(32), 0)
-    with pytest.raises(LoadError, match="4096 bytes"):
+    exchange = Exchange(bytes(20_000), 0, bytes(32), 0)
+    with pytest.raises(LoadError, match="20000 bytes"):
         run_load(short_load(1), exchange)
 
 

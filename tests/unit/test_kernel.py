@@ -62,6 +62,21 @@ def test_a_refusal_has_a_cause_and_a_remedy(
     assert "\n" not in str(refusal)
 
 
+@pytest.mark.parametrize(
+    ("doing", "call"),
+    [
+        ("io_uring_setup", "setup"),
+        ("io_uring_enter", "enter"),
+        ("registering the UDP sockets", "register"),
+        ("restricting the ring", "register"),
+        ("enabling the ring", "register"),
+        ("mapping a buffer ring", None),
+    ],
+)
+def test_what_failed_tells_which_call_is_refused(doing: str, call: str | None) -> None:
+    assert kernel._call_of(doing) == call
+
+
 def test_the_old_question_is_still_answered() -> None:
     assert "6.0 or later needed" in kernel.explain_refusal(errno.EINVAL)
 

@@ -90,5 +90,5 @@ def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a store"):
         Store(tmp_path)
     make_store(tmp_path / "store")
-    with pytest.raises(StoreError, match="is a store already"):
+    with pytest.raises(StoreError, match="holds a store already"):
         Store.create(tmp_path / "store", seed=SEED)

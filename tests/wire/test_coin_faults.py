@@ -115,8 +115,8 @@ def test_b5_branches_out_of_range(node: Node) -> None:
     sizes = (1000, 500, 250, 125, 63, 32, 16, 8, 4, 2, 1)
     for level, count in enumerate(sizes):
         last = branch_payload(6, level, count - 1)
-        answered, hashed = ask(node.endpoint, GET_MERKLE_BRANCH, last)
-        assert (answered, len(hashed)) == (Status.SUCCESS, 32)
+        found, hashed = ask(node.endpoint, GET_MERKLE_BRANCH, last)
+        assert (found, len(hashed)) == (Status.SUCCESS, 32)
     assert hashed == all_roots(node.endpoint)[-32:]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring.kernel import circumstances
 from tests.support.confine import IO_URING_CALLS
 from tests.support.net import (
     Endpoint,
@@ -151,4 +152,7 @@ def test_where_io_uring_is_refused(tmp_path: Path, call: str, code: int) -> None
     with daemon(tmp_path, command=refuse) as node:
         assert replay(node.endpoint, VECTORS) == []
         line = next(line for line in node.stderr().splitlines() if "serving on" in line)
-    assert re.search(r": epoll \(io_uring refused: .*a seccomp filter", line), line
+    cause = "a seccomp filter"
+    if (call, code, circumstances().disabled) == ("io_uring_setup", errno.ENOSYS, None):
+        cause = "or a sandbox hides it"  # before 6.6 nothing tells it from a kernel without
+    assert re.search(rf": epoll \(io_uring refused: .*{cause}", line), line
