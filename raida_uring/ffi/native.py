@@ -43,6 +43,10 @@ class _Lib(Protocol):
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
     def ru_counters_name(self, index: int) -> Any: ...
+    def ru_engine_gauges(self, engine: Any, values: Any) -> None: ...
+    def ru_gauges_count(self) -> int: ...
+    def ru_gauges_name(self, index: int) -> Any: ...
+    def ru_engine_wake(self, engine: Any) -> None: ...
     def ru_engine_histogram(
         self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
     ) -> int: ...
@@ -127,6 +131,9 @@ REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 
 COUNTER_NAMES: Final = tuple(
     _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
+)
+GAUGE_NAMES: Final = tuple(
+    _ffi.string(_lib.ru_gauges_name(index)).decode() for index in range(_lib.ru_gauges_count())
 )
 HISTOGRAM_KINDS: Final = ("udp", "tcp", "queue", "lap")  # enum ru_histogram_kind
 
@@ -257,6 +264,16 @@ class Engine:
         values = _ffi.new("uint64_t[]", len(COUNTER_NAMES))
         _lib.ru_engine_counters(self._engine, values)
         return dict(zip(COUNTER_NAMES, values, strict=True))
+
+    def gauges(self) -> dict[str, int]:
+        """Thread: any. How things stood at the end of the newest lap, see ffi/stats.h."""
+        values = _ffi.new("uint64_t[]", len(GAUGE_NAMES))
+        _lib.ru_engine_gauges(self._engine, values)
+        return dict(zip(GAUGE_NAMES, values, strict=True))
+
+    def wake(self) -> None:
+        """Thread: any. Have the loop turn once more: if it lives, `laps` grows soon."""
+        _lib.ru_engine_wake(self._engine)
 
     def histogram(self, kind: str) -> Histogram:
         """Thread: any. kind: one of HISTOGRAM_KINDS."""
