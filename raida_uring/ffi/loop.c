@@ -480,6 +480,7 @@ int ru_engine_run(struct ru_engine *engine)
     int result = loop_open(engine);
     if (result == 0) {
         loop_publish(engine);
+        loop_publish_gauges(engine);
         loop_state(engine, 1);
         result = loop_serve(engine);
         if (result == 0)
