@@ -78,7 +78,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "udp_truncated": "longer than `udp_effective_payload`; handled as its first bytes",
     "udp_votes": "integrity votes answered",
     "udp_receive_ended": "standing receives that ended, for whatever reason; each is armed again",
-    "udp_no_buffers": "of those, the ones that found no free slot",
+    "udp_no_buffers": "of those, the ones that found no slot left to receive into",
     "tcp_requests": "requests, from their first byte",
     "tcp_answered": "replies the kernel accepted in full",
     "tcp_dropped_eof": "the peer closed before the request was complete",
@@ -115,7 +115,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "completions_overflowed": "turns that found the completion queue overflowed; "
     "nothing is lost, but it is slow",
     "loop_cpu_ns": "CPU time of the I/O thread, refreshed about once a second",
-    "refused_bodies": "answered by the body check: 16, 33 or 37",
+    "refused_bodies": "unencrypted requests answered by the body check: 16, 33 or 37",
     "refused_factors": "answered 89: longer than `udp_reply_factor_max` allows",
     "refused_sizes": "answered 252: longer than the longest reply",
     "worker_lock_wait_ns": "time of workers from a batch taken to the interpreter lock held",
