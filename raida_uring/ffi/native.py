@@ -5,6 +5,7 @@ interpreter lock on every call.
 """
 
 import errno
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ class Histogram:
     sum_ns: int
 
 
+@functools.cache
+def _floors_ns(count: int) -> tuple[int, ...]:
+    return tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(count))
+
+
 def _check(result: int, doing: str) -> int:
     if result < 0:
         raise EngineError(-result, doing)
@@ -282,8 +288,7 @@ class Engine:
         buckets = _ffi.new("uint64_t[]", size)
         sum_ns = _ffi.new("uint64_t *")
         _lib.ru_engine_histogram(self._engine, number, buckets, size, sum_ns)
-        floors = tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(size))
-        return Histogram(floors, tuple(buckets), sum_ns[0])
+        return Histogram(_floors_ns(size), tuple(buckets), sum_ns[0])
 
     def open_worker(self, index: int) -> "Worker":
         """Thread: the worker's. Raises EngineError: EINVAL past the last, EBUSY while open."""
