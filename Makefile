@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        test-native test-threads test-browser test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
         bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
@@ -79,6 +79,10 @@ test-native: setup $(NATIVE_TESTS) $(NATIVE_DIR)/sim ## C tests under the addres
 	@for test in $(NATIVE_TESTS); do echo "$$test"; "$$test" || exit 1; done
 	@printf '%s\n' 1 501 | xargs -P 2 -I{} $(NATIVE_DIR)/sim {} 500 1000
 	@echo "$(words $(NATIVE_TESTS)) native test programs passed"
+
+# Apart from the others: it takes a minute and a browser (Debian: chromium-headless-shell).
+test-browser: setup ## the status page in headless Chromium
+	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
 THREAD_TESTS := queue stats

@@ -30,6 +30,7 @@ from raida_uring.settings import (
     flag,
     hex_key,
     host_ports,
+    ip_address,
     listening_addresses,
     module_names,
     settings_of,
@@ -41,6 +42,7 @@ from raida_uring.settings import (
 RAIDA_COUNT: Final = 25
 LISTENERS_MAX: Final = 16  # as the data plane is built
 UDP_SLOTS_MAX: Final = 32768  # entries a provided-buffer ring can have
+HTTP_PORT_OFFSET: Final = 10000
 WORKERS_MAX: Final = 64
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
@@ -319,6 +321,25 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """[http]: status page, metrics and health."""
+
+    enabled: bool = declare(
+        flag(), "serve the status page, /metrics, /healthz and /readyz", default=True
+    )
+    listen: str = declare(
+        ip_address(),
+        "address of that server, which asks nobody for a password",
+        default="127.0.0.1",
+    )
+    port: int = declare(
+        whole(0, 65535),
+        "its TCP port; 0 takes a free one",
+        default_text="[server] port + 10000, - 10000 if past 65535; 0 if that is 0",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
     """[store]: where coins live."""
 
@@ -370,6 +391,7 @@ class Config:
     workers: Workers = field(default_factory=Workers)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
+    http: Http
     store: Store = field(default_factory=Store)
     handlers: Handlers = field(default_factory=Handlers)
 
@@ -457,6 +479,7 @@ def parse(text: str, source: str) -> Config:
 
     server = tables["server"]
     server.setdefault("port", 50000 + server["raida_id"])
+    tables["http"].setdefault("port", _http_port(server["port"]))
     config = Config(**{table: _TABLE_TYPES[table](**keys) for table, keys in tables.items()})
     workers = dataclasses.replace(config.workers, count=_worker_count(config))
     config = dataclasses.replace(config, workers=workers)
@@ -482,6 +505,7 @@ def with_overrides(
         given.append(("--port", "server", "port", port))
     if backend is not None:
         given.append(("--backend", "network", "backend", backend))
+    follows = config.http.port == _http_port(config.server.port)
     for option, table, key, raw in given:
         try:
             value = SETTINGS[table][key].kind.parse(raw)
@@ -491,7 +515,17 @@ def with_overrides(
             raise ConfigError(f"{option} {shown}: {reason}") from None
         changed = dataclasses.replace(getattr(config, table), **{key: value})
         config = dataclasses.replace(config, **{table: changed})
+    if follows:
+        http = dataclasses.replace(config.http, port=_http_port(config.server.port))
+        config = dataclasses.replace(config, http=http)
     return config
+
+
+def _http_port(port: int) -> int:
+    """The default of [http] port beside the node's own."""
+    if port == 0:
+        return 0
+    return port + HTTP_PORT_OFFSET if port + HTTP_PORT_OFFSET <= 65535 else port - HTTP_PORT_OFFSET
 
 
 def _read_table(table: str, given: dict[str, object], source: str) -> dict[str, Any]:

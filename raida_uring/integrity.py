@@ -123,6 +123,7 @@ class Integrity:
         self._lock = threading.Lock()
         self._pending: set[int] = set()
         self._oldest_s = 0.0
+        self._hashing_s: float | None = None  # since when the pages at work have been pending
         self._wake = threading.Event()
         self._stopping = False
         self._followed: int | None = None  # transaction up to which another process was followed
@@ -216,6 +217,15 @@ class Integrity:
         """Coins in circulation, denominations -8 to 6."""
         return self._recent[-1].circulating
 
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest commit that the roots do not show yet; 0 when they show all."""
+        with self._lock:
+            since = self._hashing_s
+            if since is None:
+                since = self._oldest_s if self._pending else None
+        return 0.0 if since is None else time.monotonic() - since
+
     def notify(self, pages: Sequence[int]) -> None:
         """These pages were changed by a commit."""
         with self._lock:
@@ -262,6 +272,7 @@ class Integrity:
         with self._lock:
             pages, self._pending = self._pending, set()
             since = self._oldest_s
+            self._hashing_s = since if pages else None
         if not pages:
             return
         try:
@@ -269,8 +280,12 @@ class Integrity:
         except StoreError as error:
             logger.error("trees not up to date: %s", error)
             self.notify(list(pages))
+            with self._lock:
+                self._oldest_s, self._hashing_s = since, None
             time.sleep(RETRY_S)
             return
+        with self._lock:
+            self._hashing_s = None
         self.lag_max_s = max(self.lag_max_s, time.monotonic() - since)
 
     def _rehash(self, coins: Coins, pages: Iterable[int]) -> None:

@@ -1,10 +1,42 @@
-"""What the counters of the data plane must always add up to.
+"""What the node tells about itself: its counters' meanings and laws, one observation of everything,
+and the same as Prometheus metrics, as JSON, and as a verdict on readiness.
 
+Names, types and meanings stand in the two tables below; docs/operate.md repeats them and a test
+compares. No metric is labelled by client: their number is bounded whatever arrives.
 Source: architecture, "The conservation law"; the counters themselves stand in ffi/stats.h.
 """
 
-from collections.abc import Mapping
-from typing import Final
+import platform
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+import raida_uring
+from raida_uring.errors import StoreError
+
+if TYPE_CHECKING:
+    from raida_uring.config import Config
+    from raida_uring.ffi.native import Engine, Histogram
+    from raida_uring.integrity import Integrity
+    from raida_uring.sockets import Bound
+    from raida_uring.store import Sizes, Store
+
+# --- Laws -------------------------------------------------------------------------------------
 
 # (received, ended well, prefix of the counters of other ends, still under way)
 LAWS: Final = (
@@ -26,3 +58,566 @@ def violations(counters: Mapping[str, int]) -> list[str]:
             terms = " + ".join(f"{name} {value}" for name, value in parts.items() if value)
             broken.append(f"{received} {counters[received]} is not {terms or 0}")
     return broken
+
+
+# --- Names ------------------------------------------------------------------------------------
+
+COUNTERS: Final[Mapping[str, str]] = {
+    "udp_received": "datagrams taken from the sockets",
+    "udp_answered": "datagrams whose reply the kernel accepted",
+    "udp_dropped_empty": "no byte at all",
+    "udp_dropped_short": "under 17 bytes, or shorter than its header",
+    "udp_dropped_reply": "another server's refusal that reached us as if it were a request; "
+    "answering it could go on for ever",
+    "udp_dropped_pool": "handlers hold every ordinary context",
+    "udp_dropped_send": "the kernel refused the reply: "
+    "full send buffer, firewall, no route, port 0",
+    "udp_dropped_no_block": "no memory block for a reply that does not fit its slot",
+    "udp_dropped_drain": "still with a handler when the drain ended",
+    "udp_in_flight": "between receipt and answer, now",
+    "udp_truncated": "longer than `udp_effective_payload`; handled as its first bytes",
+    "udp_votes": "integrity votes answered",
+    "udp_receive_ended": "standing receives that ended, for whatever reason; each is armed again",
+    "udp_no_buffers": "of those, the ones that found no slot left to receive into",
+    "tcp_requests": "requests, from their first byte",
+    "tcp_answered": "replies the kernel accepted in full",
+    "tcp_dropped_eof": "the peer closed before the request was complete",
+    "tcp_dropped_reset": "the peer reset, or the reply could not be sent",
+    "tcp_dropped_timeout": "a deadline of `[tcp]` passed",
+    "tcp_dropped_peer_gone": "the connection ended while a handler ran; "
+    "its late answer was discarded",
+    "tcp_dropped_drain": "still open when the drain ended",
+    "tcp_in_flight": "requests begun and not ended, now",
+    "tcp_starved": "receives that waited for a buffer (`[tcp] buffers`) or a block (`[limits]`)",
+    "connections_accepted": "accepted, those closed at once included",
+    "connections_open": "open now",
+    "connections_closed_done": "answered, or closed by the peer between requests",
+    "connections_closed_eof": "closed by the peer within a request",
+    "connections_closed_reset": "reset by the peer, or a send failed",
+    "connections_closed_header_timeout": "no complete header in time",
+    "connections_closed_body_timeout": "no complete body in time",
+    "connections_closed_write_timeout": "the peer did not take the reply in time",
+    "connections_closed_idle_timeout": "persistent and silent for `idle_timeout_ms`",
+    "connections_closed_limit": "over `connections_max`: reset at once",
+    "connections_closed_descriptors": "no descriptor left: reset at once",
+    "connections_closed_early": "reset before its peer's name could be read",
+    "connections_closed_drain": "idle when the drain began, or open when it ended",
+    "accept_ended": "standing accepts that ended; each is armed again",
+    "echoes": "plain echoes answered by the I/O thread, UDP and TCP",
+    "refused_headers": "error replies made by the I/O thread; over TCP those with 160 too",
+    "refused_slow": "answered 160: the slow lane's queue was full",
+    "tokens_refused": "stale or malformed tokens and replies from workers: a bug, report it",
+    "dispatched": "requests handed to workers",
+    "batches": "batches they were handed in",
+    "laps": "turns of the loop",
+    "sleeps": "turns that had to wait",
+    "wakes": "times that another thread woke the loop",
+    "completions_overflowed": "turns that found the completion queue overflowed; "
+    "nothing is lost, but it is slow",
+    "loop_cpu_ns": "CPU time of the I/O thread, refreshed about once a second",
+    "refused_bodies": "unencrypted requests answered by the body check: 16, 33 or 37",
+    "refused_factors": "answered 89: longer than `udp_reply_factor_max` allows",
+    "refused_sizes": "answered 252: longer than the longest reply",
+    "worker_lock_wait_ns": "time of workers from a batch taken to the interpreter lock held",
+}
+"""What each counter of the data plane counts, in the order of ffi/stats.h."""
+
+_LEVELS: Final = frozenset({"udp_in_flight", "tcp_in_flight", "connections_open"})  # go down, too
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. kind: of Prometheus. labels: the names of its labels."""
+
+    kind: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+def metric_of(counter: str) -> tuple[str, str | None]:
+    """The metric that shows a counter of the data plane, and its `reason` where it has one."""
+    for _, _, prefix, _ in LAWS:
+        if counter.startswith(prefix):
+            return f"raida_{prefix}total", counter.removeprefix(prefix)
+    if counter in _LEVELS:
+        return f"raida_{counter}", None
+    if counter.endswith("_ns"):
+        return f"raida_{counter.removesuffix('_ns')}_seconds_total", None
+    return f"raida_{counter}_total", None
+
+
+_BY_REASON: Final = {
+    "raida_udp_dropped_total": "datagrams that were not answered, by reason",
+    "raida_tcp_dropped_total": "TCP requests that were not answered, by reason",
+    "raida_connections_closed_total": "closed connections, by reason",
+}
+
+
+def _counter_families() -> dict[str, Family]:
+    families = {}
+    for counter, meaning in COUNTERS.items():
+        name, reason = metric_of(counter)
+        kind = "counter" if name.endswith("_total") else "gauge"
+        if reason is None:
+            families[name] = Family(kind, meaning)
+        else:
+            families[name] = Family(kind, _BY_REASON[name], ("reason",))
+    return families
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    **_counter_families(),
+    "raida_request_seconds": Family(
+        "histogram", "requests of workers, from receipt to the reply queued", ("transport",)
+    ),
+    "raida_queue_seconds": Family("histogram", "waiting for a worker, of every request handed out"),
+    "raida_lap_seconds": Family("histogram", "one turn of the I/O thread without its sleep"),
+    "raida_queued": Family("gauge", "requests that wait for a worker", ("lane",)),
+    "raida_queue_oldest_seconds": Family(
+        "gauge", "how long the first of them has waited; 0: none waits", ("lane",)
+    ),
+    "raida_workers": Family("gauge", "workers", ("lane",)),
+    "raida_workers_busy": Family("gauge", "workers that hold requests", ("lane",)),
+    "raida_pool_used": Family(
+        "gauge",
+        "of the pools udp_contexts (with handlers or queued for them), small_blocks and "
+        "large_blocks (those lent to workers included), tcp_buffers, connections",
+        ("pool",),
+    ),
+    "raida_pool_size": Family("gauge", "what those pools hold at most", ("pool",)),
+    "raida_udp_kernel_drops_total": Family(
+        "counter",
+        "datagrams that the kernel dropped at a UDP socket of the node (SO_MEMINFO), mostly for "
+        "want of receive buffer; they are no part of udp_received",
+        ("address",),
+    ),
+    "raida_host_udp_buffer_errors_total": Family(
+        "counter",
+        "RcvbufErrors of the whole network namespace (/proc/net/snmp and snmp6)",
+        ("family",),
+    ),
+    "raida_thread_cpu_seconds_total": Family(
+        "counter", "CPU time of the threads io and workers (schedstat)", ("threads",)
+    ),
+    "raida_thread_runqueue_seconds_total": Family(
+        "counter", "time that these threads could run and had no core (schedstat)", ("threads",)
+    ),
+    "raida_store_bytes": Family("gauge", "in use by the store"),
+    "raida_store_size_bytes": Family("gauge", "what it may grow to ([store] size_mib)"),
+    "raida_store_pages": Family("gauge", "pages of coins that were written, of 15 x 16384"),
+    "raida_store_tickets": Family("gauge", "tickets in the store, expired ones included"),
+    "raida_coins": Family("gauge", "coins in circulation", ("denomination",)),
+    "raida_roots_published_total": Family("counter", "times that roots were shown to voters"),
+    "raida_roots_lag_seconds": Family(
+        "gauge", "age of the oldest commit that the roots do not show yet; 0: none"
+    ),
+    "raida_roots_lag_max_seconds": Family("gauge", "longest that a commit waited, since start"),
+    "raida_ready": Family("gauge", "1 when the node is neither draining nor overloaded, else 0"),
+    "raida_draining": Family("gauge", "1 once the node has been told to stop"),
+    "raida_overloaded": Family("gauge", "1 while requests cannot be handled in time"),
+    "raida_start_time_seconds": Family("gauge", "when the node started, seconds since 1970"),
+    "raida_arena_bytes": Family("gauge", "memory shared by the I/O thread and the workers"),
+    "raida_build_info": Family("gauge", "1; of which build this is", ("version", "python")),
+    "raida_node_info": Family(
+        "gauge",
+        "1; who this node is, its backend and tier, and why not a better one",
+        ("raida_id", "coin_id", "backend", "tier", "refusal"),
+    ),
+}
+"""Every metric of the node, in the order of /metrics. Those of the process come on top."""
+
+PROCESS_METRICS: Final = (
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_start_time_seconds",
+    "process_open_fds",
+    "process_max_fds",
+)
+"""What prometheus_client tells of the process."""
+
+# --- Observation ------------------------------------------------------------------------------
+
+LANES: Final = ("ordinary", "slow", "write")
+OVERLOAD_WAIT_S: Final = 1.0  # of a request for a worker of the lanes that do not refuse, below
+_REFUSING_LANE: Final = "slow"  # its queue has a bound of its own, past which it answers 160
+
+_SO_MEMINFO: Final = 55  # not in Python's socket module; Linux's number
+_MEMINFO_WORDS: Final = 9
+_MEMINFO_DROPS: Final = 8  # SK_MEMINFO_DROPS
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is observed. The engine, the store and the sockets stay open meanwhile."""
+
+    config: "Config"
+    engine: "Engine"
+    connections_max: int
+    bound: Sequence["Bound"]
+    store: "Store | None"
+    integrity: "Integrity | None"
+    io_thread: threading.Thread
+    workers: Sequence[threading.Thread]
+    started_at: float  # time.time()
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """How the trees follow the store."""
+
+    published: int
+    lag_s: float
+    lag_max_s: float
+    circulating: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A node at one moment; its counters are one consistent set.
+
+    ages_s: of the oldest request that waits, by lane. pools: used and size. kernel_drops: by
+    address. host_errors: by address family. thread_times: CPU and waiting for a core, seconds, by
+    thread name. refusal: why io_uring is not used, empty where it is or was not asked for.
+    """
+
+    config: "Config"
+    counters: dict[str, int]
+    gauges: dict[str, int]
+    histograms: dict[str, "Histogram"]
+    ages_s: dict[str, float]
+    workers: dict[str, int]
+    pools: dict[str, tuple[int, int]]
+    endpoints: tuple[tuple[str, int], ...]
+    kernel_drops: dict[str, int]
+    host_errors: dict[str, int]
+    thread_times: dict[str, tuple[float, float]]
+    store: "Sizes | None"
+    roots: Roots | None
+    started_at: float
+    draining: bool
+    backend: str
+    tier: str
+    refusal: str
+    arena_size: int
+    python: str = field(default_factory=platform.python_version)
+
+    def overloads(self) -> list[str]:
+        """Why requests cannot be handled in time, in words; empty when they can."""
+        reasons = []
+        used, size = self.pools["udp_contexts"]
+        if used >= size:
+            reasons.append(f"overloaded: handlers hold all {size} UDP contexts")
+        for lane, age_s in self.ages_s.items():
+            if lane != _REFUSING_LANE and age_s > OVERLOAD_WAIT_S:
+                reasons.append(f"overloaded: a request has waited {age_s:.1f} s for a worker")
+        return reasons
+
+    def unready(self) -> list[str]:
+        """Why no more requests should be sent here, in words; empty when they are welcome."""
+        return ["draining"] if self.draining else self.overloads()
+
+
+def observe(subject: Subject) -> Observation:
+    """Look at a node that serves. Any thread. Takes about a millisecond."""
+    config, engine = subject.config, subject.engine
+    counters, gauges = engine.counters(), engine.gauges()
+    now_ns = time.monotonic_ns()
+    refusal = engine.refusal
+    roots = None
+    if (trees := subject.integrity) is not None:
+        roots = Roots(trees.published, trees.lag_s, trees.lag_max_s, trees.circulating)
+    oldest = {lane: gauges[f"oldest_{lane}_ns"] for lane in LANES}
+    return Observation(
+        config=config,
+        counters=counters,
+        gauges=gauges,
+        histograms={kind: engine.histogram(kind) for kind in ("udp", "tcp", "queue", "lap")},
+        ages_s={
+            lane: max(0, now_ns - since_ns) / 1e9 if since_ns else 0.0
+            for lane, since_ns in oldest.items()
+        },
+        workers={
+            "ordinary": config.workers.count,
+            "slow": config.workers.slow_count,
+            "write": int(subject.store is not None),
+        },
+        pools={
+            "udp_contexts": (gauges["udp_contexts_held"], config.udp.contexts),
+            "small_blocks": (gauges["small_blocks_used"], config.limits.small_blocks),
+            "large_blocks": (gauges["large_blocks_used"], config.limits.large_blocks),
+            "tcp_buffers": (gauges["tcp_buffers_used"], config.tcp.buffers),
+            "connections": (counters["connections_open"], subject.connections_max),
+        },
+        endpoints=tuple((bound.host, bound.port) for bound in subject.bound),
+        kernel_drops={
+            _address(bound.host, bound.port): _drops(bound.udp) for bound in subject.bound
+        },
+        host_errors=_host_errors(),
+        thread_times={
+            "io": _thread_times([subject.io_thread]),
+            "workers": _thread_times(subject.workers),
+        },
+        store=_sizes(subject.store),
+        roots=roots,
+        started_at=subject.started_at,
+        draining=subject.draining,
+        backend=engine.tier.partition(",")[0],
+        tier=engine.tier,
+        refusal="" if refusal is None else str(refusal),
+        arena_size=engine.arena_size,
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _drops(udp: socket.socket) -> int:
+    """Datagrams that the kernel dropped at this socket, modulo 2^32; 0 where it does not tell."""
+    try:
+        told = udp.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _MEMINFO_WORDS)
+    except OSError:
+        return 0
+    words = struct.unpack(f"={len(told) // 4}I", told)
+    return words[_MEMINFO_DROPS] if len(words) > _MEMINFO_DROPS else 0
+
+
+def _host_errors() -> dict[str, int]:
+    errors = {}
+    try:  # two lines, names and values
+        lines = [
+            line.split()[1:]
+            for line in Path("/proc/net/snmp").read_text(encoding="ascii").splitlines()
+            if line.startswith("Udp:")
+        ]
+        errors["ipv4"] = int(dict(zip(*lines, strict=True))["RcvbufErrors"])
+    except (OSError, KeyError, TypeError, ValueError):
+        pass  # hidden, as in some containers: nothing to tell
+    try:  # a line each
+        for line in Path("/proc/net/snmp6").read_text(encoding="ascii").splitlines():
+            if line.startswith("Udp6RcvbufErrors"):
+                errors["ipv6"] = int(line.split()[1])
+    except (OSError, ValueError):
+        pass  # a machine without IPv6
+    return errors
+
+
+def _thread_times(threads: Sequence[threading.Thread]) -> tuple[float, float]:
+    """CPU time and time spent waiting for a core, in seconds, of all of them together."""
+    cpu_ns = wait_ns = 0
+    for thread in threads:
+        try:
+            path = Path(f"/proc/self/task/{thread.native_id}/schedstat")
+            told = path.read_text(encoding="ascii").split()
+            cpu_ns, wait_ns = cpu_ns + int(told[0]), wait_ns + int(told[1])
+        except (OSError, ValueError, IndexError):
+            pass  # it has ended, or a kernel without SCHED_INFO
+    return cpu_ns / 1e9, wait_ns / 1e9
+
+
+def _sizes(store: "Store | None") -> "Sizes | None":
+    if store is None:
+        return None
+    try:
+        return store.sizes()
+    except StoreError:
+        return None  # its own errors are in the log; the rest is worth telling
+
+
+# --- Prometheus -------------------------------------------------------------------------------
+
+_EDGE_LOW: Final = 12  # 2^12 ns: 4 us
+_EDGE_HIGH: Final = 34  # 2^34 ns: 17 s
+
+
+def thin(histogram: "Histogram", per_octave: int) -> list[tuple[int, int]]:
+    """Fewer buckets: (upper edge in ns, number of values below it), and all in the last one.
+
+    per_octave: buckets for each power of two, a power of two up to the engine's 16. The edges are
+    edges of the engine's, so that no value is estimated; the last one's is 0, for infinity.
+    """
+    edges = [
+        (1 << power) * (per_octave + step) // per_octave
+        for power in range(_EDGE_LOW, _EDGE_HIGH)
+        for step in range(per_octave)
+    ]
+    edges.append(1 << _EDGE_HIGH)
+    below, total, bucket = [], 0, 0
+    for edge in edges:
+        while bucket < len(histogram.counts) and histogram.floors_ns[bucket] < edge:
+            total += histogram.counts[bucket]
+            bucket += 1
+        below.append((edge, total))
+    return [*below, (0, sum(histogram.counts))]
+
+
+def _buckets(histogram: "Histogram") -> list[tuple[str, float]]:
+    """As Prometheus wants them. Its edges belong to the bucket below, ours to the one above: a
+    value exactly on an edge, to the nanosecond, counts one bucket too high."""
+    return [(repr(edge / 1e9) if edge else "+Inf", count) for edge, count in thin(histogram, 2)]
+
+
+class _NodeCollector(Collector):
+    """The metrics of one observation."""
+
+    def __init__(self, seen: Observation) -> None:
+        self._seen = seen
+
+    def collect(self) -> Iterator[Metric]:
+        samples = _samples(self._seen)
+        for name, family in FAMILIES.items():
+            made: Any
+            if family.kind == "histogram":
+                made = HistogramMetricFamily(name, family.meaning, labels=family.labels)
+                for labels, histogram in samples[name]:
+                    made.add_metric(labels, _buckets(histogram), sum_value=histogram.sum_ns / 1e9)
+            else:
+                kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+                made = kind(name, family.meaning, labels=family.labels)
+                for labels, value in samples[name]:
+                    made.add_metric(labels, value)
+            yield made
+
+
+_Samples = list[tuple[Sequence[str], Any]]
+
+
+def _samples(seen: Observation) -> dict[str, _Samples]:
+    """Label values and value of every sample, by metric."""
+    samples: dict[str, _Samples] = {name: [] for name in FAMILIES}
+    for counter, value in seen.counters.items():
+        name, reason = metric_of(counter)
+        scaled = value / 1e9 if counter.endswith("_ns") else value
+        samples[name].append(([] if reason is None else [reason], scaled))
+    samples["raida_request_seconds"] = [
+        ([transport], seen.histograms[transport]) for transport in ("udp", "tcp")
+    ]
+    for kind in ("queue", "lap"):
+        samples[f"raida_{kind}_seconds"] = [([], seen.histograms[kind])]
+    for lane in LANES:
+        samples["raida_queued"].append(([lane], seen.gauges[f"queued_{lane}"]))
+        samples["raida_queue_oldest_seconds"].append(([lane], seen.ages_s[lane]))
+        samples["raida_workers"].append(([lane], seen.workers[lane]))
+        samples["raida_workers_busy"].append(([lane], seen.gauges[f"busy_{lane}"]))
+    for pool, (used, size) in seen.pools.items():
+        samples["raida_pool_used"].append(([pool], used))
+        samples["raida_pool_size"].append(([pool], size))
+    for address, count in seen.kernel_drops.items():
+        samples["raida_udp_kernel_drops_total"].append(([address], count))
+    for family, count in seen.host_errors.items():
+        samples["raida_host_udp_buffer_errors_total"].append(([family], count))
+    for threads, (cpu_s, wait_s) in seen.thread_times.items():
+        samples["raida_thread_cpu_seconds_total"].append(([threads], cpu_s))
+        samples["raida_thread_runqueue_seconds_total"].append(([threads], wait_s))
+    _add_store(samples, seen)
+    for name, number in (
+        ("ready", not seen.unready()),
+        ("draining", seen.draining),
+        ("overloaded", bool(seen.overloads())),
+        ("start_time_seconds", seen.started_at),
+        ("arena_bytes", seen.arena_size),
+    ):
+        samples[f"raida_{name}"] = [([], number)]
+    server = seen.config.server
+    who = [str(server.raida_id), str(server.coin_id), seen.backend, seen.tier, seen.refusal]
+    samples["raida_build_info"] = [([raida_uring.__version__, seen.python], 1)]
+    samples["raida_node_info"] = [(who, 1)]
+    return samples
+
+
+def _add_store(samples: dict[str, _Samples], seen: Observation) -> None:
+    """A node without a store has no such samples."""
+    if (sizes := seen.store) is not None:
+        samples["raida_store_bytes"] = [([], sizes.used_bytes)]
+        samples["raida_store_size_bytes"] = [([], sizes.map_bytes)]
+        samples["raida_store_pages"] = [([], sizes.written_pages)]
+        samples["raida_store_tickets"] = [([], sizes.tickets)]
+    if (roots := seen.roots) is not None:
+        samples["raida_roots_published_total"] = [([], roots.published)]
+        samples["raida_roots_lag_seconds"] = [([], roots.lag_s)]
+        samples["raida_roots_lag_max_seconds"] = [([], roots.lag_max_s)]
+        samples["raida_coins"] = [
+            ([str(denomination)], count)
+            for denomination, count in enumerate(roots.circulating, start=-8)
+        ]
+
+
+def exposition(seen: Observation) -> bytes:
+    """The text of /metrics, format 0.0.4."""
+    registry = CollectorRegistry()
+    registry.register(_NodeCollector(seen))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+def status(seen: Observation) -> dict[str, object]:
+    """What the status page shows, ready for JSON. Durations in seconds, sizes in bytes."""
+    server, process = seen.config.server, psutil.Process()
+    with process.oneshot():
+        times, memory = process.cpu_times(), process.memory_info()
+        used = {
+            "pid": process.pid,
+            "cpu_s": times.user + times.system,
+            "memory": memory.rss,
+            "descriptors": process.num_fds(),
+            "threads": process.num_threads(),
+        }
+    return {
+        "node": {
+            "raida_id": server.raida_id,
+            "coin_id": server.coin_id,
+            "version": raida_uring.__version__,
+            "endpoints": [_address(*endpoint) for endpoint in seen.endpoints],
+            "tier": seen.tier,
+            "refusal": seen.refusal,
+            "started_at": seen.started_at,
+            "uptime_s": max(0.0, time.time() - seen.started_at),
+            "unready": seen.unready(),
+        },
+        "now_s": time.monotonic(),
+        "counters": seen.counters,
+        "kernel_drops": seen.kernel_drops,
+        "lanes": {
+            lane: {
+                "workers": seen.workers[lane],
+                "busy": seen.gauges[f"busy_{lane}"],
+                "queued": seen.gauges[f"queued_{lane}"],
+                "oldest_s": seen.ages_s[lane],
+            }
+            for lane in LANES
+        },
+        "pools": {name: {"used": used, "size": size} for name, (used, size) in seen.pools.items()},
+        "histograms": {
+            kind: {
+                "edges_s": [edge / 1e9 for edge, _ in thin(one, 4)[:-1]],
+                "below": [count for _, count in thin(one, 4)],
+            }
+            for kind, one in seen.histograms.items()
+        },
+        "process": used,
+        "threads": {
+            name: {"cpu_s": cpu_s, "runqueue_s": wait_s}
+            for name, (cpu_s, wait_s) in seen.thread_times.items()
+        },
+        "store": None
+        if (sizes := seen.store) is None
+        else {
+            "used": sizes.used_bytes,
+            "size": sizes.map_bytes,
+            "pages": sizes.written_pages,
+            "tickets": sizes.tickets,
+        },
+        "roots": None
+        if (roots := seen.roots) is None
+        else {
+            "published": roots.published,
+            "lag_s": roots.lag_s,
+            "lag_max_s": roots.lag_max_s,
+            "coins": sum(roots.circulating),
+        },
+    }

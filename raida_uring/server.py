@@ -1,8 +1,8 @@
 """The daemon: what is started and stopped, in which order.
 
-Start: descriptor limit, commands, sockets, store, trees, engine, workers, I/O thread. Stop is the
-reverse: the data plane drains (it answers what was received), the workers leave, the store is
-closed, memory and sockets go last.
+Start: descriptor limit, commands, sockets, HTTP, store, trees, engine, workers, I/O thread. Stop is
+the reverse: the data plane drains (it answers what was received), the workers leave, the HTTP
+thread ends, the store is closed, memory and sockets go last.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from typing import Final
 
 import psutil
 
-from raida_uring import handlers, kernel, sockets
+from raida_uring import handlers, kernel, metrics, sockets
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
@@ -31,6 +31,7 @@ from raida_uring.node import Node, Stats
 from raida_uring.sealing import Keys
 from raida_uring.store import Store, Syncer
 from raida_uring.upgrade import START_TIMEOUT_S, Successor, Takeover
+from raida_uring.web import Web
 from raida_uring.worker import Worker
 
 READY_TIMEOUT_MS: Final = 30_000
@@ -66,6 +67,10 @@ class Server:
         self._store: Store | None = None
         self._syncer: Syncer | None = None
         self._integrity: Integrity | None = None
+        self._web: Web | None = None
+        self._connections_max = 0
+        self._draining = False
+        self._started_at = 0.0  # seconds since 1970; 0: not yet
         self._loop: threading.Thread | None = None
         self._fault: EngineError | None = None
         self._final_counters: dict[str, int] | None = None
@@ -111,11 +116,14 @@ class Server:
             raise
 
     def _start(self) -> None:
-        connections_max = self._limit_connections()
+        connections_max = self._connections_max = self._limit_connections()
         commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
         self._bound = sockets.bind_all(self.config, self._takeover)
+        if self.config.http.enabled:
+            self._web = Web(self.config.http, self.observe, self._beat)
+            self._web.start()
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
             for bound in self._bound
@@ -137,11 +145,14 @@ class Server:
             self._engine.wait_ready(READY_TIMEOUT_MS)
         except EngineError as error:
             raise StartError(self._start_fault(error)) from error
+        self._started_at = time.time()
         logger.info("serving on %s: %s", self._places(), self.tier)
         if kernel.LACK_OF_MEMORY in self._engine.tier:
             logger.warning(
                 "smaller queues than asked for: %s", kernel.explain_refusal(errno.ENOMEM)
             )
+        if self._web is not None:
+            logger.info("status page, metrics and health on %s", self._web.url)
 
     def _start_fault(self, error: EngineError) -> str:
         if self.config.network.backend != "uring" or "pinning" in error.doing:
@@ -278,11 +289,47 @@ class Server:
                 return dict(self._final_counters)
             return self._running_engine().counters()
 
+    @property
+    def url(self) -> str | None:
+        """Where the status page is; None without one."""
+        return None if self._web is None else self._web.url
+
+    def observe(self) -> metrics.Observation:
+        """Everything the node tells about itself. Any thread. Raises StartError unless it serves.
+
+        Between start() and stop(), which ends the HTTP thread before what is observed goes.
+        """
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None or not self._started_at:
+            raise StartError("the node is starting")
+        return metrics.observe(
+            metrics.Subject(
+                config=self.config,
+                engine=engine,
+                connections_max=self._connections_max,
+                bound=self._bound,
+                store=self._store,
+                integrity=self._integrity,
+                io_thread=loop,
+                workers=[worker.thread for worker in self._workers],
+                started_at=self._started_at,
+                draining=self._draining,
+            )
+        )
+
+    def _beat(self) -> int:
+        """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
+        if self._engine is None or not self._started_at:
+            raise StartError("the node is starting")
+        self._engine.wake()
+        return self._engine.counters()["laps"]
+
     def begin_drain(self, drain_timeout_ms: int) -> None:
         """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
 
         A further call can only shorten it.
         """
+        self._draining = True
         with self._lock:
             if self._engine is not None:
                 self._engine.drain(drain_timeout_ms)
@@ -340,6 +387,7 @@ class Server:
             raise self._fault
 
     def _release(self) -> None:
+        self._draining = True
         engine = self._engine
         if engine is not None:
             engine.drain(0)
@@ -348,6 +396,7 @@ class Server:
             else:
                 engine.close_workers()
             left = self._join_workers()
+            self._stop_web()
             if left:
                 self._close_store()
             elif self._syncer is not None:
@@ -359,11 +408,17 @@ class Server:
                 if left:
                     engine.destroy()
         else:
+            self._stop_web()
             self._close_store()
         for bound in self._bound:
             bound.close()
         self._loop = None
         self._workers = []
+
+    def _stop_web(self) -> None:
+        if self._web is not None:
+            self._web.stop()
+            self._web = None
 
     def _join_workers(self) -> bool:
         """Whether every worker has left; one that is stuck in a handler keeps its memory."""

@@ -84,27 +84,15 @@ def hex_key() -> Kind:
     return Kind("a string of 32 hex digits", parse)
 
 
+def ip_address() -> Kind:
+    """Take an IPv4 or IPv6 address to bind, kept in its shortest form."""
+    return Kind("an IP address", _parse_address)
+
+
 def listening_addresses(count_max: int) -> Kind:
     """Take a list of IPv4 and IPv6 addresses to bind side by side, kept in their shortest form."""
-
-    def parse_address(raw: object) -> str:
-        try:
-            address = ipaddress.ip_address(raw) if isinstance(raw, str) else None
-        except ValueError:
-            address = None
-        if address is None:
-            raise ValueError(f"{toml_value(raw)} is not an IP address")
-        if address.is_multicast:
-            raise ValueError(f"{address} is a multicast address")
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:
-                raise ValueError(f"{address} is IPv4: write {address.ipv4_mapped}")
-            if address.is_link_local and address.scope_id is None:
-                raise ValueError(f"{address} needs its interface, as in {address}%eth0")
-        return str(address)
-
     allowed = f"a list of 1 to {count_max} IP addresses, none twice"
-    addresses = _list_of(parse_address, allowed, at_least=1, at_most=count_max)
+    addresses = _list_of(_parse_address, allowed, at_least=1, at_most=count_max)
 
     def parse(raw: object) -> object:
         given = cast("tuple[str, ...]", addresses.parse(raw))
@@ -115,6 +103,23 @@ def listening_addresses(count_max: int) -> Kind:
         return given
 
     return Kind(allowed, parse)
+
+
+def _parse_address(raw: object) -> str:
+    try:
+        address = ipaddress.ip_address(raw) if isinstance(raw, str) else None
+    except ValueError:
+        address = None
+    if address is None:
+        raise ValueError(f"{toml_value(raw)} is not an IP address")
+    if address.is_multicast:
+        raise ValueError(f"{address} is a multicast address")
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            raise ValueError(f"{address} is IPv4: write {address.ipv4_mapped}")
+        if address.is_link_local and address.scope_id is None:
+            raise ValueError(f"{address} needs its interface, as in {address}%eth0")
+    return str(address)
 
 
 def host_ports(count: int) -> Kind:

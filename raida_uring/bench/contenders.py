@@ -94,6 +94,7 @@ def node(
         "workers": ({} if workers is None else {"count": workers})
         | ({} if worker_cpu is None else {"cpus": [worker_cpu]}),
         "handlers": {"modules": list(modules)},
+        "http": {"enabled": False},
         "store": {} if store is None else {"path": str(store)},
     }
 

@@ -61,6 +61,7 @@ struct ru_worker_counters {
     uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
     uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
     uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
+    uint64_t lock_wait_ns;    /* from a batch taken to the interpreter lock held */
 };
 
 /* Between the loop and one worker. */
@@ -77,6 +78,7 @@ struct ru_mailbox {
 
 struct ru_arena_page {
     struct ru_counters_page counters;
+    struct ru_gauges_page gauges;
     struct ru_hist histograms[RU_HISTOGRAM_COUNT];
     struct ru_roots roots;
     uint8_t classes[RU_COMMANDS_COUNT];

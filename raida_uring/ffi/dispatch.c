@@ -119,6 +119,12 @@ static uint64_t dispatch_oldest_ns(const struct ru_engine *engine, const struct 
     return oldest_ns;
 }
 
+uint64_t ru_dispatch_oldest_ns(const struct ru_engine *engine, enum ru_lane_number lane)
+{
+    uint64_t oldest_ns = dispatch_oldest_ns(engine, &engine->lanes[lane]);
+    return oldest_ns == UINT64_MAX ? 0 : oldest_ns;
+}
+
 static uint32_t dispatch_batch(const struct ru_lane *lane)
 {
     uint32_t batch;

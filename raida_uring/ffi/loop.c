@@ -210,6 +210,29 @@ static void loop_publish(struct ru_engine *engine)
     ru_counters_publish(&ru_arena_page(&engine->arena)->counters, counters);
 }
 
+/* After work was handed out: what stays queued then waits for a worker. */
+static void loop_publish_gauges(struct ru_engine *engine)
+{
+    const struct ru_lane *lanes = engine->lanes;
+    const struct ru_blocks *blocks = &engine->blocks;
+    struct ru_gauges gauges = {
+        .udp_contexts_held = engine->udp.counts[RU_UDP_QUEUED] + engine->udp.counts[RU_UDP_WORKER],
+        .small_blocks_used = blocks->count[RU_BLOCK_SMALL] - blocks->free_count[RU_BLOCK_SMALL],
+        .large_blocks_used = blocks->count[RU_BLOCK_LARGE] - blocks->free_count[RU_BLOCK_LARGE],
+        .tcp_buffers_used = engine->config.tcp_buffers - engine->buffers_free,
+        .queued_ordinary = lanes[RU_LANE_ORDINARY].count,
+        .queued_slow = lanes[RU_LANE_SLOW].count,
+        .queued_write = lanes[RU_LANE_WRITE].count,
+        .oldest_ordinary_ns = ru_dispatch_oldest_ns(engine, RU_LANE_ORDINARY),
+        .oldest_slow_ns = ru_dispatch_oldest_ns(engine, RU_LANE_SLOW),
+        .oldest_write_ns = ru_dispatch_oldest_ns(engine, RU_LANE_WRITE),
+        .busy_ordinary = lanes[RU_LANE_ORDINARY].busy,
+        .busy_slow = lanes[RU_LANE_SLOW].busy,
+        .busy_write = lanes[RU_LANE_WRITE].busy,
+    };
+    ru_gauges_publish(&ru_arena_page(&engine->arena)->gauges, &gauges);
+}
+
 static uint64_t loop_earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -277,6 +300,7 @@ static int loop_lap(struct ru_engine *engine)
     ru_dispatch_run(engine);
     if (used_count != engine->conns.used_count) /* it met requests whose peers had left */
         loop_publish(engine);
+    loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
     ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
     return 0;
@@ -394,6 +418,7 @@ static int loop_end(struct ru_engine *engine)
     loop_reap(engine); /* what became of the last replies; nothing else is in flight */
     loop_abandon(engine);
     loop_publish(engine);
+    loop_publish_gauges(engine);
     if (engine->operations == 0)
         return 0;
     (void)snprintf(engine->fault, sizeof(engine->fault), "%u operations did not end when cancelled",
@@ -465,6 +490,7 @@ int ru_engine_run(struct ru_engine *engine)
     int result = loop_open(engine);
     if (result == 0) {
         loop_publish(engine);
+        loop_publish_gauges(engine);
         loop_state(engine, 1);
         result = loop_serve(engine);
         if (result == 0)
@@ -542,6 +568,11 @@ void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
            !__atomic_compare_exchange_n(&engine->drain_at_ns, &current_ns, deadline_ns, false,
                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
         ;
+    ru_engine_wake(engine);
+}
+
+void ru_engine_wake(struct ru_engine *engine)
+{
     const uint64_t one = 1;
     (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
 }
@@ -580,7 +611,18 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
         counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
         counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
         counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
+        counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
     }
+}
+
+void ru_engine_gauges(struct ru_engine *engine, uint64_t *values)
+{
+    ru_gauges_read(&ru_arena_page(&engine->arena)->gauges, values);
+}
+
+uint32_t ru_gauges_count(void)
+{
+    return RU_GAUGES_COUNT;
 }
 
 uint32_t ru_counters_count(void)

@@ -170,6 +170,8 @@ void ru_dispatch_run(struct ru_engine *engine);
 bool ru_dispatch_pending(const struct ru_engine *engine);
 /* How long queued work may wait for a running batch; UINT64_MAX when nothing waits. */
 uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine);
+/* CLOCK_MONOTONIC when the first request that waits in a lane was queued; 0 when none waits. */
+uint64_t ru_dispatch_oldest_ns(const struct ru_engine *engine, enum ru_lane_number lane);
 /* No more tokens will come: workers leave ru_worker_take(). */
 void ru_dispatch_close(struct ru_engine *engine);
 

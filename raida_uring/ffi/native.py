@@ -5,6 +5,7 @@ interpreter lock on every call.
 """
 
 import errno
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class _Lib(Protocol):
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
     def ru_counters_name(self, index: int) -> Any: ...
+    def ru_engine_gauges(self, engine: Any, values: Any) -> None: ...
+    def ru_gauges_count(self) -> int: ...
+    def ru_gauges_name(self, index: int) -> Any: ...
+    def ru_engine_wake(self, engine: Any) -> None: ...
     def ru_engine_histogram(
         self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
     ) -> int: ...
@@ -131,6 +136,9 @@ REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 COUNTER_NAMES: Final = tuple(
     _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
 )
+GAUGE_NAMES: Final = tuple(
+    _ffi.string(_lib.ru_gauges_name(index)).decode() for index in range(_lib.ru_gauges_count())
+)
 HISTOGRAM_KINDS: Final = ("udp", "tcp", "queue", "lap")  # enum ru_histogram_kind
 
 BACKENDS: Final = {  # as `[network] backend` names them
@@ -161,6 +169,11 @@ class Histogram:
     floors_ns: tuple[int, ...]
     counts: tuple[int, ...]
     sum_ns: int
+
+
+@functools.cache
+def _floors_ns(count: int) -> tuple[int, ...]:
+    return tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(count))
 
 
 def _check(result: int, doing: str) -> int:
@@ -274,6 +287,16 @@ class Engine:
         _lib.ru_engine_counters(self._engine, values)
         return dict(zip(COUNTER_NAMES, values, strict=True))
 
+    def gauges(self) -> dict[str, int]:
+        """Thread: any. How things stood at the end of the newest lap, see ffi/stats.h."""
+        values = _ffi.new("uint64_t[]", len(GAUGE_NAMES))
+        _lib.ru_engine_gauges(self._engine, values)
+        return dict(zip(GAUGE_NAMES, values, strict=True))
+
+    def wake(self) -> None:
+        """Thread: any. Have the loop turn once more: if it lives, `laps` grows soon."""
+        _lib.ru_engine_wake(self._engine)
+
     def histogram(self, kind: str) -> Histogram:
         """Thread: any. kind: one of HISTOGRAM_KINDS."""
         number = HISTOGRAM_KINDS.index(kind)
@@ -281,8 +304,7 @@ class Engine:
         buckets = _ffi.new("uint64_t[]", size)
         sum_ns = _ffi.new("uint64_t *")
         _lib.ru_engine_histogram(self._engine, number, buckets, size, sum_ns)
-        floors = tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(size))
-        return Histogram(floors, tuple(buckets), sum_ns[0])
+        return Histogram(_floors_ns(size), tuple(buckets), sum_ns[0])
 
     def open_worker(self, index: int) -> "Worker":
         """Thread: the worker's. Raises EngineError: EINVAL past the last, EBUSY while open."""

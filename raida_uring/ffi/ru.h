@@ -142,6 +142,13 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine);
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);
 const char *ru_counters_name(uint32_t index);
+/* Thread: any. How things stood at the end of the newest lap; values holds ru_gauges_count() words,
+ * those named *_ns in CLOCK_MONOTONIC. */
+void ru_engine_gauges(struct ru_engine *engine, uint64_t *values);
+uint32_t ru_gauges_count(void);
+const char *ru_gauges_name(uint32_t index);
+/* Thread: any. Have the loop turn once more, soon: whether it lives shows in the counter `laps`. */
+void ru_engine_wake(struct ru_engine *engine);
 /* Thread: any. Copies up to count buckets, returns the number there are; sum_ns may be NULL. */
 uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
                              uint32_t count, uint64_t *sum_ns);
@@ -159,6 +166,8 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 /* The batch: records, and the bytes they refer to. Valid until the next take. */
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
+/* The first call after a take comes with the interpreter lock just won back: it ends the measurement
+ * behind the counter worker_lock_wait_ns. */
 uint32_t ru_worker_data_size(struct ru_worker *worker);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
  * payloads one behind the other, sizes their sizes. The payload of a sealed request's reply is empty

@@ -64,7 +64,8 @@
     X(loop_cpu_ns)            /* CPU time of the I/O thread, refreshed about once a second */      \
     X(refused_bodies)         /* workers: plain bodies answered 16, 33 or 37 */                    \
     X(refused_factors)        /* workers: answered 89, over udp_reply_factor_max */                \
-    X(refused_sizes)          /* workers: answered 252, over the longest reply */
+    X(refused_sizes)          /* workers: answered 252, over the longest reply */                  \
+    X(worker_lock_wait_ns)    /* workers: from a batch taken to the interpreter lock held */
 
 struct ru_counters {
 #define RU_COUNTER_FIELD(name) uint64_t name;
@@ -88,5 +89,44 @@ void ru_counters_publish(struct ru_counters_page *page, const struct ru_counters
 void ru_counters_read(const struct ru_counters_page *page, uint64_t *values);
 /* The name of counter `index`, or NULL past the last. */
 const char *ru_counters_name(uint32_t index);
+
+/* How things stand at the end of the newest lap. Each is a word by itself: unlike the counters they
+ * are no sums of each other, and readers need no common moment. Lanes: ordinary, slow, write. */
+#define RU_GAUGES(X)                                                                               \
+    X(udp_contexts_held) /* queued and with workers, together; up to `[udp] contexts` */           \
+    X(small_blocks_used) /* not free, those lent to workers included */                            \
+    X(large_blocks_used)                                                                           \
+    X(tcp_buffers_used) /* not lent to the kernel */                                               \
+    X(queued_ordinary)  /* requests that wait for a worker */                                      \
+    X(queued_slow)                                                                                 \
+    X(queued_write)                                                                                \
+    X(oldest_ordinary_ns) /* CLOCK_MONOTONIC when the first of them was queued; 0: none waits */   \
+    X(oldest_slow_ns)                                                                              \
+    X(oldest_write_ns)                                                                             \
+    X(busy_ordinary) /* workers that hold requests */                                              \
+    X(busy_slow)                                                                                   \
+    X(busy_write)
+
+struct ru_gauges {
+#define RU_GAUGE_FIELD(name) uint64_t name;
+    RU_GAUGES(RU_GAUGE_FIELD)
+#undef RU_GAUGE_FIELD
+};
+
+enum {
+    RU_GAUGES_COUNT = sizeof(struct ru_gauges) / sizeof(uint64_t)
+};
+
+/* The published copy; lives in the arena. */
+struct ru_gauges_page {
+    uint64_t values[RU_GAUGES_COUNT];
+};
+
+/* Thread: loop. */
+void ru_gauges_publish(struct ru_gauges_page *page, const struct ru_gauges *gauges);
+/* Thread: any. */
+void ru_gauges_read(const struct ru_gauges_page *page, uint64_t *values);
+/* The name of gauge `index`, or NULL past the last. */
+const char *ru_gauges_name(uint32_t index);
 
 #endif

@@ -32,6 +32,7 @@ struct ru_worker {
     uint32_t answered; /* ... of which the first are answered */
     uint32_t used;     /* bytes of the scratch */
     uint64_t since_ns; /* busy since; 0: not busy */
+    uint64_t taken_ns; /* a batch was taken then, and Python has not come back; 0: it has */
     uint64_t waiting;  /* a token that did not fit the last batch; 0: none */
     uint32_t random_left;
     uint8_t random[WORKER_RANDOM_SIZE];
@@ -376,8 +377,10 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
         worker_answer_rest(worker);
     for (;;) {
         uint32_t count = worker_fill(worker);
-        if (count > 0)
+        if (count > 0) {
+            worker->taken_ns = ru_now_ns();
             return (int)count;
+        }
         if (__atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE))
             return -ESHUTDOWN;
         ru_sleeper_announce(&mailbox->sleeper);
@@ -416,5 +419,11 @@ const uint8_t *ru_worker_data(struct ru_worker *worker)
 
 uint32_t ru_worker_data_size(struct ru_worker *worker)
 {
+    if (worker->taken_ns != 0) {
+        uint64_t *wait_ns = &worker->mailbox->counters.lock_wait_ns;
+        uint64_t spent_ns = ru_now_ns() - worker->taken_ns;
+        __atomic_store_n(wait_ns, *wait_ns + spent_ns, __ATOMIC_RELAXED);
+        worker->taken_ns = 0;
+    }
     return worker->used;
 }

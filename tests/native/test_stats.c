@@ -71,9 +71,28 @@ static void test_every_counter_has_one_name(void)
     EXPECT(ru_counters_name(UINT32_MAX) == NULL);
 }
 
+static void test_every_gauge_has_one_name(void)
+{
+    static struct ru_gauges_page gauges_page;
+    struct ru_gauges gauges;
+    memset(&gauges, 0, sizeof(gauges));
+    gauges.queued_slow = 42;
+    ru_gauges_publish(&gauges_page, &gauges);
+    uint64_t values[RU_GAUGES_COUNT];
+    ru_gauges_read(&gauges_page, values);
+    for (uint32_t i = 0; i < RU_GAUGES_COUNT; i++) {
+        const char *name = ru_gauges_name(i);
+        EXPECT_EQUAL(values[i], strcmp(name, "queued_slow") == 0 ? 42 : 0);
+        for (uint32_t j = 0; j < i; j++)
+            EXPECT(strcmp(name, ru_gauges_name(j)) != 0);
+    }
+    EXPECT(ru_gauges_name(RU_GAUGES_COUNT) == NULL);
+}
+
 int main(void)
 {
     RUN(test_snapshots_are_whole_and_only_advance);
     RUN(test_every_counter_has_one_name);
+    RUN(test_every_gauge_has_one_name);
     return native_finish();
 }

@@ -54,6 +54,8 @@ DEFAULT_TABLES: dict[str, Table] = {
         "synchronization_enabled": False,
     },
     "network": {"bind": ["127.0.0.1"]},
+    # Most tests do not look at it, and many nodes run side by side.
+    "http": {"enabled": False, "port": 0},
     "limits": {"udp_reply_factor_max": 0},
 }
 

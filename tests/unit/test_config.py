@@ -88,6 +88,19 @@ def test_port_zero_stays_zero() -> None:
     assert parse("[server]\nraida_id = 3\nport = 0\n").server.port == 0
 
 
+@pytest.mark.parametrize(
+    ("port", "http_port"), [(50003, 60003), (55535, 65535), (55536, 45536), (1, 10001), (0, 0)]
+)
+def test_the_http_port_follows_from_the_port(port: int, http_port: int) -> None:
+    assert parse(f"[server]\nraida_id = 3\nport = {port}\n").http.port == http_port
+
+
+def test_the_http_port_follows_an_overridden_port_unless_given() -> None:
+    assert config.with_overrides(parse_with(""), port=50100).http.port == 60100
+    given = parse_with("[http]\nport = 9000\n")
+    assert config.with_overrides(given, port=50100).http.port == 9000
+
+
 def test_without_bind_every_address() -> None:
     assert parse_with("").network.bind == ("0.0.0.0", "::")
 
