@@ -21,6 +21,7 @@ SOURCES = (
     "backend_uring",
     "block",
     "conn",
+    "control",
     "datagram",
     "dispatch",
     "fast",

@@ -335,6 +335,7 @@ static int loop_serve(struct ru_engine *engine)
         int result = loop_lap(engine);
         if (result != 0)
             return result;
+        ru_control_serve(engine);
         uint64_t drain_at_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
         if (drain_at_ns == 0)
             continue;

@@ -98,6 +98,31 @@ enum ru_phase {
     RU_ENDING
 };
 
+enum ru_call_kind {
+    RU_CALL_LIVE,
+    RU_CALL_CONNECTIONS,
+    RU_CALL_LOAD,
+};
+
+enum ru_call_state {
+    RU_CALL_IDLE,    /* the caller's */
+    RU_CALL_OFFERED, /* whoever comes first: the loop takes it, or the caller withdraws it */
+    RU_CALL_TAKEN,   /* the loop's */
+    RU_CALL_DONE,    /* the caller's */
+};
+
+/* What another thread asks of the loop, see control.c. */
+struct ru_call {
+    uint32_t state;
+    uint32_t kind; /* enum ru_call_kind */
+    struct ru_sleeper sleeper;
+    struct ru_live live;
+    struct ru_load load;
+    uint32_t first;
+    uint32_t count;
+    struct ru_connection connections[RU_CONNECTIONS_LISTED];
+};
+
 struct ru_engine {
     struct ru_config config;
     struct ru_arena arena;
@@ -135,6 +160,7 @@ struct ru_engine {
     uint64_t drain_end_ns;
 
     /* Any thread. */
+    struct ru_call call;
     int wake_fd;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
     uint32_t ready;       /* 0 starting, 1 serving, 2 ended */
@@ -189,7 +215,12 @@ void ru_stream_expire(struct ru_engine *engine);
 void ru_stream_arm(struct ru_engine *engine);
 /* Close connections: idle ones, or all of them. */
 void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
+/* Deadlines may have become earlier. */
+void ru_stream_watch_all(struct ru_engine *engine);
 /* Accept what the listeners' backlogs still hold, then refuse further connections. */
 void ru_stream_drain(struct ru_engine *engine);
+
+/* control.c: what other threads ask. Between laps. */
+void ru_control_serve(struct ru_engine *engine);
 
 #endif

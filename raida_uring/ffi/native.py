@@ -6,6 +6,7 @@ interpreter lock on every call.
 
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -23,6 +24,7 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_PEER_BYTES: int
     RU_CONFIG_LISTENERS: int
+    RU_CONNECTIONS_LISTED: int
     RU_BACKEND_AUTO: int
     RU_BACKEND_URING: int
     RU_BACKEND_EPOLL: int
@@ -47,6 +49,10 @@ class _Lib(Protocol):
         self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
     ) -> int: ...
     def ru_hist_floor_ns(self, bucket: int) -> int: ...
+    def ru_engine_set_live(self, engine: Any, live: Any) -> int: ...
+    def ru_engine_load(self, engine: Any, load: Any) -> int: ...
+    def ru_engine_connections(self, engine: Any, first: Any, connections: Any) -> int: ...
+    def ru_connection_state_name(self, state: int) -> Any: ...
     def ru_engine_arena_size(self, engine: Any) -> int: ...
     def ru_worker_open(self, engine: Any, index: int, worker: Any) -> int: ...
     def ru_worker_close(self, worker: Any) -> None: ...
@@ -116,7 +122,8 @@ _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
-RECORD_FORMAT: Final = "<8xIIHBBBBH"  # struct ru_record without its token
+RECORD_FORMAT: Final = "<8xIIHBBBBH8x"  # struct ru_record without its token and arrival
+ARRIVAL_FORMAT: Final = "<24xQ"  # ... its arrival alone, CLOCK_MONOTONIC nanoseconds
 KINDS: Final = range(3)  # enum ru_request_kind
 KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
@@ -140,6 +147,37 @@ CLASS_WORKER: Final = 1
 CLASS_SLOW: Final = 2
 CLASS_ECHO: Final = 3
 CLASS_WRITE: Final = 4
+
+
+LANES: Final = ("ordinary", "slow", "write")  # enum ru_lane_number
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What is in use at one moment. By lane, in the order of LANES; the rest as struct ru_load."""
+
+    queued: tuple[int, ...]
+    busy: tuple[int, ...]
+    workers: tuple[int, ...]
+    udp_contexts: int
+    tcp_buffers: int
+    small_blocks: int
+    large_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One open TCP connection.
+
+    peer: a sockaddr of 28 bytes, see message.unpack_peer(); all zero when it was reset. state: in
+    words. requests: begun on it.
+    """
+
+    peer: bytes
+    state: str
+    age_s: float
+    state_s: float
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +223,7 @@ class Engine:
         out = _ffi.new("struct ru_engine **")
         _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
         self._made = out[0]
+        self._call_lock = threading.Lock()  # one call of the loop at a time
 
     def destroy(self) -> None:
         """Thread: control, once run() and every worker have returned."""
@@ -224,6 +263,52 @@ class Engine:
         number = _ffi.new("int *")
         doing = _ffi.string(_lib.ru_engine_refusal(self._engine, number)).decode()
         return EngineError(number[0], doing) if number[0] else None
+
+    def set_live(self, settings: dict[str, int]) -> None:
+        """Thread: any. Let the loop take over what may change while it serves.
+
+        settings: the fields of `struct ru_live`, by name. Raises EngineError: EINVAL when one is
+        out of range, ESHUTDOWN when the loop does not run, ETIMEDOUT when it stands still.
+        """
+        live = _ffi.new("struct ru_live *", dict(settings))
+        with self._call_lock:
+            _check(_lib.ru_engine_set_live(self._engine, live), "changing limits")
+
+    def load(self) -> EngineLoad:
+        """Thread: any. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
+        load = _ffi.new("struct ru_load *")
+        with self._call_lock:
+            _check(_lib.ru_engine_load(self._engine, load), "asking for the load")
+        return EngineLoad(
+            queued=tuple(load.queued),
+            busy=tuple(load.busy),
+            workers=tuple(load.workers),
+            udp_contexts=load.udp_contexts,
+            tcp_buffers=load.tcp_buffers,
+            small_blocks=load.small_blocks,
+            large_blocks=load.large_blocks,
+        )
+
+    def connections(self, first: int = 0) -> tuple[list[Connection], int]:
+        """Thread: any. Some of the open connections from number `first` on, none at the end, and
+        where to go on. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
+        at = _ffi.new("uint32_t *", first)
+        found = _ffi.new("struct ru_connection[]", _lib.RU_CONNECTIONS_LISTED)
+        with self._call_lock:
+            count = _check(
+                _lib.ru_engine_connections(self._engine, at, found), "listing connections"
+            )
+        listed = [
+            Connection(
+                peer=bytes(_ffi.buffer(found[index].peer)),
+                state=_ffi.string(_lib.ru_connection_state_name(found[index].state)).decode(),
+                age_s=found[index].age_ns / 1e9,
+                state_s=found[index].state_ns / 1e9,
+                requests=found[index].requests,
+            )
+            for index in range(count)
+        ]
+        return listed, at[0]
 
     @property
     def arena_size(self) -> int:

@@ -155,6 +155,13 @@ static void stream_watch(struct ru_engine *engine, uint32_t index)
         ru_timer_set(&engine->timers, index, deadline_ns);
 }
 
+void ru_stream_watch_all(struct ru_engine *engine)
+{
+    for (uint32_t index = 0; index < engine->conns.capacity; index++)
+        if (ru_conn_at(&engine->conns, index)->fd >= 0)
+            stream_watch(engine, index);
+}
+
 void ru_stream_settle(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);

@@ -173,7 +173,8 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
                              const struct ru_context *context, struct worker_answer *answer)
 {
     uint32_t header_size = ru_header_size(entry->header);
-    uint32_t factor = worker->engine->config.udp_reply_factor_max;
+    uint32_t factor =
+        __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
     uint32_t most = context->transport == RU_UDP ? WORKER_UDP_REPLY_MAX : RU_REPLY_MAX;
     uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
     uint8_t refusal = 0;
@@ -293,6 +294,7 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
         .shard = entry->header[3],
         .transport = context->transport,
         .body_size = context->body_size,
+        .arrival_ns = context->arrival_ns,
     };
     worker->entries[worker->opened++] = *entry;
 }
