@@ -17,6 +17,7 @@ from typing import Final
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native
 from raida_uring.ffi.native import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
+from raida_uring.log import event
 from raida_uring.store import Coins, Store
 
 HASH_BYTES: Final = 32
@@ -145,7 +146,12 @@ class Integrity:
                 leaves[index][number * HASH_BYTES : (number + 1) * HASH_BYTES] = leaf
                 if time.monotonic() >= next_line + PROGRESS_S:
                     next_line = time.monotonic()
-                    logger.info("building the trees: %d of %d pages", done, len(todo))
+                    logger.info(
+                        "building the trees: %d of %d pages",
+                        done,
+                        len(todo),
+                        extra=event("trees_building", done=done, pages=len(todo)),
+                    )
         levels = tuple(build(bytes(one)) for one in leaves)
         self._recent = (Trees(0, levels, self._circulating()),)
         logger.info(
@@ -153,6 +159,7 @@ class Integrity:
             time.monotonic() - started,
             len(todo),
             STORE_PAGES,
+            extra=event("trees_built", hashed=len(todo)),
         )
         return len(todo)
 
@@ -231,7 +238,7 @@ class Integrity:
         try:
             self._rehash(coins, pages)
         except StoreError as error:
-            logger.error("trees not up to date: %s", error)
+            logger.error("trees not up to date: %s", error, extra=event("trees_stale"))
             self.notify(list(pages))
             time.sleep(RETRY_S)
             return

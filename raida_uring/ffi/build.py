@@ -20,6 +20,7 @@ SOURCES = (
     "backend_epoll",
     "backend_uring",
     "block",
+    "closed",
     "conn",
     "control",
     "datagram",

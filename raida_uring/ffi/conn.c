@@ -85,6 +85,22 @@ const char *ru_connection_state_name(uint32_t state)
     return state < RU_CONN_STATES ? names[state] : NULL;
 }
 
+const char *ru_closed_reason_name(uint32_t reason)
+{
+    static const char *const names[RU_CLOSED_REASONS] = {
+        [RU_CLOSED_DONE] = "done",
+        [RU_CLOSED_EOF] = "end of stream within a request",
+        [RU_CLOSED_RESET] = "reset",
+        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
+        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
+        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
+        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
+        [RU_CLOSED_EARLY] = "reset before its name was read",
+        [RU_CLOSED_DRAIN] = "drain",
+    };
+    return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
+}
+
 /* ---- life ---- */
 
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,

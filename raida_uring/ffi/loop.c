@@ -571,6 +571,12 @@ uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *
     return RU_HIST_BUCKETS;
 }
 
+uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed)
+{
+    *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
+    return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
+}
+
 uint64_t ru_engine_arena_size(struct ru_engine *engine)
 {
     return engine->arena.size;

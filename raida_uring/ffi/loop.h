@@ -13,6 +13,7 @@
 #include "backend.h"
 #include "block.h"
 #include "clock.h"
+#include "closed.h"
 #include "conn.h"
 #include "fast.h"
 #include "queue.h"
@@ -161,6 +162,7 @@ struct ru_engine {
 
     /* Any thread. */
     struct ru_call call;
+    struct ru_closed_ring closed; /* what stream.c notes */
     int wake_fd;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
     uint32_t ready;       /* 0 starting, 1 serving, 2 ended */

@@ -24,6 +24,7 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_PEER_BYTES: int
     RU_CONFIG_LISTENERS: int
+    RU_CLOSED_KEPT: int
     RU_CONNECTIONS_LISTED: int
     RU_BACKEND_AUTO: int
     RU_BACKEND_URING: int
@@ -52,6 +53,8 @@ class _Lib(Protocol):
     def ru_engine_set_live(self, engine: Any, live: Any) -> int: ...
     def ru_engine_load(self, engine: Any, load: Any) -> int: ...
     def ru_engine_connections(self, engine: Any, first: Any, connections: Any) -> int: ...
+    def ru_engine_closed(self, engine: Any, closed: Any, missed: Any) -> int: ...
+    def ru_closed_reason_name(self, reason: int) -> Any: ...
     def ru_connection_state_name(self, state: int) -> Any: ...
     def ru_engine_arena_size(self, engine: Any) -> int: ...
     def ru_worker_open(self, engine: Any, index: int, worker: Any) -> int: ...
@@ -122,8 +125,8 @@ _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
-RECORD_FORMAT: Final = "<8xIIHBBBBH8x"  # struct ru_record without its token and arrival
-ARRIVAL_FORMAT: Final = "<24xQ"  # ... its arrival alone, CLOCK_MONOTONIC nanoseconds
+RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
+NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(3)  # enum ru_request_kind
 KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
@@ -181,6 +184,16 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedConnection:
+    """One that ended. peer: as of Connection. reason: in words."""
+
+    peer: bytes
+    reason: str
+    age_s: float
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """One bound address. The descriptors stay open until the engine is destroyed."""
 
@@ -223,6 +236,7 @@ class Engine:
         out = _ffi.new("struct ru_engine **")
         _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
         self._made = out[0]
+        self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
         self._call_lock = threading.Lock()  # one call of the loop at a time
 
     def destroy(self) -> None:
@@ -310,6 +324,22 @@ class Engine:
         ]
         return listed, at[0]
 
+    def closed_connections(self) -> tuple[list[ClosedConnection], int]:
+        """Thread: any, one at a time. Take the connections that ended, but for those that ended
+        well after one request, and how many more there was no room for since the start."""
+        missed = _ffi.new("uint64_t *")
+        count = _lib.ru_engine_closed(self._engine, self._closed, missed)
+        taken = [
+            ClosedConnection(
+                peer=bytes(_ffi.buffer(self._closed[index].peer)),
+                reason=_ffi.string(_lib.ru_closed_reason_name(self._closed[index].reason)).decode(),
+                age_s=self._closed[index].age_ns / 1e9,
+                requests=self._closed[index].requests,
+            )
+            for index in range(count)
+        ]
+        return taken, missed[0]
+
     @property
     def arena_size(self) -> int:
         """Thread: any. Bytes of memory shared by the loop and the workers."""
@@ -390,6 +420,11 @@ class Worker:
         return self.records(count), bytes(
             _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
         )
+
+    @property
+    def scratch(self) -> Any:
+        """The bytes that the records refer to, not copied; valid until the next take."""
+        return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

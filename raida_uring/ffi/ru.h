@@ -19,11 +19,12 @@ enum ru_constant {
     RU_CONFIG_LISTENERS = 16,
     RU_CONFIG_CPUS = 1024,
     RU_FAULT_TEXT = 160,
-    RU_RECORD_SIZE = 32,
+    RU_RECORD_SIZE = 40,
     RU_ROOTS_BYTES = 480,
     RU_REPLY_BYTES_MAX = 65536,
     RU_REQUEST_PREFIX_BYTES = 80,
     RU_PEER_BYTES = 32,
+    RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
 };
 
@@ -88,8 +89,8 @@ enum ru_request_kind {
     RU_REQUEST_KINDS = 3,
 };
 
-/* A request as a worker reads it, RU_RECORD_SIZE bytes; worker.py skips the first
- * and the last 8. */
+/* A request as a worker reads it, RU_RECORD_SIZE bytes; the worker's loop looks
+ * at `payload_at` to `body_size` alone. */
 struct ru_record {
     uint64_t token;
     uint32_t payload_at; /* in the batch's data; peer and header stand before the body */
@@ -98,9 +99,14 @@ struct ru_record {
     uint8_t kind;     /* enum ru_request_kind */
     uint8_t encryption;
     uint8_t shard;
-    uint8_t transport;   /* 0 UDP, 1 TCP */
-    uint16_t body_size;  /* BL */
-    uint64_t arrival_ns; /* CLOCK_MONOTONIC: datagram taken, or a stream's first byte */
+    uint8_t transport;  /* 0 UDP, 1 TCP */
+    uint16_t body_size; /* BL */
+    /* Of the request, and once it has been answered of the reply. */
+    uint32_t request_size; /* bytes as received */
+    uint32_t reply_size;   /* 0 when it could not be sent */
+    uint32_t reply_us;     /* since the datagram was taken, or the stream's first byte */
+    uint8_t reply_status;
+    uint8_t spare[3];
 };
 
 /* What may change while the node serves. */
@@ -137,6 +143,14 @@ struct ru_connection {
     uint64_t age_ns;
     uint64_t state_ns; /* in that state */
     uint64_t requests; /* begun on it */
+};
+
+/* One that ended. */
+struct ru_closed {
+    uint8_t peer[28]; /* as above */
+    uint32_t reason;  /* enum ru_conn_reason */
+    uint64_t age_ns;
+    uint64_t requests;
 };
 
 struct ru_engine;
@@ -189,6 +203,12 @@ int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
 int ru_engine_load(struct ru_engine *engine, struct ru_load *load);
 /* Thread: any. The name of enum ru_conn_state, or NULL past the last. */
 const char *ru_connection_state_name(uint32_t state);
+/* Thread: any, one at a time. Takes up to RU_CLOSED_KEPT connections that ended, oldest first, and
+ * returns their count; those that ended well after one request are left out. missed: how many
+ * there was no room for, since the engine was created. */
+uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
+/* Thread: any. The name of enum ru_conn_reason, or NULL past the last. */
+const char *ru_closed_reason_name(uint32_t reason);
 /* Thread: any. Bytes of the arena. */
 uint64_t ru_engine_arena_size(struct ru_engine *engine);
 
