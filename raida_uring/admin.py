@@ -453,7 +453,7 @@ def status(server: "Server") -> dict[str, object]:
         "drops": {name: count for name, count in counters.items() if "_dropped_" in name},
         "connections": {
             "open": counters["connections_open"],
-            "max": server.config.limits.connections_max,
+            "max": server.connections_max,
         },
         "latency_us": {
             kind: percentiles_us(zip(one.floors_ns, one.counts, strict=True))

@@ -66,14 +66,17 @@ def find(port: int) -> Path:
 def ask(path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
     """Yield each `progress` and last the `result` of a command.
 
-    Raises NotRunningError when nobody listens there, NodeError when the node says no, RaidaError when it
-    cannot be asked.
+    Raises NotRunningError when nobody listens there, NodeError when the node says no, RaidaError
+    when it cannot be asked.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.settimeout(TIMEOUT_S)
             channel.connect(os.fspath(path))
-            channel.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            try:
+                channel.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before we asked: the reason is there to be read
             yield from _answers(channel, path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise NotRunningError(f"no node listens on {path}") from None

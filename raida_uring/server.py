@@ -337,6 +337,11 @@ class Server:
         with self._lock:
             return self._running_engine().histogram(kind)
 
+    @property
+    def connections_max(self) -> int:
+        """How many connections it takes at once: what is configured, if there is room for it."""
+        return min(self.config.limits.connections_max, self._connections_reserved)
+
     def peers(self, count: int) -> tuple[float, list[tuple[str, float]]]:
         """See RequestLog.peers(). Any thread."""
         return (0.0, []) if self._requests is None else self._requests.peers(count)

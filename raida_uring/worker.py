@@ -119,10 +119,10 @@ class Worker:
         tap: Tap | None = None,
         writing: bool = False,
     ) -> None:
-        """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins: its
-        view of the store, begun and ended with each batch. keys: where it finds key coins, the view
-        itself if None. writing: the view is for changes, which one commit makes durable before the
-        replies of a batch leave."""
+        """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins:
+        its view of the store, begun and ended with each batch. keys: where it finds key coins, the
+        view itself if None. writing: the view is for changes, which one commit makes durable before
+        the replies of a batch leave."""
         self._engine = engine
         self._index = index
         self._sealed = _Sealed(coins if keys is None else keys)
