@@ -132,7 +132,6 @@ def serve(
             config.embedded_default(), host=host, port=port, backend=backend
         )
     else:
-        config_path = config_path.absolute()
         chosen = read(config_path)
     log.configure(chosen.log.level, form=chosen.log.format)
     if config_path is None:

@@ -109,6 +109,7 @@ class _JournalHandler(logging.Handler):
 
     def close(self) -> None:
         self._socket.close()
+        self._fallback.close()
         super().close()
 
     def _entry(self, record: logging.LogRecord) -> bytes:

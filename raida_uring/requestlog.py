@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
@@ -23,7 +23,7 @@ from raida_uring.sketch import SpaceSaving
 
 ROUND_S: Final = 0.25  # a line is written this late at most
 IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
-SAMPLES_PER_ROUND: Final = 128  # requests that a worker notes for the peers
+SAMPLES_PER_ROUND: Final = 24  # requests that a worker notes for the peers
 SAMPLES_PER_BATCH: Final = 4
 PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
 WINDOW_S: Final = 60.0
@@ -31,7 +31,8 @@ ADDRESS_BYTES: Final = 28
 
 _NOTE: Final = struct.Struct(native.NOTE_FORMAT)
 _PREFIX: Final = native.REQUEST_PREFIX_SIZE
-_CHALLENGE_SIZE: Final = 16
+_PLAIN_PREFIX: Final = _PREFIX + 16  # the challenge
+_PLACE: Final = struct.Struct("<8xI6xB").unpack_from  # payload_at and kind, of struct ru_record
 _TRANSPORTS: Final = ("udp", "tcp")
 
 logger = logging.getLogger("raida_uring.requests")
@@ -72,22 +73,21 @@ class Tap:
             for index in range(lines):
                 at = index * native.RECORD_SIZE
                 note = bytes(records[at : at + native.RECORD_SIZE])
-                self.lines.append(Noted(_peer(note, scratch), note))
+                self.lines.append(Noted(_peer(records, at, scratch), note))
         if self.samples_left > 0:
             step = (count + SAMPLES_PER_BATCH - 1) // SAMPLES_PER_BATCH
             # Not always the first of a batch: whoever wakes a worker is not a fair sample.
             for index in range(self.requests % step, count, step):
-                at = index * native.RECORD_SIZE
                 self.samples_left -= 1
-                self.samples.append(_peer(records[at : at + native.RECORD_SIZE], scratch))
+                self.samples.append(_peer(records, index * native.RECORD_SIZE, scratch))
         if not self._awake.is_set():
             self._awake.set()
 
 
-def _peer(note: bytes, scratch: bytes) -> bytes:
-    """The sockaddr in front of the request's body."""
-    at, _, kind, *_ = _NOTE.unpack(note)
-    start = at - (_CHALLENGE_SIZE if kind == native.KIND_PLAIN else 0) - _PREFIX
+def _peer(records: Any, at: int, scratch: Any) -> bytes:
+    """The sockaddr in front of the body of the request whose record is at `at`."""
+    payload_at, kind = _PLACE(records, at)
+    start = payload_at - (_PLAIN_PREFIX if kind == native.KIND_PLAIN else _PREFIX)
     return bytes(scratch[start : start + ADDRESS_BYTES])
 
 
