@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,8 @@ def place() -> Iterator[Path]:
 def node(place: Path, **tables: Table) -> Iterator[tuple[Daemon, Path]]:
     """A daemon and its admin socket."""
     path = place / "own" / "admin.sock"
-    with daemon(place, admin={"socket": str(path)}, **tables) as running:
+    given: dict[str, Any] = {**tables, "admin": {"socket": str(path)}}
+    with daemon(place, **given) as running:
         yield running, path
 
 

@@ -59,8 +59,7 @@ def test_status_is_what_left_the_node(tmp_path: Path) -> None:
 
 
 def test_beyond_the_limit_requests_are_counted(tmp_path: Path) -> None:
-    tables = {"log": {"requests_per_s": 5}}
-    with daemon(tmp_path, **tables) as running:
+    with daemon(tmp_path, log={"requests_per_s": 5}) as running:
         replies = udp_ask_all(running.endpoint, (request(VERSION_COMMAND) for _ in range(300)), 16)
         assert len(replies) == 300
     lines = plain_lines(running, "request")

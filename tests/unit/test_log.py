@@ -114,7 +114,7 @@ def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) ->
 
 def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(log.time, "monotonic", lambda: now)
+    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
     with (tmp_path / "log").open("w") as stream:
         log.configure("info", stream)
         logger = logging.getLogger("raida_uring")

@@ -20,8 +20,8 @@ def test_bounds_hold_for_every_key(stream: list[tuple[int, int]], capacity: int)
     held = sketch.top(capacity)
     assert len(held) == min(capacity, len(exact))
     assert [one.weight for one in held] == sorted((one.weight for one in held), reverse=True)
-    for key, weight, excess in held:
-        assert weight - excess <= exact[key] <= weight
+    for one in held:
+        assert one.weight - one.excess <= exact[one.key] <= one.weight
     total = exact.total()
     heavy = {key for key, weight in exact.items() if weight > total / capacity}
     assert heavy <= {one.key for one in held}
