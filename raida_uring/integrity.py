@@ -186,7 +186,10 @@ class Integrity:
             self._thread = None
         if self._pending:
             # To save leaves is to say that they are those of the pages.
-            logger.warning("trees not up to date, leaves not saved: the next start takes longer")
+            logger.warning(
+                "trees not up to date, leaves not saved: the next start takes longer",
+                extra=event("leaves_outdated"),
+            )
         elif self._recent:
             self.save_if_possible()
 
@@ -301,7 +304,11 @@ class Integrity:
         try:
             self.save()
         except StoreError as error:
-            logger.warning("leaves not saved, the next start takes longer: %s", error)
+            logger.warning(
+                "leaves not saved, the next start takes longer: %s",
+                error,
+                extra=event("leaves_not_saved"),
+            )
 
     def save(self) -> None:
         """Write the leaves into the store. Nobody else may change it meanwhile: control thread,

@@ -267,10 +267,14 @@ class Server:
         try:
             dead = self._store.forget_dead()
         except StoreError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", error, extra=event("store_readers_unknown"))
         else:
             if dead:
-                logger.info("%d readers of the store had been killed", dead)
+                logger.info(
+                    "%d readers of the store had been killed",
+                    dead,
+                    extra=event("store_readers_dead", count=dead),
+                )
 
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
