@@ -4,6 +4,7 @@ Every fault that is the caller's or the machine's ends as one line on standard e
 status 2. The server and the benchmark are imported when asked for: `ping` needs no C module.
 """
 
+import functools
 import itertools
 import json
 import logging
@@ -20,11 +21,12 @@ from typing import Annotated
 import typer
 
 import raida_uring
-from raida_uring import client, config, log, protocol
+from raida_uring import adminsocket, client, config, log, operate, protocol
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
 _EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
+_EXIT_NOT_RUNNING = 3  # whoever was to be asked
 _EXIT_FAILED = 1  # ours, while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
@@ -35,7 +37,7 @@ logger = logging.getLogger("raida_uring")
 app = typer.Typer(
     help="Network node of a RAIDA server, on io_uring or epoll.",
     epilog="Every setting is described in docs/configure.md.",
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,6 +46,7 @@ config_app = typer.Typer(help="Check a configuration, or show what takes effect.
 app.add_typer(config_app, name="config")
 store_app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
 app.add_typer(store_app, name="store")
+operate.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED
+    except adminsocket.NotRunningError as error:
+        _complain(str(error))
+        return _EXIT_NOT_RUNNING
     except RaidaError as error:
         return _complain(str(error))
     except typer.TyperException as error:  # of its kinds only wrong usage reaches us
@@ -117,18 +123,30 @@ def serve(
 
     The first signal lets requests in flight finish; a second one does not wait for them.
     """
-    chosen = config.embedded_default() if config_path is None else config.load(config_path)
-    chosen = config.with_overrides(chosen, host=host, port=port, backend=backend)
-    log.configure(chosen.log.level)
+
+    def read(path: Path) -> config.Config:
+        return config.with_overrides(config.load(path), host=host, port=port, backend=backend)
+
     if config_path is None:
-        logger.info("no --config given: RAIDA 0 with a random admin key")
+        chosen = config.with_overrides(
+            config.embedded_default(), host=host, port=port, backend=backend
+        )
+    else:
+        chosen = read(config_path)
+    log.configure(chosen.log.level, form=chosen.log.format)
+    if config_path is None:
+        logger.info(
+            "no --config given: RAIDA 0 with a random admin key", extra=log.event("default_config")
+        )
     else:  # last, so that a handler's module beside the file cannot stand in for another
         sys.path.append(str(config_path.resolve().parent))
 
     # Here and not above: it loads the C module, which other commands do without.
     from raida_uring.server import serve as serve_until_stopped
 
-    serve_until_stopped(chosen)
+    serve_until_stopped(
+        chosen, None if config_path is None else functools.partial(read, config_path)
+    )
 
 
 # --- probe ------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from typing import Any, Final
 
 from raida_uring.errors import ConfigError
 from raida_uring.settings import (
+    LIVE,
+    LOWER,
     Setting,
     choice,
     cpu_numbers,
@@ -145,6 +147,7 @@ class Network:
         "spin this long for the next completion before sleeping; costs a core, saves latency",
         unit="us",
         default=0,
+        reload=LIVE,
     )
     io_cpu: int = declare(
         whole(-1, 1023), "CPU that the I/O thread is pinned to; -1: not pinned", default=-1
@@ -162,13 +165,14 @@ class Network:
         default=10000,
     )
     wait_max_ms: int = declare(
-        whole(1, 600_000), "longest sleep of the I/O thread", unit="ms", default=10000
+        whole(1, 600_000), "longest sleep of the I/O thread", unit="ms", default=10000, reload=LIVE
     )
     drain_timeout_ms: int = declare(
         whole(0, 600_000),
         "on stop, time for requests in flight to be answered",
         unit="ms",
         default=10000,
+        reload=LIVE,
     )
 
 
@@ -184,21 +188,35 @@ class Tcp:
         "a request or reply under way that does not advance is closed",
         unit="ms",
         default=2000,
+        reload=LIVE,
     )
     header_timeout_ms: int = declare(
-        whole(1, _TIMEOUT_MS_MAX), "a header must be complete within", unit="ms", default=5000
+        whole(1, _TIMEOUT_MS_MAX),
+        "a header must be complete within",
+        unit="ms",
+        default=5000,
+        reload=LIVE,
     )
     body_timeout_ms: int = declare(
-        whole(1, _TIMEOUT_MS_MAX), "a body must be complete within", unit="ms", default=15000
+        whole(1, _TIMEOUT_MS_MAX),
+        "a body must be complete within",
+        unit="ms",
+        default=15000,
+        reload=LIVE,
     )
     write_timeout_ms: int = declare(
-        whole(1, _TIMEOUT_MS_MAX), "a reply must be taken within", unit="ms", default=15000
+        whole(1, _TIMEOUT_MS_MAX),
+        "a reply must be taken within",
+        unit="ms",
+        default=15000,
+        reload=LIVE,
     )
     idle_timeout_ms: int = declare(
         whole(1, _TIMEOUT_MS_MAX),
         "a persistent connection between requests is closed after",
         unit="ms",
         default=60000,
+        reload=LIVE,
     )
     keepalive_idle_s: int = declare(
         whole(1, 32767), "silence before the first keepalive probe", unit="s", default=60
@@ -265,7 +283,7 @@ class Workers:
         default=8,
     )
     batch_max: int = declare(
-        whole(1, 128), "requests a worker takes at once", unit="requests", default=128
+        whole(1, 128), "requests a worker takes at once", unit="requests", default=128, reload=LIVE
     )
     cpus: tuple[int, ...] = declare(
         cpu_numbers(), "CPUs that the workers may use; empty: all of the process", default=()
@@ -281,9 +299,14 @@ class Limits:
         "TCP connections at once; lowered to the descriptor limit",
         unit="connections",
         default=65535,
+        reload=LOWER,
     )
     body_bytes_max: int = declare(
-        whole(18, 65536), "longest request body; a longer one gets 16", unit="bytes", default=65536
+        whole(18, 65536),
+        "longest request body; a longer one gets 16",
+        unit="bytes",
+        default=65536,
+        reload=LIVE,
     )
     small_blocks: int = declare(
         whole(2, 65536),
@@ -302,21 +325,51 @@ class Limits:
         "a UDP reply may be this many times as long as its request, else 89; 0: no limit",
         unit="times",
         default=16,
+        reload=LIVE,
     )
     slow_queue_max: int = declare(
         whole(1, 65535),
         "requests waiting for a slow worker; further ones get 160",
         unit="requests",
         default=64,
+        reload=LIVE,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """[log]: what is written to standard error."""
+    """[log]: what is written to standard error or the journal."""
 
     level: str = declare(
-        choice("debug", "info", "warning", "error"), "least severity written", default="info"
+        choice("debug", "info", "warning", "error"),
+        "least severity written",
+        default="info",
+        reload=LIVE,
+    )
+    format: str = declare(
+        choice("auto", "plain", "json", "journal"),
+        "shape of the lines; auto: fields for the journal under systemd, else plain text",
+        default="auto",
+        reload=LIVE,
+    )
+    requests_per_s: int = declare(
+        whole(0, 100_000),
+        "lines about requests and connections, beyond which they are only counted; 0: none",
+        unit="lines/s",
+        default=100,
+        reload=LIVE,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """[admin]: how the node is asked and told while it runs."""
+
+    socket: str | None = declare(
+        text_like(r"[^\0]{1,107}", "a path of up to 107 bytes"),
+        "unix socket of status, drain, reload and the like",
+        default=None,
+        default_text="see [operate](operate.md#the-admin-socket)",
     )
 
 
@@ -392,6 +445,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     http: Http
+    admin: Admin = field(default_factory=Admin)
     store: Store = field(default_factory=Store)
     handlers: Handlers = field(default_factory=Handlers)
 
@@ -444,6 +498,45 @@ def load(path: str | os.PathLike[str]) -> Config:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{source}: line {line}: is not UTF-8 text") from None
     return parse(text, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that two configurations disagree on. Values as TOML; secrets are not shown."""
+
+    setting: Setting
+    old: object
+    new: object
+
+    def __str__(self) -> str:
+        place = f"[{self.setting.table}] {self.setting.key}"
+        if self.setting.secret:
+            return place
+        old, new = (
+            "not set" if value is None else _shorten(toml_value(value))
+            for value in (self.old, self.new)
+        )
+        return f"{place} {old} -> {new}"
+
+
+def differences(old: Config, new: Config) -> list[Difference]:
+    """Every setting whose value differs, in the order of declaration."""
+    return [
+        Difference(setting, before, after)
+        for table, settings in SETTINGS.items()
+        for setting in settings.values()
+        if (before := getattr(getattr(old, table), setting.key))
+        != (after := getattr(getattr(new, table), setting.key))
+    ]
+
+
+def with_settings(config: Config, changes: list[Difference]) -> Config:
+    """Return `config` with the new values of `changes`."""
+    for change in changes:
+        table = change.setting.table
+        changed = dataclasses.replace(getattr(config, table), **{change.setting.key: change.new})
+        config = dataclasses.replace(config, **{table: changed})
+    return config
 
 
 def embedded_default() -> Config:

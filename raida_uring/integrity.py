@@ -17,6 +17,7 @@ from typing import Final
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native
 from raida_uring.ffi.native import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
+from raida_uring.log import event
 from raida_uring.store import Coins, Store
 
 HASH_BYTES: Final = 32
@@ -150,7 +151,12 @@ class Integrity:
                 leaves[index][number * HASH_BYTES : (number + 1) * HASH_BYTES] = leaf
                 if time.monotonic() >= next_line + PROGRESS_S:
                     next_line = time.monotonic()
-                    logger.info("building the trees: %d of %d pages", done, len(todo))
+                    logger.info(
+                        "building the trees: %d of %d pages",
+                        done,
+                        len(todo),
+                        extra=event("trees_building", done=done, pages=len(todo)),
+                    )
         if follow:
             self._followed = seen
         levels = tuple(build(bytes(one)) for one in leaves)
@@ -160,6 +166,7 @@ class Integrity:
             time.monotonic() - started,
             len(todo),
             STORE_PAGES,
+            extra=event("trees_built", hashed=len(todo)),
         )
         return len(todo)
 
@@ -196,7 +203,10 @@ class Integrity:
             return
         if self._pending:
             # To save leaves is to say that they are those of the pages.
-            logger.warning("trees not up to date, leaves not saved: the next start takes longer")
+            logger.warning(
+                "trees not up to date, leaves not saved: the next start takes longer",
+                extra=event("leaves_outdated"),
+            )
         elif self._recent:
             self.save_if_possible()
 
@@ -278,7 +288,7 @@ class Integrity:
         try:
             self._rehash(coins, pages)
         except StoreError as error:
-            logger.error("trees not up to date: %s", error)
+            logger.error("trees not up to date: %s", error, extra=event("trees_stale"))
             self.notify(list(pages))
             with self._lock:
                 self._oldest_s, self._hashing_s = since, None
@@ -345,7 +355,11 @@ class Integrity:
         try:
             self.save()
         except StoreError as error:
-            logger.warning("leaves not saved, the next start takes longer: %s", error)
+            logger.warning(
+                "leaves not saved, the next start takes longer: %s",
+                error,
+                extra=event("leaves_not_saved"),
+            )
 
     def save(self) -> None:
         """Write the leaves into the store. Nobody else may change it meanwhile: control thread,

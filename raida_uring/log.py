@@ -1,13 +1,30 @@
-"""Logging to standard error: for a person on a terminal, or for the journal.
+"""Logging to standard error: plain for a person, JSON for a collector, fields for the journal.
 
-The package logs through `logging.getLogger("raida_uring")` and its children. Not for the I/O
-thread, which counts instead.
+The package logs through `logging.getLogger("raida_uring")` and its children. Every line of ours has
+a name, given by `extra=event("name", field=value)`: a collector's handle, listed in
+docs/operate.md. Not for the I/O thread, which counts instead.
 """
 
+import json
 import logging
 import os
+import socket
 import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TextIO
+
+FORMATS: Final = ("auto", "plain", "json", "journal")
+LEVELS: Final = ("debug", "info", "warning", "error")
+JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
+
+# Of one kind of line (one place in the code) at most so many in so long; the rest are counted.
+REPEATS_MAX: Final = 10
+REPEATS_INTERVAL_S: Final = 10.0
+_KINDS_MAX: Final = 256  # handlers of others may make up messages without end
 
 _JOURNAL_PRIORITIES: Final = {
     logging.DEBUG: 7,
@@ -18,7 +35,21 @@ _JOURNAL_PRIORITIES: Final = {
 }
 
 
-class _TerminalFormatter(logging.Formatter):
+def event(name: str, **fields: object) -> dict[str, object]:
+    """What to pass as `extra`: the line's name, and its figures for those who do not read text."""
+    return {"event": name, "fields": fields}
+
+
+def _event_of(record: logging.LogRecord) -> str:
+    return str(getattr(record, "event", ""))
+
+
+def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}
+
+
+class _PlainFormatter(logging.Formatter):
     """`HH:MM:SS level message`, local time."""
 
     def __init__(self) -> None:
@@ -29,7 +60,7 @@ class _TerminalFormatter(logging.Formatter):
         return super().format(record)
 
 
-class _JournalFormatter(logging.Formatter):
+class _PriorityFormatter(logging.Formatter):
     """`<priority>message`: the journal has its own clock and takes the priority off the line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -38,18 +69,178 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
+class _JsonFormatter(logging.Formatter):
+    """One object per line: time (UTC), level, event, message, then the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, object] = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": _event_of(record),
+            "message": record.getMessage(),
+        }
+        for name, value in _fields_of(record).items():
+            line.setdefault(name, value)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _JournalHandler(logging.Handler):
+    """Entries with fields of their own, by journald's datagrams.
+
+    What journald does not take (a traceback beyond a datagram, a socket that is gone) goes to
+    standard error with its priority, which the journal reads as well.
+    """
+
+    def __init__(self, path: Path, stream: TextIO) -> None:
+        super().__init__()
+        self._path = str(path)
+        self._fallback = logging.StreamHandler(stream)
+        self._fallback.setFormatter(_PriorityFormatter())
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._socket.sendto(self._entry(record), self._path)
+        except OSError:
+            self._fallback.emit(record)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._fallback.close()
+        super().close()
+
+    def _entry(self, record: logging.LogRecord) -> bytes:
+        fields = {
+            "MESSAGE": self.format(record),
+            "PRIORITY": str(_JOURNAL_PRIORITIES.get(record.levelno, 6)),
+            "SYSLOG_IDENTIFIER": "raida-uring",
+            "RAIDA_EVENT": _event_of(record),
+            "THREAD_NAME": record.threadName or "",
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": str(record.lineno),
+        }
+        for name, value in _fields_of(record).items():
+            fields[f"RAIDA_{name.upper()}"] = str(value)
+        entry = bytearray()
+        for name, text in fields.items():
+            if not text:
+                continue
+            raw = text.encode(errors="replace")
+            if b"\n" in raw:  # only so may a value hold one
+                entry += name.encode() + b"\n" + len(raw).to_bytes(8, "little") + raw + b"\n"
+            else:
+                entry += name.encode() + b"=" + raw + b"\n"
+        return bytes(entry)
+
+
+class _Repeats(logging.Filter):
+    """Holds back lines of one kind beyond REPEATS_MAX in REPEATS_INTERVAL_S. Any thread.
+
+    The requests' own lines have a limit of their own and pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str], list[float]] = {}  # since when, written, held back
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "unlimited", False):
+            return True
+        kind = (record.levelname.upper(), str(record.msg))
+        now = time.monotonic()
+        with self._lock:
+            state = self._kinds.get(kind)
+            if state is None or now - state[0] >= REPEATS_INTERVAL_S:
+                held_back = int(state[2]) if state is not None else 0
+                self._kinds.pop(kind, None)
+                if len(self._kinds) >= _KINDS_MAX:
+                    self._kinds.pop(next(iter(self._kinds)))
+                self._kinds[kind] = [now, 1, 0]
+            elif state[1] < REPEATS_MAX:
+                state[1] += 1
+                return True
+            else:
+                state[2] += 1
+                return False
+        if held_back:
+            record.msg = f"{record.getMessage()} ({held_back} such lines held back before)"
+            record.args = None
+        return True
+
+    def sweep(self) -> list[tuple[str, str, int]]:
+        """Kinds whose interval has ended with lines held back, and how many; forgets them."""
+        now = time.monotonic()
+        ended = []
+        with self._lock:
+            for kind, (since, _, held_back) in list(self._kinds.items()):
+                if now - since >= REPEATS_INTERVAL_S:
+                    del self._kinds[kind]
+                    if held_back:
+                        ended.append((*kind, int(held_back)))
+        return ended
+
+
+_repeats = _Repeats()
+
+
+def configure(
+    level: str,
+    stream: TextIO | None = None,
+    *,
+    form: str = "auto",
+    journal: Path = JOURNAL_SOCKET,
+) -> None:
     """Send the package's log to `stream` (None: standard error) from `level` on.
 
-    level: debug, info, warning or error. A further call replaces the earlier one's effect.
+    level: one of LEVELS. form: one of FORMATS; auto is journal where systemd connected `stream` to
+    it, else plain, which is what a person, a file and a container's log take alike. A further call
+    replaces the earlier one's effect.
     """
+    global _repeats
     stream = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JournalFormatter() if _is_journal(stream) else _TerminalFormatter())
+    if form == "auto":
+        form = "journal" if _is_journal(stream) else "plain"
+    handler: logging.Handler
+    if form == "journal" and journal.exists():
+        handler = _JournalHandler(journal, stream)
+    else:
+        handler = logging.StreamHandler(stream)
+        formatters = {"journal": _PriorityFormatter, "json": _JsonFormatter}
+        handler.setFormatter(formatters.get(form, _PlainFormatter)())
+    _repeats = _Repeats()
+    handler.addFilter(_repeats)
     logger = logging.getLogger("raida_uring")
+    for former in logger.handlers:
+        former.close()
     logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
     logger.propagate = False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Write lines from `level`, one of LEVELS, on. Any thread."""
+    logging.getLogger("raida_uring").setLevel(level.upper())
+
+
+def current_level() -> str:
+    """The least severity written. Any thread."""
+    return logging.getLevelName(logging.getLogger("raida_uring").level).lower()
+
+
+def sweep() -> None:
+    """Say what was held back lately. Call about once a second. Any thread."""
+    for level, message, count in _repeats.sweep():
+        logging.getLogger("raida_uring").log(
+            getattr(logging, level),
+            "%d lines held back: %s",
+            count,
+            message,
+            extra={**event("repeated", count=count, line=message), "unlimited": True},
+        )
 
 
 def _is_journal(stream: TextIO) -> bool:

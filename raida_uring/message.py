@@ -25,6 +25,15 @@ class Reply(NamedTuple):
     payload: bytes = b""
 
 
+def unpack_peer(raw: bytes) -> tuple[str, int]:
+    """Address and port of a sockaddr of 28 bytes, as the kernel writes it."""
+    family = int.from_bytes(raw[:2], sys.byteorder)
+    port = int.from_bytes(raw[2:4])
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
+    return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port
+
+
 class Request:
     """A request whose header, length and body check have passed; an encrypted one in the clear.
 
@@ -78,12 +87,7 @@ class Request:
     def peer(self) -> tuple[str, int]:
         """Address and port of the sender."""
         start = self._front() + _PEER_OFFSET
-        raw = self._data[start : start + 28]
-        family = int.from_bytes(raw[:2], sys.byteorder)
-        port = int.from_bytes(raw[2:4])
-        if family == socket.AF_INET:
-            return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
-        return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port
+        return unpack_peer(self._data[start : start + 28])
 
     def _front(self) -> int:
         """Where the body starts in the batch's data; a plain one has its challenge first."""

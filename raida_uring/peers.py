@@ -12,6 +12,7 @@ from typing import Final
 from raida_uring import protocol
 from raida_uring.config import Server
 from raida_uring.errors import ProtocolError, RaidaError
+from raida_uring.log import event
 from raida_uring.protocol import Status
 
 TIMEOUT_S: Final = 32.0
@@ -42,7 +43,13 @@ async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -
         async with asyncio.timeout(TIMEOUT_S):
             reply = await _ask(server, raida, address, ticket)
     except (OSError, TimeoutError, asyncio.IncompleteReadError, RaidaError) as error:
-        logger.info("RAIDA %d (%s) did not redeem a ticket: %s", raida, address, error or "timeout")
+        logger.info(
+            "RAIDA %d (%s) did not redeem a ticket: %s",
+            raida,
+            address,
+            error or "timeout",
+            extra=event("ticket_refused", raida=raida, address=address),
+        )
         return set()
     if reply.status != Status.SUCCESS:
         return set()

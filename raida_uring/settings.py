@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 # --- Kinds of values --------------------------------------------------------------------------
 
@@ -178,6 +178,11 @@ def _list_of(
 # --- Declarations -----------------------------------------------------------------------------
 
 
+RESTART: Final = "restart"  # takes effect at the next start
+LIVE: Final = "live"  # takes effect at once
+LOWER: Final = "live, up to its value at start"  # memory was reserved for so many
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One key of one table.
@@ -186,6 +191,7 @@ class Setting:
     default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
     default_text: how the default reads in documentation.
     secret: never printed unless asked for, not even in an error.
+    reload: RESTART, LIVE or LOWER: what becomes of a change when the file is read again.
     """
 
     table: str
@@ -197,6 +203,7 @@ class Setting:
     default_text: str
     mandatory: bool
     secret: bool
+    reload: str
 
 
 def declare(
@@ -207,6 +214,7 @@ def declare(
     default_text: str | None = None,
     unit: str = "",
     secret: bool = False,
+    reload: str = RESTART,
 ) -> Any:
     """Return a dataclass field that is a setting. With neither default the file must give it."""
     metadata = {
@@ -215,6 +223,7 @@ def declare(
         "default_text": default_text,
         "unit": unit,
         "secret": secret,
+        "reload": reload,
     }
     if default is MISSING:
         return field(metadata=metadata, repr=not secret)

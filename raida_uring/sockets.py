@@ -17,6 +17,7 @@ import psutil
 
 from raida_uring.config import Config
 from raida_uring.errors import StartError
+from raida_uring.log import event
 from raida_uring.upgrade import Takeover
 
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
@@ -112,7 +113,7 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
         tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT and host == "::":
-            logger.warning("no IPv6 on this machine: not listening on [::]")
+            logger.warning("no IPv6 on this machine: not listening on [::]", extra=event("no_ipv6"))
             return None
         raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
     try:
@@ -202,6 +203,7 @@ def _set_udp_options(udp: socket.socket, host: str, config: Config) -> None:
                 granted,
                 wanted,
                 "r" if name == "receive" else "w",
+                extra=event("buffer_small", buffer=name, granted=granted, wanted=wanted),
             )
 
 

@@ -34,6 +34,7 @@ from raida_uring.ffi.native import (
     STORE_PAGES,
     UNREADABLE,
 )
+from raida_uring.log import event
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
@@ -584,7 +585,9 @@ class Syncer:
             try:
                 self._store.sync()
             except StoreError as error:
-                logger.error("changes are not safe from a power loss: %s", error)
+                logger.error(
+                    "changes are not safe from a power loss: %s", error, extra=event("sync_failed")
+                )
 
 
 def _positions(states: bytes) -> Iterator[int]:

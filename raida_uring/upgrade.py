@@ -5,8 +5,9 @@ arrives is the successor's, requests in hand are answered here, connections betw
 passed on. If the successor does not come up, nothing has changed.
 
 They talk over a Unix socket of sequenced packets. Successor to predecessor: `ready`. Predecessor to
-successor: connections (the listener's number and a descriptor), at the end its counters as JSON;
-then it closes the socket. Thread: named at each class.
+successor: `released` once the admin socket and the HTTP port are free, connections (the listener's
+number and a descriptor), at the end its counters as JSON; then it closes the socket. Thread: named
+at each class.
 """
 
 import array
@@ -25,12 +26,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raida_uring.errors import EngineError, StartError
+from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
 _READY: Final = b"ready"
+_RELEASED: Final = b"released"
 _MESSAGE_BYTES_MAX: Final = 1 << 16
 _CHANNEL_BYTES: Final = 1 << 20
 
@@ -98,12 +101,21 @@ class Successor:
             self._process.kill()
         self._process.wait()
 
+    def release(self) -> None:
+        """Let it open what only one process can have open."""
+        with contextlib.suppress(OSError):  # it is gone: nobody needs to know
+            self.channel.send(_RELEASED)
+
     def finish(self, counters: dict[str, int]) -> None:
         """This node has answered everything it had: let the successor know what it counted."""
         try:
             self.channel.send(json.dumps(counters).encode())
         except OSError as error:
-            logger.warning("the successor does not have this node's counters: %s", error.strerror)
+            logger.warning(
+                "the successor does not have this node's counters: %s",
+                error.strerror,
+                extra=event("counters_lost"),
+            )
         self.channel.close()
 
 
@@ -151,29 +163,32 @@ class Takeover:
         self,
         adopt: Callable[[int, int], None],
         carry: Callable[[dict[str, int]], None],
+        released: Callable[[], None],
         done: Callable[[], None],
     ) -> None:
         """Tell the predecessor that this node serves, and take what it passes on.
 
         adopt: takes a listener's number and a connection's descriptor. carry: takes the counters.
-        done: called once the predecessor is gone.
+        released: called once admin socket and HTTP port are free, done: once the predecessor is
+        gone. All on a thread of their own.
         """
         self._channel.setblocking(True)
         try:
             self._channel.send(_READY)
         except OSError:
-            logger.warning("the predecessor is gone already")
+            logger.warning("the predecessor is gone already", extra=event("predecessor_gone"))
         threading.Thread(
-            target=self._run, args=(adopt, carry, done), name="takeover", daemon=True
+            target=self._run, args=(adopt, carry, released, done), name="takeover", daemon=True
         ).start()
 
     def _run(
         self,
         adopt: Callable[[int, int], None],
         carry: Callable[[dict[str, int]], None],
+        released: Callable[[], None],
         done: Callable[[], None],
     ) -> None:
-        taken = 0
+        taken, open_to_operators = 0, False
         with self._channel:
             while True:
                 descriptors = array.array("i")
@@ -189,10 +204,19 @@ class Takeover:
                     descriptors.frombytes(content)
                 for fd in descriptors:
                     taken += _adopt(adopt, data[0], fd)
-                if not descriptors:
+                if data == _RELEASED:
+                    open_to_operators = True
+                    released()
+                elif not descriptors:
                     with contextlib.suppress(ValueError):
                         carry(json.loads(data))
-        logger.info("took over: %d connections passed on, the predecessor is gone", taken)
+        if not open_to_operators:  # it was killed
+            released()
+        logger.info(
+            "took over: %d connections passed on, the predecessor is gone",
+            taken,
+            extra=event("took_over", connections=taken),
+        )
         done()
 
 

@@ -17,7 +17,9 @@ from typing import Any, Final
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
+from raida_uring.log import event
 from raida_uring.protocol import Status
+from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 
@@ -114,17 +116,20 @@ class Worker:
         coins: Coins | None = None,
         keys: Keys | None = None,
         *,
+        tap: Tap | None = None,
         writing: bool = False,
     ) -> None:
-        """cpus: where it may run; empty: anywhere. coins: its view of the store, begun and ended
-        with each batch. keys: where it finds key coins, the view itself if None. writing: the view
-        is for changes, which one commit makes durable before the replies of a batch leave."""
+        """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins:
+        its view of the store, begun and ended with each batch. keys: where it finds key coins, the
+        view itself if None. writing: the view is for changes, which one commit makes durable before
+        the replies of a batch leave."""
         self._engine = engine
         self._index = index
         self._sealed = _Sealed(coins if keys is None else keys)
         self._tables = _tables(commands, self._sealed)
         self._node = node.for_worker(coins)
         self._coins = coins
+        self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
         self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}
@@ -174,7 +179,11 @@ class Worker:
         try:
             self._serve(worker, count)
         except Exception:
-            logger.exception("worker %d failed, its batch is answered 252", self._index)
+            logger.exception(
+                "worker %d failed, its batch is answered 252",
+                self._index,
+                extra=event("worker_failed", worker=self._index),
+            )
 
     def _serve_reading(self, worker: native.Worker, count: int) -> None:
         """Answer a batch, in order, from one state of the store."""
@@ -214,7 +223,12 @@ class Worker:
             self._coins.store.fault = error
         seen = self._fault_seen((-1, str(error)), count)
         if seen:
-            logger.error("%s: %d requests answered 194", error, seen)
+            logger.error(
+                "%s: %d requests answered 194",
+                error,
+                seen,
+                extra=event("store_failed", requests=seen),
+            )
         return [_STORE_FAILED] * count
 
     def _fault_seen(self, key: tuple[int, str], count: int = 1) -> int:
@@ -257,6 +271,8 @@ class Worker:
         except Exception:  # somebody's reply holds what it must not: find whose
             packed = _pack([_checked(reply) for reply in replies])
         worker.reply(*packed)
+        if self._tap is not None:
+            self._tap.note(worker, len(replies))
 
     def _log_fault(self, request: Request, error: BaseException) -> None:
         """Log a handler's failure with its traceback; repeats within a second are counted."""
@@ -271,6 +287,7 @@ class Worker:
             (_STORE_FAILED if isinstance(error, StoreError) else _INTERNAL).status,
             f" ({count} times since the last such line)" if count > 1 else "",
             exc_info=error,
+            extra=event("handler_failed", group=request.group, command=request.command),
         )
 
 
@@ -304,6 +321,8 @@ def _checked(reply: object) -> Reply:
             raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")
         _pack([reply])
     except Exception as error:
-        logger.error("a handler's reply is of no use, answered 252: %s", error)
+        logger.error(
+            "a handler's reply is of no use, answered 252: %s", error, extra=event("reply_refused")
+        )
         return _INTERNAL
     return reply

@@ -92,7 +92,7 @@ class Case:
 # With the default number of workers, and with one: handlers that hold the interpreter lock gain
 # nothing from more, and the server has one core here.
 _WORKER_NODES = ("node", "node-1w")
-NODES = (*_WORKER_NODES, "node-epoll")
+NODES = (*_WORKER_NODES, "node-nolog", "node-1w-nolog", "node-epoll")
 _ALL = ("node", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
 _EPOLL_GOAL = Goal("mmsg", 0.90, contender="node-epoll")
 
@@ -136,6 +136,14 @@ CASES = (
         exchange=ECHO,
         contenders=_ALL,
         goals=(Goal("uring", 0.85),),
+    ),
+    Case(
+        name="log-cost",
+        title="UDP version command, with the default log of requests and without",
+        transport="udp",
+        exchange=VERSION,
+        contenders=("node", "node-nolog", "node-1w", "node-1w-nolog"),
+        goals=(Goal("node-nolog", 0.90), Goal("node-1w-nolog", 0.90, contender="node-1w")),
     ),
 )
 

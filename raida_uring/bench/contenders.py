@@ -86,6 +86,7 @@ def node(
     modules: tuple[str, ...] = (),
     store: Path | None = None,
     slot_bytes: int | None = None,
+    log_lines_per_s: int | None = None,
 ) -> Contender:
     """The node as an operator would start it, from a configuration file."""
     tables: dict[str, dict[str, object]] = {
@@ -96,6 +97,7 @@ def node(
         "handlers": {"modules": list(modules)},
         "http": {"enabled": False},
         "store": {} if store is None else {"path": str(store)},
+        "log": {} if log_lines_per_s is None else {"requests_per_s": log_lines_per_s},
     }
 
     def command(port: int, directory: Path) -> list[str]:

@@ -140,6 +140,8 @@ def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
     available = {
         "node": contenders.node(),
         "node-1w": contenders.node("node-1w", workers=1),
+        "node-nolog": contenders.node("node-nolog", log_lines_per_s=0),
+        "node-1w-nolog": contenders.node("node-1w-nolog", workers=1, log_lines_per_s=0),
         "node-epoll": contenders.node("node-epoll", backend="epoll"),
     }
     not_run: dict[str, str] = {}

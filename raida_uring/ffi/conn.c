@@ -72,6 +72,36 @@ static void conn_set_state(struct ru_conns *conns, struct ru_conn *conn, enum ru
     conn_check(conns, conn);
 }
 
+const char *ru_connection_state_name(uint32_t state)
+{
+    static const char *const names[RU_CONN_STATES] = {
+        [RU_CONN_FREE] = "free",
+        [RU_CONN_READ_HEADER] = "header",
+        [RU_CONN_WAIT_BLOCK] = "waiting for memory",
+        [RU_CONN_READ_BODY] = "body",
+        [RU_CONN_PROCESSING] = "handler",
+        [RU_CONN_WRITE] = "reply",
+        [RU_CONN_DONE] = "closing",
+    };
+    return state < RU_CONN_STATES ? names[state] : NULL;
+}
+
+const char *ru_closed_reason_name(uint32_t reason)
+{
+    static const char *const names[RU_CLOSED_REASONS] = {
+        [RU_CLOSED_DONE] = "done",
+        [RU_CLOSED_EOF] = "end of stream within a request",
+        [RU_CLOSED_RESET] = "reset",
+        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
+        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
+        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
+        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
+        [RU_CLOSED_EARLY] = "reset before its name was read",
+        [RU_CLOSED_DRAIN] = "drain",
+    };
+    return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
+}
+
 /* ---- life ---- */
 
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
@@ -82,6 +112,7 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
     *conns = (struct ru_conns){
         .capacity = config->connections_max,
         .free_head = RU_NONE,
+        .used_max = config->connections_max,
         .persistent = config->tcp_persistent != 0,
         .timeouts = {.progress_ns = config->progress_timeout_ms * ms,
                      .header_ns = config->header_timeout_ms * ms,
@@ -118,7 +149,7 @@ struct ru_conn *ru_conn_at(struct ru_conns *conns, uint32_t index)
 uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t now_ns)
 {
     uint32_t index = conns->free_head;
-    if (index == RU_NONE)
+    if (index == RU_NONE || conns->used_count >= conns->used_max)
         return RU_NONE;
     struct ru_conn *conn = &conns->conns[index];
     conns->free_head = conn->next;
@@ -137,6 +168,7 @@ uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t
         .held_first = RU_NONE,
         .held_last = RU_NONE,
         .starved_next = RU_NONE,
+        .opened_ns = now_ns,
     };
     conn_set_state(conns, conn, RU_CONN_READ_HEADER, now_ns);
     return index;
@@ -333,6 +365,7 @@ static enum ru_conn_action conn_feed_header(struct ru_conns *conns, uint32_t ind
         RU_CHECK(!conn->request_open);
         conn->request_open = true;
         conn->request_since_ns = now_ns;
+        conn->requests++;
         conns->counters->tcp_requests++;
         conns->counters->tcp_in_flight++;
     }

@@ -76,6 +76,8 @@ struct ru_conn {
     uint64_t state_since_ns;
     uint64_t progress_ns;
     uint64_t request_since_ns;
+    uint64_t opened_ns;
+    uint64_t requests; /* begun */
 
     /* The loop's own: operations in flight and bytes not yet consumed. */
     bool receiving;
@@ -103,6 +105,7 @@ struct ru_conns {
     uint32_t capacity;
     uint32_t free_head;
     uint32_t used_count;        /* not FREE */
+    uint32_t used_max;          /* at most; up to the capacity */
     uint32_t waiting_counts[2]; /* WAIT_BLOCK */
     bool persistent;
     struct ru_conn_timeouts timeouts;

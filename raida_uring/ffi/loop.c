@@ -366,6 +366,7 @@ static int loop_serve(struct ru_engine *engine)
         int result = loop_lap(engine);
         if (result != 0)
             return result;
+        ru_control_serve(engine);
         uint64_t drain_at_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
         if (drain_at_ns == 0)
             continue;
@@ -641,6 +642,12 @@ uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *
     if (sum_ns)
         *sum_ns = __atomic_load_n(&hist->sum_ns, __ATOMIC_RELAXED);
     return RU_HIST_BUCKETS;
+}
+
+uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed)
+{
+    *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
+    return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
 }
 
 uint64_t ru_engine_arena_size(struct ru_engine *engine)

@@ -13,6 +13,7 @@
 #include "backend.h"
 #include "block.h"
 #include "clock.h"
+#include "closed.h"
 #include "conn.h"
 #include "fast.h"
 #include "queue.h"
@@ -106,6 +107,31 @@ struct ru_adoptions {
     uint32_t taken;
 };
 
+enum ru_call_kind {
+    RU_CALL_LIVE,
+    RU_CALL_CONNECTIONS,
+    RU_CALL_LOAD,
+};
+
+enum ru_call_state {
+    RU_CALL_IDLE,    /* the caller's */
+    RU_CALL_OFFERED, /* whoever comes first: the loop takes it, or the caller withdraws it */
+    RU_CALL_TAKEN,   /* the loop's */
+    RU_CALL_DONE,    /* the caller's */
+};
+
+/* What another thread asks of the loop, see control.c. */
+struct ru_call {
+    uint32_t state;
+    uint32_t kind; /* enum ru_call_kind */
+    struct ru_sleeper sleeper;
+    struct ru_live live;
+    struct ru_load load;
+    uint32_t first;
+    uint32_t count;
+    struct ru_connection connections[RU_CONNECTIONS_LISTED];
+};
+
 struct ru_engine {
     struct ru_config config;
     struct ru_arena arena;
@@ -147,6 +173,8 @@ struct ru_engine {
     bool hand_over_stuck; /* that socket was full: try again */
 
     /* Any thread. */
+    struct ru_call call;
+    struct ru_closed_ring closed; /* what stream.c notes */
     int wake_fd;
     struct ru_adoptions adoptions;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
@@ -208,7 +236,12 @@ void ru_stream_adopt(struct ru_engine *engine);
 void ru_stream_hand_over(struct ru_engine *engine);
 /* Close connections: idle ones, or all of them. */
 void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
+/* Deadlines may have become earlier. */
+void ru_stream_watch_all(struct ru_engine *engine);
 /* Accept what the listeners' backlogs still hold, then refuse further connections. */
 void ru_stream_drain(struct ru_engine *engine);
+
+/* control.c: what other threads ask. Between laps. */
+void ru_control_serve(struct ru_engine *engine);
 
 #endif

@@ -7,6 +7,7 @@ interpreter lock on every call.
 import errno
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -24,6 +25,8 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_PEER_BYTES: int
     RU_CONFIG_LISTENERS: int
+    RU_CLOSED_KEPT: int
+    RU_CONNECTIONS_LISTED: int
     RU_BACKEND_AUTO: int
     RU_BACKEND_URING: int
     RU_BACKEND_EPOLL: int
@@ -54,6 +57,12 @@ class _Lib(Protocol):
         self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
     ) -> int: ...
     def ru_hist_floor_ns(self, bucket: int) -> int: ...
+    def ru_engine_set_live(self, engine: Any, live: Any) -> int: ...
+    def ru_engine_load(self, engine: Any, load: Any) -> int: ...
+    def ru_engine_connections(self, engine: Any, first: Any, connections: Any) -> int: ...
+    def ru_engine_closed(self, engine: Any, closed: Any, missed: Any) -> int: ...
+    def ru_closed_reason_name(self, reason: int) -> Any: ...
+    def ru_connection_state_name(self, state: int) -> Any: ...
     def ru_engine_arena_size(self, engine: Any) -> int: ...
     def ru_worker_open(self, engine: Any, index: int, worker: Any) -> int: ...
     def ru_worker_close(self, worker: Any) -> None: ...
@@ -124,7 +133,8 @@ _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
-RECORD_FORMAT: Final = "<8xIIHBBBBH"  # struct ru_record without its token
+RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
+NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(3)  # enum ru_request_kind
 KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
@@ -151,6 +161,47 @@ CLASS_WORKER: Final = 1
 CLASS_SLOW: Final = 2
 CLASS_ECHO: Final = 3
 CLASS_WRITE: Final = 4
+
+
+LANES: Final = ("ordinary", "slow", "write")  # enum ru_lane_number
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What is in use at one moment. By lane, in the order of LANES; the rest as struct ru_load."""
+
+    queued: tuple[int, ...]
+    busy: tuple[int, ...]
+    workers: tuple[int, ...]
+    udp_contexts: int
+    tcp_buffers: int
+    small_blocks: int
+    large_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One open TCP connection.
+
+    peer: a sockaddr of 28 bytes, see message.unpack_peer(); all zero when it was reset. state: in
+    words. requests: begun on it.
+    """
+
+    peer: bytes
+    state: str
+    age_s: float
+    state_s: float
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedConnection:
+    """One that ended. peer: as of Connection. reason: in words."""
+
+    peer: bytes
+    reason: str
+    age_s: float
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +252,8 @@ class Engine:
         out = _ffi.new("struct ru_engine **")
         _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
         self._made = out[0]
+        self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
+        self._call_lock = threading.Lock()  # one call of the loop at a time
 
     def destroy(self) -> None:
         """Thread: control, once run() and every worker have returned."""
@@ -240,6 +293,68 @@ class Engine:
         number = _ffi.new("int *")
         doing = _ffi.string(_lib.ru_engine_refusal(self._engine, number)).decode()
         return EngineError(number[0], doing) if number[0] else None
+
+    def set_live(self, settings: dict[str, int]) -> None:
+        """Thread: any. Let the loop take over what may change while it serves.
+
+        settings: the fields of `struct ru_live`, by name. Raises EngineError: EINVAL when one is
+        out of range, ESHUTDOWN when the loop does not run, ETIMEDOUT when it stands still.
+        """
+        live = _ffi.new("struct ru_live *", dict(settings))
+        with self._call_lock:
+            _check(_lib.ru_engine_set_live(self._engine, live), "changing limits")
+
+    def load(self) -> EngineLoad:
+        """Thread: any. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
+        load = _ffi.new("struct ru_load *")
+        with self._call_lock:
+            _check(_lib.ru_engine_load(self._engine, load), "asking for the load")
+        return EngineLoad(
+            queued=tuple(load.queued),
+            busy=tuple(load.busy),
+            workers=tuple(load.workers),
+            udp_contexts=load.udp_contexts,
+            tcp_buffers=load.tcp_buffers,
+            small_blocks=load.small_blocks,
+            large_blocks=load.large_blocks,
+        )
+
+    def connections(self, first: int = 0) -> tuple[list[Connection], int]:
+        """Thread: any. Some of the open connections from number `first` on, none at the end, and
+        where to go on. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
+        at = _ffi.new("uint32_t *", first)
+        found = _ffi.new("struct ru_connection[]", _lib.RU_CONNECTIONS_LISTED)
+        with self._call_lock:
+            count = _check(
+                _lib.ru_engine_connections(self._engine, at, found), "listing connections"
+            )
+        listed = [
+            Connection(
+                peer=bytes(_ffi.buffer(found[index].peer)),
+                state=_ffi.string(_lib.ru_connection_state_name(found[index].state)).decode(),
+                age_s=found[index].age_ns / 1e9,
+                state_s=found[index].state_ns / 1e9,
+                requests=found[index].requests,
+            )
+            for index in range(count)
+        ]
+        return listed, at[0]
+
+    def closed_connections(self) -> tuple[list[ClosedConnection], int]:
+        """Thread: any, one at a time. Take the connections that ended, but for those that ended
+        well after one request, and how many more there was no room for since the start."""
+        missed = _ffi.new("uint64_t *")
+        count = _lib.ru_engine_closed(self._engine, self._closed, missed)
+        taken = [
+            ClosedConnection(
+                peer=bytes(_ffi.buffer(self._closed[index].peer)),
+                reason=_ffi.string(_lib.ru_closed_reason_name(self._closed[index].reason)).decode(),
+                age_s=self._closed[index].age_ns / 1e9,
+                requests=self._closed[index].requests,
+            )
+            for index in range(count)
+        ]
+        return taken, missed[0]
 
     @property
     def arena_size(self) -> int:
@@ -343,6 +458,11 @@ class Worker:
         return self.records(count), bytes(
             _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
         )
+
+    @property
+    def scratch(self) -> Any:
+        """The bytes that the records refer to, not copied; valid until the next take."""
+        return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

@@ -19,11 +19,13 @@ enum ru_constant {
     RU_CONFIG_LISTENERS = 16,
     RU_CONFIG_CPUS = 1024,
     RU_FAULT_TEXT = 160,
-    RU_RECORD_SIZE = 24,
+    RU_RECORD_SIZE = 40,
     RU_ROOTS_BYTES = 480,
     RU_REPLY_BYTES_MAX = 65536,
     RU_REQUEST_PREFIX_BYTES = 80,
     RU_PEER_BYTES = 32,
+    RU_CLOSED_KEPT = 512,
+    RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
 };
 
 enum ru_backend_choice {
@@ -87,7 +89,8 @@ enum ru_request_kind {
     RU_REQUEST_KINDS = 3,
 };
 
-/* A request as a worker reads it, RU_RECORD_SIZE bytes; worker.py skips the first 8. */
+/* A request as a worker reads it, RU_RECORD_SIZE bytes; the worker's loop looks
+ * at `payload_at` to `body_size` alone. */
 struct ru_record {
     uint64_t token;
     uint32_t payload_at; /* in the batch's data; peer and header stand before the body */
@@ -98,6 +101,56 @@ struct ru_record {
     uint8_t shard;
     uint8_t transport;  /* 0 UDP, 1 TCP */
     uint16_t body_size; /* BL */
+    /* Of the request, and once it has been answered of the reply. */
+    uint32_t request_size; /* bytes as received */
+    uint32_t reply_size;   /* 0 when it could not be sent */
+    uint32_t reply_us;     /* since the datagram was taken, or the stream's first byte */
+    uint8_t reply_status;
+    uint8_t spare[3];
+};
+
+/* What may change while the node serves. */
+struct ru_live {
+    uint32_t batch_max;
+    uint32_t slow_queue_max;
+    uint32_t udp_reply_factor_max; /* 0: no limit */
+    uint32_t connections_max;      /* at most what the engine was created with */
+    uint32_t body_bytes_max;
+    uint32_t progress_timeout_ms;
+    uint32_t header_timeout_ms;
+    uint32_t body_timeout_ms;
+    uint32_t write_timeout_ms;
+    uint32_t idle_timeout_ms;
+    uint32_t wait_max_ms;
+    uint32_t busy_poll_us;
+};
+
+/* What is in use at one moment. By lane: ordinary, slow, writing. */
+struct ru_load {
+    uint32_t queued[3]; /* requests that wait for a worker */
+    uint32_t busy[3];   /* workers that hold requests */
+    uint32_t workers[3];
+    uint32_t udp_contexts; /* between receipt and answer */
+    uint32_t tcp_buffers;  /* not lent to the kernel */
+    uint32_t small_blocks; /* not free, those lent to workers included */
+    uint32_t large_blocks;
+};
+
+/* One open TCP connection. */
+struct ru_connection {
+    uint8_t peer[28]; /* sockaddr_in or sockaddr_in6; all zero when it has none any more */
+    uint32_t state;   /* enum ru_conn_state */
+    uint64_t age_ns;
+    uint64_t state_ns; /* in that state */
+    uint64_t requests; /* begun on it */
+};
+
+/* One that ended. */
+struct ru_closed {
+    uint8_t peer[28]; /* as above */
+    uint32_t reason;  /* enum ru_conn_reason */
+    uint64_t age_ns;
+    uint64_t requests;
 };
 
 struct ru_engine;
@@ -153,6 +206,24 @@ void ru_engine_wake(struct ru_engine *engine);
 uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
                              uint32_t count, uint64_t *sum_ns);
 uint64_t ru_hist_floor_ns(uint32_t bucket);
+/* Thread: any, one call of this and the next at a time. Returns once the loop applies `live`, at the
+ * end of a lap. Connections over a lower limit stay; deadlines count from when they began. -EINVAL
+ * when a value is out of range, -ESHUTDOWN when the loop does not run, -ETIMEDOUT after 5 s. */
+int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live);
+/* Thread: any, as above. Up to RU_CONNECTIONS_LISTED open connections from number *first on, which
+ * becomes the number to go on from; their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
+int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
+                          struct ru_connection *connections);
+/* Thread: any, as above. -ESHUTDOWN, -ETIMEDOUT. */
+int ru_engine_load(struct ru_engine *engine, struct ru_load *load);
+/* Thread: any. The name of enum ru_conn_state, or NULL past the last. */
+const char *ru_connection_state_name(uint32_t state);
+/* Thread: any, one at a time. Takes up to RU_CLOSED_KEPT connections that ended, oldest first, and
+ * returns their count; those that ended well after one request are left out. missed: how many
+ * there was no room for, since the engine was created. */
+uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
+/* Thread: any. The name of enum ru_conn_reason, or NULL past the last. */
+const char *ru_closed_reason_name(uint32_t reason);
 /* Thread: any. Bytes of the arena. */
 uint64_t ru_engine_arena_size(struct ru_engine *engine);
 

@@ -155,6 +155,38 @@ static void stream_watch(struct ru_engine *engine, uint32_t index)
         ru_timer_set(&engine->timers, index, deadline_ns);
 }
 
+void ru_stream_watch_all(struct ru_engine *engine)
+{
+    for (uint32_t index = 0; index < engine->conns.capacity; index++)
+        if (ru_conn_at(&engine->conns, index)->fd >= 0)
+            stream_watch(engine, index);
+}
+
+/* For the log, before the descriptor goes: only handlers needed the peer's name until now. What
+ * ended well after one request is left out, since that request has a line of its own. */
+static void stream_note_closed(struct ru_engine *engine, uint32_t index)
+{
+    const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    struct sockaddr_storage peer = {0};
+    socklen_t size = sizeof(peer);
+    if (conn->reason == RU_CLOSED_DONE && conn->requests == 1)
+        return;
+    struct ru_closed *closed = ru_closed_room(&engine->closed);
+    if (!closed)
+        return;
+    if (conn->named)
+        memcpy(&peer, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
+    else
+        (void)getpeername(conn->fd, (struct sockaddr *)&peer, &size); /* fails: stays zero */
+    *closed = (struct ru_closed){
+        .reason = conn->reason,
+        .age_ns = engine->now_ns - conn->opened_ns,
+        .requests = conn->requests,
+    };
+    memcpy(closed->peer, &peer, sizeof(closed->peer));
+    ru_closed_put(&engine->closed);
+}
+
 void ru_stream_settle(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -169,6 +201,7 @@ void ru_stream_settle(struct ru_engine *engine, uint32_t index)
         return;
     stream_drop_held(engine, conn);
     if (conn->fd >= 0) {
+        stream_note_closed(engine, index);
         if (!conn->closes_itself)
             engine->backend->ops->close_descriptor(engine->backend, conn->fd);
         conn->fd = -1;

@@ -174,7 +174,8 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
                              const struct ru_context *context, struct worker_answer *answer)
 {
     uint32_t header_size = ru_header_size(entry->header);
-    uint32_t factor = worker->engine->config.udp_reply_factor_max;
+    uint32_t factor =
+        __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
     uint32_t most = context->transport == RU_UDP ? WORKER_UDP_REPLY_MAX : RU_REPLY_MAX;
     uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
     uint8_t refusal = 0;
@@ -197,8 +198,9 @@ static void worker_return(struct ru_worker *worker, uint64_t token)
     ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
 }
 
+/* record: where to note what became of it, or NULL. */
 static void worker_answer(struct ru_worker *worker, const struct worker_entry *entry,
-                          struct worker_answer answer, uint64_t now_ns)
+                          struct worker_answer answer, uint64_t now_ns, struct ru_record *record)
 {
     const struct ru_arena *arena = &worker->engine->arena;
     struct ru_context *context = ru_arena_context(arena, ru_token_index(entry->token));
@@ -210,14 +212,20 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         size = ru_header_size(entry->header);
         out = worker_room(worker, context, size, &block);
     }
+    uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
     context->reply_block = block;
     context->reply_size = out ? size : 0;
+    if (record) { /* the context is the loop's once it has gone back */
+        record->reply_size = context->reply_size;
+        record->reply_us = execution_us;
+        record->reply_status = answer.status;
+    }
     if (out) {
         struct ru_reply reply = {
             .raida_id = (uint8_t)worker->engine->config.raida_id,
             .status = answer.status,
             .scope = RU_SCOPE_ALL,
-            .execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000),
+            .execution_us = execution_us,
             .body_size = answer.size > 0 ? answer.size + RU_TERMINATOR_SIZE : 0,
             .request = entry->header,
             .challenge = entry->sealed ? answer.seal : entry->challenge,
@@ -249,9 +257,11 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
     uint64_t now_ns = ru_now_ns();
     worker_spent(worker, now_ns);
     for (uint32_t i = 0; i < count; i++) {
+        struct ru_record *record = &worker->records[worker->answered];
         const struct worker_entry *entry = &worker->entries[worker->answered++];
         worker_answer(worker, entry,
-                      worker_read_answer(worker, entry, statuses[i], payload, sizes[i]), now_ns);
+                      worker_read_answer(worker, entry, statuses[i], payload, sizes[i]), now_ns,
+                      record);
         payload += sizes[i];
     }
     worker_wake_loop(worker);
@@ -294,6 +304,7 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
         .shard = entry->header[3],
         .transport = context->transport,
         .body_size = context->body_size,
+        .request_size = context->request_size,
     };
     worker->entries[worker->opened++] = *entry;
 }
@@ -322,7 +333,7 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
     worker->mailbox->counters.refused_bodies++;
     uint64_t now_ns = ru_now_ns();
     worker_spent(worker, now_ns);
-    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns);
+    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns, NULL);
     worker_wake_loop(worker);
 }
 
@@ -364,7 +375,7 @@ static void worker_answer_rest(struct ru_worker *worker)
     while (worker->answered < worker->opened) {
         const struct worker_entry *entry = &worker->entries[worker->answered++];
         struct worker_answer answer = {.status = RU_STATUS_INTERNAL};
-        worker_answer(worker, entry, answer, ru_now_ns());
+        worker_answer(worker, entry, answer, ru_now_ns(), NULL);
     }
     worker_wake_loop(worker);
 }

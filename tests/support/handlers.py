@@ -28,6 +28,8 @@ KEEP = (GROUP, 208)
 NAP = (GROUP, 209)
 HANG = (GROUP, 210)
 RAISE_UNNAMED = (GROUP, 211)
+UNTIL = (GROUP, 212)
+SLOW_UNTIL = (GROUP, 213)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -185,6 +187,16 @@ def nap(request: Request, node: object) -> Reply:
     """The payload, after 2 ms: a backlog builds up behind the workers."""
     time.sleep(0.002)  # the work itself, not a wait for anything
     return Reply(payload=request.payload)
+
+
+@command(group=GROUP, code=SLOW_UNTIL[1], mode="slow")
+@command(group=GROUP, code=UNTIL[1])
+def until(request: Request, node: object) -> Reply:
+    """Answered when the file that the payload names exists: for daemons, which share no gate."""
+    deadline = time.monotonic() + HOLD_TIMEOUT_S
+    while not Path(request.payload.decode()).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)  # between looks
+    return Reply()
 
 
 @command(group=GROUP, code=HANG[1])

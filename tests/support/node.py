@@ -250,7 +250,9 @@ class Daemon:
 
     def final_counters(self) -> dict[str, int]:
         """The counters logged at the end; the daemon must have ended."""
-        found = re.search(r"final counters (\{.*\})", self.stderr())
+        last = self.stderr().splitlines()[-1]
+        text = json.loads(last)["message"] if last.startswith("{") else self.stderr()
+        found = re.search(r"final counters (\{.*\})", text)
         assert found, f"no final counters in:\n{self.stderr()}"
         counters: dict[str, int] = json.loads(found[1])
         return counters

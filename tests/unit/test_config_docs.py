@@ -5,7 +5,7 @@ from pathlib import Path
 from raida_uring import config
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configure.md"
-HEADING = "| table | key | unit | must be | default | meaning |"
+HEADING = "| table | key | unit | must be | default | on reload | meaning |"
 
 
 def expected_rows() -> list[str]:
@@ -19,7 +19,7 @@ def expected_rows() -> list[str]:
                 default = f"`{default}`"
             rows.append(
                 f"| `[{table}]` | `{setting.key}` | {unit} | {setting.kind.allowed} | {default} "
-                f"| {setting.meaning} |"
+                f"| {setting.reload} | {setting.meaning} |"
             )
     return rows
 

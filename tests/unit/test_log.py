@@ -1,8 +1,10 @@
 """The log's two shapes: for a terminal or file, and for the journal."""
 
+import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,9 @@ def restored_logger() -> Iterator[None]:
     logger = logging.getLogger("raida_uring")
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
+    for handler in logger.handlers:
+        if handler not in before[0]:
+            handler.close()
     logger.handlers[:], logger.level, logger.propagate = before
 
 
@@ -57,3 +62,78 @@ def test_configuring_again_writes_once(tmp_path: Path) -> None:
         log.configure("info", stream)
         logging.getLogger("raida_uring").info("once")
     assert (tmp_path / "log").read_text().count("once") == 1
+
+
+def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        log.configure("info", stream, form="json")
+        logger = logging.getLogger("raida_uring")
+        logger.info("two\nlines %d", 7, extra=log.event("request", peer="::1", status=250))
+        try:
+            raise ValueError("odd")
+        except ValueError:
+            logger.exception("failed")
+    first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info",
+        "event": "request",
+        "message": "two\nlines 7",
+        "peer": "::1",
+        "status": 250,
+    }
+    assert second["level"] == "error"
+    assert second["traceback"].endswith("ValueError: odd")
+
+
+def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
+    path = Path(os.path.relpath(tmp_path / "journal"))  # a socket's path ends at 107 bytes
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        journal.settimeout(10)
+        with (tmp_path / "log").open("w") as stream:
+            log.configure("info", stream, form="journal", journal=path)
+            logger = logging.getLogger("raida_uring")
+            logger.warning("a\nb", extra=log.event("request", peer="::1", status=250))
+        entry = journal.recv(65536)
+    assert b"MESSAGE\n\x03\x00\x00\x00\x00\x00\x00\x00a\nb\n" in entry
+    for field in (b"PRIORITY=4", b"RAIDA_EVENT=request", b"RAIDA_PEER=::1", b"RAIDA_STATUS=250"):
+        assert field in entry.splitlines()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) -> None:
+    path = Path(os.path.relpath(tmp_path / "journal"))
+    with (tmp_path / "log").open("w") as stream:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.bind(str(path))
+            log.configure("info", stream, form="journal", journal=path)
+        logging.getLogger("raida_uring").error("nobody reads")
+    assert (tmp_path / "log").read_text() == "<3>nobody reads\n"
+
+
+def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    with (tmp_path / "log").open("w") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring")
+        for number in range(50):
+            logger.info("peer %d is odd", number)
+        logger.info("something else")
+        log.sweep()  # the interval has not ended
+        now += log.REPEATS_INTERVAL_S
+        logger.info("peer %d is odd", 99)
+        for _ in range(12):
+            logger.error("twelve times")
+        now += log.REPEATS_INTERVAL_S
+        log.sweep()
+        log.sweep()
+    lines = [line[9:] for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines == [
+        *(f"info peer {number} is odd" for number in range(10)),
+        "info something else",
+        "info peer 99 is odd (40 such lines held back before)",
+        *["error twelve times"] * 10,
+        "error 2 lines held back: twelve times",
+    ]

@@ -1,0 +1,540 @@
+"""The admin socket: what an operator asks of a running node.
+
+A thread of its own, so that neither the data plane nor a worker waits for an operator, nor an
+operator for them. Only root and the node's own user are answered (SO_PEERCRED), whatever the
+permissions of the path. Requests, clients and answers are bounded. The format is adminsocket.py's.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import queue
+import selectors
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+import raida_uring
+from raida_uring import adminsocket, log
+from raida_uring.errors import EngineError, RaidaError, StartError
+from raida_uring.ffi import native
+from raida_uring.latency import percentiles_us
+from raida_uring.log import event
+from raida_uring.message import unpack_peer
+
+if TYPE_CHECKING:
+    from raida_uring.server import Daemon, Server
+
+CLIENTS_MAX: Final = 16
+REQUEST_BYTES_MAX: Final = 4096
+CONNECTIONS_LISTED_MAX: Final = 65535
+PEERS_LISTED_MAX: Final = 256
+DRAIN_TIMEOUT_S_MAX: Final = 86400.0
+STUCK_S: Final = 10.0  # a client that does not take its answer is let go
+PROGRESS_INTERVAL_S: Final = 0.2
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
+
+logger = logging.getLogger("raida_uring.admin")
+
+
+class _RequestError(RaidaError):
+    """The text is what the client gets."""
+
+
+# --- The socket's path ------------------------------------------------------------------------
+
+
+def open_for(daemon: "Daemon") -> "Admin | None":
+    """Listen where the configuration says, else at the default path.
+
+    A default path that cannot be had is logged and None returned: the node serves without. Raises
+    StartError where the configuration names the path.
+    """
+    server = daemon.server
+    given = server.config.admin.socket
+    path = Path(given) if given else adminsocket.default_path(server.endpoints[0][1])
+    try:
+        return Admin(daemon, path)
+    except StartError as error:
+        if given:
+            raise
+        logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
+        return None
+
+
+def _listen(path: Path) -> socket.socket:
+    """Raises StartError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _prepare_directory(path.parent)
+        _remove_stale(path)
+        # Before bind(): there is no moment in which others could connect.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(os.fspath(path))
+        listener.listen(CLIENTS_MAX)
+        listener.setblocking(False)
+    except BaseException as error:
+        listener.close()
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise StartError(f"[admin] socket {path}: {reason}") from error
+        raise
+    return listener
+
+
+def _prepare_directory(directory: Path) -> None:
+    """Make it for us alone; one that is there must be ours or root's, and no others may write to
+    it: they could put their own socket in our place. Raises OSError, StartError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise StartError(f"[admin] socket: {directory} belongs to another user")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        raise StartError(f"[admin] socket: others may write to {directory}")
+
+
+def _remove_stale(path: Path) -> None:
+    """Raises OSError, or StartError when somebody listens there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise StartError(f"[admin] socket {path}: there is something that is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise StartError(f"[admin] socket {path}: another node listens there")
+
+
+# --- The thread -------------------------------------------------------------------------------
+
+
+class _Client:
+    """One connection: what it sent and what it has not taken yet."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.received = bytearray()
+        self.unsent = bytearray()
+        self.moved_at = time.monotonic()
+        self.drain: _Drain | None = None  # it watches one
+        self.upgrade: queue.SimpleQueue[int | StartError] | None = None  # it waits for one
+
+    def send(self, answer: dict[str, object]) -> None:
+        """As much as goes at once. Raises OSError."""
+        self.unsent += json.dumps(answer).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Raises OSError."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.channel.send(self.unsent)]
+                self.moved_at = time.monotonic()
+        except BlockingIOError:
+            pass
+
+    @property
+    def stuck(self) -> bool:
+        return bool(self.unsent) and time.monotonic() - self.moved_at > STUCK_S
+
+
+class _Drain:
+    """What a client that asked for a drain is told while it lasts."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._since = time.monotonic()
+        self._dropped_before = _dropped_by_drain(server.counters())
+
+    def progress(self) -> dict[str, object]:
+        counters = self._server.counters()
+        return {
+            "phase": self._server.phase,
+            "elapsed_s": round(time.monotonic() - self._since, 3),
+            "in_flight": counters["udp_in_flight"] + counters["tcp_in_flight"],
+            "connections": counters["connections_open"],
+            "dropped": _dropped_by_drain(counters) - self._dropped_before,
+        }
+
+
+def _dropped_by_drain(counters: dict[str, int]) -> int:
+    return counters["udp_dropped_drain"] + counters["tcp_dropped_drain"]
+
+
+class Admin:
+    """The listening socket and its thread. Thread: the one that made it, but for what it says."""
+
+    def __init__(self, daemon: "Daemon", path: Path) -> None:
+        """Answer from now on. Raises StartError."""
+        self._daemon = daemon
+        self._server = daemon.server
+        self._path = path.absolute()
+        self._commands: dict[str, Callable[[_Client, dict[str, Any]], dict[str, object] | None]] = {
+            "status": lambda _client, _given: status(self._server),
+            "connections": self._connections,
+            "peers": self._peers,
+            "log-level": self._log_level,
+            "reload": self._reload,
+            "drain": self._drain,
+            "upgrade": self._upgrade,
+            "stop": self._stop,
+        }
+        self._listener = _listen(self._path)
+        found = self._path.stat()
+        self._identity = found.st_dev, found.st_ino
+        self._clients: list[_Client] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+        self._thread.start()
+        logger.info("admin socket %s", self._path, extra=event("admin_socket", path=self._path))
+
+    def close(self) -> None:
+        """Tell those who watch a drain how it ended, and remove the socket."""
+        self._closing = True
+        os.write(self._wake_out, b"x")
+        self._thread.join()
+        self._listener.close()
+        try:
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == self._identity:  # not a successor's
+                self._path.unlink()
+        except OSError:
+            pass  # gone already
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    # -- its own thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, None)
+        while not self._closing:
+            for key, _ in self._selector.select(self._timeout_s()):
+                if key.data == self._accept:
+                    self._accept()
+                elif isinstance(key.data, _Client):
+                    self._guarded(key.data, self._serve)
+            for client in list(self._clients):
+                if client.stuck:
+                    self._forget(client)
+                elif client.drain is not None and not client.unsent:
+                    self._guarded(client, self._report_drain)
+                elif client.upgrade is not None and not client.unsent:
+                    self._guarded(client, self._report_upgrade)
+        self._end()
+
+    def _timeout_s(self) -> float | None:
+        if any(client.drain or client.upgrade is not None for client in self._clients):
+            return PROGRESS_INTERVAL_S
+        return 1.0 if any(client.unsent for client in self._clients) else None
+
+    def _accept(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return  # gone again, or no descriptor: the client sees it
+        raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process, user, _ = _CREDENTIALS.unpack(raw)
+        channel.setblocking(False)
+        client = _Client(channel)
+        refusal = None
+        if user not in (0, os.geteuid()):
+            refusal = "only root and the node's own user are answered"
+            logger.warning(
+                "admin socket: process %d of user %d refused",
+                process,
+                user,
+                extra=event("admin_refused", process=process, user=user),
+            )
+        elif len(self._clients) >= CLIENTS_MAX:
+            refusal = f"{CLIENTS_MAX} clients already: too many"
+        if refusal is not None:
+            try:
+                client.send({"error": refusal})
+            except OSError:
+                pass  # it left by itself
+            channel.close()
+            return
+        self._clients.append(client)
+        self._selector.register(channel, selectors.EVENT_READ, client)
+
+    def _guarded(self, client: _Client, work: Callable[[_Client], None]) -> None:
+        """Let go of a client that left in the middle of it."""
+        try:
+            work(client)
+            events = selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ
+            if client in self._clients:
+                self._selector.modify(client.channel, events, client)
+        except OSError:
+            self._forget(client)
+
+    def _forget(self, client: _Client) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._selector.unregister(client.channel)
+            client.channel.close()
+
+    def _serve(self, client: _Client) -> None:
+        """Raises OSError."""
+        if client.unsent:
+            client.flush()  # what it asks further waits
+            return
+        chunk = client.channel.recv(REQUEST_BYTES_MAX)
+        if not chunk:
+            self._forget(client)
+            return
+        client.received += chunk
+        while (end := client.received.find(b"\n")) >= 0 and not client.unsent:
+            line = bytes(client.received[:end])
+            del client.received[: end + 1]
+            self._answer(client, line)
+        if len(client.received) > REQUEST_BYTES_MAX:
+            client.send({"error": f"a request is at most {REQUEST_BYTES_MAX} bytes long"})
+            self._forget(client)
+
+    def _answer(self, client: _Client, line: bytes) -> None:
+        """Raises OSError."""
+        try:
+            result = self._execute(client, line)
+        except RaidaError as error:
+            client.send({"error": str(error)})
+        except Exception as error:
+            logger.exception("admin request failed", extra=event("admin_failed"))
+            client.send({"error": f"internal error: {error!r}"})
+        else:
+            if result is not None:
+                client.send({"result": result})
+
+    def _execute(self, client: _Client, line: bytes) -> dict[str, object] | None:
+        """Raises RaidaError."""
+        try:
+            given = json.loads(line)
+        except (ValueError, RecursionError):
+            raise _RequestError("a request is one JSON object per line") from None
+        if not isinstance(given, dict):
+            raise _RequestError("a request is one JSON object per line")
+        name = given.pop("command", None)
+        if not isinstance(name, str) or name not in self._commands:
+            raise _RequestError(f"commands are {', '.join(self._commands)}")
+        return self._commands[name](client, given)
+
+    def _report_drain(self, client: _Client) -> None:
+        """Raises OSError."""
+        if client.drain is not None:
+            client.send({"progress": client.drain.progress()})
+
+    def _report_upgrade(self, client: _Client, *, pending: bool = True) -> None:
+        """Raises OSError."""
+        if client.upgrade is None:
+            return
+        try:
+            outcome = client.upgrade.get_nowait()
+        except queue.Empty:
+            if pending:
+                client.send({"progress": {"phase": "starting the successor"}})
+            return
+        client.upgrade = None
+        if isinstance(outcome, StartError):
+            client.send({"error": str(outcome)})
+        else:
+            client.send({"result": {"process": outcome}})
+
+    def _end(self) -> None:
+        """The node has stopped, or never started: say so, as far as it goes at once."""
+        for client in self._clients:
+            try:
+                self._report_upgrade(client, pending=False)
+                if client.drain is not None:
+                    final = {**client.drain.progress(), "counters": self._server.counters()}
+                    client.channel.settimeout(1.0)
+                    client.send({"result": final})
+            except (OSError, RaidaError):
+                pass  # it left first
+            client.channel.close()
+        self._selector.close()
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    def _connections(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
+        limit = _whole(given, "limit", 1000, CONNECTIONS_LISTED_MAX)
+        found: list[dict[str, object]] = []
+        first = 0
+        while len(found) < limit:
+            listed, first = self._server.connections(first)
+            if not listed:
+                break
+            found += map(_describe, listed)
+        counters = self._server.counters()
+        return {"open": counters["connections_open"], "connections": found[:limit]}
+
+    def _peers(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
+        window_s, peers = self._server.peers(_whole(given, "count", 20, PEERS_LISTED_MAX))
+        return {
+            "window_s": round(window_s, 1),
+            "peers": [{"address": host, "requests": round(weight)} for host, weight in peers],
+        }
+
+    def _log_level(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
+        level = given.get("level")
+        if level is not None:
+            if level not in log.LEVELS:
+                raise _RequestError(f"level is one of {', '.join(log.LEVELS)}")
+            self._server.set_log_level(level)
+        return {"level": log.current_level()}
+
+    def _reload(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
+        reloaded = self._daemon.reload()
+        return {
+            "applied": [str(change) for change in reloaded.applied],
+            "restart": [str(change) for change in reloaded.restart],
+        }
+
+    def _drain(self, client: _Client, given: dict[str, Any]) -> None:
+        default_s = self._server.config.network.drain_timeout_ms / 1000
+        timeout_s = given.get("timeout_s", default_s)
+        if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= DRAIN_TIMEOUT_S_MAX:
+            raise _RequestError(f"timeout_s is a number from 0 to {DRAIN_TIMEOUT_S_MAX:g}")
+        client.drain = _Drain(self._server)
+        self._begin_drain(timeout_s)
+
+    def _upgrade(self, client: _Client, _given: dict[str, Any]) -> None:
+        client.upgrade = self._daemon.begin_upgrade()
+
+    def _stop(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
+        timeout_s = self._server.config.network.drain_timeout_ms / 1000
+        self._begin_drain(timeout_s)
+        return {"phase": self._server.phase, "timeout_s": timeout_s}
+
+    def _begin_drain(self, timeout_s: float) -> None:
+        logger.info(
+            "asked to stop: up to %.1f s for requests in flight",
+            timeout_s,
+            extra=event("drain_asked", timeout_ms=round(timeout_s * 1000)),
+        )
+        self._daemon.begin_drain(round(timeout_s * 1000))
+
+
+def _whole(given: dict[str, Any], name: str, default: int, most: int) -> int:
+    value = given.get(name, default)
+    if type(value) is not int or not 1 <= value <= most:
+        raise _RequestError(f"{name} is an integer from 1 to {most}")
+    return value
+
+
+def _describe(one: native.Connection) -> dict[str, object]:
+    host, port = unpack_peer(one.peer) if any(one.peer) else (None, None)
+    return {
+        "address": host,
+        "port": port,
+        "state": one.state,
+        "age_s": round(one.age_s, 3),
+        "in_state_s": round(one.state_s, 3),
+        "requests": one.requests,
+    }
+
+
+# --- Status -----------------------------------------------------------------------------------
+
+
+def status(server: "Server") -> dict[str, object]:
+    """Everything about the node at one moment, as JSON takes it. Any thread.
+
+    Raises StartError when it does not run. Counters are one consistent set; what else there is was
+    read right after.
+    """
+    counters = server.counters()
+    histograms = {kind: server.histogram(kind) for kind in native.HISTOGRAM_KINDS}
+    try:
+        load = server.load()
+    except EngineError:  # its loop has ended
+        load = None
+    return {
+        "raida_id": server.config.server.raida_id,
+        "version": raida_uring.__version__,
+        "process": os.getpid(),
+        "phase": server.phase,
+        "tier": server.tier,
+        "endpoints": [list(endpoint) for endpoint in server.endpoints],
+        "started_at": server.started_at,
+        "uptime_s": round(time.time() - server.started_at, 3),
+        "counters": counters,
+        "in_flight": {"udp": counters["udp_in_flight"], "tcp": counters["tcp_in_flight"]},
+        "drops": {name: count for name, count in counters.items() if "_dropped_" in name},
+        "connections": {
+            "open": counters["connections_open"],
+            "max": server.connections_max,
+        },
+        "latency_us": {
+            kind: percentiles_us(zip(one.floors_ns, one.counts, strict=True))
+            for kind, one in histograms.items()
+        },
+        "histograms": {
+            kind: [
+                [floor, count]
+                for floor, count in zip(one.floors_ns, one.counts, strict=True)
+                if count
+            ]
+            for kind, one in histograms.items()
+        },
+        "lanes": None if load is None else _lanes(load),
+        "memory": None if load is None else _memory(server, load),
+        "resources": _resources(),
+        "store": _store(server),
+        "log": {
+            "level": log.current_level(),
+            "requests_per_s": server.config.log.requests_per_s,
+        },
+    }
+
+
+def _lanes(load: native.EngineLoad) -> dict[str, object]:
+    return {
+        lane: {"queued": queued, "busy": busy, "workers": workers}
+        for lane, queued, busy, workers in zip(
+            native.LANES, load.queued, load.busy, load.workers, strict=True
+        )
+        if workers
+    }
+
+
+def _memory(server: "Server", load: native.EngineLoad) -> dict[str, object]:
+    limits, config = server.config.limits, server.config
+    return {
+        "udp_contexts": [load.udp_contexts, config.udp.contexts + config.udp.reserve],
+        "tcp_buffers": [load.tcp_buffers, config.tcp.buffers],
+        "small_blocks": [load.small_blocks, limits.small_blocks],
+        "large_blocks": [load.large_blocks, limits.large_blocks],
+    }
+
+
+def _resources() -> dict[str, object]:
+    process = psutil.Process()
+    with process.oneshot():
+        times = process.cpu_times()
+        return {
+            "cpu_s": times.user + times.system,
+            "memory_bytes": process.memory_info().rss,
+            "descriptors": process.num_fds(),
+            "threads": process.num_threads(),
+        }
+
+
+def _store(server: "Server") -> dict[str, object] | None:
+    sizes = server.store_sizes()
+    return None if sizes is None else dataclasses.asdict(sizes)

@@ -1,0 +1,29 @@
+/* closed.h: connections that ended, for the log.
+ *
+ * Why: only the loop knows that a connection ended and why, and it must neither format nor wait.
+ * Owner: the loop puts in, one other thread takes out; each index has one writer.
+ * Memory: a fixed ring in the engine. When it is full, what does not fit is only counted.
+ */
+#ifndef RU_CLOSED_H
+#define RU_CLOSED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ru.h"
+
+struct ru_closed_ring {
+    _Alignas(RU_CACHE_LINE) uint32_t tail; /* loop */
+    uint64_t missed;                       /* loop: found no room, since start */
+    _Alignas(RU_CACHE_LINE) uint32_t head; /* reader */
+    struct ru_closed entries[RU_CLOSED_KEPT];
+};
+
+/* Thread: loop. Where the next one goes; NULL when there is no room, which is counted. */
+struct ru_closed *ru_closed_room(struct ru_closed_ring *ring);
+/* Thread: loop. What stands there is for the reader. */
+void ru_closed_put(struct ru_closed_ring *ring);
+/* Thread: the reader. Take up to `count`, oldest first. */
+uint32_t ru_closed_take(struct ru_closed_ring *ring, struct ru_closed *entries, uint32_t count);
+
+#endif

@@ -1,0 +1,191 @@
+"""Commands that ask a running node: status, top, connections, peers, drain, reload, log-level.
+
+Each speaks to the admin socket. A node that does not run ends them with one line and exit status 3.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raida_uring import adminsocket, config, top
+from raida_uring.errors import RaidaError
+
+_EXIT_DROPPED = 1
+
+_Socket = Annotated[
+    Path | None, typer.Option("--socket", metavar="PATH", help="The node's admin socket.")
+]
+_ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file that the node serves.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="For programs instead.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (status, live_top, connections, peers, drain, log_level, reload):
+        name = {"live_top": "top", "log_level": "log-level"}.get(command.__name__)
+        app.command(name)(command)
+
+
+def _socket_path(given: Path | None, config_path: Path | None) -> Path:
+    """Raises RaidaError."""
+    if given is not None:
+        return given
+    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    if chosen.admin.socket is not None:
+        return Path(chosen.admin.socket)
+    if chosen.server.port == 0:
+        raise RaidaError("the port is any free one: name the admin socket with --socket")
+    return adminsocket.find(chosen.server.port)
+
+
+def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
+    """Tell how a running node is: tier, uptime, load, latency, drops."""
+    now = adminsocket.result_of(_socket_path(socket, config_path), "status")
+    if as_json:
+        print(json.dumps(now, indent=2))
+    else:
+        print("\n".join(line.rstrip() for line in top.render(now, None, 100, 1000)))
+
+
+def live_top(
+    socket: _Socket = None,
+    config_path: _ConfigFile = None,
+    interval_s: Annotated[
+        float,
+        typer.Option(
+            "-d", "--interval", metavar="S", min=0.1, max=3600, help="Seconds between looks."
+        ),
+    ] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look for one interval, print, and end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: for programs.")] = False,
+) -> None:
+    """Watch a running node: rates, latency, queues, drops, workers, connections. q quits."""
+    path = _socket_path(socket, config_path)
+    if as_json and not once:
+        raise typer.BadParameter("goes with --once", param_hint="--json")
+    if not once:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise RaidaError("top needs a terminal; --once does without")
+        top.watch(path, interval_s)
+        return
+    before = adminsocket.result_of(path, "status")
+    time.sleep(interval_s)  # it is what is measured
+    now = adminsocket.result_of(path, "status")
+    if as_json:
+        print(json.dumps(top.summary(now, before), indent=2))
+    else:
+        print("\n".join(line.rstrip() for line in top.render(now, before, 80, 1000)))
+
+
+def connections(
+    socket: _Socket = None,
+    config_path: _ConfigFile = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65535, help="Print so many at most.")
+    ] = 1000,
+    as_json: _Json = False,
+) -> None:
+    """List open TCP connections: address, state, age, requests."""
+    found = adminsocket.result_of(_socket_path(socket, config_path), "connections", limit=limit)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{'ADDRESS':<46}{'STATE':<20}{'AGE S':>10}{'REQUESTS':>10}")
+    for one in found["connections"]:
+        place = "unknown" if one["address"] is None else f"{one['address']} {one['port']}"
+        print(f"{place:<46}{one['state']:<20}{one['age_s']:>10.1f}{one['requests']:>10}")
+    print(f"{len(found['connections'])} of {found['open']} open connections")
+
+
+def peers(
+    socket: _Socket = None,
+    config_path: _ConfigFile = None,
+    count: Annotated[
+        int, typer.Option("-c", "--count", metavar="N", min=1, max=256, help="So many at most.")
+    ] = 20,
+    as_json: _Json = False,
+) -> None:
+    """List the addresses that asked most in the last one to two minutes, estimated from samples.
+
+    Counts requests that reach a handler; votes and plain echoes are answered without one.
+    """
+    found = adminsocket.result_of(_socket_path(socket, config_path), "peers", count=count)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
+    window_s = max(found["window_s"], 0.1)
+    for one in found["peers"]:
+        print(f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}")
+    print(f"in the last {found['window_s']:g} s")
+
+
+def drain(
+    socket: _Socket = None,
+    config_path: _ConfigFile = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            min=0,
+            max=86400,
+            help="Seconds for requests in flight; by default [network] drain_timeout_ms.",
+        ),
+    ] = None,
+) -> int:
+    """Stop a node: it takes nothing new and answers what it has, then ends.
+
+    Prints progress. Exits 0 if everything was answered, 1 if requests were given up.
+    """
+    given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
+    last: dict[str, Any] = {}
+    shown = ""
+    for last in adminsocket.ask(_socket_path(socket, config_path), "drain", **given):
+        line = f"{last['phase']}: {last['in_flight']} in flight, {last['connections']} connections"
+        if line != shown:
+            print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
+            shown = line
+    print(f"stopped; {last['dropped']} requests given up")
+    return _EXIT_DROPPED if last["dropped"] else 0
+
+
+def log_level(
+    level: Annotated[
+        str | None,
+        typer.Argument(metavar="[debug|info|warning|error]", help="Without it: print the level."),
+    ] = None,
+    socket: _Socket = None,
+    config_path: _ConfigFile = None,
+) -> None:
+    """Print or set the least severity that a running node logs, until its next start or reload."""
+    given = {} if level is None else {"level": level}
+    print(adminsocket.result_of(_socket_path(socket, config_path), "log-level", **given)["level"])
+
+
+def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
+    """Replace a running node by a new process of the program installed now, losing no request.
+
+    Exits 1 when the new one does not come up; the running node has gone on then.
+    """
+    found = adminsocket.result_of(_socket_path(socket, config_path), "upgrade")
+    print(f"process {found['process']} serves")
+
+
+def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
+    """Let a running node read its configuration again; tells what was applied and what was not."""
+    found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
+    for change in found["applied"]:
+        print(f"applied: {change}")
+    for change in found["restart"]:
+        print(f"needs a restart: {change}")
+    if not found["applied"] and not found["restart"]:
+        print("nothing has changed")

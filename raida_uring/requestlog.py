@@ -1,0 +1,286 @@
+"""Who asked what: a line for each request and connection, within a limit, and the busiest peers.
+
+A worker that has answered a batch notes a few of its requests: as many as may still be written
+this second, and a handful picked evenly for the peers. What it costs is bounded per batch and per
+round, whatever the load; everything else (names, words, writing) is this module's own thread's
+affair. Connections are noted by the data plane as they end. Requests that the I/O thread answers
+alone (votes, plain echoes, refused headers) are counted, not noted.
+"""
+
+import logging
+import struct
+import threading
+import time
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from raida_uring.errors import EngineError
+from raida_uring.ffi import native
+from raida_uring.log import event
+from raida_uring.message import unpack_peer
+from raida_uring.protocol import status_name
+from raida_uring.sketch import SpaceSaving
+
+ROUND_S: Final = 0.25  # a line is written this late at most
+IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
+SAMPLES_PER_ROUND: Final = 24  # requests that a worker notes for the peers
+SAMPLES_PER_BATCH: Final = 4
+PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
+WINDOW_S: Final = 60.0
+ADDRESS_BYTES: Final = 28
+
+_NOTE: Final = struct.Struct(native.NOTE_FORMAT)
+_PREFIX: Final = native.REQUEST_PREFIX_SIZE
+_PLAIN_PREFIX: Final = _PREFIX + 16  # the challenge
+_PLACE: Final = struct.Struct("<8xI6xB").unpack_from  # payload_at and kind, of struct ru_record
+_TRANSPORTS: Final = ("udp", "tcp")
+
+logger = logging.getLogger("raida_uring.requests")
+
+
+class Noted(NamedTuple):
+    """One request, as a worker noted it."""
+
+    peer: bytes
+    note: bytes
+
+
+class Tap:
+    """A worker's end. Thread: the worker's; the log's thread sets what may be noted per round.
+
+    Neither waits for the other: a number that both write at once is off by a batch at most.
+    """
+
+    __slots__ = ("_awake", "lines", "lines_left", "requests", "samples", "samples_left")
+
+    def __init__(self, awake: threading.Event) -> None:
+        self._awake = awake
+        self.requests = 0
+        self.lines: deque[Noted] = deque()
+        self.lines_left = 0
+        self.samples: deque[bytes] = deque()
+        self.samples_left = SAMPLES_PER_ROUND
+
+    def note(self, worker: native.Worker, count: int) -> None:
+        """Take note of a batch whose `count` requests have been answered, before the next take."""
+        self.requests += count
+        if self.lines_left <= 0 and self.samples_left <= 0:
+            return
+        records, scratch = worker.records(count), worker.scratch
+        lines = min(count, self.lines_left)
+        if lines > 0:
+            self.lines_left -= lines
+            for index in range(lines):
+                at = index * native.RECORD_SIZE
+                note = bytes(records[at : at + native.RECORD_SIZE])
+                self.lines.append(Noted(_peer(records, at, scratch), note))
+        if self.samples_left > 0:
+            step = (count + SAMPLES_PER_BATCH - 1) // SAMPLES_PER_BATCH
+            # Not always the first of a batch: whoever wakes a worker is not a fair sample.
+            for index in range(self.requests % step, count, step):
+                self.samples_left -= 1
+                self.samples.append(_peer(records, index * native.RECORD_SIZE, scratch))
+        if not self._awake.is_set():
+            self._awake.set()
+
+
+def _peer(records: Any, at: int, scratch: Any) -> bytes:
+    """The sockaddr in front of the body of the request whose record is at `at`."""
+    payload_at, kind = _PLACE(records, at)
+    start = payload_at - (_PLAIN_PREFIX if kind == native.KIND_PLAIN else _PREFIX)
+    return bytes(scratch[start : start + ADDRESS_BYTES])
+
+
+class RequestLog:
+    """The thread that writes, and the peers of the last minutes. Any thread unless it says."""
+
+    def __init__(self, engine: native.Engine, lines_per_s: int) -> None:
+        """lines_per_s: about requests and connections together; 0: none."""
+        self._engine = engine
+        self.lines_per_s = lines_per_s
+        self._awake = threading.Event()
+        self._stopping = False
+        self._taps: list[Tap] = []
+        self._lock = threading.Lock()  # the sketches
+        self._sketches: tuple[SpaceSaving[bytes], SpaceSaving[bytes]] = (
+            SpaceSaving(PEERS_MAX),
+            SpaceSaving(PEERS_MAX),
+        )
+        self._window_at = time.monotonic()
+        self._previous_at = self._window_at
+        self._seen = 0  # requests of taps, up to the last round
+        self._second = 0
+        self._written = 0  # lines of this second
+        self._held_back = 0  # requests and connections without a line, this second
+        self._closed_missed = 0  # ... that the data plane had no room to note, since start
+        self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
+
+    def tap(self) -> Tap:
+        """For one worker. Before start()."""
+        tap = Tap(self._awake)
+        tap.lines_left = self._room()
+        self._taps.append(tap)
+        return tap
+
+    def start(self) -> None:
+        """From now on lines are written."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what was noted, and end. Once no worker notes any more; before the engine goes."""
+        self._stopping = True
+        self._awake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def peers(self, count: int) -> tuple[float, list[tuple[str, float]]]:
+        """How many seconds are looked back on, and the `count` busiest addresses with their
+        requests, estimated from samples."""
+        with self._lock:
+            weights: dict[bytes, float] = {}
+            for sketch in self._sketches:
+                for key, weight, _ in sketch.top(PEERS_MAX):
+                    weights[key] = weights.get(key, 0.0) + weight
+            since = self._previous_at
+        ordered = sorted(weights.items(), key=lambda item: -item[1])[:count]
+        named = [(unpack_peer(key)[0], weight) for key, weight in ordered]
+        return time.monotonic() - since, named
+
+    # -- its own thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping:
+            busy = self._awake.wait(ROUND_S if self._held_back else IDLE_S)
+            if busy and not self._stopping:
+                time.sleep(ROUND_S)  # gather a round's worth
+            self._awake.clear()
+            try:
+                self._round()
+            except Exception:  # never the end of the log
+                logger.exception("request log failed", extra=event("request_log_failed"))
+        self._round()
+        self._end_second()
+
+    def _round(self) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._end_second()
+            self._second = second
+        self._take_samples()
+        for tap in self._taps:
+            while tap.lines:
+                self._write_request(tap.lines.popleft())
+        self._take_closed()
+        for tap in self._taps:
+            tap.lines_left = self._room()
+            tap.samples_left = SAMPLES_PER_ROUND
+
+    def _room(self) -> int:
+        if not self.lines_per_s or not logger.isEnabledFor(logging.INFO):
+            return 0
+        return max(0, self.lines_per_s - self._written)
+
+    def _take_samples(self) -> None:
+        now = time.monotonic()
+        seen = sum(tap.requests for tap in self._taps)
+        self._held_back += seen - self._seen
+        new, self._seen = seen - self._seen, seen
+        samples = []
+        for tap in self._taps:
+            while tap.samples:
+                samples.append(_without_port(tap.samples.popleft()))
+        with self._lock:
+            if now - self._window_at >= WINDOW_S:
+                self._sketches = (SpaceSaving(PEERS_MAX), self._sketches[0])
+                self._previous_at, self._window_at = self._window_at, now
+            for peer in samples:
+                self._sketches[0].add(peer, new / len(samples))
+
+    def _write_request(self, noted: Noted) -> None:
+        if self._room() == 0:  # several workers used the same room
+            return
+        self._written += 1
+        self._held_back -= 1
+        _, command, _, transport, size, reply_size, reply_us, status = _NOTE.unpack(noted.note)
+        host, port = unpack_peer(noted.peer)
+        group, code = command >> 8, command & 0xFF
+        logger.info(
+            "request %d/%d from %s port %d over %s: %d %s, %d bytes, %d back, %.3f ms",
+            group,
+            code,
+            host,
+            port,
+            _TRANSPORTS[transport],
+            status,
+            status_name(status),
+            size,
+            reply_size,
+            reply_us / 1000,
+            extra={
+                **event(
+                    "request",
+                    peer=host,
+                    port=port,
+                    transport=_TRANSPORTS[transport],
+                    group=group,
+                    command=code,
+                    status=status,
+                    request_bytes=size,
+                    reply_bytes=reply_size,
+                    duration_us=reply_us,
+                ),
+                "unlimited": True,
+            },
+        )
+
+    def _take_closed(self) -> None:
+        try:
+            closed, missed = self._engine.closed_connections()
+        except EngineError:  # not made any more
+            return
+        self._held_back += len(closed) + missed - self._closed_missed
+        self._closed_missed = missed
+        for one in closed:
+            if self._room() == 0:
+                return
+            self._written += 1
+            self._held_back -= 1
+            self._write_closed(one)
+
+    @staticmethod
+    def _write_closed(one: native.ClosedConnection) -> None:
+        host, port = unpack_peer(one.peer) if any(one.peer) else ("an unknown peer", 0)
+        logger.info(
+            "connection from %s port %d closed: %s, %d requests, %.3f s",
+            host,
+            port,
+            one.reason,
+            one.requests,
+            one.age_s,
+            extra={
+                **event(
+                    "connection",
+                    peer=host,
+                    port=port,
+                    reason=one.reason,
+                    requests=one.requests,
+                    duration_us=round(one.age_s * 1e6),
+                ),
+                "unlimited": True,
+            },
+        )
+
+    def _end_second(self) -> None:
+        held_back, self._held_back, self._written = self._held_back, 0, 0
+        if held_back > 0 and self.lines_per_s:
+            logger.info(
+                "%d requests and connections without a line: [log] requests_per_s is %d",
+                held_back,
+                self.lines_per_s,
+                extra={**event("requests_held_back", count=held_back), "unlimited": True},
+            )
+
+
+def _without_port(peer: bytes) -> bytes:
+    """The address alone: a client that uses a port per request is one peer."""
+    return peer[:2] + bytes(2) + peer[4:]

@@ -1,0 +1,240 @@
+"""The live view of a node, from two looks at its status.
+
+`summary` and `render` are pure; `watch` draws on the terminal (curses) until q is pressed.
+"""
+
+import curses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from raida_uring import adminsocket
+from raida_uring.latency import PERCENTILES, percentiles_us
+
+_LATENCIES: Final = {"udp": "UDP handlers", "tcp": "TCP handlers", "queue": "queue", "lap": "lap"}
+_DROPS_SHOWN: Final = 8
+
+Status = Mapping[str, Any]
+
+
+def summary(now: Status, before: Status | None) -> dict[str, Any]:
+    """What the view shows: rates and percentiles of the time between two looks, the rest of `now`.
+
+    before: None for the time since start. Rates are per second.
+    """
+    if before is not None and before["process"] != now["process"]:
+        before = None  # it was restarted meanwhile
+    then = before["counters"] if before is not None else dict.fromkeys(now["counters"], 0)
+    interval_s = now["uptime_s"] - (before["uptime_s"] if before is not None else 0.0)
+    rates = {
+        name: (value - then.get(name, 0)) / max(interval_s, 1e-3)
+        for name, value in now["counters"].items()
+    }
+    used_s = now["resources"]["cpu_s"]
+    if before is not None:
+        used_s -= before["resources"]["cpu_s"]
+    shown = ("raida_id", "version", "process", "phase", "tier", "endpoints", "uptime_s")
+    return {
+        **{name: now[name] for name in shown},
+        "interval_s": interval_s,
+        "rates": {
+            "udp_received": rates["udp_received"],
+            "udp_answered": rates["udp_answered"],
+            "tcp_requests": rates["tcp_requests"],
+            "tcp_answered": rates["tcp_answered"],
+            "handlers": rates["dispatched"],
+            "votes": rates["udp_votes"],
+            "echoes": rates["echoes"],
+            "connections": rates["connections_accepted"],
+            "laps": rates["laps"],
+        },
+        "latency_us": {
+            kind: _latency_us(
+                now["histograms"][kind], before["histograms"][kind] if before is not None else []
+            )
+            for kind in _LATENCIES
+        },
+        "drops": {
+            name: {"per_s": rates[name], "total": value} for name, value in now["drops"].items()
+        },
+        "in_flight": now["in_flight"],
+        "lanes": now["lanes"],
+        "memory": now["memory"],
+        "connections": now["connections"],
+        "resources": {
+            **now["resources"],
+            "cpu_percent": 100 * used_s / max(interval_s, 1e-3),
+            "io_cpu_percent": rates["loop_cpu_ns"] / 1e7,
+        },
+        "store": now["store"],
+    }
+
+
+def _latency_us(now: list[list[int]], before: list[list[int]]) -> dict[str, float | None]:
+    earlier: dict[int, int] = {floor: count for floor, count in before}  # noqa: C416  typed
+    return percentiles_us((floor, count - earlier.get(floor, 0)) for floor, count in now)
+
+
+# --- Text -------------------------------------------------------------------------------------
+
+
+def render(now: Status, before: Status | None, width: int, height: int) -> list[str]:
+    """The view as lines, cut to `width` columns and `height` lines; what matters most is first."""
+    view = summary(now, before)
+    lines = [
+        *_heading(view),
+        "",
+        *_traffic(view),
+        "",
+        *_latency(view),
+        "",
+        *_work(view),
+        "",
+        *_drops(view),
+    ]
+    return [line[:width] for line in lines[:height]]
+
+
+def _heading(view: Status) -> list[str]:
+    places = ", ".join(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in view["endpoints"]
+    )
+    resources = view["resources"]
+    return [
+        f"RAIDA {view['raida_id']}  {view['phase']}  {places}  up {_duration(view['uptime_s'])}"
+        f"  raida-uring {view['version']}",
+        f"{view['tier']}",
+        f"process {view['process']}: cpu {resources['cpu_percent']:.0f} %"
+        f" (I/O thread {resources['io_cpu_percent']:.0f} %),"
+        f" memory {resources['memory_bytes'] / 2**20:.0f} MiB,"
+        f" descriptors {resources['descriptors']}, threads {resources['threads']}",
+    ]
+
+
+def _traffic(view: Status) -> list[str]:
+    rates, flight = view["rates"], view["in_flight"]
+    connections = view["connections"]
+    return [
+        f"{'per second':<12}{'received':>10}{'answered':>10}{'in flight':>11}",
+        f"{'UDP':<12}{_count(rates['udp_received']):>10}{_count(rates['udp_answered']):>10}"
+        f"{flight['udp']:>11}   votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
+        f"{'TCP':<12}{_count(rates['tcp_requests']):>10}{_count(rates['tcp_answered']):>10}"
+        f"{flight['tcp']:>11}   connections {connections['open']} of {connections['max']},"
+        f" {_count(rates['connections'])} new",
+    ]
+
+
+def _latency(view: Status) -> list[str]:
+    lines = [f"{'latency':<14}{'count':>8}{'p50':>10}{'p90':>10}{'p99':>10}{'p99.9':>10}"]
+    for kind, title in _LATENCIES.items():
+        found = view["latency_us"][kind]
+        values = "".join(f"{_time(found[name]):>10}" for name in PERCENTILES)
+        lines.append(f"{title:<14}{_count(found['count']):>8}{values}")
+    return lines
+
+
+def _work(view: Status) -> list[str]:
+    if view["lanes"] is None:
+        return ["the I/O thread has ended"]
+    lanes = "   ".join(
+        f"{name} {lane['busy']} of {lane['workers']} busy, {lane['queued']} queued"
+        for name, lane in view["lanes"].items()
+    )
+    memory = view["memory"]
+    names = {"udp_contexts": "UDP", "tcp_buffers": "TCP buffers"}
+    used = ", ".join(
+        f"{names.get(name, name.replace('_', ' '))} {used}/{most}"
+        for name, (used, most) in memory.items()
+    )
+    lines = [f"workers       {lanes}", f"memory        {used}"]
+    if (store := view["store"]) is not None:
+        lines.append(
+            f"store         {store['used_bytes'] / 2**20:.0f} of"
+            f" {store['map_bytes'] / 2**20:.0f} MiB"
+        )
+    return lines
+
+
+def _drops(view: Status) -> list[str]:
+    drops = {name: one for name, one in view["drops"].items() if one["total"]}
+    if not drops:
+        return ["drops         none since start"]
+    ordered = sorted(drops.items(), key=lambda item: (-item[1]["per_s"], -item[1]["total"]))
+    lines = [f"{'drops':<28}{'per s':>10}{'total':>12}"]
+    lines += [
+        f"{name.replace('_dropped_', ' '):<28}{_count(one['per_s']):>10}{one['total']:>12}"
+        for name, one in ordered[:_DROPS_SHOWN]
+    ]
+    return lines
+
+
+def _count(value: float) -> str:
+    """Four digits at least, so that a small change of a large number is seen."""
+    for unit in ("", "k", "M"):
+        if value < 10_000:
+            return f"{value:.0f}{unit}" if unit == "" or value >= 1000 else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.0f}G"
+
+
+def _time(us: float | None) -> str:
+    if us is None:
+        return "-"
+    if us < 1000:
+        return f"{us:.0f} us"
+    return f"{us / 1000:.1f} ms" if us < 1e6 else f"{us / 1e6:.1f} s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    return f"{days}d {h:02}:{m:02}:{s:02}" if days else f"{h}:{m:02}:{s:02}"
+
+
+# --- Terminal ---------------------------------------------------------------------------------
+
+
+def watch(path: Path, interval_s: float) -> None:
+    """Draw the view every `interval_s` until q. Raises what adminsocket.ask() raises."""
+    try:
+        curses.wrapper(_watch, path, interval_s)
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is a way to quit
+
+
+def _watch(screen: Any, path: Path, interval_s: float) -> None:
+    try:
+        curses.curs_set(0)
+    except curses.error:
+        pass  # a terminal that cannot hide it
+    before: Status | None = None
+    now: Status = adminsocket.result_of(path, "status")
+    while True:
+        _draw(screen, now, before)
+        next_at = time.monotonic() + interval_s
+        while (left_s := next_at - time.monotonic()) > 0:
+            screen.timeout(max(1, int(left_s * 1000)))
+            key = screen.getch()
+            if key in (ord("q"), ord("Q"), 27):
+                return
+            if key == curses.KEY_RESIZE:
+                _draw(screen, now, before)
+        before, now = now, adminsocket.result_of(path, "status")
+
+
+def _draw(screen: Any, now: Status, before: Status | None) -> None:
+    height, width = screen.getmaxyx()
+    screen.erase()
+    for row, line in enumerate(render(now, before, width - 1, height - 1)):
+        _put(screen, row, line, curses.A_BOLD if row == 0 else curses.A_NORMAL)
+    _put(screen, height - 1, "q quits"[: width - 1], curses.A_DIM)
+    screen.refresh()
+
+
+def _put(screen: Any, row: int, line: str, style: int) -> None:
+    try:
+        screen.addstr(row, 0, line, style)
+    except curses.error:
+        pass  # it was made smaller in between

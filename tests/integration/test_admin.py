@@ -1,0 +1,612 @@
+"""The admin socket and the commands that use it, with the real daemon.
+
+What must hold: only root and the node's own user are answered, nothing that a client sends or does
+not take disturbs the node, a reload changes everything it may or nothing at all.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raida_uring import admin, adminsocket, config
+from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
+from tests.support.handlers import SLOW_UNTIL, UNTIL
+from tests.support.net import (
+    read_exactly,
+    tcp_ask,
+    tcp_connect,
+    turned_away,
+    udp_ask,
+    udp_client,
+    udp_exchange,
+)
+from tests.support.node import (
+    HANDLERS,
+    Daemon,
+    Table,
+    assert_refuses_to_start,
+    config_text,
+    daemon,
+    environment,
+    eventually,
+)
+from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
+
+pytestmark = pytest.mark.any_backend
+
+COMMAND_TIMEOUT_S = 30.0
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short name: a socket's path ends at 107 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="raida-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def node(place: Path, **tables: Table) -> Iterator[tuple[Daemon, Path]]:
+    """A daemon and its admin socket."""
+    path = place / "own" / "admin.sock"
+    given: dict[str, Any] = {**tables, "admin": {"socket": str(path)}}
+    with daemon(place, **given) as running:
+        yield running, path
+
+
+def run(*arguments: str, status: int = 0) -> str:
+    """What `raida-uring` prints on standard output."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "raida_uring", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == status, (ended.returncode, ended.stdout, ended.stderr)
+    assert "Traceback" not in ended.stderr
+    return ended.stdout if status == 0 else ended.stderr
+
+
+def change(place: Path, old: str, new: str) -> None:
+    """Edit the daemon's configuration file."""
+    path = place / "node.toml"
+    text = path.read_text()
+    assert old in text, text
+    path.write_text(text.replace(old, new))
+
+
+# --- Who may ask --------------------------------------------------------------------------------
+
+
+def test_socket_is_for_its_owner_alone(place: Path) -> None:
+    with node(place) as (_, path):
+        found = path.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert found.st_uid == os.geteuid()
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> None:
+    asking = (
+        "import os, sys; from pathlib import Path; from raida_uring import adminsocket\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status')['process'])\n"
+        "except Exception as error: print(error)\n"
+    )
+
+    def ask_as_nobody() -> str:
+        command = [sys.executable, "-c", asking, str(path)]
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+
+    with node(place) as (running, path):
+        assert "Permission denied" in ask_as_nobody()
+        for opened in (place, path.parent):
+            opened.chmod(0o711)
+        path.chmod(0o666)
+        assert "only root and the node's own user" in ask_as_nobody()
+        eventually(lambda: "of user 65534 refused" in running.stderr())
+        assert result_of(path, "status")["process"] == running.process.pid
+
+
+def test_stale_socket_is_replaced_and_a_live_one_is_not(place: Path) -> None:
+    path = place / "own" / "admin.sock"
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    with node(place) as (running, _):
+        assert result_of(path, "status")["process"] == running.process.pid
+        other = place / "other"
+        other.mkdir()
+        assert_refuses_to_start(other, "another node listens there", admin={"socket": str(path)})
+        assert result_of(path, "status")["process"] == running.process.pid
+
+
+def test_what_is_no_socket_stays(place: Path) -> None:
+    path = place / "file"
+    path.write_text("kept")
+    assert_refuses_to_start(place, "not a socket", admin={"socket": str(path)})
+    assert path.read_text() == "kept"
+
+
+def test_directory_that_others_may_write_to_is_refused(place: Path) -> None:
+    shared = place / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    assert_refuses_to_start(
+        place, "others may write to", admin={"socket": str(shared / "admin.sock")}
+    )
+
+
+def test_default_path_follows_from_the_port(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(place / "run"))
+    with daemon(place) as running:
+        path = adminsocket.default_path(running.endpoint[1])
+        assert path == place / "run" / "admin.sock"
+        assert result_of(path, "status")["process"] == running.process.pid
+
+
+# --- What is asked ------------------------------------------------------------------------------
+
+
+def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
+    with node(place) as (running, path):
+        for _ in range(3):
+            assert status(udp_ask(running.endpoint, request(VERSION_COMMAND))) == 250
+        assert status(tcp_ask(running.endpoint, request(VERSION_COMMAND))) == 250
+        with udp_client(running.endpoint) as client:
+            client.sendto(b"junk", running.endpoint)
+        eventually(lambda: result_of(path, "status")["drops"]["udp_dropped_short"] == 1)
+        now = result_of(path, "status")
+    assert now["phase"] == "serving"
+    assert now["endpoints"] == [list(running.endpoint)]
+    assert now["counters"]["udp_received"] == 4
+    assert now["latency_us"]["udp"]["count"] == 3
+    assert now["latency_us"]["tcp"]["count"] == 1
+    assert now["latency_us"]["udp"]["p50"] <= now["latency_us"]["udp"]["p99"]
+    assert now["in_flight"] == {"udp": 0, "tcp": 0}
+    assert now["lanes"]["ordinary"]["workers"] > 0
+    assert now["resources"]["threads"] > now["lanes"]["ordinary"]["workers"]
+    assert now["store"] is None
+
+
+def test_queues_and_busy_workers_are_seen(place: Path) -> None:
+    go = place / "go"
+    limits = {"slow_count": 1, "count": 1}
+    with node(place, handlers=HANDLERS, workers=limits) as (running, path), ExitStack() as stack:
+        clients = [stack.enter_context(udp_client(running.endpoint)) for _ in range(3)]
+        for client in clients:
+            client.sendto(request(UNTIL, bytes(go)), running.endpoint)
+        # One worker holds one request; those that came after it wait.
+        eventually(lambda: sum(_occupied(path)) == 3 and _occupied(path)[0] == 1)
+        go.touch()
+        for client in clients:
+            assert status(client.recv(2048)) == 250
+        eventually(lambda: _occupied(path) == (0, 0))
+
+
+def _occupied(path: Path) -> tuple[int, int]:
+    """Busy workers, and requests in flight that none of them was given yet (batches of one)."""
+    now = result_of(path, "status")
+    lane = now["lanes"]["ordinary"]
+    return lane["busy"], now["in_flight"]["udp"] - lane["busy"]
+
+
+def test_connections_are_listed_with_address_state_and_age(place: Path) -> None:
+    with node(place, tcp={"persistent": True}) as (running, path), ExitStack() as stack:
+        clients = [stack.enter_context(tcp_connect(running.endpoint)) for _ in range(300)]
+        names = {client.getsockname() for client in clients}
+        clients[0].sendall(request(ECHO_COMMAND))
+        read_exactly(clients[0], 32)
+        eventually(lambda: result_of(path, "connections")["open"] == 300)
+        found = result_of(path, "connections")["connections"]
+        assert {(one["address"], one["port"]) for one in found} == names
+        asked = [one for one in found if one["port"] == clients[0].getsockname()[1]]
+        assert [one["requests"] for one in asked] == [1]
+        assert all(one["state"] == "header" and 0 <= one["age_s"] < 60 for one in found)
+        assert len(result_of(path, "connections", limit=7)["connections"]) == 7
+
+
+def test_busiest_peers_come_first(place: Path) -> None:
+    with node(place) as (running, path):
+        for host, count in (("127.0.0.2", 3), ("127.0.0.3", 12), ("127.0.0.4", 1)):
+            with udp_client(running.endpoint) as client:
+                client.bind((host, 0))
+                for _ in range(count):
+                    assert (
+                        status(udp_exchange(client, running.endpoint, request(VERSION_COMMAND)))
+                        == 250
+                    )
+        expected = [
+            {"address": "127.0.0.3", "requests": 12},
+            {"address": "127.0.0.2", "requests": 3},
+            {"address": "127.0.0.4", "requests": 1},
+        ]
+        eventually(lambda: result_of(path, "peers")["peers"] == expected)
+
+
+def test_log_level_is_set_until_a_reload(place: Path) -> None:
+    with node(place) as (running, path):
+        assert result_of(path, "log-level") == {"level": "info"}
+        assert result_of(path, "log-level", level="error") == {"level": "error"}
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
+        eventually(lambda: bool(result_of(path, "peers")["peers"]))  # it has been looked at
+        assert result_of(path, "reload")["applied"] == ['[log] level "error" -> "info"']
+        assert result_of(path, "log-level") == {"level": "info"}
+    assert "request 0/1" not in running.stderr()
+
+
+BAD_REQUESTS = (
+    (b"status\n", "one JSON object per line"),
+    (b"[]\n", "one JSON object per line"),
+    (b"[" * 4000 + b"\n", "one JSON object per line"),
+    (b'{"command": "reboot"}\n', "commands are status, connections, peers"),
+    (b'{"command": "peers", "count": 0}\n', "count is an integer from 1 to 256"),
+    (b'{"command": "connections", "limit": true}\n', "limit is an integer"),
+    (b'{"command": "log-level", "level": 7}\n', "level is one of debug, info"),
+    (b'{"command": "drain", "timeout_s": -1}\n', "timeout_s is a number"),
+    (b"x" * 9000, "at most 4096 bytes"),
+)
+
+
+def test_bad_requests_get_a_reason(place: Path) -> None:
+    with node(place) as (_, path):
+        for line, answer in BAD_REQUESTS:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.settimeout(10)
+                client.sendall(line)
+                assert answer in json.loads(client.makefile().readline())["error"]
+                assert result_of(path, "status")["phase"] == "serving"
+
+
+def test_requests_in_pieces_and_in_one_go(place: Path) -> None:
+    with node(place) as (_, path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(10)
+        asked = b'{"command": "log-level"}\n'
+        client.sendall(asked[:5])
+        client.sendall(asked[5:] + asked + asked)
+        stream = client.makefile()
+        for _ in range(3):
+            assert json.loads(stream.readline()) == {"result": {"level": "info"}}
+
+
+def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
+    with node(place) as (_, path), ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
+        for client in clients:
+            client.connect(str(path))
+        assert len(clients) == admin.CLIENTS_MAX + 1
+        refused = clients[-1]
+        refused.settimeout(10)
+        assert "too many" in refused.makefile().readline()
+        clients[0].close()
+        eventually(lambda: _can_ask(path))
+
+
+def _can_ask(path: Path) -> bool:
+    try:
+        return bool(result_of(path, "status"))
+    except NodeError:
+        return False
+
+
+def test_client_that_does_not_read_holds_nobody_up(place: Path) -> None:
+    with node(place) as (_, path), socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(str(path))
+        deaf.setblocking(False)
+        try:
+            while True:
+                deaf.send(b'{"command": "status"}\n')
+        except BlockingIOError:
+            pass  # its requests are not taken any more
+        assert result_of(path, "status")["phase"] == "serving"
+
+
+# --- Drain and stop -------------------------------------------------------------------------------
+
+
+def test_drain_waits_for_a_handler_and_tells_progress(place: Path) -> None:
+    go = place / "go"
+    with node(place, handlers=HANDLERS) as (running, path):
+        with udp_client(running.endpoint) as client, tcp_connect(running.endpoint) as stream:
+            client.sendto(request(UNTIL, bytes(go)), running.endpoint)
+            stream.sendall(request(UNTIL, bytes(go)))
+            eventually(lambda: result_of(path, "status")["in_flight"] == {"udp": 1, "tcp": 1})
+            answers = ask(path, "drain", timeout_s=20)
+            first = next(answers)
+            assert (first["phase"], first["in_flight"]) == ("draining", 2)
+            assert result_of(path, "status")["phase"] == "draining"
+            go.touch()
+            assert status(client.recv(2048)) == 250
+            assert status(read_exactly(stream, 32)) == 250
+            last = list(answers)[-1]
+        assert (last["phase"], last["in_flight"], last["dropped"]) == ("stopped", 0, 0)
+        assert last["counters"]["udp_answered"] == 1
+        assert running.process.wait(10) == 0
+
+
+def test_drain_gives_up_at_its_deadline(place: Path) -> None:
+    with node(place, handlers=HANDLERS) as (running, path):
+        with udp_client(running.endpoint) as client:
+            client.sendto(request(UNTIL, bytes(place / "never")), running.endpoint)
+            eventually(lambda: result_of(path, "status")["in_flight"]["udp"] == 1)
+            shown = run("drain", "--timeout", "0.3", "--socket", str(path), status=1)
+        assert running.process.wait(20) == 0
+        assert shown == ""
+    assert running.final_counters()["udp_dropped_drain"] == 1
+
+
+def test_stop_is_a_drain_that_nobody_waits_for(place: Path) -> None:
+    with node(place) as (running, path):
+        assert result_of(path, "stop")["phase"] == "draining"
+        assert running.process.wait(20) == 0
+    with pytest.raises(NotRunningError):
+        result_of(path, "status")
+
+
+# --- Reload ---------------------------------------------------------------------------------------
+
+
+def test_reload_applies_what_is_live_and_names_the_rest(place: Path) -> None:
+    with node(place, limits={"udp_reply_factor_max": 16, "slow_queue_max": 64}) as (running, path):
+        change(place, "slow_queue_max = 64", "slow_queue_max = 3\nsmall_blocks = 100")
+        assert result_of(path, "reload") == {
+            "applied": ["[limits] slow_queue_max 64 -> 3"],
+            "restart": ["[limits] small_blocks 4096 -> 100"],
+        }
+        assert result_of(path, "reload") == {
+            "applied": [],
+            "restart": ["[limits] small_blocks 4096 -> 100"],
+        }
+    assert "need a restart: [limits] small_blocks 4096 -> 100" in running.stderr()
+
+
+def test_sighup_reloads(place: Path) -> None:
+    with node(place, log={"level": "info"}) as (running, path):
+        change(place, 'level = "info"', 'level = "debug"')
+        running.signal(signal.SIGHUP)
+        eventually(lambda: result_of(path, "log-level")["level"] == "debug")
+    assert 'reloaded: [log] level "info" -> "debug"' in running.stderr()
+
+
+def test_wrong_file_changes_nothing(place: Path) -> None:
+    with node(place, log={"level": "info"}) as (running, path):
+        change(place, 'level = "info"', 'level = "debug"')
+        file = place / "node.toml"
+        good = file.read_text()
+        for table, fault in (
+            ("[limits]\nslow_queue_max = 0\n", r"\[limits\] slow_queue_max = 0: must be"),
+            ("[limits]\nslow_queue = 5\n", r"\[limits\] slow_queue: unknown key"),
+            ("[limits\n", r"line \d+"),
+        ):
+            file.write_text(good.replace("[limits]\n", table))
+            with pytest.raises(NodeError, match=fault):
+                result_of(path, "reload")
+        running.signal(signal.SIGHUP)
+        eventually(lambda: running.stderr().count("not reloaded, nothing changed") == 4)
+        assert result_of(path, "log-level")["level"] == "info"
+        file.unlink()
+        with pytest.raises(NodeError, match="cannot be read"):
+            result_of(path, "reload")
+        assert status(udp_ask(running.endpoint, request(VERSION_COMMAND))) == 250
+
+
+def test_command_line_goes_before_the_file_in_a_reload_too(place: Path) -> None:
+    path = place / "admin.sock"
+    with daemon(place, args=("--host", "127.0.0.2"), admin={"socket": str(path)}):
+        assert result_of(path, "reload") == {"applied": [], "restart": []}
+
+
+def test_limit_of_slow_requests_changes_at_once(place: Path) -> None:
+    go = place / "go"
+    tables: dict[str, Table] = {"workers": {"slow_count": 1}, "limits": {"slow_queue_max": 1}}
+    with node(place, handlers=HANDLERS, **tables) as (running, path), ExitStack() as stack:
+
+        def ask_slowly() -> socket.socket:
+            client = stack.enter_context(udp_client(running.endpoint))
+            client.sendto(request(SLOW_UNTIL, bytes(go)), running.endpoint)
+            return client
+
+        waiting = [ask_slowly()]
+        eventually(lambda: result_of(path, "status")["lanes"]["slow"]["busy"] == 1)
+        waiting.append(ask_slowly())
+        eventually(lambda: result_of(path, "status")["lanes"]["slow"]["queued"] == 1)
+        assert status(ask_slowly().recv(2048)) == 160
+        change(place, "slow_queue_max = 1", "slow_queue_max = 3")
+        assert result_of(path, "reload")["applied"] == ["[limits] slow_queue_max 1 -> 3"]
+        waiting += [ask_slowly(), ask_slowly()]
+        eventually(lambda: result_of(path, "status")["lanes"]["slow"]["queued"] == 3)
+        assert status(ask_slowly().recv(2048)) == 160
+        go.touch()
+        assert [status(client.recv(2048)) for client in waiting] == [250] * 4
+
+
+def test_reply_factor_changes_at_once(place: Path) -> None:
+    asked = request(VERSION_COMMAND)
+    with node(place, limits={"udp_reply_factor_max": 1}) as (running, path):
+        assert len(udp_ask(running.endpoint, asked)) == 42  # under one times 50 bytes
+        bare = request(VERSION_COMMAND, body=False)
+        assert status(udp_ask(running.endpoint, bare)) == 89  # 42 bytes for 32
+        change(place, "udp_reply_factor_max = 1", "udp_reply_factor_max = 2")
+        result_of(path, "reload")
+        assert status(udp_ask(running.endpoint, bare)) == 250
+
+
+def test_connections_max_changes_within_what_was_reserved(place: Path) -> None:
+    with node(place, limits={"connections_max": 4}) as (running, path), ExitStack() as stack:
+        held = [stack.enter_context(tcp_connect(running.endpoint)) for _ in range(3)]
+        eventually(lambda: result_of(path, "status")["connections"]["open"] == 3)
+        change(place, "connections_max = 4", "connections_max = 2")
+        assert result_of(path, "reload")["applied"] == ["[limits] connections_max 4 -> 2"]
+        assert turned_away(running.endpoint)
+        assert result_of(path, "status")["connections"] == {"open": 3, "max": 2}
+        change(place, "connections_max = 2", "connections_max = 5")
+        assert result_of(path, "reload")["restart"] == ["[limits] connections_max 2 -> 5"]
+        change(place, "connections_max = 5", "connections_max = 4")
+        result_of(path, "reload")
+        held.append(stack.enter_context(tcp_connect(running.endpoint)))
+        held[-1].sendall(request(VERSION_COMMAND))
+        assert status(read_exactly(held[-1], 42)) == 250
+
+
+def _closed(client: socket.socket) -> bool:
+    client.settimeout(10)
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_shorter_deadline_holds_for_connections_that_already_wait(place: Path) -> None:
+    timeouts = {"header_timeout_ms": 3_600_000, "progress_timeout_ms": 3_600_000}
+    with node(place, tcp=timeouts) as (running, path), tcp_connect(running.endpoint) as client:
+        eventually(lambda: result_of(path, "status")["connections"]["open"] == 1)
+        change(place, "header_timeout_ms = 3600000", "header_timeout_ms = 10")
+        result_of(path, "reload")
+        assert _closed(client)
+        eventually(
+            lambda: result_of(path, "status")["counters"]["connections_closed_header_timeout"] == 1
+        )
+        eventually(lambda: "closed: header timeout, 0 requests" in running.stderr())
+
+
+def test_reload_without_a_file_says_so(place: Path) -> None:
+    tables = {"server": {"port": 0}}
+    assert config.parse(config_text(tables), "x")  # what a node without a file does not read
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raida_uring", "serve", "--port", "0"],
+        env=environment(RUNTIME_DIRECTORY=str(place / "run")),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        path = place / "run" / "admin.sock"
+        eventually(path.exists, timeout_s=20)
+        with pytest.raises(NodeError, match="without a configuration file"):
+            result_of(path, "reload")
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+# --- The commands ---------------------------------------------------------------------------------
+
+
+def test_every_command_works_from_a_shell(place: Path) -> None:
+    with node(place) as (running, path):
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
+        where = ("--config", str(place / "node.toml"))
+        assert "serving" in run("status", *where)
+        assert json.loads(run("status", "--json", *where))["process"] == running.process.pid
+        assert "0 of 0 open connections" in run("connections", *where)
+        assert json.loads(run("connections", "--json", *where))["connections"] == []
+        eventually(lambda: bool(result_of(path, "peers")["peers"]))
+        assert "127.0.0.1" in run("peers", *where)
+        assert run("log-level", *where) == "info\n"
+        assert run("log-level", "debug", *where) == "debug\n"
+        assert "applied: [log] level" in run("reload", *where)
+        assert "nothing has changed" in run("reload", *where)
+        fault = run("log-level", "loud", *where, status=2)
+        assert fault == "raida-uring: level is one of debug, info, warning, error\n"
+        assert "stopped; 0 requests given up" in run("drain", *where)
+        assert running.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "top", "connections", "peers", "drain", "log-level", "reload"]
+)
+def test_node_that_does_not_run_is_one_line_and_status_3(place: Path, command: str) -> None:
+    path = place / "admin.sock"
+    options = ("--once",) if command == "top" else ()
+    said = run(command, *options, "--socket", str(path), status=3)
+    assert said == f"raida-uring: no node listens on {path}\n"
+
+
+def test_top_once_as_json_has_rates_of_the_interval(place: Path) -> None:
+    with node(place) as (running, path):
+        for _ in range(5):
+            udp_ask(running.endpoint, request(VERSION_COMMAND))
+        looked = json.loads(
+            run("top", "--once", "--json", "--interval", "0.3", "--socket", str(path))
+        )
+    assert 0.3 <= looked["interval_s"] < 20
+    assert looked["rates"]["udp_received"] == 0  # they came before
+    assert looked["latency_us"]["udp"]["count"] == 0
+    assert looked["latency_us"]["udp"]["p99"] is None
+    assert looked["lanes"]["ordinary"]["queued"] == 0
+    assert looked["process"] == running.process.pid
+
+
+@contextmanager
+def terminal(rows: int, columns: int, *arguments: str) -> Iterator[tuple[int, int]]:
+    """`raida-uring` on a terminal of its own: its process, and our end of the terminal."""
+    process, ours = pty.fork()
+    if process == 0:
+        command = [sys.executable, "-m", "raida_uring", *arguments]
+        # Not the C library's environment: readline has put its LINES and COLUMNS there.
+        os.execve(sys.executable, command, environment(TERM="xterm"))  # noqa: S606  no shell
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+    try:
+        yield process, ours
+    finally:
+        os.close(ours)
+
+
+def read_screen(ours: int, wanted: bytes, timeout_s: float = 20.0) -> str:
+    """What was drawn until `wanted` was."""
+    drawn = bytearray()
+    deadline = time.monotonic() + timeout_s
+    while wanted not in drawn:
+        readable, _, _ = select.select([ours], [], [], deadline - time.monotonic())
+        assert readable, bytes(drawn)
+        drawn += os.read(ours, 65536)
+    return drawn.decode(errors="replace")
+
+
+def test_top_draws_within_the_terminal_follows_its_size_and_quits(place: Path) -> None:
+    with (
+        node(place) as (_, path),
+        terminal(24, 80, "top", "-d", "0.2", "--socket", str(path)) as (process, ours),
+    ):
+        drawn = read_screen(ours, b"q quits")
+        for expected in ("RAIDA", "per second", "latency", "workers", "drops", "memory"):
+            assert expected in drawn
+        rows = [int(row) for row in re.findall(r"\x1b\[(\d+);\d+H", drawn)]
+        rows += [int(row) for row in re.findall(r"\x1b\[(\d+)d", drawn)]
+        assert max(rows) <= 24
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 10, 60, 0, 0))
+        os.kill(process, signal.SIGWINCH)
+        assert "\x1b[10" in read_screen(ours, b"q quits")  # on the last line again
+        os.write(ours, b"q")
+        while True:  # a terminal whose other end is closed ends with an error
+            try:
+                os.read(ours, 65536)
+            except OSError:
+                break
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
