@@ -1,4 +1,5 @@
-"""Commands that ask a running node: status, top, connections, peers, drain, reload, log-level.
+"""Commands that ask a running node: status, top, connections, peers, drain, upgrade, reload,
+log-level.
 
 Each speaks to the admin socket. A node that does not run ends them with one line and exit status 3.
 """
@@ -27,7 +28,7 @@ _Json = Annotated[bool, typer.Option("--json", help="For programs instead.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (status, live_top, connections, peers, drain, log_level, reload):
+    for command in (status, live_top, connections, peers, drain, log_level, reload, upgrade):
         name = {"live_top": "top", "log_level": "log-level"}.get(command.__name__)
         app.command(name)(command)
 

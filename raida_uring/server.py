@@ -401,7 +401,7 @@ class Server:
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
         """Leave the sockets to the successor and answer what has been received. Any thread."""
-        self._handing_over = True
+        self._handing_over = self._draining = True
         with self._lock:
             if self._engine is not None:
                 self._engine.hand_over(drain_timeout_ms, successor.channel.fileno())

@@ -98,6 +98,7 @@ const char *ru_closed_reason_name(uint32_t reason)
         [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
         [RU_CLOSED_EARLY] = "reset before its name was read",
         [RU_CLOSED_DRAIN] = "drain",
+        [RU_CLOSED_HANDED_OVER] = "handed over",
     };
     return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
 }

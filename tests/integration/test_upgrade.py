@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import psutil
 from raida_uring.protocol import Status
 from tests.support.handlers import NAP
 from tests.support.net import Endpoint, udp_client
-from tests.support.node import HANDLERS, Daemon, daemon, eventually
+from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually
 from tests.support.wire import (
     ADMIN_KEY,
     ECHO_COMMAND,
@@ -212,3 +214,38 @@ def test_counters_go_on(tmp_path: Path) -> None:
         asked = UdpClient(node.endpoint)
         reply = asked.ask(request(SHOW_STATS_COMMAND, ADMIN_KEY))
         assert int.from_bytes(reply[32:40], "little") == client.answers
+
+
+def test_the_command_says_who_serves(tmp_path: Path) -> None:
+    """`raida-uring upgrade`, and that the successor answers operators in its turn."""
+    with upgradable(tmp_path) as node:
+        asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "node.toml"]
+        for _ in range(2):
+            done = subprocess.run(
+                asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == f"process {serving_process(node)} serves\n"
+            eventually(
+                lambda: (
+                    Path(f"/proc/{serving_process(node)}").exists()
+                    and node.stderr().count("admin socket") == node.stderr().count("serving on")
+                ),
+                30,
+                what=node.stderr,
+            )
+
+
+def test_the_command_says_why_not(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        config = tmp_path / "node.toml"
+        good = config.read_text()
+        asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "good.toml"]
+        (tmp_path / "good.toml").write_text(good)
+        config.write_text("[server]\nraida_id = 99\n")
+        done = subprocess.run(
+            asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode != 0
+        assert "the successor ended with status 2 before it served" in done.stderr
+        assert node.process.poll() is None
