@@ -163,10 +163,10 @@ def probe(
         str | None, typer.Option(metavar="auto|uring|epoll", help="As for serve.")
     ] = None,
 ) -> int:
-    """Tell what this machine grants the node, and what it would run on.
+    """Tell what this machine grants the node.
 
-    Tries each kernel feature, names the cause where io_uring is refused, and compares limits with
-    what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
+    Says what it would run on. Tries each kernel feature, names the cause where io_uring is
+    refused, and compares limits with what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)

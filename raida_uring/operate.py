@@ -46,7 +46,10 @@ def _socket_path(given: Path | None, config_path: Path | None) -> Path:
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
-    """Tell how a running node is: tier, uptime, load, latency, drops."""
+    """Tell how a running node is.
+
+    Tier and why, uptime, load, latency, drops, resources.
+    """
     now = adminsocket.result_of(_socket_path(socket, config_path), "status")
     if as_json:
         print(json.dumps(now, indent=2))
@@ -68,7 +71,10 @@ def live_top(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: for programs.")] = False,
 ) -> None:
-    """Watch a running node: rates, latency, queues, drops, workers, connections. q quits."""
+    """Watch a running node live.
+
+    Rates, latency, queues, drops, workers, connections. q quits.
+    """
     path = _socket_path(socket, config_path)
     if as_json and not once:
         raise typer.BadParameter("goes with --once", param_hint="--json")
@@ -94,7 +100,7 @@ def connections(
     ] = 1000,
     as_json: _Json = False,
 ) -> None:
-    """List open TCP connections: address, state, age, requests."""
+    """List open TCP connections."""
     found = adminsocket.result_of(_socket_path(socket, config_path), "connections", limit=limit)
     if as_json:
         print(json.dumps(found, indent=2))
@@ -114,9 +120,10 @@ def peers(
     ] = 20,
     as_json: _Json = False,
 ) -> None:
-    """List the addresses that asked most in the last one to two minutes, estimated from samples.
+    """List the addresses that ask most.
 
-    Counts requests that reach a handler; votes and plain echoes are answered without one.
+    In the last one to two minutes, estimated from samples. Counts requests that reach a handler;
+    votes and plain echoes are answered without one.
     """
     found = adminsocket.result_of(_socket_path(socket, config_path), "peers", count=count)
     if as_json:
@@ -143,9 +150,10 @@ def drain(
         ),
     ] = None,
 ) -> int:
-    """Stop a node: it takes nothing new and answers what it has, then ends.
+    """Stop a node once it has answered.
 
-    Prints progress. Exits 0 if everything was answered, 1 if requests were given up.
+    It takes nothing new, answers what it has, and ends. Prints progress. Exits 0 if everything was
+    answered, 1 if requests were given up.
     """
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
@@ -167,7 +175,10 @@ def log_level(
     socket: _Socket = None,
     config_path: _ConfigFile = None,
 ) -> None:
-    """Print or set the least severity that a running node logs, until its next start or reload."""
+    """Print or set what a node logs.
+
+    The least severity written, until the next start or reload.
+    """
     given = {} if level is None else {"level": level}
     print(adminsocket.result_of(_socket_path(socket, config_path), "log-level", **given)["level"])
 
@@ -182,7 +193,10 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
 
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Let a running node read its configuration again; tells what was applied and what was not."""
+    """Let a node read its file again.
+
+    Prints what was applied and what needs a restart. A file with a fault changes nothing.
+    """
     found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
     for change in found["applied"]:
         print(f"applied: {change}")

@@ -25,7 +25,7 @@ def sealed_batch(payload: bytes) -> tuple[Request, bytes]:
     """The only request of a batch, as a worker makes it, and the batch's records."""
     data = sealing.seal_request(0, 1, payload, key=KEY, nonce=bytes(24), raida_id=0)
     fields = (80, len(data) - 48, 1, native.KIND_SEALED, 4, 0, 0, len(data) - 48)
-    packed = struct.pack("<QIIHBBBBH", 1, *fields)
+    packed = struct.pack("<QIIHBBBBH16x", 1, *fields)
     return Request(data[48:], fields, bytes(32) + data), packed
 
 
