@@ -166,7 +166,8 @@ def probe(
     """Tell what this machine grants the node.
 
     Says what it would run on. Tries each kernel feature, names the cause where io_uring is
-    refused, and compares limits with what the node needs. Exits 0 if it would run on io_uring, 3 on epoll only, 1 on neither.
+    refused, and compares limits with what the node needs. Exits 0 if it would run on io_uring, 3 on
+    epoll only, 1 on neither.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
