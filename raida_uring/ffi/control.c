@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "loop.h"
@@ -45,18 +44,13 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
 static void control_describe(struct ru_engine *engine, uint32_t index, struct ru_connection *into)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct sockaddr_storage peer = {0};
-    socklen_t size = sizeof(peer);
     *into = (struct ru_connection){
         .age_ns = engine->now_ns - conn->opened_ns,
         .state_ns = engine->now_ns - conn->state_since_ns,
         .requests = conn->requests,
         .state = conn->state,
     };
-    /* Not from its area: only handlers need the name, so it may not stand there. A connection that
-     * was reset has none: all zero. */
-    if (getpeername(conn->fd, (struct sockaddr *)&peer, &size) == 0)
-        memcpy(into->peer, &peer, sizeof(into->peer));
+    ru_stream_peer(engine, index, into->peer);
 }
 
 static void control_list(struct ru_engine *engine, struct ru_call *call)

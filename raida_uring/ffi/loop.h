@@ -236,6 +236,8 @@ void ru_stream_adopt(struct ru_engine *engine);
 void ru_stream_hand_over(struct ru_engine *engine);
 /* Close connections: idle ones, or all of them. */
 void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
+/* The peer of an open connection, RU_ADDRESS_BYTES of a sockaddr; all zero when it cannot be had. */
+void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer);
 /* Deadlines may have become earlier. */
 void ru_stream_watch_all(struct ru_engine *engine);
 /* Accept what the listeners' backlogs still hold, then refuse further connections. */

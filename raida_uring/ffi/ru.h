@@ -24,6 +24,7 @@ enum ru_constant {
     RU_REPLY_BYTES_MAX = 65536,
     RU_REQUEST_PREFIX_BYTES = 80,
     RU_PEER_BYTES = 32,
+    RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
 };

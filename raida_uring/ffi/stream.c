@@ -162,28 +162,34 @@ void ru_stream_watch_all(struct ru_engine *engine)
             stream_watch(engine, index);
 }
 
-/* For the log, before the descriptor goes: only handlers needed the peer's name until now. What
- * ended well after one request is left out, since that request has a line of its own. */
+void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer)
+{
+    const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    struct sockaddr_storage name = {0};
+    socklen_t size = sizeof(name);
+    if (conn->named)
+        memcpy(&name, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
+    else if (!conn->closes_itself) /* or the descriptor might be somebody else's by now */
+        (void)getpeername(conn->fd, (struct sockaddr *)&name, &size); /* reset: stays zero */
+    memcpy(peer, &name, RU_ADDRESS_BYTES);
+}
+
+/* For the log, before the descriptor goes. What ended well after one request is left out, since
+ * that request has a line of its own. */
 static void stream_note_closed(struct ru_engine *engine, uint32_t index)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct sockaddr_storage peer = {0};
-    socklen_t size = sizeof(peer);
     if (conn->reason == RU_CLOSED_DONE && conn->requests == 1)
         return;
     struct ru_closed *closed = ru_closed_room(&engine->closed);
     if (!closed)
         return;
-    if (conn->named)
-        memcpy(&peer, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
-    else
-        (void)getpeername(conn->fd, (struct sockaddr *)&peer, &size); /* fails: stays zero */
     *closed = (struct ru_closed){
         .reason = conn->reason,
         .age_ns = engine->now_ns - conn->opened_ns,
         .requests = conn->requests,
     };
-    memcpy(closed->peer, &peer, sizeof(closed->peer));
+    ru_stream_peer(engine, index, closed->peer);
     ru_closed_put(&engine->closed);
 }
 
