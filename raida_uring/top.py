@@ -103,12 +103,12 @@ def _heading(view: Status) -> list[str]:
     resources = view["resources"]
     return [
         f"RAIDA {view['raida_id']}  {view['phase']}  {places}  up {_duration(view['uptime_s'])}"
-        f"  raida-uring {view['version']}",
+        f"  v{view['version']}",
         f"{view['tier']}",
-        f"process {view['process']}: cpu {resources['cpu_percent']:.0f} %"
-        f" (I/O thread {resources['io_cpu_percent']:.0f} %),"
-        f" memory {resources['memory_bytes'] / 2**20:.0f} MiB,"
-        f" descriptors {resources['descriptors']}, threads {resources['threads']}",
+        f"cpu {resources['cpu_percent']:.0f} % (I/O {resources['io_cpu_percent']:.0f} %),"
+        f" {resources['memory_bytes'] / 2**20:.0f} MiB,"
+        f" {resources['descriptors']} descriptors, {resources['threads']} threads,"
+        f" pid {view['process']}",
     ]
 
 
@@ -120,7 +120,7 @@ def _traffic(view: Status) -> list[str]:
         f"{'UDP':<12}{_count(rates['udp_received']):>10}{_count(rates['udp_answered']):>10}"
         f"{flight['udp']:>11}   votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
         f"{'TCP':<12}{_count(rates['tcp_requests']):>10}{_count(rates['tcp_answered']):>10}"
-        f"{flight['tcp']:>11}   connections {connections['open']} of {connections['max']},"
+        f"{flight['tcp']:>11}   open {connections['open']} of {connections['max']},"
         f" {_count(rates['connections'])} new",
     ]
 
@@ -137,17 +137,19 @@ def _latency(view: Status) -> list[str]:
 def _work(view: Status) -> list[str]:
     if view["lanes"] is None:
         return ["the I/O thread has ended"]
-    lanes = "   ".join(
-        f"{name} {lane['busy']} of {lane['workers']} busy, {lane['queued']} queued"
-        for name, lane in view["lanes"].items()
+    lanes = view["lanes"].items()
+    busy = "   ".join(f"{name} {lane['busy']} of {lane['workers']}" for name, lane in lanes)
+    queued = "   ".join(f"{name} {lane['queued']}" for name, lane in lanes)
+    names = {
+        "udp_contexts": "UDP",
+        "tcp_buffers": "TCP",
+        "small_blocks": "2K",
+        "large_blocks": "64K",
+    }
+    used = "  ".join(
+        f"{names[name]} {used}/{most}" for name, (used, most) in view["memory"].items()
     )
-    memory = view["memory"]
-    names = {"udp_contexts": "UDP", "tcp_buffers": "TCP buffers"}
-    used = ", ".join(
-        f"{names.get(name, name.replace('_', ' '))} {used}/{most}"
-        for name, (used, most) in memory.items()
-    )
-    lines = [f"workers       {lanes}", f"memory        {used}"]
+    lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]
     if (store := view["store"]) is not None:
         lines.append(
             f"store         {store['used_bytes'] / 2**20:.0f} of"

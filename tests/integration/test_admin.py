@@ -595,7 +595,7 @@ def test_top_draws_within_the_terminal_follows_its_size_and_quits(place: Path) -
         terminal(24, 80, "top", "-d", "0.2", "--socket", str(path)) as (process, ours),
     ):
         drawn = read_screen(ours, b"q quits")
-        for expected in ("RAIDA", "per second", "latency", "workers", "drops", "memory"):
+        for expected in ("RAIDA", "per second", "latency", "queued", "drops", "memory"):
             assert expected in drawn
         rows = [int(row) for row in re.findall(r"\x1b\[(\d+);\d+H", drawn)]
         rows += [int(row) for row in re.findall(r"\x1b\[(\d+)d", drawn)]

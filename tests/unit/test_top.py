@@ -1,0 +1,86 @@
+"""The live view: rates of an interval, and what fits a terminal of 80 by 24."""
+
+from typing import Any
+
+from raida_uring import top
+
+COUNTERS = {
+    "udp_received": 0,
+    "udp_answered": 0,
+    "tcp_requests": 0,
+    "tcp_answered": 0,
+    "dispatched": 0,
+    "udp_votes": 0,
+    "echoes": 0,
+    "connections_accepted": 0,
+    "laps": 0,
+    "loop_cpu_ns": 0,
+    "udp_dropped_pool": 0,
+    "tcp_dropped_timeout": 0,
+}
+
+
+def look(uptime_s: float, buckets: list[list[int]], **counters: int) -> dict[str, Any]:
+    """A node's status, busy enough that every number is as long as it gets."""
+    counted = {**COUNTERS, **counters}
+    return {
+        "raida_id": 14,
+        "version": "0.1.0",
+        "process": 4194303,
+        "phase": "serving",
+        "tier": "io_uring, DEFER_TASKRUN",
+        "endpoints": [["0.0.0.0", 50014], ["::", 50014]],
+        "uptime_s": uptime_s,
+        "counters": counted,
+        "drops": {name: count for name, count in counted.items() if "_dropped_" in name},
+        "histograms": dict.fromkeys(("udp", "tcp", "queue", "lap"), buckets),
+        "in_flight": {"udp": 32767, "tcp": 65535},
+        "lanes": {
+            name: {"queued": 98302, "busy": 64, "workers": 64}
+            for name in ("ordinary", "slow", "write")
+        },
+        "memory": {
+            "udp_contexts": [32768, 32768],
+            "tcp_buffers": [32768, 32768],
+            "small_blocks": [65536, 65536],
+            "large_blocks": [65536, 65536],
+        },
+        "connections": {"open": 65535, "max": 65535},
+        "resources": {
+            "cpu_s": uptime_s,
+            "memory_bytes": 2**33,
+            "descriptors": 65793,
+            "threads": 140,
+        },
+        "store": {"used_bytes": 2**31, "map_bytes": 2**31},
+    }
+
+
+def test_rates_and_percentiles_are_of_the_interval() -> None:
+    before = look(10.0, [[1000, 900]], udp_received=1000)
+    now = look(12.0, [[1000, 900], [2000, 99], [80_000, 1]], udp_received=1500)
+    seen = top.summary(now, before)
+    assert seen["rates"]["udp_received"] == 250
+    assert seen["latency_us"]["udp"] == {
+        "count": 100,
+        "p50": 2.0,
+        "p90": 2.0,
+        "p99": 2.0,
+        "p999": 80.0,
+    }
+    assert seen["resources"]["cpu_percent"] == 100
+
+
+def test_restarted_node_is_looked_at_afresh() -> None:
+    before = {**look(1000.0, [], udp_received=10**6), "process": 1}
+    assert top.summary(look(2.0, [], udp_received=10), before)["rates"]["udp_received"] == 5
+
+
+def test_view_fits_80_by_24() -> None:
+    busy = dict.fromkeys(COUNTERS, 10**12)
+    lines = top.render(look(10**7, [[10**9, 10**9]], **busy), look(0.0, []), 200, 200)
+    too_wide = [line for line in lines if len(line) > 79]
+    assert not too_wide
+    shown = top.render(look(10**7, [[10**9, 10**9]], **busy), look(0.0, []), 79, 23)
+    assert len(shown) <= 23
+    assert any("udp pool" in line for line in shown)  # drops are not pushed out
