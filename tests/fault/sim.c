@@ -277,6 +277,7 @@ static void tell_seed(int signal_number)
 static void tell_unseen(void)
 {
     running.seen.udp_in_flight = running.seen.tcp_in_flight = running.seen.connections_open = 1;
+    running.seen.worker_lock_wait_ns = 1; /* simulated workers know no interpreter */
     for (uint32_t i = 0; i < RU_COUNTERS_COUNT; i++)
         if (((const uint64_t *)(const void *)&running.seen)[i] == 0)
             printf("not seen: %s\n", ru_counters_name(i));

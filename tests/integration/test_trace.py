@@ -40,6 +40,7 @@ OWN_AFFAIRS = {
     "batches",
     "laps",
     "loop_cpu_ns",
+    "worker_lock_wait_ns",
     "sleeps",
     "udp_receive_ended",
     "wakes",
