@@ -102,6 +102,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "connections_closed_descriptors": "no descriptor left: reset at once",
     "connections_closed_early": "reset before its peer's name could be read",
     "connections_closed_drain": "idle when the drain began, or open when it ended",
+    "connections_closed_handed_over": "idle at an upgrade: the successor serves it",
     "accept_ended": "standing accepts that ended; each is armed again",
     "echoes": "plain echoes answered by the I/O thread, UDP and TCP",
     "refused_headers": "error replies made by the I/O thread; over TCP those with 160 too",

@@ -184,7 +184,7 @@ def log_level(
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Replace a running node by a new process of the program installed now, losing no request.
+    """Replace a running node by what is installed now.
 
     Exits 1 when the new one does not come up; the running node has gone on then.
     """

@@ -23,6 +23,7 @@ from typing import Final
 from raida_uring import metrics
 from raida_uring.config import Http
 from raida_uring.errors import StartError
+from raida_uring.log import event
 
 CONNECTIONS_MAX: Final = 32  # further ones are closed at once
 HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
@@ -160,7 +161,9 @@ class Web:
         except StartError as error:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except Exception:
-            logger.exception("the answer to %s could not be made", path)
+            logger.exception(
+                "the answer to %s could not be made", path, extra=event("http_fault", path=path)
+            )
             return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the node, see its log")
 
     # -- what there is -----------------------------------------------------------------------------
