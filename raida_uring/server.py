@@ -9,10 +9,8 @@ import dataclasses
 import errno
 import json
 import logging
-import os
 import queue
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,9 +32,10 @@ from raida_uring.log import event
 from raida_uring.node import Node, Stats
 from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
+from raida_uring.servicemanager import activated_sockets, notify, watchdog_interval_s
 from raida_uring.settings import LIVE, LOWER
 from raida_uring.store import Sizes, Store, Syncer
-from raida_uring.upgrade import START_TIMEOUT_S, Successor, Takeover
+from raida_uring.upgrade import START_TIMEOUT_S, Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker
 
@@ -55,16 +54,25 @@ class Server:
     """One node: sockets, data plane and workers. Thread: the one that created it."""
 
     def __init__(
-        self, config: Config, *, keys: Keys | None = None, takeover: Takeover | None = None
+        self,
+        config: Config,
+        *,
+        keys: Keys | None = None,
+        takeover: Takeover | None = None,
+        activated: Inherited | None = None,
     ) -> None:
         """Nothing is opened before start().
 
-        takeover: what the node that this one succeeds has passed on.
+        takeover: what the node that this one succeeds has passed on. activated: sockets of the
+        service manager, which keeps them open when this node ends.
         keys: of the coins that requests are sealed with, in place of those of the store.
         """
         self.config = config
         self._keys = keys
         self._takeover = takeover
+        self._activated = activated
+        # The service manager keeps them open whoever serves them.
+        self._shared_sockets = activated is not None or (takeover is not None and takeover.shared)
         self._node: Node | None = None
         self._handing_over = False
         self._bound: list[sockets.Bound] = []
@@ -142,7 +150,8 @@ class Server:
         commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
-        self._bound = sockets.bind_all(self.config, self._takeover)
+        inherited = self._activated if self._takeover is None else self._takeover.sockets
+        self._bound = sockets.bind_all(self.config, inherited)
         if self._takeover is None:  # else once the predecessor has left the port
             self.open_web()
         listeners = [
@@ -152,7 +161,9 @@ class Server:
         self._open_store()
         try:
             self._engine = native.Engine(
-                listeners, kernel.engine_settings(self.config, connections_max)
+                listeners,
+                kernel.engine_settings(self.config, connections_max)
+                | {"shared_sockets": int(self._shared_sockets)},
             )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
@@ -358,7 +369,7 @@ class Server:
             )
         )
 
-    def _beat(self) -> int:
+    def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
         if self._engine is None or not self._started_at:
             raise StartError("the node is starting")
@@ -396,7 +407,8 @@ class Server:
         return Successor.start(
             [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
             -1 if self._store is None else self._store.owner,
-            timeout_s,
+            shared=self._shared_sockets,
+            timeout_s=timeout_s,
         )
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
@@ -545,7 +557,7 @@ class Server:
     def open_web(self) -> None:
         """Serve the status page and metrics, if that is wanted. Raises StartError."""
         if self.config.http.enabled:
-            self._web = Web(self.config.http, self.observe, self._beat)
+            self._web = Web(self.config.http, self.observe, self.beat)
             self._web.start()
 
     def close_web(self) -> None:
@@ -588,20 +600,6 @@ def _explain_refusal(error: EngineError) -> str:
 
 
 # --- The daemon's main thread ------------------------------------------------------------------
-
-
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one (sd_notify)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.sendto(state.encode(), address)
-    except OSError as error:
-        logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
 
 
 class _Signals:
@@ -654,12 +652,15 @@ class Daemon:
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         """reread: reads the configuration again; None where there is no file to read."""
         self._takeover = Takeover.from_environment()
-        self.server = Server(config, takeover=self._takeover)
+        self.server = Server(config, takeover=self._takeover, activated=activated_sockets())
         self._reread = reread
         self._reload_lock = threading.Lock()
         self._signals = _Signals()
         self._admin: Admin | None = None
         self._successor: Successor | None = None
+        self._watchdog_s = watchdog_interval_s()
+        self._watchdog_at = 0.0
+        self._laps = 0
         self._upgrades: queue.SimpleQueue[queue.SimpleQueue[int | StartError]] = queue.SimpleQueue()
 
     def begin_upgrade(self) -> "queue.SimpleQueue[int | StartError]":
@@ -763,7 +764,7 @@ class Daemon:
         process.cpu_percent()  # the first call only starts the measurement
         next_line = time.monotonic() + RESOURCE_INTERVAL_S
         while self.server.running and self.server.phase == "serving":
-            taken = self._signals.take(1.0)
+            taken = self._signals.take(min(1.0, self._watchdog_s or 1.0))
             if taken in STOP_SIGNALS:
                 return
             upgrading = taken == UPGRADE_SIGNAL or not self._upgrades.empty()
@@ -779,6 +780,7 @@ class Daemon:
                 # As a failure of the machine, not of the settings: the service manager starts it
                 # again.
                 raise EngineError(errno.EIO, "the store must be opened again, so the node ends")
+            self._feed_watchdog()
             log.sweep()
             if time.monotonic() >= next_line:
                 next_line += RESOURCE_INTERVAL_S
@@ -798,6 +800,7 @@ class Daemon:
             else:
                 self._hand_over(self._successor, timeout_ms)
         while not server.wait(0.05):
+            self._feed_watchdog()
             if self._signals.take(0) in STOP_SIGNALS:
                 logger.warning(
                     "stopping at once: requests in flight are dropped", extra=event("stopping_now")
@@ -813,6 +816,19 @@ class Daemon:
                 json.dumps(server.counters()),
                 extra=event("final_counters", **server.counters()),
             )
+
+    def _feed_watchdog(self) -> None:
+        """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
+        if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
+            return
+        try:
+            laps = self.server.beat()
+        except RaidaError:
+            return  # not serving: nothing to be fed with
+        if laps != self._laps:
+            self._laps = laps
+            self._watchdog_at = time.monotonic() + self._watchdog_s
+            notify("WATCHDOG=1")
 
     def _hand_over(self, successor: Successor, timeout_ms: int) -> None:
         """The successor serves: give it what only one of us can have, then what is under way."""

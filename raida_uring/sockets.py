@@ -18,7 +18,7 @@ import psutil
 from raida_uring.config import Config
 from raida_uring.errors import StartError
 from raida_uring.log import event
-from raida_uring.upgrade import Takeover
+from raida_uring.upgrade import Inherited
 
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
 DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
@@ -53,17 +53,17 @@ class Bound:
         self.tcp.close()
 
 
-def bind_all(config: Config, takeover: Takeover | None = None) -> list[Bound]:
+def bind_all(config: Config, inherited: Inherited | None = None) -> list[Bound]:
     """Bind every address of `[network] bind`; port 0 takes one free number for all of them.
 
-    takeover: whose sockets are used for the addresses that it has, when the port is the same.
+    inherited: sockets that are used for the addresses that they have, when the port is the same.
 
     An IPv6 wildcard that came by default is left out, with a log line, where the machine has no
     IPv6. Raises StartError that names address, port and remedy.
     """
     for remaining in reversed(range(PORT_TRIES)):
         try:
-            return _bind_once(config, config.server.port, takeover)
+            return _bind_once(config, config.server.port, inherited)
         except _PortTakenError as taken:
             if config.server.port != 0 or remaining == 0:
                 raise StartError(str(taken)) from None
@@ -74,21 +74,21 @@ class _PortTakenError(Exception):
     """Worth another try when the kernel chose the number."""
 
 
-def _bind_once(config: Config, port: int, takeover: Takeover | None) -> list[Bound]:
+def _bind_once(config: Config, port: int, inherited: Inherited | None) -> list[Bound]:
     done: list[Bound] = []
-    if takeover is not None and port not in (0, takeover.port):
-        takeover.drop_rest()
+    if inherited is not None and port not in (0, inherited.port):
+        inherited.close_rest()
     try:
         for host in config.network.bind:
-            bound = _inherited(config, host, takeover) or _bind_address(config, host, port)
+            bound = _inherited(config, host, inherited) or _bind_address(config, host, port)
             if bound is None:
                 continue
             port = bound.port
             done.append(bound)
         if not done:
             raise StartError("[network] bind: no address could be bound")
-        if takeover is not None:
-            takeover.drop_rest()
+        if inherited is not None:
+            inherited.close_rest()
     except BaseException:
         for bound in done:
             bound.close()
@@ -96,14 +96,14 @@ def _bind_once(config: Config, port: int, takeover: Takeover | None) -> list[Bou
     return done
 
 
-def _inherited(config: Config, host: str, takeover: Takeover | None) -> Bound | None:
-    taken = None if takeover is None else takeover.take_sockets(host)
+def _inherited(config: Config, host: str, inherited: Inherited | None) -> Bound | None:
+    taken = None if inherited is None else inherited.take(host)
     if taken is None:
         return None
     udp, tcp = taken
     _set_tcp_options(tcp, config)
     tcp.listen(config.network.backlog)
-    size_buffers(udp, config)
+    _set_udp_options(udp, host, config)
     return Bound(host, tcp.getsockname()[1], udp, tcp)
 
 

@@ -54,12 +54,18 @@ class Successor:
 
     @classmethod
     def start(
-        cls, sockets: Sequence[tuple[str, int, int, int]], owner: int, timeout_s: float
+        cls,
+        sockets: Sequence[tuple[str, int, int, int]],
+        owner: int,
+        *,
+        shared: bool,
+        timeout_s: float,
     ) -> "Successor":
         """Start this program again, as it was started, and return once it serves.
 
         sockets: host, port, and the descriptors of the UDP and TCP socket of each address. owner:
-        descriptor of the store's lock, -1 without a store. Raises StartError when it does not
+        descriptor of the store's lock, -1 without a store. shared: the service manager has the
+        sockets, too. Raises StartError when it does not
         serve within `timeout_s`; it has ended then.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,7 +73,12 @@ class Successor:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
             descriptors = [theirs.fileno(), *(fd for one in sockets for fd in one[2:])]
             descriptors += [owner] if owner >= 0 else []
-            handed = {"channel": theirs.fileno(), "sockets": list(sockets), "owner": owner}
+            handed = {
+                "channel": theirs.fileno(),
+                "sockets": list(sockets),
+                "owner": owner,
+                "shared": shared,
+            }
             try:
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
@@ -119,13 +130,45 @@ class Successor:
         self.channel.close()
 
 
+class Inherited:
+    """Listening sockets that this process was started with. Thread: control."""
+
+    def __init__(self, port: int, sockets: dict[str, tuple[int, int]]) -> None:
+        """sockets: descriptors of the UDP and TCP socket by host; all on `port`."""
+        self.port = port
+        self._sockets = sockets
+
+    def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
+        """The UDP and TCP socket of an address, None when there is none of it."""
+        descriptors = self._sockets.pop(host, None)
+        if descriptors is None:
+            return None
+        udp, tcp = (socket.socket(fileno=fd) for fd in descriptors)
+        for one in (udp, tcp):
+            one.set_inheritable(False)
+            one.setblocking(False)
+        return udp, tcp
+
+    def close_rest(self) -> None:
+        """Close the sockets of addresses that are not served."""
+        for descriptors in self._sockets.values():
+            for fd in descriptors:
+                os.close(fd)
+        self._sockets.clear()
+
+
 class Takeover:
     """What a successor got from its predecessor. Thread: begin() starts one of its own."""
 
-    def __init__(self, channel: socket.socket, sockets: list[list[object]], owner: int) -> None:
+    def __init__(
+        self, channel: socket.socket, sockets: list[list[object]], owner: int, *, shared: bool
+    ) -> None:
         self._channel = channel
-        self._sockets = {str(host): (udp, tcp) for host, _, udp, tcp in sockets}
-        self.port = int(str(sockets[0][1])) if sockets else 0
+        self.shared = shared
+        self.sockets = Inherited(
+            int(str(sockets[0][1])) if sockets else 0,
+            {str(host): (int(str(udp)), int(str(tcp))) for host, _, udp, tcp in sockets},
+        )
         self.owner = owner
 
     @classmethod
@@ -138,26 +181,11 @@ class Takeover:
             handed = json.loads(text)
             channel = socket.socket(fileno=int(handed["channel"]))
             channel.set_inheritable(False)
-            return cls(channel, handed["sockets"], int(handed["owner"]))
+            return cls(
+                channel, handed["sockets"], int(handed["owner"]), shared=bool(handed["shared"])
+            )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
-
-    def take_sockets(self, host: str) -> tuple[socket.socket, socket.socket] | None:
-        """The UDP and TCP socket of an address, None when the predecessor had none of it."""
-        descriptors = self._sockets.pop(host, None)
-        if descriptors is None:
-            return None
-        udp, tcp = (socket.socket(fileno=int(str(fd))) for fd in descriptors)
-        for one in (udp, tcp):
-            one.set_inheritable(False)
-        return udp, tcp
-
-    def drop_rest(self) -> None:
-        """Close the sockets of addresses that are not served any more."""
-        for descriptors in self._sockets.values():
-            for fd in descriptors:
-                os.close(int(str(fd)))
-        self._sockets.clear()
 
     def begin(
         self,

@@ -308,6 +308,12 @@ static int loop_lap(struct ru_engine *engine)
 
 /* ---- draining ---- */
 
+/* Whether the sockets live on when this engine ends: what arrives is left to whoever has them. */
+static bool loop_leaves_sockets(const struct ru_engine *engine)
+{
+    return engine->hand_over_fd >= 0 || engine->config.shared_sockets != 0;
+}
+
 static void loop_begin_drain(struct ru_engine *engine)
 {
     engine->phase = RU_DRAINING;
@@ -316,13 +322,14 @@ static void loop_begin_drain(struct ru_engine *engine)
             engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
         if (engine->listeners[i].receiving)
             engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
-        engine->listeners[i].draining = engine->hand_over_fd < 0;
+        engine->listeners[i].draining = !loop_leaves_sockets(engine);
     }
     if (engine->hand_over_fd >= 0) {
         ru_stream_hand_over(engine);
         return;
     }
-    ru_datagram_refuse(engine);
+    if (!loop_leaves_sockets(engine))
+        ru_datagram_refuse(engine);
     ru_stream_close_all(engine, true);
 }
 
@@ -375,10 +382,10 @@ static int loop_serve(struct ru_engine *engine)
         if (!loop_listening(engine)) {
             if (!stopped_accepting)
                 ru_datagram_reclaim(engine);
-            if (!stopped_accepting && engine->hand_over_fd < 0)
+            if (!stopped_accepting && !loop_leaves_sockets(engine))
                 ru_stream_drain(engine);
             stopped_accepting = true;
-            if (engine->hand_over_fd < 0)
+            if (!loop_leaves_sockets(engine))
                 ru_datagram_drain(engine);
             else if (engine->hand_over_stuck)
                 ru_stream_hand_over(engine);

@@ -79,7 +79,8 @@ struct ru_config {
     uint32_t events_per_lap;
     uint32_t wait_max_ms;
     uint32_t busy_poll_us;
-    int32_t io_cpu; /* -1: not pinned */
+    int32_t io_cpu;          /* -1: not pinned */
+    uint32_t shared_sockets; /* another process has them open, too: leave them as they are */
 };
 
 /* What a handler finds in front of it. */
