@@ -204,7 +204,7 @@ class Worker:
         coins = self._node.coins
         try:
             coins.begin()
-            replies = self._answer(worker, count, keep=coins)
+            replies = self._answer_writing(worker, count, coins)
             if coins.changed:
                 coins.commit()
         except StoreError as error:
@@ -240,29 +240,44 @@ class Worker:
         self._fault_at[key] = now
         return self._fault_counts.pop(key)
 
-    def _answer(self, worker: native.Worker, count: int, keep: Coins | None = None) -> list[Reply]:
-        """keep: the view that the handlers change; of a handler that fails nothing stays."""
+    def _answer(self, worker: native.Worker, count: int) -> list[Reply]:
+        """The busiest loop in Python: nothing in it that not every request needs."""
         records, data = worker.batch(count)
         tables, node = self._tables, self._node
+        replies: list[Reply] = []
+        add = replies.append
+        for record in _ITER_RECORDS(records):
+            at, size, number, kind, _, _, _, _ = record
+            request = Request(data[at : at + size] if size else b"", record, data)
+            try:
+                add(tables[kind][number](request, node))
+            except BaseException as error:  # a SystemExit too must not end the worker
+                add(self._fault_reply(request, error))
+        return replies
+
+    def _answer_writing(self, worker: native.Worker, count: int, coins: Coins) -> list[Reply]:
+        """The same with a view that the handlers change; of one that fails nothing stays."""
+        records, data = worker.batch(count)
         replies: list[Reply] = []
         for record in _ITER_RECORDS(records):
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
-                reply = tables[kind][number](request, node)
-                if keep is not None:
-                    given, reply = reply, _checked(reply)
-                    if reply is given:
-                        keep.keep()
-                    else:  # a client that is told 252 must not find its coins changed
-                        keep.undo()
+                given = self._tables[kind][number](request, self._node)
+                reply = _checked(given)
+                if reply is given:
+                    coins.keep()
+                else:  # a client that is told 252 must not find its coins changed
+                    coins.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
-                if keep is not None:
-                    keep.undo()
-                self._log_fault(request, error)
-                reply = _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
+                coins.undo()
+                reply = self._fault_reply(request, error)
             replies.append(reply)
         return replies
+
+    def _fault_reply(self, request: Request, error: BaseException) -> Reply:
+        self._log_fault(request, error)
+        return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 
     def _reply(self, worker: native.Worker, replies: list[Reply]) -> None:
         self._sealed.seal(worker.records(len(replies)), replies)
