@@ -38,7 +38,7 @@ static void expect_laws(const struct host *host)
                      c->connections_closed_reset + c->connections_closed_header_timeout +
                      c->connections_closed_body_timeout + c->connections_closed_write_timeout +
                      c->connections_closed_idle_timeout + c->connections_closed_early +
-                     c->connections_closed_drain);
+                     c->connections_closed_drain + c->connections_closed_handed_over);
 }
 
 /* Closed with nothing left behind. */
@@ -900,7 +900,7 @@ static void test_every_reason_is_counted(void)
             c->connections_closed_reset,        c->connections_closed_header_timeout,
             c->connections_closed_body_timeout, c->connections_closed_write_timeout,
             c->connections_closed_idle_timeout, c->connections_closed_early,
-            c->connections_closed_drain};
+            c->connections_closed_drain,        c->connections_closed_handed_over};
         EXPECT_EQUAL(closed[reason], 1);
         host_close(&host);
     }

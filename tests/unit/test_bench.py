@@ -396,6 +396,17 @@ def test_ratios_are_of_medians() -> None:
     assert report.ratio(case_report, "node", "mmsg") is None
 
 
+def test_ratios_leave_out_runs_in_which_a_core_was_stolen() -> None:
+    """But only where enough others are left on both sides."""
+    stolen = dataclasses.replace(measurement(10.0), stolen_ticks=3)
+    calm = (measurement(90.0),) * report.CALM_RUNS_MIN
+    peer = Outcome((measurement(100.0),) * report.CALM_RUNS_MIN)
+    enough = CaseReport(cases.CASES[0], {"node": Outcome((*calm, *(stolen,) * 9)), "uring": peer})
+    assert report.ratio(enough, "node", "uring") == pytest.approx(0.9)
+    few = CaseReport(cases.CASES[0], {"node": Outcome((*calm[1:], *(stolen,) * 9)), "uring": peer})
+    assert report.ratio(few, "node", "uring") == pytest.approx(0.1)
+
+
 def test_verdicts_say_kept_broken_or_not_measured() -> None:
     found = example_report()
     assert [verdict.met for verdict in report.case_verdicts(found.reports[0])] == [
