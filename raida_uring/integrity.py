@@ -223,6 +223,11 @@ class Integrity:
                     return trees
 
     @property
+    def newest(self) -> Trees:
+        """The trees as they are, shown or not."""
+        return self._recent[-1]
+
+    @property
     def circulating(self) -> tuple[int, ...]:
         """Coins in circulation, denominations -8 to 6."""
         return self._recent[-1].circulating

@@ -5,8 +5,11 @@ refused; connections between two requests live on; if the successor does not com
 has noticed nothing.
 """
 
+import hashlib
+import itertools
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,13 +22,19 @@ from pathlib import Path
 
 import psutil
 
+from raida_uring.client import Client as Client_
+from raida_uring.client import Coin, calls
+from raida_uring.integrity import Integrity
 from raida_uring.protocol import Status
+from raida_uring.store import Store
 from tests.support.handlers import NAP
 from tests.support.net import Endpoint, udp_client
 from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually
+from tests.support.store import MAP_BYTES, SEED, make_store
 from tests.support.wire import (
     ADMIN_KEY,
     ECHO_COMMAND,
+    RAIDA_ID,
     SHOW_STATS_COMMAND,
     VERSION_COMMAND,
     request,
@@ -249,3 +258,78 @@ def test_the_command_says_why_not(tmp_path: Path) -> None:
         assert done.returncode != 0
         assert "the successor ended with status 2 before it served" in done.stderr
         assert node.process.poll() is None
+
+
+class PownClient(threading.Thread):
+    """Gives coins of its own new ANs, one after the other, and keeps what was acknowledged."""
+
+    def __init__(self, node: Client_, first: int) -> None:
+        super().__init__(daemon=True)
+        self.node = node
+        self.first = first
+        self.acknowledged: dict[int, bytes] = {}
+        self.fault: str | None = None
+        self.stopping = False
+
+    def run(self) -> None:
+        for sn in itertools.count(self.first):
+            if self.stopping:
+                return
+            new = secrets.token_bytes(16)
+            answer = self.node.ask(calls.pown([(Coin(1, sn, self.old(sn)), new)]))
+            if answer.status != Status.ALL_PASS:
+                self.fault = f"coin {sn}: status {answer.status}"
+                return
+            self.acknowledged[sn] = new
+
+    @staticmethod
+    def old(sn: int) -> bytes:
+        page, record = divmod(sn, 1024)
+        text = f"{SEED}01{page:04x}{record:02x}".encode()
+        return hashlib.md5(text, usedforsecurity=False).digest()
+
+
+def test_coins_change_across_upgrades(tmp_path: Path) -> None:
+    """Both processes write to one store for a moment: no acknowledged change may be missing, and
+    the successor's trees must know what its predecessor changed last."""
+    store = make_store(tmp_path / "store")
+    tables: dict[str, dict[str, object]] = {
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        "server": {"synchronization_enabled": True},
+    }
+    with upgradable(tmp_path, **tables) as node:
+        host, port = node.endpoint
+        asked = Client_(host, port, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
+        clients = [PownClient(asked, 1 + 3000 * number) for number in range(3)]
+        for client in clients:
+            client.start()
+        for _ in range(UPGRADES):
+            before = [len(client.acknowledged) for client in clients]
+            upgrade(node)
+            eventually(
+                lambda: all(
+                    client.fault or len(client.acknowledged) > count
+                    for client, count in zip(clients, before, strict=True)  # noqa: B023
+                ),
+                ANSWER_TIMEOUT_S,
+            )
+        for client in clients:
+            client.stopping = True
+            client.join(ANSWER_TIMEOUT_S)
+            assert client.fault is None
+        changed = {sn: an for client in clients for sn, an in client.acknowledged.items()}
+        for start in range(0, len(changed), 50):
+            coins = [Coin(1, sn, an) for sn, an in list(changed.items())[start : start + 50]]
+            assert asked.ask(calls.detect(coins)).status == Status.ALL_PASS
+
+        def roots_are_true() -> bool:
+            told = asked.ask(calls.get_all_roots()).require()
+            opened = Store(store, map_bytes=MAP_BYTES, read_only=True)
+            try:
+                rebuilt = Integrity(opened)
+                rebuilt.load()
+                return b"".join(told) == rebuilt.newest.roots
+            finally:
+                opened.close()
+
+        eventually(roots_are_true, ANSWER_TIMEOUT_S)
