@@ -402,13 +402,19 @@ class Server:
             (lambda: None) if integrity is None else integrity.leave,
         )
 
-    def start_successor(self, timeout_s: float = START_TIMEOUT_S) -> Successor:
-        """Start the node that is to take over and return once it serves. Raises StartError."""
+    def start_successor(
+        self, meanwhile: Callable[[], None], timeout_s: float = START_TIMEOUT_S
+    ) -> Successor:
+        """Start the node that is to take over and return once it serves. Raises StartError.
+
+        meanwhile: called often while it starts; may raise StartError to give it up.
+        """
         return Successor.start(
             [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
             -1 if self._store is None else self._store.owner,
             shared=self._shared_sockets,
             timeout_s=timeout_s,
+            meanwhile=meanwhile,
         )
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
@@ -658,6 +664,7 @@ class Daemon:
         self._signals = _Signals()
         self._admin: Admin | None = None
         self._successor: Successor | None = None
+        self._stop_asked = False
         self._watchdog_s = watchdog_interval_s()
         self._watchdog_at = 0.0
         self._laps = 0
@@ -738,14 +745,17 @@ class Daemon:
             self.server.open_web()
         except StartError as error:
             logger.error("no HTTP: %s", error, extra=event("http_failed"))
-        self._admin = admin.open_for(self)
+        try:
+            self._admin = admin.open_for(self)
+        except RaidaError as error:
+            logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
 
     def _start_successor(self) -> bool:
         """Whether it serves; else this node goes on. Answers whoever asked for it."""
         logger.info("upgrade: starting the successor", extra=event("upgrade_begun"))
         outcome: int | StartError
         try:
-            self._successor = self.server.start_successor()
+            self._successor = self.server.start_successor(self._while_it_starts)
         except StartError as error:
             logger.error("no upgrade, this node goes on: %s", error, extra=event("upgrade_failed"))
             outcome = error
@@ -759,6 +769,13 @@ class Daemon:
             self._upgrades.get_nowait().put(outcome)
         return self._successor is not None
 
+    def _while_it_starts(self) -> None:
+        """The service manager must hear of us, and a stop must not wait. Raises StartError."""
+        self._feed_watchdog()
+        if self._signals.take(0) in STOP_SIGNALS:
+            self._stop_asked = True
+            raise StartError("this node was told to stop meanwhile")
+
     def _serve_until_stopped(self) -> None:
         process = psutil.Process()
         process.cpu_percent()  # the first call only starts the measurement
@@ -768,7 +785,7 @@ class Daemon:
             if taken in STOP_SIGNALS:
                 return
             upgrading = taken == UPGRADE_SIGNAL or not self._upgrades.empty()
-            if upgrading and self._start_successor():
+            if upgrading and (self._start_successor() or self._stop_asked):
                 return
             if taken == signal.SIGHUP:
                 try:

@@ -179,8 +179,7 @@ def _unprivileged_start() -> int:
 
 def _set_tcp_options(tcp: socket.socket, config: Config) -> None:
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if tcp.family == socket.AF_INET6:
-        tcp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    _take_one_family(tcp)
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.tcp.keepalive_idle_s)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.tcp.keepalive_interval_s)
@@ -188,9 +187,15 @@ def _set_tcp_options(tcp: socket.socket, config: Config) -> None:
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def _take_one_family(one: socket.socket) -> None:
+    """Leave IPv4 to a socket of its own. Only before the bind: an inherited socket refuses it."""
+    if one.family == socket.AF_INET6 and one.getsockname()[1] == 0:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
 def _set_udp_options(udp: socket.socket, host: str, config: Config) -> None:
+    _take_one_family(udp)
     if udp.family == socket.AF_INET6:
-        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if host == "::":
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     elif host == "0.0.0.0":  # noqa: S104  compared, not bound

@@ -30,6 +30,7 @@ from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
+MEANWHILE_S: Final = 0.2  # between two looks at everything else while it starts
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
 _READY: Final = b"ready"
@@ -60,13 +61,14 @@ class Successor:
         *,
         shared: bool,
         timeout_s: float,
+        meanwhile: Callable[[], None],
     ) -> "Successor":
         """Start this program again, as it was started, and return once it serves.
 
         sockets: host, port, and the descriptors of the UDP and TCP socket of each address. owner:
         descriptor of the store's lock, -1 without a store. shared: the service manager has the
-        sockets, too. Raises StartError when it does not
-        serve within `timeout_s`; it has ended then.
+        sockets, too. meanwhile: called often while it starts; may raise StartError to give it up.
+        Raises StartError when it does not serve within `timeout_s`; it has ended then.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -90,14 +92,18 @@ class Successor:
                 raise StartError(f"cannot start the successor: {error.strerror}") from error
         successor = cls(process, ours)
         try:
-            successor._await_ready(timeout_s)
+            successor._await_ready(timeout_s, meanwhile)
         except StartError:
             successor.abandon()
             raise
         return successor
 
-    def _await_ready(self, timeout_s: float) -> None:
-        readable, _, _ = select.select([self.channel], [], [], timeout_s)
+    def _await_ready(self, timeout_s: float, meanwhile: Callable[[], None]) -> None:
+        deadline = time.monotonic() + timeout_s
+        readable: list[socket.socket] = []
+        while not readable and time.monotonic() < deadline:
+            meanwhile()
+            readable, _, _ = select.select([self.channel], [], [], MEANWHILE_S)
         if readable and self.channel.recv(len(_READY)) == _READY:
             return
         if not readable:
@@ -236,7 +242,7 @@ class Takeover:
                     open_to_operators = True
                     released()
                 elif not descriptors:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, TypeError):  # another version's
                         carry(json.loads(data))
         if not open_to_operators:  # it was killed
             released()

@@ -195,6 +195,15 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
             client.finish()
 
 
+def test_ipv6_sockets_pass_on_too(tmp_path: Path) -> None:
+    """What may be set before the bind only must not be set again."""
+    with upgradable(tmp_path, network={"bind": ["127.0.0.1", "::1"]}) as node:
+        upgrade(node)
+        with socket.create_connection(("::1", node.endpoint[1]), ANSWER_TIMEOUT_S) as client:
+            client.sendall(request(VERSION_COMMAND))
+            assert status(read_reply(client)) == Status.SUCCESS
+
+
 def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         client = PersistentClient(node.endpoint)
