@@ -157,6 +157,8 @@ def _machine(settings: Settings) -> dict[str, str | int | float]:
     return {
         "kernel": platform.release(),
         "python": platform.python_version(),
+        # Handlers run up to a quarter faster where it was built with profiles, as Debian's is.
+        "interpreter": os.path.realpath(sys.executable),
         "cores": os.cpu_count() or 0,
         "server_cpu": settings.server_cpu,
         "client_cpu": settings.client_cpu,
