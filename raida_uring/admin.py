@@ -31,7 +31,8 @@ from raida_uring.log import event
 from raida_uring.message import unpack_peer
 
 if TYPE_CHECKING:
-    from raida_uring.server import Daemon, Server
+    from raida_uring.daemon import Daemon
+    from raida_uring.server import Server
 
 CLIENTS_MAX: Final = 16
 REQUEST_BYTES_MAX: Final = 4096

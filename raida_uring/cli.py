@@ -142,7 +142,7 @@ def serve(
         sys.path.append(str(config_path.resolve().parent))
 
     # Here and not above: it loads the C module, which other commands do without.
-    from raida_uring.server import serve as serve_until_stopped
+    from raida_uring.daemon import serve as serve_until_stopped
 
     serve_until_stopped(
         chosen, None if config_path is None else functools.partial(read, config_path)
