@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 import raida_uring
-from raida_uring import adminsocket, log
+from raida_uring import adminsocket, log, metrics
 from raida_uring.errors import EngineError, RaidaError, StartError
 from raida_uring.ffi import native
 from raida_uring.latency import percentiles_us
@@ -475,6 +475,7 @@ def status(server: "Server") -> dict[str, object]:
         "started_at": server.started_at,
         "uptime_s": round(time.time() - server.started_at, 3),
         "counters": counters,
+        "commands": metrics.answered_json(server.answered()),
         "in_flight": {"udp": counters["udp_in_flight"], "tcp": counters["tcp_in_flight"]},
         "drops": {name: count for name, count in counters.items() if "_dropped_" in name},
         "connections": {

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +32,7 @@ from raida_uring.errors import StoreError
 if TYPE_CHECKING:
     from raida_uring.config import Config
     from raida_uring.ffi.native import Engine, Histogram
+    from raida_uring.handlers import Command
     from raida_uring.integrity import Integrity
     from raida_uring.sockets import Bound
     from raida_uring.store import Sizes, Store
@@ -171,6 +172,17 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_request_seconds": Family(
         "histogram", "requests of workers, from receipt to the reply queued", ("transport",)
     ),
+    "raida_command_replies_total": Family(
+        "counter",
+        "replies of workers by command (group/code) and status; plain echoes and votes, which need "
+        "none, are in raida_echoes_total and raida_udp_votes_total",
+        ("command", "name", "status"),
+    ),
+    "raida_command_seconds_total": Family(
+        "counter",
+        "time from receipt to reply of all these together: by their number, the mean",
+        ("command", "name"),
+    ),
     "raida_queue_seconds": Family("histogram", "waiting for a worker, of every request handed out"),
     "raida_lap_seconds": Family("histogram", "one turn of the I/O thread without its sleep"),
     "raida_queued": Family("gauge", "requests that wait for a worker", ("lane",)),
@@ -249,11 +261,59 @@ _MEMINFO_DROPS: Final = 8  # SK_MEMINFO_DROPS
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """What workers answered to one command: number of replies by status, and the time from receipt
+    to reply of all of them together."""
+
+    group: int
+    code: int
+    name: str
+    replies: dict[int, int]
+    spent_s: float
+
+    @property
+    def count(self) -> int:
+        """Replies of any status."""
+        return sum(self.replies.values())
+
+    @property
+    def label(self) -> str:
+        """As the wire page writes it."""
+        return f"{self.group}/{self.code}"
+
+
+def answered(engine: "Engine", commands: Iterable["Command"]) -> list[Answered]:
+    """Commands that were asked for, by number. Any thread."""
+    found = []
+    for item in sorted(commands, key=lambda item: item.number):
+        replies, spent_ns = engine.answered(item.group, item.code)
+        if replies:
+            name = item.name.rpartition(".")[2]
+            found.append(Answered(item.group, item.code, name, replies, spent_ns / 1e9))
+    return found
+
+
+def answered_json(commands: Iterable[Answered]) -> list[dict[str, object]]:
+    """The same for JSON."""
+    return [
+        {
+            "command": one.label,
+            "name": one.name,
+            "answered": one.count,
+            "statuses": {str(status): count for status, count in one.replies.items()},
+            "spent_s": one.spent_s,
+        }
+        for one in commands
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What is observed. The engine, the store and the sockets stay open meanwhile."""
 
     config: "Config"
     engine: "Engine"
+    commands: Sequence["Command"]
     connections_max: int
     bound: Sequence["Bound"]
     store: "Store | None"
@@ -287,6 +347,7 @@ class Observation:
     counters: dict[str, int]
     gauges: dict[str, int]
     histograms: dict[str, "Histogram"]
+    commands: list[Answered]
     ages_s: dict[str, float]
     workers: dict[str, int]
     pools: dict[str, tuple[int, int]]
@@ -335,6 +396,7 @@ def observe(subject: Subject) -> Observation:
         counters=counters,
         gauges=gauges,
         histograms={kind: engine.histogram(kind) for kind in ("udp", "tcp", "queue", "lap")},
+        commands=answered(engine, subject.commands),
         ages_s={
             lane: max(0, now_ns - since_ns) / 1e9 if since_ns else 0.0
             for lane, since_ns in oldest.items()
@@ -495,6 +557,12 @@ def _samples(seen: Observation) -> dict[str, _Samples]:
     samples["raida_request_seconds"] = [
         ([transport], seen.histograms[transport]) for transport in ("udp", "tcp")
     ]
+    for one in seen.commands:
+        who_asks = [one.label, one.name]
+        samples["raida_command_seconds_total"].append((who_asks, one.spent_s))
+        samples["raida_command_replies_total"] += [
+            ([*who_asks, str(status)], count) for status, count in one.replies.items()
+        ]
     for kind in ("queue", "lap"):
         samples[f"raida_{kind}_seconds"] = [([], seen.histograms[kind])]
     for lane in LANES:
@@ -582,6 +650,7 @@ def status(seen: Observation) -> dict[str, object]:
         },
         "now_s": time.monotonic(),
         "counters": seen.counters,
+        "commands": answered_json(seen.commands),
         "kernel_drops": seen.kernel_drops,
         "lanes": {
             lane: {

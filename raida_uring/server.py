@@ -155,6 +155,7 @@ class Server:
             )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
+        self._commands = commands
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)
@@ -346,6 +347,7 @@ class Server:
             metrics.Subject(
                 config=self.config,
                 engine=engine,
+                commands=self._commands,
                 connections_max=self._connections_reserved,
                 bound=self._bound,
                 store=self._store,
@@ -356,6 +358,11 @@ class Server:
                 draining=self._draining,
             )
         )
+
+    def answered(self) -> list[metrics.Answered]:
+        """What workers answered, by command. Any thread. Raises StartError unless it runs."""
+        with self._lock:
+            return metrics.answered(self._running_engine(), self._commands)
 
     def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As observe()."""

@@ -31,6 +31,7 @@ def summary(now: Status, before: Status | None) -> dict[str, Any]:
         name: (value - then.get(name, 0)) / max(interval_s, 1e-3)
         for name, value in now["counters"].items()
     }
+    earlier = {one["command"]: one for one in (before["commands"] if before is not None else [])}
     used_s = now["resources"]["cpu_s"]
     if before is not None:
         used_s -= before["resources"]["cpu_s"]
@@ -58,6 +59,9 @@ def summary(now: Status, before: Status | None) -> dict[str, Any]:
         "drops": {
             name: {"per_s": rates[name], "total": value} for name, value in now["drops"].items()
         },
+        "commands": [
+            _command(one, earlier.get(one["command"]), interval_s) for one in now["commands"]
+        ],
         "in_flight": now["in_flight"],
         "lanes": now["lanes"],
         "memory": now["memory"],
@@ -68,6 +72,19 @@ def summary(now: Status, before: Status | None) -> dict[str, Any]:
             "io_cpu_percent": rates["loop_cpu_ns"] / 1e7,
         },
         "store": now["store"],
+    }
+
+
+def _command(now: Status, before: Status | None, interval_s: float) -> dict[str, Any]:
+    """before: the same command a moment ago; its mean is of what was answered since."""
+    count, spent_s = now["answered"], now["spent_s"]
+    if before is not None and count > before["answered"]:
+        count, spent_s = count - before["answered"], spent_s - before["spent_s"]
+    new = now["answered"] - (0 if before is None else before["answered"])
+    return {
+        **now,
+        "per_s": new / max(interval_s, 1e-3),
+        "mean_us": 1e6 * spent_s / count if count else None,
     }
 
 
@@ -92,6 +109,8 @@ def render(now: Status, before: Status | None, width: int, height: int) -> list[
         *_work(view),
         "",
         *_drops(view),
+        "",
+        *_commands(view),
     ]
     return [line[:width] for line in lines[:height]]
 
@@ -168,6 +187,23 @@ def _drops(view: Status) -> list[str]:
         f"{name.replace('_dropped_', ' '):<28}{_count(one['per_s']):>10}{one['total']:>12}"
         for name, one in ordered[:_DROPS_SHOWN]
     ]
+    return lines
+
+
+def _commands(view: Status) -> list[str]:
+    if not view["commands"]:
+        return ["commands      workers have answered none yet"]
+    lines = [f"{'commands':<28}{'per s':>10}{'total':>12}{'mean':>10}   statuses"]
+    ordered = sorted(view["commands"], key=lambda one: (-one["per_s"], -one["answered"]))
+    for one in ordered:
+        statuses = ", ".join(
+            f"{status}: {count}"
+            for status, count in sorted(one["statuses"].items(), key=lambda item: -item[1])
+        )
+        lines.append(
+            f"{one['command']:<6}{one['name'][:21]:<22}{_count(one['per_s']):>10}"
+            f"{one['answered']:>12}{_time(one['mean_us']):>10}   {statuses}"
+        )
     return lines
 
 

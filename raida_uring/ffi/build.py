@@ -36,6 +36,7 @@ SOURCES = (
     "store",
     "stream",
     "survey",
+    "tally",
     "timer",
     "udp",
     "worker",

@@ -52,13 +52,15 @@ static int engine_allocate(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
     uint32_t slots = engine->arena.slots;
+    size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
+    engine->tallies = calloc(tallies, sizeof(*engine->tallies));
     engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
     engine->queue = calloc(engine->arena.contexts, sizeof(*engine->queue));
     engine->sending = calloc(slots, sizeof(*engine->sending));
     engine->held = calloc(config->tcp_buffers, sizeof(*engine->held));
     engine->timer_nodes = calloc(config->connections_max, sizeof(*engine->timer_nodes));
-    if (!engine->events || !engine->queue || !engine->sending || !engine->held ||
-        !engine->timer_nodes)
+    if (!engine->tallies || !engine->events || !engine->queue || !engine->sending ||
+        !engine->held || !engine->timer_nodes)
         return -ENOMEM;
     void *buffers = mmap(NULL, (size_t)config->tcp_buffers * RU_TCP_BUFFER, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -139,6 +141,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     ru_udp_destroy(&engine->udp);
     if (engine->tcp_buffers)
         (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
+    ru_tally_free(engine->tallies, ru_config_workers(&engine->config) * RU_COMMANDS_COUNT);
     free(engine->timer_nodes);
     free(engine->held);
     free(engine->sending);
@@ -621,6 +624,16 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
         counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
         counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
     }
+}
+
+uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
+{
+    struct ru_tally sum = {0};
+    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < ru_config_workers(&engine->config); i++)
+        (void)ru_tally_add(engine->tallies + (size_t)i * RU_COMMANDS_COUNT, (uint16_t)command,
+                           &sum);
+    memcpy(answered, sum.answered, sizeof(sum.answered));
+    return sum.spent_ns;
 }
 
 void ru_engine_gauges(struct ru_engine *engine, uint64_t *values)

@@ -19,6 +19,7 @@
 #include "queue.h"
 #include "ru.h"
 #include "stats.h"
+#include "tally.h"
 #include "timer.h"
 #include "udp.h"
 
@@ -147,6 +148,7 @@ struct ru_engine {
 
     struct ru_lane lanes[RU_LANES];
     struct ru_worker_state workers[RU_WORKERS_MAX];
+    struct ru_tally **tallies;    /* per worker and command */
     struct ru_queue_entry *queue; /* per context */
     uint32_t lent_target[2];
     uint32_t lent_missing; /* blocks that workers should have and do not */

@@ -197,6 +197,9 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine);
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);
 const char *ru_counters_name(uint32_t index);
+/* Thread: any. What workers answered to `command` (group << 8 | code): replies by status, 256 counts,
+ * and the nanoseconds from receipt to reply of all of them together. */
+uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered);
 /* Thread: any. How things stood at the end of the newest lap; values holds ru_gauges_count() words,
  * those named *_ns in CLOCK_MONOTONIC. */
 void ru_engine_gauges(struct ru_engine *engine, uint64_t *values);

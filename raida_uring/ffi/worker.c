@@ -28,12 +28,13 @@ struct worker_entry {
 struct ru_worker {
     struct ru_engine *engine;
     struct ru_mailbox *mailbox;
-    uint32_t opened;   /* entries and records of the batch */
-    uint32_t answered; /* ... of which the first are answered */
-    uint32_t used;     /* bytes of the scratch */
-    uint64_t since_ns; /* busy since; 0: not busy */
-    uint64_t taken_ns; /* a batch was taken then, and Python has not come back; 0: it has */
-    uint64_t waiting;  /* a token that did not fit the last batch; 0: none */
+    struct ru_tally **tallies; /* by command; the engine's */
+    uint32_t opened;           /* entries and records of the batch */
+    uint32_t answered;         /* ... of which the first are answered */
+    uint32_t used;             /* bytes of the scratch */
+    uint64_t since_ns;         /* busy since; 0: not busy */
+    uint64_t taken_ns;         /* a batch was taken then, and Python has not come back; 0: it has */
+    uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
     uint32_t random_left;
     uint8_t random[WORKER_RANDOM_SIZE];
     struct worker_entry entries[RU_BATCH_MAX];
@@ -69,6 +70,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     (void)pthread_setname_np(pthread_self(), name);
     made->engine = engine;
     made->mailbox = mailbox;
+    made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
     *worker = made;
     return 0;
 }
@@ -153,6 +155,11 @@ static uint32_t worker_seal_size(const struct worker_entry *entry)
                                                             : RU_REPLY_NONCE_SIZE;
 }
 
+static uint16_t worker_command(const struct worker_entry *entry)
+{
+    return (uint16_t)(entry->header[4] << 8 | entry->header[5]);
+}
+
 /* A reply as the interpreter hands it over. A sealed one is a bare status, or has its seal first;
  * anything between is a fault of ours, and 252 tells nothing of the plain text. */
 static struct worker_answer worker_read_answer(struct ru_worker *worker,
@@ -212,7 +219,8 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         size = ru_header_size(entry->header);
         out = worker_room(worker, context, size, &block);
     }
-    uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
+    uint64_t spent_ns = now_ns - context->arrival_ns;
+    uint32_t execution_us = (uint32_t)(spent_ns / 1000);
     context->reply_block = block;
     context->reply_size = out ? size : 0;
     if (record) { /* the context is the loop's once it has gone back */
@@ -221,6 +229,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         record->reply_status = answer.status;
     }
     if (out) {
+        ru_tally_count(worker->tallies, worker_command(entry), answer.status, spent_ns);
         struct ru_reply reply = {
             .raida_id = (uint8_t)worker->engine->config.raida_id,
             .status = answer.status,
@@ -298,7 +307,7 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
         .token = entry->token,
         .payload_at = payload_at,
         .payload_size = payload_size,
-        .command = (uint16_t)(entry->header[4] << 8 | entry->header[5]),
+        .command = worker_command(entry),
         .kind = worker_kind(entry, context),
         .encryption = entry->header[16],
         .shard = entry->header[3],

@@ -186,6 +186,11 @@ def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
     assert now["endpoints"] == [list(running.endpoint)]
     assert now["counters"]["udp_received"] == 4
     assert now["latency_us"]["udp"]["count"] == 3
+    (version,) = now["commands"]
+    assert version["command"] == "0/1"
+    assert version["name"] == "version"
+    assert version["statuses"] == {"250": 4}
+    assert 0 < version["spent_s"] < now["uptime_s"]
     assert now["latency_us"]["tcp"]["count"] == 1
     assert now["latency_us"]["udp"]["p50"] <= now["latency_us"]["udp"]["p99"]
     assert now["in_flight"] == {"udp": 0, "tcp": 0}

@@ -6,6 +6,7 @@ thread, readiness of the node's ability to take more; no client of this server h
 
 import ctypes
 import errno
+import json
 import os
 import random
 import signal
@@ -21,9 +22,17 @@ import pytest
 
 from raida_uring import metrics
 from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX
-from tests.support.handlers import HOLD, MIRROR, NAP, SLOW_HOLD, gate
+from tests.support.handlers import HOLD, MIRROR, NAP, RAISE, SLOW_HOLD, gate
 from tests.support.http import ask, sample_value, samples_of, scrape, status_json, sum_of
-from tests.support.net import Endpoint, reset, tcp_ask, tcp_connect, udp_client, udp_exchange
+from tests.support.net import (
+    Endpoint,
+    reset,
+    tcp_ask,
+    tcp_connect,
+    udp_ask,
+    udp_client,
+    udp_exchange,
+)
 from tests.support.node import (
     HANDLERS,
     Node,
@@ -140,6 +149,7 @@ def test_every_documented_metric_is_there_and_no_other(tmp_path: Path, backend: 
     store = {"path": str(make_recorded_store(tmp_path / "store"))}
     server = {"synchronization_enabled": True}
     with running_node(http=HTTP, handlers=HANDLERS, store=store, server=server) as node:
+        tcp_ask(node.endpoint, request(VERSION_COMMAND))  # else no command has been answered yet
         answer = ask(url_of(node), "/metrics")
         seen = samples_of(answer.text)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -195,6 +205,49 @@ def test_histograms_count_every_request_of_workers(backend: str) -> None:
         assert all(number == 0 for edge, number in naps.items() if edge < 0.002), "a nap is 2 ms"
         assert sample_value(seen, "raida_request_seconds_sum", transport="udp") >= 50 * 0.002
         assert sample_value(seen, "raida_worker_lock_wait_seconds_total") > 0
+
+
+def test_replies_are_counted_by_command_and_status(backend: str) -> None:
+    """Every request that reached a worker: those that a handler failed at, and bodies refused
+    before one was asked, included."""
+    damaged = bytearray(request(VERSION_COMMAND, b"x"))
+    damaged[32] ^= 1  # the challenge
+    with running_node(http=HTTP, handlers=HANDLERS) as node:
+        for _ in range(3):
+            udp_ask(node.endpoint, request(VERSION_COMMAND))
+        tcp_ask(node.endpoint, request(VERSION_COMMAND))
+        udp_ask(node.endpoint, bytes(damaged))
+        udp_ask(node.endpoint, request(RAISE))
+        for _ in range(5):
+            udp_ask(node.endpoint, request(NAP))
+        udp_ask(node.endpoint, request(ECHO_COMMAND))  # no worker's business
+        seen = scrape(url_of(node))
+        page = json.loads(ask(url_of(node), "/status.json").text)
+    replies = {
+        (dict(labels)["command"], dict(labels)["name"], dict(labels)["status"]): number
+        for (name, labels), number in seen.items()
+        if name == "raida_command_replies_total"
+    }
+    nap, failing = (f"{group}/{code}" for group, code in (NAP, RAISE))
+    assert replies == {
+        ("0/1", "version", "250"): 4,
+        ("0/1", "version", "37"): 1,
+        (nap, "nap", "250"): 5,
+        (failing, "raise_error", "252"): 1,
+    }
+    spent = {
+        dict(labels)["command"]: seconds
+        for (name, labels), seconds in seen.items()
+        if name == "raida_command_seconds_total"
+    }
+    assert set(spent) == {"0/1", nap, failing}
+    assert spent[nap] >= 5 * 0.002
+    assert sum(replies.values()) == sample_value(seen, "raida_dispatched_total")
+    assert {one["command"]: one["statuses"] for one in page["commands"]} == {
+        "0/1": {"250": 4, "37": 1},
+        nap: {"250": 5},
+        failing: {"252": 1},
+    }
 
 
 @pytest.mark.any_backend

@@ -20,6 +20,20 @@ COUNTERS = {
 }
 
 
+def asked(answered: int, spent_s: float) -> list[dict[str, Any]]:
+    """A node's tally of one command."""
+    statuses = {"250": answered}
+    return [
+        {
+            "command": "15/255",
+            "name": "a_name_that_is_longer_than_others",
+            "answered": answered,
+            "statuses": statuses,
+            "spent_s": spent_s,
+        }
+    ]
+
+
 def look(uptime_s: float, buckets: list[list[int]], **counters: int) -> dict[str, Any]:
     """A node's status, busy enough that every number is as long as it gets."""
     counted = {**COUNTERS, **counters}
@@ -32,6 +46,7 @@ def look(uptime_s: float, buckets: list[list[int]], **counters: int) -> dict[str
         "endpoints": [["0.0.0.0", 50014], ["::", 50014]],
         "uptime_s": uptime_s,
         "counters": counted,
+        "commands": asked(10**10, 10.0**6),
         "drops": {name: count for name, count in counted.items() if "_dropped_" in name},
         "histograms": dict.fromkeys(("udp", "tcp", "queue", "lap"), buckets),
         "in_flight": {"udp": 32767, "tcp": 65535},
@@ -69,6 +84,19 @@ def test_rates_and_percentiles_are_of_the_interval() -> None:
         "p999": 80.0,
     }
     assert seen["resources"]["cpu_percent"] == 100
+
+
+def test_commands_are_rated_by_what_they_answered_meanwhile() -> None:
+    before = {**look(10.0, []), "commands": asked(100, 50.0)}
+    now = {**look(12.0, []), "commands": asked(110, 50.001)}
+    (shown,) = top.summary(now, before)["commands"]
+    assert shown["per_s"] == 5
+    assert round(shown["mean_us"]) == 100
+    (still,) = top.summary({**now, "uptime_s": 13.0}, now)["commands"]
+    assert still["per_s"] == 0
+    assert round(still["mean_us"]) == round(50.001 / 110 * 1e6)  # none meanwhile: since start
+    (new,) = top.summary(now, {**look(10.0, []), "commands": []})["commands"]
+    assert new["per_s"] == 55
 
 
 def test_restarted_node_is_looked_at_afresh() -> None:
