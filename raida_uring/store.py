@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import stat
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,7 @@ _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
 _UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
 
+_COIN: Final = struct.Struct(">bI")  # as the wire names it
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
 _STATES_DIFFERS: Final = bytes((DIFFERS,))
 _KEY_BYTES_MAX: Final = 511  # LMDB's
@@ -417,11 +419,14 @@ class Coins:
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
         """A coin's AN, 16 bytes; None when its page cannot be read."""
-        if not -128 <= denomination <= 127 or not 0 <= serial_number < 1 << 32:
+        try:
+            coin = _COIN.pack(denomination, serial_number)
+        except struct.error:
             return None
-        coin = (denomination & 0xFF).to_bytes(1) + serial_number.to_bytes(4)
-        records, states = self.gather(coin, 1)
-        return records[:AN_BYTES] if states[0] == EQUAL else None
+        record, state = self.view.record(coin)
+        if state == DEFAULT:
+            return self.store.default_an(denomination, serial_number)
+        return record[:AN_BYTES] if state == EQUAL else None
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
         """Compare the AN that stands `an_at` bytes behind each coin's start with the stored one."""
@@ -598,8 +603,8 @@ def _positions(states: bytes) -> Iterator[int]:
 
 
 def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
-    denomination = int.from_bytes(coins[start : start + 1], signed=True)
-    return denomination, int.from_bytes(coins[start + 1 : start + COIN_BYTES])
+    denomination, serial_number = _COIN.unpack_from(coins, start)
+    return denomination, serial_number
 
 
 def _refuse_existing(path: Path) -> None:

@@ -643,6 +643,8 @@ class View:
         self._found = _ffi.new("struct ru_bytes *")
         self._value = _ffi.new("struct ru_bytes *")
         self._selected = _ffi.new("uint8_t[]", SELECTED_SIZE)
+        self._record = _ffi.new("uint8_t[]", RECORD_BYTES)
+        self._record_bytes = _ffi.buffer(self._record)
 
     def close(self) -> None:
         """Ends it, too."""
@@ -696,6 +698,14 @@ class View:
             "reading coins",
         )
         return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
+
+    def record(self, coin: bytes) -> tuple[bytes, int]:
+        """What gather() tells of one coin, without its allocations: encryption asks for each key."""
+        _stored(
+            _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
+            "reading a coin",
+        )
+        return self._record_bytes[:], self._states[0]
 
     def exchange(
         self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
