@@ -348,25 +348,43 @@ class Coins:
         self._after_staged: list[Callable[[], None]] = []
         self._mark = 0
         self._wrote = False
+        self._lent = False
 
     # -- life --------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator["Coins"]:
+        """For the length of a `with` whoever has it can use it, but not begin, end or commit it."""
+        self._lent = True
+        try:
+            yield self
+        finally:
+            self._lent = False
+
+    def _require_own(self) -> None:
+        if self._lent:
+            raise RuntimeError("a view begins, ends and commits by itself: not a handler's affair")
+
     def begin(self) -> None:
         """See the newest state; a writing view waits until no other one writes."""
+        self._require_own()
         self.view.begin()
 
     def end(self) -> None:
         """Forget it, with every change."""
+        self._require_own()
         self.view.end()
         self._forget()
 
     def close(self) -> None:
         """End it for good."""
+        self._require_own()
         self.view.close()
         self._forget()
 
     def keep(self) -> None:
         """Count what was changed since the last keep() or undo() as done."""
+        self._require_own()
         self._mark = self.view.mark()
         self._kept |= self._staged
         self._after += self._after_staged
@@ -375,6 +393,7 @@ class Coins:
 
     def undo(self) -> None:
         """Take back what was changed since the last keep() or undo()."""
+        self._require_own()
         self.view.undo(self._mark)
         self._staged.clear()
         self._after_staged.clear()
@@ -389,6 +408,7 @@ class Coins:
 
         Raises StoreError (nothing has changed then): the disk is full or fails, the store is full.
         """
+        self._require_own()
         try:
             for (table, key), value in self._kept.items():
                 self.view.put(table, key, value)

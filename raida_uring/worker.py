@@ -5,6 +5,7 @@ that needs no handler (header, length, body check, reply header) is done by ffi/
 interpreter lock.
 """
 
+import contextlib
 import logging
 import os
 import struct
@@ -29,6 +30,7 @@ FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this 
 _ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
+_UNUSED: Final = contextlib.nullcontext()
 _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 
 
@@ -191,7 +193,8 @@ class Worker:
         try:
             if coins is not None:
                 coins.begin()
-            replies = self._answer(worker, count)
+            with _UNUSED if coins is None else coins.lent():
+                replies = self._answer(worker, count)
         except StoreError as error:
             replies = self._store_failed(error, count)
         finally:
@@ -219,8 +222,14 @@ class Worker:
         But for one case: when the write that completes a commit fails, only opening the store again
         tells whether it was done. LMDB refuses everything then, so the node has to end.
         """
-        if self._coins is not None and error.number == native.STORE_PANIC:
-            self._coins.store.fault = error
+        if (coins := self._coins) is not None:
+            coins.end()
+            try:
+                coins.begin()
+            except StoreError as lasting:
+                if lasting.number == native.STORE_PANIC:
+                    coins.store.fault = lasting
+            coins.end()
         seen = self._fault_seen((-1, str(error)), count)
         if seen:
             logger.error(
@@ -263,7 +272,8 @@ class Worker:
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
-                given = self._tables[kind][number](request, self._node)
+                with coins.lent():
+                    given = self._tables[kind][number](request, self._node)
                 reply = _checked(given)
                 if reply is given:
                     coins.keep()

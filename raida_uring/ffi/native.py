@@ -564,6 +564,7 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
     TABLE_CHANGED,
     TABLE_TICKETS,
 ) = range(6)
+_MISUSED: Final[int] = _native.lib.RU_STORE_MISUSED
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
@@ -572,6 +573,8 @@ DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
 
 
 def _stored(result: int, doing: str) -> int:
+    if result == _MISUSED:
+        raise RuntimeError(f"{doing}: the view is not open, or not for changes")
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
         raise StoreError(f"{doing}: {reason}", result)
@@ -633,7 +636,8 @@ class View:
 
     Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
     front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE, DEFAULT.
-    Everything raises StoreError when the store fails.
+    Everything raises StoreError when the store fails, and RuntimeError on a view that has not begun
+    or is not for that.
     """
 
     def __init__(self, view: Any) -> None:
@@ -700,7 +704,7 @@ class View:
         return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
 
     def record(self, coin: bytes) -> tuple[bytes, int]:
-        """What gather() tells of one coin, without its allocations: encryption asks for each key."""
+        """What gather() tells of one coin, without its allocations: encryption asks each time."""
         _stored(
             _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
             "reading a coin",

@@ -256,9 +256,17 @@ void ru_view_close(struct ru_view *view)
     free(view);
 }
 
+/* Whether a view takes no such call now. Handlers may be anyone's: their mistakes end a request, not
+ * the node. */
+static bool view_refuses(const struct ru_view *view, bool change)
+{
+    return !view || !view->begun || (change && !view->writing);
+}
+
 int ru_view_begin(struct ru_view *view)
 {
-    RU_CHECK(!view->begun);
+    if (!view || view->begun)
+        return RU_STORE_MISUSED;
     int rc;
     if (view->txn)
         rc = mdb_txn_renew(view->txn);
@@ -280,13 +288,12 @@ int ru_view_begin(struct ru_view *view)
 
 uint64_t ru_view_txn(struct ru_view *view)
 {
-    RU_CHECK(view->begun);
-    return view->txn_id;
+    return view_refuses(view, false) ? 0 : view->txn_id;
 }
 
 void ru_view_end(struct ru_view *view)
 {
-    if (!view->begun)
+    if (view_refuses(view, false))
         return;
     view->begun = false;
     if (view->writing) {
@@ -315,7 +322,8 @@ static int view_write_page(struct ru_view *view, uint16_t page)
 
 int ru_view_commit(struct ru_view *view)
 {
-    RU_CHECK(view->begun && view->writing);
+    if (view_refuses(view, true))
+        return RU_STORE_MISUSED;
     int rc = 0;
     for (uint32_t i = 0; i < view->dirty_count && rc == 0; i++)
         rc = view_write_page(view, view->dirty[i]);
@@ -335,6 +343,8 @@ int ru_view_commit(struct ru_view *view)
 
 uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages)
 {
+    if (view_refuses(view, true))
+        return 0;
     if (pages)
         memcpy(pages, view->dirty, view->dirty_count * sizeof(*pages));
     return view->dirty_count;
@@ -362,7 +372,7 @@ static int view_find(struct ru_view *view, uint32_t page, struct store_place *pl
 /* The page's bytes, or NULL and why not. */
 static int view_page(struct ru_view *view, uint32_t page, const uint8_t **at, uint8_t *state)
 {
-    RU_CHECK(view->begun && page < RU_STORE_PAGES);
+    RU_CHECK(page < RU_STORE_PAGES);
     struct store_place *place = &view->places[page];
     *state = RU_COIN_EQUAL;
     if (view->dirty_count > 0 && view->copies[page]) {
@@ -409,12 +419,12 @@ static bool view_undo_room(struct ru_view *view)
 
 uint32_t ru_view_mark(struct ru_view *view)
 {
-    return view->undo_count;
+    return view ? view->undo_count : 0;
 }
 
 void ru_view_undo(struct ru_view *view, uint32_t mark)
 {
-    while (view->undo_count > mark) {
+    while (view && view->undo_count > mark) {
         const struct store_undo *undo = &view->undo[--view->undo_count];
         RU_CHECK(view->copies[undo->page]);
         memcpy(view->copies[undo->page] + (size_t)undo->record * RU_STORE_RECORD, undo->old,
@@ -424,6 +434,8 @@ void ru_view_undo(struct ru_view *view, uint32_t mark)
 
 int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state)
 {
+    if (view_refuses(view, false))
+        return RU_STORE_MISUSED;
     *bytes = (struct ru_bytes){0};
     if (page >= RU_STORE_PAGES)
         return -EINVAL;
@@ -434,6 +446,8 @@ int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, ui
 
 int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state)
 {
+    if (view_refuses(view, false))
+        return RU_STORE_MISUSED;
     const uint8_t *bytes;
     if (page >= RU_STORE_PAGES)
         return -EINVAL;
@@ -455,7 +469,8 @@ int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8
 
 int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes)
 {
-    RU_CHECK(view->begun);
+    if (view_refuses(view, true))
+        return RU_STORE_MISUSED;
     if (page >= RU_STORE_PAGES)
         return -EINVAL;
     uint8_t *copy = view_copy(view, page, bytes);
@@ -513,6 +528,8 @@ static bool an_equal(const uint8_t *one, const uint8_t *other)
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                   uint32_t an_at, uint8_t *states)
 {
+    if (view_refuses(view, false))
+        return RU_STORE_MISUSED;
     int equal = 0;
     for (uint32_t i = 0; i < count; i++, coins += stride) {
         struct store_coin place;
@@ -531,6 +548,8 @@ int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, ui
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states)
 {
+    if (view_refuses(view, false))
+        return RU_STORE_MISUSED;
     int found = 0;
     for (uint32_t i = 0; i < count; i++, coins += stride, records += RU_STORE_RECORD) {
         struct store_coin place;
@@ -567,6 +586,8 @@ static int coin_store(struct ru_view *view, const struct store_coin *place, cons
 int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                      uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states)
 {
+    if (view_refuses(view, true))
+        return RU_STORE_MISUSED;
     int equal = 0;
     for (uint32_t i = 0; i < count; i++, coins += stride) {
         struct store_coin place;
@@ -587,6 +608,8 @@ int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count,
 int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                 uint32_t an_at, uint32_t month, uint8_t *states)
 {
+    if (view_refuses(view, true))
+        return RU_STORE_MISUSED;
     int stored = 0;
     for (uint32_t i = 0; i < count; i++, coins += stride) {
         struct store_coin place;
@@ -612,7 +635,8 @@ static MDB_val view_key(const uint8_t *key, uint32_t size)
 int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                 struct ru_bytes *value)
 {
-    RU_CHECK(view->begun && table < RU_TABLES);
+    if (view_refuses(view, false) || table >= RU_TABLES)
+        return RU_STORE_MISUSED;
     MDB_val name = view_key(key, key_size);
     MDB_val found;
     *value = (struct ru_bytes){0};
@@ -625,7 +649,8 @@ int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32
 int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                 const uint8_t *value, uint64_t size)
 {
-    RU_CHECK(view->begun && view->writing && table < RU_TABLES);
+    if (view_refuses(view, true) || table >= RU_TABLES)
+        return RU_STORE_MISUSED;
     MDB_val name = view_key(key, key_size);
     MDB_val data = {size, (void *)(uintptr_t)value};
     view->snapshot++; /* addresses found before may have moved */
@@ -637,7 +662,8 @@ int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32
 int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                  struct ru_bytes *found, struct ru_bytes *value)
 {
-    RU_CHECK(view->begun && table < RU_TABLES);
+    if (view_refuses(view, false) || table >= RU_TABLES)
+        return RU_STORE_MISUSED;
     MDB_cursor *cursor;
     int rc = mdb_cursor_open(view->txn, view->store->tables[table], &cursor);
     if (rc != 0)
@@ -655,7 +681,8 @@ int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint3
 
 int64_t ru_view_count(struct ru_view *view, uint32_t table)
 {
-    RU_CHECK(view->begun && table < RU_TABLES);
+    if (view_refuses(view, false) || table >= RU_TABLES)
+        return RU_STORE_MISUSED;
     MDB_stat stat;
     int rc = mdb_stat(view->txn, view->store->tables[table], &stat);
     return rc == 0 ? (int64_t)stat.ms_entries : store_result(rc);

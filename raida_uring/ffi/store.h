@@ -28,6 +28,12 @@ enum ru_store_flag {
     RU_STORE_LAZY = 4,      /* a commit does not wait for the disk; ru_store_sync() does */
 };
 
+/* A call that the view does not take: not begun, closed, or a change to one that only reads. Neither
+ * an errno nor LMDB's. */
+enum {
+    RU_STORE_MISUSED = -29999
+};
+
 enum ru_store_table {
     RU_TABLE_META = 0,
     RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes, or nothing: cannot be read */

@@ -34,8 +34,9 @@ from tests.support.coin_requests import (
     stored_ans,
     stored_roots,
 )
+from tests.support.handlers import LOSE_META
 from tests.support.net import Endpoint, family_of, read_exactly, tcp_connect
-from tests.support.node import SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
+from tests.support.node import HANDLERS, SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
 
@@ -347,6 +348,24 @@ def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
     # strace counts the calls of each thread for itself.
     assert told.count(Status.FILESYSTEM) == 3
     assert told.count(Status.ALL_PASS) == 9
+    with daemon(tmp_path, **tables(store)) as node:
+        assert detects(node.endpoint, one.ans(one.acknowledged))
+
+
+def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) -> None:
+    """LMDB refuses everything, reading included, once the write that completes a commit failed: an
+    exit that the service manager answers with a restart is better than 194 for ever."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "udp", [(0, 1), (5, 9)])
+    with started_daemon(tmp_path, handlers=HANDLERS, **tables(store)) as node:
+        node.await_ready()
+        assert ask(node.endpoint, LOSE_META, b"")[0] == Status.SUCCESS
+        old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
+        payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
+        assert ask(node.endpoint, POWN, payload)[0] == Status.FILESYSTEM
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+    assert "the store must be opened again, so the node ends" in node.stderr()
+    assert "Traceback" not in node.stderr()
     with daemon(tmp_path, **tables(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
 

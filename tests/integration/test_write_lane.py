@@ -33,8 +33,11 @@ from tests.support.write_handlers import (
     CHANGE_AND_BABBLE,
     CHANGE_AND_RAISE,
     HOLD_WRITE,
+    MEDDLE,
     MODULES,
     OVERFILL,
+    USE_CLOSED,
+    WRITE_WHILE_READING,
 )
 
 SIZE_MIB = 64
@@ -119,6 +122,24 @@ def test_a_commit_that_fails_changes_nothing(store: Path) -> None:
         assert ask(node.endpoint, *pown(COINS[0]))[0] == Status.ALL_PASS
         assert detects(node.endpoint, {COINS[0]: NEW})
         assert powned(node) == 1
+
+
+@pytest.mark.parametrize("call", range(6), ids=["commit", "end", "begin", "close", "keep", "undo"])
+def test_a_handler_that_meddles_with_the_transaction_fails_alone(store: Path, call: int) -> None:
+    theft = coin_bytes(COINS[1]) + an_of("theft") + bytes((call,))
+    with serving(store) as node:
+        statuses = in_one_batch(node, pown(COINS[0]), (MEDDLE, theft), pown(COINS[3]))
+        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+        expected = {coin: default_an(coin) for coin in COINS}
+        assert detects(node.endpoint, expected | {COINS[0]: NEW, COINS[3]: NEW})
+
+
+def test_a_view_used_wrongly_ends_a_request_and_not_the_node(store: Path) -> None:
+    with serving(store) as node:
+        change = coin_bytes(COINS[0]) + NEW
+        assert ask(node.endpoint, WRITE_WHILE_READING, change)[0] == Status.INTERNAL
+        assert ask(node.endpoint, USE_CLOSED, b"")[0] == Status.INTERNAL
+        assert detects(node.endpoint, {COINS[0]: default_an(COINS[0])})
 
 
 def test_a_key_that_cannot_be_fails_alone(store: Path) -> None:

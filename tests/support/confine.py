@@ -28,8 +28,10 @@ _CLONE_NEWNET = 0x40000000
 # A flag of io_uring_setup that Linux 6.1 brought; without it the node takes its tier for 6.0.
 DEFER_TASKRUN = 1 << 13
 
+_PWRITE_CALL: Final = {"x86_64": 18, "aarch64": 68}
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_TSYNC = 1
 _SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 _SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
 _SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
@@ -47,8 +49,10 @@ _SECCOMP_MODE_FILTER = 2
 
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_JUMP_IF_NOT_LESS = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _CALL_NUMBER_OFFSET = 0  # of struct seccomp_data
+_FOURTH_ARGUMENT_OFFSET = 16 + 3 * 8  # its low half, little-endian
 _RETURN_ERRNO = 0x00050000
 _RETURN_NOTIFY = 0x7FC00000
 _RETURN_ALLOW = 0x7FFF0000
@@ -68,6 +72,29 @@ def refuse_system_call(number: int, code: int) -> None:
     program = _program(number, _RETURN_ERRNO | code)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def refuse_writes_before(offset: int, code: int) -> None:
+    """From now on pwrite() to the first `offset` bytes of any file fails with `code`, in every
+    thread of this process. Raises OSError when the kernel takes no such filter."""
+    machine = platform.machine()
+    program = _assemble(
+        (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
+        (_JUMP_IF_EQUAL, 0, 3, _PWRITE_CALL[machine]),
+        (_LOAD_WORD, 0, 0, _FOURTH_ARGUMENT_OFFSET),
+        (_JUMP_IF_NOT_LESS, 1, 0, offset),
+        (_RETURN, 0, 0, _RETURN_ERRNO | code),
+        (_RETURN, 0, 0, _RETURN_ALLOW),
+    )
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(
+        _SECCOMP_CALL[machine],
+        _SECCOMP_SET_MODE_FILTER,
+        _SECCOMP_FILTER_FLAG_TSYNC,
+        ctypes.byref(program),
+    ):
+        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 def refuse_ring_flags(flags: int) -> None:
@@ -134,16 +161,18 @@ def _supervise(theirs: socket.socket, ours: socket.socket, flags: int) -> None:
 
 def _program(number: int, verdict: int) -> _Program:
     """A filter that answers system call `number` with `verdict` and allows the rest."""
-    instructions = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
-            (_JUMP_IF_EQUAL, 0, 1, number),
-            (_RETURN, 0, 0, verdict),
-            (_RETURN, 0, 0, _RETURN_ALLOW),
-        )
+    return _assemble(
+        (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
+        (_JUMP_IF_EQUAL, 0, 1, number),
+        (_RETURN, 0, 0, verdict),
+        (_RETURN, 0, 0, _RETURN_ALLOW),
     )
-    return _Program(len(instructions) // 8, instructions)
+
+
+def _assemble(*instructions: tuple[int, int, int, int]) -> _Program:
+    """instructions: struct sock_filter each."""
+    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    return _Program(len(instructions), packed)
 
 
 def give_up(*capabilities: int) -> None:

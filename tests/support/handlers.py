@@ -4,7 +4,9 @@ They run in worker threads of the node under test. In an in-process node they sh
 with the test, which steers them through `gate` and reads `kept`.
 """
 
+import errno
 import json
+import os
 import threading
 import time
 from array import array
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raida_uring.handlers import Reply, Request, command
+from tests.support.confine import refuse_writes_before
 
 GROUP = 5
 BLOB = (GROUP, 200)
@@ -30,6 +33,7 @@ HANG = (GROUP, 210)
 RAISE_UNNAMED = (GROUP, 211)
 UNTIL = (GROUP, 212)
 SLOW_UNTIL = (GROUP, 213)
+LOSE_META = (GROUP, 214)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -179,6 +183,13 @@ def any_status(request: Request, node: object) -> Reply:
 def keep(request: Request, node: object) -> Reply:
     """Keeps a reference to its payload after it has returned."""
     kept.append(request.payload)
+    return Reply()
+
+
+@command(group=GROUP, code=LOSE_META[1])
+def lose_meta(request: Request, node: object) -> Reply:
+    """From now on LMDB cannot write its meta pages, in this process and for good: for daemons."""
+    refuse_writes_before(2 * os.sysconf("SC_PAGE_SIZE"), errno.EIO)
     return Reply()
 
 

@@ -13,6 +13,9 @@ CHANGE_AND_RAISE = (GROUP, 221)
 CHANGE_AND_BABBLE = (GROUP, 222)
 OVERFILL = (GROUP, 223)
 BAD_KEY = (GROUP, 224)
+MEDDLE = (GROUP, 225)
+WRITE_WHILE_READING = (GROUP, 226)
+USE_CLOSED = (GROUP, 227)
 
 MODULES = {"modules": ["tests.support.handlers", "tests.support.write_handlers"]}
 
@@ -57,3 +60,30 @@ def bad_key(request: Request, node: Node) -> Reply:
     """A key that the store cannot have."""
     node.coins.put(TABLE_TICKETS, bytes(512), b"")
     return Reply()
+
+
+@command(group=GROUP, code=MEDDLE[1], mode="write")
+def meddle(request: Request, node: Node) -> Reply:
+    """Changes a coin, then does by itself what is the worker's to do: the payload's last byte says
+    what."""
+    _change(request, node)
+    coins = node.coins
+    (coins.commit, coins.end, coins.begin, coins.close, coins.keep, coins.undo)[
+        request.payload[-1]
+    ]()
+    return Reply()
+
+
+@command(group=GROUP, code=WRITE_WHILE_READING[1])
+def write_while_reading(request: Request, node: Node) -> Reply:
+    """Changes a coin, with a view that is not for changes."""
+    node.coins.set(request.payload, 1, 21, 1)
+    return Reply()
+
+
+@command(group=GROUP, code=USE_CLOSED[1], mode="slow")
+def use_closed(request: Request, node: Node) -> Reply:
+    """Looks into the store with a view that has ended."""
+    with node.read() as coins:
+        pass
+    return Reply(payload=coins.an(0, 1) or b"")
