@@ -4,6 +4,7 @@ Source: wire specification, "Status group" (audit) and "Authentication group".
 """
 
 import hmac
+from itertools import compress
 from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command
@@ -33,6 +34,8 @@ _RECORD: Final = AN_BYTES + 1
 _PASSED: Final = bytes.maketrans(
     bytes(range(4)), bytes(b"01"[state == EQUAL] for state in range(4))
 )
+_IS_EQUAL: Final = bytes(state == EQUAL for state in range(256))
+_VALUES: Final = {byte: 10**power for power, byte in enumerate(DENOMINATION_BYTES)}
 
 
 def bits(states: bytes) -> bytes:
@@ -64,11 +67,10 @@ def distinct(coins: bytes, count: int) -> bool:
 
 def value_of(coins: bytes, stride: int, states: bytes) -> int:
     """Value of the coins that are EQUAL, in units of 10^-8 coin."""
-    return sum(
-        10 ** DENOMINATION_BYTES.index(coins[index * stride])
-        for index, state in enumerate(states)
-        if state == EQUAL
-    )
+    passed = coins[::stride]
+    if states.count(EQUAL) < len(states):
+        passed = bytes(compress(passed, states.translate(_IS_EQUAL)))
+    return sum(passed.count(byte) * _VALUES[byte] for byte in set(passed))
 
 
 @command(group=0, code=3)
