@@ -77,6 +77,28 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
     load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];
 }
 
+/* Serve again: what was cancelled is armed by the next lap, connections are served on. */
+static int control_take_back(struct ru_engine *engine)
+{
+    if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
+        return -EINVAL;
+    engine->phase = RU_SERVING;
+    engine->hand_over_stuck = false;
+    __atomic_store_n(&engine->hand_over_fd, -1, __ATOMIC_RELAXED);
+    __atomic_store_n(&engine->drain_at_ns, 0, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Accept anew: a connection wakes one of the rings that accept, and the other one, which is gone,
+ * may have been woken for connections that it did not live to accept. */
+static void control_own(struct ru_engine *engine, uint32_t shared)
+{
+    engine->config.shared_sockets = shared;
+    for (uint32_t i = 0; i < engine->config.listeners_count && engine->phase == RU_SERVING; i++)
+        if (engine->listeners[i].accepting)
+            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
+}
+
 void ru_control_serve(struct ru_engine *engine)
 {
     struct ru_call *call = &engine->call;
@@ -94,6 +116,12 @@ void ru_control_serve(struct ru_engine *engine)
         break;
     case RU_CALL_LOAD:
         control_load(engine, &call->load);
+        break;
+    case RU_CALL_TAKE_BACK:
+        call->result = control_take_back(engine);
+        break;
+    case RU_CALL_OWN:
+        control_own(engine, call->shared);
         break;
     }
     __atomic_store_n(&call->state, RU_CALL_DONE, __ATOMIC_RELEASE);
@@ -173,4 +201,16 @@ int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
     *first = engine->call.first;
     memcpy(connections, engine->call.connections, engine->call.count * sizeof(*connections));
     return (int)engine->call.count;
+}
+
+int ru_engine_take_back(struct ru_engine *engine)
+{
+    int result = control_call(engine, RU_CALL_TAKE_BACK);
+    return result != 0 ? result : engine->call.result;
+}
+
+int ru_engine_own(struct ru_engine *engine, uint32_t shared)
+{
+    engine->call.shared = shared;
+    return control_call(engine, RU_CALL_OWN);
 }

@@ -369,6 +369,26 @@ static void loop_abandon(struct ru_engine *engine)
     engine->counters.tcp_in_flight = 0;
 }
 
+/* No operation takes from the sockets any more: answer what they hold, but leave datagrams to
+ * another process that serves them. Slots stay lent then, since the backend still has them and a
+ * hand-over may be taken back. */
+static void loop_empty_sockets(struct ru_engine *engine, bool first)
+{
+    bool leaves = loop_leaves_sockets(engine);
+    /* Even if they are another's: a connection wakes one of the rings that accept, and if that was
+     * ours, and cancelled before it could accept, nobody else knows of the connection. */
+    if (first)
+        ru_stream_drain(engine, !leaves);
+    if (leaves) {
+        if (engine->hand_over_stuck)
+            ru_stream_hand_over(engine);
+        return;
+    }
+    if (first)
+        ru_datagram_reclaim(engine);
+    ru_datagram_drain(engine);
+}
+
 static int loop_serve(struct ru_engine *engine)
 {
     bool stopped_accepting = false;
@@ -378,20 +398,15 @@ static int loop_serve(struct ru_engine *engine)
             return result;
         ru_control_serve(engine);
         uint64_t drain_at_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
-        if (drain_at_ns == 0)
+        if (drain_at_ns == 0) {
+            stopped_accepting = false; /* a hand-over may have been taken back */
             continue;
+        }
         if (engine->phase == RU_SERVING)
             loop_begin_drain(engine);
         if (!loop_listening(engine)) {
-            if (!stopped_accepting)
-                ru_datagram_reclaim(engine);
-            if (!stopped_accepting && !loop_leaves_sockets(engine))
-                ru_stream_drain(engine);
+            loop_empty_sockets(engine, !stopped_accepting);
             stopped_accepting = true;
-            if (!loop_leaves_sockets(engine))
-                ru_datagram_drain(engine);
-            else if (engine->hand_over_stuck)
-                ru_stream_hand_over(engine);
         }
         if (stopped_accepting && loop_drained(engine))
             return 0;

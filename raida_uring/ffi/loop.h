@@ -112,6 +112,8 @@ enum ru_call_kind {
     RU_CALL_LIVE,
     RU_CALL_CONNECTIONS,
     RU_CALL_LOAD,
+    RU_CALL_TAKE_BACK,
+    RU_CALL_OWN,
 };
 
 enum ru_call_state {
@@ -128,6 +130,8 @@ struct ru_call {
     struct ru_sleeper sleeper;
     struct ru_live live;
     struct ru_load load;
+    int result;      /* of RU_CALL_TAKE_BACK */
+    uint32_t shared; /* for RU_CALL_OWN */
     uint32_t first;
     uint32_t count;
     struct ru_connection connections[RU_CONNECTIONS_LISTED];
@@ -242,8 +246,8 @@ void ru_stream_close_all(struct ru_engine *engine, bool idle_only);
 void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer);
 /* Deadlines may have become earlier. */
 void ru_stream_watch_all(struct ru_engine *engine);
-/* Accept what the listeners' backlogs still hold, then refuse further connections. */
-void ru_stream_drain(struct ru_engine *engine);
+/* Accept what the listeners' backlogs still hold, then, if so wanted, refuse further connections. */
+void ru_stream_drain(struct ru_engine *engine, bool refuse);
 
 /* control.c: what other threads ask. Between laps. */
 void ru_control_serve(struct ru_engine *engine);

@@ -40,6 +40,8 @@ class _Lib(Protocol):
     def ru_engine_tier(self, engine: Any) -> Any: ...
     def ru_engine_refusal(self, engine: Any, error: Any) -> Any: ...
     def ru_engine_hand_over(self, engine: Any, deadline_ms: int, channel: int) -> None: ...
+    def ru_engine_take_back(self, engine: Any) -> int: ...
+    def ru_engine_own(self, engine: Any, shared: int) -> int: ...
     def ru_engine_adopt(self, engine: Any, listener: int, fd: int) -> int: ...
     def ru_engine_close_workers(self, engine: Any) -> None: ...
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
@@ -375,6 +377,23 @@ class Engine:
         same sockets, and send it idle connections through `channel` (a descriptor, which stays
         open until run() has returned)."""
         _lib.ru_engine_hand_over(self._engine, deadline_ms, channel)
+
+    def take_back(self) -> None:
+        """Thread: any. After hand_over(), when the other process has ended first: serve again.
+
+        Raises EngineError: EINVAL when nothing was handed over, ESHUTDOWN when the loop has ended.
+        """
+        with self._call_lock:
+            _check(_lib.ru_engine_take_back(self._engine), "taking the sockets back")
+
+    def own(self, *, shared: bool) -> None:
+        """Thread: any. The process that served the same sockets is gone.
+
+        shared: the service manager has them still, so that drain() leaves them as they are. Raises
+        EngineError: ESHUTDOWN, ETIMEDOUT.
+        """
+        with self._call_lock:
+            _check(_lib.ru_engine_own(self._engine, int(shared)), "taking the sockets over")
 
     def adopt(self, listener: int, fd: int) -> None:
         """Thread: one at a time. Serve a connection of another process: fd is the engine's then.

@@ -182,6 +182,13 @@ void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);
  * sequenced packets that stays open until the engine has ended: one message each, the listener's
  * number in a byte and the descriptor as SCM_RIGHTS. */
 void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel);
+/* Thread: any, one call of this and of those of ru_engine_set_live() at a time. The other process has
+ * ended before this engine has: serve again, as if nothing had been handed over. -EINVAL when nothing
+ * was, -ESHUTDOWN when the loop has ended, -ETIMEDOUT after 5 s. */
+int ru_engine_take_back(struct ru_engine *engine);
+/* Thread: any, as above. The process whose sockets these were is gone. shared: whether others still
+ * have them, as config.shared_sockets. -ESHUTDOWN, -ETIMEDOUT. */
+int ru_engine_own(struct ru_engine *engine, uint32_t shared);
 /* Thread: one at a time, while the loop runs. Serve a connection that another process has accepted
  * on `listener`; the descriptor is the engine's then. -EAGAIN when too many wait, -EINVAL. */
 int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);

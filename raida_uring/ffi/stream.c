@@ -646,7 +646,7 @@ void ru_stream_close_all(struct ru_engine *engine, bool idle_only)
     }
 }
 
-void ru_stream_drain(struct ru_engine *engine)
+void ru_stream_drain(struct ru_engine *engine, bool refuse)
 {
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         int listener = engine->config.listeners[i].tcp_fd;
@@ -656,6 +656,7 @@ void ru_stream_drain(struct ru_engine *engine)
                 break;
             stream_open(engine, i, fd, false);
         }
-        (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
+        if (refuse)
+            (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
     }
 }
