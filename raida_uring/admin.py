@@ -60,16 +60,19 @@ def open_for(daemon: "Daemon") -> "Admin | None":
     A default path that cannot be had is logged and None returned: the node serves without. Raises
     StartError where the configuration names the path.
     """
-    server = daemon.server
-    given = server.config.admin.socket
-    path = Path(given) if given else adminsocket.default_path(server.endpoints[0][1])
     try:
-        return Admin(daemon, path)
+        return Admin(daemon, path_of(daemon.server))
     except StartError as error:
-        if given:
+        if daemon.server.config.admin.socket:
             raise
         logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
         return None
+
+
+def path_of(server: "Server") -> Path:
+    """Where the configuration says, else the default path."""
+    given = server.config.admin.socket
+    return Path(given) if given else adminsocket.default_path(server.endpoints[0][1])
 
 
 def _listen(path: Path) -> socket.socket:

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 import raida_uring
-from raida_uring import adminsocket, client, config, log, operate, protocol
+from raida_uring import adminsocket, client, config, log, operate, protocol, upgrade
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
@@ -74,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> int:
     """Print `message` as one line, whatever it holds."""
-    print("raida-uring: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    if upgrade.ENVIRONMENT in os.environ:
+        upgrade.tell_failure(line)
+    print(f"raida-uring: {line}", file=sys.stderr)
     return _EXIT_FAULT
 
 

@@ -4,10 +4,12 @@ The main thread waits for signals and does what they ask; the node itself (serve
 threads of its own.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import logging
+import os
 import queue
 import signal
 import threading
@@ -24,9 +26,13 @@ from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
 from raida_uring.servicemanager import activated_sockets, notify, watchdog_interval_s
-from raida_uring.upgrade import Successor, Takeover
+from raida_uring.upgrade import Successor, Takeover, how_ended
 
 RESOURCE_INTERVAL_S: Final = 60.0
+START_LOOK_S: Final = 0.02  # between two looks at a successor that starts
+DRAIN_LOOK_S: Final = 0.05  # between two looks at everything else while it drains
+OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
+OPEN_TIMEOUT_S: Final = 10.0  # ... and how long: one that was killed lets go of it piece by piece
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 UPGRADE_SIGNAL: Final = signal.SIGUSR2
@@ -79,8 +85,10 @@ class _Signals:
 
 
 class Daemon:
-    """A server in its own process: signals, admin socket, reload. Thread: the main one, but for
-    reload() and begin_drain()."""
+    """A server in its own process: signals, admin socket, reload, upgrade.
+
+    Thread: the main one, but for reload(), begin_drain() and begin_upgrade().
+    """
 
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         """reread: reads the configuration again; None where there is no file to read."""
@@ -90,8 +98,15 @@ class Daemon:
         self._reload_lock = threading.Lock()
         self._signals = _Signals()
         self._admin: Admin | None = None
+        # A successor is `starting` until it serves; then this node leaves, or it was `abandoned`.
+        self._starting: Successor | None = None
         self._successor: Successor | None = None
-        self._stop_asked = False
+        self._abandoned: Successor | None = None
+        self._upgrade_asked = False
+        self._stops = 0  # signals that asked for it
+        self._opened = False  # what the predecessor has left is, or is tried to be until:
+        self._open_until = 0.0
+        self._last_word: int | StartError | None = None  # for whoever asks for an upgrade too late
         self._watchdog_s = watchdog_interval_s()
         self._watchdog_at = 0.0
         self._laps = 0
@@ -101,10 +116,12 @@ class Daemon:
         """Have a successor take over. Any thread.
 
         What comes of it is put into the queue: its process id once it serves, or why it did not
-        come up; nothing has changed then.
+        come up; nothing has changed then. Who asks while a successor starts gets the same answer.
         """
         answer: queue.SimpleQueue[int | StartError] = queue.SimpleQueue()
         self._upgrades.put(answer)
+        if self._last_word is not None:
+            self._answer_upgrades(self._last_word)
         self._signals.wake()
         return answer
 
@@ -133,15 +150,20 @@ class Daemon:
         return self.server.reload(self._reread())
 
     def begin_drain(self, drain_timeout_ms: int) -> None:
-        """As Server.begin_drain(), and end when it is over. Any thread."""
+        """As Server.begin_drain(), and end when it is over. Any thread.
+
+        Raises StartError while a predecessor leaves: its connections come here.
+        """
+        if self._predecessor_leaves:
+            raise StartError("the predecessor has not gone yet: ask again in a moment")
         self.server.begin_drain(drain_timeout_ms)
         self._signals.wake()
 
     def serve(self) -> None:
-        """Serve until SIGTERM, SIGINT or a drain.
+        """Serve until SIGTERM, SIGINT, a drain, or an upgrade that has come to its end.
 
         Raises StartError, ConfigError, StoreError, and EngineError also when the store fails for
-        good meanwhile.
+        good meanwhile, or a successor at the very end.
         """
         with self._signals:
             self.server.start()
@@ -154,8 +176,10 @@ class Daemon:
                     extra=event("hint"),
                 )
                 notify("READY=1")
-                self.server.begin_takeover(self._open_to_operators)
+                self.server.begin_takeover(self._signals.wake)
                 self._serve_until_stopped()
+                while self._successor is not None and not self._hand_over(self._successor):
+                    self._serve_until_stopped()
             finally:
                 if self._successor is None:
                     notify("STOPPING=1")
@@ -164,55 +188,22 @@ class Daemon:
                 finally:
                     if self._admin is not None:
                         self._admin.close()
-
-    def _open_to_operators(self) -> None:
-        """What only one process can have: the admin socket and the port of HTTP. The predecessor
-        has left them; what is still in the way must not end a node that serves."""
-        try:
-            self.server.open_web()
-        except StartError as error:
-            logger.error("no HTTP: %s", error, extra=event("http_failed"))
-        try:
-            self._admin = admin.open_for(self)
-        except RaidaError as error:
-            logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
-
-    def _start_successor(self) -> bool:
-        """Whether it serves; else this node goes on. Answers whoever asked for it."""
-        logger.info("upgrade: starting the successor", extra=event("upgrade_begun"))
-        outcome: int | StartError
-        try:
-            self._successor = self.server.start_successor(self._while_it_starts)
-        except StartError as error:
-            logger.error("no upgrade, this node goes on: %s", error, extra=event("upgrade_failed"))
-            outcome = error
-        else:
-            outcome = self._successor.pid
-            logger.info(
-                "upgrade: process %d serves", outcome, extra=event("upgrade_done", pid=outcome)
-            )
-            notify(f"MAINPID={outcome}")
-        while not self._upgrades.empty():
-            self._upgrades.get_nowait().put(outcome)
-        return self._successor is not None
-
-    def _while_it_starts(self) -> None:
-        """The service manager must hear of us, and a stop must not wait. Raises StartError."""
-        self._feed_watchdog()
-        if self._signals.take(0) in STOP_SIGNALS:
-            self._stop_asked = True
-            raise StartError("this node was told to stop meanwhile")
+                    self._await_abandoned()
 
     def _serve_until_stopped(self) -> None:
+        """Return when it is time to drain, or to hand over to a successor that serves."""
         process = psutil.Process()
         process.cpu_percent()  # the first call only starts the measurement
         next_line = time.monotonic() + RESOURCE_INTERVAL_S
         while self.server.running and self.server.phase == "serving":
-            taken = self._signals.take(min(1.0, self._watchdog_s or 1.0))
-            if taken in STOP_SIGNALS:
+            taken = self._signals.take(self._patience_s())
+            if taken in STOP_SIGNALS and self._stops_now():
                 return
-            upgrading = taken == UPGRADE_SIGNAL or not self._upgrades.empty()
-            if upgrading and (self._start_successor() or self._stop_asked):
+            self._tend_takeover()
+            if self._stops and not self._predecessor_leaves:
+                return
+            self._upgrade_asked |= taken == UPGRADE_SIGNAL
+            if self._tend_upgrade():
                 return
             if taken == signal.SIGHUP:
                 try:
@@ -230,36 +221,247 @@ class Daemon:
                 next_line += RESOURCE_INTERVAL_S
                 _log_resources(self.server, process)
 
+    def _patience_s(self) -> float:
+        """How long the main thread may wait for a signal."""
+        if self._stops and not self._predecessor_leaves:
+            return 0.0
+        if self._starting is not None or self._abandoned is not None:
+            return START_LOOK_S
+        if self._open_until:
+            return OPEN_RETRY_S
+        return min(1.0, self._watchdog_s or 1.0)
+
+    # -- after a predecessor -----------------------------------------------------------------------
+
+    @property
+    def _predecessor_leaves(self) -> bool:
+        """It takes nothing any more and is not gone yet."""
+        takeover = self._takeover
+        return takeover is not None and takeover.released and not takeover.gone
+
+    def _stops_now(self) -> bool:
+        """Whether a stop is heeded at once.
+
+        While a predecessor leaves, its connections come here and the sockets are not ours alone: it
+        has to be gone first. A second signal does not wait.
+        """
+        self._stops += 1
+        if self._stops > 1 or not self._predecessor_leaves:
+            return True
+        logger.info(
+            "stopping once the predecessor is gone", extra=event("stopping_after_predecessor")
+        )
+        return False
+
+    def _tend_takeover(self) -> None:
+        """Act on what is new of the predecessor."""
+        takeover = self._takeover
+        if takeover is not None and not self._opened and (takeover.released or takeover.gone):
+            self._begin_opening()
+        elif self._open_until:
+            self._open_to_operators()
+        if takeover is None or not takeover.gone:
+            return
+        self._takeover = None
+        self.server.end_takeover()
+        logger.info(
+            "took over: %d connections passed on, the predecessor is gone",
+            takeover.taken,
+            extra=event("took_over", connections=takeover.taken),
+        )
+
+    def _begin_opening(self) -> None:
+        self._opened = True
+        self._open_until = time.monotonic() + OPEN_TIMEOUT_S
+        self._open_to_operators()
+
+    def _open_to_operators(self) -> None:
+        """What only one process can have: the admin socket and the port of HTTP. The other one has
+        left them, or was killed and is about to. What stays in the way must not end a node that
+        serves."""
+        http_fault: RaidaError | None = None
+        admin_fault: RaidaError | None = None
+        if self.server.url is None:
+            try:
+                self.server.open_web()
+            except StartError as error:
+                http_fault = error
+        if self._admin is None:
+            try:
+                self._admin = Admin(self, admin.path_of(self.server))
+            except StartError as error:
+                admin_fault = error
+        if (http_fault or admin_fault) and time.monotonic() < self._open_until:
+            return
+        self._open_until = 0.0
+        if http_fault:
+            logger.error("no HTTP: %s", http_fault, extra=event("http_failed"))
+        if admin_fault:
+            logger.warning("no admin socket: %s", admin_fault, extra=event("admin_socket_failed"))
+
+    # -- before a successor ------------------------------------------------------------------------
+
+    def _tend_upgrade(self) -> bool:
+        """Start a successor where one is wanted, and look after it. True once it serves."""
+        if self._abandoned is not None and self._abandoned.gone():
+            self._abandoned = None
+            self.server.forget_successor()
+        if self._starting is None:
+            self._start_successor()
+            return False
+        try:
+            if not self._starting.serves():
+                return False
+        except StartError as error:
+            self._give_up(error)
+            return False
+        successor, self._starting = self._starting, None
+        self._successor = successor
+        logger.info(
+            "upgrade: process %d serves",
+            successor.pid,
+            extra=event("upgrade_done", pid=successor.pid),
+        )
+        notify(f"MAINPID={successor.pid}")
+        return True
+
+    def _start_successor(self) -> None:
+        """If one was asked for, and the previous hand-over is over: a connection that is passed on
+        must find somebody who keeps it."""
+        self._upgrade_asked |= not self._upgrades.empty()
+        if not self._upgrade_asked or self._takeover is not None or self._abandoned is not None:
+            return
+        self._upgrade_asked = False
+        logger.info("upgrade: starting the successor", extra=event("upgrade_begun"))
+        try:
+            self._starting = self.server.start_successor()
+        except RaidaError as error:
+            self._give_up(StartError(str(error)))
+
+    def _give_up(self, why: StartError) -> None:
+        """There will be no upgrade: this node goes on, or stops."""
+        successor, self._starting = self._starting, None
+        if successor is not None:
+            successor.abandon()
+            self._abandoned = successor
+        logger.error("no upgrade, this node goes on: %s", why, extra=event("upgrade_failed"))
+        self._answer_upgrades(why)
+        self._upgrade_asked = False
+
+    def _answer_upgrades(self, outcome: int | StartError) -> None:
+        """Any thread."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._upgrades.get_nowait().put(outcome)
+
+    def _hand_over(self, successor: Successor) -> bool:
+        """The successor serves: give it what only one of us can have, then what is under way.
+
+        False when it has ended before this node was done: this one serves again then.
+        """
+        server = self.server
+        self._last_word = successor.pid
+        self._answer_upgrades(successor.pid)
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+        if server.phase != "serving":  # told to stop by the admin socket, at the last moment
+            self._successor, self._abandoned = None, successor
+            successor.abandon()
+            return True
+        server.close_web()
+        successor.release()
+        timeout_ms = server.config.network.drain_timeout_ms
+        self._log_stopping(timeout_ms)
+        server.begin_hand_over(successor, timeout_ms)
+        while not server.wait(DRAIN_LOOK_S):
+            if self._signals.take(0) in STOP_SIGNALS:
+                self._stops += 1
+                if self._stops > 1:  # the first was for the service, and this node leaves anyway
+                    self._stop_at_once()
+            if successor.status is not None and self._take_back(successor):
+                return False
+        return True
+
+    def _take_back(self, successor: Successor) -> bool:
+        """The successor has ended: whether this node could take up again what it had left."""
+        status = successor.status
+        try:
+            self.server.take_back()
+        except RaidaError:
+            return False  # too late: _finish() says so
+        self._successor = self._last_word = None
+        successor.channel.close()
+        logger.error(
+            "the successor %s: this node serves again",
+            how_ended(status or 0),
+            extra=event("successor_lost", status=status),
+        )
+        notify(f"MAINPID={os.getpid()}")
+        if status == 0:  # it was told to stop: the service was, that is
+            self._stops += 1
+        else:
+            self._begin_opening()
+        return True
+
+    def _finish(self, successor: Successor) -> None:
+        """Raises EngineError when the successor has ended, and with it the service: a service
+        manager is to start it again."""
+        successor.finish(dataclasses.asdict(self.server.stats()))
+        status = successor.status
+        if not status or self._stops:
+            return
+        notify(f"MAINPID={os.getpid()}")
+        raise EngineError(errno.ESRCH, f"the successor {how_ended(status)} and this node had left")
+
+    def _await_abandoned(self) -> None:
+        """It answers what it has taken; a further signal does not wait for that."""
+        while self._abandoned is not None:
+            hurry = self._signals.take(START_LOOK_S) in STOP_SIGNALS
+            if self._abandoned.gone(hurry=hurry):
+                self._abandoned = None
+
+    # -- the end -----------------------------------------------------------------------------------
+
     def _drain(self) -> None:
         server = self.server
-        if server.running and server.phase == "serving":
-            timeout_ms = server.config.network.drain_timeout_ms
-            logger.info(
-                "stopping: up to %.1f s for requests in flight",
-                timeout_ms / 1000,
-                extra=event("stopping", timeout_ms=timeout_ms),
-            )
-            if self._successor is None:
+        if self._starting is not None:
+            self._give_up(StartError("this node was told to stop meanwhile"))
+        if self._successor is None:
+            self._last_word = StartError("the node is stopping")
+            self._answer_upgrades(self._last_word)
+            if server.running and server.phase == "serving":
+                timeout_ms = 0 if self._stops > 1 else server.config.network.drain_timeout_ms
+                self._log_stopping(timeout_ms)
                 server.begin_drain(timeout_ms)
-            else:
-                self._hand_over(self._successor, timeout_ms)
-        while not server.wait(0.05):
+        while not server.wait(DRAIN_LOOK_S):
             self._feed_watchdog()
             if self._signals.take(0) in STOP_SIGNALS:
-                logger.warning(
-                    "stopping at once: requests in flight are dropped", extra=event("stopping_now")
-                )
-                server.begin_drain(0)
+                self._stop_at_once()
         try:
             server.stop(0)
             if self._successor is not None:
-                self._successor.finish(dataclasses.asdict(server.stats()))
+                self._finish(self._successor)
         finally:
             logger.info(
                 "final counters %s",
                 json.dumps(server.counters()),
                 extra=event("final_counters", **server.counters()),
             )
+
+    @staticmethod
+    def _log_stopping(timeout_ms: int) -> None:
+        logger.info(
+            "stopping: up to %.1f s for requests in flight",
+            timeout_ms / 1000,
+            extra=event("stopping", timeout_ms=timeout_ms),
+        )
+
+    def _stop_at_once(self) -> None:
+        logger.warning(
+            "stopping at once: requests in flight are dropped", extra=event("stopping_now")
+        )
+        self.server.begin_drain(0)
 
     def _feed_watchdog(self) -> None:
         """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
@@ -273,15 +475,6 @@ class Daemon:
             self._laps = laps
             self._watchdog_at = time.monotonic() + self._watchdog_s
             notify("WATCHDOG=1")
-
-    def _hand_over(self, successor: Successor, timeout_ms: int) -> None:
-        """The successor serves: give it what only one of us can have, then what is under way."""
-        self.server.close_web()
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
-        successor.release()
-        self.server.begin_hand_over(successor, timeout_ms)
 
 
 def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:

@@ -183,6 +183,19 @@ class Integrity:
         self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
         self._thread.start()
 
+    def follow(self) -> None:
+        """Another process is going to change the store, too, until leave() is called.
+
+        After start(). Raises StoreError.
+        """
+        with self._store.read() as coins:
+            seen = coins.view.transaction
+        with self._lock:
+            self._left = False
+            if self._followed is None:  # else what came before is not known yet either
+                self._followed = seen
+        self._wake.set()
+
     def leave(self) -> None:
         """The other process is gone: the changes are this one's alone."""
         self._left = True
@@ -260,6 +273,7 @@ class Integrity:
                 time.sleep(COALESCE_S)  # paces publication, orders nothing
                 self._follow(coins)
                 self._catch_up(coins)
+            self._follow(coins)
             self._catch_up(coins)
         finally:
             coins.close()
@@ -281,7 +295,8 @@ class Integrity:
                 self.notify(changed)
         finally:
             coins.end()
-        self._followed = None if left else seen
+        with self._lock:  # or follow() was called again meanwhile
+            self._followed = None if left and self._left else seen
 
     def _catch_up(self, coins: Coins) -> None:
         with self._lock:

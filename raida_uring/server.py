@@ -5,9 +5,11 @@ the reverse: the data plane drains (it answers what was received), the workers l
 thread ends, the store is closed, memory and sockets go last.
 """
 
+import contextlib
 import dataclasses
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +30,7 @@ from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
 from raida_uring.settings import LIVE, LOWER
 from raida_uring.store import Sizes, Store, Syncer
-from raida_uring.upgrade import START_TIMEOUT_S, Inherited, Successor, Takeover
+from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker
 
@@ -151,7 +153,7 @@ class Server:
             self._engine = native.Engine(
                 listeners,
                 kernel.engine_settings(self.config, connections_max)
-                | {"shared_sockets": int(self._shared_sockets)},
+                | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
@@ -258,13 +260,16 @@ class Server:
     def _open_store(self) -> None:
         """Raises StoreError."""
         settings = self.config.store
+        owner = -1 if self._takeover is None else self._takeover.owner
         if settings.path is None:
+            if owner >= 0:
+                os.close(owner)
             return
         self._store = Store(
             Path(settings.path),
             map_bytes=settings.size_mib << 20,
             durability="interval" if settings.durability == "interval" else "commit",
-            owner=-1 if self._takeover is None else self._takeover.owner,
+            owner=owner,
         )
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
@@ -297,7 +302,8 @@ class Server:
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
         if self._integrity is not None:
-            self._integrity.stop(save=not self._handing_over)
+            alone = self._takeover is None or self._takeover.gone
+            self._integrity.stop(save=alone and not self._handing_over)
             self._integrity = None
         if self._syncer is not None:
             self._syncer.stop()
@@ -382,35 +388,56 @@ class Server:
                 self._draining = True
                 self._engine.drain(drain_timeout_ms)
 
-    def begin_takeover(self, released: Callable[[], None]) -> None:
+    def begin_takeover(self, changed: Callable[[], None]) -> None:
         """Tell the predecessor that this node serves, and go on with what it passes on.
 
-        released: called once admin socket and HTTP port are free, on another thread.
+        changed: called on another thread when there is news of it, see Takeover.
         """
-        takeover, node, integrity = self._takeover, self._node, self._integrity
-        if takeover is None or node is None:
-            return
-        takeover.begin(
-            self._running_engine().adopt,
-            lambda carried: node.carry(Stats(**carried)),
-            released,
-            (lambda: None) if integrity is None else integrity.leave,
-        )
+        if self._takeover is not None:
+            self._takeover.begin(self._adopt, self._carry, changed)
 
-    def start_successor(
-        self, meanwhile: Callable[[], None], timeout_s: float = START_TIMEOUT_S
-    ) -> Successor:
-        """Start the node that is to take over and return once it serves. Raises StartError.
+    def _adopt(self, listener: int, fd: int) -> None:
+        """listener: the predecessor's number. Raises EngineError, StartError once stopped."""
+        hosts = [] if self._takeover is None else self._takeover.hosts
+        host = hosts[listener] if listener < len(hosts) else ""
+        numbers = {bound.host: number for number, bound in enumerate(self._bound)}
+        with self._lock:  # an address that this node does not serve: any, for what is left of it
+            self._running_engine().adopt(numbers.get(host, 0), fd)
 
-        meanwhile: called often while it starts; may raise StartError to give it up.
-        """
-        return Successor.start(
-            [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
-            -1 if self._store is None else self._store.owner,
-            shared=self._shared_sockets,
-            timeout_s=timeout_s,
-            meanwhile=meanwhile,
-        )
+    def _carry(self, carried: dict[str, int]) -> None:
+        """Of another version's counters, those that this one has. Raises TypeError, ValueError."""
+        names = [field.name for field in dataclasses.fields(Stats)]
+        stats = Stats(**{name: int(carried.get(name, 0)) for name in names})
+        if self._node is not None:
+            self._node.carry(stats)
+
+    def end_takeover(self) -> None:
+        """The predecessor is gone: sockets and store are this node's alone."""
+        with self._lock, contextlib.suppress(EngineError, StartError):  # it ends
+            self._running_engine().own(shared=self._shared_sockets)
+        if self._store is not None:
+            self._store.claim()
+        if self._integrity is not None:
+            self._integrity.leave()
+
+    def start_successor(self) -> Successor:
+        """Start the node that is to take over. Raises StartError, StoreError."""
+        if self._integrity is not None:
+            self._integrity.follow()  # from its first commit on, should this node go on after all
+        try:
+            return Successor.start(
+                [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
+                -1 if self._store is None else self._store.owner,
+                shared=self._shared_sockets,
+            )
+        except StartError:
+            self.forget_successor()
+            raise
+
+    def forget_successor(self) -> None:
+        """It has ended: what it changed in the store is all there is."""
+        if self._integrity is not None:
+            self._integrity.leave()
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
         """Leave the sockets to the successor and answer what has been received. Any thread."""
@@ -418,6 +445,14 @@ class Server:
         with self._lock:
             if self._engine is not None:
                 self._engine.hand_over(drain_timeout_ms, successor.channel.fileno())
+
+    def take_back(self) -> None:
+        """The successor has ended before this node did: serve again. Raises EngineError or
+        StartError when the data plane has ended, too."""
+        with self._lock:
+            self._running_engine().take_back()
+            self._handing_over = self._draining = False
+        self.forget_successor()
 
     def stats(self) -> Stats:
         """What a successor goes on counting from. Any thread, after start()."""

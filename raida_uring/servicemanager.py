@@ -13,6 +13,8 @@ from raida_uring.errors import StartError
 from raida_uring.log import event
 from raida_uring.upgrade import Inherited
 
+NOTIFY_TIMEOUT_S: Final = 1.0  # for a manager that does not read: the node must not wait for it
+
 _FIRST_DESCRIPTOR: Final = 3
 
 logger = logging.getLogger("raida_uring")
@@ -27,6 +29,7 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(NOTIFY_TIMEOUT_S)
             channel.sendto(state.encode(), address)
     except OSError as error:
         logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))

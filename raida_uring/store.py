@@ -127,8 +127,8 @@ class Store:
 
         read_only: may be done while a node has it open. unfinished: take it also when an import did
         not come to its end. owner: descriptor of the lock that this process's predecessor holds,
-        too. Raises StoreError: not a store, of another format, damaged, unfinished, in use by
-        another process, larger than `map_bytes`, not permitted.
+        too; closed when it is another store's. Raises StoreError: not a store, of another format,
+        damaged, unfinished, in use by another process, larger than `map_bytes`, not permitted.
         """
         self.path = path
         self.on_commit: Callable[[Sequence[int]], None] | None = None
@@ -136,6 +136,9 @@ class Store:
         self.fault: StoreError | None = None
         self._owner = owner
         try:
+            if owner >= 0 and not _is_lock_of(path, owner):
+                os.close(owner)
+                self._owner = owner = -1
             size = size_of(path)
             if not read_only and owner < 0:
                 self._owner = _own(path)
@@ -238,6 +241,11 @@ class Store:
     def owner(self) -> int:
         """Descriptor of the lock on the store: whoever has it open owns it."""
         return self._owner
+
+    def claim(self) -> None:
+        """Whoever finds the store in use is told of this process from now on."""
+        if self._owner >= 0:
+            _sign(self._owner)
 
     def mark_unfinished(self, doing: str | None) -> None:
         """Until this is called with None, the store opens only for who asks for it.
@@ -645,10 +653,23 @@ def _own(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise
+    _sign(lock)
+    return lock
+
+
+def _sign(lock: int) -> None:
+    """Write into the lock who holds it."""
     with contextlib.suppress(OSError):  # for people only: a node must start on a full disk
         os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
-    return lock
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)  # two processes share the file's position
+
+
+def _is_lock_of(path: Path, owner: int) -> bool:
+    os.set_inheritable(owner, False)
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat(path / _LOCK))
+    except OSError:
+        return False
 
 
 def _sync_directory(path: Path) -> None:

@@ -2,12 +2,13 @@
 
 The node starts its successor with the same sockets, waits until that serves, and then leaves: what
 arrives is the successor's, requests in hand are answered here, connections between two requests are
-passed on. If the successor does not come up, nothing has changed.
+passed on. If the successor does not come up, nothing has changed; if it ends before the node has
+left, the node goes on.
 
-They talk over a Unix socket of sequenced packets. Successor to predecessor: `ready`. Predecessor to
-successor: `released` once the admin socket and the HTTP port are free, connections (the listener's
-number and a descriptor), at the end its counters as JSON; then it closes the socket. Thread: named
-at each class.
+They talk over a Unix socket of sequenced packets. Successor to predecessor: `ready`, or `failed`
+and why. Predecessor to successor: `released` once the admin socket and the HTTP port are free,
+connections (the listener's number and a descriptor), at the end its counters as JSON; then it
+closes the socket. Thread: named at each class.
 """
 
 import array
@@ -17,6 +18,7 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -25,33 +27,47 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raida_uring.errors import EngineError, StartError
+from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
-MEANWHILE_S: Final = 0.2  # between two looks at everything else while it starts
+ABANDON_TIMEOUT_S: Final = 10.0  # for one that is not wanted to answer what it has taken
+SEND_TIMEOUT_S: Final = 5.0  # for a successor that does not read
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
 _READY: Final = b"ready"
+_FAILED: Final = b"failed "
 _RELEASED: Final = b"released"
 _MESSAGE_BYTES_MAX: Final = 1 << 16
+_REASON_BYTES_MAX: Final = 1000
 _CHANNEL_BYTES: Final = 1 << 20
 
 logger = logging.getLogger("raida_uring.upgrade")
 
 
 class Successor:
-    """The process that is to take over. Thread: the predecessor's main thread."""
+    """The process that is to take over. Thread: the predecessor's main thread, which waits for
+    nothing here."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", channel: socket.socket) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", channel: socket.socket, timeout_s: float
+    ) -> None:
         self._process = process
         self.channel = channel
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._reason = ""
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """None while it runs, else how it ended: its exit status, or a signal's number negated."""
+        return self._process.poll()
 
     @classmethod
     def start(
@@ -60,19 +76,23 @@ class Successor:
         owner: int,
         *,
         shared: bool,
-        timeout_s: float,
-        meanwhile: Callable[[], None],
+        timeout_s: float = START_TIMEOUT_S,
     ) -> "Successor":
-        """Start this program again, as it was started, and return once it serves.
+        """Start this program again, as it was started.
 
         sockets: host, port, and the descriptors of the UDP and TCP socket of each address. owner:
         descriptor of the store's lock, -1 without a store. shared: the service manager has the
-        sockets, too. meanwhile: called often while it starts; may raise StartError to give it up.
-        Raises StartError when it does not serve within `timeout_s`; it has ended then.
+        sockets, too. timeout_s: it must serve within. Raises StartError when it cannot be started.
         """
+        if os.getpid() == 1:
+            raise StartError(
+                "this node is process 1 of its container, and its end would end the successor: "
+                "replace the container instead"
+            )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
+            ours.settimeout(SEND_TIMEOUT_S)
             descriptors = [theirs.fileno(), *(fd for one in sockets for fd in one[2:])]
             descriptors += [owner] if owner >= 0 else []
             handed = {
@@ -90,37 +110,49 @@ class Successor:
             except OSError as error:
                 ours.close()
                 raise StartError(f"cannot start the successor: {error.strerror}") from error
-        successor = cls(process, ours)
-        try:
-            successor._await_ready(timeout_s, meanwhile)
-        except StartError:
-            successor.abandon()
-            raise
-        return successor
+        return cls(process, ours, timeout_s)
 
-    def _await_ready(self, timeout_s: float, meanwhile: Callable[[], None]) -> None:
-        deadline = time.monotonic() + timeout_s
-        readable: list[socket.socket] = []
-        while not readable and time.monotonic() < deadline:
-            meanwhile()
-            readable, _, _ = select.select([self.channel], [], [], MEANWHILE_S)
-        if readable and self.channel.recv(len(_READY)) == _READY:
-            return
-        if not readable:
-            raise StartError(f"the successor does not serve after {timeout_s:.0f} s")
-        status = self._process.wait()
-        raise StartError(f"the successor ended with status {status} before it served")
+    def serves(self) -> bool:
+        """Whether it has come up. Raises StartError once it is certain that it does not."""
+        while select.select([self.channel], [], [], 0)[0]:
+            try:
+                said = self.channel.recv(_MESSAGE_BYTES_MAX)
+            except OSError:
+                said = b""
+            if said == _READY:
+                return True
+            if said.startswith(_FAILED):
+                self._reason = said[len(_FAILED) :].decode(errors="replace")
+            elif not said:
+                break
+        if (status := self.status) is not None:
+            raise StartError(
+                f"the successor {how_ended(status)} before it served"
+                + (f": {self._reason}" if self._reason else "")
+            )
+        if time.monotonic() >= self._deadline:
+            raise StartError(f"the successor does not serve after {self._timeout_s:.0f} s")
+        return False
 
     def abandon(self) -> None:
-        """It is not wanted any more."""
-        self.channel.close()
-        if self._process.poll() is None:
+        """It is not wanted: let it answer what it may have taken already, and end."""
+        if self.status is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._deadline = time.monotonic() + ABANDON_TIMEOUT_S
+
+    def gone(self, *, hurry: bool = False) -> bool:
+        """After abandon(): whether it has ended. It is killed when it is late, or to `hurry`."""
+        if self.status is None:
+            if time.monotonic() < self._deadline and not hurry:
+                return False
             self._process.kill()
-        self._process.wait()
+            self._process.wait()
+        self.channel.close()
+        return True
 
     def release(self) -> None:
         """Let it open what only one process can have open."""
-        with contextlib.suppress(OSError):  # it is gone: nobody needs to know
+        with contextlib.suppress(OSError):  # it is gone: `status` tells
             self.channel.send(_RELEASED)
 
     def finish(self, counters: dict[str, int]) -> None:
@@ -130,10 +162,27 @@ class Successor:
         except OSError as error:
             logger.warning(
                 "the successor does not have this node's counters: %s",
-                error.strerror,
+                error.strerror or error,
                 extra=event("counters_lost"),
             )
         self.channel.close()
+
+
+def how_ended(status: int) -> str:
+    """In words, how a process ended whose exit status (or signal's number negated) that is."""
+    if status < 0:
+        return f"was killed by {signal.strsignal(-status) or 'signal'} ({-status})"
+    return f"ended with status {status}"
+
+
+def tell_failure(reason: str) -> None:
+    """Tell the predecessor, if there is one that waits, why this process will not serve."""
+    try:
+        channel = int(json.loads(os.environ[ENVIRONMENT])["channel"])
+        with socket.socket(fileno=os.dup(channel)) as duplicate:
+            duplicate.send(_FAILED + reason.encode()[:_REASON_BYTES_MAX], socket.MSG_DONTWAIT)
+    except (KeyError, ValueError, TypeError, OSError):
+        pass  # nobody waits
 
 
 class Inherited:
@@ -164,23 +213,28 @@ class Inherited:
 
 
 class Takeover:
-    """What a successor got from its predecessor. Thread: begin() starts one of its own."""
+    """What a successor got from its predecessor. Thread: begin() starts one of its own; what it
+    learns is set for any thread to see."""
 
     def __init__(
         self, channel: socket.socket, sockets: list[list[object]], owner: int, *, shared: bool
     ) -> None:
         self._channel = channel
         self.shared = shared
+        self.hosts = [str(one[0]) for one in sockets]  # by the predecessor's listener number
         self.sockets = Inherited(
             int(str(sockets[0][1])) if sockets else 0,
             {str(host): (int(str(udp)), int(str(tcp))) for host, _, udp, tcp in sockets},
         )
         self.owner = owner
+        self.released = False  # it has left the admin socket and the HTTP port, and takes no more
+        self.gone = False
+        self.taken = 0  # connections it has passed on
 
     @classmethod
     def from_environment(cls) -> "Takeover | None":
         """None when there is nobody to succeed. Raises StartError when it makes no sense."""
-        text = os.environ.pop(ENVIRONMENT, None)
+        text = os.environ.get(ENVIRONMENT)  # until begin(), so that tell_failure() finds it
         if text is None:
             return None
         try:
@@ -197,32 +251,29 @@ class Takeover:
         self,
         adopt: Callable[[int, int], None],
         carry: Callable[[dict[str, int]], None],
-        released: Callable[[], None],
-        done: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         """Tell the predecessor that this node serves, and take what it passes on.
 
         adopt: takes a listener's number and a connection's descriptor. carry: takes the counters.
-        released: called once admin socket and HTTP port are free, done: once the predecessor is
-        gone. All on a thread of their own.
+        changed: called when `released` or `gone` has become true. All on a thread of their own.
         """
+        os.environ.pop(ENVIRONMENT, None)
         self._channel.setblocking(True)
         try:
             self._channel.send(_READY)
         except OSError:
             logger.warning("the predecessor is gone already", extra=event("predecessor_gone"))
         threading.Thread(
-            target=self._run, args=(adopt, carry, released, done), name="takeover", daemon=True
+            target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True
         ).start()
 
     def _run(
         self,
         adopt: Callable[[int, int], None],
         carry: Callable[[dict[str, int]], None],
-        released: Callable[[], None],
-        done: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
-        taken, open_to_operators = 0, False
         with self._channel:
             while True:
                 descriptors = array.array("i")
@@ -237,21 +288,24 @@ class Takeover:
                 for _, _, content in ancillary:
                     descriptors.frombytes(content)
                 for fd in descriptors:
-                    taken += _adopt(adopt, data[0], fd)
+                    self.taken += _adopt(adopt, data[0], fd)
                 if data == _RELEASED:
-                    open_to_operators = True
-                    released()
+                    self.released = True
+                    changed()
                 elif not descriptors:
-                    with contextlib.suppress(ValueError, TypeError):  # another version's
-                        carry(json.loads(data))
-        if not open_to_operators:  # it was killed
-            released()
-        logger.info(
-            "took over: %d connections passed on, the predecessor is gone",
-            taken,
-            extra=event("took_over", connections=taken),
+                    _carry(carry, data)
+        self.gone = True
+        changed()
+
+
+def _carry(carry: Callable[[dict[str, int]], None], data: bytes) -> None:
+    try:
+        carry(json.loads(data))
+    except (ValueError, TypeError, AttributeError):
+        logger.warning(
+            "the predecessor speaks another version: its counters are not known",
+            extra=event("counters_lost"),
         )
-        done()
 
 
 def _adopt(adopt: Callable[[int, int], None], listener: int, fd: int) -> bool:
@@ -260,8 +314,8 @@ def _adopt(adopt: Callable[[int, int], None], listener: int, fd: int) -> bool:
         try:
             adopt(listener, fd)
             return True
-        except EngineError as error:
-            if error.number != errno.EAGAIN:
+        except RaidaError as error:
+            if getattr(error, "number", None) != errno.EAGAIN:
                 os.close(fd)
                 return False
             time.sleep(RETRY_S)

@@ -26,6 +26,7 @@ from tests.support.node import (
     daemon,
     environment,
     eventually,
+    told,
 )
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
@@ -98,17 +99,6 @@ def test_sockets_that_do_not_fit_are_named(tmp_path: Path) -> None:
         assert process.wait(20) == 2
         assert process.stderr is not None
         assert b"ListenStream= and ListenDatagram= must name the same" in process.stderr.read()
-
-
-def told(notify: socket.socket) -> list[str]:
-    """What was told since the last look."""
-    notify.setblocking(False)
-    lines: list[str] = []
-    try:
-        while True:
-            lines += notify.recv(4096).decode().splitlines()
-    except BlockingIOError:
-        return lines
 
 
 def test_watchdog_is_fed_while_the_io_thread_turns(

@@ -29,7 +29,7 @@ from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.handlers import NAP
 from tests.support.net import Endpoint, udp_client
-from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually
+from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually, told
 from tests.support.store import MAP_BYTES, SEED, make_store
 from tests.support.wire import (
     ADMIN_KEY,
@@ -159,6 +159,7 @@ def upgradable(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]
 
 def upgrade(node: Daemon) -> None:
     """Return when the successor serves alone."""
+    told(node.notify)  # or its queue would be full after ten lines
     before = serving_process(node)
     ended = len(re.findall("the predecessor is gone", node.stderr()))
     os.kill(before, signal.SIGUSR2)

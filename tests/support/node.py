@@ -328,6 +328,17 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
             shutil.rmtree(directory)
 
 
+def told(notify: socket.socket) -> list[str]:
+    """What was told since the last look."""
+    notify.setblocking(False)
+    lines: list[str] = []
+    try:
+        while True:
+            lines += notify.recv(4096).decode().splitlines()
+    except BlockingIOError:
+        return lines
+
+
 def _await_ready(notify: socket.socket, started: Daemon) -> None:
     """Until READY=1; an early exit or a long silence fails with what the daemon said."""
     process_fd = os.pidfd_open(started.process.pid)
