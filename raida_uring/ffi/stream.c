@@ -246,14 +246,19 @@ static bool stream_pass(int channel, uint8_t listener, int fd)
     return sendmsg(channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(listener);
 }
 
-/* During a hand-over, part with an idle connection that is not being received from. False when
- * there is none, or it cannot be parted with: it is served on then. */
+/* During a hand-over, part with an idle connection. False when there is none, or it cannot be parted
+ * with: it is served on then. One that is being received from, as while its handler ran, follows
+ * when that has been cancelled, unless a request came first. */
 static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     if (engine->hand_over_fd < 0 || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
-        conn->receiving || conn->sending)
+        conn->sending)
         return false;
+    if (conn->receiving) {
+        stream_stop_receiving(engine, index);
+        return false;
+    }
     if (!stream_pass(engine->hand_over_fd, conn->listener, conn->fd)) {
         engine->hand_over_stuck |= errno == EAGAIN;
         return false;
@@ -268,11 +273,7 @@ void ru_stream_hand_over(struct ru_engine *engine)
     engine->hand_over_stuck = false;
     for (uint32_t index = 0; index < engine->conns.capacity; index++) {
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-        if (!ru_conn_idle(conn))
-            continue;
-        if (conn->receiving)
-            stream_stop_receiving(engine, index); /* what it brought decides */
-        else
+        if (ru_conn_idle(conn))
             (void)stream_hand_over(engine, index);
     }
 }
