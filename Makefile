@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        bench bench-quick dist clean help
+        upgrades bench bench-quick dist clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -166,6 +166,10 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(FUZZ_DIR)/*.d)
+
+upgrades: setup ## replace a node under load: UPGRADES=n (100)
+	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
+	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
 
 # In a build of its own: the modules that everything else imports stay as they are. Ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers

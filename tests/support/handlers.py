@@ -34,6 +34,8 @@ RAISE_UNNAMED = (GROUP, 211)
 UNTIL = (GROUP, 212)
 SLOW_UNTIL = (GROUP, 213)
 LOSE_META = (GROUP, 214)
+DOZE = (GROUP, 215)
+SLOW_DOZE = (GROUP, 216)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -216,3 +218,11 @@ def hang(request: Request, node: object) -> Reply:
     Path(request.payload.decode()).touch()
     threading.Event().wait(HOLD_TIMEOUT_S)
     return Reply()
+
+
+@command(group=GROUP, code=SLOW_DOZE[1], mode="slow")
+@command(group=GROUP, code=DOZE[1])
+def doze(request: Request, node: object) -> Reply:
+    """The payload, after a second."""
+    time.sleep(1.0)  # the work itself, not a wait for anything
+    return Reply(payload=request.payload)

@@ -1,0 +1,140 @@
+"""A node is replaced again and again under a steady load that comes from other processes.
+
+What must hold: no request is lost, no connection refused or ended early, no answer wrong, whatever
+the load does: datagrams, connections for one request, persistent ones, encrypted requests, requests
+whose handlers take a second in either lane. `make upgrades UPGRADES=100` is the long form and
+prints the latencies during hand-overs (from the request for the upgrade until the predecessor has
+ended) and outside them.
+"""
+
+import json
+import os
+import re
+import select
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raida_uring import adminsocket
+from tests.support.net import PATIENCE
+from tests.support.node import HANDLERS, STOP_TIMEOUT_S, Daemon, daemon, eventually, told
+from tests.support.store import MAP_BYTES, make_recorded_store
+from tests.support.upgrade_load import LoadProcess
+
+UPGRADES = int(os.environ.get("UPGRADES", "2"))
+BETWEEN_S = 1.0  # outside hand-overs, to compare with
+UPGRADE_TIMEOUT_S = 60.0 * PATIENCE
+RATES_MIN = {"udp": 2000, "tcp connect": 200}  # requests a second
+
+Interval = tuple[float, float]
+
+
+def await_end(process_fd: int) -> None:
+    """Until the process has ended, whoever's child it is."""
+    readable, _, _ = select.select([process_fd], [], [], UPGRADE_TIMEOUT_S)
+    os.close(process_fd)
+    assert readable, "the predecessor has not ended"
+
+
+def upgrade(node: Daemon, path: Path, pid: int) -> tuple[int, Interval]:
+    """Replace process `pid`; its successor, and from when to when the hand-over lasted."""
+    predecessor = os.pidfd_open(pid)
+    began = time.monotonic()
+    successor = int(adminsocket.result_of(path, "upgrade")["process"])
+    await_end(predecessor)
+    ended = time.monotonic()
+    told(node.notify)  # or its queue would be full after ten lines
+
+    def answers() -> bool:
+        try:
+            return bool(adminsocket.result_of(path, "status")["process"] == successor)
+        except adminsocket.NotRunningError:
+            return False
+
+    eventually(answers, UPGRADE_TIMEOUT_S, what=node.stderr)
+    return successor, (began, ended)
+
+
+def percentiles(values: Sequence[float]) -> str:
+    """p50, p99 and the greatest, in milliseconds."""
+    if not values:
+        return f"{'none':>36}"
+    ordered = sorted(values)
+    shown = (ordered[len(ordered) * share // 1000] for share in (500, 990))
+    return "".join(f"{value:12.2f}" for value in (*shown, ordered[-1]))
+
+
+def report(outcomes: dict[str, dict[str, object]], intervals: Sequence[Interval]) -> str:
+    """A table: by kind, what became of the requests and their latencies inside and outside."""
+    lasted = sorted(end - begin for begin, end in intervals)
+    lines = [
+        f"{len(intervals)} hand-overs of {lasted[0]:.1f} to {lasted[-1]:.1f} s, median "
+        f"{lasted[len(lasted) // 2]:.1f} s; latencies in ms: p50, p99, max",
+        f"{'':16}{'sent':>9}{'lost':>6}{'wrong':>6}{'during hand-overs':>36}{'outside':>36}",
+    ]
+    for kind, one in outcomes.items():
+        inside: list[float] = []
+        outside: list[float] = []
+        at = 0
+        pairs = zip(one["due_s"], one["latency_ms"], strict=True)  # type: ignore[call-overload]
+        for due_s, latency_ms in sorted(pairs):
+            while at < len(intervals) and intervals[at][1] < due_s:
+                at += 1
+            during = at < len(intervals) and intervals[at][0] <= due_s
+            (inside if during else outside).append(latency_ms)
+        lines.append(
+            f"{kind:16}{one['sent']:>9}{one['lost']:>6}{one['wrong']:>6}"
+            f"{percentiles(inside)}{percentiles(outside)}"
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.hang_timeout_s(150 * PATIENCE + 20 * UPGRADES)
+def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    tables: dict[str, dict[str, object]] = {
+        "admin": {"socket": str(path)},
+        "store": {
+            "path": str(make_recorded_store(tmp_path / "store")),
+            "size_mib": MAP_BYTES >> 20,
+        },
+        "tcp": {"persistent": True},
+        "log": {"requests_per_s": 0},
+    }
+    with daemon(tmp_path, handlers=HANDLERS, **tables) as node:  # type: ignore[arg-type]
+        pid = node.process.pid
+        loads: list[LoadProcess] = []
+        try:
+            loads += [LoadProcess(transport, node.endpoint) for transport in ("udp", "tcp")]
+            began = time.monotonic()
+            intervals: list[Interval] = []
+            time.sleep(2 * BETWEEN_S)  # the load comes up; and what follows is measured over time
+            for _ in range(UPGRADES):
+                pid, interval = upgrade(node, path, pid)
+                intervals.append(interval)
+                time.sleep(BETWEEN_S)
+            lasted_s = time.monotonic() - began
+            outcomes = {kind: one for load in loads for kind, one in load.finish().items()}
+        finally:
+            for load in loads:
+                load.kill()
+            if pid != node.process.pid:
+                last = psutil.Process(pid)
+                last.terminate()
+                last.wait(STOP_TIMEOUT_S)
+    print(f"\n{report(outcomes, intervals)}")
+    for kind, one in outcomes.items():
+        assert (one["lost"], one["wrong"]) == (0, 0), f"{kind}: {one['faults']}"
+        assert not one["faults"], f"{kind}: {one['faults']}"
+    for kind, least in RATES_MIN.items():
+        assert len(outcomes[kind]["due_s"]) / lasted_s >= least, kind  # type: ignore[arg-type]
+    # Every process of the chain has answered what it received, and together all there was.
+    counted = [json.loads(one) for one in re.findall(r"final counters (\{.*\})", node.stderr())]
+    assert len(counted) == UPGRADES + 1
+    asked = sum(int(str(outcomes[k]["sent"])) for k in ("udp", "udp second-long", "encrypted"))
+    assert sum(one["udp_answered"] for one in counted) == asked
+    assert all(one["udp_received"] == one["udp_answered"] for one in counted)
+    assert all(one["tcp_requests"] == one["tcp_answered"] for one in counted)
