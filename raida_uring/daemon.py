@@ -32,7 +32,7 @@ RESOURCE_INTERVAL_S: Final = 60.0
 START_LOOK_S: Final = 0.02  # between two looks at a successor that starts
 DRAIN_LOOK_S: Final = 0.05  # between two looks at everything else while it drains
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
-OPEN_TIMEOUT_S: Final = 10.0  # ... and how long: one that was killed lets go of it piece by piece
+OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 UPGRADE_SIGNAL: Final = signal.SIGUSR2
@@ -247,6 +247,8 @@ class Daemon:
         """
         self._stops += 1
         if self._stops > 1 or not self._predecessor_leaves:
+            if self._takeover is not None:
+                self._takeover.withdraw()
             return True
         logger.info(
             "stopping once the predecessor is gone", extra=event("stopping_after_predecessor")
@@ -377,8 +379,10 @@ class Daemon:
         while not server.wait(DRAIN_LOOK_S):
             if self._signals.take(0) in STOP_SIGNALS:
                 self._stops += 1
-                if self._stops > 1:  # the first was for the service, and this node leaves anyway
+                if self._stops > 1:
                     self._stop_at_once()
+                else:
+                    logger.info("told to stop: leaving already", extra=event("leaving_already"))
             if successor.status is not None and self._take_back(successor):
                 return False
         return True

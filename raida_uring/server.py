@@ -162,6 +162,8 @@ class Server:
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)
         self._start_workers(self._engine, commands)
+        if self._takeover is not None:
+            self._takeover.tell_receiving()
         loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
         loop.start()
         self._loop = loop

@@ -5,10 +5,11 @@ arrives is the successor's, requests in hand are answered here, connections betw
 passed on. If the successor does not come up, nothing has changed; if it ends before the node has
 left, the node goes on.
 
-They talk over a Unix socket of sequenced packets. Successor to predecessor: `ready`, or `failed`
-and why. Predecessor to successor: `released` once the admin socket and the HTTP port are free,
-connections (the listener's number and a descriptor), at the end its counters as JSON; then it
-closes the socket. Thread: named at each class.
+They talk over a Unix socket of sequenced packets. Successor to predecessor: `receiving` right
+before it takes from the sockets, `ready` when it serves, `failed` and why. Predecessor to
+successor: `released` once the admin socket and the HTTP port are free, connections (the listener's
+number and a descriptor), at the end its counters as JSON; then it closes the socket. Thread: named
+at each class.
 """
 
 import array
@@ -32,10 +33,12 @@ from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
-ABANDON_TIMEOUT_S: Final = 10.0  # for one that is not wanted to answer what it has taken
+ABANDON_TIMEOUT_S: Final = 10.0  # for one that is not wanted to answer what it has taken ...
+IDLE_ABANDON_TIMEOUT_S: Final = 1.0  # ... and to end when it has taken nothing
 SEND_TIMEOUT_S: Final = 5.0  # for a successor that does not read
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
+_RECEIVING: Final = b"receiving"
 _READY: Final = b"ready"
 _FAILED: Final = b"failed "
 _RELEASED: Final = b"released"
@@ -57,6 +60,8 @@ class Successor:
         self.channel = channel
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
+        self._abandoned_at = 0.0
+        self._receiving = self._ready = False
         self._reason = ""
 
     @property
@@ -114,18 +119,11 @@ class Successor:
 
     def serves(self) -> bool:
         """Whether it has come up. Raises StartError once it is certain that it does not."""
-        while select.select([self.channel], [], [], 0)[0]:
-            try:
-                said = self.channel.recv(_MESSAGE_BYTES_MAX)
-            except OSError:
-                said = b""
-            if said == _READY:
-                return True
-            if said.startswith(_FAILED):
-                self._reason = said[len(_FAILED) :].decode(errors="replace")
-            elif not said:
-                break
-        if (status := self.status) is not None:
+        status = self.status  # before the look: its last words are seen then
+        self._listen()
+        if self._ready and status is None and not self._reason:
+            return True
+        if status is not None:
             raise StartError(
                 f"the successor {how_ended(status)} before it served"
                 + (f": {self._reason}" if self._reason else "")
@@ -134,16 +132,32 @@ class Successor:
             raise StartError(f"the successor does not serve after {self._timeout_s:.0f} s")
         return False
 
+    def _listen(self) -> None:
+        """Take in what it has said."""
+        while select.select([self.channel], [], [], 0)[0]:
+            try:
+                said = self.channel.recv(_MESSAGE_BYTES_MAX)
+            except OSError:
+                return
+            if not said:
+                return
+            self._receiving |= said == _RECEIVING
+            self._ready |= said == _READY
+            if said.startswith(_FAILED):
+                self._reason = said[len(_FAILED) :].decode(errors="replace")
+
     def abandon(self) -> None:
         """It is not wanted: let it answer what it may have taken already, and end."""
         if self.status is None:
             self._process.send_signal(signal.SIGTERM)
-        self._deadline = time.monotonic() + ABANDON_TIMEOUT_S
+        self._abandoned_at = time.monotonic()
 
     def gone(self, *, hurry: bool = False) -> bool:
         """After abandon(): whether it has ended. It is killed when it is late, or to `hurry`."""
         if self.status is None:
-            if time.monotonic() < self._deadline and not hurry:
+            self._listen()
+            patience_s = ABANDON_TIMEOUT_S if self._receiving else IDLE_ABANDON_TIMEOUT_S
+            if time.monotonic() < self._abandoned_at + patience_s and not hurry:
                 return False
             self._process.kill()
             self._process.wait()
@@ -247,6 +261,17 @@ class Takeover:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
 
+    def tell_receiving(self) -> None:
+        """From now on this node takes from the sockets."""
+        with contextlib.suppress(OSError):  # begin() hears of it
+            self._channel.send(_RECEIVING)
+
+    def withdraw(self) -> None:
+        """This node stops. Before the predecessor has heard that it serves, that one goes on."""
+        if not self.released:
+            with contextlib.suppress(OSError):
+                self._channel.send(_FAILED + b"it was told to stop")
+
     def begin(
         self,
         adopt: Callable[[int, int], None],
@@ -281,6 +306,8 @@ class Takeover:
                     data, ancillary, _, _ = self._channel.recvmsg(
                         _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(descriptors.itemsize)
                     )
+                except ConnectionResetError:
+                    continue  # it left a word of ours unread; what it said is still to be had
                 except OSError:
                     break
                 if not data:

@@ -5,7 +5,9 @@ refused; connections between two requests live on; if the successor does not com
 has noticed nothing.
 """
 
+import contextlib
 import hashlib
+import http.client
 import itertools
 import os
 import re
@@ -21,15 +23,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
+from raida_uring import adminsocket
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
+from raida_uring.errors import RaidaError, StoreError
 from raida_uring.integrity import Integrity
 from raida_uring.protocol import Status
 from raida_uring.store import Store
-from tests.support.handlers import NAP
+from raida_uring.upgrade import Takeover
+from tests.support.handlers import NAP, UNTIL
 from tests.support.net import Endpoint, udp_client
-from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually, told
+from tests.support.node import (
+    HANDLERS,
+    SERVE,
+    Daemon,
+    daemon,
+    environment,
+    eventually,
+    free_port,
+    told,
+)
 from tests.support.store import MAP_BYTES, SEED, make_store
 from tests.support.wire import (
     ADMIN_KEY,
@@ -142,19 +157,68 @@ def serving_process(node: Daemon) -> int:
     return int(found[-1]) if found else node.process.pid
 
 
+def says(node: Daemon, text: str, times: int = 1) -> None:
+    """Until the log has it."""
+    eventually(lambda: node.stderr().count(text) >= times, 30, what=node.stderr)
+
+
+@contextmanager
+def held_request(node: Daemon, directory: Path) -> Iterator[socket.socket]:
+    """A connection whose request is with its handler until the end of the body; its answer must
+    come then."""
+    held = directory / "held"
+    with socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S) as client:
+        client.sendall(request(UNTIL, str(held).encode()))
+        eventually(lambda: "handler" in states(node, directory), what=node.stderr)
+        try:
+            yield client
+        finally:
+            held.touch()
+        assert status(read_reply(client)) == Status.SUCCESS
+        held.unlink()
+
+
+def states(node: Daemon, directory: Path) -> set[str]:
+    """Of the node's connections, as the admin socket tells."""
+    listed = adminsocket.result_of(directory / "admin.sock", "connections")["connections"]
+    return {one["state"] for one in listed}
+
+
+def answers(node: Daemon, host: str = "127.0.0.1") -> bool:
+    """Over UDP and over TCP; a request that is not answered is a failure."""
+    endpoint = host, node.endpoint[1]
+    asked = (UdpClient(endpoint), TcpClient(endpoint))
+    return all(status(one.ask(request(VERSION_COMMAND))) == Status.SUCCESS for one in asked)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @contextmanager
 def upgradable(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]:
     """A daemon whose successors are ended, too."""
-    with daemon(directory, handlers=HANDLERS, tcp=PERSISTENT, **tables) as node:  # type: ignore[arg-type]
+    own: dict[str, dict[str, object]] = {
+        "admin": {"socket": str(directory / "admin.sock")},
+        "handlers": {**HANDLERS},
+        "tcp": {**PERSISTENT},
+    }
+    tables = {**own, **tables}
+    with daemon(directory, **tables) as node:  # type: ignore[arg-type]
         try:
             yield node
         finally:
             pid = serving_process(node)
             if pid != node.process.pid:
-                process = psutil.Process(pid)
-                process.send_signal(signal.SIGTERM)
-                process.wait(ANSWER_TIMEOUT_S)
-                node.process.wait(ANSWER_TIMEOUT_S)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(pid)
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(ANSWER_TIMEOUT_S)
+                    node.process.wait(ANSWER_TIMEOUT_S)
 
 
 def upgrade(node: Daemon) -> None:
@@ -265,9 +329,367 @@ def test_the_command_says_why_not(tmp_path: Path) -> None:
         done = subprocess.run(
             asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
         )
-        assert done.returncode != 0
-        assert "the successor ended with status 2 before it served" in done.stderr
+        assert done.returncode == 2
+        assert re.search(
+            r"the successor ended with status 2 before it served: .*raida_id = 99: must be",
+            done.stderr,
+        )
         assert node.process.poll() is None
+
+
+def command(directory: Path) -> "subprocess.Popen[str]":
+    """`raida-uring upgrade`, started."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "raida_uring", "upgrade", "--socket", str(directory / "admin.sock")],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_asked_twice_at_once(tmp_path: Path) -> None:
+    """One upgrade answers both."""
+    with upgradable(tmp_path) as node:
+        both = [command(tmp_path), command(tmp_path)]
+        said = {one.communicate(timeout=60) for one in both}
+        assert [one.returncode for one in both] == [0, 0]
+        assert said == {(f"process {serving_process(node)} serves\n", "")}
+        says(node, "the predecessor is gone")
+        assert node.stderr().count("upgrade: starting the successor") == 1
+        assert answers(node)
+
+
+# --- before the successor serves --------------------------------------------------------------
+
+HELD_START = """
+import pathlib, time
+from raida_uring.handlers import Reply, command
+
+here = pathlib.Path(__file__).parent
+while (here / "hold").exists():
+    time.sleep(0.01)
+
+@command(group=6, code=200)
+def nothing(request, node):
+    return Reply()
+"""
+
+
+@contextmanager
+def slow_to_start(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]:
+    """As upgradable(), with a successor on its way that does not come up while `hold` exists."""
+    (directory / "held_start.py").write_text(HELD_START)
+    modules: list[object] = [*HANDLERS["modules"], "held_start"]
+    with upgradable(directory, handlers={"modules": modules}, **tables) as node:
+        (directory / "hold").touch()
+        node.signal(signal.SIGUSR2)
+        says(node, "upgrade: starting the successor")
+        yield node
+
+
+def test_reload_and_watchdog_while_the_successor_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    with slow_to_start(tmp_path) as node:
+        told(node.notify)
+        node.signal(signal.SIGHUP)
+        says(node, "reloaded: ")
+        seen: list[str] = []
+
+        def fed() -> bool:
+            seen.extend(told(node.notify))
+            return seen.count("WATCHDOG=1") >= 3
+
+        eventually(fed, 20)
+        assert adminsocket.result_of(tmp_path / "admin.sock", "status")["phase"] == "serving"
+        assert serving_process(node) == node.process.pid
+        (tmp_path / "hold").unlink()
+        says(node, "the predecessor is gone")
+
+
+def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
+    with slow_to_start(tmp_path) as node:
+        (successor,) = psutil.Process(node.process.pid).children()
+        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        assert "phase" in next(asked)  # it waits for the same successor
+        assert node.terminate(8) == 0
+        assert gone(successor.pid)
+        with pytest.raises(adminsocket.NodeError, match="this node was told to stop meanwhile"):
+            list(asked)
+        assert "no upgrade" in node.stderr()
+
+
+def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
+    """Whatever it has taken meanwhile, it answers."""
+    with slow_to_start(tmp_path) as node:
+        adminsocket.result_of(tmp_path / "admin.sock", "drain")
+        assert node.process.wait(8) == 0
+        assert "no upgrade" in node.stderr()
+
+
+def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path) -> None:
+    """They are its predecessor's: no filter may stay on them."""
+    with slow_to_start(tmp_path) as node:
+        (successor,) = psutil.Process(node.process.pid).children()
+        node.signal(signal.SIGSTOP)  # it must not hear of it before the stop
+        (tmp_path / "hold").unlink()
+        says(node, "serving on", 2)
+        successor.terminate()
+        eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
+        node.signal(signal.SIGCONT)
+        says(node, "ended with status 0 before it served: it was told to stop")
+        assert answers(node)
+
+
+# --- between the two --------------------------------------------------------------------------
+
+
+def test_a_connection_whose_handler_runs_is_passed_on(tmp_path: Path) -> None:
+    """As soon as it is answered, and not at the drain's deadline."""
+    held = tmp_path / "held"
+    with (
+        upgradable(tmp_path, network={"drain_timeout_ms": 60000}) as node,
+        socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S) as client,
+    ):
+        client.sendall(request(UNTIL, str(held).encode()))
+        eventually(lambda: "handler" in states(node, tmp_path))
+        node.signal(signal.SIGUSR2)
+        says(node, "stopping: up to")
+        held.touch()
+        assert status(read_reply(client)) == Status.SUCCESS
+        says(node, "took over: 1 connections passed on")
+        client.sendall(request(VERSION_COMMAND))
+        assert status(read_reply(client)) == Status.SUCCESS
+
+
+def test_upgrades_wait_for_each_other(tmp_path: Path) -> None:
+    """A connection is passed on to somebody who keeps it."""
+    with upgradable(tmp_path) as node:
+        idle = PersistentClient(node.endpoint)
+        assert status(idle.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            os.kill(serving_process(node), signal.SIGUSR2)
+            os.kill(serving_process(node), signal.SIGHUP)
+            says(node, "reloaded: ")  # heard, and the other before it
+            assert node.stderr().count("upgrade: starting the successor") == 1
+        says(node, "the predecessor is gone", 2)
+        assert status(idle.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+        idle.connection.close()
+
+
+def test_a_successor_told_to_stop_waits_for_its_predecessor(tmp_path: Path) -> None:
+    """And serves: the sockets are not its own yet, so that nothing may be put in their way."""
+    with upgradable(tmp_path) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            successor = serving_process(node)
+            eventually(lambda: (tmp_path / "admin.sock").exists())
+            os.kill(successor, signal.SIGTERM)
+            says(node, "stopping once the predecessor is gone")
+            assert answers(node)
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 0
+        eventually(lambda: gone(successor), ANSWER_TIMEOUT_S)
+        assert node.stderr().count("final counters") == 2
+
+
+def test_a_stop_of_all_processes_drops_nothing(tmp_path: Path) -> None:
+    """As systemctl stop does in the middle of an upgrade: a first signal is no second one."""
+    with upgradable(tmp_path) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            successor = serving_process(node)
+            eventually(lambda: (tmp_path / "admin.sock").exists())
+            node.signal(signal.SIGTERM)
+            os.kill(successor, signal.SIGTERM)
+            says(node, "stopping once the predecessor is gone")
+            eventually(lambda: re.search("leaving already|at once", node.stderr()) is not None)
+        eventually(lambda: gone(successor), ANSWER_TIMEOUT_S)
+        assert "at once" not in node.stderr()
+
+
+def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) -> None:
+    """What it had taken is lost, and nothing else."""
+    web = free_port()
+    http_table: dict[str, object] = {"enabled": True, "port": web}
+    with upgradable(tmp_path, http=http_table) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            told(node.notify)
+            os.kill(serving_process(node), signal.SIGKILL)
+            says(node, "this node serves again")
+            assert answers(node)
+            eventually(lambda: serves_operators(tmp_path, web) == node.process.pid)
+            assert f"MAINPID={node.process.pid}" in told(node.notify)
+        assert "was killed by Killed (9)" in node.stderr()
+        node.signal(signal.SIGUSR2)  # and it can still be replaced
+        says(node, "the predecessor is gone")
+        assert answers(node)
+
+
+def serves_operators(directory: Path, web: int) -> int:
+    """The process that has the admin socket and the HTTP port; 0 if they are not both open."""
+    try:
+        process = adminsocket.result_of(directory / "admin.sock", "status")["process"]
+        connection = http.client.HTTPConnection("127.0.0.1", web, timeout=ANSWER_TIMEOUT_S)
+        connection.request("GET", "/healthz")
+        with contextlib.closing(connection):
+            return int(process) if connection.getresponse().status == 200 else 0
+    except (OSError, RaidaError):
+        return 0
+
+
+def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> None:
+    """Told to stop twice it does not wait for its predecessor, which stops then, too; what waits
+    in the sockets is answered."""
+    with upgradable(tmp_path) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            successor = serving_process(node)
+            eventually(lambda: (tmp_path / "admin.sock").exists())
+            os.kill(successor, signal.SIGTERM)
+            says(node, "stopping once the predecessor is gone")
+            os.kill(successor, signal.SIGTERM)
+            says(node, "ended with status 0")
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 0
+
+
+def test_a_predecessor_that_is_killed_leaves_everything_to_its_successor(tmp_path: Path) -> None:
+    web = free_port()
+    store = make_store(tmp_path / "store")
+    tables: dict[str, dict[str, object]] = {
+        "http": {"enabled": True, "port": web},
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+    }
+    held = request(UNTIL, str(tmp_path / "never").encode())
+    with upgradable(tmp_path, **tables) as node:
+        with socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S) as client:
+            client.sendall(held)
+            eventually(lambda: "handler" in states(node, tmp_path))
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            node.kill()
+        says(node, "took over: ")
+        assert answers(node)
+        eventually(lambda: serves_operators(tmp_path, web) == serving_process(node))
+        assert (store / "owner").read_text() == f"{serving_process(node)}\n"
+        with pytest.raises(StoreError, match=f"in use by process {serving_process(node)}"):
+            Store(store, map_bytes=MAP_BYTES)
+
+
+def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> None:
+    """A connection wakes one of the processes that accept. If that one does not live to do it, the
+    other one must look for itself. What it accepted in its last moment is reset; none hangs."""
+    with slow_to_start(tmp_path) as node:
+        (successor,) = psutil.Process(node.process.pid).children()
+        (tmp_path / "hold").unlink()
+        says(node, "serving on", 2)
+        node.signal(signal.SIGSTOP)
+        waiting = [socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S) for _ in range(8)]
+        for client in waiting:
+            client.sendall(request(VERSION_COMMAND))
+        node.kill()
+        for client in waiting:
+            with client, contextlib.suppress(ConnectionError):
+                assert status(read_reply(client)) == Status.SUCCESS
+        successor.terminate()
+        eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
+
+
+# --- what has changed with it -----------------------------------------------------------------
+
+
+def test_the_store_names_who_serves(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    with upgradable(tmp_path, store={"path": str(store), "size_mib": MAP_BYTES >> 20}) as node:
+        upgrade(node)
+        eventually(lambda: (store / "owner").read_text() == f"{serving_process(node)}\n")
+
+
+def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """The predecessor's is of no use for it, and is let go."""
+    first, second = (make_store(tmp_path / name) for name in ("first", "second"))
+    with upgradable(tmp_path, store={"path": str(first), "size_mib": MAP_BYTES >> 20}) as node:
+        config = tmp_path / "node.toml"
+        config.write_text(config.read_text().replace(str(first), str(second)))
+        upgrade(node)
+        with pytest.raises(StoreError, match="in use by process"):
+            Store(second, map_bytes=MAP_BYTES)
+        Store(first, map_bytes=MAP_BYTES).close()
+
+
+def test_connections_find_their_address_again(tmp_path: Path) -> None:
+    """Listeners are numbered anew when the addresses change."""
+    with upgradable(tmp_path, network={"bind": ["127.0.0.1", "::1"]}) as node:
+        clients = [PersistentClient((host, node.endpoint[1])) for host in ("::1", "127.0.0.1")]
+        for client in clients:
+            assert status(client.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+        config = tmp_path / "node.toml"
+        config.write_text(config.read_text().replace('["127.0.0.1", "::1"]', '["::1"]'))
+        upgrade(node)
+        for client in clients:
+            assert status(client.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+            client.connection.close()
+
+
+def test_a_successor_without_an_admin_socket_takes_connections(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        client = PersistentClient(node.endpoint)
+        assert status(client.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+        path = tmp_path / "admin.sock"
+        path.unlink()
+        path.write_text("something else")
+        upgrade(node)
+        assert status(client.ask(request(VERSION_COMMAND))) == Status.SUCCESS
+        says(node, "no admin socket")
+        assert answers(node)
+        client.connection.close()
+
+
+@pytest.mark.any_backend
+def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    adopted: list[int] = []
+    carried: list[dict[str, int]] = []
+
+    def carry(counters: dict[str, int]) -> None:
+        carried.append(counters)
+        if "unheard_of" in counters:
+            raise TypeError("unheard_of")
+
+    takeover = Takeover(theirs, [["127.0.0.1", 1, -1, -1]], -1, shared=False)
+    takeover.begin(lambda _listener, fd: adopted.append(fd), carry, lambda: None)
+    for said in (b"a word of a later version", b'{"unheard_of": 1}', b"[1]"):
+        ours.send(said)
+    with socket.socket() as passed:
+        socket.send_fds(ours, [b"\0"], [passed.fileno()])
+    ours.send(b'{"echoes": 7}')
+    ours.close()
+    eventually(lambda: takeover.gone)
+    assert len(adopted) == takeover.taken == 1
+    assert carried[-1] == {"echoes": 7}
+    os.close(adopted[0])
+
+
+def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
+    """Its end would be that of all others in there."""
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces for this user")
+    with daemon(tmp_path, command=[*unshare, *SERVE]) as node:
+        (inside,) = psutil.Process(node.process.pid).children()
+        inside.send_signal(signal.SIGUSR2)
+        says(node, "this node is process 1 of its container")
+        assert answers(node)
+        inside.terminate()
+        node.process.wait(ANSWER_TIMEOUT_S)
 
 
 class PownClient(threading.Thread):
@@ -332,14 +754,37 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
             coins = [Coin(1, sn, an) for sn, an in list(changed.items())[start : start + 50]]
             assert asked.ask(calls.detect(coins)).status == Status.ALL_PASS
 
-        def roots_are_true() -> bool:
-            told = asked.ask(calls.get_all_roots()).require()
-            opened = Store(store, map_bytes=MAP_BYTES, read_only=True)
-            try:
-                rebuilt = Integrity(opened)
-                rebuilt.load()
-                return b"".join(told) == rebuilt.newest.roots
-            finally:
-                opened.close()
+        eventually(lambda: roots_are_true(asked, store), ANSWER_TIMEOUT_S)
 
-        eventually(roots_are_true, ANSWER_TIMEOUT_S)
+
+def roots_are_true(asked: Client_, path: Path) -> bool:
+    """Whether the node votes with the roots of what is in its store."""
+    told_roots = asked.ask(calls.get_all_roots()).require()
+    opened = Store(path, map_bytes=MAP_BYTES, read_only=True)
+    try:
+        rebuilt = Integrity(opened)
+        rebuilt.load()
+        return b"".join(told_roots) == rebuilt.newest.roots
+    finally:
+        opened.close()
+
+
+def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
+    """Its commits are its predecessor's to follow."""
+    store = make_store(tmp_path / "store")
+    tables: dict[str, dict[str, object]] = {
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        "server": {"synchronization_enabled": True},
+    }
+    with upgradable(tmp_path, **tables) as node:
+        asked = Client_(*node.endpoint, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            new = secrets.token_bytes(16)
+            coin = Coin(1, 5000, PownClient.old(5000))
+            assert asked.ask(calls.pown([(coin, new)])).status == Status.ALL_PASS
+            os.kill(serving_process(node), signal.SIGKILL)
+            says(node, "this node serves again")
+            assert asked.ask(calls.detect([Coin(1, 5000, new)])).status == Status.ALL_PASS
+            eventually(lambda: roots_are_true(asked, store), ANSWER_TIMEOUT_S)
