@@ -25,7 +25,7 @@ from tests.support.store import MAP_BYTES, make_recorded_store
 from tests.support.upgrade_load import LoadProcess
 
 UPGRADES = int(os.environ.get("UPGRADES", "2"))
-BETWEEN_S = 1.0  # outside hand-overs, to compare with
+BETWEEN_S = 0.5  # outside hand-overs, to compare with
 UPGRADE_TIMEOUT_S = 60.0 * PATIENCE
 RATES_MIN = {"udp": 2000, "tcp connect": 200}  # requests a second
 
@@ -101,7 +101,8 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
             "path": str(make_recorded_store(tmp_path / "store")),
             "size_mib": MAP_BYTES >> 20,
         },
-        "tcp": {"persistent": True},
+        # On a loaded machine a client may come to its first byte late: that is not what is tested.
+        "tcp": {"persistent": True, "progress_timeout_ms": 60000, "header_timeout_ms": 60000},
         "log": {"requests_per_s": 0},
     }
     with daemon(tmp_path, handlers=HANDLERS, **tables) as node:  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
             loads += [LoadProcess(transport, node.endpoint) for transport in ("udp", "tcp")]
             began = time.monotonic()
             intervals: list[Interval] = []
-            time.sleep(2 * BETWEEN_S)  # the load comes up; and what follows is measured over time
+            time.sleep(4 * BETWEEN_S)  # the load comes up; and what follows is measured over time
             for _ in range(UPGRADES):
                 pid, interval = upgrade(node, path, pid)
                 intervals.append(interval)
@@ -125,14 +126,19 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
                 last = psutil.Process(pid)
                 last.terminate()
                 last.wait(STOP_TIMEOUT_S)
-    print(f"\n{report(outcomes, intervals)}")
+    counted = [json.loads(one) for one in re.findall(r"final counters (\{.*\})", node.stderr())]
+    closed = {
+        name: total
+        for name in counted[0]
+        if name.startswith("connections_closed") and (total := sum(one[name] for one in counted))
+    }
+    print(f"\n{report(outcomes, intervals)}\n{closed}")
     for kind, one in outcomes.items():
         assert (one["lost"], one["wrong"]) == (0, 0), f"{kind}: {one['faults']}"
         assert not one["faults"], f"{kind}: {one['faults']}"
     for kind, least in RATES_MIN.items():
         assert len(outcomes[kind]["due_s"]) / lasted_s >= least, kind  # type: ignore[arg-type]
     # Every process of the chain has answered what it received, and together all there was.
-    counted = [json.loads(one) for one in re.findall(r"final counters (\{.*\})", node.stderr())]
     assert len(counted) == UPGRADES + 1
     asked = sum(int(str(outcomes[k]["sent"])) for k in ("udp", "udp second-long", "encrypted"))
     assert sum(one["udp_answered"] for one in counted) == asked
