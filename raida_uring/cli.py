@@ -231,7 +231,9 @@ def config_show(
 _ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="TOML file whose [store] path and size_mib are meant."
+        "--config",
+        metavar="FILE",
+        help="TOML file that says where the store is, and how large it may grow.",
     ),
 ]
 _StoreOption = Annotated[
