@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        bench bench-quick dist test-wheel man clean help
+        bench bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -186,6 +186,9 @@ dist: setup ## source archive and wheel in dist/
 # As root, with debootstrap; further Pythons by their prefixes: PYTHONS=...
 test-wheel: dist ## the wheel on a minimal Debian 12 without compiler and libraries
 	@tools/test_wheel.sh $(PYTHONS)
+
+test-image: dist ## the Containerfile's steps and a node without an engine; as root, with debootstrap
+	@tools/container/replay.sh
 
 man: setup ## docs/raida-uring.1, from the command line's own tree
 	$(BIN)/python tools/manpage.py
