@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades bench bench-quick dist clean help
+         upgrades bench bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -185,7 +185,17 @@ bench-quick: setup ## the same, shorter and less steady
 	$(BIN)/raida-uring bench --quick
 
 dist: setup ## source archive and wheel in dist/
-	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("dist"); b.build_wheel("dist")'
+	@tools/dist.sh
+
+# As root, with debootstrap; further Pythons by their prefixes: PYTHONS=...
+test-wheel: dist ## the wheel on a minimal Debian 12 without compiler and libraries
+	@tools/test_wheel.sh $(PYTHONS)
+
+test-image: dist ## the Containerfile's steps and a node without an engine; as root, with debootstrap
+	@tools/container/replay.sh
+
+man: setup ## docs/raida-uring.1, from the command line's own tree
+	$(BIN)/python tools/manpage.py
 
 clean: ## remove everything that the targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -46,7 +46,6 @@ config_app = typer.Typer(help="Check a configuration, or show what takes effect.
 app.add_typer(config_app, name="config")
 store_app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
 app.add_typer(store_app, name="store")
-operate.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +98,22 @@ def root(
     """Take the options that stand before a command."""
 
 
+def _complete_backend(incomplete: str) -> list[str]:
+    return [name for name in ("auto", "uring", "epoll") if name.startswith(incomplete)]
+
+
+_Backend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|uring|epoll",
+        autocompletion=_complete_backend,
+        help="How to talk to the kernel, instead of what the file says. `auto` takes io_uring, or "
+        "epoll where io_uring is refused; `uring` does not start there; `epoll` never touches "
+        "io_uring.",
+    ),
+]
+
+
 # --- serve ------------------------------------------------------------------------------------
 
 
@@ -113,14 +128,18 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="IP address to listen on.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="IP address to listen on, instead of those in the file."
+        ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="UDP and TCP port; 0 takes a free one.")
+        int | None,
+        typer.Option(
+            metavar="PORT", help="UDP and TCP port, instead of the file's; 0 takes a free one."
+        ),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="auto|uring|epoll", help="How to talk to the kernel.")
-    ] = None,
+    backend: _Backend = None,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C.
 
@@ -157,14 +176,12 @@ def serve(
 
 @app.command()
 def probe(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_path: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="auto|uring|epoll", help="As for serve.")
-    ] = None,
+    backend: _Backend = None,
 ) -> int:
     """Tell what this machine grants the node.
 
@@ -216,10 +233,17 @@ def config_show(
 
 _ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file whose [store] path it is."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file that says where the store is, and how large it may grow.",
+    ),
 ]
 _StoreOption = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", help="The store's directory.")
+    Path | None,
+    typer.Option(
+        "--store", metavar="DIR", help="The store's directory. Either it or --config is needed."
+    ),
 ]
 _SHOWN_MAX = 20  # lines of one kind; the rest is counted
 _PROGRESS_INTERVAL_S = 0.1
@@ -276,7 +300,10 @@ def store_init(
         ),
     ] = None,
 ) -> None:
-    """Make an empty store: no coin is in circulation."""
+    """Make an empty store: no coin is in circulation.
+
+    The ANs of all coins follow from a secret that is drawn now.
+    """
     if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
         raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
     chosen, map_bytes = _choose_store(config_path, path)
@@ -380,9 +407,12 @@ def store_verify(config_path: _ConfigOption = None, path: _StoreOption = None) -
 def store_stat(
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Tell what a store holds; the node may be running."""
+    """Tell what a store holds; the node may be running.
+
+    Sizes, pages, coins in circulation, tickets and the last change.
+    """
     chosen, _ = _choose_store(config_path, path)
     from raida_uring import store_tools
 
@@ -452,7 +482,10 @@ def ping(
         str, typer.Argument(metavar="HOST:PORT", help="Node to ask; IPv6 as [::1]:50000.")
     ],
     tcp: Annotated[
-        bool, typer.Option("--tcp/--udp", help="Transport; TCP connects for every request.")
+        bool,
+        typer.Option(
+            "--tcp/--udp", help="Transport; UDP by default. TCP connects for every request."
+        ),
     ] = False,
     count: Annotated[
         int | None,
@@ -460,11 +493,20 @@ def ping(
     ] = None,
     interval_s: Annotated[
         float,
-        typer.Option("-i", "--interval", metavar="S", min=0, max=3600, help="Seconds between."),
+        typer.Option(
+            "-i", "--interval", metavar="S", min=0, max=3600, help="Seconds between requests."
+        ),
     ] = 1.0,
     timeout_s: Annotated[
         float,
-        typer.Option("-W", "--timeout", metavar="S", min=0.001, max=3600, help="Seconds to wait."),
+        typer.Option(
+            "-W",
+            "--timeout",
+            metavar="S",
+            min=0.001,
+            max=3600,
+            help="Seconds to wait for an answer.",
+        ),
     ] = 2.0,
     raida_id: Annotated[
         int | None,
@@ -547,3 +589,6 @@ def bench(context: typer.Context) -> int:
     from raida_uring.bench.runner import main as bench_main
 
     return bench_main(context.args)
+
+
+operate.register(app)  # last, as in --help: they are of no use without a node

@@ -17,13 +17,30 @@ from raida_uring.errors import RaidaError
 
 _EXIT_DROPPED = 1
 
+_LEVELS = ("debug", "info", "warning", "error")
+
 _Socket = Annotated[
-    Path | None, typer.Option("--socket", metavar="PATH", help="The node's admin socket.")
+    Path | None,
+    typer.Option(
+        "--socket",
+        metavar="PATH",
+        help="The node's admin socket. Only root and the node's own user are answered.",
+    ),
 ]
 _ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file that the node serves.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file that the node serves, to find its socket. Without either option, a node "
+        "on port 50000 is asked.",
+    ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="For programs instead.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _complete_level(incomplete: str) -> list[str]:
+    return [level for level in _LEVELS if level.startswith(incomplete)]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +86,9 @@ def live_top(
     once: Annotated[
         bool, typer.Option("--once", help="Look for one interval, print, and end.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: for programs.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --once: print JSON, for programs.")
+    ] = False,
 ) -> None:
     """Watch a running node live.
 
@@ -170,7 +189,11 @@ def drain(
 def log_level(
     level: Annotated[
         str | None,
-        typer.Argument(metavar="[debug|info|warning|error]", help="Without it: print the level."),
+        typer.Argument(
+            metavar=f"[{'|'.join(_LEVELS)}]",
+            autocompletion=_complete_level,
+            help="Without it: print the level.",
+        ),
     ] = None,
     socket: _Socket = None,
     config_path: _ConfigFile = None,

@@ -97,7 +97,10 @@ def _latency_us(now: list[list[int]], before: list[list[int]]) -> dict[str, floa
 
 
 def render(now: Status, before: Status | None, width: int, height: int) -> list[str]:
-    """The view as lines, cut to `width` columns and `height` lines; what matters most is first."""
+    """The view as lines of at most `width` columns; what matters most is first.
+
+    Where `height` lines do not hold it, blank ones go first, the lowest of them before the others.
+    """
     view = summary(now, before)
     lines = [
         *_heading(view),
@@ -112,6 +115,9 @@ def render(now: Status, before: Status | None, width: int, height: int) -> list[
         "",
         *_commands(view),
     ]
+    for index in [index for index, line in enumerate(lines) if not line][::-1]:
+        if len(lines) > height:
+            del lines[index]
     return [line[:width] for line in lines[:height]]
 
 

@@ -112,3 +112,13 @@ def test_view_fits_80_by_24() -> None:
     shown = top.render(look(10**7, [[10**9, 10**9]], **busy), look(0.0, []), 79, 23)
     assert len(shown) <= 23
     assert any("udp pool" in line for line in shown)  # drops are not pushed out
+
+
+def test_blank_lines_go_before_any_other() -> None:
+    whole = top.render(look(10**7, []), look(0.0, []), 200, 200)
+    told = [line for line in whole if line]
+    assert "" in whole
+    assert top.render(look(10**7, []), look(0.0, []), 200, len(told)) == told
+    one_less = top.render(look(10**7, []), look(0.0, []), 200, len(whole) - 1)
+    assert one_less.index("") == whole.index("")  # the lowest went
+    assert [line for line in one_less if line] == told

@@ -1,0 +1,32 @@
+"""docs/raida-uring.1 says what the command line says, and is sound roff."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tools import manpage
+
+
+def test_the_page_is_what_the_command_line_says() -> None:
+    made = manpage.page(manpage.TEMPLATE.read_text(encoding="utf-8"))
+    assert manpage.PAGE.read_text(encoding="utf-8") == made, "run `make man`"
+
+
+def test_text_cannot_become_a_command_of_roff() -> None:
+    assert manpage.prose(r"a \n of -x, `y z` and 'q'.") == (
+        r"a \en of \-x, \fBy z\fP and \(aqq\(aq."
+    )
+    assert manpage.prose(".socket is its suffix") == r"\&.socket is its suffix"
+    assert manpage.value("auto|uring") == r"\fBauto\fP|\fBuring\fP"
+
+
+@pytest.mark.parametrize("checker", [("mandoc", "-T", "lint"), ("man", "--warnings", "-l")])
+def test_checkers_have_nothing_to_say(checker: tuple[str, ...]) -> None:
+    if shutil.which(checker[0]) is None:
+        pytest.skip(f"{checker[0]} is not installed")
+    done = subprocess.run(
+        [*checker, str(manpage.PAGE)], capture_output=True, text=True, timeout=30, check=False
+    )
+    said = done.stderr + (done.stdout if checker[0] == "mandoc" else "")
+    assert (done.returncode, said) == (0, "")
