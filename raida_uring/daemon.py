@@ -23,7 +23,14 @@ from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
-from raida_uring.servicemanager import activated_sockets, notify, watchdog_interval_s
+from raida_uring.servicemanager import (
+    notify,
+    received_sockets,
+    status,
+    store_sockets,
+    stores_sockets,
+    watchdog_interval_s,
+)
 from raida_uring.upgrade import Successor, Takeover
 
 RESOURCE_INTERVAL_S: Final = 60.0
@@ -85,7 +92,14 @@ class Daemon:
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         """reread: reads the configuration again; None where there is no file to read."""
         self._takeover = Takeover.from_environment()
-        self.server = Server(config, takeover=self._takeover, activated=activated_sockets())
+        self.server = Server(
+            config,
+            takeover=self._takeover,
+            received=received_sockets(),
+            stored=stores_sockets(),
+        )
+        self._announced = False  # to the service manager, as the one that serves
+        self._status = ""  # what it shows while nothing special happens
         self._reread = reread
         self._reload_lock = threading.Lock()
         self._signals = _Signals()
@@ -115,15 +129,17 @@ class Daemon:
         """
         with self._reload_lock:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            remark = ""
             try:
                 reloaded = self._reload()
             except (ConfigError, StartError, EngineError) as error:
+                remark = f"; the last reload failed: {error}"
                 logger.error(
                     "not reloaded, nothing changed: %s", error, extra=event("reload_failed")
                 )
                 raise
             finally:
-                notify("READY=1")
+                notify(f"READY=1\n{status(self._status + remark)}")
         _log_reloaded(reloaded)
         return reloaded
 
@@ -145,6 +161,8 @@ class Daemon:
         """
         with self._signals:
             self.server.start()
+            places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
+            self._status = f"serving on {places}: {self.server.tier}"
             try:
                 if self._takeover is None:
                     self._admin = admin.open_for(self)
@@ -153,17 +171,26 @@ class Daemon:
                     _reachable(self.server.endpoints[0]),
                     extra=event("hint"),
                 )
-                notify("READY=1")
+                if self._takeover is None:
+                    self._announce()
                 self.server.begin_takeover(self._open_to_operators)
                 self._serve_until_stopped()
             finally:
                 if self._successor is None:
-                    notify("STOPPING=1")
+                    notify(f"STOPPING=1\n{status('answering what was received, then stopping')}")
                 try:
                     self._drain()
                 finally:
                     if self._admin is not None:
                         self._admin.close()
+
+    def _announce(self) -> None:
+        """To the service manager, which listens to its main process only."""
+        if self.server.phase != "serving":
+            return
+        store_sockets(self.server.descriptors)
+        notify(f"READY=1\n{status(self._status)}")
+        self._announced = True
 
     def _open_to_operators(self) -> None:
         """What only one process can have: the admin socket and the port of HTTP. The predecessor
@@ -176,6 +203,7 @@ class Daemon:
             self._admin = admin.open_for(self)
         except RaidaError as error:
             logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
+        self._announce()
 
     def _start_successor(self) -> bool:
         """Whether it serves; else this node goes on. Answers whoever asked for it."""
@@ -265,6 +293,8 @@ class Daemon:
         """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
         if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
             return
+        if not self._announced or self._successor is not None:
+            return  # the other one's laps count
         try:
             laps = self.server.beat()
         except RaidaError:

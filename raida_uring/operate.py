@@ -186,7 +186,7 @@ def log_level(
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     """Replace a running node by what is installed now.
 
-    Exits 1 when the new one does not come up; the running node has gone on then.
+    Exits 2 when the new one does not come up; the running node has gone on then.
     """
     found = adminsocket.result_of(_socket_path(socket, config_path), "upgrade")
     print(f"process {found['process']} serves")
