@@ -23,8 +23,8 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads test-browser test-kernel setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-         upgrades bench bench-quick dist test-wheel test-image man clean help
+        test-native test-threads test-browser test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        upgrades bench bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -177,6 +177,9 @@ sanitize: setup test-native ## all tests under the address, undefined-behaviour 
 
 test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
 	@tools/test_kernel.sh
+
+test-systemd: setup ## the unit under systemd 252 in a container; not in CI: root, some minutes, CHECKS="names"
+	@tools/test_systemd.sh $(CHECKS)
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
 	$(BIN)/raida-uring bench

@@ -25,7 +25,14 @@ from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
-from raida_uring.servicemanager import activated_sockets, notify, watchdog_interval_s
+from raida_uring.servicemanager import (
+    notify,
+    received_sockets,
+    status,
+    store_sockets,
+    stores_sockets,
+    watchdog_interval_s,
+)
 from raida_uring.upgrade import Successor, Takeover, how_ended
 
 RESOURCE_INTERVAL_S: Final = 60.0
@@ -93,7 +100,14 @@ class Daemon:
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         """reread: reads the configuration again; None where there is no file to read."""
         self._takeover = Takeover.from_environment()
-        self.server = Server(config, takeover=self._takeover, activated=activated_sockets())
+        self.server = Server(
+            config,
+            takeover=self._takeover,
+            received=received_sockets(),
+            stored=stores_sockets(),
+        )
+        self._announced = False  # to the service manager, as the one that serves
+        self._status = ""  # what it shows while nothing special happens
         self._reread = reread
         self._reload_lock = threading.Lock()
         self._signals = _Signals()
@@ -132,15 +146,17 @@ class Daemon:
         """
         with self._reload_lock:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            remark = ""
             try:
                 reloaded = self._reload()
             except (ConfigError, StartError, EngineError) as error:
+                remark = f"; the last reload failed: {error}"
                 logger.error(
                     "not reloaded, nothing changed: %s", error, extra=event("reload_failed")
                 )
                 raise
             finally:
-                notify("READY=1")
+                notify(f"READY=1\n{status(self._status + remark)}")
         _log_reloaded(reloaded)
         return reloaded
 
@@ -167,6 +183,8 @@ class Daemon:
         """
         with self._signals:
             self.server.start()
+            places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
+            self._status = f"serving on {places}: {self.server.tier}"
             try:
                 if self._takeover is None:
                     self._admin = admin.open_for(self)
@@ -175,20 +193,29 @@ class Daemon:
                     _reachable(self.server.endpoints[0]),
                     extra=event("hint"),
                 )
-                notify("READY=1")
+                if self._takeover is None:
+                    self._announce()
                 self.server.begin_takeover(self._signals.wake)
                 self._serve_until_stopped()
                 while self._successor is not None and not self._hand_over(self._successor):
                     self._serve_until_stopped()
             finally:
                 if self._successor is None:
-                    notify("STOPPING=1")
+                    notify(f"STOPPING=1\n{status('answering what was received, then stopping')}")
                 try:
                     self._drain()
                 finally:
                     if self._admin is not None:
                         self._admin.close()
                     self._await_abandoned()
+
+    def _announce(self) -> None:
+        """To the service manager, which listens to its main process only."""
+        if self.server.phase != "serving":
+            return
+        store_sockets(self.server.descriptors)
+        notify(f"READY=1\n{status(self._status)}")
+        self._announced = True
 
     def _serve_until_stopped(self) -> None:
         """Return when it is time to drain, or to hand over to a successor that serves."""
@@ -276,6 +303,7 @@ class Daemon:
         self._opened = True
         self._open_until = time.monotonic() + OPEN_TIMEOUT_S
         self._open_to_operators()
+        self._announce()
 
     def _open_to_operators(self) -> None:
         """What only one process can have: the admin socket and the port of HTTP. The other one has
@@ -471,6 +499,8 @@ class Daemon:
         """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
         if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
             return
+        if not self._announced or self._successor is not None:
+            return  # the other one's laps count
         try:
             laps = self.server.beat()
         except RaidaError:

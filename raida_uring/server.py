@@ -49,20 +49,24 @@ class Server:
         *,
         keys: Keys | None = None,
         takeover: Takeover | None = None,
-        activated: Inherited | None = None,
+        received: Inherited | None = None,
+        stored: bool = False,
     ) -> None:
         """Nothing is opened before start().
 
-        takeover: what the node that this one succeeds has passed on. activated: sockets of the
-        service manager, which keeps them open when this node ends.
+        takeover: what the node that this one succeeds has passed on. received: sockets of the
+        service manager, which keeps them open when this node ends. stored: whether it keeps those
+        that this node binds, too.
         keys: of the coins that requests are sealed with, in place of those of the store.
         """
         self.config = config
         self._keys = keys
         self._takeover = takeover
-        self._activated = activated
+        self._received = received
         # The service manager keeps them open whoever serves them.
-        self._shared_sockets = activated is not None or (takeover is not None and takeover.shared)
+        self._shared_sockets = (
+            stored or received is not None or (takeover is not None and takeover.shared)
+        )
         self._node: Node | None = None
         self._handing_over = False
         self._bound: list[sockets.Bound] = []
@@ -103,6 +107,11 @@ class Server:
         return [(bound.host, bound.port) for bound in self._bound]
 
     @property
+    def descriptors(self) -> list[int]:
+        """Of the sockets it listens on; two for each address."""
+        return [one.fileno() for bound in self._bound for one in (bound.udp, bound.tcp)]
+
+    @property
     def tier(self) -> str:
         """Backend and tier in use and, where it is not the best, why; for people."""
         engine = self._running_engine()
@@ -140,7 +149,7 @@ class Server:
         commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
-        inherited = self._activated if self._takeover is None else self._takeover.sockets
+        inherited = self._received if self._takeover is None else self._takeover.sockets
         self._bound = sockets.bind_all(self.config, inherited)
         if self._takeover is None:  # else once the predecessor has left the port
             self.open_web()

@@ -1,12 +1,15 @@
-"""The service manager: what it hands over at the start, and what it is told.
+"""The service manager: what it hands over at the start, what it is told, what it keeps for us.
 
 Speaks systemd's protocol without its library. Does nothing where no manager asked for it. Thread:
-control; notify() any. Source: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
+control; notify() any. Source: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3),
+systemd.service(5) on FileDescriptorStoreMax=.
 """
 
+import array
 import logging
 import os
 import socket
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from raida_uring.errors import StartError
@@ -14,14 +17,15 @@ from raida_uring.log import event
 from raida_uring.upgrade import Inherited
 
 NOTIFY_TIMEOUT_S: Final = 1.0  # for a manager that does not read: the node must not wait for it
-
+# What our sockets are called in the descriptor store; sockets of a .socket unit bear its name.
+STORED_NAME: Final = "raida-uring-stored"
 _FIRST_DESCRIPTOR: Final = 3
 
 logger = logging.getLogger("raida_uring")
 
 
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one."""
+def notify(state: str, descriptors: Sequence[int] = ()) -> None:
+    """Tell the service manager, if there is one, and pass it copies of `descriptors`."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -29,10 +33,17 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            # Not socket.send_fds(), which forgets the address.
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
             channel.settimeout(NOTIFY_TIMEOUT_S)
-            channel.sendto(state.encode(), address)
+            channel.sendmsg([state.encode()], [rights] if descriptors else [], 0, address)
     except OSError as error:
         logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
+
+
+def status(text: str) -> str:
+    """The assignment for notify() that shows `text` as the node's state."""
+    return "STATUS=" + " ".join(text.split())
 
 
 def watchdog_interval_s() -> float | None:
@@ -43,19 +54,70 @@ def watchdog_interval_s() -> float | None:
     return int(patience_us) / 1e6 / 2
 
 
-def activated_sockets() -> Inherited | None:
-    """The sockets of a .socket unit: a UDP and a TCP one for each address, all on one port.
+def stores_sockets() -> bool:
+    """Whether the service manager keeps our sockets open from one start to the next.
 
-    None when there are none. Raises StartError when they are not such pairs.
+    systemd says so from version 254 on ($FDSTORE, how many it takes), before that our unit does.
+    """
+    room = os.environ.get("FDSTORE", "")
+    return "NOTIFY_SOCKET" in os.environ and room.isdigit() and int(room) > 0
+
+
+def store_sockets(descriptors: Sequence[int]) -> None:
+    """Have it keep these, in place of those that it kept. Does nothing unless stores_sockets()."""
+    if not stores_sockets():
+        return
+    if len(descriptors) > int(os.environ["FDSTORE"]):
+        logger.warning(
+            "the service manager keeps %s of %d sockets: raise FileDescriptorStoreMax=",
+            os.environ["FDSTORE"],
+            len(descriptors),
+            extra=event("sockets_not_kept", wanted=len(descriptors)),
+        )
+    _forget_sockets()
+    # It must not give up a socket because poll() reports an error on it.
+    notify(f"FDSTORE=1\nFDNAME={STORED_NAME}\nFDPOLL=0", descriptors)
+
+
+def _forget_sockets() -> None:
+    notify(f"FDSTOREREMOVE=1\nFDNAME={STORED_NAME}")
+
+
+def received_sockets() -> Inherited | None:
+    """The sockets of a .socket unit, else those of store_sockets(): a UDP and a TCP one for each
+    address, all on one port.
+
+    None when there are none. Raises StartError when a .socket unit's are not such pairs; stored
+    ones are then closed.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "")
     process = os.environ.pop("LISTEN_PID", "")
     if not count.isdigit() or int(count) == 0 or process != str(os.getpid()):
         return None
+    every = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))
+    stored = [fd for fd, name in zip(every, names.split(":"), strict=False) if name == STORED_NAME]
+    activated = [fd for fd in every if fd not in stored]
+    if activated:
+        _close_all(stored)  # once more the same, or what is not served any more
+        return _paired(activated, names)
+    try:
+        inherited = _paired(stored, names)
+    except StartError as error:
+        logger.warning("stored sockets are not used: %s", error, extra=event("sockets_unusable"))
+        _close_all(stored)
+        _forget_sockets()
+        inherited = Inherited(0, {})
+        inherited.releasing = True
+    inherited.let_go = _forget_sockets
+    return inherited
+
+
+def _paired(descriptors: Iterable[int], names: str) -> Inherited:
+    """Raises StartError."""
     found: dict[str, dict[int, int]] = {}
     ports = set()
-    for fd in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+    for fd in descriptors:
         host, port, kind = _described(fd, names)
         ports.add(port)
         if found.setdefault(host, {}).setdefault(kind, fd) != fd:
@@ -69,6 +131,11 @@ def activated_sockets() -> Inherited | None:
         host: (pair[socket.SOCK_DGRAM], pair[socket.SOCK_STREAM]) for host, pair in found.items()
     }
     return Inherited(ports.pop(), pairs)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _described(fd: int, names: str) -> tuple[str, int, int]:

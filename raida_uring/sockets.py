@@ -7,6 +7,7 @@ import errno
 import logging
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from raida_uring.upgrade import Inherited
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
 DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
 PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
+RELEASE_TIMEOUT_S: Final = 5.0  # for the service manager to close sockets that are not served now
+RELEASE_RETRY_S: Final = 0.01
 
 # Names that Python's socket module lacks; values of Linux.
 _SO_RCVBUFFORCE: Final = 33
@@ -76,19 +79,23 @@ class _PortTakenError(Exception):
 
 def _bind_once(config: Config, port: int, inherited: Inherited | None) -> list[Bound]:
     done: list[Bound] = []
-    if inherited is not None and port not in (0, inherited.port):
-        inherited.close_rest()
+    releasing = False
+    if inherited is not None:
+        inherited.close_all_but(port, config.network.bind)
+        releasing = inherited.releasing
     try:
         for host in config.network.bind:
-            bound = _inherited(config, host, inherited) or _bind_address(config, host, port)
+            bound = _inherited(config, host, inherited)
+            if bound is None and releasing:
+                bound = _bind_released(config, host, port)
+            elif bound is None:
+                bound = _bind_address(config, host, port)
             if bound is None:
                 continue
             port = bound.port
             done.append(bound)
         if not done:
             raise StartError("[network] bind: no address could be bound")
-        if inherited is not None:
-            inherited.close_rest()
     except BaseException:
         for bound in done:
             bound.close()
@@ -105,6 +112,18 @@ def _inherited(config: Config, host: str, inherited: Inherited | None) -> Bound 
     tcp.listen(config.network.backlog)
     _set_udp_options(udp, host, config)
     return Bound(host, tcp.getsockname()[1], udp, tcp)
+
+
+def _bind_released(config: Config, host: str, port: int) -> Bound | None:
+    """As _bind_address(), with patience for sockets that another process is about to close."""
+    deadline = time.monotonic() + RELEASE_TIMEOUT_S
+    while True:
+        try:
+            return _bind_address(config, host, port)
+        except _PortTakenError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(RELEASE_RETRY_S)
 
 
 def _bind_address(config: Config, host: str, port: int) -> Bound | None:

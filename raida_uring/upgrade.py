@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
@@ -206,6 +206,9 @@ class Inherited:
         """sockets: descriptors of the UDP and TCP socket by host; all on `port`."""
         self.port = port
         self._sockets = sockets
+        # Has whoever else holds them close them, too, soon after it returns; None: it does not.
+        self.let_go: Callable[[], None] | None = None
+        self.releasing = False  # addresses are in use that will be free in a moment
 
     def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
         """The UDP and TCP socket of an address, None when there is none of it."""
@@ -218,12 +221,16 @@ class Inherited:
             one.setblocking(False)
         return udp, tcp
 
-    def close_rest(self) -> None:
-        """Close the sockets of addresses that are not served."""
-        for descriptors in self._sockets.values():
-            for fd in descriptors:
+    def close_all_but(self, port: int, hosts: Collection[str]) -> None:
+        """Close the sockets of addresses that are not served. port: 0 is any."""
+        unserved = [host for host in self._sockets if port not in (0, self.port)]
+        unserved = unserved or [host for host in self._sockets if host not in hosts]
+        for host in unserved:
+            for fd in self._sockets.pop(host):
                 os.close(fd)
-        self._sockets.clear()
+        if unserved and self.let_go is not None:
+            self.let_go()
+            self.releasing = True
 
 
 class Takeover:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepare a checkout: system packages, .venv, dependencies, C modules.
 #
-# usage: tools/setup.sh [--lint|--fuzz]   --lint also wants clang-format and clang-tidy,
+# usage: tools/setup.sh [--lint|--fuzz]   --lint also wants clang-format, clang-tidy, systemd-analyze,
 #                                         --fuzz clang with libFuzzer
 #
 # Safe to repeat and quick when nothing changed: each step compares a stamp in .venv with a hash
@@ -68,6 +68,7 @@ missing_packages() {
     if $lint; then
         command -v clang-format >/dev/null || echo clang-format
         command -v clang-tidy >/dev/null || echo clang-tidy
+        command -v systemd-analyze >/dev/null || echo systemd # for tests/unit/test_unit_files.py
     fi
     if $fuzz; then
         has_libfuzzer || echo clang libclang-rt-dev

@@ -1,14 +1,20 @@
 """What the service manager hands over and is told, spoken to the real daemon as systemd does.
 
 What must hold: a node serves the sockets it is given and leaves them as they were, so that what
-arrives between its end and the next start is answered then; it says that it lives for as long as
-its I/O thread turns, and no longer.
+arrives between its end and the next start is answered then, also with sockets that it bound itself
+and the manager stored; stored sockets that its configuration does not name are not in its way; it
+says that it lives for as long as its I/O thread turns, and no longer.
+
+The same under systemd itself: `make test-systemd`.
 """
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from raida_uring.protocol import Status
+from raida_uring.servicemanager import STORED_NAME
 from tests.support.net import Endpoint, udp_client, udp_exchange
 from tests.support.node import (
     SERVE,
@@ -26,6 +33,7 @@ from tests.support.node import (
     daemon,
     environment,
     eventually,
+    free_port,
     told,
 )
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
@@ -33,7 +41,9 @@ from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 # As systemd starts a service: descriptors from 3 on, and who they are for.
 ACTIVATED = (
     "import os, sys\n"
-    "given = [os.dup(int(fd)) for fd in os.environ['GIVEN'].split()]\n"
+    "passed = [int(fd) for fd in os.environ['GIVEN'].split()]\n"
+    "given = [os.dup(fd) for fd in passed]\n"
+    "for fd in passed: os.set_inheritable(fd, False)\n"
     "for place, fd in enumerate(given):\n"
     "    os.dup2(fd, 3 + place); os.set_inheritable(3 + place, True)\n"
     "os.environ.update(LISTEN_FDS=str(len(given)), LISTEN_PID=str(os.getpid()))\n"
@@ -57,15 +67,24 @@ def listening() -> Iterator[tuple[socket.socket, socket.socket, Endpoint]]:
 
 @contextmanager
 def activated(
-    directory: Path, sockets: Sequence[socket.socket], port: int, **tables: Table
+    directory: Path,
+    sockets: Sequence[socket.socket],
+    port: int,
+    manager: "Manager | None" = None,
+    names: str = "",
+    **tables: Table,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The daemon, started with these sockets; stopped by SIGTERM at the end."""
+    """The daemon, started with these sockets; stopped by SIGTERM at the end.
+
+    names: what LISTEN_FDNAMES says, joined by colons.
+    """
     path = directory / "node.toml"
     path.write_text(config_text({**tables, "server": {"port": port}}))
     given = [one.fileno() for one in sockets]
+    told_where = {} if manager is None else manager.environment
     process = subprocess.Popen(
         [sys.executable, "-c", ACTIVATED, *SERVE[1:], "--config", str(path)],
-        env=environment(GIVEN=" ".join(map(str, given))),
+        env=environment(GIVEN=" ".join(map(str, given)), LISTEN_FDNAMES=names, **told_where),
         pass_fds=given,
         stderr=subprocess.PIPE,
     )
@@ -114,3 +133,224 @@ def test_watchdog_is_fed_while_the_io_thread_turns(
 
         eventually(lambda: fed(3), 20)
         assert "STOPPING=1" not in seen
+
+
+class Manager:
+    """The part of a service manager that listens, and stores descriptors, as systemd 252 does.
+
+    It closes what it is told to forget only some time later. Use as a context manager.
+    """
+
+    CLOSING_TAKES_S = 0.3
+
+    def __init__(self, directory: Path, room: int = 32) -> None:
+        path = directory / "notify"
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._channel.bind(str(path))
+        self.environment = {"NOTIFY_SOCKET": str(path), "FDSTORE": str(room)}
+        self.stored: list[socket.socket] = []
+        self.assignments: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Manager":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(b"", self.environment["NOTIFY_SOCKET"])
+        self._thread.join()
+        self._channel.close()
+        for one in self.stored:
+            one.close()
+
+    def _run(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._channel, 4096, 100)
+            if not data:
+                return
+            lines = data.decode().split("\n")
+            given = [socket.socket(fileno=fd) for fd in descriptors]
+            if "FDSTOREREMOVE=1" in lines:
+                assert f"FDNAME={STORED_NAME}" in lines
+                forgotten, self.stored = self.stored, []
+                if forgotten and not given:
+                    time.sleep(self.CLOSING_TAKES_S)
+                for one in forgotten:
+                    one.close()
+            if "FDSTORE=1" in lines:
+                assert {f"FDNAME={STORED_NAME}", "FDPOLL=0"} <= set(lines)
+                self.stored += given
+            self.assignments += lines
+
+    def was_told(self, assignment: str) -> None:
+        """Wait until it was; an assignment's beginning is enough."""
+        eventually(
+            lambda: any(line.startswith(assignment) for line in self.assignments), START_TIMEOUT_S
+        )
+
+    def forget_what_was_told(self) -> None:
+        """Before the next start."""
+        self.assignments.clear()
+
+    @property
+    def places(self) -> set[tuple[str, int, int]]:
+        """Host, port and kind of what it stores."""
+        return {(*one.getsockname()[:2], one.type) for one in self.stored}
+
+
+def stored_names(count: int) -> str:
+    return ":".join([STORED_NAME] * count)
+
+
+def both_kinds(port: int) -> set[tuple[str, int, int]]:
+    return {("127.0.0.1", port, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)}
+
+
+def test_stored_sockets_outlive_the_node(tmp_path: Path) -> None:
+    """It binds them, the manager keeps them: who comes between two starts is answered later."""
+    port = free_port("127.0.0.1")
+    endpoint = ("127.0.0.1", port)
+    with Manager(tmp_path) as manager, udp_client(endpoint) as client:
+        client.settimeout(START_TIMEOUT_S)
+        with activated(tmp_path, [], port, manager):
+            manager.was_told("READY=1")
+            assert manager.places == both_kinds(port)
+            assert status(udp_exchange(client, endpoint, request(ECHO_COMMAND))) == Status.SUCCESS
+        manager.was_told("STOPPING=1")
+        manager.forget_what_was_told()
+        client.sendto(request(VERSION_COMMAND), endpoint)
+        waiting = socket.create_connection(endpoint, 5)
+        waiting.sendall(request(VERSION_COMMAND))
+        given = [one.dup() for one in manager.stored]
+        with waiting, activated(tmp_path, given, port, manager, stored_names(2)):
+            assert status(client.recv(4096)) == Status.SUCCESS
+            waiting.settimeout(START_TIMEOUT_S)
+            assert status(waiting.recv(4096)) == Status.SUCCESS
+            manager.was_told("READY=1")
+            assert manager.places == both_kinds(port)
+        for one in given:
+            one.close()
+
+
+@pytest.mark.any_backend
+def test_stored_sockets_of_another_port_are_let_go(tmp_path: Path) -> None:
+    """Nobody must connect to a socket that no node serves."""
+    former, port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    with Manager(tmp_path) as manager:
+        with activated(tmp_path, [], former, manager):
+            manager.was_told("READY=1")
+        manager.forget_what_was_told()
+        given = [one.dup() for one in manager.stored]
+        with activated(tmp_path, given, port, manager, stored_names(2)) as process:
+            for one in given:
+                one.close()
+            manager.was_told("READY=1")
+            assert manager.places == both_kinds(port)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", former), 5)
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            assert process.poll() is None
+
+
+@pytest.mark.any_backend
+def test_stored_sockets_that_are_in_the_way(tmp_path: Path) -> None:
+    """The wildcard now: its port is free once the manager has closed the address it stored."""
+    with listening() as (udp, tcp, endpoint), Manager(tmp_path) as manager:
+        manager.stored = [udp.dup(), tcp.dup()]
+        given = [udp.dup(), tcp.dup()]
+        udp.close()
+        tcp.close()
+        wildcard = {"bind": ["0.0.0.0"]}
+        with activated(
+            tmp_path, given, endpoint[1], manager, stored_names(2), network=wildcard
+        ) as process:
+            for one in given:
+                one.close()
+            manager.was_told("READY=1")
+            assert {host for host, _, _ in manager.places} == {"0.0.0.0"}
+            socket.create_connection(endpoint, 5).close()
+            assert process.poll() is None
+
+
+@pytest.mark.any_backend
+def test_stored_sockets_without_their_counterparts(tmp_path: Path) -> None:
+    """A manager with too little room keeps some only: new ones are bound, with a line."""
+    with listening() as (udp, tcp, endpoint), Manager(tmp_path) as manager:
+        manager.stored = [udp.dup()]
+        given = [udp.dup()]
+        udp.close()
+        tcp.close()
+        with activated(tmp_path, given, endpoint[1], manager, stored_names(1)) as process:
+            given[0].close()
+            manager.was_told("READY=1")
+            assert manager.places == both_kinds(endpoint[1])
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            assert b"stored sockets are not used: " in process.stderr.read()
+
+
+@pytest.mark.any_backend
+def test_sockets_of_a_socket_unit_go_before_stored_ones(tmp_path: Path) -> None:
+    with (
+        listening() as (udp, tcp, endpoint),
+        listening() as (stored_udp, stored_tcp, _),
+        Manager(tmp_path) as manager,
+    ):
+        given = [udp, tcp, stored_udp, stored_tcp]
+        names = f"raida-uring.socket:raida-uring.socket:{stored_names(2)}"
+        with activated(tmp_path, given, endpoint[1], manager, names):
+            manager.was_told("READY=1")
+            assert manager.places == both_kinds(endpoint[1])
+            socket.create_connection(endpoint, 5).close()
+
+
+@pytest.mark.any_backend
+def test_a_manager_without_room_is_told_of(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    with (
+        Manager(tmp_path, room=1) as manager,
+        activated(tmp_path, [], port, manager) as process,
+    ):
+        manager.was_told("READY=1")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert b"keeps 1 of 2 sockets: raise FileDescriptorStoreMax=" in process.stderr.read()
+
+
+@pytest.mark.any_backend
+def test_its_state_is_shown(tmp_path: Path) -> None:
+    """STATUS: where it serves, what came of a reload, that it ends."""
+    port = free_port("127.0.0.1")
+    with Manager(tmp_path) as manager:
+        with activated(tmp_path, [], port, manager) as process:
+            manager.was_told(f"STATUS=serving on 127.0.0.1:{port}: ")
+            (tmp_path / "node.toml").write_text("[server]\nraida_id = 77\n")
+            manager.forget_what_was_told()
+            process.send_signal(signal.SIGHUP)
+            manager.was_told("STATUS=")
+            (line,) = [text for text in manager.assignments if text.startswith("STATUS=")]
+            assert line.startswith(f"STATUS=serving on 127.0.0.1:{port}: ")
+            assert "; the last reload failed: " in line
+            assert "raida_id = 77" in line
+            assert manager.assignments[0] == "RELOADING=1"
+            assert "READY=1" in manager.assignments
+        assert "STATUS=answering what was received, then stopping" in manager.assignments
+
+
+@pytest.mark.any_backend
+def test_a_successor_is_silent_until_it_is_the_main_process(tmp_path: Path) -> None:
+    """systemd listens to one process: what another says before is refused, with a line each."""
+    port = free_port("127.0.0.1")
+    with Manager(tmp_path) as manager, activated(tmp_path, [], port, manager) as process:
+        manager.was_told("READY=1")
+        manager.forget_what_was_told()
+        process.send_signal(signal.SIGUSR2)
+        manager.was_told("READY=1")
+        assert manager.assignments[0].startswith("MAINPID=")
+        assert manager.places == both_kinds(port)
+        process.wait(STOP_TIMEOUT_S)
+        successor = int(manager.assignments[0].removeprefix("MAINPID="))
+        assert "STOPPING=1" not in manager.assignments
+        os.kill(successor, signal.SIGTERM)
+        manager.was_told("STOPPING=1")
