@@ -283,7 +283,7 @@ class Store:
 
     def coins(self, *, writing: bool = False) -> "Coins":
         """A view for one thread; the caller closes it."""
-        return Coins(self, self._store.view(writing=writing))
+        return Coins(self, self._store.view(writing=writing), writing=writing)
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
         """A coin's AN in the newest state, 16 bytes; None when its page cannot be read."""
@@ -339,7 +339,7 @@ class Coins:
     no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
     """
 
-    def __init__(self, store: Store, view: native.View) -> None:
+    def __init__(self, store: Store, view: native.View, *, writing: bool) -> None:
         self.store = store
         self.view = view
         self._kept: dict[tuple[int, bytes], bytes | None] = {}
@@ -349,6 +349,7 @@ class Coins:
         self._mark = 0
         self._wrote = False
         self._lent = False
+        self._writing = writing
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -364,6 +365,10 @@ class Coins:
     def _require_own(self) -> None:
         if self._lent:
             raise RuntimeError("a view begins, ends and commits by itself: not a handler's affair")
+
+    def _require_writing(self) -> None:
+        if not self._writing:
+            raise RuntimeError('this view only reads: changes are for handlers of mode "write"')
 
     def begin(self) -> None:
         """See the newest state; a writing view waits until no other one writes."""
@@ -418,13 +423,24 @@ class Coins:
         finally:
             self.view.end()
             self._forget()
-        for action in after:
-            action()
         if pages and self.store.on_commit is not None:
             self.store.on_commit(pages)
+        for action in after:
+            try:
+                action()
+            except BaseException as error:
+                # The changes stand, its own and everybody else's: to raise would deny them.
+                logger.error(
+                    "what was to be done after a commit failed: %r",
+                    error,
+                    exc_info=error,
+                    extra=event("after_commit_failed"),
+                )
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Have something done once the current request's changes are durable."""
+        """Have something done once the current request's changes are durable. Must not fail: what
+        it raises is logged and the changes stand."""
+        self._require_writing()
         self._after_staged.append(action)
 
     def _forget(self) -> None:
@@ -559,10 +575,18 @@ class Coins:
         return self.view.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Change an entry; None removes it. key: 1 to 511 bytes, else ValueError."""
+        """Change an entry; None removes it. table: one of native.TABLE_*. key: 1 to 511 bytes.
+
+        Raises ValueError or TypeError for what is none of that, RuntimeError on a reading view.
+        """
+        # Said now, to the one who asks: at commit it would fail everybody's changes, or nobody's.
+        self._require_writing()
+        if type(key) is not bytes or not (value is None or type(value) is bytes):
+            raise TypeError("a key is bytes, a value bytes or None")
         if not 1 <= len(key) <= _KEY_BYTES_MAX:
-            # Said now, to the one who asks: at commit it would fail everybody's changes.
             raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
+        if type(table) is not int or not 0 <= table < native.TABLES:
+            raise ValueError(f"there is no table {table!r}")
         self._staged[table, key] = value
 
     def count_at_most(self, table: int) -> int:
