@@ -726,8 +726,8 @@ class View:
         return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
 
     def record(self, coin: bytes) -> tuple[bytes, int]:
-        """What gather() tells of one coin, without its allocations: encryption asks each time. coin: 5
-        bytes; not checked."""
+        """What gather() tells of one coin, 5 bytes that are not looked at before: encryption asks
+        each time."""
         _stored(
             _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
             "reading a coin",

@@ -66,11 +66,13 @@ def test_an_unexpected_fault_does_not_end_it(
         eventually(lambda: voters.asked >= 3)
     assert trees.lag_s > 0
     shown = trees.trees()  # those that voters know, whatever came in between
-    assert shown is not None and shown.roots == voters.shown[-1]
+    assert shown is not None
+    assert shown.roots == voters.shown[-1]
     voters.fault = None
     eventually(lambda: trees.lag_s == 0)
     shown = trees.trees()
-    assert shown is not None and shown.roots == voters.shown[-1]
+    assert shown is not None
+    assert shown.roots == voters.shown[-1]
     assert shown.node(8, 0, 0) == leaf_in(store)
     trees.stop()
     store.close()
