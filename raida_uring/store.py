@@ -589,10 +589,6 @@ class Coins:
             raise ValueError(f"there is no table {table!r}")
         self._staged[table, key] = value
 
-    def count_at_most(self, table: int) -> int:
-        """Number of entries, counting what this view added but not what it removed."""
-        return self.view.count(table) + len(self._kept) + len(self._staged)
-
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
         """Every entry of a table in the order of the keys, this view's own changes included."""
         own = {
