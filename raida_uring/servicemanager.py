@@ -13,13 +13,15 @@ from raida_uring.errors import StartError
 from raida_uring.log import event
 from raida_uring.upgrade import Inherited
 
+SEND_TIMEOUT_S: Final = 1.0  # its queue may be full; it is not worth a node
+
 _FIRST_DESCRIPTOR: Final = 3
 
 logger = logging.getLogger("raida_uring")
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, if there is one."""
+    """Tell the service manager, if there is one. Waits for it SEND_TIMEOUT_S at most."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -27,6 +29,7 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(SEND_TIMEOUT_S)
             channel.sendto(state.encode(), address)
     except OSError as error:
         logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
