@@ -409,12 +409,13 @@ def test_wrong_file_changes_nothing(place: Path) -> None:
             ("[limits]\nslow_queue_max = 0\n", r"\[limits\] slow_queue_max = 0: must be"),
             ("[limits]\nslow_queue = 5\n", r"\[limits\] slow_queue: unknown key"),
             ("[limits\n", r"line \d+"),
+            ("[limits]\nslow_queue_max = " + "[" * 20_000, "a value in it is too long"),
         ):
             file.write_text(good.replace("[limits]\n", table))
             with pytest.raises(NodeError, match=fault):
                 result_of(path, "reload")
         running.signal(signal.SIGHUP)
-        eventually(lambda: running.stderr().count("not reloaded, nothing changed") == 4)
+        eventually(lambda: running.stderr().count("not reloaded, nothing changed") == 5)
         assert result_of(path, "log-level")["level"] == "info"
         file.unlink()
         with pytest.raises(NodeError, match="cannot be read"):
