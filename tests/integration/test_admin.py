@@ -29,6 +29,7 @@ import pytest
 
 from raida_uring import admin, adminsocket, config
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
+from raida_uring.errors import StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
     read_exactly,
@@ -48,7 +49,9 @@ from tests.support.node import (
     daemon,
     environment,
     eventually,
+    running_node,
 )
+from tests.support.store import MAP_BYTES, make_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
 pytestmark = pytest.mark.any_backend
@@ -197,6 +200,24 @@ def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
     assert now["lanes"]["ordinary"]["workers"] > 0
     assert now["resources"]["threads"] > now["lanes"]["ordinary"]["workers"]
     assert now["store"] is None
+
+
+def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
+    """Here its table of readers is full, as too many processes that look at it would fill it."""
+    settings = {"path": str(make_store(place / "store")), "size_mib": MAP_BYTES >> 20}
+    with running_node(store=settings) as node, ExitStack() as stack:
+        store = node.server._store
+        assert store is not None
+
+        def look() -> None:
+            while True:
+                stack.enter_context(store.read())
+
+        with pytest.raises(StoreError, match="MDB_READERS_FULL"):
+            look()
+        told = admin.status(node.server)
+        assert told["store"] is None
+        assert told["phase"] == "serving"
 
 
 def test_queues_and_busy_workers_are_seen(place: Path) -> None:
