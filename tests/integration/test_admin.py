@@ -21,7 +21,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,39 @@ def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> N
         assert "only root and the node's own user" in ask_as_nobody()
         eventually(lambda: "of user 65534 refused" in running.stderr())
         assert result_of(path, "status")["process"] == running.process.pid
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two other users")
+def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
+    """As in /tmp, where anybody can be first: nothing it says is believed or shown."""
+    path = place / "forged.sock"
+    place.chmod(0o711)
+    with socket.socket(socket.AF_UNIX) as forged:
+        forged.bind(str(path))
+        path.chmod(0o666)
+        os.seteuid(65533)  # whose socket it is, is settled when it starts to listen
+        try:
+            forged.listen()
+        finally:
+            os.seteuid(0)
+        code = (
+            "import os, sys; from pathlib import Path; from raida_uring import adminsocket\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status'))\n"
+            "except Exception as error: print(error)"
+        )
+        forged.settimeout(COMMAND_TIMEOUT_S)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            client, _ = forged.accept()
+            with client, suppress(ConnectionError):
+                client.sendall(b'{"result": {"phase": "drained"}}\n')
+            told = asking.communicate(timeout=COMMAND_TIMEOUT_S)[0]
+    assert told == f"{path}: user 65533 listens there, not a node of yours\n"
 
 
 def test_stale_socket_is_replaced_and_a_live_one_is_not(place: Path) -> None:
