@@ -61,6 +61,7 @@ _COIN: Final = struct.Struct(">bI")  # as the wire names it
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
 _STATES_DIFFERS: Final = bytes((DIFFERS,))
 _KEY_BYTES_MAX: Final = 511  # LMDB's
+_RECORD_SUFFIXES: Final = tuple(b"%02x" % record for record in range(PAGE_RECORDS))
 
 logger = logging.getLogger("raida_uring.store")
 
@@ -321,10 +322,16 @@ class Store:
 
     def default_page(self, page: int) -> bytes:
         """All bytes of one of the store's pages that was never written."""
-        denomination, number = denomination_of(page), page % DEN_PAGES
-        return b"".join(
-            self._default(denomination, number, record) + b"\0" for record in range(PAGE_RECORDS)
-        )
+        # A request of 55 bytes can ask for it: what all records share is hashed once.
+        denomination, number = denomination_of(page) & 0xFFFFFFFF, page % DEN_PAGES
+        text = b"%s%02x%04x" % (self.seed, denomination, number)
+        shared = hashlib.md5(text, usedforsecurity=False).copy
+        ans = []
+        for suffix in _RECORD_SUFFIXES:
+            one = shared()
+            one.update(suffix)
+            ans.append(one.digest())
+        return b"\0".join(ans) + b"\0"
 
     def _default(self, denomination: int, page: int, record: int) -> bytes:
         text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
