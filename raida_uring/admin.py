@@ -24,7 +24,7 @@ import psutil
 
 import raida_uring
 from raida_uring import adminsocket, log, metrics
-from raida_uring.errors import EngineError, RaidaError, StartError
+from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.latency import percentiles_us
 from raida_uring.log import event
@@ -541,5 +541,8 @@ def _resources() -> dict[str, object]:
 
 
 def _store(server: "Server") -> dict[str, object] | None:
-    sizes = server.store_sizes()
+    try:
+        sizes = server.store_sizes()
+    except StoreError:
+        return None  # its own errors are in the log; whoever asks needs the rest all the more
     return None if sizes is None else dataclasses.asdict(sizes)

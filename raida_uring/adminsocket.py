@@ -7,6 +7,7 @@ with `progress` and a last one with `result` or `error`. Needs neither the C mod
 import json
 import os
 import socket
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from raida_uring.errors import RaidaError
 SERVICE_PATH: Final = Path("/run/raida-uring/admin.sock")  # RuntimeDirectory= of the systemd unit
 TIMEOUT_S: Final = 10.0
 _ANSWER_BYTES_MAX: Final = 64 << 20
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class NotRunningError(RaidaError):
@@ -73,6 +75,7 @@ def ask(path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.settimeout(TIMEOUT_S)
             channel.connect(os.fspath(path))
+            _check_server(channel, path)
             try:
                 channel.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             except (BrokenPipeError, ConnectionResetError):
@@ -84,6 +87,17 @@ def ask(path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any
         raise RaidaError(f"{path}: no answer within {TIMEOUT_S:g} s") from None
     except OSError as error:
         raise RaidaError(f"{path}: {error.strerror or error}") from None
+
+
+def _check_server(channel: socket.socket, path: Path) -> None:
+    """A node answers root and its own user, so it is one of theirs; a default path may stand where
+    others make names, too. root is told by any node. Raises RaidaError."""
+    _, user, _ = _CREDENTIALS.unpack(
+        channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    own = os.geteuid()
+    if own != 0 and user not in (0, own):
+        raise RaidaError(f"{path}: user {user} listens there, not a node of yours")
 
 
 def _answers(channel: socket.socket, path: Path) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,6 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from raida_uring.errors import ConfigError
@@ -51,6 +50,7 @@ WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on howev
 _SECONDS_MAX: Final = 2**31 - 1
 _TIMEOUT_MS_MAX: Final = 3_600_000
 _SHOWN_CHARS_MAX: Final = 80
+_FILE_BYTES_MAX: Final = 256 << 10
 
 
 # --- Settings ---------------------------------------------------------------------------------
@@ -491,7 +491,11 @@ def load(path: str | os.PathLike[str]) -> Config:
     """Read and check the TOML file at `path`. Raises ConfigError, one line that names the place."""
     source = os.fspath(path)
     try:
-        text = Path(path).read_bytes().decode()
+        with open(path, "rb") as file:
+            raw = file.read(_FILE_BYTES_MAX + 1)
+        if len(raw) > _FILE_BYTES_MAX:
+            raise ConfigError(f"{source}: is longer than {_FILE_BYTES_MAX >> 10} KiB")
+        text = raw.decode()
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -562,6 +566,9 @@ def parse(text: str, source: str) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {_syntax_fault(str(error), text)}") from None
+    except (ValueError, RecursionError) as error:  # tomllib's for thousands of digits or brackets
+        what = "a number" if isinstance(error, ValueError) else "a value"
+        raise ConfigError(f"{source}: {what} in it is too long") from None
 
     for name, value in document.items():
         if name not in SETTINGS:

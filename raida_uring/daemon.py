@@ -155,6 +155,9 @@ class Daemon:
                     "not reloaded, nothing changed: %s", error, extra=event("reload_failed")
                 )
                 raise
+            except Exception as error:  # whatever it is, the node has something to go on with
+                logger.exception("not reloaded: %r", error, extra=event("reload_failed"))
+                raise StartError(f"a fault of the node, see its log: {error!r}") from error
             finally:
                 notify(f"READY=1\n{status(self._status + remark)}")
         _log_reloaded(reloaded)

@@ -212,7 +212,7 @@ class Integrity:
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if not save:
+        if not save or self._followed is not None:  # somebody else changes it, or did unseen
             return
         if self._pending:
             # To save leaves is to say that they are those of the pages.
@@ -271,12 +271,25 @@ class Integrity:
                 self._wake.wait(None if self._followed is None else COALESCE_S)
                 self._wake.clear()
                 time.sleep(COALESCE_S)  # paces publication, orders nothing
-                self._follow(coins)
-                self._catch_up(coins)
-            self._follow(coins)
-            self._catch_up(coins)
+                if not self._turn(coins):
+                    time.sleep(RETRY_S)
+            self._turn(coins)
         finally:
             coins.close()
+
+    def _turn(self, coins: Coins) -> bool:
+        """Whether the trees are up to date. Whatever goes wrong, this thread lives on: without it
+        votes would speak of coins as they once were."""
+        try:
+            self._follow(coins)
+            self._catch_up(coins)
+        except StoreError as error:
+            logger.error("trees not up to date: %s", error, extra=event("trees_stale"))
+        except Exception as error:
+            logger.exception("trees not up to date: %r", error, extra=event("trees_stale"))
+        else:
+            return True
+        return False
 
     def _follow(self, coins: Coins) -> None:
         """Learn which pages another process has changed since the last look."""
@@ -307,13 +320,11 @@ class Integrity:
             return
         try:
             self._rehash(coins, pages)
-        except StoreError as error:
-            logger.error("trees not up to date: %s", error, extra=event("trees_stale"))
+        except BaseException:
             self.notify(list(pages))
             with self._lock:
                 self._oldest_s, self._hashing_s = since, None
-            time.sleep(RETRY_S)
-            return
+            raise
         with self._lock:
             self._hashing_s = None
         self.lag_max_s = max(self.lag_max_s, time.monotonic() - since)
@@ -339,8 +350,13 @@ class Integrity:
         if self._publish is None:
             self._recent = (trees,)
             return
+        roots = trees.roots
         self._recent = (current, trees)  # the old one until the data plane has the new roots
-        self._publish(trees.roots)
+        try:
+            self._publish(roots)
+        except BaseException:
+            self._recent = (current,)  # versions are counted by what was published
+            raise
         self.published += 1
 
     def _leaf(self, coins: Coins, page: int) -> bytes:

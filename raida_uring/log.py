@@ -145,12 +145,13 @@ class _Repeats(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._kinds: dict[tuple[str, str], list[float]] = {}  # since when, written, held back
+        # (level, message) -> since when, written, held back
+        self._kinds: dict[tuple[int, str], list[float]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "unlimited", False):
             return True
-        kind = (record.levelname.upper(), str(record.msg))
+        kind = (record.levelno, str(record.msg))
         now = time.monotonic()
         with self._lock:
             state = self._kinds.get(kind)
@@ -171,7 +172,7 @@ class _Repeats(logging.Filter):
             record.args = None
         return True
 
-    def sweep(self) -> list[tuple[str, str, int]]:
+    def sweep(self) -> list[tuple[int, str, int]]:
         """Kinds whose interval has ended with lines held back, and how many; forgets them."""
         now = time.monotonic()
         ended = []
@@ -235,7 +236,7 @@ def sweep() -> None:
     """Say what was held back lately. Call about once a second. Any thread."""
     for level, message, count in _repeats.sweep():
         logging.getLogger("raida_uring").log(
-            getattr(logging, level),
+            level,
             "%d lines held back: %s",
             count,
             message,

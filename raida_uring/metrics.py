@@ -217,7 +217,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "raida_store_bytes": Family("gauge", "in use by the store"),
     "raida_store_size_bytes": Family("gauge", "what it may grow to ([store] size_mib)"),
-    "raida_store_pages": Family("gauge", "pages of coins that were written, of 15 x 16384"),
+    "raida_store_pages": Family("gauge", "pages of coins that were written, of 15,000"),
     "raida_store_tickets": Family("gauge", "tickets in the store, expired ones included"),
     "raida_coins": Family("gauge", "coins in circulation", ("denomination",)),
     "raida_roots_published_total": Family("counter", "times that roots were shown to voters"),

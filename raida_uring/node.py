@@ -64,6 +64,7 @@ class Node:
         self._store = store
         self._integrity = integrity
         self._coins: Coins | None = None
+        self._writing = False  # within write(); the worker's own, as `coins` is
         self._tally = _Tally()
 
     def for_worker(self, coins: Coins | None) -> "Node":
@@ -91,9 +92,20 @@ class Node:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Coins]:
-        """Change the store, for handlers of mode "slow"; durable when the `with` has ended."""
-        with self._opened().write() as coins:
-            yield coins
+        """Change the store, for handlers of mode "slow"; durable when the `with` has ended.
+
+        Raises RuntimeError in other handlers, and within another write(): the one would wait for
+        the other, and every change of the node behind them.
+        """
+        store = self._opened()
+        if self._coins is not None or self._writing:
+            raise RuntimeError("a transaction within a transaction")
+        self._writing = True
+        try:
+            with store.write() as coins:
+                yield coins
+        finally:
+            self._writing = False
 
     def _opened(self) -> Store:
         if self._store is None:

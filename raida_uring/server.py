@@ -319,9 +319,10 @@ class Server:
         if self._syncer is not None:
             self._syncer.stop()
             self._syncer = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        with self._lock:  # an operator may be asking how full it is
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     @property
     def store_fault(self) -> StoreError | None:

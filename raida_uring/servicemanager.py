@@ -25,7 +25,8 @@ logger = logging.getLogger("raida_uring")
 
 
 def notify(state: str, descriptors: Sequence[int] = ()) -> None:
-    """Tell the service manager, if there is one, and pass it copies of `descriptors`."""
+    """Tell the service manager, if there is one, and pass it copies of `descriptors`. Waits for it
+    NOTIFY_TIMEOUT_S at most."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -260,6 +260,8 @@ def toml_value(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case int() if value.bit_length() > 64:
+            return hex(value)  # however long: str() refuses at some length
         case str():
             # JSON's escapes are TOML's too, except that TOML wants DEL escaped.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -61,6 +61,7 @@ _COIN: Final = struct.Struct(">bI")  # as the wire names it
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
 _STATES_DIFFERS: Final = bytes((DIFFERS,))
 _KEY_BYTES_MAX: Final = 511  # LMDB's
+_RECORD_SUFFIXES: Final = tuple(b"%02x" % record for record in range(PAGE_RECORDS))
 
 logger = logging.getLogger("raida_uring.store")
 
@@ -291,7 +292,7 @@ class Store:
 
     def coins(self, *, writing: bool = False) -> "Coins":
         """A view for one thread; the caller closes it."""
-        return Coins(self, self._store.view(writing=writing))
+        return Coins(self, self._store.view(writing=writing), writing=writing)
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
         """A coin's AN in the newest state, 16 bytes; None when its page cannot be read."""
@@ -329,10 +330,16 @@ class Store:
 
     def default_page(self, page: int) -> bytes:
         """All bytes of one of the store's pages that was never written."""
-        denomination, number = denomination_of(page), page % DEN_PAGES
-        return b"".join(
-            self._default(denomination, number, record) + b"\0" for record in range(PAGE_RECORDS)
-        )
+        # A request of 55 bytes can ask for it: what all records share is hashed once.
+        denomination, number = denomination_of(page) & 0xFFFFFFFF, page % DEN_PAGES
+        text = b"%s%02x%04x" % (self.seed, denomination, number)
+        shared = hashlib.md5(text, usedforsecurity=False).copy
+        ans = []
+        for suffix in _RECORD_SUFFIXES:
+            one = shared()
+            one.update(suffix)
+            ans.append(one.digest())
+        return b"\0".join(ans) + b"\0"
 
     def _default(self, denomination: int, page: int, record: int) -> bytes:
         text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
@@ -347,7 +354,7 @@ class Coins:
     no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
     """
 
-    def __init__(self, store: Store, view: native.View) -> None:
+    def __init__(self, store: Store, view: native.View, *, writing: bool) -> None:
         self.store = store
         self.view = view
         self._kept: dict[tuple[int, bytes], bytes | None] = {}
@@ -357,6 +364,7 @@ class Coins:
         self._mark = 0
         self._wrote = False
         self._lent = False
+        self._writing = writing
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -372,6 +380,10 @@ class Coins:
     def _require_own(self) -> None:
         if self._lent:
             raise RuntimeError("a view begins, ends and commits by itself: not a handler's affair")
+
+    def _require_writing(self) -> None:
+        if not self._writing:
+            raise RuntimeError('this view only reads: changes are for handlers of mode "write"')
 
     def begin(self) -> None:
         """See the newest state; a writing view waits until no other one writes."""
@@ -426,13 +438,24 @@ class Coins:
         finally:
             self.view.end()
             self._forget()
-        for action in after:
-            action()
         if pages and self.store.on_commit is not None:
             self.store.on_commit(pages)
+        for action in after:
+            try:
+                action()
+            except BaseException as error:
+                # The changes stand, its own and everybody else's: to raise would deny them.
+                logger.error(
+                    "what was to be done after a commit failed: %r",
+                    error,
+                    exc_info=error,
+                    extra=event("after_commit_failed"),
+                )
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Have something done once the current request's changes are durable."""
+        """Have something done once the current request's changes are durable. Must not fail: what
+        it raises is logged and the changes stand."""
+        self._require_writing()
         self._after_staged.append(action)
 
     def _forget(self) -> None:
@@ -567,15 +590,19 @@ class Coins:
         return self.view.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Change an entry; None removes it. key: 1 to 511 bytes, else ValueError."""
-        if not 1 <= len(key) <= _KEY_BYTES_MAX:
-            # Said now, to the one who asks: at commit it would fail everybody's changes.
-            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
-        self._staged[table, key] = value
+        """Change an entry; None removes it. table: one of native.TABLE_*. key: 1 to 511 bytes.
 
-    def count_at_most(self, table: int) -> int:
-        """Number of entries, counting what this view added but not what it removed."""
-        return self.view.count(table) + len(self._kept) + len(self._staged)
+        Raises ValueError or TypeError for what is none of that, RuntimeError on a reading view.
+        """
+        # Said now, to the one who asks: at commit it would fail everybody's changes, or nobody's.
+        self._require_writing()
+        if type(key) is not bytes or not (value is None or type(value) is bytes):
+            raise TypeError("a key is bytes, a value bytes or None")
+        if not 1 <= len(key) <= _KEY_BYTES_MAX:
+            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
+        if type(table) is not int or not 0 <= table < native.TABLES:
+            raise ValueError(f"there is no table {table!r}")
+        self._staged[table, key] = value
 
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
         """Every entry of a table in the order of the keys, this view's own changes included."""

@@ -7,14 +7,18 @@ must be a writing one. Source: wire specification, "Healing group".
 import secrets
 import struct
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from raida_uring.errors import RaidaError
 from raida_uring.ffi.native import TABLE_TICKETS
-from raida_uring.store import COIN_BYTES, DENOMINATION_BYTES, SERIALS, Coins
+from raida_uring.store import COIN_BYTES, DENOMINATION_BYTES, SERIALS, Coins, Store
 
 TICKETS_MAX: Final = 512  # alive at once
 LIFETIME_S: Final = 300
+OF_ONE_COIN_MAX: Final = 8  # once there are TICKETS_MAX
 TICKET_BYTES: Final = 4
 
 _HEAD: Final = struct.Struct(">QI")  # expiry in seconds since 1970, one bit for each claimant
@@ -36,26 +40,74 @@ def clock() -> float:
 def issue(coins: Coins, named: bytes) -> bytes | None:
     """A new ticket for coins, 5 bytes each: its 4 bytes; None when there are too many."""
     now = int(clock())
-    alive = 0
-    for key, value in list(coins.entries(TABLE_TICKETS)) if _maybe_full(coins) else ():
-        if _HEAD.unpack_from(value)[0] <= now:
-            coins.put(TABLE_TICKETS, key, None)
-        else:
-            alive += 1
-    if alive >= TICKETS_MAX:
+    room = _rooms.setdefault(coins.store, _Room())
+    if room.left <= 0:
+        if 0 < room.none_before - now <= 2 * LIFETIME_S:
+            return None
+        _make_room(coins, room, now)
+    if room.left <= 0:
         return None
     while True:
         ticket = secrets.token_bytes(TICKET_BYTES)
         if any(ticket) and coins.get(TABLE_TICKETS, ticket) is None:
             coins.put(TABLE_TICKETS, ticket, _HEAD.pack(now + LIFETIME_S, 0) + named)
+            room.left -= 1
             return ticket
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many tickets may be issued before all are looked through, and before when there cannot be
+    any. A change that is taken back makes it wrong by that ticket, until the next look."""
+
+    left: int = 0
+    none_before: int = 0
+
+
+_rooms: WeakKeyDictionary[Store, _Room] = WeakKeyDictionary()
+
+
+def _make_room(coins: Coins, room: _Room, now: int) -> None:
+    """Forget the dead, and where that is not enough, what one client holds beyond its share.
+
+    Who has a coin can have tickets for it without end: the oldest ones for the same first coin make
+    way, lest 512 requests keep everybody else from healing for five minutes.
+    """
+    living: list[tuple[int, bytes, bytes]] = []  # expiry, ticket, its first coin
+    for ticket, value in list(coins.entries(TABLE_TICKETS)):
+        if not _is_alive(value, now):
+            coins.put(TABLE_TICKETS, ticket, None)
+        else:
+            coin = value[_HEAD.size : _HEAD.size + COIN_BYTES]
+            living.append((_HEAD.unpack_from(value)[0], ticket, coin))
+    if len(living) >= TICKETS_MAX:
+        living.sort(reverse=True)
+        held: Counter[bytes] = Counter()
+        kept = []
+        for one in living:
+            held[one[2]] += 1
+            if held[one[2]] <= OF_ONE_COIN_MAX:
+                kept.append(one)
+            else:
+                coins.put(TABLE_TICKETS, one[1], None)
+        living = kept
+    room.left = TICKETS_MAX - len(living)
+    room.none_before = 0 if room.left > 0 else min(expiry for expiry, _, _ in living)
+
+
+def _is_alive(value: bytes, now: float) -> bool:
+    """A ticket that expires later than one issued now by far is left from a clock that was ahead:
+    it would live until then."""
+    if len(value) < _HEAD.size:
+        return False
+    return 0 < int(_HEAD.unpack_from(value)[0]) - now <= 2 * LIFETIME_S
 
 
 def alive(coins: Coins) -> int:
     """How many are not expired."""
-    now = int(time.time())
+    now = int(clock())
     return sum(
-        _HEAD.unpack_from(value)[0] > now
+        _is_alive(value, now)
         for key, value in coins.entries(TABLE_TICKETS)
         if fault(key, value) is None
     )
@@ -74,19 +126,14 @@ def fault(ticket: bytes, value: bytes) -> str | None:
     return None
 
 
-def _maybe_full(coins: Coins) -> bool:
-    """Whether there may be TICKETS_MAX of them: only then are they looked through."""
-    return coins.count_at_most(TABLE_TICKETS) >= TICKETS_MAX
-
-
 def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
     """The ticket's coins, 5 bytes each. Raises UnknownTicketError, ClaimedTicketError."""
     value = coins.get(TABLE_TICKETS, ticket)
     if value is None:
         raise UnknownTicketError(ticket.hex())
-    expiry, claimants = _HEAD.unpack_from(value)
-    if expiry <= clock():
+    if not _is_alive(value, clock()):
         raise UnknownTicketError(ticket.hex())
+    expiry, claimants = _HEAD.unpack_from(value)
     if claimants >> raida_id & 1:
         raise ClaimedTicketError(ticket.hex())
     named = value[_HEAD.size :]

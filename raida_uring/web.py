@@ -25,7 +25,7 @@ from raida_uring.config import Http
 from raida_uring.errors import StartError
 from raida_uring.log import event
 
-CONNECTIONS_MAX: Final = 32  # further ones are closed at once
+CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
 HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
 EXCHANGE_TIMEOUT_S: Final = 5.0  # from connect to close
 BEAT_TIMEOUT_S: Final = 1.0  # for the I/O thread to turn; it never works that long at a time
@@ -71,7 +71,7 @@ class Web:
         self._observe = observe
         self._beat = beat
         self._page = importlib.resources.files("raida_uring").joinpath("status.html").read_bytes()
-        self._open_count = 0
+        self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._socket = _listen(config)
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -118,17 +118,20 @@ class Web:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        if self._open_count >= CONNECTIONS_MAX:
-            transport.abort()
-            return
-        self._open_count += 1
+        if len(self._open) >= CONNECTIONS_MAX:
+            # An exchange takes milliseconds: who has been here longest only holds a place, and must
+            # not keep a probe of our health from it.
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.abort()
+        self._open[transport] = None
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 await self._exchange(reader, writer)
         except (TimeoutError, OSError, EOFError, asyncio.CancelledError):
             pass  # a slow or vanished peer, or the end of the node
         finally:
-            self._open_count -= 1
+            self._open.pop(transport, None)
             transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

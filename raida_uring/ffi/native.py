@@ -569,6 +569,9 @@ DEN_PAGES: Final[int] = _native.lib.RU_STORE_DEN_PAGES
 STORE_PAGES: Final[int] = _native.lib.RU_STORE_PAGES
 PAGE_RECORDS: Final[int] = _native.lib.RU_STORE_RECORDS
 PAGE_SIZE: Final[int] = _native.lib.RU_STORE_PAGE
+AN_SIZE: Final[int] = _native.lib.RU_STORE_AN
+_COIN_SIZE: Final[int] = _native.lib.RU_STORE_COIN
+TABLES: Final[int] = _native.lib.RU_TABLES
 RECORD_BYTES: Final[int] = _native.lib.RU_STORE_RECORD
 SELECTED_SIZE: Final[int] = _native.lib.RU_STORE_SELECTED
 COINS_MAX: Final = 65535 // 5  # that one request can name
@@ -589,6 +592,23 @@ DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 # LMDB's MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: not what a store looks like.
 DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
+
+
+def _require_room(coins: bytes, count: int, stride: int, reach: int) -> None:
+    """Handlers may be anyone's: a wrong count must end a request, not the node. reach: bytes from a
+    coin's start that are looked at. Raises ValueError, TypeError."""
+    if type(coins) is not bytes:
+        raise TypeError(f"coins are bytes, not {type(coins).__name__}")
+    if count == 0:
+        return
+    if not 0 < count <= COINS_MAX or stride < 0 or (count - 1) * stride + reach > len(coins):
+        raise ValueError(f"{len(coins)} bytes are no {count} coins, {stride} bytes apart")
+
+
+def _an_reach(*ans_at: int) -> int:
+    if min(ans_at) < 0:
+        raise ValueError("an AN stands behind its coin's start")
+    return max(_COIN_SIZE, max(ans_at) + AN_SIZE)
 
 
 def _stored(result: int, doing: str) -> int:
@@ -655,8 +675,8 @@ class View:
 
     Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
     front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE, DEFAULT.
-    Everything raises StoreError when the store fails, and RuntimeError on a view that has not begun
-    or is not for that.
+    Everything raises StoreError when the store fails, RuntimeError on a view that has not begun or
+    is not for that, and ValueError for more coins than COINS_MAX, or than there are bytes for.
     """
 
     def __init__(self, view: Any) -> None:
@@ -707,6 +727,7 @@ class View:
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
         """Which of the ANs that stand `an_at` bytes behind a coin's start are the stored ones."""
+        _require_room(coins, count, stride, _an_reach(an_at))
         _stored(
             _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),
             "reading coins",
@@ -715,6 +736,7 @@ class View:
 
     def gather(self, coins: bytes, count: int, stride: int) -> tuple[bytes, bytes]:
         """The coins' records, RECORD_BYTES each, zeros where the state is not EQUAL; the states."""
+        _require_room(coins, count, stride, _COIN_SIZE)
         records = _ffi.new("uint8_t[]", count * RECORD_BYTES)
         _stored(
             _lib.ru_view_gather(self._view, coins, count, stride, records, self._states),
@@ -723,7 +745,8 @@ class View:
         return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
 
     def record(self, coin: bytes) -> tuple[bytes, int]:
-        """What gather() tells of one coin, without its allocations: encryption asks each time."""
+        """What gather() tells of one coin, 5 bytes that are not looked at before: encryption asks
+        each time."""
         _stored(
             _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
             "reading a coin",
@@ -734,6 +757,7 @@ class View:
         self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
     ) -> bytes:
         """In order: store the AN at `new_at` where that at `an_at` is the stored one."""
+        _require_room(coins, count, stride, _an_reach(an_at, new_at))
         _stored(
             _lib.ru_view_exchange(
                 self._view, coins, count, stride, an_at, new_at, month, self._states
@@ -744,6 +768,7 @@ class View:
 
     def set(self, coins: bytes, count: int, stride: int, an_at: int, month: int) -> bytes:
         """Store the AN at `an_at` for each coin; EQUAL where it was done."""
+        _require_room(coins, count, stride, _an_reach(an_at))
         _stored(
             _lib.ru_view_set(self._view, coins, count, stride, an_at, month, self._states),
             "changing coins",

@@ -116,8 +116,8 @@ def fix(request: Request, node: Node) -> Reply:
         if UNREADABLE in coins.gather(payload, count)[1]:
             return NO_SUCH_COIN
     group, numbers = payload[-tail : -tail + GROUP_BYTES], payload[-tail + GROUP_BYTES :]
-    votes = _votes(node, numbers)
-    states = bytes(EQUAL if 1 + votes[coin] >= VOTES_MIN else DIFFERS for coin in listed)
+    votes = _votes(node, numbers, set(listed))
+    states = bytes(EQUAL if votes[coin] >= VOTES_MIN else DIFFERS for coin in listed)
     fixed = [coin for coin, state in zip(listed, states, strict=True) if state == EQUAL]
     if fixed:
         own = node.config.server.raida_id.to_bytes(1)
@@ -131,8 +131,12 @@ def _fixed_an(own: bytes, coin: bytes, group: bytes) -> bytes:
     return hashlib.md5(own + coin + group, usedforsecurity=False).digest()
 
 
-def _votes(node: Node, numbers: bytes) -> Counter[bytes]:
-    """How many other RAIDA name each coin."""
+def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
+    """How many RAIDA, this one included, vouch for each of the coins; as far as it matters.
+
+    A RAIDA that is silent must not make every client wait for the time-out, which is longer than
+    clients are patient: what it says counts only as long as the others leave a coin undecided.
+    """
     server = node.config.server
     asked = {
         raida: numbers[raida * TICKET_BYTES : (raida + 1) * TICKET_BYTES]
@@ -140,7 +144,11 @@ def _votes(node: Node, numbers: bytes) -> Counter[bytes]:
         if raida != server.raida_id
     }
     asked = {raida: ticket for raida, ticket in asked.items() if any(ticket)}
-    votes: Counter[bytes] = Counter()
-    for named in asyncio.run(peers.redeem(server, asked)):
-        votes.update(named)
+    votes = Counter(coins)
+
+    def decided(named: set[bytes], left: int) -> bool:
+        votes.update(named & coins)
+        return not any(VOTES_MIN - left <= votes[coin] < VOTES_MIN for coin in coins)
+
+    asyncio.run(peers.redeem(server, asked, decided))
     return votes

@@ -13,6 +13,7 @@ from raida_uring.protocol import Status
 KEY_SIZE: Final = 16  # bytes, of the admin key at the front of the payload
 
 _STATS: Final = struct.Struct("<4Q")  # little-endian, unlike everything else on this wire
+_U64_MAX: Final = 2**64 - 1
 _OK: Final = Reply()
 _REFUSED: Final = Reply(Status.ADMIN_AUTH)
 
@@ -41,6 +42,6 @@ def show_stats(request: Request, node: Node) -> Reply:
     if key is None or not hmac.compare_digest(given, key):
         return _REFUSED
     stats = node.stats()
-    return Reply(
-        payload=_STATS.pack(stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams)
-    )
+    told = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams
+    # A coin of 10^6 takes the value beyond 64 bits when it changes hands often enough.
+    return Reply(payload=_STATS.pack(*(number & _U64_MAX for number in told)))

@@ -21,7 +21,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pytest
 
 from raida_uring import admin, adminsocket, config
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
+from raida_uring.errors import StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
     read_exactly,
@@ -48,7 +49,9 @@ from tests.support.node import (
     daemon,
     environment,
     eventually,
+    running_node,
 )
+from tests.support.store import MAP_BYTES, make_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
 pytestmark = pytest.mark.any_backend
@@ -133,6 +136,39 @@ def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> N
         assert result_of(path, "status")["process"] == running.process.pid
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two other users")
+def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
+    """As in /tmp, where anybody can be first: nothing it says is believed or shown."""
+    path = place / "forged.sock"
+    place.chmod(0o711)
+    with socket.socket(socket.AF_UNIX) as forged:
+        forged.bind(str(path))
+        path.chmod(0o666)
+        os.seteuid(65533)  # whose socket it is, is settled when it starts to listen
+        try:
+            forged.listen()
+        finally:
+            os.seteuid(0)
+        code = (
+            "import os, sys; from pathlib import Path; from raida_uring import adminsocket\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status'))\n"
+            "except Exception as error: print(error)"
+        )
+        forged.settimeout(COMMAND_TIMEOUT_S)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            client, _ = forged.accept()
+            with client, suppress(ConnectionError):
+                client.sendall(b'{"result": {"phase": "drained"}}\n')
+            told = asking.communicate(timeout=COMMAND_TIMEOUT_S)[0]
+    assert told == f"{path}: user 65533 listens there, not a node of yours\n"
+
+
 def test_stale_socket_is_replaced_and_a_live_one_is_not(place: Path) -> None:
     path = place / "own" / "admin.sock"
     path.parent.mkdir(mode=0o700)
@@ -197,6 +233,24 @@ def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
     assert now["lanes"]["ordinary"]["workers"] > 0
     assert now["resources"]["threads"] > now["lanes"]["ordinary"]["workers"]
     assert now["store"] is None
+
+
+def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
+    """Here its table of readers is full, as too many processes that look at it would fill it."""
+    settings = {"path": str(make_store(place / "store")), "size_mib": MAP_BYTES >> 20}
+    with running_node(store=settings) as node, ExitStack() as stack:
+        store = node.server._store
+        assert store is not None
+
+        def look() -> None:
+            while True:
+                stack.enter_context(store.read())
+
+        with pytest.raises(StoreError, match="MDB_READERS_FULL"):
+            look()
+        told = admin.status(node.server)
+        assert told["store"] is None
+        assert told["phase"] == "serving"
 
 
 def test_queues_and_busy_workers_are_seen(place: Path) -> None:
@@ -409,12 +463,13 @@ def test_wrong_file_changes_nothing(place: Path) -> None:
             ("[limits]\nslow_queue_max = 0\n", r"\[limits\] slow_queue_max = 0: must be"),
             ("[limits]\nslow_queue = 5\n", r"\[limits\] slow_queue: unknown key"),
             ("[limits\n", r"line \d+"),
+            ("[limits]\nslow_queue_max = " + "[" * 20_000, "a value in it is too long"),
         ):
             file.write_text(good.replace("[limits]\n", table))
             with pytest.raises(NodeError, match=fault):
                 result_of(path, "reload")
         running.signal(signal.SIGHUP)
-        eventually(lambda: running.stderr().count("not reloaded, nothing changed") == 4)
+        eventually(lambda: running.stderr().count("not reloaded, nothing changed") == 5)
         assert result_of(path, "log-level")["level"] == "info"
         file.unlink()
         with pytest.raises(NodeError, match="cannot be read"):

@@ -37,6 +37,7 @@ from tests.support.net import (
 )
 from tests.support.node import (
     HANDLERS,
+    Node,
     assert_at_rest,
     assert_refuses_to_start,
     confined,
@@ -46,6 +47,7 @@ from tests.support.node import (
     running_node,
     total,
 )
+from tests.support.store import MAP_BYTES, make_store
 from tests.support.wire import (
     ECHO_COMMAND,
     RAIDA_ID,
@@ -355,3 +357,22 @@ def test_being_stopped_and_continued_is_no_request_to_end(tmp_path: Path) -> Non
                 reply = udp_exchange(client, node.endpoint, request(ECHO_COMMAND))
                 assert status(reply) == Status.SUCCESS
         assert not node.ended_within(0.5), node.stderr()
+
+
+def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
+    """As an operator does who watches a stop: told, or told that there is none; never a crash."""
+    store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
+    for _ in range(5):
+        with running_node(store=store) as node:
+            told: list[object] = []
+
+            def watch(node: Node = node, told: list[object] = told) -> None:
+                while (sizes := node.server.store_sizes()) is not None:
+                    told[:] = [sizes]
+
+            watching = [threading.Thread(target=watch) for _ in range(3)]
+            for thread in watching:
+                thread.start()
+            eventually(lambda told=told: bool(told))  # type: ignore[misc]
+        for thread in watching:
+            thread.join()

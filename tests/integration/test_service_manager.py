@@ -16,11 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from raida_uring import servicemanager
 from raida_uring.protocol import Status
 from raida_uring.servicemanager import STORED_NAME
 from tests.support.net import Endpoint, udp_client, udp_exchange
@@ -354,3 +355,24 @@ def test_a_successor_is_silent_until_it_is_the_main_process(tmp_path: Path) -> N
         assert "STOPPING=1" not in manager.assignments
         os.kill(successor, signal.SIGTERM)
         manager.was_told("STOPPING=1")
+
+
+def test_a_manager_that_does_not_listen_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue is full: what it is told is lost, and the node goes on."""
+    path = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler,
+    ):
+        manager.bind(path)
+        filler.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                filler.sendto(b"READY=1", path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        telling = threading.Thread(target=servicemanager.notify, args=("STOPPING=1",), daemon=True)
+        telling.start()
+        telling.join(servicemanager.NOTIFY_TIMEOUT_S + STOP_TIMEOUT_S)
+        assert not telling.is_alive()

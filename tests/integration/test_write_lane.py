@@ -14,6 +14,7 @@ from raida_uring.ffi.native import TABLE_TICKETS
 from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.coin_requests import (
+    AUDIT,
     POWN,
     an_of,
     ask,
@@ -29,13 +30,19 @@ from tests.support.node import Node, eventually, running_node
 from tests.support.store import Coin, coin_bytes, make_store
 from tests.support.wire import ADMIN_KEY, SHOW_STATS_COMMAND, request
 from tests.support.write_handlers import (
+    BAD_ENTRY,
     BAD_KEY,
     CHANGE_AND_BABBLE,
     CHANGE_AND_RAISE,
+    FAIL_AFTER_COMMIT,
     HOLD_WRITE,
     MEDDLE,
+    MISCOUNT,
     MODULES,
+    NEST,
     OVERFILL,
+    PUT_WHILE_READING,
+    SLOW_NEST,
     USE_CLOSED,
     WRITE_WHILE_READING,
 )
@@ -146,6 +153,53 @@ def test_a_key_that_cannot_be_fails_alone(store: Path) -> None:
     with serving(store) as node:
         statuses = in_one_batch(node, pown(COINS[0]), (BAD_KEY, b""), pown(COINS[1]))
         assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+
+
+@pytest.mark.parametrize("part", [b"table", b"key", b"value"])
+def test_an_entry_that_cannot_be_fails_alone(store: Path, part: bytes) -> None:
+    with serving(store) as node:
+        statuses = in_one_batch(node, pown(COINS[0]), (BAD_ENTRY, part), pown(COINS[1]))
+        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+
+
+def test_an_entry_put_while_reading_is_refused(store: Path) -> None:
+    """It would be lost without a word."""
+    with serving(store) as node:
+        assert ask(node.endpoint, PUT_WHILE_READING)[0] == Status.INTERNAL
+
+
+def test_what_fails_after_a_commit_takes_nothing_back(store: Path) -> None:
+    """The coins have changed: clients must be told so, and voters."""
+    with serving(store) as node:
+        action = coin_bytes(COINS[1]) + NEW
+        statuses = in_one_batch(node, pown(COINS[0]), (FAIL_AFTER_COMMIT, action), pown(COINS[3]))
+        assert statuses == [Status.ALL_PASS, Status.SUCCESS, Status.ALL_PASS]
+        changed = dict.fromkeys((COINS[0], COINS[1], COINS[3]), NEW)
+        assert detects(node.endpoint, changed)
+        assert powned(node) == 2 + 1_000_000
+        place = 5 * (1 + 8)  # of denomination 1
+        counted = (1).to_bytes(1) + len(changed).to_bytes(4)
+        eventually(lambda: ask(node.endpoint, AUDIT)[1][place : place + 5] == counted)
+
+
+@pytest.mark.parametrize("call", range(7))
+def test_a_wrong_count_of_coins_fails_alone(store: Path, call: int) -> None:
+    """Whatever lies behind the payload is neither compared with nor written over."""
+    lie = bytes((call,)) + coin_bytes(COINS[1]) + an_of("theft")
+    with serving(store) as node:
+        statuses = in_one_batch(node, pown(COINS[0]), (MISCOUNT, lie), pown(COINS[3]))
+        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+        assert detects(node.endpoint, {COINS[1]: default_an(COINS[1])})
+
+
+@pytest.mark.parametrize("nested", [NEST, SLOW_NEST])
+def test_a_transaction_within_a_transaction_is_refused(
+    store: Path, nested: tuple[int, int]
+) -> None:
+    """It would wait for itself, and every change behind it."""
+    with serving(store) as node:
+        assert ask(node.endpoint, nested)[0] == Status.INTERNAL
+        assert ask(node.endpoint, *pown(COINS[0]))[0] == Status.ALL_PASS
 
 
 def test_requests_of_one_batch_see_each_other(store: Path) -> None:

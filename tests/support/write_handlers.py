@@ -4,6 +4,7 @@ HOLD_WRITE keeps the writing lane busy while the gate of tests.support.handlers 
 what is sent meanwhile becomes one batch.
 """
 
+from raida_uring.ffi import native
 from raida_uring.ffi.native import TABLE_TICKETS
 from raida_uring.handlers import Node, Reply, Request, command
 from tests.support.handlers import GROUP, gate
@@ -16,6 +17,12 @@ BAD_KEY = (GROUP, 224)
 MEDDLE = (GROUP, 225)
 WRITE_WHILE_READING = (GROUP, 226)
 USE_CLOSED = (GROUP, 227)
+FAIL_AFTER_COMMIT = (GROUP, 228)
+BAD_ENTRY = (GROUP, 229)
+PUT_WHILE_READING = (GROUP, 230)
+MISCOUNT = (GROUP, 231)
+NEST = (GROUP, 232)
+SLOW_NEST = (GROUP, 233)
 
 MODULES = {"modules": ["tests.support.handlers", "tests.support.write_handlers"]}
 
@@ -87,3 +94,64 @@ def use_closed(request: Request, node: Node) -> Reply:
     with node.read() as coins:
         pass
     return Reply(payload=coins.an(0, 1) or b"")
+
+
+@command(group=GROUP, code=FAIL_AFTER_COMMIT[1], mode="write")
+def fail_after_commit(request: Request, node: Node) -> Reply:
+    """Changes a coin; what it wants done once that is durable cannot be done."""
+    _change(request, node)
+
+    def leave() -> None:
+        raise SystemExit("a test's action raises on purpose")
+
+    node.coins.after_commit(leave)
+    return Reply()
+
+
+@command(group=GROUP, code=BAD_ENTRY[1], mode="write")
+def bad_entry(request: Request, node: Node) -> Reply:
+    """An entry that the store cannot have; the payload says which."""
+    table, key, value = {
+        b"table": (native.TABLES, b"key", b""),
+        b"key": (TABLE_TICKETS, "key", b""),
+        b"value": (TABLE_TICKETS, b"key", "text"),
+    }[request.payload]
+    node.coins.put(table, key, value)  # type: ignore[arg-type]  # the mistake under test
+    return Reply()
+
+
+@command(group=GROUP, code=PUT_WHILE_READING[1])
+def put_while_reading(request: Request, node: Node) -> Reply:
+    """An entry, from a handler that is not for changes."""
+    node.coins.put(TABLE_TICKETS, b"read", bytes(12))
+    return Reply()
+
+
+@command(group=GROUP, code=MISCOUNT[1], mode="write")
+def miscount(request: Request, node: Node) -> Reply:
+    """Says that the payload lists more coins than it does; its first byte says to whom."""
+    coins, one = node.coins, request.payload[1:]
+    (
+        lambda: coins.match(one, 1 << 20, 21),
+        lambda: coins.match(one, 2, 21),
+        lambda: coins.match(one, 1, 21, 6),
+        lambda: coins.gather(one, 5),
+        lambda: coins.exchange(one, 1, 21, 5, 21, 1),
+        lambda: coins.set(one, 1 << 20, 0, 1),
+        lambda: coins.set(one, 1, 21, 1, -16),
+    )[request.payload[0]]()
+    return Reply()
+
+
+@command(group=GROUP, code=NEST[1], mode="write")
+def nest(request: Request, node: Node) -> Reply:
+    """Wants a transaction of its own within the worker's."""
+    with node.write():
+        return Reply()
+
+
+@command(group=GROUP, code=SLOW_NEST[1], mode="slow")
+def slow_nest(request: Request, node: Node) -> Reply:
+    """Wants a transaction within its own."""
+    with node.write(), node.write():
+        return Reply()

@@ -330,6 +330,26 @@ def test_long_values_are_shortened() -> None:
 # --- Files ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[" * 20_000, "a value in it is too long"),
+        ("{a=" * 20_000, "a value in it is too long"),
+        ("1" * 5000, "a number in it is too long"),
+        ("0x" + "f" * 5000, r"\[server\] raida_id = 0xffff.*must be an integer from 0 to 24"),
+    ],
+    ids=["brackets", "tables", "digits", "hexadecimal digits"],
+)
+def test_endless_values_are_faults_like_others(value: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        config.parse(f"[server]\nraida_id = {value}\n", "node.toml")
+
+
+def test_endless_files_are_not_read() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: is longer than 256 KiB"):
+        config.load("/dev/zero")
+
+
 def test_load_reads_a_file(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(REFERENCE_FILE)

@@ -137,3 +137,19 @@ def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.M
         *["error twelve times"] * 10,
         "error 2 lines held back: twelve times",
     ]
+
+
+def test_lines_of_a_level_without_a_name_are_held_back_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a handler may have them."""
+    now = 1000.0
+    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    with (tmp_path / "log").open("w") as stream:
+        log.configure("info", stream)
+        for _ in range(12):
+            logging.getLogger("raida_uring.handlers").log(25, "between info and warning")
+        now += log.REPEATS_INTERVAL_S
+        log.sweep()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last[9:] == "level 25 2 lines held back: between info and warning"

@@ -92,3 +92,13 @@ def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     with pytest.raises(StoreError, match="holds a store already"):
         Store.create(tmp_path / "store", seed=SEED)
+
+
+def test_default_pages_hold_the_default_ans(tmp_path: Path) -> None:
+    """Which are computed one by one elsewhere."""
+    store = opened(tmp_path / "store")
+    for page in (0, 999, 8000, 14_999):
+        denomination, first = page // 1000 - 8, page % 1000 * 1024
+        records = (store.default_an(denomination, first + at) + b"\0" for at in range(1024))
+        assert store.default_page(page) == b"".join(records)
+    store.close()

@@ -36,6 +36,15 @@ def test_a_node_of_ones_own() -> None:
     assert handlers.send(0, 2, bytes(16)).payload == struct.pack("<4Q", 3, 0, 0, 7)
 
 
+def test_show_stats_starts_anew_beyond_64_bits() -> None:
+    """As the reference server's counters do; it must not fail for good."""
+    settings = config.parse(config_text({"server": {"admin_key": "00" * 16}}), "test.toml")
+    node = Node(settings, lambda: {"echoes": 0, "udp_received": 0})
+    node.count_powned(3, 2**64 + 5)
+    told = HandlerClient(node=node).send(0, 2, bytes(16))
+    assert told.payload == struct.pack("<4Q", 0, 3, 5, 0)
+
+
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.parametrize("encryption", [0, 1, 4, 5])
 @pytest.mark.parametrize("peer", [("192.0.2.7", 4711), ("2001:db8::7", 4711)])

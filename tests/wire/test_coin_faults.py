@@ -141,22 +141,60 @@ def redeem(endpoint: Endpoint, ticket: bytes, raida: int = 3) -> tuple[int, byte
     return ask(endpoint, VALIDATE_TICKET, raida.to_bytes(1) + ticket, "udp")
 
 
+def take_from(endpoint: Endpoint, coin: Coin) -> tuple[int, bytes]:
+    """A ticket for another coin than take_ticket()'s."""
+    return ask(endpoint, GET_TICKET, coins_ans({coin: default_an(coin)}), "udp")
+
+
+def different(count: int) -> list[Coin]:
+    """Coins that the recorded store has left alone."""
+    return [(5, 7000 + number) for number in range(count)]
+
+
 def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_800_000_000.0]
     monkeypatch.setattr(tickets, "clock", lambda: now[0])
-    first = [take_ticket(node.endpoint) for _ in range(tickets.TICKETS_MAX)]
+    first = [take_from(node.endpoint, coin) for coin in different(tickets.TICKETS_MAX)]
     assert {answered for answered, _ in first} == {Status.ALL_PASS}
     assert len({ticket for _, ticket in first} - {bytes(4)}) == tickets.TICKETS_MAX
     for _ in range(3):
         assert take_ticket(node.endpoint) == (Status.NO_TICKET_SLOT, b"")
     now[0] += tickets.LIFETIME_S - 1
     assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
-    assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(COINS[0]))
+    assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(different(1)[0]))
     now[0] += 1
     assert redeem(node.endpoint, first[0][1], 4)[0] == Status.NO_TICKET_FOUND
     answered, ticket = take_ticket(node.endpoint)
     assert answered == Status.ALL_PASS
     assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(COINS[0]))
+
+
+def test_b7_one_coin_does_not_take_all_tickets(node: Node) -> None:
+    """Those that others hold stay, and some of its own."""
+    others = [take_from(node.endpoint, coin)[1] for coin in different(10)]
+    greedy = [take_ticket(node.endpoint)[1] for _ in range(tickets.TICKETS_MAX)]
+    assert len(set(greedy)) == tickets.TICKETS_MAX
+    for coin in different(tickets.TICKETS_MAX // 2)[10:]:
+        assert take_from(node.endpoint, coin)[0] == Status.ALL_PASS
+    for coin, ticket in zip(different(10), others, strict=True):
+        assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(coin))
+    # The last ten found room that those before them had to make.
+    left = [redeem(node.endpoint, ticket)[0] for ticket in greedy].count(Status.SUCCESS)
+    assert left == tickets.OF_ONE_COIN_MAX + 10
+
+
+def test_b7_a_clock_that_was_ahead_leaves_no_tickets(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(tickets, "clock", lambda: now[0])
+    ahead = [take_from(node.endpoint, coin)[1] for coin in different(tickets.TICKETS_MAX)]
+    now[0] -= 10  # a small step: they live
+    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
+    assert redeem(node.endpoint, ahead[0])[0] == Status.SUCCESS
+    now[0] -= 365 * 86400
+    assert redeem(node.endpoint, ahead[1])[0] == Status.NO_TICKET_FOUND
+    assert take_ticket(node.endpoint)[0] == Status.ALL_PASS
 
 
 def test_b7_one_claim_for_each_raida(node: Node) -> None:

@@ -1,0 +1,112 @@
+"""The thread that keeps the trees, where something goes wrong under it.
+
+What must hold: roots follow every commit as soon as they can; leaves are saved for the next start
+only if they are those of the coins.
+"""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from raida_uring import integrity
+from raida_uring.integrity import Integrity
+from raida_uring.store import Store
+from tests.support.coin_requests import an_of, leaf_of
+from tests.support.node import eventually
+from tests.support.store import MAP_BYTES, coin_bytes, make_store
+
+COIN = (0, 5)
+
+
+class Voters:
+    """What the data plane is to the trees. `fault`: what it raises instead."""
+
+    def __init__(self) -> None:
+        self.shown: list[bytes] = []
+        self.asked = 0
+        self.fault: Exception | None = None
+
+    def publish(self, roots: bytes) -> None:
+        self.asked += 1
+        if self.fault is not None:
+            raise self.fault
+        self.shown.append(roots)
+
+    def version(self) -> int:
+        return len(self.shown)
+
+
+def give(store: Store, an: bytes) -> None:
+    with store.write() as coins:
+        coins.set(coin_bytes(COIN) + an, 1, 21, 7)
+
+
+def leaf_in(store: Store) -> bytes:
+    """Of the coin's page, by another computation."""
+    with store.read() as coins:
+        return leaf_of(coins.page(8000))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity, "RETRY_S", 0.01)
+
+
+def test_an_unexpected_fault_does_not_end_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    trees, voters = Integrity(store), Voters()
+    trees.load()
+    trees.start(voters.publish, voters.version)
+    voters.fault = MemoryError("a test's fault")
+    with caplog.at_level(logging.ERROR):
+        give(store, an_of("new"))
+        eventually(lambda: voters.asked >= 3)
+    assert trees.lag_s > 0
+    shown = trees.trees()  # those that voters know, whatever came in between
+    assert shown is not None
+    assert shown.roots == voters.shown[-1]
+    voters.fault = None
+    eventually(lambda: trees.lag_s == 0)
+    shown = trees.trees()
+    assert shown is not None
+    assert shown.roots == voters.shown[-1]
+    assert shown.node(8, 0, 0) == leaf_in(store)
+    trees.stop()
+    store.close()
+
+
+def test_leaves_that_are_not_those_of_the_coins_are_not_saved(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    trees, voters = Integrity(store), Voters()
+    trees.load()
+    trees.save()
+    trees.start(voters.publish, voters.version)
+    voters.fault = ValueError("a test's fault")
+    give(store, an_of("new"))
+    eventually(lambda: voters.asked > 1)
+    trees.stop()
+    again = Integrity(store)
+    again.load()
+    assert again.newest.node(8, 0, 0) == leaf_in(store)
+    store.close()
+
+
+def test_leaves_are_not_saved_while_another_process_changes_the_store(tmp_path: Path) -> None:
+    """As when a successor ends before its predecessor does."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    trees = Integrity(store)
+    trees.load()
+    trees.save()
+    give(store, an_of("first"))
+    successor = Integrity(store)
+    successor.load(follow=True)
+    give(store, an_of("second"))
+    successor.stop()
+    again = Integrity(store)
+    again.load()
+    assert again.newest.node(8, 0, 0) == leaf_in(store)
+    store.close()
