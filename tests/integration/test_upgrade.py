@@ -28,7 +28,7 @@ from raida_uring.integrity import Integrity
 from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.handlers import NAP
-from tests.support.net import Endpoint, udp_client
+from tests.support.net import PATIENCE, Endpoint, udp_client
 from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually
 from tests.support.store import MAP_BYTES, SEED, make_store
 from tests.support.wire import (
@@ -43,7 +43,7 @@ from tests.support.wire import (
 
 UPGRADES = int(os.environ.get("UPGRADES", "3"))
 PERSISTENT = {"persistent": True}
-ANSWER_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 20.0 * PATIENCE
 
 
 class Client(threading.Thread):
