@@ -171,7 +171,7 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
 
-test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU, continued where the last run ended; not in CI: hours
 	@tools/test_kernel.sh
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
