@@ -51,7 +51,10 @@ refused+='os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
 # pytest goes on with the rest.
 suites() {
     local tier=$1 file=$results/$1-$run python=(python) status last
-    [[ "$tier" == coop ]] && python=(python -c "$refused")
+    if [[ "$tier" == coop ]]; then
+        python=(python -c "$refused")
+        "${python[@]}" -m raida_uring probe | grep "would run on" | sed 's/^/test-kernel: coop:/'
+    fi
     while :; do
         RAIDA_OUTCOMES=$file.jsonl "${python[@]}" -m pytest -p no:cacheprovider \
             -p tests.support.outcomes -q --color=no "${arguments[@]}" >>"$file.log" 2>&1
