@@ -175,7 +175,7 @@ upgrades: setup ## replace a node under load: UPGRADES=n (100)
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
 
-test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU; not in CI: an hour or two
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU, continued where the last run ended; not in CI: hours
 	@tools/test_kernel.sh
 
 test-systemd: setup ## the unit under systemd 252 in a container; not in CI: root, some minutes, CHECKS="names"

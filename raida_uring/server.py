@@ -32,10 +32,9 @@ from raida_uring.settings import LIVE, LOWER
 from raida_uring.store import Sizes, Store, Syncer
 from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
-from raida_uring.worker import Worker
+from raida_uring.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
-JOIN_TIMEOUT_S: Final = 1.0  # for workers to leave, beyond the drain; only a stuck one needs it
 
 logger = logging.getLogger("raida_uring")
 
@@ -616,14 +615,7 @@ class Server:
 
     def _join_workers(self) -> bool:
         """Whether every worker has left; one that is stuck in a handler keeps its memory."""
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        for worker in self._workers:
-            if worker.thread.ident is None:
-                worker.discard()
-            else:
-                worker.thread.join(max(0.0, deadline - time.monotonic()))
-        stuck = [worker.thread.name for worker in self._workers if worker.thread.is_alive()]
-        if stuck:
+        if stuck := join_all(self._workers):
             logger.warning(
                 "handlers did not return in time: %s",
                 ", ".join(stuck),

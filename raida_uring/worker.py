@@ -26,6 +26,11 @@ from raida_uring.store import Coins
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
+# For workers to leave once the data plane has ended. One whose handler outlasted the drain may
+# never do; any other leaves as soon as a starved machine gives it a processor.
+HANDLER_TIMEOUT_S: Final = 1.0
+LEAVE_TIMEOUT_S: Final = 10.0
+_JOIN_INTERVAL_S: Final = 0.05  # after which a handler may have returned
 
 _ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
@@ -138,6 +143,7 @@ class Worker:
         self._fault_at: dict[tuple[int, str], float] = {}
         self._opened = threading.Event()
         self._fault: Exception | None = None
+        self.serving = False  # a batch is in its hands
         # A daemon thread: a handler that never returns must not keep the process from ending.
         self.thread = threading.Thread(target=self._run, name=f"worker-{index}", daemon=True)
 
@@ -167,7 +173,9 @@ class Worker:
         try:
             while (count := worker.take(TAKE_TIMEOUT_MS)) is not None:
                 if count:
+                    self.serving = True
                     self._serve_safely(worker, count)
+                    self.serving = False
         finally:
             worker.close()
             self.discard()
@@ -351,3 +359,28 @@ def _checked(reply: object) -> Reply:
         )
         return _INTERNAL
     return reply
+
+
+def join_all(
+    workers: Iterable[Worker],
+    handler_timeout_s: float = HANDLER_TIMEOUT_S,
+    leave_timeout_s: float = LEAVE_TIMEOUT_S,
+) -> list[str]:
+    """Wait until the threads of `workers` have ended; the names of those that have not.
+
+    Once the data plane has ended. Those that were never started are discarded.
+    """
+    began = time.monotonic()
+    stuck = []
+    for worker in workers:
+        if worker.thread.ident is None:
+            worker.discard()
+            continue
+        while worker.thread.is_alive():
+            timeout_s = handler_timeout_s if worker.serving else leave_timeout_s
+            left_s = began + timeout_s - time.monotonic()
+            if left_s <= 0:
+                stuck.append(worker.thread.name)
+                break
+            worker.thread.join(min(left_s, _JOIN_INTERVAL_S))
+    return stuck

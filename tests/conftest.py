@@ -40,7 +40,7 @@ def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """Print every thread's stack and exit if one test takes longer than HANG_TIMEOUT_S, or than
     its own mark `hang_timeout_s` says."""
     mark = request.node.get_closest_marker("hang_timeout_s")
-    timeout_s = HANG_TIMEOUT_S if mark is None else mark.args[0]
+    timeout_s = HANG_TIMEOUT_S if mark is None else mark.args[0] * PATIENCE
     faulthandler.dump_traceback_later(timeout_s, exit=True, file=_stderr_fd)
     yield
     faulthandler.cancel_dump_traceback_later()

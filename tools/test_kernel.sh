@@ -4,23 +4,32 @@
 # usage: tools/test_kernel.sh [PACKAGE | FILE.deb] [-- PYTEST ARGUMENTS]
 #
 # Without arguments: Debian's stock kernel of this release (what linux-image-amd64 stands for),
-# whole suites. The native tests of backends, if built; uring and epoll as the
-# suites do it; all that runs on uring also with IORING_SETUP_DEFER_TASKRUN refused, which is the
-# tier of Linux 6.0.
+# whole suites. The native tests of backends, if built; uring and epoll as the suites do it; all that
+# runs on uring also with IORING_SETUP_DEFER_TASKRUN refused, which is the tier of Linux 6.0.
 # The checkout has to be built (`make build`). The guest's root is this machine's own, read-only
 # over 9p, with what the guest writes kept in its memory: it sees the same Python and the same
-# checkout, and leaves nothing behind. Needs qemu-system-x86, busybox-static (installed through apt
-# when we are root). Not a part of CI: emulation in software takes an hour or two.
+# checkout. Do not edit the checkout meanwhile. Needs qemu-system-x86, busybox-static (installed
+# through apt when we are root). Not a part of CI: emulation in software takes hours.
 #
+# Outcomes are written to build/kernel/results/KERNEL/COMMIT as they are known, and a test that has
+# one there is not run again: an interrupted run is continued by the same command.
+#
+#   TIERS="native uring epoll coop any"  in that order; any is what does not depend on a backend
+#   RESULTS=DIR    instead of the one for this kernel and commit
+#   AFRESH=1       forget the outcomes that are there
+#   AGAIN=1        repeat what has failed; the failure stays on record
+#   SHARD=1/1      of N guests, each with its own part of every tier: 1/2 and 2/2, at the same time
 #   ACCEL=tcg      or kvm
-#   LIMIT_S=10800  for the guest's whole life
+#   LIMIT_S=43200  for the guest's whole life
 #   PATIENCE=8     factor on what tests wait for an answer before they call it missing
+#   VOLUME=0.2     share of the starts, connections and kills of the tests that only repeat
 #
-# Exit status: pytest's first bad one, 0 if all passed, 3 if the guest did not report.
+# Exit status: 0 if all passed or were skipped, 1 if a test failed, 3 if an outcome is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly ACCEL=${ACCEL:-tcg} LIMIT_S=${LIMIT_S:-10800} PATIENCE=${PATIENCE:-8}
+readonly ACCEL=${ACCEL:-tcg} LIMIT_S=${LIMIT_S:-43200} PATIENCE=${PATIENCE:-8} SHARD=${SHARD:-1/1}
+readonly VOLUME=${VOLUME:-0.2} TIERS=${TIERS:-native uring epoll coop any}
 readonly STORE=$PWD/build/kernel
 readonly GUEST_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
 
@@ -126,24 +135,40 @@ sed -i "s|__GUEST__|$PWD/tools/kernel/guest.sh $PWD|" "$initial/init"
 chmod +x "$initial/init"
 (cd "$initial" && find . | "$busybox" cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initial.gz"
 
+# --- What the guest would compile in minutes -----------------------------------------------------
+
+.venv/bin/python -m compileall -q raida_uring tests/support
+
 # --- The guest ----------------------------------------------------------------------------------
 
-printf '%s\n' "$PATIENCE" "$@" >"$work/arguments" # read by guest.sh over 9p
-printf '%s\n' "$modules" >"$work/modules-at"
-log=$STORE/$release.log
-say "booting $release with $ACCEL; its console is in ${log#"$PWD/"}"
+commit=$(git rev-parse --short=12 HEAD)
+git diff --quiet HEAD || commit+=-$(git diff HEAD | sha256sum | cut -c 1-8)
+results=${RESULTS:-$STORE/results/$release/$commit}
+mkdir -p "$results"
+results=$(realpath "$results")
+[[ -z "${AFRESH:-}" ]] || rm -f "$results"/*
+(($# > 0)) || set -- tests/integration tests/wire
+# Read by guest.sh over 9p.
+printf '%s\n' "$@" >"$work/arguments"
+run=$(date +%Y%m%d-%H%M%S)-${SHARD/\//of}
+declare -p commit modules run >"$work/settings"
+printf '%s=%q\n' patience "$PATIENCE" volume "$VOLUME" tiers "$TIERS" shard "$SHARD" \
+    again "${AGAIN:-}" >>"$work/settings"
+log=$results/console-$run.log
+say "booting $release with $ACCEL; outcomes go to ${results#"$PWD/"}"
 cpu=max
 [[ "$ACCEL" == kvm ]] && cpu=host
+# Without what guards real processors against speculation: page tables switched at every system call
+# empty an emulated one's translation buffer. The clock as it is without an access to a device.
+quick="mitigations=off nopti no5lvl tsc=reliable nokaslr randomize_kstack_offset=off"
 started=$SECONDS
 timeout --foreground -k 10 "$LIMIT_S" qemu-system-x86_64 \
     -accel "$ACCEL" -cpu "$cpu" -smp 2 -m 4096 -nodefaults -no-user-config -no-reboot \
     -display none -monitor none -serial stdio -nic none \
     -kernel "$work/boot/vmlinuz-$release" -initrd "$work/initial.gz" \
-    -append "console=ttyS0 quiet panic=-1 raida.work=$work" \
+    -append "console=ttyS0 quiet panic=-1 $quick raida.work=$work" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
-    </dev/null | tee "$log" || say "the guest was ended after $LIMIT_S s"
+    -virtfs local,path="$results",mount_tag=results,security_model=none \
+    </dev/null | tee "$log" || say "the guest was ended"
 say "the guest ran for $((SECONDS - started)) s"
-
-result=$(sed -n 's/\r$//; s/^test-kernel: result //p' "$log" | tail -n 1)
-[[ -n "$result" ]] || { say "the guest did not report"; exit 3; }
-exit "$result"
+.venv/bin/python -m tests.support.outcomes "$results"

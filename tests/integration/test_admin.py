@@ -32,6 +32,7 @@ from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
 from raida_uring.errors import StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
+    PATIENCE,
     read_exactly,
     tcp_ask,
     tcp_connect,
@@ -56,7 +57,7 @@ from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
 pytestmark = pytest.mark.any_backend
 
-COMMAND_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 30.0 * PATIENCE
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.handlers import LOSE_META
-from tests.support.net import Endpoint, family_of, read_exactly, tcp_connect
+from tests.support.net import VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import HANDLERS, SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
 
-KILLS = int(os.environ.get("KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", round(10 * VOLUME)))
 OWNERS = 6
 # Long enough for hundreds of commits, short enough for many kills.
 SERVING_S_MAX = 0.4

@@ -17,6 +17,7 @@ import pytest
 from tests.support.handlers import BLOB, HOLD, MIRROR, blob_bytes, gate
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
+    PATIENCE,
     Endpoint,
     read_to_close,
     reset,
@@ -118,7 +119,7 @@ class TestB4OneTagScheme:
 
     def test_everything_at_once(self) -> None:
         draw = random.Random(4)
-        tcp = {"progress_timeout_ms": 300}
+        tcp = {"progress_timeout_ms": round(300 * PATIENCE)}  # enough for all who do send
         with running_node(tcp=tcp, handlers=HANDLERS) as node, ExitStack() as stack:
             datagrams = stack.enter_context(udp_client(node.endpoint))
             waiting: list[tuple[bytes, socket.socket]] = []

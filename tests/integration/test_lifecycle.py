@@ -26,7 +26,9 @@ from tests.support.handlers import HANG, HOLD, NAP, gate
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
     DATAGRAM_BYTES_MAX,
+    PATIENCE,
     RECEIVE_BUFFER_BYTES,
+    VOLUME,
     Endpoint,
     tcp_ask,
     tcp_connect,
@@ -94,7 +96,7 @@ def test_pitfall_6_7_hundred_starts_on_one_port() -> None:
     serve_once()  # modules are imported and caches filled once
     before = resources()
     anonymous_before = mapping_count()
-    for _ in range(100):
+    for _ in range(round(100 * VOLUME)):
         serve_once()
     # A thread's kernel side may outlive its join by a moment.
     eventually(lambda: resources() == before, what=lambda: (resources() - before, before))
@@ -210,7 +212,8 @@ def test_pitfall_6_3_signal_under_load_answers_everything_received(
 
 def test_pitfall_6_5_stop_waits_for_handlers() -> None:
     """A drain ends when the last handler has, and its answer still reaches the client."""
-    tcp = {"progress_timeout_ms": 200}  # for clients that come in between and say nothing
+    # For clients that come in between and say nothing; enough for the one that does.
+    tcp = {"progress_timeout_ms": round(200 * PATIENCE)}
     with running_node(tcp=tcp, handlers=HANDLERS) as node, ExitStack() as stack:
         stopper = threading.Thread(target=node.server.stop)
         datagrams = stack.enter_context(udp_client(node.endpoint))

@@ -6,6 +6,7 @@ import resource
 import pytest
 
 from tests.support.load_client import run_load
+from tests.support.net import VOLUME
 from tests.support.node import running_node
 
 SPARE_DESCRIPTORS = 500
@@ -31,7 +32,7 @@ def test_ten_thousand_at_once() -> None:
 
 
 def test_twenty_thousand_at_concurrency_64() -> None:
-    count = 20_000
+    count = round(20_000 * VOLUME)
     with running_node() as node:
         assert run_load(node.endpoint, count, 64) == {
             "answered": count,

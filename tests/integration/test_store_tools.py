@@ -21,6 +21,7 @@ from raida_uring.errors import StoreError
 from raida_uring.ffi import native
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
 from raida_uring.store_tools import UNFINISHED_EXPORT, file_name, verify
+from tests.support.net import PATIENCE
 from tests.support.node import (
     REPOSITORY,
     assert_refuses_to_start,
@@ -33,7 +34,7 @@ from tests.support.store import MAP_BYTES, coin_bytes, make_store
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 120.0 * PATIENCE
 NOBODY = 65534
 
 # Whole, short, empty and longer files; every other one is missing.

@@ -34,7 +34,7 @@ from raida_uring.protocol import Status
 from raida_uring.store import Store
 from raida_uring.upgrade import Takeover
 from tests.support.handlers import NAP, UNTIL
-from tests.support.net import Endpoint, udp_client
+from tests.support.net import PATIENCE, Endpoint, udp_client
 from tests.support.node import (
     HANDLERS,
     SERVE,
@@ -58,7 +58,7 @@ from tests.support.wire import (
 
 UPGRADES = int(os.environ.get("UPGRADES", "3"))
 PERSISTENT = {"persistent": True}
-ANSWER_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 20.0 * PATIENCE
 
 
 class Client(threading.Thread):

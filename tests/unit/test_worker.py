@@ -3,16 +3,20 @@
 What must hold: a handler that is called again for the same request, as after a transaction that
 failed, finds the same payload; a reply decided on by somebody else is sealed all the same; nothing
 of one batch is left for the next.
+
+And of the end: a handler that never returns holds it up for a moment, a worker that is late to
+leave is not taken for one.
 """
 
 import struct
+import threading
 
 from raida_uring import config, sealing
 from raida_uring.ffi import native
 from raida_uring.handlers import Node, Reply, Request
 from raida_uring.protocol import Coin, parse_reply
 from raida_uring.sealing import Key
-from raida_uring.worker import _Sealed
+from raida_uring.worker import Worker, _Sealed, join_all
 from tests.support.coins import Coins
 
 COINS = Coins()
@@ -65,3 +69,36 @@ def test_nothing_is_left_for_the_next_batch() -> None:
     replies = [handler(second, NODE)]
     sealed.seal(records, replies)
     assert read(replies[0].payload) == b"second"
+
+
+class Waiting(Worker):
+    """A worker that leaves when it is told to."""
+
+    def __init__(self, *, serving: bool) -> None:
+        self.serving = serving
+        self.leave = threading.Event()
+        self.thread = threading.Thread(target=self.leave.wait, name="waiting", daemon=True)
+        self.thread.start()
+
+
+def test_a_worker_without_a_handler_is_waited_for() -> None:
+    late, stuck = Waiting(serving=False), Waiting(serving=True)
+    found: list[str] = []
+    joining = threading.Thread(
+        target=lambda: found.extend(join_all([stuck, late], handler_timeout_s=0.0)), daemon=True
+    )
+    joining.start()
+    joining.join(0.2)  # an end by now would be a failure, whatever the machine's pace
+    assert joining.is_alive()
+    late.leave.set()
+    joining.join()
+    assert found == ["waiting"]
+    stuck.leave.set()
+    stuck.thread.join()
+
+
+def test_a_worker_that_never_leaves_does_not_hold_up_the_end() -> None:
+    idle = Waiting(serving=False)
+    assert join_all([idle], leave_timeout_s=0.0) == ["waiting"]
+    idle.leave.set()
+    assert join_all([idle]) == []
