@@ -599,6 +599,9 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
         for client in waiting:
             with client, contextlib.suppress(ConnectionError):
                 assert status(read_reply(client)) == Status.SUCCESS
+        says(node, "admin socket", 2)  # nobody has told it that the first one is free
+        told_by = adminsocket.result_of(tmp_path / "admin.sock", "status")
+        assert told_by["process"] == successor.pid
         successor.terminate()
         eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
 

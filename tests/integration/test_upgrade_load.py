@@ -110,14 +110,12 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
         loads: list[LoadProcess] = []
         try:
             loads += [LoadProcess(transport, node.endpoint) for transport in ("udp", "tcp")]
-            began = time.monotonic()
             intervals: list[Interval] = []
             time.sleep(4 * BETWEEN_S)  # the load comes up; and what follows is measured over time
             for _ in range(UPGRADES):
                 pid, interval = upgrade(node, path, pid)
                 intervals.append(interval)
                 time.sleep(BETWEEN_S)
-            lasted_s = time.monotonic() - began
             outcomes = {kind: one for load in loads for kind, one in load.finish().items()}
         finally:
             for load in loads:
@@ -137,7 +135,8 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
         assert (one["lost"], one["wrong"]) == (0, 0), f"{kind}: {one['faults']}"
         assert not one["faults"], f"{kind}: {one['faults']}"
     for kind, least in RATES_MIN.items():
-        assert len(outcomes[kind]["due_s"]) / lasted_s >= least, kind  # type: ignore[arg-type]
+        due_s: list[float] = outcomes[kind]["due_s"]  # type: ignore[assignment]
+        assert len(due_s) / (max(due_s) - min(due_s)) >= least, kind
     # Every process of the chain has answered what it received, and together all there was.
     assert len(counted) == UPGRADES + 1
     asked = sum(int(str(outcomes[k]["sent"])) for k in ("udp", "udp second-long", "encrypted"))
