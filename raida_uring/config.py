@@ -12,6 +12,7 @@ Pure but for reading the file and asking which CPUs this process may use. Any th
 
 import dataclasses
 import difflib
+import ipaddress
 import os
 import re
 import secrets
@@ -94,7 +95,7 @@ class Server:
     )
     raida_servers: tuple[str, ...] | None = declare(
         host_ports(RAIDA_COUNT),
-        "the RAIDA in order of their numbers, this one included; not used yet",
+        "the RAIDA in order of their numbers, this one included: whom fix asks",
         default=None,
     )
     backup_freq: int = declare(
@@ -419,6 +420,12 @@ class Store:
         unit="ms",
         default=1000,
     )
+    pages_for: str = declare(
+        choice("all", "peers", "none"),
+        "who may read whole pages (14/4), and with them every AN that stands there: anybody, as "
+        "with the reference server, the addresses of raida_servers, or nobody",
+        default="all",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -662,6 +669,15 @@ def _worker_count(config: Config) -> int:
     return min(wanted, WORKERS_MAX)
 
 
+def peer_hosts(server: Server) -> frozenset[str]:
+    """The IP addresses of `raida_servers`, as the kernel writes them; empty when one is a name."""
+    hosts = (address.rpartition(":")[0].strip("[]") for address in server.raida_servers or ())
+    try:
+        return frozenset(str(ipaddress.ip_address(host)) for host in hosts)
+    except ValueError:
+        return frozenset()
+
+
 def _check_together(config: Config, source: str) -> None:
     """Check what no setting can check alone. Raises ConfigError."""
     slots = config.udp.contexts + config.udp.reserve
@@ -678,6 +694,12 @@ def _check_together(config: Config, source: str) -> None:
                 f"{source}: [limits] {key} = {blocks}: must be at least {2 * threads}, "
                 f"two for each of the {threads} workers"
             )
+
+    if config.store.pages_for == "peers" and not peer_hosts(config.server):
+        raise ConfigError(
+            f'{source}: [store] pages_for = "peers": needs IP addresses in [server] raida_servers, '
+            "no names"
+        )
 
     allowed = os.sched_getaffinity(0)
     wanted = {"[workers] cpus": config.workers.cpus}

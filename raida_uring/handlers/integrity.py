@@ -5,6 +5,7 @@ Source: wire specification, "Integrity group".
 
 from typing import Final
 
+from raida_uring.config import peer_hosts
 from raida_uring.ffi.native import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.handlers.coins import LENGTH
@@ -13,6 +14,7 @@ from raida_uring.store import DENOMINATION_BYTES
 
 ROOTS_BYTES: Final = 15 * 32
 
+_REFUSED: Final = Reply(Status.NOT_IMPLEMENTED)
 _NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
 _TOO_SHORT: Final = Reply(Status.FILESYSTEM)
 
@@ -30,9 +32,18 @@ def get_merkle_branch(request: Request, node: Node) -> Reply:
     return _NOT_THERE if found is None else Reply(payload=found)
 
 
+def _may_read_pages(request: Request, node: Node) -> bool:
+    readers = node.config.store.pages_for
+    if readers == "peers":
+        return request.peer[0] in peer_hosts(node.config.server)
+    return readers == "all"
+
+
 @command(group=14, code=4, needs_body=True)
 def get_page_data(request: Request, node: Node) -> Reply:
-    """The 17,408 bytes of a page."""
+    """The 17,408 bytes of a page, with every AN on it: for whom `[store] pages_for` names."""
+    if not _may_read_pages(request, node):
+        return _REFUSED
     payload = request.payload
     if len(payload) != 5:
         return LENGTH

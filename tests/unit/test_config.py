@@ -292,6 +292,10 @@ FAULTS = [
         "[limits]\nsmall_blocks = 15\n",
         "[limits] small_blocks = 15: must be at least 16, two for each of the 8 workers",
     ),
+    (
+        '[server]\nraida_id = 1\n[store]\npages_for = "peers"\n',
+        '[store] pages_for = "peers": needs IP addresses in [server] raida_servers, no names',
+    ),
 ]
 
 

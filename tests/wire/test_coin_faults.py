@@ -396,3 +396,28 @@ def test_wrong_ans_write_no_page(store: Path) -> None:
     opened = Store(store, map_bytes=MAP_BYTES)
     assert opened.sizes().written_pages == len({support.page_of_coin(coin) for coin in COINS}) + 1
     opened.close()
+
+
+@pytest.mark.parametrize(
+    ("readers", "servers", "expected"),
+    [
+        ("all", None, Status.SUCCESS),
+        ("peers", ["192.0.2.1:50000", "127.0.0.1:50001"], Status.SUCCESS),
+        ("peers", ["192.0.2.1:50000"], Status.NOT_IMPLEMENTED),
+        ("none", ["127.0.0.1:50001"], Status.NOT_IMPLEMENTED),
+    ],
+)
+def test_pages_are_for_whom_the_operator_says(
+    store: Path, readers: str, servers: list[str] | None, expected: Status
+) -> None:
+    """A page tells every AN that stands on it."""
+    server: dict[str, object] = {"synchronization_enabled": True}
+    if servers is not None:
+        server["raida_servers"] = servers + ["192.0.2.9:1"] * (25 - len(servers))
+    served = tables(store, server=server)
+    served["store"] = {**served["store"], "pages_for": readers}
+    with running_node(**served) as node:
+        answered, page = ask(node.endpoint, GET_PAGE_DATA, bytes(5))
+        assert answered == expected
+        assert len(page) == (17408 if expected == Status.SUCCESS else 0)
+        assert len(all_roots(node.endpoint)) == 480  # no secret
