@@ -235,6 +235,8 @@ def test_interrupted_ping_still_sums_up() -> None:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Background jobs of a shell have SIGINT ignored, and so would this child of theirs.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         with process:
             assert process.stdout is not None
