@@ -27,7 +27,7 @@ AMPLE_BYTES: Final = 4 << 20
 # first, and nothing executed after.
 ORDINARY: Final = """
 import sys
-from raida_uring import config, handlers, log, server
+from raida_uring import config, daemon, handlers, log
 from tests.support.confine import become_ordinary
 
 chosen = config.load(sys.argv[2])
@@ -35,7 +35,7 @@ log.configure(chosen.log.level)
 handlers.load(chosen.handlers.modules)
 become_ordinary(memlock_bytes={memlock_bytes})
 """
-SERVE: Final = "server.serve(chosen)"
+SERVE: Final = "daemon.serve(chosen)"
 RESTART: Final = f"""
 import json
 tiers = []
