@@ -43,7 +43,7 @@ from tests.support.wire import request
 KILLS = int(os.environ.get("KILLS", round(10 * VOLUME)))
 OWNERS = 6
 # Long enough for hundreds of commits, short enough for many kills.
-SERVING_S_MAX = 0.4
+SERVING_S_MAX = 0.4 * PATIENCE
 STARTING_S_MAX = 1.0
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
