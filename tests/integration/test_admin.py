@@ -124,7 +124,12 @@ def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> N
     def ask_as_nobody() -> str:
         command = [sys.executable, "-c", asking, str(path)]
         return subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=30, check=True
+            command,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=30 * PATIENCE,
+            check=True,
         ).stdout
 
     with node(place) as (running, path):
@@ -338,7 +343,7 @@ def test_bad_requests_get_a_reason(place: Path) -> None:
         for line, answer in BAD_REQUESTS:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(path))
-                client.settimeout(10)
+                client.settimeout(10 * PATIENCE)
                 client.sendall(line)
                 assert answer in json.loads(client.makefile().readline())["error"]
                 assert result_of(path, "status")["phase"] == "serving"
@@ -347,7 +352,7 @@ def test_bad_requests_get_a_reason(place: Path) -> None:
 def test_requests_in_pieces_and_in_one_go(place: Path) -> None:
     with node(place) as (_, path), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        client.settimeout(10)
+        client.settimeout(10 * PATIENCE)
         asked = b'{"command": "log-level"}\n'
         client.sendall(asked[:5])
         client.sendall(asked[5:] + asked + asked)
@@ -363,7 +368,7 @@ def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
             client.connect(str(path))
         assert len(clients) == admin.CLIENTS_MAX + 1
         refused = clients[-1]
-        refused.settimeout(10)
+        refused.settimeout(10 * PATIENCE)
         assert "too many" in refused.makefile().readline()
         clients[0].close()
         eventually(lambda: _can_ask(path))
@@ -398,7 +403,7 @@ def test_drain_waits_for_a_handler_and_tells_progress(place: Path) -> None:
             client.sendto(request(UNTIL, bytes(go)), running.endpoint)
             stream.sendall(request(UNTIL, bytes(go)))
             eventually(lambda: result_of(path, "status")["in_flight"] == {"udp": 1, "tcp": 1})
-            answers = ask(path, "drain", timeout_s=20)
+            answers = ask(path, "drain", timeout_s=20 * PATIENCE)
             first = next(answers)
             assert (first["phase"], first["in_flight"]) == ("draining", 2)
             assert result_of(path, "status")["phase"] == "draining"
@@ -537,7 +542,7 @@ def test_connections_max_changes_within_what_was_reserved(place: Path) -> None:
 
 
 def _closed(client: socket.socket) -> bool:
-    client.settimeout(10)
+    client.settimeout(10 * PATIENCE)
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
@@ -567,12 +572,12 @@ def test_reload_without_a_file_says_so(place: Path) -> None:
     )
     try:
         path = place / "run" / "admin.sock"
-        eventually(path.exists, timeout_s=20)
+        eventually(path.exists, timeout_s=20 * PATIENCE)
         with pytest.raises(NodeError, match="without a configuration file"):
             result_of(path, "reload")
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=20 * PATIENCE)
     assert process.returncode == 0
 
 

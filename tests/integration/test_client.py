@@ -20,6 +20,7 @@ from raida_uring.errors import ProtocolError
 from raida_uring.protocol.calls import Call
 from tests.support.coins import Coins
 from tests.support.handlers import BLOB, blob_bytes
+from tests.support.net import PATIENCE
 from tests.support.node import HANDLERS, running_node
 from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID
 
@@ -102,22 +103,22 @@ def test_refused_before_the_body_is_sent(ask: Ask) -> None:
     body = Call(0, 77, bytes(65000), frozenset((250,)), lambda _status, data: data)
     with running_node() as node:
         for _ in range(50):
-            assert ask(node.endpoint, body, transport="tcp", timeout_s=10.0).status == 6
+            assert ask(node.endpoint, body, transport="tcp", timeout_s=10.0 * PATIENCE).status == 6
 
 
 @both_clients
 def test_another_node(ask: Ask) -> None:
     """3, over a port where another RAIDA answers."""
     with running_node(server={"raida_id": RAIDA_ID + 1}) as node:
-        assert ask(node.endpoint, calls.version(), timeout_s=10.0).status == 3
+        assert ask(node.endpoint, calls.version(), timeout_s=10.0 * PATIENCE).status == 3
 
 
 def test_votes() -> None:
     with running_node() as node:
-        asked = Client(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0)
+        asked = Client(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0 * PATIENCE)
         assert asked.vote() is True
         assert asked.vote(b"\1" * 480) is False
-        waiting = AsyncClient(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0)
+        waiting = AsyncClient(*node.endpoint, raida_id=RAIDA_ID, timeout_s=10.0 * PATIENCE)
         assert asyncio.run(waiting.vote()) is True
 
 
@@ -216,7 +217,7 @@ def test_stray_datagrams(ask: Ask, stray: str) -> None:
     """Ignored before the reply, named in the time-out without one; over TCP an error."""
     make = STRAYS[stray]
     with udp_peer(lambda sent: [make(sent), version_reply(sent)]) as peer:
-        assert ask(peer, calls.version(), timeout_s=10.0).require() == "20250323"
+        assert ask(peer, calls.version(), timeout_s=10.0 * PATIENCE).require() == "20250323"
     with (
         udp_peer(lambda sent: [make(sent)]) as peer,
         pytest.raises(TimeoutError, match="1 datagrams ignored"),
@@ -258,7 +259,7 @@ def test_forged_replies_of_type_4(ask: Ask) -> None:
 @pytest.mark.parametrize("answer", [b"", b"\0" * 11, bytes(31), bytes(33), bytes(32)])
 def test_wrong_replies_over_tcp(ask: Ask, answer: bytes) -> None:
     with tcp_peer(answer) as peer, pytest.raises(ProtocolError):
-        ask(peer, calls.version(), transport="tcp", timeout_s=10.0)
+        ask(peer, calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
 
 
 @pytest.mark.any_backend
@@ -269,7 +270,7 @@ def test_closed_port(ask: Ask, transport: str) -> None:
         taken.bind(("127.0.0.1", 0))
         peer = taken.getsockname()
     with pytest.raises(ConnectionRefusedError):
-        ask(peer, calls.version(), transport=transport, timeout_s=10.0)
+        ask(peer, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
 
 
 @pytest.mark.any_backend
@@ -298,4 +299,4 @@ def test_raw_requests_take_any_reply() -> None:
     """`client.request()` judges the form alone."""
     data = protocol.build_request(0, 1, raida_id=RAIDA_ID)
     with udp_peer(lambda sent: [version_reply(sent, at_6=b"??")]) as peer:
-        assert client.request(*peer, data, timeout_s=10.0).reply.echo == b"??"
+        assert client.request(*peer, data, timeout_s=10.0 * PATIENCE).reply.echo == b"??"

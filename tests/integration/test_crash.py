@@ -35,7 +35,7 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.handlers import LOSE_META
-from tests.support.net import VOLUME, Endpoint, family_of, read_exactly, tcp_connect
+from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import HANDLERS, SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
@@ -43,7 +43,7 @@ from tests.support.wire import request
 KILLS = int(os.environ.get("KILLS", round(10 * VOLUME)))
 OWNERS = 6
 # Long enough for hundreds of commits, short enough for many kills.
-SERVING_S_MAX = 0.4
+SERVING_S_MAX = 0.4 * PATIENCE
 STARTING_S_MAX = 1.0
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
@@ -196,7 +196,7 @@ def strace_refusal() -> str | None:
         tried = subprocess.run(
             ["strace", "-f", "-o", "/dev/null", "true"],
             capture_output=True,
-            timeout=20,
+            timeout=20 * PATIENCE,
             check=False,
         )
     except FileNotFoundError:

@@ -26,6 +26,7 @@ from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX
 from tests.support.handlers import HOLD, MIRROR, NAP, RAISE, SLOW_HOLD, gate
 from tests.support.http import ask, sample_value, samples_of, scrape, status_json, sum_of
 from tests.support.net import (
+    PATIENCE,
     Endpoint,
     reset,
     tcp_ask,
@@ -264,7 +265,7 @@ def test_what_the_kernel_drops_is_told(backend: str) -> None:
             seen = scrape(url_of(node))
             return sample_value(seen, "raida_udp_kernel_drops_total", address=address)
 
-        eventually(lambda: drops() > 0, timeout_s=30.0)
+        eventually(lambda: drops() > 0, timeout_s=30.0 * PATIENCE)
 
 
 def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
@@ -291,7 +292,7 @@ def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
                 return waited_ns / 1e9 / (after["batches"] - before["batches"])
 
             # A core that is taken away spoils a round; without contention it is microseconds.
-            eventually(lambda: wait_s() > 0.0005, timeout_s=30.0)
+            eventually(lambda: wait_s() > 0.0005, timeout_s=30.0 * PATIENCE)
         finally:
             stop.set()
             for thread in threads:

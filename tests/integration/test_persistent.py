@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tests.support.handlers import BLOB, HOLD, MIRROR, NAP, blob_bytes, gate
-from tests.support.net import assert_silent, read_exactly, read_to_close, tcp_connect
+from tests.support.net import PATIENCE, assert_silent, read_exactly, read_to_close, tcp_connect
 from tests.support.node import HANDLERS, running_node, total
 from tests.support.wire import (
     ECHO_COMMAND,
@@ -100,7 +100,7 @@ def test_pipelining_past_every_buffer() -> None:
                 pass
             other.sendall(request(ECHO_COMMAND))  # a full connection holds up no other
             assert status(read_reply(other)) == 250
-            client.settimeout(10)
+            client.settimeout(10 * PATIENCE)
             replies = bytearray()
             while len(replies) < count * (32 + size + 2):
                 if position < len(stream):
@@ -109,7 +109,7 @@ def test_pipelining_past_every_buffer() -> None:
                         position += client.send(stream[position : position + 65536])
                     except BlockingIOError:
                         pass
-                    client.settimeout(10)
+                    client.settimeout(10 * PATIENCE)
                 piece = client.recv(1 << 20)
                 assert piece, f"closed after {len(replies)} bytes"
                 replies += piece

@@ -21,6 +21,7 @@ import pytest
 from tests.integration.test_faults import every_descriptor_taken
 from tests.support.handlers import HOLD, gate
 from tests.support.net import (
+    PATIENCE,
     read_to_close,
     reset,
     tcp_ask,
@@ -173,7 +174,7 @@ def test_pitfall_6_1_the_manager_hears_of_the_stop_first(tmp_path: Path) -> None
         tcp_connect(node.endpoint) as client,
     ):
         client.sendall(request(ECHO_COMMAND)[:20])
-        node.notify.settimeout(10)
+        node.notify.settimeout(10 * PATIENCE)
         node.signal(signal.SIGTERM)
         assert node.notify.recv(4096).startswith(b"STOPPING=1\n")
         assert node.process.wait(20) == 0
@@ -238,7 +239,7 @@ def test_pitfall_3_9_a_node_of_an_ordinary_user_serves(memlock_bytes: int) -> No
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ import pytest
 from raida_uring import servicemanager
 from raida_uring.protocol import Status
 from raida_uring.servicemanager import STORED_NAME
-from tests.support.net import Endpoint, udp_client, udp_exchange
+from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange
 from tests.support.node import (
     SERVE,
     START_TIMEOUT_S,
@@ -132,7 +132,7 @@ def test_watchdog_is_fed_while_the_io_thread_turns(
             seen.extend(told(node.notify))
             return seen.count("WATCHDOG=1") >= times
 
-        eventually(lambda: fed(3), 20)
+        eventually(lambda: fed(3), 20 * PATIENCE)
         assert "STOPPING=1" not in seen
 
 

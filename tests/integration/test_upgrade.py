@@ -227,7 +227,7 @@ def upgrade(node: Daemon) -> None:
     before = serving_process(node)
     ended = len(re.findall("the predecessor is gone", node.stderr()))
     os.kill(before, signal.SIGUSR2)
-    eventually(lambda: serving_process(node) != before, 30, what=node.stderr)
+    eventually(lambda: serving_process(node) != before, 30 * PATIENCE, what=node.stderr)
     eventually(
         lambda: len(re.findall("the predecessor is gone", node.stderr())) > ended,
         30,
@@ -277,7 +277,11 @@ def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
         good = config.read_text()
         config.write_text("[server]\nraida_id = 99\n")
         node.signal(signal.SIGUSR2)
-        eventually(lambda: "no upgrade, this node goes on" in node.stderr(), 30, what=node.stderr)
+        eventually(
+            lambda: "no upgrade, this node goes on" in node.stderr(),
+            30 * PATIENCE,
+            what=node.stderr,
+        )
         config.write_text(good)
         answers = client.answers
         eventually(lambda: client.answers > answers)
@@ -305,7 +309,12 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
         asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "node.toml"]
         for _ in range(2):
             done = subprocess.run(
-                asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+                asked,
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=60 * PATIENCE,
             )
             assert done.returncode == 0, done.stderr
             assert done.stdout == f"process {serving_process(node)} serves\n"
@@ -327,7 +336,12 @@ def test_the_command_says_why_not(tmp_path: Path) -> None:
         (tmp_path / "good.toml").write_text(good)
         config.write_text("[server]\nraida_id = 99\n")
         done = subprocess.run(
-            asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+            asked,
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
         )
         assert done.returncode == 2
         assert re.search(

@@ -17,7 +17,7 @@ Endpoint = tuple[str, int]  # numeric host, port
 # tests measure does not follow it; of the deadlines that they set for a node, only those that a
 # client must not meet.
 PATIENCE = float(os.environ.get("RAIDA_TEST_PATIENCE", "1"))
-# Share of the repetitions that only look for what is rare; a test that is cut by it says so.
+# Share of the repetitions that only look for what is rare.
 VOLUME = float(os.environ.get("RAIDA_TEST_VOLUME", "1"))
 # Generous: a loaded CI machine must not fail a test that does not time.
 ANSWER_TIMEOUT_S = 10.0 * PATIENCE
