@@ -7,18 +7,20 @@ Left out is what stands between a client and a handler on a real node: header de
 encryption, limits on sizes, batches, threads. An exception of the handler reaches the test.
 """
 
+import contextlib
 import ipaddress
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
 from raida_uring import config, handlers, protocol, sealing
 from raida_uring.client import Answer, Key, Transport
-from raida_uring.handlers import Node, Reply, Request
+from raida_uring.handlers import Mode, Node, Reply, Request
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
+from raida_uring.store import Store
 
 T = TypeVar("T")
 
@@ -30,14 +32,29 @@ _NO_COUNTERS: Final[Mapping[str, int]] = dict.fromkeys(("echoes", "udp_received"
 class HandlerClient:
     """Runs the handlers of a node that does not exist. Thread: one."""
 
-    def __init__(self, *modules: str, node: Node | None = None) -> None:
+    def __init__(self, *modules: str, node: Node | None = None, store: Store | None = None) -> None:
         """modules: as in `[handlers] modules`, beside the built-in commands and entry points.
 
         node: passed to the handlers; by default one with the embedded configuration whose data
-        plane has counted nothing. Raises ConfigError as a node's start does.
+        plane has counted nothing. store: what `node.coins` is a view of, one for each request; a
+        handler of mode "write" has changed it once it has returned. There are no trees. Raises
+        ConfigError as a node's start does, ValueError when both are given.
         """
-        self._commands = {item.number: item for item in handlers.load(modules)}
-        self.node = node or Node(config.embedded_default(), lambda: dict(_NO_COUNTERS))
+        if node is not None and store is not None:
+            raise ValueError("node or store: a node has its own")
+        self._commands = {
+            item.number: item for item in handlers.load(modules, store=store is not None)
+        }
+        self._store = store
+        self.node = node or Node(config.embedded_default(), lambda: dict(_NO_COUNTERS), store)
+
+    @contextlib.contextmanager
+    def _node_for(self, mode: Mode) -> Iterator[Node]:
+        if self._store is None or mode == "slow":
+            yield self.node
+        else:
+            with self._store.write() if mode == "write" else self._store.read() as coins:
+                yield self.node.for_worker(coins)
 
     def send(
         self,
@@ -80,9 +97,10 @@ class HandlerClient:
                 shard=shard,
                 body=body,
             )
-        reply: object = found.handler(_request(whole, payload, transport, peer), self.node)
-        if not isinstance(reply, Reply):
-            raise TypeError(f"{found.name} must return a Reply, not {type(reply).__name__}")
+        with self._node_for(found.mode) as node:
+            reply: object = found.handler(_request(whole, payload, transport, peer), node)
+            if not isinstance(reply, Reply):
+                raise TypeError(f"{found.name} must return a Reply, not {type(reply).__name__}")
         return reply
 
     def ask(self, call: Call[T], *, transport: Transport = "udp") -> Answer[T]:

@@ -50,6 +50,7 @@ def summary(now: Status, before: Status | None) -> dict[str, Any]:
             "connections": rates["connections_accepted"],
             "laps": rates["laps"],
         },
+        "totals": {name: now["counters"][name] for name in ("udp_received", "tcp_requests")},
         "latency_us": {
             kind: _latency_us(
                 now["histograms"][kind], before["histograms"][kind] if before is not None else []
@@ -139,13 +140,15 @@ def _heading(view: Status) -> list[str]:
 
 def _traffic(view: Status) -> list[str]:
     rates, flight = view["rates"], view["in_flight"]
-    connections = view["connections"]
+    connections, totals = view["connections"], view["totals"]
     return [
-        f"{'per second':<12}{'received':>10}{'answered':>10}{'in flight':>11}",
-        f"{'UDP':<12}{_count(rates['udp_received']):>10}{_count(rates['udp_answered']):>10}"
-        f"{flight['udp']:>11}   votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
-        f"{'TCP':<12}{_count(rates['tcp_requests']):>10}{_count(rates['tcp_answered']):>10}"
-        f"{flight['tcp']:>11}   open {connections['open']} of {connections['max']},"
+        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>9}",
+        f"{'UDP':<10}{_count(rates['udp_received']):>9}{_count(rates['udp_answered']):>9}"
+        f"{flight['udp']:>10}{_count(totals['udp_received']):>9}"
+        f"  votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
+        f"{'TCP':<10}{_count(rates['tcp_requests']):>9}{_count(rates['tcp_answered']):>9}"
+        f"{flight['tcp']:>10}{_count(totals['tcp_requests']):>9}"
+        f"  open {connections['open']} of {connections['max']},"
         f" {_count(rates['connections'])} new",
     ]
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,15 @@ from raida_uring.client import Key, RefusedError, calls
 from raida_uring.errors import ConfigError
 from raida_uring.handlers import Node, Reply
 from raida_uring.protocol import Coin
+from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
 from tests.support.handlers import DESCRIBE, MIRROR, RAISE, WRONG_TYPE
 from tests.support.node import config_text
+from tests.support.store import MAP_BYTES, coin_bytes, make_store
+from tests.support.write_handlers import CHANGE_AND_RAISE
 
 MODULE = "tests.support.handlers"
+WRITE_MODULE = "tests.support.write_handlers"
 
 
 def test_built_in_commands() -> None:
@@ -34,6 +39,22 @@ def test_a_node_of_ones_own() -> None:
     counters = {"echoes": 3, "udp_received": 7}
     handlers = HandlerClient(node=Node(settings, lambda: counters))
     assert handlers.send(0, 2, bytes(16)).payload == struct.pack("<4Q", 3, 0, 0, 7)
+
+
+def test_handlers_that_change_coins(tmp_path: Path) -> None:
+    """Each request has a view of its own: changes are there for the next, unless it failed."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    coin = coin_bytes((1, 10))
+    handlers = HandlerClient(MODULE, WRITE_MODULE, store=store)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        handlers.send(*CHANGE_AND_RAISE, coin + b"t" * 16)
+    old = store.default_an(1, 10)
+    assert handlers.send(1, 20, coin + old + b"n" * 16) == Reply(241)
+    assert handlers.send(1, 10, coin + b"n" * 16) == Reply(241)
+    assert handlers.send(1, 10, coin + old) == Reply(242)
+    store.close()
+    with pytest.raises(ValueError, match="node or store"):
+        HandlerClient(node=handlers.node, store=store)
 
 
 def test_show_stats_starts_anew_beyond_64_bits() -> None:
