@@ -142,12 +142,12 @@ def _traffic(view: Status) -> list[str]:
     rates, flight = view["rates"], view["in_flight"]
     connections, totals = view["connections"], view["totals"]
     return [
-        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>9}",
+        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>7}",
         f"{'UDP':<10}{_count(rates['udp_received']):>9}{_count(rates['udp_answered']):>9}"
-        f"{flight['udp']:>10}{_count(totals['udp_received']):>9}"
+        f"{flight['udp']:>10}{_count(totals['udp_received']):>7}"
         f"  votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
         f"{'TCP':<10}{_count(rates['tcp_requests']):>9}{_count(rates['tcp_answered']):>9}"
-        f"{flight['tcp']:>10}{_count(totals['tcp_requests']):>9}"
+        f"{flight['tcp']:>10}{_count(totals['tcp_requests']):>7}"
         f"  open {connections['open']} of {connections['max']},"
         f" {_count(rates['connections'])} new",
     ]
