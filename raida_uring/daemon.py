@@ -1,11 +1,12 @@
 """A node as a process: signals, the service manager, the admin socket, reload, upgrade.
 
-The main thread waits for signals and does what they ask; the node itself (server.py) runs on
-threads of its own.
+The node itself (server.py) runs on threads of its own. The main thread hears of events, one after
+the other, and does what the table at the end of this file says for the stage that it has come to.
 """
 
 import contextlib
 import dataclasses
+import enum
 import errno
 import json
 import logging
@@ -14,7 +15,9 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import psutil
@@ -23,6 +26,7 @@ from raida_uring import admin, log, sockets
 from raida_uring.admin import Admin
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
+from raida_uring.inbox import Inbox
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
 from raida_uring.servicemanager import (
@@ -36,59 +40,52 @@ from raida_uring.servicemanager import (
 from raida_uring.upgrade import Successor, Takeover, how_ended
 
 RESOURCE_INTERVAL_S: Final = 60.0
-START_LOOK_S: Final = 0.02  # between two looks at a successor that starts
-DRAIN_LOOK_S: Final = 0.05  # between two looks at everything else while it drains
+IDLE_S: Final = 1.0  # between two looks at what nobody tells ...
+LOOK_S: Final = 0.02  # ... and while something is under way
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
 OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
-
-STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
-UPGRADE_SIGNAL: Final = signal.SIGUSR2
-SIGNALS: Final = STOP_SIGNALS | {signal.SIGHUP, UPGRADE_SIGNAL}
 
 logger = logging.getLogger("raida_uring")
 
 
-class _Signals:
-    """The signals that a node heeds, taken by one thread that waits for nothing else.
+class Stage(enum.Enum):
+    """How far a node has come on the way from its predecessor to its successor."""
 
-    They are blocked before any thread starts, so that no call in a worker or in the data plane is
-    ever interrupted. Not sigtimedwait(): CPython 3.11 takes it for a signal when a SIGCONT or a
-    debugger interrupts the wait at the end of its time.
-    """
+    FOLLOWING = "serves beside its predecessor, which serves and has the admin socket and HTTP"
+    INHERITING = "serves; the predecessor answers what it has taken and passes connections on"
+    ALONE = "serves"
+    STARTING = "serves while its successor comes up"
+    DISMISSING = "serves while a successor that is not wanted ends"
+    HANDING_OVER = "answers what it has taken; the successor serves"
+    LEAVING = "answers what it has taken; nobody takes over"
+    ENDED = "has answered everything"
 
-    def __init__(self) -> None:
-        self._taken: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def __enter__(self) -> "_Signals":
-        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        self._done = False
-        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
-        self._thread.start()
-        return self
+class Event(enum.Enum):
+    """What happens to a node. The first six may at any stage, the rest where it is looked for."""
 
-    def __exit__(self, *_: object) -> None:
-        self._done = True
-        if self._thread.ident is not None:
-            signal.pthread_kill(self._thread.ident, signal.SIGTERM)  # ends its wait
-        self._thread.join()
-        while signal.sigtimedwait(SIGNALS, 0) is not None:
-            pass  # asked for more than once: it has been done
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
+    STOP = "told to stop: SIGTERM, SIGINT"
+    HURRY = "told so again"
+    DRAIN = "told to stop by the admin socket, and how fast"
+    RELOAD = "told to reload: SIGHUP"
+    UPGRADE = "told to upgrade: SIGUSR2, the admin socket"
+    OVER = "the I/O thread has ended, and a successor that was dismissed"
+    FAULT = "the store must be opened again"
+    RELEASED = "the predecessor has left the admin socket and the port of HTTP"
+    GONE = "the predecessor has ended"
+    READY = "the successor serves"
+    FAILED = "the successor does not come up"
+    DISMISSED = "the successor that is not wanted has ended"
+    LOST = "the successor has ended before this node has"
+    BACK = "this node serves again"
 
-    def _run(self) -> None:
-        while not self._done:
-            self._taken.put(signal.sigwait(SIGNALS))
 
-    def wake(self) -> None:
-        """Let take() return, with a number that is no signal's. Any thread."""
-        self._taken.put(0)
-
-    def take(self, timeout_s: float) -> int | None:
-        """The next signal, None when there was none in time."""
-        try:
-            return self._taken.get(timeout=timeout_s) if timeout_s else self._taken.get_nowait()
-        except queue.Empty:
-            return None
+SIGNALS: Final[Mapping[int, Event]] = {
+    signal.SIGTERM: Event.STOP,
+    signal.SIGINT: Event.STOP,
+    signal.SIGHUP: Event.RELOAD,
+    signal.SIGUSR2: Event.UPGRADE,
+}
 
 
 class Daemon:
@@ -106,25 +103,29 @@ class Daemon:
             received=received_sockets(),
             stored=stores_sockets(),
         )
-        self._announced = False  # to the service manager, as the one that serves
-        self._status = ""  # what it shows while nothing special happens
+        self._stage = Stage.ALONE if self._takeover is None else Stage.FOLLOWING
+        self._inbox: Inbox[Event] = Inbox(SIGNALS)
+        self._posted: deque[Event] = deque()  # goes before what the inbox has
+        self._deferred: list[Event] = []  # until the next stage
+        self._told_to_stop = False
+        self._successor: Successor | None = None  # starting, dismissed or in charge: see the stage
+        self._why = StartError("")  # there is no successor
+        self._fault: RaidaError | None = None  # to end with
+        self._speaks = False  # for the service: its manager takes the word of any process in it
+        self._status = ""  # what the manager shows while nothing special happens
         self._reread = reread
         self._reload_lock = threading.Lock()
-        self._signals = _Signals()
         self._admin: Admin | None = None
-        # A successor is `starting` until it serves; then this node leaves, or it was `abandoned`.
-        self._starting: Successor | None = None
-        self._successor: Successor | None = None
-        self._abandoned: Successor | None = None
-        self._upgrade_asked = False
-        self._stops = 0  # signals that asked for it
-        self._opened = False  # what the predecessor has left is, or is tried to be until:
-        self._open_until = 0.0
+        self._open_until = 0.0  # what the predecessor has left is tried to be opened; 0: no more
         self._last_word: int | StartError | None = None  # for whoever asks for an upgrade too late
+        self._upgrades: queue.SimpleQueue[queue.SimpleQueue[int | StartError]] = queue.SimpleQueue()
         self._watchdog_s = watchdog_interval_s()
         self._watchdog_at = 0.0
         self._laps = 0
-        self._upgrades: queue.SimpleQueue[queue.SimpleQueue[int | StartError]] = queue.SimpleQueue()
+        self._process = psutil.Process()
+        self._resources_at = 0.0
+
+    # -- for other threads -------------------------------------------------------------------------
 
     def begin_upgrade(self) -> "queue.SimpleQueue[int | StartError]":
         """Have a successor take over. Any thread.
@@ -136,16 +137,28 @@ class Daemon:
         self._upgrades.put(answer)
         if self._last_word is not None:
             self._answer_upgrades(self._last_word)
-        self._signals.wake()
+        self._inbox.put(Event.UPGRADE)
         return answer
+
+    def begin_drain(self, drain_timeout_ms: int) -> None:
+        """As Server.begin_drain(), and end when it is over. Any thread.
+
+        Raises StartError while a predecessor leaves: its connections come here.
+        """
+        if self._stage is Stage.INHERITING:
+            raise StartError("the predecessor has not gone yet: ask again in a moment")
+        self.server.begin_drain(drain_timeout_ms)
+        self._inbox.put(Event.DRAIN)
 
     def reload(self) -> Reloaded:
         """Read the configuration again and apply what can change. Any thread.
 
-        Raises ConfigError or EngineError, with nothing changed.
+        Raises ConfigError, EngineError or StartError, with nothing changed.
         """
         with self._reload_lock:
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            if self.server.phase != "serving":
+                raise StartError("not reloaded: the node is stopping")
+            self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             remark = ""
             try:
                 reloaded = self._reload()
@@ -159,7 +172,7 @@ class Daemon:
                 logger.exception("not reloaded: %r", error, extra=event("reload_failed"))
                 raise StartError(f"a fault of the node, see its log: {error!r}") from error
             finally:
-                notify(f"READY=1\n{status(self._status + remark)}")
+                self._say(f"READY=1\n{status(self._status + remark)}")
         _log_reloaded(reloaded)
         return reloaded
 
@@ -168,15 +181,7 @@ class Daemon:
             raise ConfigError("started without a configuration file")
         return self.server.reload(self._reread())
 
-    def begin_drain(self, drain_timeout_ms: int) -> None:
-        """As Server.begin_drain(), and end when it is over. Any thread.
-
-        Raises StartError while a predecessor leaves: its connections come here.
-        """
-        if self._predecessor_leaves:
-            raise StartError("the predecessor has not gone yet: ask again in a moment")
-        self.server.begin_drain(drain_timeout_ms)
-        self._signals.wake()
+    # -- from the start to the end -----------------------------------------------------------------
 
     def serve(self) -> None:
         """Serve until SIGTERM, SIGINT, a drain, or an upgrade that has come to its end.
@@ -184,134 +189,152 @@ class Daemon:
         Raises StartError, ConfigError, StoreError, and EngineError also when the store fails for
         good meanwhile, or a successor at the very end.
         """
-        with self._signals:
+        with self._inbox:
             self.server.start()
-            places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
-            self._status = f"serving on {places}: {self.server.tier}"
             try:
-                if self._takeover is None:
-                    self._admin = admin.open_for(self)
-                logger.info(
-                    "try it: raida-uring ping %s",
-                    _reachable(self.server.endpoints[0]),
-                    extra=event("hint"),
-                )
-                if self._takeover is None:
-                    self._announce()
-                self.server.begin_takeover(self._signals.wake)
-                self._serve_until_stopped()
-                while self._successor is not None and not self._hand_over(self._successor):
-                    self._serve_until_stopped()
+                self._begin()
+                while self._stage is not Stage.ENDED:
+                    happened = self._next()
+                    if happened is not None:
+                        self._take(happened)
+                    self._tend()
             finally:
-                if self._successor is None:
-                    notify(f"STOPPING=1\n{status('answering what was received, then stopping')}")
-                try:
-                    self._drain()
-                finally:
-                    if self._admin is not None:
-                        self._admin.close()
-                    self._await_abandoned()
+                self._end()
+            if self._fault is not None:
+                raise self._fault
 
-    def _announce(self) -> None:
-        """To the service manager, which listens to its main process only."""
-        if self.server.phase != "serving":
-            return
-        store_sockets(self.server.descriptors)
-        notify(f"READY=1\n{status(self._status)}")
-        self._announced = True
+    def _begin(self) -> None:
+        places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
+        self._status = f"serving on {places}: {self.server.tier}"
+        if self._takeover is None:
+            self._admin = admin.open_for(self)
+        logger.info(
+            "try it: raida-uring ping %s",
+            _reachable(self.server.endpoints[0]),
+            extra=event("hint"),
+        )
+        if self._takeover is None:
+            self._announce()
+        self.server.begin_takeover(self._hear_of_predecessor)
+        self._process.cpu_percent()  # the first call only starts the measurement
+        self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
 
-    def _serve_until_stopped(self) -> None:
-        """Return when it is time to drain, or to hand over to a successor that serves."""
-        process = psutil.Process()
-        process.cpu_percent()  # the first call only starts the measurement
-        next_line = time.monotonic() + RESOURCE_INTERVAL_S
-        while self.server.running and self.server.phase == "serving":
-            taken = self._signals.take(self._patience_s())
-            if taken in STOP_SIGNALS and self._stops_now():
-                return
-            self._tend_takeover()
-            if self._stops and not self._predecessor_leaves:
-                return
-            self._upgrade_asked |= taken == UPGRADE_SIGNAL
-            if self._tend_upgrade():
-                return
-            if taken == signal.SIGHUP:
-                try:
-                    self.reload()
-                except RaidaError:
-                    pass  # it has been logged
-            if (fault := self.server.store_fault) is not None:
-                logger.error("%s", fault, extra=event("store_lost"))
-                # As a failure of the machine, not of the settings: the service manager starts it
-                # again.
-                raise EngineError(errno.EIO, "the store must be opened again, so the node ends")
-            self._feed_watchdog()
-            log.sweep()
-            if time.monotonic() >= next_line:
-                next_line += RESOURCE_INTERVAL_S
-                _log_resources(self.server, process)
+    def _next(self) -> Event | None:
+        """What has happened, after waiting a moment for it."""
+        if self._posted:
+            return self._posted.popleft()
+        happened = self._inbox.take(self._patience_s()) or self._look()
+        if happened is Event.STOP and self._told_to_stop:
+            return Event.HURRY
+        self._told_to_stop |= happened is Event.STOP
+        return happened
 
     def _patience_s(self) -> float:
-        """How long the main thread may wait for a signal."""
-        if self._stops and not self._predecessor_leaves:
-            return 0.0
-        if self._starting is not None or self._abandoned is not None:
-            return START_LOOK_S
+        """How long the main thread may wait to be told something."""
+        if self._stage in _UNDER_WAY:
+            return LOOK_S
         if self._open_until:
             return OPEN_RETRY_S
-        return min(1.0, self._watchdog_s or 1.0)
+        return min(IDLE_S, self._watchdog_s or IDLE_S)
+
+    def _look(self) -> Event | None:
+        """What nobody tells: of the data plane, the store, and the successor."""
+        stage, running = self._stage, self.server.running
+        if stage is Stage.LEAVING:
+            return Event.OVER if self._dismissed() and not running else None
+        if not running:
+            return Event.OVER
+        if stage is Stage.HANDING_OVER:
+            lost = self._successor is not None and self._successor.status is not None
+            return Event.LOST if lost else None
+        if self.server.store_fault is not None:
+            return Event.FAULT
+        if stage is Stage.DISMISSING:
+            return Event.DISMISSED if self._dismissed() else None
+        if stage is Stage.STARTING and self._successor is not None:
+            try:
+                return Event.READY if self._successor.serves() else None
+            except StartError as error:
+                self._why = error
+                return Event.FAILED
+        return None
+
+    def _take(self, happened: Event) -> None:
+        """A pair that is not in the table asks for nothing."""
+        step = _LIFE[self._stage].get(happened)
+        if step is None:
+            return
+        if step.deferred:
+            self._deferred.append(happened)
+        if step.to is not None:
+            self._stage = step.to
+            self._posted.extend(self._deferred)
+            self._deferred.clear()
+        for action in step.actions:
+            action(self)
+
+    def _tend(self) -> None:
+        """What has to be done now and then, whatever happens."""
+        self._feed_watchdog()
+        log.sweep()
+        if self._open_until:
+            self._open_to_operators()
+        if time.monotonic() >= self._resources_at and self.server.phase == "serving":
+            self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
+            _log_resources(self.server, self._process)
+
+    def _end(self) -> None:
+        try:
+            self.server.stop()
+            if self._stage is Stage.ENDED and self._successor is not None:
+                self._finish(self._successor)
+        finally:
+            logger.info(
+                "final counters %s",
+                json.dumps(self.server.counters()),
+                extra=event("final_counters", **self.server.counters()),
+            )
+            if self._admin is not None:
+                self._admin.close()
+            if self._stage in _UNDER_WAY - {Stage.HANDING_OVER}:  # a fault of ours
+                self._dismissed(hurry=True)
 
     # -- after a predecessor -----------------------------------------------------------------------
 
-    @property
-    def _predecessor_leaves(self) -> bool:
-        """It takes nothing any more and is not gone yet."""
-        takeover = self._takeover
-        return takeover is not None and takeover.released and not takeover.gone
+    def _hear_of_predecessor(self) -> None:
+        """Any thread."""
+        gone = self._takeover is None or self._takeover.gone
+        self._inbox.put(Event.GONE if gone else Event.RELEASED)
 
-    def _stops_now(self) -> bool:
-        """Whether a stop is heeded at once.
+    def _withdraw(self) -> None:
+        if self._takeover is not None:
+            self._takeover.withdraw()
 
-        While a predecessor leaves, its connections come here and the sockets are not ours alone: it
-        has to be gone first. A second signal does not wait.
-        """
-        self._stops += 1
-        if self._stops > 1 or not self._predecessor_leaves:
-            if self._takeover is not None:
-                self._takeover.withdraw()
-            return True
+    def _stop_later(self) -> None:
+        """The predecessor's connections come here, and the sockets are not ours alone."""
         logger.info(
             "stopping once the predecessor is gone", extra=event("stopping_after_predecessor")
         )
-        return False
 
-    def _tend_takeover(self) -> None:
-        """Act on what is new of the predecessor."""
-        takeover = self._takeover
-        if takeover is not None and not self._opened and (takeover.released or takeover.gone):
-            self._begin_opening()
-        elif self._open_until:
-            self._open_to_operators()
-        if takeover is None or not takeover.gone:
-            return
-        self._takeover = None
+    def _end_takeover(self) -> None:
+        takeover, self._takeover = self._takeover, None
         self.server.end_takeover()
+        connections = 0 if takeover is None else takeover.taken
         logger.info(
             "took over: %d connections passed on, the predecessor is gone",
-            takeover.taken,
-            extra=event("took_over", connections=takeover.taken),
+            connections,
+            extra=event("took_over", connections=connections),
         )
 
-    def _begin_opening(self) -> None:
-        self._opened = True
+    def _open(self) -> None:
+        """Have what only one process can, and be the service."""
         self._open_until = time.monotonic() + OPEN_TIMEOUT_S
         self._open_to_operators()
         self._announce()
 
     def _open_to_operators(self) -> None:
-        """What only one process can have: the admin socket and the port of HTTP. The other one has
-        left them, or was killed and is about to. What stays in the way must not end a node that
-        serves."""
+        """The admin socket and the port of HTTP. The other one has left them, or was killed and is
+        about to. What stays in the way must not end a node that serves."""
         http_fault: RaidaError | None = None
         admin_fault: RaidaError | None = None
         if self.server.url is None:
@@ -334,52 +357,38 @@ class Daemon:
 
     # -- before a successor ------------------------------------------------------------------------
 
-    def _tend_upgrade(self) -> bool:
-        """Start a successor where one is wanted, and look after it. True once it serves."""
-        if self._abandoned is not None and self._abandoned.gone():
-            self._abandoned = None
-            self.server.forget_successor()
-        if self._starting is None:
-            self._start_successor()
-            return False
-        try:
-            if not self._starting.serves():
-                return False
-        except StartError as error:
-            self._give_up(error)
-            return False
-        successor, self._starting = self._starting, None
-        self._successor = successor
-        logger.info(
-            "upgrade: process %d serves",
-            successor.pid,
-            extra=event("upgrade_done", pid=successor.pid),
-        )
-        notify(f"MAINPID={successor.pid}")
-        return True
-
     def _start_successor(self) -> None:
-        """If one was asked for, and the previous hand-over is over: a connection that is passed on
-        must find somebody who keeps it."""
-        self._upgrade_asked |= not self._upgrades.empty()
-        if not self._upgrade_asked or self._takeover is not None or self._abandoned is not None:
-            return
-        self._upgrade_asked = False
         logger.info("upgrade: starting the successor", extra=event("upgrade_begun"))
         try:
-            self._starting = self.server.start_successor()
+            self._successor = self.server.start_successor()
         except RaidaError as error:
-            self._give_up(StartError(str(error)))
+            self._why = StartError(str(error))
+            self._posted.append(Event.FAILED)
 
-    def _give_up(self, why: StartError) -> None:
-        """There will be no upgrade: this node goes on, or stops."""
-        successor, self._starting = self._starting, None
-        if successor is not None:
-            successor.abandon()
-            self._abandoned = successor
-        logger.error("no upgrade, this node goes on: %s", why, extra=event("upgrade_failed"))
-        self._answer_upgrades(why)
-        self._upgrade_asked = False
+    def _give_up(self) -> None:
+        """There will be no upgrade."""
+        logger.error("no upgrade, this node goes on: %s", self._why, extra=event("upgrade_failed"))
+        self._dismiss()
+
+    def _call_off(self) -> None:
+        """There will be no upgrade, nor will this node go on."""
+        self._why = StartError("this node was told to stop meanwhile")
+        logger.error("no upgrade: %s", self._why, extra=event("upgrade_failed"))
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        if self._successor is not None:
+            self._successor.abandon()
+        self._answer_upgrades(self._why)
+
+    def _dismissed(self, *, hurry: bool = False) -> bool:
+        """Whether no successor is left that was dismissed."""
+        if self._successor is not None:
+            if not self._successor.gone(hurry=hurry):
+                return False
+            self._successor = None
+            self.server.forget_successor()
+        return True
 
     def _answer_upgrades(self, outcome: int | StartError) -> None:
         """Any thread."""
@@ -387,102 +396,86 @@ class Daemon:
             while True:
                 self._upgrades.get_nowait().put(outcome)
 
-    def _hand_over(self, successor: Successor) -> bool:
-        """The successor serves: give it what only one of us can have, then what is under way.
-
-        False when it has ended before this node was done: this one serves again then.
-        """
-        server = self.server
+    def _hand_over(self) -> None:
+        """Give the successor what only one of us can have, then what is under way."""
+        server, successor = self.server, self._successor
+        if successor is None:
+            return
+        logger.info(
+            "upgrade: process %d serves",
+            successor.pid,
+            extra=event("upgrade_done", pid=successor.pid),
+        )
         self._last_word = successor.pid
         self._answer_upgrades(successor.pid)
         if self._admin is not None:
             self._admin.close()
             self._admin = None
         if server.phase != "serving":  # told to stop by the admin socket, at the last moment
-            self._successor, self._abandoned = None, successor
-            successor.abandon()
-            return True
+            self._posted.append(Event.DRAIN)
+            return
+        self._say(f"MAINPID={successor.pid}")
+        self._speaks = False
         server.close_web()
         successor.release()
         timeout_ms = server.config.network.drain_timeout_ms
         self._log_stopping(timeout_ms)
         server.begin_hand_over(successor, timeout_ms)
-        while not server.wait(DRAIN_LOOK_S):
-            if self._signals.take(0) in STOP_SIGNALS:
-                self._stops += 1
-                if self._stops > 1:
-                    self._stop_at_once()
-                else:
-                    logger.info("told to stop: leaving already", extra=event("leaving_already"))
-            if successor.status is not None and self._take_back(successor):
-                return False
-        return True
 
-    def _take_back(self, successor: Successor) -> bool:
-        """The successor has ended: whether this node could take up again what it had left."""
-        status = successor.status
+    def _note_leaving(self) -> None:
+        logger.info("told to stop: leaving already", extra=event("leaving_already"))
+
+    def _take_back(self) -> None:
+        """Go on, if the data plane can still take up again what it had left."""
         try:
             self.server.take_back()
         except RaidaError:
-            return False  # too late: _finish() says so
-        self._successor = self._last_word = None
-        successor.channel.close()
+            return  # too late: _finish() says so
+        self._posted.append(Event.BACK)
+
+    def _serve_again(self) -> None:
+        successor, self._successor = self._successor, None
+        ended = None if successor is None else successor.status
+        if successor is not None:
+            successor.channel.close()
+        self._last_word = None
         logger.error(
             "the successor %s: this node serves again",
-            how_ended(status or 0),
-            extra=event("successor_lost", status=status),
+            how_ended(ended or 0),
+            extra=event("successor_lost", status=ended),
         )
-        notify(f"MAINPID={os.getpid()}")
-        if status == 0:  # it was told to stop: the service was, that is
-            self._stops += 1
+        self._speaks = True
+        self._say(f"MAINPID={os.getpid()}")
+        if ended == 0:  # it was told to stop: the service was, that is
+            self._posted.append(Event.STOP)
         else:
-            self._begin_opening()
-        return True
+            self._open()
 
     def _finish(self, successor: Successor) -> None:
-        """Raises EngineError when the successor has ended, and with it the service: a service
-        manager is to start it again."""
+        """This node has answered everything. Raises EngineError when the successor has ended, and
+        with it the service: a service manager is to start it again."""
         successor.finish(dataclasses.asdict(self.server.stats()))
-        status = successor.status
-        if not status or self._stops:
+        ended = successor.status
+        if not ended or self._told_to_stop:
             return
         notify(f"MAINPID={os.getpid()}")
-        raise EngineError(errno.ESRCH, f"the successor {how_ended(status)} and this node had left")
-
-    def _await_abandoned(self) -> None:
-        """It answers what it has taken; a further signal does not wait for that."""
-        while self._abandoned is not None:
-            hurry = self._signals.take(START_LOOK_S) in STOP_SIGNALS
-            if self._abandoned.gone(hurry=hurry):
-                self._abandoned = None
+        raise EngineError(errno.ESRCH, f"the successor {how_ended(ended)} and this node had left")
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        server = self.server
-        if self._starting is not None:
-            self._give_up(StartError("this node was told to stop meanwhile"))
-        if self._successor is None:
-            self._last_word = StartError("the node is stopping")
-            self._answer_upgrades(self._last_word)
-            if server.running and server.phase == "serving":
-                timeout_ms = 0 if self._stops > 1 else server.config.network.drain_timeout_ms
-                self._log_stopping(timeout_ms)
-                server.begin_drain(timeout_ms)
-        while not server.wait(DRAIN_LOOK_S):
-            self._feed_watchdog()
-            if self._signals.take(0) in STOP_SIGNALS:
-                self._stop_at_once()
-        try:
-            server.stop(0)
-            if self._successor is not None:
-                self._finish(self._successor)
-        finally:
-            logger.info(
-                "final counters %s",
-                json.dumps(server.counters()),
-                extra=event("final_counters", **server.counters()),
-            )
+    def _lose_store(self) -> None:
+        logger.error("%s", self.server.store_fault, extra=event("store_lost"))
+        # As a failure of the machine, not of the settings: the service manager starts it again.
+        self._fault = EngineError(errno.EIO, "the store must be opened again, so the node ends")
+
+    def _leave(self) -> None:
+        self._last_word = StartError("the node is stopping")
+        self._answer_upgrades(self._last_word)
+        self._say(f"STOPPING=1\n{status('answering what was received, then stopping')}")
+        if self.server.running and self.server.phase == "serving":
+            timeout_ms = self.server.config.network.drain_timeout_ms
+            self._log_stopping(timeout_ms)
+            self.server.begin_drain(timeout_ms)
 
     @staticmethod
     def _log_stopping(timeout_ms: int) -> None:
@@ -498,12 +491,28 @@ class Daemon:
         )
         self.server.begin_drain(0)
 
+    def _hurry_dismissed(self) -> None:
+        self._dismissed(hurry=True)
+
+    # -- the service manager -----------------------------------------------------------------------
+
+    def _say(self, state: str) -> None:
+        """To the service manager, if this process speaks for the service. Any thread."""
+        if self._speaks:
+            notify(state)
+
+    def _announce(self) -> None:
+        """This process is the service."""
+        if self.server.phase != "serving":
+            return
+        self._speaks = True
+        store_sockets(self.server.descriptors)
+        self._say(f"READY=1\n{status(self._status)}")
+
     def _feed_watchdog(self) -> None:
         """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
-        if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
+        if self._watchdog_s is None or time.monotonic() < self._watchdog_at or not self._speaks:
             return
-        if not self._announced or self._successor is not None:
-            return  # the other one's laps count
         try:
             laps = self.server.beat()
         except RaidaError:
@@ -511,7 +520,113 @@ class Daemon:
         if laps != self._laps:
             self._laps = laps
             self._watchdog_at = time.monotonic() + self._watchdog_s
-            notify("WATCHDOG=1")
+            self._say("WATCHDOG=1")
+
+    def _reload_quietly(self) -> None:
+        with contextlib.suppress(RaidaError):  # it has been logged
+            self.reload()
+
+
+# --- What a node does when something happens, by stage -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """actions: done in this order. to: the stage then; None: the same. deferred: the event comes
+    again at the next stage."""
+
+    actions: tuple[Callable[[Daemon], None], ...]
+    to: Stage | None = None
+    deferred: bool = False
+
+
+def _go(to: Stage, *actions: Callable[[Daemon], None]) -> Step:
+    return Step(actions, to)
+
+
+def _stay(*actions: Callable[[Daemon], None]) -> Step:
+    return Step(actions)
+
+
+def _later(*actions: Callable[[Daemon], None]) -> Step:
+    return Step(actions, deferred=True)
+
+
+_UNDER_WAY: Final = frozenset({Stage.STARTING, Stage.DISMISSING, Stage.HANDING_OVER, Stage.LEAVING})
+
+_D = Daemon
+_LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
+    Stage.FOLLOWING: {
+        Event.STOP: _go(Stage.LEAVING, _D._withdraw, _D._leave),
+        Event.HURRY: _go(Stage.LEAVING, _D._withdraw, _D._leave, _D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._withdraw, _D._leave),
+        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.UPGRADE: _later(),
+        Event.OVER: _go(Stage.LEAVING, _D._leave),
+        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.RELEASED: _go(Stage.INHERITING, _D._open),
+        Event.GONE: _go(Stage.ALONE, _D._open, _D._end_takeover),
+    },
+    Stage.INHERITING: {
+        Event.STOP: _later(_D._stop_later),
+        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.UPGRADE: _later(),
+        Event.OVER: _go(Stage.LEAVING, _D._leave),
+        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.GONE: _go(Stage.ALONE, _D._end_takeover),
+    },
+    Stage.ALONE: {
+        Event.STOP: _go(Stage.LEAVING, _D._leave),
+        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.UPGRADE: _go(Stage.STARTING, _D._start_successor),
+        Event.OVER: _go(Stage.LEAVING, _D._leave),
+        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+    },
+    Stage.STARTING: {
+        Event.STOP: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.HURRY: _go(Stage.LEAVING, _D._call_off, _D._leave, _D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.UPGRADE: _stay(),  # who asks gets the answer to the one that is under way
+        Event.OVER: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._call_off, _D._leave),
+        Event.READY: _go(Stage.HANDING_OVER, _D._hand_over),
+        Event.FAILED: _go(Stage.DISMISSING, _D._give_up),
+    },
+    Stage.DISMISSING: {
+        Event.STOP: _go(Stage.LEAVING, _D._leave),
+        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.UPGRADE: _later(),
+        Event.OVER: _go(Stage.LEAVING, _D._leave),
+        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.DISMISSED: _go(Stage.ALONE),
+    },
+    Stage.HANDING_OVER: {
+        Event.STOP: _later(_D._note_leaving),
+        Event.HURRY: _stay(_D._stop_at_once),
+        Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.RELOAD: _later(),
+        Event.UPGRADE: _stay(),  # who asks has the answer
+        Event.OVER: _go(Stage.ENDED),
+        Event.LOST: _stay(_D._take_back),
+        Event.BACK: _go(Stage.ALONE, _D._serve_again),
+    },
+    Stage.LEAVING: {
+        Event.STOP: _stay(),
+        Event.HURRY: _stay(_D._stop_at_once, _D._hurry_dismissed),
+        Event.DRAIN: _stay(),  # a shorter time-out is in effect
+        Event.RELOAD: _stay(),
+        Event.UPGRADE: _stay(),  # who asks has the answer
+        Event.OVER: _go(Stage.ENDED),
+    },
+    Stage.ENDED: {},
+}
 
 
 def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:
