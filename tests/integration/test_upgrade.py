@@ -455,6 +455,7 @@ def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path)
         node.signal(signal.SIGCONT)
         says(node, "ended with status 0 before it served: it was told to stop")
         assert answers(node)
+        assert "STOPPING=1" not in told(node.notify)  # the service does not
 
 
 # --- between the two --------------------------------------------------------------------------
