@@ -159,7 +159,7 @@ def serving_process(node: Daemon) -> int:
 
 def says(node: Daemon, text: str, times: int = 1) -> None:
     """Until the log has it."""
-    eventually(lambda: node.stderr().count(text) >= times, 30, what=node.stderr)
+    eventually(lambda: node.stderr().count(text) >= times, 30 * PATIENCE, what=node.stderr)
 
 
 @contextmanager
@@ -366,7 +366,7 @@ def test_asked_twice_at_once(tmp_path: Path) -> None:
     """One upgrade answers both."""
     with upgradable(tmp_path) as node:
         both = [command(tmp_path), command(tmp_path)]
-        said = {one.communicate(timeout=60) for one in both}
+        said = {one.communicate(timeout=60 * PATIENCE) for one in both}
         assert [one.returncode for one in both] == [0, 0]
         assert said == {(f"process {serving_process(node)} serves\n", "")}
         says(node, "the predecessor is gone")
@@ -416,11 +416,16 @@ def test_reload_and_watchdog_while_the_successor_starts(
             seen.extend(told(node.notify))
             return seen.count("WATCHDOG=1") >= 3
 
-        eventually(fed, 20)
+        eventually(fed, 20 * PATIENCE)
         assert adminsocket.result_of(tmp_path / "admin.sock", "status")["phase"] == "serving"
         assert serving_process(node) == node.process.pid
         (tmp_path / "hold").unlink()
-        says(node, "the predecessor is gone")
+
+        def gone_by_now() -> bool:
+            told(node.notify)  # or it fills, and the node waits for it
+            return "the predecessor is gone" in node.stderr()
+
+        eventually(gone_by_now, 30 * PATIENCE, what=node.stderr)
 
 
 def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
@@ -428,7 +433,7 @@ def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
         (successor,) = psutil.Process(node.process.pid).children()
         asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
         assert "phase" in next(asked)  # it waits for the same successor
-        assert node.terminate(8) == 0
+        assert node.terminate(8 * PATIENCE) == 0
         assert gone(successor.pid)
         with pytest.raises(adminsocket.NodeError, match="this node was told to stop meanwhile"):
             list(asked)
@@ -439,7 +444,7 @@ def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     """Whatever it has taken meanwhile, it answers."""
     with slow_to_start(tmp_path) as node:
         adminsocket.result_of(tmp_path / "admin.sock", "drain")
-        assert node.process.wait(8) == 0
+        assert node.process.wait(8 * PATIENCE) == 0
         assert "no upgrade" in node.stderr()
 
 
