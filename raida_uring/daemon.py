@@ -261,7 +261,7 @@ class Daemon:
 
     def _take(self, happened: Event) -> None:
         """A pair that is not in the table asks for nothing."""
-        step = _LIFE[self._stage].get(happened)
+        step = LIFE[self._stage].get(happened)
         if step is None:
             return
         if step.deferred:
@@ -555,7 +555,7 @@ def _later(*actions: Callable[[Daemon], None]) -> Step:
 _UNDER_WAY: Final = frozenset({Stage.STARTING, Stage.DISMISSING, Stage.HANDING_OVER, Stage.LEAVING})
 
 _D = Daemon
-_LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
+LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
     Stage.FOLLOWING: {
         Event.STOP: _go(Stage.LEAVING, _D._withdraw, _D._leave),
         Event.HURRY: _go(Stage.LEAVING, _D._withdraw, _D._leave, _D._stop_at_once),
