@@ -44,6 +44,7 @@ IDLE_S: Final = 1.0  # between two looks at what nobody tells ...
 LOOK_S: Final = 0.02  # ... and while something is under way
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
 OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
+STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
 
 logger = logging.getLogger("raida_uring")
 
@@ -115,6 +116,7 @@ class Daemon:
         self._status = ""  # what the manager shows while nothing special happens
         self._reread = reread
         self._reload_lock = threading.Lock()
+        self._drain_timeout_ms: int | None = None  # that the admin socket has asked for
         self._admin: Admin | None = None
         self._open_until = 0.0  # what the predecessor has left is tried to be opened; 0: no more
         self._last_word: int | StartError | None = None  # for whoever asks for an upgrade too late
@@ -147,6 +149,7 @@ class Daemon:
         """
         if self._stage is Stage.INHERITING:
             raise StartError("the predecessor has not gone yet: ask again in a moment")
+        self._drain_timeout_ms = drain_timeout_ms
         self.server.begin_drain(drain_timeout_ms)
         self._inbox.put(Event.DRAIN)
 
@@ -155,13 +158,19 @@ class Daemon:
 
         Raises ConfigError, EngineError or StartError, with nothing changed.
         """
+        reloaded = self._reload()
+        if self._stage in (Stage.STARTING, Stage.HANDING_OVER):
+            self._inbox.put(Event.RELOAD)  # for the successor, which may have read it before
+        return reloaded
+
+    def _reload(self) -> Reloaded:
         with self._reload_lock:
             if self.server.phase != "serving":
                 raise StartError("not reloaded: the node is stopping")
             self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             remark = ""
             try:
-                reloaded = self._reload()
+                reloaded = self._reread_and_apply()
             except (ConfigError, StartError, EngineError) as error:
                 remark = f"; the last reload failed: {error}"
                 logger.error(
@@ -176,7 +185,7 @@ class Daemon:
         _log_reloaded(reloaded)
         return reloaded
 
-    def _reload(self) -> Reloaded:
+    def _reread_and_apply(self) -> Reloaded:
         if self._reread is None:
             raise ConfigError("started without a configuration file")
         return self.server.reload(self._reread())
@@ -378,7 +387,7 @@ class Daemon:
 
     def _dismiss(self) -> None:
         if self._successor is not None:
-            self._successor.abandon()
+            self._successor.abandon(self.server.config.network.drain_timeout_ms / 1000)
         self._answer_upgrades(self._why)
 
     def _dismissed(self, *, hurry: bool = False) -> bool:
@@ -406,11 +415,12 @@ class Daemon:
             successor.pid,
             extra=event("upgrade_done", pid=successor.pid),
         )
-        self._last_word = successor.pid
-        self._answer_upgrades(successor.pid)
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
+        if server.phase == "serving":
+            self._last_word = successor.pid
+            self._answer_upgrades(successor.pid)
+            if self._admin is not None:
+                self._admin.close()
+                self._admin = None
         if server.phase != "serving":  # told to stop by the admin socket, at the last moment
             self._posted.append(Event.DRAIN)
             return
@@ -421,6 +431,10 @@ class Daemon:
         timeout_ms = server.config.network.drain_timeout_ms
         self._log_stopping(timeout_ms)
         server.begin_hand_over(successor, timeout_ms)
+
+    def _pass_on_reload(self) -> None:
+        if self._successor is not None and self._successor.status is None:
+            os.kill(self._successor.pid, signal.SIGHUP)
 
     def _note_leaving(self) -> None:
         logger.info("told to stop: leaving already", extra=event("leaving_already"))
@@ -472,10 +486,14 @@ class Daemon:
         self._last_word = StartError("the node is stopping")
         self._answer_upgrades(self._last_word)
         self._say(f"STOPPING=1\n{status('answering what was received, then stopping')}")
+        drain_ms = self._drain_timeout_ms
+        if drain_ms is None:
+            drain_ms = self.server.config.network.drain_timeout_ms
+        patience_us = round((drain_ms / 1000 + STOP_MARGIN_S) * 1e6)
+        self._say(f"EXTEND_TIMEOUT_USEC={patience_us}")  # of TimeoutStopSec=, if that is less
         if self.server.running and self.server.phase == "serving":
-            timeout_ms = self.server.config.network.drain_timeout_ms
-            self._log_stopping(timeout_ms)
-            self.server.begin_drain(timeout_ms)
+            self._log_stopping(drain_ms)
+            self.server.begin_drain(drain_ms)
 
     @staticmethod
     def _log_stopping(timeout_ms: int) -> None:
@@ -502,16 +520,20 @@ class Daemon:
             notify(state)
 
     def _announce(self) -> None:
-        """This process is the service."""
-        if self.server.phase != "serving":
-            return
+        """This process is the service: also when it was told to stop at once, since one that ends
+        before it was ready has failed."""
         self._speaks = True
         store_sockets(self.server.descriptors)
         self._say(f"READY=1\n{status(self._status)}")
 
     def _feed_watchdog(self) -> None:
-        """Tell the service manager that the I/O thread turns: it alone can say so, by its laps."""
+        """Tell the service manager that the I/O thread turns: it alone can say so, by its laps.
+
+        Not once it leaves: STOPPING=1 ends the watchdog, and a word would begin it anew.
+        """
         if self._watchdog_s is None or time.monotonic() < self._watchdog_at or not self._speaks:
+            return
+        if self._stage is Stage.LEAVING:
             return
         try:
             laps = self.server.beat()
@@ -524,7 +546,7 @@ class Daemon:
 
     def _reload_quietly(self) -> None:
         with contextlib.suppress(RaidaError):  # it has been logged
-            self.reload()
+            self._reload()
 
 
 # --- What a node does when something happens, by stage -------------------------------------------
@@ -590,7 +612,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.STOP: _go(Stage.LEAVING, _D._call_off, _D._leave),
         Event.HURRY: _go(Stage.LEAVING, _D._call_off, _D._leave, _D._stop_at_once),
         Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
-        Event.RELOAD: _stay(_D._reload_quietly),
+        Event.RELOAD: _later(_D._reload_quietly),  # the successor may have read it before
         Event.UPGRADE: _stay(),  # who asks gets the answer to the one that is under way
         Event.OVER: _go(Stage.LEAVING, _D._call_off, _D._leave),
         Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._call_off, _D._leave),
@@ -611,7 +633,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.STOP: _later(_D._note_leaving),
         Event.HURRY: _stay(_D._stop_at_once),
         Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
-        Event.RELOAD: _later(),
+        Event.RELOAD: _later(_D._pass_on_reload),
         Event.UPGRADE: _stay(),  # who asks has the answer
         Event.OVER: _go(Stage.ENDED),
         Event.LOST: _stay(_D._take_back),

@@ -33,8 +33,7 @@ from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
-ABANDON_TIMEOUT_S: Final = 10.0  # for one that is not wanted to answer what it has taken ...
-IDLE_ABANDON_TIMEOUT_S: Final = 1.0  # ... and to end when it has taken nothing
+END_TIMEOUT_S: Final = 1.0  # for one that is not wanted to end, once it has nothing to answer
 SEND_TIMEOUT_S: Final = 5.0  # for a successor that does not read
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
@@ -60,7 +59,7 @@ class Successor:
         self.channel = channel
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._abandoned_at = 0.0
+        self._abandoned_at = self._drain_timeout_s = 0.0
         self._receiving = self._ready = False
         self._reason = ""
 
@@ -146,17 +145,18 @@ class Successor:
             if said.startswith(_FAILED):
                 self._reason = said[len(_FAILED) :].decode(errors="replace")
 
-    def abandon(self) -> None:
+    def abandon(self, drain_timeout_s: float) -> None:
         """It is not wanted: let it answer what it may have taken already, and end."""
         if self.status is None:
             self._process.send_signal(signal.SIGTERM)
         self._abandoned_at = time.monotonic()
+        self._drain_timeout_s = drain_timeout_s
 
     def gone(self, *, hurry: bool = False) -> bool:
         """After abandon(): whether it has ended. It is killed when it is late, or to `hurry`."""
         if self.status is None:
             self._listen()
-            patience_s = ABANDON_TIMEOUT_S if self._receiving else IDLE_ABANDON_TIMEOUT_S
+            patience_s = END_TIMEOUT_S + (self._drain_timeout_s if self._receiving else 0)
             if time.monotonic() < self._abandoned_at + patience_s and not hurry:
                 return False
             self._process.kill()

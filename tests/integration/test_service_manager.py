@@ -21,11 +21,14 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import servicemanager
+from raida_uring import adminsocket, servicemanager
+from raida_uring.daemon import STOP_MARGIN_S
 from raida_uring.protocol import Status
 from raida_uring.servicemanager import STORED_NAME
+from tests.support.handlers import UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange
 from tests.support.node import (
+    HANDLERS,
     SERVE,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
@@ -134,6 +137,39 @@ def test_watchdog_is_fed_while_the_io_thread_turns(
 
         eventually(lambda: fed(3), 20 * PATIENCE)
         assert "STOPPING=1" not in seen
+
+
+def test_a_stop_has_the_time_of_its_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STOPPING=1 ends systemd's watchdog, and one more WATCHDOG=1 would begin it anew, for a thread
+    that will not turn any more. TimeoutStopSec= may be less than the drain."""
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    held, path = tmp_path / "held", tmp_path / "admin.sock"
+    with (
+        daemon(
+            tmp_path,
+            handlers={**HANDLERS},
+            admin={"socket": str(path)},
+            network={"drain_timeout_ms": 77000},
+        ) as node,
+        socket.create_connection(node.endpoint, 10 * PATIENCE) as client,
+    ):
+        client.sendall(request(UNTIL, str(held).encode()))
+        eventually(lambda: adminsocket.result_of(path, "status")["in_flight"]["tcp"] == 1)
+        adminsocket.result_of(path, "stop")
+        said: list[str] = []
+
+        def stops() -> bool:
+            said.extend(told(node.notify))
+            return any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in said)
+
+        eventually(stops)
+        at = said.index("STOPPING=1")
+        patience_s = int(said[-1].removeprefix("EXTEND_TIMEOUT_USEC=")) / 1e6
+        assert patience_s == 77 + STOP_MARGIN_S
+        time.sleep(0.5)  # five times as long as between two words, had it any
+        assert "WATCHDOG=1" not in said[at:] + told(node.notify)
+        held.touch()
+        assert node.process.wait(STOP_TIMEOUT_S) == 0
 
 
 class Manager:

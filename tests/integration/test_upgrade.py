@@ -382,6 +382,7 @@ from raida_uring.handlers import Reply, command
 
 here = pathlib.Path(__file__).parent
 while (here / "hold").exists():
+    (here / "waits").touch()
     time.sleep(0.01)
 
 @command(group=6, code=200)
@@ -426,6 +427,20 @@ def test_reload_and_watchdog_while_the_successor_starts(
             return "the predecessor is gone" in node.stderr()
 
         eventually(gone_by_now, 30 * PATIENCE, what=node.stderr)
+
+
+def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> None:
+    """It has read the file before: what an operator changed since must not be lost."""
+    path = tmp_path / "node.toml"
+    with slow_to_start(tmp_path) as node:
+        eventually((tmp_path / "waits").exists, 30 * PATIENCE)
+        text = path.read_text()
+        path.write_text(text.replace("[network]\n", "[network]\nwait_max_ms = 777\n"))
+        node.signal(signal.SIGHUP)
+        says(node, "reloaded: [network] wait_max_ms")
+        (tmp_path / "hold").unlink()
+        says(node, "reloaded: [network] wait_max_ms", 2)
+        says(node, "the predecessor is gone")
 
 
 def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ def expected_rows() -> list[str]:
     for stage in ALIVE:
         groups: dict[str, list[str]] = {}
         for happened, step in LIFE[stage].items():
-            then = f" → {step.to.name}" if step.to else " → later" if step.deferred else ""
+            then = f" → {step.to.name}" if step.to else ""
+            if step.deferred:
+                then = " → and again later" if step.actions else " → later"
             if then or step.actions:
                 groups.setdefault(then, []).append(happened.name)
         said = "; ".join(", ".join(names) + then for then, names in groups.items())

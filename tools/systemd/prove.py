@@ -29,7 +29,7 @@ MODULES = pathlib.Path("/opt/proof")
 PORT = 50000
 WATCHDOG_S = 10  # as the unit has it
 MARGIN_S = 8  # for the restart after that, on a busy machine
-NAP = (5, 200)
+NAP, LONG_NAP = (5, 200), (5, 201)
 NOTABLE_S = 5.0  # for a client to wait: printed, to be looked up in the journal
 
 _PTRACE_SEIZE, _PTRACE_INTERRUPT, _WALL = 0x4206, 0x4207, 0x40000000
@@ -418,6 +418,40 @@ def stop_drains() -> str:
 
 
 @check
+def drain_outlasts_the_manager() -> str:
+    """a drain longer than WatchdogSec= and TimeoutStopSec= answers what is under way"""
+    DROP_IN.parent.mkdir(exist_ok=True)
+    DROP_IN.write_text(
+        f"[Service]\nEnvironment=PYTHONPATH={MODULES}\nTimeoutStopSec={2 * WATCHDOG_S}s\n"
+    )
+    systemctl("daemon-reload")
+    with configured(CONFIG.read_text() + '\n[handlers]\nmodules = ["naps"]\n'):
+        fresh_start()
+        statuses: list[object] = []
+
+        def ask() -> None:
+            try:
+                statuses.append(ask_tcp(LONG_NAP, timeout_s=6 * WATCHDOG_S))
+            except (OSError, EOFError) as error:
+                statuses.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        done = run("drain", "--timeout", str(6 * WATCHDOG_S), "--config", str(CONFIG))
+        took_s = time.monotonic() - began
+        asking.join()
+        eventually(lambda: shown("ActiveState") == "inactive", 10, "not inactive")
+    DROP_IN.unlink()
+    systemctl("daemon-reload")
+    must(statuses == [250], f"a request under way got {statuses}, drain said {done.stderr}")
+    must(done.returncode == 0, f"drain: {done.returncode}: {done.stdout}{done.stderr}")
+    must(shown("Result") == "success" and shown("ExecMainStatus") == "0", shown("Result"))
+    return f"drained for {took_s:.1f} s"
+
+
+@check
 def journal_fields() -> str:
     """the journal has the events with their fields"""
     since = cursor()
@@ -624,7 +658,10 @@ def prepare() -> None:
     naps = (
         "import time\n\nfrom raida_uring.handlers import Node, Reply, Request, command\n\n\n"
         f'@command(group={NAP[0]}, code={NAP[1]}, mode="slow")\n'
-        "def nap(request: Request, node: Node) -> Reply:\n    time.sleep(2)\n    return Reply()\n"
+        "def nap(request: Request, node: Node) -> Reply:\n    time.sleep(2)\n    return Reply()\n\n"
+        f'@command(group={LONG_NAP[0]}, code={LONG_NAP[1]}, mode="slow")\n'
+        "def long_nap(request: Request, node: Node) -> Reply:\n"
+        f"    time.sleep({3 * WATCHDOG_S})\n    return Reply()\n"
     )
     (MODULES / "naps.py").write_text(naps)
     (MODULES / "slow_import.py").write_text(naps + "\n\ntime.sleep(3)\n")
