@@ -133,7 +133,9 @@ class Successor:
 
     def _listen(self) -> None:
         """Take in what it has said."""
-        while select.select([self.channel], [], [], 0)[0]:
+        heard = select.poll()  # not select(), which ends at descriptor 1023
+        heard.register(self.channel, select.POLLIN)
+        while heard.poll(0):
             try:
                 said = self.channel.recv(_MESSAGE_BYTES_MAX)
             except OSError:

@@ -11,6 +11,7 @@ import http.client
 import itertools
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -267,6 +268,26 @@ def test_ipv6_sockets_pass_on_too(tmp_path: Path) -> None:
         with socket.create_connection(("::1", node.endpoint[1]), ANSWER_TIMEOUT_S) as client:
             client.sendall(request(VERSION_COMMAND))
             assert status(read_reply(client)) == Status.SUCCESS
+
+
+def test_a_node_with_many_connections_is_replaced(tmp_path: Path) -> None:
+    """The channel's descriptor is beyond 1023 then, where select() ends."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with upgradable(tmp_path) as node, contextlib.ExitStack() as opened:
+            clients = [
+                opened.enter_context(socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S))
+                for _ in range(1100)
+            ]
+            for _ in range(2):
+                for client in clients:
+                    client.sendall(request(VERSION_COMMAND))
+                assert all(status(read_reply(client)) == Status.SUCCESS for client in clients)
+                upgrade(node)
+            assert "took over: 1100 connections passed on" in node.stderr()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
