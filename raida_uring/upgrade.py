@@ -93,7 +93,10 @@ class Successor:
                 "this node is process 1 of its container, and its end would end the successor: "
                 "replace the container instead"
             )
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise StartError(f"cannot start the successor: {error.strerror}") from error
         with theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
             ours.settimeout(SEND_TIMEOUT_S)

@@ -290,6 +290,20 @@ def test_a_node_with_many_connections_is_replaced(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_a_node_without_descriptors_goes_on(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        process = psutil.Process(node.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+        lowest_free = min(set(range(len(used) + 1)) - used)
+        process.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        node.signal(signal.SIGUSR2)
+        says(node, "no upgrade, this node goes on: cannot start the successor: Too many open files")
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert answers(node)
+        upgrade(node)
+
+
 def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         client = PersistentClient(node.endpoint)
