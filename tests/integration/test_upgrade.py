@@ -631,6 +631,23 @@ def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> Non
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
+def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
+    """The successor's end on a stop does not make the predecessor's first signal a second one."""
+    with upgradable(tmp_path) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            successor = serving_process(node)
+            eventually(lambda: (tmp_path / "admin.sock").exists())
+            node.signal(signal.SIGTERM)
+            says(node, "leaving already")
+            for said in ("stopping once the predecessor is gone", "ended with status 0"):
+                os.kill(successor, signal.SIGTERM)
+                says(node, said)
+            says(node, "stopping: up to 10.0 s", 2)
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 0
+
+
 def test_a_predecessor_that_is_killed_leaves_everything_to_its_successor(tmp_path: Path) -> None:
     web = free_port()
     store = make_store(tmp_path / "store")
