@@ -648,6 +648,23 @@ def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
+def test_a_node_that_serves_again_waits_to_be_asked(tmp_path: Path) -> None:
+    """A signal that came while the successor started has had its upgrade."""
+    with slow_to_start(tmp_path) as node:
+        for number in (signal.SIGUSR2, signal.SIGHUP):
+            node.signal(number)
+        says(node, "reloaded: ")  # heard, and the other before it
+        with held_request(node, tmp_path):
+            (tmp_path / "hold").unlink()
+            says(node, "stopping: up to")
+            os.kill(serving_process(node), signal.SIGKILL)
+            says(node, "this node serves again")
+            for times in (2, 3):
+                node.signal(signal.SIGHUP)
+                says(node, "reloaded: ", times)
+        assert node.stderr().count("upgrade: starting the successor") == 1
+
+
 def test_a_predecessor_that_is_killed_leaves_everything_to_its_successor(tmp_path: Path) -> None:
     web = free_port()
     store = make_store(tmp_path / "store")
