@@ -64,11 +64,15 @@ def bind_all(config: Config, inherited: Inherited | None = None) -> list[Bound]:
     An IPv6 wildcard that came by default is left out, with a log line, where the machine has no
     IPv6. Raises StartError that names address, port and remedy.
     """
+    port = config.server.port
+    if inherited is not None:
+        inherited.close_all_but(port, config.network.bind)
+        port = port or inherited.port  # the number that was free at the first start
     for remaining in reversed(range(PORT_TRIES)):
         try:
-            return _bind_once(config, config.server.port, inherited)
+            return _bind_once(config, port, inherited)
         except _PortTakenError as taken:
-            if config.server.port != 0 or remaining == 0:
+            if port != 0 or remaining == 0:
                 raise StartError(str(taken)) from None
     raise AssertionError("unreachable")
 
@@ -79,10 +83,7 @@ class _PortTakenError(Exception):
 
 def _bind_once(config: Config, port: int, inherited: Inherited | None) -> list[Bound]:
     done: list[Bound] = []
-    releasing = False
-    if inherited is not None:
-        inherited.close_all_but(port, config.network.bind)
-        releasing = inherited.releasing
+    releasing = inherited is not None and inherited.releasing
     try:
         for host in config.network.bind:
             bound = _inherited(config, host, inherited)

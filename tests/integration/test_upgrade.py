@@ -746,6 +746,18 @@ def test_connections_find_their_address_again(tmp_path: Path) -> None:
             client.connection.close()
 
 
+def test_a_new_address_gets_the_port_that_was_free(tmp_path: Path) -> None:
+    """Port 0: one number for all addresses, also for one that comes first and later."""
+    with upgradable(tmp_path, server={"port": 0}, network={"bind": ["127.0.0.1"]}) as node:
+        config = tmp_path / "node.toml"
+        config.write_text(config.read_text().replace('["127.0.0.1"]', '["::1", "127.0.0.1"]'))
+        upgrade(node)
+        path = tmp_path / "admin.sock"
+        endpoints = adminsocket.result_of(path, "status")["endpoints"]
+        assert [host for host, _ in endpoints] == ["::1", "127.0.0.1"]
+        assert len({port for _, port in endpoints}) == 1
+
+
 def test_a_successor_without_an_admin_socket_takes_connections(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         client = PersistentClient(node.endpoint)
