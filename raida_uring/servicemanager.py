@@ -101,7 +101,9 @@ def received_sockets() -> Inherited | None:
     activated = [fd for fd in every if fd not in stored]
     if activated:
         _close_all(stored)  # once more the same, or what is not served any more
-        return _paired(activated, names)
+        inherited = _paired(activated, names)
+        inherited.of_unit = True
+        return inherited
     try:
         inherited = _paired(stored, names)
     except StartError as error:

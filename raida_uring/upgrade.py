@@ -213,6 +213,7 @@ class Inherited:
         self._sockets = sockets
         # Has whoever else holds them close them, too, soon after it returns; None: it does not.
         self.let_go: Callable[[], None] | None = None
+        self.of_unit = False  # a .socket unit keeps them open whoever serves them
         self.releasing = False  # addresses are in use that will be free in a moment
 
     def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
@@ -236,6 +237,14 @@ class Inherited:
         if unserved and self.let_go is not None:
             self.let_go()
             self.releasing = True
+        if unserved and self.of_unit:
+            logger.warning(
+                "sockets of the .socket unit that nobody serves, since the configuration names "
+                "others: %s port %d; whoever connects there waits in vain",
+                ", ".join(unserved),
+                self.port,
+                extra=event("sockets_unserved", hosts=unserved, port=self.port),
+            )
 
 
 class Takeover:

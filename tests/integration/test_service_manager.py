@@ -343,6 +343,24 @@ def test_sockets_of_a_socket_unit_go_before_stored_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.any_backend
+def test_sockets_of_a_socket_unit_that_are_not_served_are_named(tmp_path: Path) -> None:
+    """They stay open: whoever connects is accepted by the kernel, and never answered."""
+    port = free_port("127.0.0.1")
+    with (
+        listening() as (udp, tcp, endpoint),
+        Manager(tmp_path) as manager,
+        activated(tmp_path, [udp, tcp], port, manager) as process,
+    ):
+        manager.was_told("READY=1")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert (
+            f"nobody serves, since the configuration names others: 127.0.0.1 port {endpoint[1]};"
+            in (process.stderr.read().decode())
+        )
+
+
+@pytest.mark.any_backend
 def test_a_manager_without_room_is_told_of(tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     with (
