@@ -147,7 +147,9 @@ def _described(fd: int, names: str) -> tuple[str, int, int]:
         duplicate = socket.socket(fileno=os.dup(fd))
         with duplicate:
             if duplicate.family in (socket.AF_INET, socket.AF_INET6):
-                host, port = duplicate.getsockname()[:2]
+                host, port, *more = duplicate.getsockname()
+                if more and more[1]:  # link-local: as [network] bind names it
+                    host = f"{host}%{socket.if_indextoname(more[1])}"
                 return str(host), int(port), duplicate.type
     except OSError:
         pass

@@ -41,6 +41,7 @@ from tests.support.node import (
     told,
 )
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
+from tests.wire.test_addresses import link_local_address
 
 # As systemd starts a service: descriptors from 3 on, and who they are for.
 ACTIVATED = (
@@ -268,6 +269,29 @@ def test_stored_sockets_outlive_the_node(tmp_path: Path) -> None:
             assert manager.places == both_kinds(port)
         for one in given:
             one.close()
+
+
+@pytest.mark.any_backend
+def test_a_link_local_address_is_known_again(tmp_path: Path) -> None:
+    """The configuration names its interface, getsockname() has a number for it."""
+    found = link_local_address()
+    if found is None:
+        pytest.skip("no interface with an IPv6 link-local address")
+    host = "%".join(found)
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as tcp,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp,
+        Manager(tmp_path) as manager,
+    ):
+        tcp.bind(socket.getaddrinfo(host, 0)[0][4])
+        udp.bind(tcp.getsockname())
+        tcp.listen(1)
+        bind = {"bind": [host]}
+        with activated(
+            tmp_path, [udp, tcp], tcp.getsockname()[1], manager, network=bind
+        ) as process:
+            manager.was_told("READY=1")  # the address is in use: by sockets that it has
+            assert process.poll() is None
 
 
 @pytest.mark.any_backend
