@@ -46,6 +46,9 @@ OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has le
 OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
 STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
 
+# Also no descriptor or thread: none of these may end a node that serves.
+_NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
+
 logger = logging.getLogger("raida_uring")
 
 
@@ -344,17 +347,17 @@ class Daemon:
     def _open_to_operators(self) -> None:
         """The admin socket and the port of HTTP. The other one has left them, or was killed and is
         about to. What stays in the way must not end a node that serves."""
-        http_fault: RaidaError | None = None
-        admin_fault: RaidaError | None = None
+        http_fault: Exception | None = None
+        admin_fault: Exception | None = None
         if self.server.url is None:
             try:
                 self.server.open_web()
-            except StartError as error:
+            except _NOT_TO_BE_HAD as error:
                 http_fault = error
         if self._admin is None:
             try:
                 self._admin = Admin(self, admin.path_of(self.server))
-            except StartError as error:
+            except _NOT_TO_BE_HAD as error:
                 admin_fault = error
         if (http_fault or admin_fault) and time.monotonic() < self._open_until:
             return

@@ -604,8 +604,13 @@ class Server:
     def open_web(self) -> None:
         """Serve the status page and metrics, if that is wanted. Raises StartError."""
         if self.config.http.enabled:
-            self._web = Web(self.config.http, self.observe, self.beat)
-            self._web.start()
+            web = Web(self.config.http, self.observe, self.beat)
+            try:
+                web.start()
+            except RuntimeError:
+                web.stop()
+                raise
+            self._web = web
 
     def close_web(self) -> None:
         """Leave the port to others."""
