@@ -194,8 +194,8 @@ dist: setup ## source archive and wheel in dist/
 test-wheel: dist ## the wheel on a minimal Debian 12 without compiler and libraries
 	@tools/test_wheel.sh $(PYTHONS)
 
-test-image: dist ## the Containerfile's steps and a node without an engine; as root, with debootstrap
-	@tools/container/replay.sh
+test-image: dist ## the Containerfile by podman, or its steps without an engine, and a node from it; as root, with debootstrap
+	@tools/container/test_image.sh
 
 man: setup ## docs/raida-uring.1, from the command line's own tree
 	$(BIN)/python tools/manpage.py

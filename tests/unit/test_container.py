@@ -1,6 +1,6 @@
 """tools/container/Containerfile: what it names exists, and its parts agree with one another.
 
-An image is not built here. tools/container/replay.sh does its steps where that cannot be done.
+An image is not built here: that is tools/container/test_image.sh.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The part of replay.sh that reads the Containerfile. Runs as root in a mount and a PID namespace.
+"""What test_image.sh does without podman. Runs as root in a mount and a PID namespace.
 
 `instructions` and `words` are pure; a test reads the file through them, too.
 """

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Do what the Containerfile says without an engine or a registry: in roots made by debootstrap.
+# Build the Containerfile and run a node from it, without a registry.
 #
-# usage: tools/container/replay.sh
+# usage: tools/container/test_image.sh
 #
-# For machines where images can be neither pulled nor run. RUN, COPY, ENV, USER, WORKDIR, ENTRYPOINT,
-# CMD and HEALTHCHECK are read from the file and done in chroots: build, final stage, then a node,
-# its health, a stop. Not shown by this: layers, the engine's own limits and seccomp profile, a
+# The base image is a root made by debootstrap. Where podman is installed, it builds and runs the
+# image: engine.sh. Elsewhere, or with ENGINE=none, replay.py reads RUN, COPY, ENV, USER, WORKDIR,
+# ENTRYPOINT, CMD and HEALTHCHECK from the file and does them in chroots: build, final stage, then a
+# node, its health, a stop. Not shown by that: layers, the engine's own limits and seccomp profile, a
 # volume. A filter that refuses io_uring stands in for the profile: the node must say so and serve.
 #
 # Needs root, debootstrap, a package mirror (MIRROR=URL) and pip's index as pip is configured here;
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/../.."
 readonly WORK=$PWD/build/container SUITE=bookworm
 readonly MIRROR=${MIRROR:-http://deb.debian.org/debian}
 
-say() { printf 'replay: %s\n' "$*" >&2; }
+say() { printf 'test-image: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 ((EUID == 0)) || die "needs root: chroot, mount"
@@ -29,4 +30,11 @@ if [[ ! -e "$WORK/debian/.complete" ]]; then
         { tail -20 "$WORK/log" >&2; die "debootstrap failed"; }
     touch "$WORK/debian/.complete"
 fi
+if [[ "${ENGINE:-podman}" == podman ]] && command -v podman >/dev/null; then
+    # The build reaches the mirrors; the node has no network but its own.
+    unshare --mount tools/container/engine.sh build "$WORK"
+    exec unshare --mount --net --pid --fork --kill-child --mount-proc \
+        tools/container/engine.sh live "$WORK"
+fi
+say "no podman: step by step"
 exec unshare --mount --pid --fork --kill-child --mount-proc .venv/bin/python -m tools.container.replay "$WORK"
