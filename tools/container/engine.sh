@@ -41,7 +41,7 @@ separate() {
     exec </dev/null
 }
 
-# As root's settings in the build: pip's of this machine. Mounted, so that the image has none of it.
+# As root's settings in the build: pip's of this machine. Mounted: of them the image has empty files.
 pip_settings() {
     touch "$STATE/run/pip.conf" "$STATE/run/lent.crt"
     if [[ -e /etc/pip.conf ]]; then cp /etc/pip.conf "$STATE/run/pip.conf"; fi
@@ -67,7 +67,6 @@ build() {
         -v "$STATE/run/lent.crt:/lent.crt:ro" dist >"$WORK/log" 2>&1 ||
         { tail -20 "$WORK/log" >&2; die "podman build"; }
     pod image prune -f >/dev/null
-    say "$(pod image inspect -f '{{.Size}} bytes, user {{.User}}' "$IMAGE")"
 }
 
 # The limit $1 of `ulimit` for --ulimit, in its unit: $2, or less where root may not raise its own.
