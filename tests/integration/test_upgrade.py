@@ -60,6 +60,8 @@ from tests.support.wire import (
 UPGRADES = int(os.environ.get("UPGRADES", "3"))
 PERSISTENT = {"persistent": True}
 ANSWER_TIMEOUT_S = 20.0 * PATIENCE
+# Under emulation clients that never rest leave no processor for the successor's start.
+PACE_S = 0.01 * (PATIENCE - 1)
 
 
 class Client(threading.Thread):
@@ -80,6 +82,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while not self.stopping:
+                time.sleep(PACE_S)
                 started = time.monotonic()
                 reply = self.ask(self.requests[self.answers % len(self.requests)])
                 if status(reply) != Status.SUCCESS:
@@ -190,6 +193,14 @@ def answers(node: Daemon, host: str = "127.0.0.1") -> bool:
     endpoint = host, node.endpoint[1]
     asked = (UdpClient(endpoint), TcpClient(endpoint))
     return all(status(one.ask(request(VERSION_COMMAND))) == Status.SUCCESS for one in asked)
+
+
+def child_of(node: Daemon) -> psutil.Process:
+    """The process that it has started, or is about to."""
+    running = psutil.Process(node.process.pid)
+    eventually(lambda: len(running.children()) == 1, ANSWER_TIMEOUT_S, what=node.stderr)
+    (child,) = running.children()
+    return child
 
 
 def gone(pid: int) -> bool:
@@ -480,7 +491,7 @@ def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> Non
 
 def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     with slow_to_start(tmp_path) as node:
-        (successor,) = psutil.Process(node.process.pid).children()
+        successor = child_of(node)
         asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
         assert "phase" in next(asked)  # it waits for the same successor
         assert node.terminate(8 * PATIENCE) == 0
@@ -501,7 +512,7 @@ def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
 def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path) -> None:
     """They are its predecessor's: no filter may stay on them."""
     with slow_to_start(tmp_path) as node:
-        (successor,) = psutil.Process(node.process.pid).children()
+        successor = child_of(node)
         node.signal(signal.SIGSTOP)  # it must not hear of it before the stop
         (tmp_path / "hold").unlink()
         says(node, "serving on", 2)
@@ -692,7 +703,7 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
     """A connection wakes one of the processes that accept. If that one does not live to do it, the
     other one must look for itself. What it accepted in its last moment is reset; none hangs."""
     with slow_to_start(tmp_path) as node:
-        (successor,) = psutil.Process(node.process.pid).children()
+        successor = child_of(node)
         (tmp_path / "hold").unlink()
         says(node, "serving on", 2)
         node.signal(signal.SIGSTOP)
@@ -803,7 +814,7 @@ def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespaces for this user")
     with daemon(tmp_path, command=[*unshare, *SERVE]) as node:
-        (inside,) = psutil.Process(node.process.pid).children()
+        inside = child_of(node)
         inside.send_signal(signal.SIGUSR2)
         says(node, "this node is process 1 of its container")
         assert answers(node)
