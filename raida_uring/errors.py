@@ -11,6 +11,10 @@ class RaidaError(Exception):
     """Root of every error this package raises on purpose. The text is one line, for a person."""
 
 
+class ArgumentError(RaidaError, ValueError):
+    """Our caller passed what does not fit: names the argument, its value and what is allowed."""
+
+
 class ConfigError(RaidaError):
     """The configuration is wrong: its author has to change it."""
 
@@ -59,6 +63,6 @@ class RefusedError(RaidaError):
     status: the wire status, 0 to 255.
     """
 
-    def __init__(self, status: int, name: str) -> None:
-        super().__init__(f"refused with status {status} {name}")
+    def __init__(self, status: int, name: str, remark: str = "") -> None:
+        super().__init__(f"refused with status {status} {name}" + (remark and f": {remark}"))
         self.status = status

@@ -5,6 +5,7 @@ Pure. Any thread.
 
 import socket
 import sys
+from array import array
 from typing import Final, NamedTuple
 
 # Where a record (struct ru_record) holds what, and what stands before a body in the batch's data.
@@ -23,6 +24,19 @@ class Reply(NamedTuple):
 
     status: int = 250
     payload: bytes = b""
+
+
+def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
+    """Statuses, sizes and payloads. Raises an exception when one is not of a byte and of bytes.
+
+    Packing is the check: looking at each reply beforehand would cost every request for the few.
+    """
+    statuses, payloads = zip(*replies, strict=True)
+    payload = b"".join(payloads)
+    sizes = array("I", map(len, payloads))
+    if sum(sizes) != len(payload):  # len() of an array or a wide memoryview counts items
+        raise ValueError("a payload's length is not its number of bytes")
+    return bytes(statuses), sizes, payload
 
 
 def unpack_peer(raw: bytes) -> tuple[str, int]:

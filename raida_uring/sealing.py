@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from raida_uring.errors import ProtocolError
+from raida_uring import arguments
+from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import (
     AN_BYTES,
     BODY_BYTES_MAX,
@@ -235,7 +236,7 @@ class Key:
 
     encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Type 1 encrypts
     request and reply with one keystream and does not authenticate the payload; prefer 4 or 5.
-    Raises ValueError when the parts do not fit the type.
+    Raises ArgumentError when the parts do not fit the type.
     """
 
     encryption: int
@@ -243,11 +244,19 @@ class Key:
     locker: bytes = b""
 
     def __post_init__(self) -> None:
-        parts = (len(self.coins), len(self.locker))
-        if parts != {1: (1, 0), 2: (0, AN_BYTES), 4: (1, 0), 5: (2, 0)}.get(self.encryption):
-            raise ValueError(
-                "encryption is 1 or 4 with one coin, 5 with two, or 2 with a 16-byte locker key"
+        coins = arguments.each("coins", self.coins, Coin, "a Coin")
+        locker = arguments.octets("locker", self.locker)
+        parts = (len(coins), len(locker))
+        fitting = {1: (1, 0), 2: (0, AN_BYTES), 4: (1, 0), 5: (2, 0)}
+        arguments.choice("encryption", self.encryption, fitting)
+        if parts != fitting[self.encryption]:
+            raise ArgumentError(
+                f"encryption = {self.encryption} with {parts[0]} coins and a locker key of "
+                f"{parts[1]} bytes: must be 1 or 4 with one coin, 5 with two, or 2 with a locker "
+                f"key of {AN_BYTES} bytes"
             )
+        object.__setattr__(self, "coins", coins)
+        object.__setattr__(self, "locker", locker)
 
     def __repr__(self) -> str:
         return f"Key(encryption={self.encryption}, coins={self.coins})"
@@ -281,13 +290,13 @@ def seal_request(
 
     nonce: `key.nonce_bytes`, never the same twice under a key; the last two come back as echo; type
     5 puts its second coin over the first five. challenge: 12 random bytes, for types 1 and 2. body:
-    False leaves the body out; `payload` must then be empty. Raises ValueError when a value does not
-    fit its field.
+    False leaves the body out; `payload` must then be empty. Raises ArgumentError when a value does
+    not fit its field.
     """
     if len(nonce) != key.nonce_bytes or len(challenge) != CHALLENGE_RANDOM_BYTES:
-        raise ValueError(f"nonce has {len(nonce)} bytes, challenge {len(challenge)}")
+        raise ArgumentError(f"nonce has {len(nonce)} bytes, challenge {len(challenge)}")
     if payload and not body:
-        raise ValueError("a request without a body has no payload")
+        raise ArgumentError("a request without a body has no payload")
     front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
     kind = bytes((key.encryption,))
     content = b""
@@ -309,7 +318,7 @@ def seal_request(
 
 def _length(content: bytes) -> bytes:
     if len(content) > BODY_BYTES_MAX:
-        raise ValueError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
+        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
     return len(content).to_bytes(2)
 
 

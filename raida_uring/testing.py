@@ -15,9 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
-from raida_uring import config, handlers, protocol, sealing
+from raida_uring import arguments, config, handlers, protocol, sealing
 from raida_uring.client import Answer, Key, Transport
+from raida_uring.client.question import TRANSPORTS
+from raida_uring.errors import ArgumentError
 from raida_uring.handlers import Mode, Node, Reply, Request
+from raida_uring.message import pack
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
@@ -37,11 +40,18 @@ class HandlerClient:
 
         node: passed to the handlers; by default one with the embedded configuration whose data
         plane has counted nothing. store: what `node.coins` is a view of, one for each request; a
-        handler of mode "write" has changed it once it has returned. There are no trees. Raises
-        ConfigError as a node's start does, ValueError when both are given.
+        handler of mode "write" has changed it once it has returned a reply that a node takes. There
+        are no trees. Raises ConfigError as a node's start does, ArgumentError for arguments of
+        other types or when both are given.
         """
+        for index, name in enumerate(modules):
+            arguments.instance(f"modules[{index}]", name, str, "the name of a module")
+        if node is not None:
+            arguments.instance("node", node, Node, "a Node or None")
+        if store is not None:
+            arguments.instance("store", store, Store, "a Store or None")
         if node is not None and store is not None:
-            raise ValueError("node or store: a node has its own")
+            raise ArgumentError("node and store are both given: a node has its own")
         self._commands = {
             item.number: item for item in handlers.load(modules, store=store is not None)
         }
@@ -52,9 +62,10 @@ class HandlerClient:
     def _node_for(self, mode: Mode) -> Iterator[Node]:
         if self._store is None or mode == "slow":
             yield self.node
-        else:
-            with self._store.write() if mode == "write" else self._store.read() as coins:
-                yield self.node.for_worker(coins)
+            return
+        view = self._store.write() if mode == "write" else self._store.read()
+        with view as coins, coins.lent():
+            yield self.node.for_worker(coins)
 
     def send(
         self,
@@ -72,8 +83,17 @@ class HandlerClient:
         there is no such command, 36 where it needs a body.
 
         key: makes the request one that came sealed with it. Raises what the handler raises,
-        TypeError when it returns no Reply, ValueError when an argument does not fit the wire.
+        TypeError when it returns what a node would answer 252 for, ArgumentError when an argument
+        does not fit the wire.
         """
+        arguments.whole("group", group, 0, 15)
+        arguments.whole("command", command, 0, 255)
+        arguments.flag("body", body)
+        arguments.whole("shard", shard, 0, 3)
+        arguments.choice("transport", transport, TRANSPORTS)
+        payload, sender = arguments.octets("payload", payload), _address(peer)
+        if key is not None:
+            arguments.instance("key", key, Key, "a Key or None")
         found = self._commands.get(group << 8 | command)
         if found is None:
             return Reply(Status.INVALID_COMMAND)
@@ -98,9 +118,9 @@ class HandlerClient:
                 body=body,
             )
         with self._node_for(found.mode) as node:
-            reply: object = found.handler(_request(whole, payload, transport, peer), node)
-            if not isinstance(reply, Reply):
-                raise TypeError(f"{found.name} must return a Reply, not {type(reply).__name__}")
+            reply: object = found.handler(_request(whole, payload, transport, sender), node)
+            _check_reply(found.name, reply)
+        assert isinstance(reply, Reply)  # noqa: S101  for the type checker
         return reply
 
     def ask(self, call: Call[T], *, transport: Transport = "udp") -> Answer[T]:
@@ -108,6 +128,7 @@ class HandlerClient:
 
         Raises as `send()`, and ProtocolError when the reply's payload does not fit the call.
         """
+        arguments.instance("call", call, Call, "a Call, as the functions of `calls` make")
         start_s = time.perf_counter()
         status, payload = self.send(
             call.group, call.command, call.payload, body=call.body, transport=transport
@@ -117,13 +138,25 @@ class HandlerClient:
         return Answer(status, accepted, value, 0, time.perf_counter() - start_s)
 
 
-def _request(whole: bytes, payload: bytes, transport: Transport, peer: tuple[str, int]) -> Request:
+def _check_reply(name: str, reply: object) -> None:
+    """Raises TypeError or ValueError for what a worker does not take."""
+    if not isinstance(reply, Reply):
+        raise TypeError(f"{name} must return a Reply, not {type(reply).__name__}")
+    try:
+        pack([reply])
+    except Exception as error:
+        raise TypeError(
+            f"{name} must return a status of 0 to 255 and a payload of bytes: {error}"
+        ) from error
+
+
+def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) -> Request:
     """The request as a worker would make it: a record, and the bytes that it refers to."""
     encryption = whole[protocol.ENCRYPTION_OFFSET]
     header_size = protocol.header_bytes(encryption)
     body_size = len(whole) - header_size
     header = whole[:header_size].ljust(protocol.LONG_HEADER_BYTES, b"\0")
-    data = _address(peer) + header + whole[header_size:]
+    data = sender + header + whole[header_size:]
     kind = 2 if encryption else int(body_size == 0)  # enum ru_request_kind
     at = _PEER_BYTES + protocol.LONG_HEADER_BYTES + (protocol.CHALLENGE_BYTES if kind == 0 else 0)
     record = (
@@ -140,9 +173,15 @@ def _request(whole: bytes, payload: bytes, transport: Transport, peer: tuple[str
 
 
 def _address(peer: tuple[str, int]) -> bytes:
-    """A socket address as the kernel writes it, 32 bytes."""
-    address = ipaddress.ip_address(peer[0])
-    port = peer[1].to_bytes(2)
+    """A socket address as the kernel writes it, 32 bytes. Raises ArgumentError."""
+    parts = arguments.several("peer", peer, "of an IP address and a port")
+    if len(parts) != 2:
+        arguments.refuse("peer", peer, "an IP address and a port")
+    try:
+        address = ipaddress.ip_address(arguments.host("peer[0]", parts[0]))
+    except ValueError:
+        arguments.refuse("peer[0]", parts[0], "an IP address")
+    port = arguments.whole("peer[1]", parts[1], 0, 65535).to_bytes(2)
     if address.version == 4:
         raw = _FAMILY.pack(socket.AF_INET) + port + address.packed
     else:

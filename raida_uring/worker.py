@@ -11,7 +11,6 @@ import os
 import struct
 import threading
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.log import event
+from raida_uring.message import pack
 from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
@@ -300,9 +300,9 @@ class Worker:
     def _reply(self, worker: native.Worker, replies: list[Reply]) -> None:
         self._sealed.seal(worker.records(len(replies)), replies)
         try:
-            packed = _pack(replies)
+            packed = pack(replies)
         except Exception:  # somebody's reply holds what it must not: find whose
-            packed = _pack([_checked(reply) for reply in replies])
+            packed = pack([_checked(reply) for reply in replies])
         worker.reply(*packed)
         if self._tap is not None:
             self._tap.note(worker, len(replies))
@@ -324,19 +324,6 @@ class Worker:
         )
 
 
-def _pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
-    """Raises an exception when one is no Reply of a byte and of bytes.
-
-    Packing is the check: looking at each reply beforehand would cost every request for the few.
-    """
-    statuses, payloads = zip(*replies, strict=True)
-    payload = b"".join(payloads)
-    sizes = array("I", map(len, payloads))
-    if sum(sizes) != len(payload):  # len() of an array or a wide memoryview counts items
-        raise ValueError("a payload's length is not its number of bytes")
-    return bytes(statuses), sizes, payload
-
-
 def _is_plainly_good(reply: Reply) -> bool:
     """Whether it needs no _checked(), which costs more than sealing."""
     return (
@@ -352,7 +339,7 @@ def _checked(reply: object) -> Reply:
     try:
         if not isinstance(reply, Reply):
             raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")
-        _pack([reply])
+        pack([reply])
     except Exception as error:
         logger.error(
             "a handler's reply is of no use, answered 252: %s", error, extra=event("reply_refused")

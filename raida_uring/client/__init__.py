@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from raida_uring.client.question import Answer, Transport
 from raida_uring.client.sync import Client, Exchange, format_endpoint, request, resolve
-from raida_uring.errors import ProtocolError, RefusedError
+from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
 from raida_uring.protocol import Coin, CoinName, calls
 from raida_uring.sealing import Key
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "ArgumentError",
     "AsyncClient",
     "Client",
     "Coin",

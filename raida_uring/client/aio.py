@@ -5,51 +5,30 @@ Thread: the event loop's.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from raida_uring import protocol
-from raida_uring.client.question import Answer, Question, StrayError, Transport, read_vote
+from raida_uring.client.peer import Peer, make_vote
+from raida_uring.client.question import Answer, StrayError, read_vote
 from raida_uring.client.sync import explain_timeout
 from raida_uring.protocol.calls import Call
-from raida_uring.sealing import Key
 
 T = TypeVar("T")
 
 
-class AsyncClient:
-    """One node, asked from an event loop. Holds no socket; any number of questions at once."""
+class AsyncClient(Peer):
+    """One node, asked from an event loop. Holds no socket; any number of questions at once.
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        raida_id: int,
-        coin_id: int = 6,
-        transport: Transport = "udp",
-        key: Key | None = None,
-        timeout_s: float = 2.0,
-    ) -> None:
-        """As `Client`; timeout_s includes resolving the name."""
-        self.host = host
-        self.port = port
-        self.raida_id = raida_id
-        self.coin_id = coin_id
-        self.transport: Transport = transport
-        self.key = key
-        self.timeout_s = timeout_s
+    Arguments as `Peer`; timeout_s includes resolving the name.
+    """
 
     async def ask(
         self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None
     ) -> Answer[T]:
         """Send the request once and return the answer; raises as `Client.ask()`."""
-        question = Question(
-            call, raida_id=self.raida_id, coin_id=self.coin_id, key=self.key, shard=shard
-        )
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        question, timeout_s = self._question(call, shard), self._timeout_s(timeout_s)
         if self.transport == "udp":
             return await self._ask_udp(question.data, question.read, timeout_s)
         start_s = time.perf_counter()
@@ -67,9 +46,8 @@ class AsyncClient:
 
         Raises as `ask()`.
         """
-        nonce = os.urandom(protocol.NONCE_BYTES)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return await self._ask_udp(protocol.build_vote(nonce, roots), read_vote(nonce), timeout_s)
+        (data, nonce), timeout_s = make_vote(roots), self._timeout_s(timeout_s)
+        return await self._ask_udp(data, read_vote(nonce), timeout_s)
 
     async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
         """Return what `read` makes of the first datagram that it takes; others are ignored."""

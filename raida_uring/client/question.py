@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
-from raida_uring import protocol, sealing
-from raida_uring.errors import ProtocolError, RefusedError
+from raida_uring import arguments, protocol, sealing
+from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
 from raida_uring.protocol import ParsedReply, Status
 from raida_uring.protocol.calls import Call
 from raida_uring.sealing import Key
@@ -19,7 +19,11 @@ from raida_uring.sealing import Key
 T = TypeVar("T")
 Transport = Literal["udp", "tcp"]
 
-DATAGRAM_BYTES_MAX: Final = 65535
+TRANSPORTS: Final = ("udp", "tcp")
+DATAGRAM_BYTES_MAX: Final = 65535  # room for whatever arrives
+_DATAGRAM_SENT_MAX: Final = 65507  # over IPv4, which has the longer headers
+_UDP_TAKEN_MIN: Final = 512  # the least that [server] udp_effective_payload can be
+_SHARDS: Final = 4
 
 _NO_ECHO: Final = bytes(2)
 _NO_PROOF: Final = bytes(protocol.CHALLENGE_BYTES)
@@ -59,6 +63,7 @@ class Answer(Generic[T]):
     status: 0 to 255, see `raida_uring.protocol.Status`. accepted: whether the node answered the
     question; value: its answer, None if it refused. server_time_us: what the node says it spent.
     round_trip_s: from the first byte sent (over TCP: from connecting) to the last received.
+    remark: what else the status can mean here and what to do then, for people; mostly empty.
     """
 
     status: int
@@ -66,11 +71,12 @@ class Answer(Generic[T]):
     value: T | None
     server_time_us: int
     round_trip_s: float
+    remark: str = ""
 
     def require(self) -> T:
         """Return the value. Raises RefusedError when there is none."""
         if not self.accepted:
-            raise RefusedError(self.status, protocol.status_name(self.status))
+            raise RefusedError(self.status, protocol.status_name(self.status), self.remark)
         return self.value  # type: ignore[return-value]  # accepted: it is a T
 
 
@@ -82,12 +88,22 @@ class Question(Generic[T]):
     """A call made ready for one node. `data` is sent once; what comes back goes to `read()`."""
 
     def __init__(
-        self, call: Call[T], *, raida_id: int, coin_id: int, key: Key | None, shard: int
+        self,
+        call: Call[T],
+        *,
+        raida_id: int,
+        coin_id: int,
+        key: Key | None,
+        shard: int,
+        transport: Transport,
     ) -> None:
-        """Raises ValueError when a value does not fit the wire."""
+        """Raises ArgumentError when a value does not fit the wire, or the request a datagram."""
+        arguments.instance("call", call, Call, "a Call, as the functions of `calls` make")
+        arguments.whole("shard", shard, 0, _SHARDS - 1)
         self._call = call
         self._key = key
         self._raida_id = raida_id
+        self._transport = transport
         self._challenge = os.urandom(protocol.CHALLENGE_RANDOM_BYTES)
         self._nonce = b""
         if key is None:
@@ -118,6 +134,11 @@ class Question(Generic[T]):
                 challenge=self._challenge,
                 body=call.body,
             )
+        if transport == "udp" and len(self.data) > _DATAGRAM_SENT_MAX:
+            raise ArgumentError(
+                f"a request of {len(self.data)} bytes does not fit a datagram, which takes "
+                f'{_DATAGRAM_SENT_MAX}: ask with transport="tcp"'
+            )
 
     @property
     def encryption(self) -> int:
@@ -140,7 +161,21 @@ class Question(Generic[T]):
             raise StrayError(str(error), error.status) from None
         accepted = reply.status in self._call.statuses
         value = self._call.parse(reply.status, payload) if accepted else None
-        return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s)
+        remark = "" if accepted else self._remark(reply.status)
+        return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s, remark)
+
+    def _remark(self, status: int) -> str:
+        """What a node's limits on datagrams have to do with a refusal: the status does not tell."""
+        if self._transport != "udp":
+            return ""
+        if status == Status.NOT_IMPLEMENTED:
+            return "a reply too long for UDP is refused so, too: ask over TCP"
+        if status == Status.INVALID_PACKET_LENGTH and len(self.data) > _UDP_TAKEN_MIN:
+            return (
+                f"{len(self.data)} bytes may be more than the node takes over UDP "
+                "(udp_effective_payload): ask over TCP"
+            )
+        return ""
 
     def _check_ours(self, reply: ParsedReply) -> None:
         if reply.raida_id != self._raida_id and reply.status != Status.INVALID_RAIDA_ID:

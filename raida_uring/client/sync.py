@@ -4,63 +4,41 @@ Each exchange has a socket of its own, connected, so that the kernel drops what 
 Safe from any thread.
 """
 
-import os
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from raida_uring import protocol
+from raida_uring import arguments, protocol
+from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import (
     DATAGRAM_BYTES_MAX,
+    TRANSPORTS,
     Answer,
-    Question,
     StrayError,
     Transport,
     read_vote,
 )
 from raida_uring.protocol.calls import Call
-from raida_uring.sealing import Key
 
 T = TypeVar("T")
 
 
-class Client:
-    """One node, asked synchronously. Holds no socket; any thread, several at once."""
+class Client(Peer):
+    """One node, asked synchronously. Holds no socket; any thread, several at once.
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        raida_id: int,
-        coin_id: int = 6,
-        transport: Transport = "udp",
-        key: Key | None = None,
-        timeout_s: float = 2.0,
-    ) -> None:
-        """host: name or IP address. key: requests are sealed with it; None: sent in the clear.
-        timeout_s: for a whole exchange, from the moment that the name is resolved."""
-        self.host = host
-        self.port = port
-        self.raida_id = raida_id
-        self.coin_id = coin_id
-        self.transport: Transport = transport
-        self.key = key
-        self.timeout_s = timeout_s
+    Arguments as `Peer`; timeout_s counts from the moment that the name is resolved.
+    """
 
     def ask(self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None) -> Answer[T]:
         """Send the request once and return the answer; a refusal is an answer, too.
 
         timeout_s: instead of the client's. Raises TimeoutError when it passes, OSError when the
         machine or the network refuses, ProtocolError when what came over TCP is not the reply,
-        ValueError when an argument does not fit the wire.
+        ArgumentError, a ValueError, when an argument does not fit the wire.
         """
-        question = Question(
-            call, raida_id=self.raida_id, coin_id=self.coin_id, key=self.key, shard=shard
-        )
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        question, timeout_s = self._question(call, shard), self._timeout_s(timeout_s)
         endpoint = self.host, self.port
         if self.transport == "udp":
             return _ask_udp(*endpoint, question.data, question.read, timeout_s)
@@ -74,9 +52,7 @@ class Client:
 
         Raises as `ask()`.
         """
-        nonce = os.urandom(protocol.NONCE_BYTES)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        data = protocol.build_vote(nonce, roots)
+        (data, nonce), timeout_s = make_vote(roots), self._timeout_s(timeout_s)
         return _ask_udp(self.host, self.port, data, read_vote(nonce), timeout_s)
 
 
@@ -152,15 +128,19 @@ def _set_deadline(peer: socket.socket, deadline_s: float) -> None:
 
 
 def format_endpoint(host: str, port: int) -> str:
-    """Return `host:port`, an IPv6 address in brackets."""
+    """Return `host:port`, an IPv6 address in brackets. Raises ArgumentError."""
+    arguments.host("host", host)
+    arguments.whole("port", port, 0, 65535)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     """Return the family and text of the first address of `host`, a name or an address.
 
-    Raises OSError if it has none.
+    Raises OSError if it has none, ArgumentError.
     """
+    arguments.host("host", host)
+    arguments.whole("port", port, 0, 65535)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except UnicodeError:
@@ -187,8 +167,16 @@ def request(
     For requests that `Client` would not make; of a reply only its form is checked. timeout_s: for
     the whole exchange, from the moment that the name is resolved. Raises TimeoutError when it
     passes, OSError when the machine or the network refuses, ProtocolError when the answer is no
-    reply.
+    reply, ArgumentError when an argument is of no use: `data` has at least the 17 bytes that tell
+    what a reply to it looks like.
     """
+    arguments.host("host", host)
+    arguments.port("port", port)
+    arguments.choice("transport", transport, TRANSPORTS)
+    arguments.timeout("timeout_s", timeout_s)
+    data = arguments.octets("data", data)
+    if len(data) <= protocol.ENCRYPTION_OFFSET:
+        arguments.refuse("data", data, f"at least {protocol.ENCRYPTION_OFFSET + 1} bytes")
     encryption = data[protocol.ENCRYPTION_OFFSET]
     if transport == "tcp":
         answer, round_trip_s = _ask_tcp(host, port, data, timeout_s)

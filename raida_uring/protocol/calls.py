@@ -1,8 +1,8 @@
 """What a client may ask: the payload of each command, and what its reply means.
 
 Pure; shared by every client. A function per command returns a `Call`, which any client sends. All
-raise ValueError when an argument does not fit the wire; `Call.parse()` raises ProtocolError when a
-reply's payload does not fit its status. Source: wire specification, section 6.
+raise ArgumentError, a ValueError, when an argument does not fit the wire; `Call.parse()` raises
+ProtocolError when a reply's payload does not fit its status. Source: wire specification, section 6.
 """
 
 import struct
@@ -12,24 +12,27 @@ from enum import IntEnum
 from functools import reduce
 from typing import Final, Generic, TypeVar
 
-from raida_uring.errors import ProtocolError
+from raida_uring import arguments
+from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol.coin import (
     AN_BYTES,
     DENOMINATIONS,
     Coin,
     CoinName,
-    check_an,
     parse_coin_names,
 )
 from raida_uring.protocol.commands import Group
+from raida_uring.protocol.request import BODY_BYTES_MAX, BODY_OVERHEAD_BYTES
 from raida_uring.protocol.status import Status
 from raida_uring.protocol.vote import ROOTS_BYTES
 
 T = TypeVar("T")
 
+ADMIN_KEY_BYTES: Final = 16
 HASH_BYTES: Final = 32
 PAGE_BYTES: Final = 17408
 RAIDA_COUNT: Final = 25
+PAYLOAD_BYTES_MAX: Final = BODY_BYTES_MAX - BODY_OVERHEAD_BYTES
 
 _STATS: Final = struct.Struct("<4Q")
 _AUDIT: Final = struct.Struct(">bI")
@@ -53,6 +56,17 @@ class Call(Generic[T]):
     statuses: frozenset[int]
     read: Callable[[int, bytes], T]
     body: bool = True
+
+    def __post_init__(self) -> None:
+        arguments.whole("group", self.group, 0, 15)
+        arguments.whole("command", self.command, 0, 255)
+        arguments.octets("payload", self.payload, most=PAYLOAD_BYTES_MAX)
+        for status in arguments.several("statuses", self.statuses, "an integer from 0 to 255"):
+            arguments.whole("statuses", status, 0, 255)
+        if not callable(self.read):
+            arguments.refuse("read", self.read, "a function of status and payload")
+        if not arguments.flag("body", self.body) and self.payload:
+            arguments.refuse("payload", self.payload, "empty without a body")
 
     def parse(self, status: int, payload: bytes) -> T:
         """Return what the reply says; `status` is one of `statuses`. Raises ProtocolError."""
@@ -109,6 +123,7 @@ class Audit:
 
 def echo(payload: bytes = b"") -> Call[None]:
     """Is the node there? Nothing comes back."""
+    payload = arguments.octets("payload", payload, most=PAYLOAD_BYTES_MAX)
     return _call(Group.STATUS, 0, payload, lambda _status, _payload: None)
 
 
@@ -119,12 +134,12 @@ def version() -> Call[str]:
 
 def show_stats(admin_key: bytes) -> Call[NodeStats]:
     """Counters since start. admin_key: 16 bytes."""
-    check_an(admin_key)  # as long
+    key = arguments.octets("admin_key", admin_key, ADMIN_KEY_BYTES)
 
     def read(_status: int, payload: bytes) -> NodeStats:
         return NodeStats(*_STATS.unpack(_sized(payload, _STATS.size)))
 
-    return _call(Group.STATUS, 2, admin_key, read)
+    return _call(Group.STATUS, 2, key, read)
 
 
 def audit() -> Call[Audit]:
@@ -145,24 +160,27 @@ def audit() -> Call[Audit]:
 
 def detect(coins: Sequence[Coin]) -> Call[Verdicts]:
     """Are these the coins' numbers?"""
-    return _judged(Group.AUTHENTICATION, 10, _with_ans(coins), len(coins))
+    given = _coins(coins)
+    return _judged(Group.AUTHENTICATION, 10, _with_ans(given), len(given))
 
 
 def detect_sum(coins: Sequence[Coin]) -> Call[bool]:
     """Are all of these the coins' numbers, by their XOR?"""
-    payload = _names(coin.name for coin in coins) + _sum(coins)
-    return _judged_together(11, payload, coins)
+    given = _coins(coins)
+    return _judged_together(11, _names(coin.name for coin in given) + _sum(given), given)
 
 
 def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
     """Give each coin the new 16-byte number beside it, where it has the old one."""
-    return _judged(Group.AUTHENTICATION, 20, _with_pans(coins), len(coins))
+    pairs = _pairs(coins)
+    return _judged(Group.AUTHENTICATION, 20, _with_pans(pairs), len(pairs))
 
 
 def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
     """XOR `delta` (16 bytes) into every coin's number, if their XOR is right."""
-    payload = _names(coin.name for coin in coins) + _sum(coins) + check_an(delta)
-    return _judged_together(21, payload, coins)
+    given = _coins(coins)
+    payload = _names(coin.name for coin in given) + _sum(given)
+    return _judged_together(21, payload + arguments.octets("delta", delta, AN_BYTES), given)
 
 
 # --- Healing ----------------------------------------------------------------------------------
@@ -170,7 +188,8 @@ def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
 
 def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
     """Detect, and a ticket with which other nodes can ask which coins passed."""
-    count = len(coins)
+    given = _coins(coins)
+    count = len(given)
 
     def read(status: int, payload: bytes) -> Ticket:
         if status == Status.ALL_FAIL:
@@ -180,18 +199,19 @@ def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
             raise _malformed(f"ticket of {len(number)} bytes")
         return Ticket(_verdicts(status, flags, count), int.from_bytes(number))
 
-    return _call(Group.HEALING, 40, _with_ans(coins), read, _PASSED)
+    return _call(Group.HEALING, 40, _with_ans(given), read, _PASSED)
 
 
 def validate_ticket(raida_id: int, ticket: int) -> Call[tuple[CoinName, ...]]:
     """The coins that passed when `ticket` was issued; once for each asking node `raida_id`."""
-    payload = bytes((raida_id,)) + _u32(ticket)
+    payload = arguments.whole("raida_id", raida_id, 0, 255).to_bytes() + _u32("ticket", ticket)
     return _call(Group.HEALING, 50, payload, lambda _status, names: parse_coin_names(names))
 
 
 def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
     """Of each coin: does it have its number, the 16-byte one beside it, or neither?"""
-    count = len(coins)
+    pairs = _pairs(coins)
+    count = len(pairs)
     same = {
         Status.FIND_ALL_AN: Found.AN,
         Status.FIND_ALL_PAN: Found.PAN,
@@ -207,7 +227,7 @@ def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
         except ValueError as error:
             raise _malformed(str(error)) from None
 
-    return _call(Group.HEALING, 60, _with_pans(coins), read, frozenset((*same, Status.FIND_MIXED)))
+    return _call(Group.HEALING, 60, _with_pans(pairs), read, frozenset((*same, Status.FIND_MIXED)))
 
 
 def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -> Call[Verdicts]:
@@ -216,10 +236,13 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
     number_seed: 16 bytes from which the new numbers are made. tickets: one of each node by its id,
     25 of them, 0 for none.
     """
-    if len(tickets) != RAIDA_COUNT:
-        raise ValueError(f"{len(tickets)} tickets, not {RAIDA_COUNT}")
-    payload = _names(coins) + check_an(number_seed) + b"".join(map(_u32, tickets))
-    return _judged(Group.HEALING, 80, payload, len(coins))
+    names = arguments.each("coins", coins, CoinName, "a CoinName")
+    votes = arguments.several("tickets", tickets, "a ticket")
+    if len(votes) != RAIDA_COUNT:
+        raise ArgumentError(f"tickets has {len(votes)} items: must be {RAIDA_COUNT}")
+    seed = arguments.octets("number_seed", number_seed, AN_BYTES)
+    numbers = (_u32(f"tickets[{raida}]", ticket) for raida, ticket in enumerate(votes))
+    return _judged(Group.HEALING, 80, _names(names) + seed + b"".join(numbers), len(names))
 
 
 # --- Integrity --------------------------------------------------------------------------------
@@ -227,13 +250,13 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
 
 def get_merkle_branch(den: int, level: int, index: int) -> Call[bytes]:
     """The 32-byte hash of one node of a denomination's tree; level 0: leaves, 10: root."""
-    payload = _packed(_BRANCH, den, level, index)
+    payload = _BRANCH.pack(_denomination(den), _unsigned("level", level), _unsigned("index", index))
     return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, HASH_BYTES))
 
 
 def get_page_data(den: int, page: int) -> Call[bytes]:
     """A page's 17,408 bytes; ask over TCP."""
-    payload = _packed(_PAGE, den, page)
+    payload = _PAGE.pack(_denomination(den), _unsigned("page", page))
     return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_BYTES))
 
 
@@ -245,9 +268,7 @@ def get_all_roots(own: bytes = bytes(ROOTS_BYTES)) -> Call[tuple[bytes, ...]]:
         starts = range(0, ROOTS_BYTES, HASH_BYTES)
         return tuple(payload[start : start + HASH_BYTES] for start in starts)
 
-    if len(own) != ROOTS_BYTES:
-        raise ValueError(f"own roots have {len(own)} bytes, not {ROOTS_BYTES}")
-    return _call(Group.INTEGRITY, 5, own, read)
+    return _call(Group.INTEGRITY, 5, arguments.octets("own", own, ROOTS_BYTES), read)
 
 
 # --- Parts ------------------------------------------------------------------------------------
@@ -274,7 +295,7 @@ def _judged(group: int, command: int, payload: bytes, count: int) -> Call[Verdic
 
 def _judged_together(command: int, payload: bytes, coins: Sequence[Coin]) -> Call[bool]:
     if len({coin.name for coin in coins}) != len(coins):
-        raise ValueError("a coin is listed twice: its number would cancel out of the sum")
+        raise ArgumentError("coins names one twice: its number would cancel out of the sum")
 
     def read(status: int, rest: bytes) -> bool:
         _sized(rest, 0)
@@ -302,25 +323,41 @@ def _with_ans(coins: Iterable[Coin]) -> bytes:
 
 
 def _with_pans(coins: Iterable[tuple[Coin, bytes]]) -> bytes:
-    return b"".join(coin.name.wire + coin.an + check_an(pan) for coin, pan in coins)
+    return b"".join(coin.name.wire + coin.an + pan for coin, pan in coins)
 
 
 def _sum(coins: Iterable[Coin]) -> bytes:
     return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_BYTES)
 
 
-def _u32(value: int) -> bytes:
-    try:
-        return value.to_bytes(4)
-    except OverflowError:
-        raise ValueError(f"{value} is not a number of 32 bits") from None
+def _coins(coins: Sequence[Coin]) -> tuple[Coin, ...]:
+    return arguments.each("coins", coins, Coin, "a Coin")
 
 
-def _packed(layout: struct.Struct, *values: int) -> bytes:
-    try:
-        return layout.pack(*values)
-    except struct.error as error:
-        raise ValueError(f"{values} do not fit: {error}") from None
+def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...]:
+    """Coins, each with a number beside it."""
+    allowed = "a Coin and 16 bytes"
+    pairs = []
+    for index, pair in enumerate(arguments.several("coins", coins, allowed)):
+        parts = arguments.several(f"coins[{index}]", pair, allowed)
+        if len(parts) != 2:
+            raise ArgumentError(f"coins[{index}] has {len(parts)} items: must be {allowed}")
+        coin = arguments.instance(f"coins[{index}][0]", parts[0], Coin, "a Coin")
+        pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_BYTES)))
+    return tuple(pairs)
+
+
+def _denomination(den: int) -> int:
+    """Any that a byte can say: which of them there are is for the node to tell."""
+    return arguments.whole("den", den, -128, 127)
+
+
+def _unsigned(name: str, value: int) -> int:
+    return arguments.whole(name, value, 0, 0xFFFFFFFF)
+
+
+def _u32(name: str, value: int) -> bytes:
+    return _unsigned(name, value).to_bytes(4)
 
 
 def _sized(payload: bytes, count: int) -> bytes:

@@ -7,7 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from raida_uring.errors import ProtocolError
+from raida_uring import arguments
+from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol.status import Status
 
 AN_BYTES: Final = 16
@@ -24,11 +25,11 @@ class CoinName(NamedTuple):
 
     @property
     def wire(self) -> bytes:
-        """Its 5 bytes. Raises ValueError when den is no signed byte or sn no 32 bits."""
+        """Its 5 bytes. Raises ArgumentError when den is no signed byte or sn no 32 bits."""
         try:
             return _NAME.pack(self.den, self.sn)
         except struct.error as error:
-            raise ValueError(f"no coin {self.den}/{self.sn}: {error}") from None
+            raise ArgumentError(f"no coin {self.den}/{self.sn}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Coin:
     """A coin in somebody's hands.
 
     an: its 16-byte authenticity number at the node that is asked; left out of repr(). Raises
-    ValueError when a value does not fit the wire.
+    ArgumentError when a value does not fit the wire.
     """
 
     den: int
@@ -44,8 +45,9 @@ class Coin:
     an: bytes
 
     def __post_init__(self) -> None:
-        check_an(self.an)
-        _ = self.name.wire
+        arguments.whole("den", self.den, -128, 127)
+        arguments.whole("sn", self.sn, 0, 0xFFFFFFFF)
+        object.__setattr__(self, "an", arguments.octets("an", self.an, AN_BYTES))
 
     def __repr__(self) -> str:
         return f"Coin(den={self.den}, sn={self.sn})"
@@ -54,13 +56,6 @@ class Coin:
     def name(self) -> CoinName:
         """Which coin it is."""
         return CoinName(self.den, self.sn)
-
-
-def check_an(an: bytes) -> bytes:
-    """Return `an`. Raises ValueError unless it has 16 bytes."""
-    if len(an) != AN_BYTES:
-        raise ValueError(f"an authenticity number has {AN_BYTES} bytes, not {len(an)}")
-    return an
 
 
 def parse_coin_names(data: bytes) -> tuple[CoinName, ...]:

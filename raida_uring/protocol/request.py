@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from raida_uring.errors import ProtocolError
+from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol.status import Status
 
 TERMINATOR: Final = b"\x3e\x3e"
@@ -54,21 +54,21 @@ def build_request(
     payload: at most 65,517 bytes. echo: 0 to 65535, comes back in the reply. challenge: the 12
     bytes that the reply proves to have read; a client draws them at random. body: False leaves
     the body out, which some commands take for an empty request; `payload` must then be empty.
-    Raises ValueError when a value does not fit its field.
+    Raises ArgumentError when a value does not fit its field.
     """
     if len(challenge) != CHALLENGE_RANDOM_BYTES:
-        raise ValueError(f"challenge has {len(challenge)} bytes, not {CHALLENGE_RANDOM_BYTES}")
+        raise ArgumentError(f"challenge has {len(challenge)} bytes, not {CHALLENGE_RANDOM_BYTES}")
     content = b""
     if body:
         content = challenge + crc32_challenge(challenge) + payload + TERMINATOR
     elif payload:
-        raise ValueError("a request without a body has no payload")
+        raise ArgumentError("a request without a body has no payload")
     if len(content) > BODY_BYTES_MAX:
-        raise ValueError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
+        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
     try:
         tail = bytes(6) + echo.to_bytes(2)
     except OverflowError as error:
-        raise ValueError(f"a header field does not fit: {error}") from None
+        raise ArgumentError(f"a header field does not fit: {error}") from None
     front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
     return front + bytes(6) + len(content).to_bytes(2) + tail + content
 
@@ -76,12 +76,12 @@ def build_request(
 def build_front(group: int, command: int, *, raida_id: int, coin_id: int, shard: int) -> bytes:
     """Return bytes 0 to 15 of a request, the same for all encryption types.
 
-    Raises ValueError when a value does not fit its field.
+    Raises ArgumentError when a value does not fit its field.
     """
     try:
         prefix = _PREFIX.pack(1, 0, raida_id, shard, group, command, coin_id)
     except struct.error as error:
-        raise ValueError(f"a header field does not fit: {error}") from None
+        raise ArgumentError(f"a header field does not fit: {error}") from None
     # Bytes 8 to 15 are ignored; presentation 1 and packet count 1 is what clients send.
     return prefix + b"\x01" + bytes(6) + b"\x01"
 

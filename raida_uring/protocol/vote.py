@@ -6,7 +6,7 @@ Pure. Source: wire specification, section 7.
 from dataclasses import dataclass
 from typing import Final
 
-from raida_uring.errors import ProtocolError
+from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol.status import Status
 
 VOTE_FIRST_BYTE: Final = 7
@@ -25,9 +25,9 @@ class VoteReply:
 
 
 def build_vote(nonce: bytes, roots: bytes = bytes(ROOTS_BYTES)) -> bytes:
-    """Return a vote of 497 bytes. Raises ValueError unless nonce has 16 and roots 480 bytes."""
+    """Return a vote of 497 bytes. Raises ArgumentError unless nonce has 16 and roots 480 bytes."""
     if len(nonce) != NONCE_BYTES or len(roots) != ROOTS_BYTES:
-        raise ValueError(f"nonce has {len(nonce)} bytes and roots have {len(roots)}")
+        raise ArgumentError(f"nonce has {len(nonce)} bytes and roots have {len(roots)}")
     return bytes((VOTE_FIRST_BYTE,)) + roots + nonce
 
 

@@ -273,6 +273,30 @@ def test_closed_port(ask: Ask, transport: str) -> None:
         ask(peer, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
 
 
+@both_clients
+def test_limits_on_datagrams_are_told_from_other_refusals(ask: Ask) -> None:
+    """The statuses alone do not: 16 is a wrong length, 89 a command that is not there."""
+    coins = [Coin(0, sn, bytes(16)) for sn in range(67)]
+    limits = {"udp_reply_factor_max": 16}
+    with running_node(COINS, handlers=HANDLERS, limits=limits) as node:
+        answer = ask(node.endpoint, calls.detect(coins), timeout_s=10.0 * PATIENCE)
+        assert (answer.status, answer.accepted) == (16, False)
+        with pytest.raises(
+            RefusedError, match=r"16 INVALID_PACKET_LENGTH: 1457 bytes may be .*: ask over TCP"
+        ):
+            answer.require()
+        answer = ask(node.endpoint, blob(2000), timeout_s=10.0 * PATIENCE)
+        with pytest.raises(RefusedError, match=r"89 NOT_IMPLEMENTED: a reply too long .* TCP"):
+            answer.require()
+        for call in (calls.detect(coins), blob(2000)):
+            over_tcp = ask(node.endpoint, call, transport="tcp", timeout_s=10.0 * PATIENCE)
+            assert (over_tcp.status == 89, over_tcp.remark) == (call.command == 10, "")
+        refused = ask(node.endpoint, calls.show_stats(bytes(16)), timeout_s=10.0 * PATIENCE)
+        assert (refused.status, refused.remark) == (38, "")
+        with pytest.raises(ValueError, match=r"65550 bytes does not fit a datagram.*tcp"):
+            ask(node.endpoint, calls.echo(bytes(65500)))
+
+
 @pytest.mark.any_backend
 @both_clients
 @both_transports
@@ -284,14 +308,6 @@ def test_silence(ask: Ask, transport: str) -> None:
         silent.bind(listener.getsockname())
         with pytest.raises(TimeoutError, match=r"^timed out$"):
             ask(listener.getsockname(), calls.version(), transport=transport, timeout_s=0.1)
-
-
-@pytest.mark.any_backend
-def test_arguments_are_checked_before_anything_is_sent() -> None:
-    for raida_id, coin_id in ((256, 6), (0, 65536)):
-        asked = Client("127.0.0.1", 9, raida_id=raida_id, coin_id=coin_id)
-        with pytest.raises(ValueError, match="does not fit"):
-            asked.ask(calls.echo())
 
 
 @pytest.mark.any_backend

@@ -9,14 +9,14 @@ import pytest
 from raida_uring import config
 from raida_uring.client import Key, RefusedError, calls
 from raida_uring.errors import ConfigError
-from raida_uring.handlers import Node, Reply
+from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
-from tests.support.handlers import DESCRIBE, MIRROR, RAISE, WRONG_TYPE
+from tests.support.handlers import DESCRIBE, MIRROR, RAISE, WRONG_TYPE, WRONG_TYPE_COUNT
 from tests.support.node import config_text
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
-from tests.support.write_handlers import CHANGE_AND_RAISE
+from tests.support.write_handlers import CHANGE_AND_RAISE, MEDDLE
 
 MODULE = "tests.support.handlers"
 WRITE_MODULE = "tests.support.write_handlers"
@@ -53,8 +53,39 @@ def test_handlers_that_change_coins(tmp_path: Path) -> None:
     assert handlers.send(1, 10, coin + b"n" * 16) == Reply(241)
     assert handlers.send(1, 10, coin + old) == Reply(242)
     store.close()
-    with pytest.raises(ValueError, match="node or store"):
+    with pytest.raises(ValueError, match="node and store"):
         HandlerClient(node=handlers.node, store=store)
+
+
+@command(group=5, code=250, mode="write")
+def change_and_misname(request: Request, node: Node) -> Reply:
+    """Changes a coin, then answers with a status that no byte holds."""
+    node.coins.set(request.payload, 1, 21, 1)
+    return Reply(status=999)
+
+
+def test_what_a_node_does_not_take_is_no_answer_here() -> None:
+    """A node would answer 252: whoever tests a handler must not see it pass."""
+    handlers = HandlerClient(MODULE)
+    for mistake in range(WRONG_TYPE_COUNT):
+        with pytest.raises(TypeError, match="wrong_type must return a"):
+            handlers.send(*WRONG_TYPE, bytes([mistake]))
+
+
+def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
+    """A node takes changes back with the reply, and leaves it to no handler to commit."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    handlers = HandlerClient(MODULE, WRITE_MODULE, __name__, store=store)
+    changed = coin_bytes((1, 10)) + b"t" * 16
+    old = store.default_an(1, 10)
+    with pytest.raises(TypeError, match="a status of 0 to 255"):
+        handlers.send(5, 250, changed)
+    assert store.an(1, 10) == old
+    for doing in range(6):
+        with pytest.raises(RuntimeError, match="not a handler's affair"):
+            handlers.send(*MEDDLE, changed + bytes([doing]))
+    assert store.an(1, 10) == old
+    store.close()
 
 
 def test_show_stats_starts_anew_beyond_64_bits() -> None:

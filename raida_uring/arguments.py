@@ -1,0 +1,118 @@
+"""Whether a caller passed what the public interface takes, and the words for what it does not.
+
+Pure. Any thread. Each function returns the value, for use in place, or raises ArgumentError with
+the argument's name, its value and what is allowed. Of bytes and keys only size and type are shown:
+they may be secrets.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any, Final, NoReturn, TypeVar
+
+from raida_uring.errors import ArgumentError
+
+T = TypeVar("T")
+
+TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take no more than some hundred of them
+_SHOWN_CHARS_MAX: Final = 80
+
+
+def refuse(name: str, value: object, allowed: str) -> NoReturn:
+    """Raise the error for a value that is not allowed. allowed: completes "must be ..."."""
+    raise ArgumentError(f"{name} = {_shown(value)}: must be {allowed}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{len(value)} bytes"
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."
+
+
+def whole(name: str, value: object, low: int, high: int) -> int:
+    """An integer from `low` to `high`, both included; True and False are none."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        refuse(name, value, f"an integer from {low} to {high}")
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        refuse(name, value, "True or False")
+    return value
+
+
+def octets(name: str, value: object, size: int | None = None, *, most: int | None = None) -> bytes:
+    """Bytes: `size` of them, or any number up to `most`."""
+    allowed = "bytes" if size is None else f"{size} bytes"
+    if size is None and most is not None:
+        allowed = f"at most {most} bytes"
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        refuse(name, _TypeOf(value), allowed)
+    data = bytes(value)
+    if (size is not None and len(data) != size) or (most is not None and len(data) > most):
+        refuse(name, data, allowed)
+    return data
+
+
+class _TypeOf:
+    """Stands for a value that may be a secret in the wrong type."""
+
+    def __init__(self, value: object) -> None:
+        self._name = type(value).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+
+def choice(name: str, value: T, allowed: Collection[T]) -> T:
+    """One of a few strings or numbers."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value not in allowed:
+        shown = [f'"{one}"' if isinstance(one, str) else str(one) for one in allowed]
+        refuse(name, value, " or ".join(shown))
+    return value
+
+
+def instance(name: str, value: object, kind: type[T], allowed: str) -> T:
+    """An object of `kind`; only the type of another one is shown."""
+    if not isinstance(value, kind):
+        refuse(name, _TypeOf(value), allowed)
+    return value
+
+
+def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple[T, ...]:
+    """Objects of `kind`. allowed: one of them, in words."""
+    return tuple(
+        instance(f"{name}[{index}]", one, kind, allowed)
+        for index, one in enumerate(several(name, values, allowed))
+    )
+
+
+def several(name: str, values: Iterable[T], allowed: str) -> tuple[T, ...]:
+    """The items of a sequence that is no string. allowed: one of them, in words."""
+    if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
+        refuse(name, _TypeOf(values), f"a sequence, each item {allowed}")
+    return tuple(values)
+
+
+def host(name: str, value: object) -> str:
+    """A host name or an address, as far as its characters tell."""
+    if not isinstance(value, str) or not value or any(one <= " " or one == "\x7f" for one in value):
+        refuse(name, value, "a host name or an IP address")
+    return value
+
+
+def port(name: str, value: object) -> int:
+    """Where a request can be sent."""
+    return whole(name, value, 1, 65535)
+
+
+def timeout(name: str, value: object) -> float:
+    """Seconds, more than 0 and at most a year."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not fits or not 0 < value <= TIMEOUT_S_MAX:  # type: ignore[operator]
+        refuse(name, value, f"a number of seconds above 0, at most {TIMEOUT_S_MAX}")
+    return value  # type: ignore[return-value]
