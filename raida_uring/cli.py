@@ -65,10 +65,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RaidaError as error:
         return _complain(str(error))
     except typer.TyperException as error:  # of its kinds only wrong usage reaches us
-        return _complain(f"{error.format_message().rstrip('.')}. See raida-uring --help.")
+        given = sys.argv[1:] if argv is None else argv
+        fault = error.format_message().rstrip(".")
+        end = "" if fault.endswith("?") else "."
+        return _complain(f"{fault}{end} See {_command_path(error, given)} --help.")
     except typer.Abort:
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _command_path(error: typer.TyperException, argv: Sequence[str]) -> str:
+    """The command whose help tells what was to be typed, as it is typed.
+
+    Faults that a command's own code finds come without a context: the arguments name it then. No
+    option of a group of commands takes a value.
+    """
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        return str(context.command_path)
+    path, command = "raida-uring", typer.main.get_command(app)
+    for name in argv:
+        commands = getattr(command, "commands", {})
+        if name in commands:
+            path, command = f"{path} {name}", commands[name]
+        elif not name.startswith("-"):
+            break
+    return path
 
 
 def _complain(message: str) -> int:
@@ -210,10 +232,33 @@ def probe(
 @config_app.command("check")
 def config_check(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file.")],
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also import the handlers' modules, which runs their code, and look into the "
+            "store, as this user; the node may be running.",
+        ),
+    ] = False,
 ) -> None:
-    """Say whether a configuration would be accepted."""
-    config.load(path)
-    print(f"{path}: correct")
+    """Say whether a configuration would be accepted.
+
+    Looks at the file alone, unless told to look deeper.
+    """
+    chosen = config.load(path)
+    if deep:
+        _check_deep(chosen, path)
+    print(f"{path}: correct{', with its modules and its store' if deep else ''}")
+
+
+def _check_deep(chosen: config.Config, path: Path) -> None:
+    """What `serve` would find in modules and store. Raises RaidaError."""
+    sys.path.append(str(path.resolve().parent))
+    from raida_uring import handlers, store
+
+    handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
+    if chosen.store.path is not None:
+        store.check(Path(chosen.store.path), map_bytes=chosen.store.size_mib << 20)
 
 
 @config_app.command("show")
@@ -433,15 +478,18 @@ class _Tally:
 
     timeouts: int = 0
     errors: int = 0
+    refused: int = 0  # answered, but not with an echo
+    refusal: str = ""  # the last of them, in words
     round_trips_ms: list[float] = field(default_factory=list)
 
     def summary(self) -> str:
         answered = len(self.round_trips_ms)
         sent = answered + self.timeouts + self.errors
         lost_percent = 100 * (sent - answered) / sent if sent else 0
+        refused = f" ({self.refused} refused)" if self.refused else ""
         errors = f", {self.errors} errors" if self.errors else ""
         line = (
-            f"{sent} sent, {answered} answered, {self.timeouts} timeouts{errors}, "
+            f"{sent} sent, {answered} answered{refused}, {self.timeouts} timeouts{errors}, "
             f"{lost_percent:.3g}% loss"
         )
         if not answered:
@@ -516,8 +564,8 @@ def ping(
 ) -> int:
     """Send echo requests, like ping(8).
 
-    One line for each answer, a summary at the end or at Ctrl-C. Exits 0 if any answer came, 1 if
-    none did.
+    One line for each answer, a summary at the end or at Ctrl-C. Exits 0 if any echo came back, 1 if
+    none did: no answer, or refusals only, as by another RAIDA than the one asked.
     """
     host, port = _parse_endpoint(endpoint)
     try:
@@ -549,7 +597,9 @@ def ping(
     except KeyboardInterrupt:
         print()
     print(f"--- {peer} ---\n{tally.summary()}", flush=True)
-    return 0 if tally.round_trips_ms else _EXIT_NO_ANSWER
+    if tally.refused:
+        _complain(f"{peer} {tally.refusal}")
+    return 0 if len(tally.round_trips_ms) > tally.refused else _EXIT_NO_ANSWER
 
 
 def _ping_once(
@@ -568,10 +618,23 @@ def _ping_once(
     reply = exchange.reply
     round_trip_ms = exchange.round_trip_s * 1000
     tally.round_trips_ms.append(round_trip_ms)
+    if reply.status != protocol.Status.SUCCESS:
+        tally.refused += 1
+        tally.refusal = _explain_refusal(reply, asked=data[2])
     return (
         f"{reply.status} {protocol.status_name(reply.status)} from {{peer}}: seq={{sequence}} "
         f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
     )
+
+
+def _explain_refusal(reply: protocol.ParsedReply, *, asked: int) -> str:
+    """What became of an echo request to RAIDA `asked`, instead of an echo; follows the address."""
+    if reply.status == protocol.Status.INVALID_RAIDA_ID and reply.raida_id != asked:
+        return f"is RAIDA {reply.raida_id}, not {asked}: ask with --raida-id {reply.raida_id}"
+    status = f"{reply.status} {protocol.status_name(reply.status)}"
+    if reply.status == protocol.Status.INVALID_COIN_ID:
+        return f"does not serve that coin ({status}): see --coin-id"
+    return f"refused the echo with status {status}"
 
 
 # --- bench ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from raida_uring import adminsocket, config, top
-from raida_uring.errors import RaidaError
+from raida_uring.errors import ConfigError, RaidaError
 
 _EXIT_DROPPED = 1
 
@@ -218,9 +218,13 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     """Let a node read its file again.
 
-    Prints what was applied and what needs a restart. A file with a fault changes nothing.
+    Prints what was applied and what needs a restart. Exits 2 when the file has a fault: nothing has
+    changed then.
     """
-    found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
+    try:
+        found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
+    except (ConfigError, adminsocket.NodeError) as error:  # the fault may keep us from the socket
+        raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:
         print(f"applied: {change}")
     for change in found["restart"]:

@@ -52,6 +52,7 @@ SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 
 FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
+_READERS: Final = "lock.mdb"  # LMDB's
 # Entries of the table META.
 _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
@@ -83,6 +84,22 @@ def size_of(path: Path) -> int:
     if found.st_size == 0:
         raise StoreError(f"{path}: {FILE} is damaged: it is empty")
     return found.st_size
+
+
+def check(path: Path, *, map_bytes: int) -> None:
+    """Raise StoreError where a node of this user could not open the store at `path`.
+
+    Changes nothing; a node may have it open: that it is in use is no fault. Until somebody has
+    opened a store its table of readers is not there, and looking inside would make it: then only
+    its file is looked at.
+    """
+    size = size_of(path)
+    _check_size(path, size, map_bytes)
+    for one in (path, path / FILE, path / _READERS, path / _LOCK):
+        if one.exists() and not os.access(one, os.R_OK | os.W_OK):
+            raise StoreError(f"{one}: this user may not read and write it")
+    if (path / _READERS).exists():
+        Store(path, map_bytes=map_bytes, read_only=True).close()
 
 
 def page_of(denomination: int, page: int) -> int:
@@ -149,11 +166,7 @@ class Store:
         if durability == "interval":
             flags |= native.STORE_LAZY
         try:
-            if size > map_bytes:
-                raise StoreError(
-                    f"{path}: has {size >> 20} MiB, more than the {map_bytes >> 20} MiB allowed: "
-                    "raise [store] size_mib"
-                )
+            _check_size(path, size, map_bytes)
             self._store = native.Store(str(path), map_bytes, flags)
         except StoreError:
             self._disown()
@@ -662,6 +675,14 @@ def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
     return denomination, serial_number
 
 
+def _check_size(path: Path, size: int, map_bytes: int) -> None:
+    if size > map_bytes:
+        raise StoreError(
+            f"{path}: has {size >> 20} MiB, more than the {map_bytes >> 20} MiB allowed: "
+            "raise [store] size_mib"
+        )
+
+
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path / FILE):
         raise StoreError(f"{path}: holds a store already")
@@ -723,6 +744,7 @@ __all__ = [
     "Sizes",
     "Store",
     "Syncer",
+    "check",
     "denomination_of",
     "month_now",
     "page_of",

@@ -100,9 +100,11 @@ def _latency_us(now: list[list[int]], before: list[list[int]]) -> dict[str, floa
 def render(now: Status, before: Status | None, width: int, height: int) -> list[str]:
     """The view as lines of at most `width` columns; what matters most is first.
 
-    Where `height` lines do not hold it, blank ones go first, the lowest of them before the others.
+    Where `height` lines do not hold it, blank ones go first, the lowest of them before the others;
+    then the commands that are asked least: the last line counts them.
     """
     view = summary(now, before)
+    commands = _commands(view)
     lines = [
         *_heading(view),
         "",
@@ -114,12 +116,16 @@ def render(now: Status, before: Status | None, width: int, height: int) -> list[
         "",
         *_drops(view),
         "",
-        *_commands(view),
+        *commands,
     ]
     for index in [index for index, line in enumerate(lines) if not line][::-1]:
         if len(lines) > height:
             del lines[index]
-    return [line[:width] for line in lines[:height]]
+    if len(lines) > height > 0:
+        hidden = len(lines) - height + 1
+        what = "commands" if hidden < len(commands) else "lines"
+        lines[height - 1 :] = [f"+ {hidden} more {what}"]
+    return [line[:width] for line in lines[: max(0, height)]]
 
 
 def _heading(view: Status) -> list[str]:
@@ -196,6 +202,8 @@ def _drops(view: Status) -> list[str]:
         f"{name.replace('_dropped_', ' '):<28}{_count(one['per_s']):>10}{one['total']:>12}"
         for name, one in ordered[:_DROPS_SHOWN]
     ]
+    if len(ordered) > _DROPS_SHOWN:
+        lines.append(f"+ {len(ordered) - _DROPS_SHOWN} more reasons")
     return lines
 
 

@@ -111,7 +111,7 @@ def _entry_points() -> Iterator[tuple[str, object]]:
         source = f"entry point {point.name} = {point.value}"
         try:
             yield source, point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{source}: cannot be loaded: {_reason(error)}") from error
 
 
@@ -120,11 +120,11 @@ def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:
         source = f"[handlers] modules: {name}"
         try:
             yield source, importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script without its `if __name__`
             raise ConfigError(f"{source}: cannot be imported: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -598,6 +598,12 @@ def test_every_command_works_from_a_shell(place: Path) -> None:
         assert run("log-level", "debug", *where) == "debug\n"
         assert "applied: [log] level" in run("reload", *where)
         assert "nothing has changed" in run("reload", *where)
+        change(place, "[limits]", "[limites]")
+        for found_by in (("--socket", str(path)), where):  # the node; the command itself
+            fault = run("reload", *found_by, status=2)
+            assert fault.startswith("raida-uring: not reloaded, nothing changed: ")
+            assert "[limites]: unknown table" in fault
+        change(place, "[limites]", "[limits]")
         fault = run("log-level", "loud", *where, status=2)
         assert fault == "raida-uring: level is one of debug, info, warning, error\n"
         assert "stopped; 0 requests given up" in run("drain", *where)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from raida_uring import protocol
+from raida_uring.store import Store
+from tests.support.store import MAP_BYTES, make_store
 
 TIMEOUT_S = 30.0
 
@@ -127,6 +129,35 @@ def test_wrong_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        ("", ""),
+        ("bogus", ""),
+        ("--bogus serve", ""),
+        ("serve --port x", "serve"),
+        ("ping localhost", "ping"),
+        ("ping -c 1 localhost", "ping"),
+        ("top --json", "top"),
+        ("log-level info extra", "log-level"),
+        ("config", "config"),
+        ("config chekc", "config"),
+        ("config check", "config check"),
+        ("config show --bogus", "config show"),
+        ("store", "store"),
+        ("store stat", "store stat"),
+        ("store export --store a --config b to", "store export"),
+        ("store init --store a --seed ö", "store init"),
+    ],
+)
+def test_wrong_usage_names_the_help_of_the_command(args: str, command: str) -> None:
+    """Faults that the parser finds and those that a command finds by itself."""
+    done = run(*args.split())
+    assert done.returncode == 2
+    assert done.stderr.endswith(f" See {' '.join(['raida-uring', command]).strip()} --help.\n")
+    assert done.stderr.count("--help") == 1
+
+
 def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("[server]\nraida_id = 31\n")
     expected = "raida-uring: node.toml: [server] raida_id = 31: must be an integer from 0 to 24\n"
@@ -156,6 +187,81 @@ def test_config_check_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
 
 
+def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
+    """Beside the file, as serve does; what a module does when it is imported is done."""
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 1\n[handlers]\nmodules = ["shallow_or_deep"]\n'
+    )
+    module = tmp_path / "shallow_or_deep.py"
+    for text, fault in (
+        (None, "cannot be imported: ModuleNotFoundError: No module named 'shallow_or_deep'"),
+        ("import sys\nsys.exit(0)", "cannot be imported: SystemExit: 0"),
+        ("x = 1", "declares no command"),
+    ):
+        if text is not None:
+            module.write_text(text)
+        done = run("config", "check", "node.toml", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
+        done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
+        expected = f"raida-uring: [handlers] modules: shallow_or_deep: {fault}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    module.write_text(
+        "from raida_uring.handlers import Reply, command\n"
+        "@command(group=5, code=200)\n"
+        "def greet(request, node):\n    return Reply()\n"
+    )
+    done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "node.toml: correct, with its modules and its store\n",
+    )
+
+
+def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Of each file: number, size, time of its last change, content."""
+    return {
+        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, one.read_bytes())
+        for one in directory.iterdir()
+    }
+
+
+def test_config_check_deep_looks_into_the_store(tmp_path: Path) -> None:
+    """What serve would not accept is told; nothing is changed, and the node may be running."""
+    (tmp_path / "node.toml").write_text('[server]\nraida_id = 1\n[store]\npath = "store"\n')
+    check = ("config", "check", "--deep", "node.toml")
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "store: not a store: make one with `raida-uring store init`" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+    place = make_store(tmp_path / "store")
+    open_by_a_node = Store(place, map_bytes=MAP_BYTES)
+    before = state_of(place)
+    assert run(*check, cwd=tmp_path).returncode == 0
+    now = state_of(place)
+    assert {name: now[name] for name in ("data.mdb", "owner")} == {
+        name: before[name] for name in ("data.mdb", "owner")
+    }
+    assert list(now) == list(before)
+    open_by_a_node.mark_unfinished("the import of a test")
+    open_by_a_node.close()
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the import of a test did not come to its end" in done.stderr
+
+    (place / "lock.mdb").unlink()  # a copy: nobody has opened it, and this must not be the first
+    before = state_of(place)
+    assert run(*check, cwd=tmp_path).returncode == 0
+    assert state_of(place) == before
+
+    (place / "data.mdb").write_bytes(b"")
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, "data.mdb is damaged: it is empty" in done.stderr) == (2, True)
+    os.truncate(place / "data.mdb", 3 << 30)
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, "has 3072 MiB, more than the 2048 MiB" in done.stderr) == (2, True)
+
+
 def test_config_show_hides_keys_until_asked(tmp_path: Path) -> None:
     key = "00112233445566778899aabbccddeeff"
     (tmp_path / "node.toml").write_text(f'[server]\nraida_id = 1\nadmin_key = "{key}"\n')
@@ -182,6 +288,39 @@ def test_ping_prints_a_line_for_each_answer_and_a_summary() -> None:
     assert rule == f"--- 127.0.0.1:{port} ---"
     assert sums == "3 sent, 3 answered, 0 timeouts, 0% loss"
     assert times.startswith("round trip min/p50/p95/p99/max = ")
+
+
+def test_ping_by_a_wrong_number_says_whose_it_is_and_exits_1() -> None:
+    refusal = bytes((9, 0, 3)) + bytes(29)
+    with tcp_responder([refusal, refusal]) as port:
+        args = ("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0", "--raida-id", "7")
+        done = run(*args)
+    assert done.returncode == 1
+    assert "3 INVALID_RAIDA_ID from" in done.stdout
+    assert "2 sent, 2 answered (2 refused), 0 timeouts, 0% loss" in done.stdout
+    assert done.stderr == (
+        f"raida-uring: 127.0.0.1:{port} is RAIDA 9, not 7: ask with --raida-id 9\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (7, "does not serve that coin (7 INVALID_COIN_ID): see --coin-id"),
+        (160, "refused the echo with status 160 REQUEST_RATE"),
+    ],
+)
+def test_ping_that_is_refused_is_no_success(status: int, told: str) -> None:
+    with tcp_responder([bytes((0, 0, status)) + bytes(29)]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "1")
+    assert (done.returncode, done.stderr) == (1, f"raida-uring: 127.0.0.1:{port} {told}\n")
+
+
+def test_ping_refused_once_is_a_success() -> None:
+    with tcp_responder([bytes((0, 0, 160)) + bytes(29), b""]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0")
+    assert done.returncode == 0
+    assert "2 sent, 2 answered (1 refused)" in done.stdout
 
 
 def test_ping_counts_timeouts() -> None:

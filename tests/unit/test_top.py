@@ -122,3 +122,33 @@ def test_blank_lines_go_before_any_other() -> None:
     one_less = top.render(look(10**7, []), look(0.0, []), 200, len(whole) - 1)
     assert one_less.index("") == whole.index("")  # the lowest went
     assert [line for line in one_less if line] == told
+
+
+def test_commands_that_do_not_fit_are_counted() -> None:
+    """On a terminal the busiest stay; text without a height, and JSON, have them all."""
+    now = look(10**7, [])
+    now["commands"] = [
+        {**asked(1000 - code, 1.0)[0], "command": f"5/{code}", "name": f"number_{code}"}
+        for code in range(12)
+    ]
+    whole = top.render(now, None, 79, 1000)
+    assert sum("number_" in line for line in whole) == 12
+    assert len(top.summary(now, None)["commands"]) == 12
+    shown = top.render(now, None, 79, 23)
+    assert len(shown) == 23
+    seen = [line for line in shown if "number_" in line]
+    assert 0 < len(seen) < 12
+    assert seen == [line for line in whole if "number_" in line][: len(seen)]
+    assert shown[-1] == f"+ {12 - len(seen)} more commands"
+    fits = len([line for line in whole if line])
+    assert "more" not in top.render(now, None, 79, fits)[-1]
+    assert top.render(now, None, 79, 5)[-1] == f"+ {fits - 4} more lines"
+    assert top.render(now, None, 79, 0) == []
+
+
+def test_reasons_of_drops_beyond_the_first_are_counted() -> None:
+    now = look(10**7, [])
+    now["drops"] = {f"udp_dropped_reason_{number}": number for number in range(1, 12)}
+    now["counters"] = {**now["counters"], **now["drops"]}
+    assert "+ 3 more reasons" in top.render(now, None, 79, 1000)
+    assert len(top.summary(now, None)["drops"]) == 11
