@@ -16,6 +16,7 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -670,12 +671,28 @@ def _worker_count(config: Config) -> int:
 
 
 def peer_hosts(server: Server) -> frozenset[str]:
-    """The IP addresses of `raida_servers`, as the kernel writes them; empty when one is a name."""
+    """The IP addresses of `raida_servers`, as `Request.peer` has them; empty when one is a name."""
     hosts = (address.rpartition(":")[0].strip("[]") for address in server.raida_servers or ())
     try:
-        return frozenset(str(ipaddress.ip_address(host)) for host in hosts)
+        return frozenset(_as_peer(ipaddress.ip_address(host)) for host in hosts)
     except ValueError:
         return frozenset()
+
+
+def _as_peer(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """ipaddress writes some addresses otherwise than the system's library."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return socket.inet_ntop(socket.AF_INET6, address.packed)
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def page_readers(config: Config) -> frozenset[str] | None:
+    """Addresses that may read whole pages, as `Request.peer` has them; None: every one."""
+    if config.store.pages_for == "peers":
+        return peer_hosts(config.server)
+    return None if config.store.pages_for == "all" else frozenset()
 
 
 def _check_together(config: Config, source: str) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 _AT, _COMMAND, _KIND, _ENCRYPTION, _SHARD, _TRANSPORT, _BODY_SIZE = 0, 2, 3, 4, 5, 6, 7
 _PEER_OFFSET, _HEADER_OFFSET = -80, -48
 _CHALLENGE_SIZE: Final = 16
+_MAPPED: Final = bytes(10) + b"\xff\xff"  # in front of an IPv4 address in an IPv6 one
 
 
 class Reply(NamedTuple):
@@ -40,11 +41,16 @@ def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
 
 
 def unpack_peer(raw: bytes) -> tuple[str, int]:
-    """Address and port of a sockaddr of 28 bytes, as the kernel writes it."""
+    """Address and port of a sockaddr of 28 bytes, as the kernel writes it.
+
+    A socket of the service manager may take both families: IPv4 is shown as IPv4 then, too.
+    """
     family = int.from_bytes(raw[:2], sys.byteorder)
     port = int.from_bytes(raw[2:4])
     if family == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
+    if raw[8:20] == _MAPPED:
+        return socket.inet_ntop(socket.AF_INET, raw[20:24]), port
     return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port
 
 

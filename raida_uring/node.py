@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raida_uring.config import Config
+from raida_uring.config import Config, page_readers
 from raida_uring.errors import StoreError
 from raida_uring.message import Reply
 from raida_uring.store import Coins, Store
@@ -60,6 +60,8 @@ class Node:
         """counters: a consistent set of the data plane's counters, by name."""
         self.config = config
         self.counters = counters
+        # Here, once: neither setting changes before the next start.
+        self.page_readers = page_readers(config)
         self.version_reply = Reply(payload=config.server.version.encode("ascii"))
         self._store = store
         self._integrity = integrity

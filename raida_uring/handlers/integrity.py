@@ -5,7 +5,6 @@ Source: wire specification, "Integrity group".
 
 from typing import Final
 
-from raida_uring.config import peer_hosts
 from raida_uring.ffi.native import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.handlers.coins import LENGTH
@@ -32,17 +31,10 @@ def get_merkle_branch(request: Request, node: Node) -> Reply:
     return _NOT_THERE if found is None else Reply(payload=found)
 
 
-def _may_read_pages(request: Request, node: Node) -> bool:
-    readers = node.config.store.pages_for
-    if readers == "peers":
-        return request.peer[0] in peer_hosts(node.config.server)
-    return readers == "all"
-
-
 @command(group=14, code=4, needs_body=True)
 def get_page_data(request: Request, node: Node) -> Reply:
     """The 17,408 bytes of a page, with every AN on it: for whom `[store] pages_for` names."""
-    if not _may_read_pages(request, node):
+    if node.page_readers is not None and request.peer[0] not in node.page_readers:
         return _REFUSED
     payload = request.payload
     if len(payload) != 5:

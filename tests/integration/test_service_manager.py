@@ -8,6 +8,8 @@ says that it lives for as long as its I/O thread turns, and no longer.
 The same under systemd itself: `make test-systemd`.
 """
 
+import dataclasses
+import json
 import os
 import signal
 import socket
@@ -22,10 +24,12 @@ from pathlib import Path
 import pytest
 
 from raida_uring import adminsocket, servicemanager
+from raida_uring.client import Client
 from raida_uring.daemon import STOP_MARGIN_S
 from raida_uring.protocol import Status
+from raida_uring.protocol.calls import Call
 from raida_uring.servicemanager import STORED_NAME
-from tests.support.handlers import UNTIL
+from tests.support.handlers import DESCRIBE, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange
 from tests.support.node import (
     HANDLERS,
@@ -40,7 +44,7 @@ from tests.support.node import (
     free_port,
     told,
 )
-from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
+from tests.support.wire import ECHO_COMMAND, RAIDA_ID, VERSION_COMMAND, request, status
 from tests.wire.test_addresses import link_local_address
 
 # As systemd starts a service: descriptors from 3 on, and who they are for.
@@ -115,6 +119,27 @@ def test_sockets_outlive_the_node(tmp_path: Path) -> None:
             assert status(client.recv(4096)) == Status.SUCCESS
             waiting.settimeout(START_TIMEOUT_S)
             assert status(waiting.recv(4096)) == Status.SUCCESS
+
+
+def test_peers_of_a_dual_stack_socket_have_their_own_addresses(tmp_path: Path) -> None:
+    """Without BindIPv6Only= a unit's [::] takes IPv4, too: to a handler that is IPv4 as any."""
+    with (
+        socket.socket(socket.AF_INET6) as tcp,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp,
+    ):
+        for one in (tcp, udp):
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        tcp.bind(("::", 0))
+        port = tcp.getsockname()[1]
+        udp.bind(("::", port))
+        tcp.listen(100)
+        network = {"bind": ["::"]}
+        with activated(tmp_path, [udp, tcp], port, network=network, handlers=HANDLERS):
+            for host in ("127.0.0.1", "::1"):
+                asked = Client(host, port, raida_id=RAIDA_ID, timeout_s=START_TIMEOUT_S)
+                for kind in (asked, dataclasses.replace(asked, transport="tcp")):
+                    answer = kind.ask(Call(*DESCRIBE, b"", frozenset((250,)), lambda _, data: data))
+                    assert json.loads(answer.require())["peer"][0] == host
 
 
 @pytest.mark.any_backend

@@ -97,6 +97,38 @@ def test_show_stats_starts_anew_beyond_64_bits() -> None:
     assert told.payload == struct.pack("<4Q", 0, 3, 5, 0)
 
 
+@pytest.mark.parametrize(
+    ("listed", "peer", "lets_in"),
+    [
+        ("192.0.2.7:50001", "192.0.2.7", True),
+        ("192.0.2.7:50001", "192.0.2.70", False),
+        ("192.0.2.7:50001", "::ffff:192.0.2.7", True),
+        ("[::ffff:192.0.2.7]:50001", "192.0.2.7", True),
+        ("[2001:DB8:0:0::7]:50001", "2001:db8::7", True),
+        ("[::192.0.2.7]:50001", "::192.0.2.7", True),
+        ("[::192.0.2.7]:50001", "192.0.2.7", False),
+        ("[2001:db8::7]:50001", "2001:db8::8", False),
+    ],
+)
+def test_pages_are_for_peers_however_their_address_is_written(
+    tmp_path: Path, listed: str, peer: str, lets_in: bool
+) -> None:
+    """A dual-stack socket of the service manager shows IPv4 peers as IPv4-mapped ones."""
+    tables: dict[str, dict[str, object]] = {
+        "server": {"raida_servers": [listed] + ["198.51.100.1:1"] * 24},
+        "store": {"path": str(tmp_path), "pages_for": "peers"},
+    }
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    handlers = HandlerClient(store=store)
+    counters = {"echoes": 0, "udp_received": 0}
+    node = Node(config.parse(config_text(tables), "test.toml"), lambda: counters, store)
+    node.config = config.embedded_default()  # the addresses are looked at once, when it is made
+    handlers.node = node
+    told = handlers.send(14, 4, bytes(5), transport="tcp", peer=(peer, 50000))
+    assert (told.status, len(told.payload)) == ((250, 17408) if lets_in else (89, 0))
+    store.close()
+
+
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.parametrize("encryption", [0, 1, 4, 5])
 @pytest.mark.parametrize("peer", [("192.0.2.7", 4711), ("2001:db8::7", 4711)])
