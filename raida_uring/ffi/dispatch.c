@@ -3,8 +3,8 @@
  * Who gets what: only an idle worker is given work, the first idle one before the others, so that
  * a quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
  * lane's measured pace: a hundred quick requests, or one that takes long. A further worker is woken
- * at once when the backlog exceeds a batch or nobody is at work; otherwise the running batch gets a
- * moment to come back first, because two Python threads share one interpreter lock.
+ * at once when the backlog exceeds a batch or nobody is at work; otherwise a batch that is new gets
+ * a moment to come back first, because two Python threads share one interpreter lock.
  */
 #include "loop.h"
 
@@ -179,17 +179,31 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
     if (state->outstanding == 0)
         return;
     state->batch = state->outstanding;
+    state->given_ns = engine->now_ns;
     lane->busy++;
     engine->counters.dispatched += state->outstanding;
     engine->counters.batches++;
     ru_sleeper_wake(&mailbox->sleeper);
 }
 
+/* Whether a worker of the lane may be back soon. One whose batch is older sits in a handler that
+ * blocks, for seconds or for good: to hope for it would cost every other request the whole hold. */
+static bool dispatch_expects(const struct ru_engine *engine, const struct ru_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->workers; i++) {
+        const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        if (state->outstanding > 0 && engine->now_ns - state->given_ns < RU_DISPATCH_SOON_NS)
+            return true;
+    }
+    return false;
+}
+
 static bool dispatch_should_hold(const struct ru_engine *engine, const struct ru_lane *lane,
                                  uint32_t batch)
 {
     return lane->busy > 0 && lane->count < batch &&
-           engine->now_ns - dispatch_oldest_ns(engine, lane) < RU_DISPATCH_HOLD_NS;
+           engine->now_ns - dispatch_oldest_ns(engine, lane) < RU_DISPATCH_HOLD_NS &&
+           dispatch_expects(engine, lane);
 }
 
 void ru_dispatch_run(struct ru_engine *engine)

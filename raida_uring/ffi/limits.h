@@ -58,6 +58,7 @@
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
 #define RU_DISPATCH_HOLD_NS 2000000ULL  /* for a running batch, before one more worker is woken */
+#define RU_DISPATCH_SOON_NS 10000000ULL /* a batch that is older is not held for */
 #define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
 #define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
 #define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */

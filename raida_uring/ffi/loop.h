@@ -52,6 +52,7 @@ struct ru_lane {
 struct ru_worker_state {
     uint32_t outstanding; /* tokens it holds */
     uint32_t batch;       /* tokens it was last given */
+    uint64_t given_ns;    /* when that was */
     uint64_t busy_ns;     /* what its mailbox said when they had come back */
     uint32_t lent[2];     /* blocks it holds in advance */
 };

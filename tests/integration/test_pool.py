@@ -181,3 +181,28 @@ def test_pitfall_3_5_thousand_peers_reset_while_their_handlers_run() -> None:
         counters = node.counters()
         assert counters["tcp_dropped_peer_gone"] == count
         assert counters["tcp_answered"] == count + 1
+
+
+def test_one_blocked_handler_holds_no_other_request_up() -> None:
+    """Requests are held for a batch that may be back soon, not for a handler that blocks."""
+    with (
+        running_node(handlers=HANDLERS, workers={"count": 4}) as node,
+        udp_client(node.endpoint) as blocked,
+        udp_client(node.endpoint) as client,
+    ):
+        for _ in range(20):  # quick ones, so that the lane's batches are large
+            assert status(udp_exchange(client, node.endpoint, request(VERSION_COMMAND))) == 250
+        with gate.closed():
+            blocked.sendto(request(HOLD), node.endpoint)
+            eventually(lambda: gate.inside == 1)
+            before = node.server.histogram("queue")
+            for _ in range(100):
+                assert status(udp_exchange(client, node.endpoint, request(VERSION_COMMAND))) == 250
+            after = node.server.histogram("queue")
+        blocked.recv(2048)
+    quick = sum(
+        new - old
+        for floor, new, old in zip(after.floors_ns, after.counts, before.counts, strict=True)
+        if floor < 1_000_000
+    )
+    assert quick >= 50, f"{quick} of 100 requests waited less than 1 ms for a worker"
