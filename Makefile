@@ -85,9 +85,9 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
-THREAD_TESTS := queue stats
+THREAD_TESTS := queue stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
-THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c stats.c)
+THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c stats.c tally.c)
 
 test-threads: setup ## C queue tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
