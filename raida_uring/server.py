@@ -71,6 +71,7 @@ class Server:
         self._bound: list[sockets.Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
+        self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._store: Store | None = None
         self._syncer: Syncer | None = None
         self._integrity: Integrity | None = None
@@ -145,7 +146,7 @@ class Server:
 
     def _start(self) -> None:
         self._connections_reserved = connections_max = self._limit_connections()
-        commands = handlers.load(
+        self._commands = commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
         inherited = self._received if self._takeover is None else self._takeover.sockets
@@ -165,7 +166,6 @@ class Server:
             )
         except EngineError as error:
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
-        self._commands = commands
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)

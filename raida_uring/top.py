@@ -3,13 +3,16 @@
 `summary` and `render` are pure; `watch` draws on the terminal (curses) until q is pressed.
 """
 
+import contextlib
 import curses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import raida_uring
 from raida_uring import adminsocket
+from raida_uring.errors import RaidaError
 from raida_uring.latency import PERCENTILES, percentiles_us
 
 _LATENCIES: Final = {"udp": "UDP handlers", "tcp": "TCP handlers", "queue": "queue", "lap": "lap"}
@@ -18,11 +21,29 @@ _DROPS_SHOWN: Final = 8
 Status = Mapping[str, Any]
 
 
+@contextlib.contextmanager
+def _understood(now: Status) -> Iterator[None]:
+    """Whoever has installed another version may ask a node that still runs the one before."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise RaidaError(
+            f"this is version {raida_uring.__version__}, the node's is {now.get('version')}: it "
+            f"tells its status in another form (no {error}); `status --json` prints it as it is"
+        ) from error
+
+
 def summary(now: Status, before: Status | None) -> dict[str, Any]:
     """What the view shows: rates and percentiles of the time between two looks, the rest of `now`.
 
-    before: None for the time since start. Rates are per second.
+    before: None for the time since start. Rates are per second. Raises RaidaError when `now` is not
+    as this version tells it.
     """
+    with _understood(now):
+        return _summary(now, before)
+
+
+def _summary(now: Status, before: Status | None) -> dict[str, Any]:
     if before is not None and before["process"] != now["process"]:
         before = None  # it was restarted meanwhile
     then = before["counters"] if before is not None else dict.fromkeys(now["counters"], 0)
@@ -101,9 +122,14 @@ def render(now: Status, before: Status | None, width: int, height: int) -> list[
     """The view as lines of at most `width` columns; what matters most is first.
 
     Where `height` lines do not hold it, blank ones go first, the lowest of them before the others;
-    then the commands that are asked least: the last line counts them.
+    then the commands that are asked least: the last line counts them. Raises RaidaError as
+    summary().
     """
-    view = summary(now, before)
+    with _understood(now):
+        return _render(_summary(now, before), width, height)
+
+
+def _render(view: Status, width: int, height: int) -> list[str]:
     commands = _commands(view)
     lines = [
         *_heading(view),

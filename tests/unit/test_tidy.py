@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +126,13 @@ def test_nothing_is_left_for_later() -> None:
 
 def test_no_path_of_one_machine() -> None:
     assert not matches(MACHINE_PATH)
+
+
+def test_mutations_apply() -> None:
+    """`make mutations` is not part of every run: code that moves must not leave them behind."""
+    patches = sorted((ROOT / "tests/fault/mutations").glob("*.patch"))
+    assert patches
+    for patch in patches:
+        subprocess.run(
+            ["git", "apply", "--unidiff-zero", "--check", patch], cwd=ROOT, check=True, timeout=30
+        )

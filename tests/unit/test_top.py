@@ -1,8 +1,12 @@
 """The live view: rates of an interval, and what fits a terminal of 80 by 24."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from raida_uring import top
+from raida_uring.errors import RaidaError
 
 COUNTERS = {
     "udp_received": 0,
@@ -152,3 +156,16 @@ def test_reasons_of_drops_beyond_the_first_are_counted() -> None:
     now["counters"] = {**now["counters"], **now["drops"]}
     assert "+ 3 more reasons" in top.render(now, None, 79, 1000)
     assert len(top.summary(now, None)["drops"]) == 11
+
+
+@pytest.mark.parametrize("gone", ["commands", "resources", "tier", "drops"])
+def test_a_node_of_another_version_is_named(gone: str) -> None:
+    """The program may have been replaced and the node not yet: no traceback."""
+    told = {key: value for key, value in look(10.0, []).items() if key != gone}
+    looks: list[Callable[[], object]] = [
+        lambda: top.render(told, None, 80, 24),
+        lambda: top.summary(told, told),
+    ]
+    for make in looks:
+        with pytest.raises(RaidaError, match=f"the node's is 0.1.0: .*'{gone}'.*status --json"):
+            make()
