@@ -180,7 +180,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "raida_command_seconds_total": Family(
         "counter",
-        "time from receipt to reply of all these together: by their number, the mean",
+        "time from receipt, in full, to reply of all these together: by their number, the mean",
         ("command", "name"),
     ),
     "raida_queue_seconds": Family("histogram", "waiting for a worker, of every request handed out"),

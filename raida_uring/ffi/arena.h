@@ -29,7 +29,7 @@ enum ru_transport {
 /* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
  * but the last two fields; it keeps its own copy of whatever it must be able to trust. */
 struct ru_context {
-    uint64_t arrival_ns;
+    uint64_t arrival_ns; /* of its first byte */
     uint32_t peer_at;
     uint32_t header_at;
     uint32_t body_at;
@@ -41,7 +41,8 @@ struct ru_context {
     uint16_t body_present; /* bytes of it that arrived; less than BL only on UDP */
     uint8_t transport;     /* enum ru_transport */
     uint8_t header_size;
-    uint8_t spare[14];
+    uint8_t spare[6];
+    uint64_t complete_ns; /* when all of it had been received */
     uint32_t reply_block; /* worker: where the reply is, RU_NONE for inline */
     uint32_t reply_size;  /* worker */
 };

@@ -272,12 +272,13 @@ static enum ru_conn_action conn_refuse(struct ru_conns *conns, uint32_t index,
     return conn_write_inline(conns, index, size, now_ns);
 }
 
-static void conn_describe(struct ru_conns *conns, uint32_t index)
+static void conn_describe(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     const struct ru_conn *conn = &conns->conns[index];
     uint32_t area_at = ru_arena_area_at(conns->arena, index);
     *ru_arena_context(conns->arena, conns->arena->slots + index) = (struct ru_context){
         .arrival_ns = conn->request_since_ns,
+        .complete_ns = now_ns,
         .peer_at = area_at,
         .header_at = area_at + RU_PEER_SIZE,
         .body_at = conn_body_at(conns, index),
@@ -304,7 +305,7 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
         conns->counters->echoes++;
         return conn_write_inline(conns, index, size, now_ns);
     }
-    conn_describe(conns, index);
+    conn_describe(conns, index, now_ns);
     conn_set_state(conns, conn, RU_CONN_PROCESSING, now_ns);
     if (conn->header.lane == RU_CLASS_WRITE)
         return RU_CONN_QUEUE_WRITE;

@@ -14,7 +14,7 @@
 
 /* One command, one worker. */
 struct ru_tally {
-    uint64_t spent_ns; /* from receipt to the reply, of all of them together */
+    uint64_t spent_ns; /* from receipt in full to the reply, of all together */
     uint64_t answered[RU_TALLY_STATUSES];
 };
 

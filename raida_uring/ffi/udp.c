@@ -104,6 +104,7 @@ static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t 
     uint32_t rest = size - header->size;
     *context = (struct ru_context){
         .arrival_ns = now_ns,
+        .complete_ns = now_ns,
         .peer_at = slot_at + RU_SLOT_HEAD,
         .header_at = slot_at + arena->payload_at,
         .body_at = slot_at + arena->payload_at + header->size,

@@ -75,6 +75,12 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     return 0;
 }
 
+/* Another thread reads it meanwhile. */
+static void worker_raise(uint64_t *counter)
+{
+    __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
 /* ---- replies ---- */
 
 static void worker_wake_loop(struct ru_worker *worker)
@@ -170,7 +176,7 @@ static struct worker_answer worker_read_answer(struct ru_worker *worker,
         return (struct worker_answer){.status = status, .payload = payload, .size = size};
     uint32_t seal_size = worker_seal_size(entry);
     if (size < seal_size) {
-        worker->mailbox->counters.refused_sizes++;
+        worker_raise(&worker->mailbox->counters.refused_sizes);
         return (struct worker_answer){.status = RU_STATUS_INTERNAL};
     }
     return (struct worker_answer){status, payload, payload + seal_size, size - seal_size};
@@ -188,11 +194,11 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     uint8_t refusal = 0;
     if (size > most) {
         refusal = RU_STATUS_INTERNAL;
-        worker->mailbox->counters.refused_sizes++;
+        worker_raise(&worker->mailbox->counters.refused_sizes);
     } else if (context->transport == RU_UDP && factor > 0 && answer->size > 0 &&
                size > (uint64_t)factor * context->request_size) {
         refusal = RU_STATUS_NOT_IMPLEMENTED; /* ask again over TCP */
-        worker->mailbox->counters.refused_factors++;
+        worker_raise(&worker->mailbox->counters.refused_factors);
     }
     if (refusal == 0)
         return (uint32_t)size;
@@ -219,8 +225,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         size = ru_header_size(entry->header);
         out = worker_room(worker, context, size, &block);
     }
-    uint64_t spent_ns = now_ns - context->arrival_ns;
-    uint32_t execution_us = (uint32_t)(spent_ns / 1000);
+    uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
     context->reply_block = block;
     context->reply_size = out ? size : 0;
     if (record) { /* the context is the loop's once it has gone back */
@@ -229,7 +234,9 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         record->reply_status = answer.status;
     }
     if (out) {
-        ru_tally_count(worker->tallies, worker_command(entry), answer.status, spent_ns);
+        /* Not from the first byte: how slowly a client sends is no property of the command. */
+        ru_tally_count(worker->tallies, worker_command(entry), answer.status,
+                       now_ns - context->complete_ns);
         struct ru_reply reply = {
             .raida_id = (uint8_t)worker->engine->config.raida_id,
             .status = answer.status,
@@ -339,7 +346,7 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
         worker_record(worker, &entry, context, body);
         return;
     }
-    worker->mailbox->counters.refused_bodies++;
+    worker_raise(&worker->mailbox->counters.refused_bodies);
     uint64_t now_ns = ru_now_ns();
     worker_spent(worker, now_ns);
     worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns, NULL);

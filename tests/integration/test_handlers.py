@@ -2,6 +2,7 @@
 reply arrives whole or is refused with a status, and whatever it does wrong, the worker lives on."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,16 @@ from tests.support.handlers import (
     blob_bytes,
     kept,
 )
-from tests.support.net import Endpoint, tcp_ask, tcp_connect, udp_ask, udp_client, udp_exchange
+from tests.support.net import (
+    PATIENCE,
+    Endpoint,
+    read_to_close,
+    tcp_ask,
+    tcp_connect,
+    udp_ask,
+    udp_client,
+    udp_exchange,
+)
 from tests.support.node import HANDLERS, assert_refuses_to_start, daemon, running_node
 from tests.support.wire import (
     VERSION_COMMAND,
@@ -235,3 +245,17 @@ def test_refused_in_process_too() -> None:
     handlers = {"modules": ["no_such_module"]}
     with pytest.raises(RaidaError, match="no_such_module"), running_node(handlers=handlers):
         pass
+
+
+def test_time_of_a_command_is_not_that_of_a_slow_sender() -> None:
+    """Over TCP a client may take seconds for its request: the command was not slow for that."""
+    sent = request(MIRROR, bytes(200))
+    with running_node(handlers=HANDLERS) as node, tcp_connect(node.endpoint) as client:
+        client.sendall(sent[:60])
+        node.wait_for_counts(tcp_requests=1)
+        time.sleep(PATIENCE)  # what is not to be measured
+        client.sendall(sent[60:])
+        assert status(read_to_close(client)) == 250
+        (told,) = node.server.answered()
+    assert (told.label, told.replies) == (f"{MIRROR[0]}/{MIRROR[1]}", {250: 1})
+    assert told.spent_s < 0.9 * PATIENCE

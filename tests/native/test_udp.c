@@ -296,7 +296,7 @@ static void expect_described(struct bench *bench, uint8_t encryption, enum nativ
     uint32_t payload_at = ru_arena_slot_at(arena, index) + arena->payload_at;
     struct ru_context want;
     memset(&want, 0, sizeof(want));
-    want.arrival_ns = 77;
+    want.arrival_ns = want.complete_ns = 77;
     want.peer_at = ru_arena_slot_at(arena, index) + RU_SLOT_HEAD;
     want.header_at = want.inline_at = payload_at;
     want.body_at = payload_at + size;
