@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native
-from raida_uring.ffi.native import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
+from raida_uring.ffi import native_store
+from raida_uring.ffi.native_store import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
 from raida_uring.log import event
 from raida_uring.store import Coins, Store
 
@@ -26,7 +26,7 @@ RETRY_S: Final = 1.0  # after the store failed
 PROGRESS_S: Final = 5.0
 
 _NO_LEAF: Final = bytes(HASH_BYTES)  # of a page that cannot be read
-_EMPTY_LEAF: Final = hashlib.sha256(bytes(native.SELECTED_SIZE)).digest()
+_EMPTY_LEAF: Final = hashlib.sha256(bytes(native_store.SELECTED_SIZE)).digest()
 _COUNT_BYTES: Final = 2
 
 logger = logging.getLogger("raida_uring.integrity")
@@ -302,7 +302,7 @@ class Integrity:
             if seen != self._followed:
                 changed = [
                     int.from_bytes(key)
-                    for key, when in coins.entries(native.TABLE_CHANGED)
+                    for key, when in coins.entries(native_store.TABLE_CHANGED)
                     if int.from_bytes(when) > self._followed
                 ]
                 self.notify(changed)
@@ -373,9 +373,9 @@ class Integrity:
         """The leaves as saved, and the pages whose leaf is not known."""
         leaves = []
         todo: list[int] = []
-        changed = {int.from_bytes(key) for key, _ in coins.entries(native.TABLE_CHANGED)}
+        changed = {int.from_bytes(key) for key, _ in coins.entries(native_store.TABLE_CHANGED)}
         for index in range(DENOMINATIONS):
-            saved = saved_leaves(coins.get(native.TABLE_LEAVES, bytes((index,))) or b"")
+            saved = saved_leaves(coins.get(native_store.TABLE_LEAVES, bytes((index,))) or b"")
             pages = range(index * DEN_PAGES, (index + 1) * DEN_PAGES)
             if saved is not None:
                 self._counts[pages.start : pages.stop] = saved[1]
@@ -401,13 +401,13 @@ class Integrity:
         """Write the leaves into the store. Nobody else may change it meanwhile: control thread,
         before start() or after stop(). Raises StoreError."""
         with self._store.read() as coins:
-            unsaved = any(True for _ in coins.entries(native.TABLE_CHANGED))
-            if not unsaved and coins.get(native.TABLE_LEAVES, b"\0") is not None:
+            unsaved = any(True for _ in coins.entries(native_store.TABLE_CHANGED))
+            if not unsaved and coins.get(native_store.TABLE_LEAVES, b"\0") is not None:
                 return
         with self._store.write() as coins:
             for index, tree in enumerate(self._recent[-1].levels):
                 counts = self._counts[index * DEN_PAGES : (index + 1) * DEN_PAGES]
                 packed = b"".join(count.to_bytes(_COUNT_BYTES) for count in counts)
-                coins.put(native.TABLE_LEAVES, bytes((index,)), tree[0] + packed)
-            for key, _ in list(coins.entries(native.TABLE_CHANGED)):
-                coins.put(native.TABLE_CHANGED, key, None)
+                coins.put(native_store.TABLE_LEAVES, bytes((index,)), tree[0] + packed)
+            for key, _ in list(coins.entries(native_store.TABLE_CHANGED)):
+                coins.put(native_store.TABLE_CHANGED, key, None)

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native
-from raida_uring.ffi.native import (
+from raida_uring.ffi import native_store
+from raida_uring.ffi.native_store import (
     DEFAULT,
     DEN_PAGES,
     DENOMINATIONS,
@@ -162,12 +162,12 @@ class Store:
                 self._owner = _own(path)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
-        flags = native.STORE_READ_ONLY if read_only else 0
+        flags = native_store.STORE_READ_ONLY if read_only else 0
         if durability == "interval":
-            flags |= native.STORE_LAZY
+            flags |= native_store.STORE_LAZY
         try:
             _check_size(path, size, map_bytes)
-            self._store = native.Store(str(path), map_bytes, flags)
+            self._store = native_store.Store(str(path), map_bytes, flags)
         except StoreError:
             self._disown()
             raise
@@ -212,14 +212,14 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:
-            store = native.Store(str(path), map_bytes, native.STORE_CREATE)
+            store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
             view = store.view(writing=True)
             view.begin()
             drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
-            view.put(native.TABLE_META, _FORMAT_KEY, FORMAT)
-            view.put(native.TABLE_META, _SEED_KEY, drawn)
+            view.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
+            view.put(native_store.TABLE_META, _SEED_KEY, drawn)
             if unfinished is not None:
-                view.put(native.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
+                view.put(native_store.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
             view.commit()
             view.close()
             store.close()
@@ -236,16 +236,16 @@ class Store:
         view = self._store.view(writing=False)
         try:
             view.begin()
-            found = view.get(native.TABLE_META, _FORMAT_KEY)
+            found = view.get(native_store.TABLE_META, _FORMAT_KEY)
             if found != FORMAT:
                 shown = "none" if found is None else found.decode("ascii", "replace")
                 raise StoreError(
                     f"{self.path}: store of format {shown}, this version reads "
                     f"{FORMAT.decode()}: import it again"
                 )
-            mark = view.get(native.TABLE_META, _UNFINISHED_KEY)
+            mark = view.get(native_store.TABLE_META, _UNFINISHED_KEY)
             return (
-                view.get(native.TABLE_META, _SEED_KEY) or b"",
+                view.get(native_store.TABLE_META, _SEED_KEY) or b"",
                 None if mark is None else mark.decode("utf-8", "replace"),
             )
         finally:
@@ -268,7 +268,7 @@ class Store:
         """
         with self.write() as coins:
             value = None if doing is None else doing.encode()
-            coins.put(native.TABLE_META, _UNFINISHED_KEY, value)
+            coins.put(native_store.TABLE_META, _UNFINISHED_KEY, value)
         self.unfinished = doing
 
     def close(self) -> None:
@@ -299,8 +299,8 @@ class Store:
             return Sizes(
                 used,
                 most,
-                coins.view.count(native.TABLE_PAGES),
-                coins.view.count(native.TABLE_TICKETS),
+                coins.view.count(native_store.TABLE_PAGES),
+                coins.view.count(native_store.TABLE_TICKETS),
             )
 
     def coins(self, *, writing: bool = False) -> "Coins":
@@ -367,7 +367,7 @@ class Coins:
     no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
     """
 
-    def __init__(self, store: Store, view: native.View, *, writing: bool) -> None:
+    def __init__(self, store: Store, view: native_store.View, *, writing: bool) -> None:
         self.store = store
         self.view = view
         self._kept: dict[tuple[int, bytes], bytes | None] = {}
@@ -510,7 +510,7 @@ class Coins:
         records, states = self.view.gather(coins, count, stride)
         if DEFAULT not in states:
             return records, states
-        size = native.RECORD_BYTES
+        size = native_store.RECORD_BYTES
         whole, found = bytearray(records), bytearray(states)
         for index in _positions(states):
             whole[index * size : index * size + AN_BYTES] = self._default_an(coins, index * stride)
@@ -561,7 +561,7 @@ class Coins:
     def remains(self, number: int) -> bytes | None:
         """What an imported file had instead of a page: None nothing out of the ordinary, else the
         file's bytes behind a letter: `m` missing, `s` short, `t` the tail behind a whole page."""
-        return self.view.get(native.TABLE_REMAINS, number.to_bytes(2))
+        return self.view.get(native_store.TABLE_REMAINS, number.to_bytes(2))
 
     def put_file(self, number: int, content: bytes | None) -> None:
         """Make one of the store's pages what a page file holds; None: the file is missing.
@@ -571,13 +571,13 @@ class Coins:
         key = number.to_bytes(2)
         if content is not None and len(content) >= PAGE_SIZE:
             tail = content[PAGE_SIZE:]
-            self.view.put(native.TABLE_REMAINS, key, b"t" + tail if tail else None)
+            self.view.put(native_store.TABLE_REMAINS, key, b"t" + tail if tail else None)
             self.view.fill(number, content[:PAGE_SIZE])
             self._wrote = True
             return
-        self.view.put(native.TABLE_REMAINS, key, b"m" if content is None else b"s" + content)
-        self.view.put(native.TABLE_PAGES, key, b"")
-        self.view.put(native.TABLE_CHANGED, key, b"")
+        self.view.put(native_store.TABLE_REMAINS, key, b"m" if content is None else b"s" + content)
+        self.view.put(native_store.TABLE_PAGES, key, b"")
+        self.view.put(native_store.TABLE_CHANGED, key, b"")
         self._wrote = True
 
     def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
@@ -613,7 +613,7 @@ class Coins:
             raise TypeError("a key is bytes, a value bytes or None")
         if not 1 <= len(key) <= _KEY_BYTES_MAX:
             raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
-        if type(table) is not int or not 0 <= table < native.TABLES:
+        if type(table) is not int or not 0 <= table < native_store.TABLES:
             raise ValueError(f"there is no table {table!r}")
         self._staged[table, key] = value
 

@@ -17,8 +17,8 @@ from typing import Final
 
 from raida_uring import integrity, tickets
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native
-from raida_uring.ffi.native import (
+from raida_uring.ffi import native_store
+from raida_uring.ffi.native_store import (
     DEN_PAGES,
     DENOMINATIONS,
     PAGE_SIZE,
@@ -223,9 +223,9 @@ def export_files(path: Path, target: Path, *, progress: Progress = no_progress) 
             _write_file(target / UNFINISHED_EXPORT, b"")
             coins = stack.enter_context(store.read())
             files = _export_pages(coins, target, progress)
-            native.sync_files(str(target))
+            native_store.sync_files(str(target))
             (target / UNFINISHED_EXPORT).unlink()
-            native.sync_files(str(target))
+            native_store.sync_files(str(target))
         except FileExistsError:
             raise StoreError(f"{target}: is not a directory") from None
         except OSError as error:
@@ -293,11 +293,11 @@ def verify(path: Path, *, progress: Progress = no_progress) -> list[str]:
     """
     size_of(path)
     try:
-        native.survey(str(path))
+        native_store.survey(str(path))
         with _reading(path, unfinished=True) as store, store.read() as coins:
             return list(_faults(store, coins, progress))
     except StoreError as error:
-        if error.number not in native.DAMAGED:
+        if error.number not in native_store.DAMAGED:
             raise
         return [str(error)]
 
@@ -335,7 +335,7 @@ def _remains_faults(coins: Coins) -> Iterator[str]:
         if page is None:
             yield f"what remains of a file is named {key.hex()}, which no page is"
             continue
-        whole = coins.view.page(page)[1] == native.EQUAL
+        whole = coins.view.page(page)[1] == native_store.EQUAL
         kind, size = value[:1], len(value) - 1
         unreadable = (kind == b"m" and size == 0) or (kind == b"s" and size < PAGE_SIZE)
         if not (kind == b"t" and size > 0 if whole else unreadable):
@@ -439,7 +439,7 @@ def stat(path: Path) -> Stat:
             for page in range(STORE_PAGES):
                 _, count, state = coins.view.select(page)
                 circulating[page // DEN_PAGES] += count
-                unreadable += state == native.UNREADABLE
+                unreadable += state == native_store.UNREADABLE
             alive = tickets.alive(coins)
         return Stat(
             path=_printable(path),

@@ -13,7 +13,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from raida_uring.errors import RaidaError
-from raida_uring.ffi.native import TABLE_TICKETS
+from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.store import COIN_BYTES, DENOMINATION_BYTES, SERIALS, Coins, Store
 
 TICKETS_MAX: Final = 512  # alive at once

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from raida_uring.errors import EngineError, StartError, StoreError
-from raida_uring.ffi import native
+from raida_uring.ffi import native, native_store
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.log import event
 from raida_uring.message import pack
@@ -235,7 +235,7 @@ class Worker:
             try:
                 coins.begin()
             except StoreError as lasting:
-                if lasting.number == native.STORE_PANIC:
+                if lasting.number == native_store.STORE_PANIC:
                     coins.store.fault = lasting
             coins.end()
         seen = self._fault_seen((-1, str(error)), count)

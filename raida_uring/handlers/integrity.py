@@ -5,7 +5,7 @@ Source: wire specification, "Integrity group".
 
 from typing import Final
 
-from raida_uring.ffi.native import DEN_PAGES
+from raida_uring.ffi.native_store import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.handlers.coins import LENGTH
 from raida_uring.protocol import Status

@@ -18,7 +18,7 @@ import pytest
 
 from raida_uring import integrity
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native
+from raida_uring.ffi import native_store
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
 from raida_uring.store_tools import UNFINISHED_EXPORT, file_name, verify
 from tests.support.net import PATIENCE
@@ -397,7 +397,7 @@ def test_damaged_store(spoil: Callable[[Path], None], words: str, copied: Path) 
 
 def test_verify_fails_with_what_it_found(copied: Path) -> None:
     with unsafely(copied) as opened, opened.write() as coins:
-        coins.put(native.TABLE_PAGES, b"\0", b"")
+        coins.put(native_store.TABLE_PAGES, b"\0", b"")
     ended = store("verify", "--store", copied)
     assert (ended.returncode, ended.stderr) == (1, "")
     assert ended.stdout == "a page is named 00, which no page is\n"
@@ -418,7 +418,7 @@ def test_missing_free_pages_at_the_end_are_no_damage(copied: Path, data: Path) -
     with contextlib.closing(Store(copied)) as opened:
         for value in (bytes(1 << 20), None):
             with opened.write() as coins:
-                coins.put(native.TABLE_META, b"ballast", value)
+                coins.put(native_store.TABLE_META, b"ballast", value)
     assert file.stat().st_size > full + (1 << 20)
     os.truncate(file, file.stat().st_size - (1 << 19))
     done("verify", "--store", copied)
@@ -428,7 +428,7 @@ def test_missing_free_pages_at_the_end_are_no_damage(copied: Path, data: Path) -
 
 def test_other_format(copied: Path) -> None:
     with unsafely(copied) as opened, opened.write() as coins:
-        coins.put(native.TABLE_META, b"format", b"7")
+        coins.put(native_store.TABLE_META, b"format", b"7")
     refused(store("stat", "--store", copied), "store of format 7, this version reads 1")
     assert_refuses_to_start(copied.parent, "store of format 7", store={"path": str(copied)})
 
@@ -436,26 +436,26 @@ def test_other_format(copied: Path) -> None:
 def test_interrupted_init(tmp_path: Path) -> None:
     """What is left when the tables were made and nothing was written yet."""
     (tmp_path / "store").mkdir()
-    native.Store(str(tmp_path / "store"), MAP_BYTES, native.STORE_CREATE).close()
+    native_store.Store(str(tmp_path / "store"), MAP_BYTES, native_store.STORE_CREATE).close()
     refused(store("stat", "--store", tmp_path / "store"), "store of format none")
 
 
 BIG_TICKET = (2**32).to_bytes(8) + bytes(4) + coin_bytes((0, 1_024_000))
 
 FAULTS = [
-    (native.TABLE_PAGES, (3).to_bytes(2), bytes(100), "page f8/00/0003.bin has 100 bytes"),
-    (native.TABLE_PAGES, (15000).to_bytes(2), b"", "a page is named 3a98"),
-    (native.TABLE_PAGES, b"\0", b"", "a page is named 00,"),
-    (native.TABLE_REMAINS, (0).to_bytes(2), b"m", "page f8/00/0000.bin contradicts"),
-    (native.TABLE_REMAINS, (1).to_bytes(2), None, "page f8/00/0001.bin is empty"),
-    (native.TABLE_REMAINS, (15000).to_bytes(2), b"m", "what remains of a file is named 3a98"),
-    (native.TABLE_TICKETS, b"\1\2\3\4", b"short", "ticket 01020304 has 5 bytes"),
-    (native.TABLE_TICKETS, b"\1\2\3\4", BIG_TICKET, "a coin that does not exist: 00000fa000"),
-    (native.TABLE_TICKETS, b"\1\2", BIG_TICKET, "ticket 0102 is no ticket number"),
-    (native.TABLE_CHANGED, (15000).to_bytes(2), b"", "a changed page is named 3a98"),
-    (native.TABLE_LEAVES, b"\x0f", b"", "leaves 0f are no denomination's"),
-    (native.TABLE_LEAVES, b"\x00", bytes(34000), "f8/00/0000.bin differs from the leaf"),
-    (native.TABLE_META, b"seed", None, "has no seed"),
+    (native_store.TABLE_PAGES, (3).to_bytes(2), bytes(100), "page f8/00/0003.bin has 100 bytes"),
+    (native_store.TABLE_PAGES, (15000).to_bytes(2), b"", "a page is named 3a98"),
+    (native_store.TABLE_PAGES, b"\0", b"", "a page is named 00,"),
+    (native_store.TABLE_REMAINS, (0).to_bytes(2), b"m", "page f8/00/0000.bin contradicts"),
+    (native_store.TABLE_REMAINS, (1).to_bytes(2), None, "page f8/00/0001.bin is empty"),
+    (native_store.TABLE_REMAINS, (15000).to_bytes(2), b"m", "what remains of a file is named 3a98"),
+    (native_store.TABLE_TICKETS, b"\1\2\3\4", b"short", "ticket 01020304 has 5 bytes"),
+    (native_store.TABLE_TICKETS, b"\1\2\3\4", BIG_TICKET, "a coin that does not exist: 00000fa000"),
+    (native_store.TABLE_TICKETS, b"\1\2", BIG_TICKET, "ticket 0102 is no ticket number"),
+    (native_store.TABLE_CHANGED, (15000).to_bytes(2), b"", "a changed page is named 3a98"),
+    (native_store.TABLE_LEAVES, b"\x0f", b"", "leaves 0f are no denomination's"),
+    (native_store.TABLE_LEAVES, b"\x00", bytes(34000), "f8/00/0000.bin differs from the leaf"),
+    (native_store.TABLE_META, b"seed", None, "has no seed"),
 ]
 
 

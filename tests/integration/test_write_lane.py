@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.ffi.native import TABLE_TICKETS
+from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.coin_requests import (

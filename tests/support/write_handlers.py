@@ -4,8 +4,8 @@ HOLD_WRITE keeps the writing lane busy while the gate of tests.support.handlers 
 what is sent meanwhile becomes one batch.
 """
 
-from raida_uring.ffi import native
-from raida_uring.ffi.native import TABLE_TICKETS
+from raida_uring.ffi import native_store
+from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.handlers import Node, Reply, Request, command
 from tests.support.handlers import GROUP, gate
 
@@ -112,7 +112,7 @@ def fail_after_commit(request: Request, node: Node) -> Reply:
 def bad_entry(request: Request, node: Node) -> Reply:
     """An entry that the store cannot have; the payload says which."""
     table, key, value = {
-        b"table": (native.TABLES, b"key", b""),
+        b"table": (native_store.TABLES, b"key", b""),
         b"key": (TABLE_TICKETS, "key", b""),
         b"value": (TABLE_TICKETS, b"key", "text"),
     }[request.payload]

@@ -1,0 +1,339 @@
+"""The store as Python sees it: `Store` and `View` over LMDB, typed and raising.
+
+Beside native.py, which has the data plane; see there.
+"""
+
+import errno
+import os
+from typing import Any, Final, Protocol, cast
+
+from raida_uring.errors import StoreError
+from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
+
+
+class _Lib(Protocol):
+    """The functions of ru.h that this module calls."""
+
+    RU_STORE_AN: int
+    RU_STORE_COIN: int
+    RU_STORE_DENOMINATIONS: int
+    RU_STORE_DEN_PAGES: int
+    RU_STORE_MISUSED: int
+    RU_STORE_PAGE: int
+    RU_STORE_PAGES: int
+    RU_STORE_RECORD: int
+    RU_STORE_RECORDS: int
+    RU_STORE_SELECTED: int
+    RU_TABLES: int
+
+    def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
+    def ru_store_close(self, store: Any) -> None: ...
+    def ru_store_sync(self, store: Any) -> int: ...
+    def ru_store_forget_dead(self, store: Any) -> int: ...
+    def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
+    def ru_store_error(self, result: int) -> Any: ...
+    def ru_survey_store(self, path: bytes) -> int: ...
+    def ru_survey_sync(self, path: bytes) -> int: ...
+    def ru_view_open(self, store: Any, writing: int, view: Any) -> int: ...
+    def ru_view_close(self, view: Any) -> None: ...
+    def ru_view_begin(self, view: Any) -> int: ...
+    def ru_view_txn(self, view: Any) -> int: ...
+    def ru_view_end(self, view: Any) -> None: ...
+    def ru_view_commit(self, view: Any) -> int: ...
+    def ru_view_dirty(self, view: Any, pages: Any) -> int: ...
+    def ru_view_mark(self, view: Any) -> int: ...
+    def ru_view_undo(self, view: Any, mark: int) -> None: ...
+    def ru_view_match(
+        self, view: Any, coins: bytes, count: int, stride: int, an_at: int, states: Any
+    ) -> int: ...
+    def ru_view_gather(
+        self, view: Any, coins: bytes, count: int, stride: int, records: Any, states: Any
+    ) -> int: ...
+    def ru_view_exchange(
+        self,
+        view: Any,
+        coins: bytes,
+        count: int,
+        stride: int,
+        an_at: int,
+        new_at: int,
+        month: int,
+        states: Any,
+    ) -> int: ...
+    def ru_view_set(
+        self, view: Any, coins: bytes, count: int, stride: int, an_at: int, month: int, states: Any
+    ) -> int: ...
+    def ru_view_page(self, view: Any, page: int, found: Any, state: Any) -> int: ...
+    def ru_view_select(self, view: Any, page: int, selected: Any, state: Any) -> int: ...
+    def ru_view_fill(self, view: Any, page: int, data: bytes) -> int: ...
+    def ru_view_get(self, view: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
+    def ru_view_put(
+        self, view: Any, table: int, key: bytes, key_size: int, value: Any, size: int
+    ) -> int: ...
+    def ru_view_seek(
+        self, view: Any, table: int, key: bytes, key_size: int, found: Any, value: Any
+    ) -> int: ...
+    def ru_view_count(self, view: Any, table: int) -> int: ...
+
+
+_lib = cast(_Lib, _native.lib)
+_ffi: Any = _native.ffi
+
+DENOMINATIONS: Final = _lib.RU_STORE_DENOMINATIONS
+DEN_PAGES: Final = _lib.RU_STORE_DEN_PAGES
+STORE_PAGES: Final = _lib.RU_STORE_PAGES
+PAGE_RECORDS: Final = _lib.RU_STORE_RECORDS
+PAGE_SIZE: Final = _lib.RU_STORE_PAGE
+AN_SIZE: Final = _lib.RU_STORE_AN
+_COIN_SIZE: Final = _lib.RU_STORE_COIN
+TABLES: Final = _lib.RU_TABLES
+RECORD_BYTES: Final = _lib.RU_STORE_RECORD
+SELECTED_SIZE: Final = _lib.RU_STORE_SELECTED
+COINS_MAX: Final = 65535 // 5  # that one request can name
+
+STORE_PANIC: Final = -30795  # MDB_PANIC: an environment that only opening it again can help
+STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
+(  # enum ru_store_table
+    TABLE_META,
+    TABLE_PAGES,
+    TABLE_REMAINS,
+    TABLE_LEAVES,
+    TABLE_CHANGED,
+    TABLE_TICKETS,
+) = range(6)
+_MISUSED: Final = _lib.RU_STORE_MISUSED
+DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
+
+
+# LMDB's MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: not what a store looks like.
+DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
+
+
+def _require_room(coins: bytes, count: int, stride: int, reach: int) -> None:
+    """Handlers may be anyone's: a wrong count must end a request, not the node. reach: bytes from a
+    coin's start that are looked at. Raises ValueError, TypeError."""
+    if type(coins) is not bytes:
+        raise TypeError(f"coins are bytes, not {type(coins).__name__}")
+    if count == 0:
+        return
+    if not 0 < count <= COINS_MAX or stride < 0 or (count - 1) * stride + reach > len(coins):
+        raise ValueError(f"{len(coins)} bytes are no {count} coins, {stride} bytes apart")
+
+
+def _an_reach(*ans_at: int) -> int:
+    if min(ans_at) < 0:
+        raise ValueError("an AN stands behind its coin's start")
+    return max(_COIN_SIZE, max(ans_at) + AN_SIZE)
+
+
+def _stored(result: int, doing: str) -> int:
+    if result == _MISUSED:
+        raise RuntimeError(f"{doing}: the view is not open, or not for changes")
+    if result < 0:
+        reason = _ffi.string(_lib.ru_store_error(result)).decode()
+        raise StoreError(f"{doing}: {reason}", result)
+    return result
+
+
+def survey(path: str) -> None:
+    """Read every byte of a store, in a process that may die of it. Raises StoreError, with one of
+    DAMAGED when something is wrong with the file."""
+    _stored(_lib.ru_survey_store(os.fsencode(path)), f"reading the store {path}")
+
+
+def sync_files(path: str) -> None:
+    """Return when what was written to the file system of `path` is on the disk. Raises
+    StoreError."""
+    _stored(_lib.ru_survey_sync(os.fsencode(path)), f"synchronising {path}")
+
+
+class Store:
+    """An open LMDB environment. Thread: any."""
+
+    def __init__(self, path: str, map_bytes: int, flags: int) -> None:
+        """flags: STORE_*. Raises StoreError."""
+        out = _ffi.new("struct ru_store **")
+        _stored(
+            _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out),
+            f"opening the store {path}",
+        )
+        self._store = out[0]
+
+    def close(self) -> None:
+        """Once every view is closed."""
+        store, self._store = self._store, _ffi.NULL
+        _lib.ru_store_close(store)
+
+    def sync(self) -> None:
+        """Return when every commit is on the disk. Raises StoreError."""
+        _stored(_lib.ru_store_sync(self._store), "synchronising the store")
+
+    def forget_dead(self) -> int:
+        """Free what killed readers keep from being used again: how many. Raises StoreError."""
+        return _stored(_lib.ru_store_forget_dead(self._store), "looking for dead readers")
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes in use, and the most there may be."""
+        out = _ffi.new("uint64_t[2]")
+        _lib.ru_store_sizes(self._store, out, out + 1)
+        return out[0], out[1]
+
+    def view(self, *, writing: bool) -> "View":
+        """Raises StoreError (out of memory)."""
+        out = _ffi.new("struct ru_view **")
+        _stored(_lib.ru_view_open(self._store, writing, out), "opening a view of the store")
+        return View(out[0])
+
+
+class View:
+    """One state of the store, from begin() to end() or commit(). Thread: the one that uses it.
+
+    Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
+    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE, DEFAULT.
+    Everything raises StoreError when the store fails, RuntimeError on a view that has not begun or
+    is not for that, and ValueError for more coins than COINS_MAX, or than there are bytes for.
+    """
+
+    def __init__(self, view: Any) -> None:
+        self._view = view
+        self._states = _ffi.new("uint8_t[]", COINS_MAX)
+        self._state_bytes = _ffi.buffer(self._states)
+        self._found = _ffi.new("struct ru_bytes *")
+        self._value = _ffi.new("struct ru_bytes *")
+        self._selected = _ffi.new("uint8_t[]", SELECTED_SIZE)
+        self._record = _ffi.new("uint8_t[]", RECORD_BYTES)
+        self._record_bytes = _ffi.buffer(self._record)
+
+    def close(self) -> None:
+        """Ends it, too."""
+        view, self._view = self._view, _ffi.NULL
+        _lib.ru_view_close(view)
+
+    def begin(self) -> None:
+        """See the newest state. A writing view waits for another one to end."""
+        _stored(_lib.ru_view_begin(self._view), "reading the store")
+
+    @property
+    def transaction(self) -> int:
+        """The number of the transaction whose state is seen."""
+        return _lib.ru_view_txn(self._view)
+
+    def end(self) -> None:
+        """Forget it, with its changes. Harmless when not begun."""
+        _lib.ru_view_end(self._view)
+
+    def commit(self) -> None:
+        """Make the changes durable, all or none, and end."""
+        _stored(_lib.ru_view_commit(self._view), "committing to the store")
+
+    def dirty(self) -> list[int]:
+        """The numbers of the pages with changes."""
+        pages = _ffi.new("uint16_t[]", _lib.ru_view_dirty(self._view, _ffi.NULL))
+        _lib.ru_view_dirty(self._view, pages)
+        return list(pages)
+
+    def mark(self) -> int:
+        """A point for undo() to go back to."""
+        return _lib.ru_view_mark(self._view)
+
+    def undo(self, mark: int) -> None:
+        """Take back every coin changed since."""
+        _lib.ru_view_undo(self._view, mark)
+
+    def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
+        """Which of the ANs that stand `an_at` bytes behind a coin's start are the stored ones."""
+        _require_room(coins, count, stride, _an_reach(an_at))
+        _stored(
+            _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),
+            "reading coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def gather(self, coins: bytes, count: int, stride: int) -> tuple[bytes, bytes]:
+        """The coins' records, RECORD_BYTES each, zeros where the state is not EQUAL; the states."""
+        _require_room(coins, count, stride, _COIN_SIZE)
+        records = _ffi.new("uint8_t[]", count * RECORD_BYTES)
+        _stored(
+            _lib.ru_view_gather(self._view, coins, count, stride, records, self._states),
+            "reading coins",
+        )
+        return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
+
+    def record(self, coin: bytes) -> tuple[bytes, int]:
+        """What gather() tells of one coin, 5 bytes that are not looked at before: encryption asks
+        each time."""
+        _stored(
+            _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
+            "reading a coin",
+        )
+        return self._record_bytes[:], self._states[0]
+
+    def exchange(
+        self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
+    ) -> bytes:
+        """In order: store the AN at `new_at` where that at `an_at` is the stored one."""
+        _require_room(coins, count, stride, _an_reach(an_at, new_at))
+        _stored(
+            _lib.ru_view_exchange(
+                self._view, coins, count, stride, an_at, new_at, month, self._states
+            ),
+            "changing coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def set(self, coins: bytes, count: int, stride: int, an_at: int, month: int) -> bytes:
+        """Store the AN at `an_at` for each coin; EQUAL where it was done."""
+        _require_room(coins, count, stride, _an_reach(an_at))
+        _stored(
+            _lib.ru_view_set(self._view, coins, count, stride, an_at, month, self._states),
+            "changing coins",
+        )
+        return bytes(self._state_bytes[:count])
+
+    def page(self, page: int) -> tuple[bytes, int]:
+        """A page's bytes and EQUAL, or none and UNREADABLE or DEFAULT."""
+        _stored(_lib.ru_view_page(self._view, page, self._found, self._states), "reading a page")
+        return self._taken(self._found), self._states[0]
+
+    def select(self, page: int) -> tuple[Any, int, int]:
+        """What a page's leaf is the hash of (valid until the next call), how many coins of it
+        circulate, and its state as page() gives it."""
+        count = _lib.ru_view_select(self._view, page, self._selected, self._states)
+        return _ffi.buffer(self._selected), _stored(count, "reading a page"), self._states[0]
+
+    def fill(self, page: int, data: bytes) -> None:
+        """Give a page its PAGE_SIZE bytes; undo() does not take it back."""
+        if len(data) != PAGE_SIZE:
+            raise ValueError(f"a page has {PAGE_SIZE} bytes, not {len(data)}")
+        _stored(_lib.ru_view_fill(self._view, page, data), "changing a page")
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """An entry of a table, None when there is none."""
+        result = _lib.ru_view_get(self._view, table, key, len(key), self._value)
+        if result == -errno.ENOENT:
+            return None
+        _stored(result, "reading the store")
+        return self._taken(self._value)
+
+    def put(self, table: int, key: bytes, value: bytes | None) -> None:
+        """Write an entry of a table; None deletes it."""
+        data, size = (_ffi.NULL, 0) if value is None else (value, len(value))
+        _stored(
+            _lib.ru_view_put(self._view, table, key, len(key), data, size), "changing the store"
+        )
+
+    def seek(self, table: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
+        """The first entry at or behind `key`, None behind the last."""
+        result = _lib.ru_view_seek(self._view, table, key, len(key), self._found, self._value)
+        if result == -errno.ENOENT:
+            return None
+        _stored(result, "reading the store")
+        return self._taken(self._found), self._taken(self._value)
+
+    def count(self, table: int) -> int:
+        """Number of entries of a table."""
+        return _stored(_lib.ru_view_count(self._view, table), "reading the store")
+
+    @staticmethod
+    def _taken(found: Any) -> bytes:
+        return bytes(_ffi.buffer(found.at, found.size)) if found.size else b""
