@@ -184,8 +184,11 @@ class TestB15Reset:
                 client = tcp_connect(node.endpoint)
                 client.sendall(self.parts(state))
                 reset(client)
-            node.wait_for_counts(connections_accepted=200, connections_open=0)
             assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
+            node.wait_for_counts(connections_open=0)
+            # A reset that overtakes the handshake's last segment, from another processor, leaves
+            # nothing to accept.
+            assert 190 < node.counters()["connections_accepted"] <= 201
 
     def test_while_processing(self) -> None:
         with running_node(handlers=HANDLERS) as node:
