@@ -167,7 +167,7 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(FUZZ_DIR)/*.d)
 
-upgrades: setup ## replace a node under load: UPGRADES=n (100)
+upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
 	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
 

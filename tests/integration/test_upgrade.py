@@ -837,6 +837,7 @@ class PownClient(threading.Thread):
         for sn in itertools.count(self.first):
             if self.stopping:
                 return
+            time.sleep(PACE_S)
             new = secrets.token_bytes(16)
             answer = self.node.ask(calls.pown([(Coin(1, sn, self.old(sn)), new)]))
             if answer.status != Status.ALL_PASS:

@@ -28,7 +28,7 @@ from raida_uring.errors import RaidaError
 from raida_uring.protocol import Status
 from tests.support.coins import Coins
 from tests.support.handlers import DOZE, MIRROR, SLOW_DOZE
-from tests.support.net import RECEIVE_BUFFER_BYTES, Endpoint
+from tests.support.net import PATIENCE, RECEIVE_BUFFER_BYTES, Endpoint
 from tests.support.node import environment
 from tests.support.wire import (
     COIN_ID,
@@ -41,16 +41,16 @@ from tests.support.wire import (
     status,
 )
 
-ANSWER_TIMEOUT_S: Final = 15.0  # a drain's ten seconds and a margin
-UDP_PER_S: Final = 2200
+ANSWER_TIMEOUT_S: Final = 15.0 * PATIENCE  # a drain's ten seconds and a margin
+UDP_PER_S: Final = 2200 / PATIENCE  # an emulated node answers that much less
 UDP_DOZES_PER_S: Final = 1  # each of the ordinary lane and of the slow one
 UDP_SOCKETS: Final = 8
-TCP_CONNECTS_PER_S: Final = 220
+TCP_CONNECTS_PER_S: Final = 220 / PATIENCE
 PERSISTENT: Final = 20
-PERSISTENT_PAUSE_S: Final = 0.15
+PERSISTENT_PAUSE_S: Final = 0.15 * PATIENCE
 PERSISTENT_DOZING: Final = 1  # of each lane
 DOZING_PAUSE_S: Final = 0.5
-ENCRYPTED_PER_S: Final = 20
+ENCRYPTED_PER_S: Final = 20 / PATIENCE
 
 
 @dataclass(slots=True)
