@@ -429,6 +429,7 @@ class Daemon:
             return
         self._say(f"MAINPID={successor.pid}")
         self._speaks = False
+        self._open_until = 0.0  # from now on it is the successor's to open
         server.close_web()
         successor.release()
         timeout_ms = server.config.network.drain_timeout_ms

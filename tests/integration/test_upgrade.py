@@ -626,6 +626,26 @@ def serves_operators(directory: Path, web: int) -> int:
         return 0
 
 
+def test_what_is_left_to_a_successor_is_not_opened_again(tmp_path: Path) -> None:
+    """A node still tries to open the port of HTTP, in vain, when the next upgrade comes: the
+    admin socket that it has just left must be its successor's."""
+    web = free_port()
+    with (
+        upgradable(tmp_path, http={"enabled": True, "port": web}) as node,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+    ):
+        config = tmp_path / "node.toml"
+        good = config.read_text()
+        config.write_text(good.replace(f"port = {web}", f"port = {taken.getsockname()[1]}"))
+        upgrade(node)
+        config.write_text(good)
+        with held_request(node, tmp_path):
+            os.kill(serving_process(node), signal.SIGUSR2)
+            says(node, "stopping: up to", 2)
+            eventually(lambda: serves_operators(tmp_path, web) == serving_process(node))
+        says(node, "the predecessor is gone", 2)
+
+
 def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> None:
     """Told to stop twice it does not wait for its predecessor, which stops then, too; what waits
     in the sockets is answered."""
