@@ -507,6 +507,10 @@ class Daemon:
             extra=event("stopping", timeout_ms=timeout_ms),
         )
 
+    def _stop_sooner(self) -> None:
+        """The admin socket may have asked for a drain that is longer than a signal's."""
+        self.server.begin_drain(self.server.config.network.drain_timeout_ms)
+
     def _stop_at_once(self) -> None:
         logger.warning(
             "stopping at once: requests in flight are dropped", extra=event("stopping_now")
@@ -644,7 +648,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.BACK: _go(Stage.ALONE, _D._serve_again),
     },
     Stage.LEAVING: {
-        Event.STOP: _stay(),
+        Event.STOP: _stay(_D._note_leaving, _D._stop_sooner),
         Event.HURRY: _stay(_D._stop_at_once, _D._hurry_dismissed),
         Event.DRAIN: _stay(),  # a shorter time-out is in effect
         Event.RELOAD: _stay(),

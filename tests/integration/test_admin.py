@@ -427,6 +427,21 @@ def test_drain_gives_up_at_its_deadline(place: Path) -> None:
     assert running.final_counters()["udp_dropped_drain"] == 1
 
 
+def test_a_stop_does_not_wait_for_a_longer_drain(place: Path) -> None:
+    """The first signal during it has the time-out of any other stop."""
+    network = {"drain_timeout_ms": 300}
+    with (
+        node(place, handlers=HANDLERS, network=network) as (running, path),
+        udp_client(running.endpoint) as client,
+    ):
+        client.sendto(request(UNTIL, bytes(place / "never")), running.endpoint)
+        eventually(lambda: result_of(path, "status")["in_flight"]["udp"] == 1)
+        assert next(ask(path, "drain", timeout_s=3600))["phase"] == "draining"
+        assert running.terminate() == 0
+        assert "told to stop: leaving already" in running.stderr()
+        assert "at once" not in running.stderr()
+
+
 def test_stop_is_a_drain_that_nobody_waits_for(place: Path) -> None:
     with node(place) as (running, path):
         assert result_of(path, "stop")["phase"] == "draining"
