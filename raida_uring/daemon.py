@@ -184,7 +184,8 @@ class Daemon:
                 logger.exception("not reloaded: %r", error, extra=event("reload_failed"))
                 raise StartError(f"a fault of the node, see its log: {error!r}") from error
             finally:
-                self._say(f"READY=1\n{status(self._status + remark)}")
+                if self.server.phase == "serving":  # else STOPPING=1 stands
+                    self._say(f"READY=1\n{status(self._status + remark)}")
         _log_reloaded(reloaded)
         return reloaded
 
@@ -327,6 +328,7 @@ class Daemon:
         logger.info(
             "stopping once the predecessor is gone", extra=event("stopping_after_predecessor")
         )
+        self._ask_for_time(self.server.config.network.drain_timeout_ms)  # the predecessor's
 
     def _end_takeover(self) -> None:
         takeover, self._takeover = self._takeover, None
@@ -489,15 +491,19 @@ class Daemon:
     def _leave(self) -> None:
         self._last_word = StartError("the node is stopping")
         self._answer_upgrades(self._last_word)
-        self._say(f"STOPPING=1\n{status('answering what was received, then stopping')}")
         drain_ms = self._drain_timeout_ms
         if drain_ms is None:
             drain_ms = self.server.config.network.drain_timeout_ms
-        patience_us = round((drain_ms / 1000 + STOP_MARGIN_S) * 1e6)
-        self._say(f"EXTEND_TIMEOUT_USEC={patience_us}")  # of TimeoutStopSec=, if that is less
         if self.server.running and self.server.phase == "serving":
             self._log_stopping(drain_ms)
             self.server.begin_drain(drain_ms)
+        # Last: a reload that is under way says nothing any more once the node drains.
+        self._say(f"STOPPING=1\n{status('answering what was received, then stopping')}")
+        self._ask_for_time(drain_ms)
+
+    def _ask_for_time(self, drain_ms: int) -> None:
+        """A stop may take longer than TimeoutStopSec=."""
+        self._say(f"EXTEND_TIMEOUT_USEC={round((drain_ms / 1000 + STOP_MARGIN_S) * 1e6)}")
 
     @staticmethod
     def _log_stopping(timeout_ms: int) -> None:

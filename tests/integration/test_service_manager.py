@@ -198,6 +198,38 @@ def test_a_stop_has_the_time_of_its_drain(tmp_path: Path, monkeypatch: pytest.Mo
         assert node.process.wait(STOP_TIMEOUT_S) == 0
 
 
+def test_a_reload_that_a_stop_overtakes_does_not_say_that_it_serves(tmp_path: Path) -> None:
+    """After STOPPING=1, READY=1 would have systemd 252 watch a node again that is leaving."""
+    held, path, config = tmp_path / "held", tmp_path / "admin.sock", tmp_path / "node.toml"
+    with (
+        daemon(tmp_path, handlers={**HANDLERS}, admin={"socket": str(path)}) as node,
+        socket.create_connection(node.endpoint, 10 * PATIENCE) as client,
+    ):
+        client.sendall(request(UNTIL, str(held).encode()))
+        eventually(lambda: adminsocket.result_of(path, "status")["in_flight"]["tcp"] == 1)
+        text = config.read_text()
+        config.unlink()
+        os.mkfifo(config)  # a file that takes its time
+        said: list[str] = []
+
+        def says(what: str) -> bool:
+            said.extend(told(node.notify))
+            return any(one.startswith(what) for one in said)
+
+        reloading = threading.Thread(target=adminsocket.result_of, args=(path, "reload"))
+        reloading.start()
+        eventually(lambda: says("RELOADING=1"))
+        node.signal(signal.SIGTERM)
+        eventually(lambda: says("EXTEND_TIMEOUT_USEC="))
+        config.write_text(text)
+        reloading.join(10 * PATIENCE)
+        assert not reloading.is_alive()
+        held.touch()
+        assert node.process.wait(STOP_TIMEOUT_S) == 0
+        said.extend(told(node.notify))
+        assert "READY=1" not in said[said.index("STOPPING=1") :]
+
+
 class Manager:
     """The part of a service manager that listens, and stores descriptors, as systemd 252 does.
 

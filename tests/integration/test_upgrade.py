@@ -563,15 +563,18 @@ def test_upgrades_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_a_successor_told_to_stop_waits_for_its_predecessor(tmp_path: Path) -> None:
-    """And serves: the sockets are not its own yet, so that nothing may be put in their way."""
-    with upgradable(tmp_path) as node:
+    """And serves: the sockets are not its own yet, so that nothing may be put in their way. The
+    service manager is told how long that may take."""
+    with upgradable(tmp_path, network={"drain_timeout_ms": 77000}) as node:
         with held_request(node, tmp_path):
             node.signal(signal.SIGUSR2)
             says(node, "stopping: up to")
             successor = serving_process(node)
             eventually(lambda: (tmp_path / "admin.sock").exists())
+            told(node.notify)
             os.kill(successor, signal.SIGTERM)
             says(node, "stopping once the predecessor is gone")
+            eventually(lambda: "EXTEND_TIMEOUT_USEC=107000000" in told(node.notify))
             assert answers(node)
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
         eventually(lambda: gone(successor), ANSWER_TIMEOUT_S)
