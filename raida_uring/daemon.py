@@ -694,10 +694,14 @@ def _reachable(endpoint: tuple[str, int]) -> str:
 
 def _log_resources(server: Server, process: psutil.Process) -> None:
     server.tend_store()
-    with process.oneshot():
-        memory = process.memory_info().rss >> 20
-        descriptors, threads = process.num_fds(), process.num_threads()
-        cpu = process.cpu_percent()
+    try:
+        with process.oneshot():
+            memory = process.memory_info().rss >> 20
+            descriptors, threads = process.num_fds(), process.num_threads()
+            cpu = process.cpu_percent()
+    except (OSError, psutil.Error) as error:  # no descriptor left to look with
+        logger.warning("resources are not known: %s", error, extra=event("resources_unknown"))
+        return
     counters = server.counters()
     requests = counters["udp_received"] + counters["tcp_requests"]
     logger.info(

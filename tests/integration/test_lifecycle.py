@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raida_uring.errors import StartError
@@ -379,3 +381,16 @@ def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
             eventually(lambda told=told: bool(told))  # type: ignore[misc]
         for thread in watching:
             thread.join()
+
+
+def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
+    """A handler that leaks descriptors leaves none for the look at them."""
+    looks_often = "import raida_uring.daemon as it; it.RESOURCE_INTERVAL_S = 0.1; "
+    run = "import sys; from raida_uring.cli import main; sys.exit(main())"
+    with daemon(tmp_path, command=[sys.executable, "-c", looks_often + run, "serve"]) as node:
+        eventually(lambda: "resources: cpu" in node.stderr())
+        process = psutil.Process(node.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+        eventually(lambda: "resources are not known: " in node.stderr())
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
