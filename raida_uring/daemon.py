@@ -601,7 +601,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.OVER: _go(Stage.LEAVING, _D._leave),
         Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
         Event.RELEASED: _go(Stage.INHERITING, _D._open),
-        Event.GONE: _go(Stage.ALONE, _D._open, _D._end_takeover),
+        Event.GONE: _go(Stage.ALONE, _D._end_takeover, _D._open),
     },
     Stage.INHERITING: {
         Event.STOP: _later(_D._stop_later),

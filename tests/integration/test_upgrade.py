@@ -744,6 +744,28 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
         eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
 
 
+def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
+    """A service manager that does not listen takes its second, and connections wait meanwhile."""
+    with slow_to_start(tmp_path) as node:
+        successor = child_of(node)
+        node.signal(signal.SIGSTOP)  # it does not hand over
+        (tmp_path / "hold").unlink()
+        says(node, "serving on", 2)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler,
+            contextlib.suppress(BlockingIOError),
+        ):
+            filler.setblocking(False)
+            while True:
+                filler.sendto(b"READY=1", node.notify.getsockname())
+        node.kill()
+        says(node, "cannot notify the service manager")
+        said = node.stderr()
+        assert 0 <= said.find("took over: ") < said.find("cannot notify the service manager")
+        successor.terminate()
+        eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
+
+
 # --- what has changed with it -----------------------------------------------------------------
 
 
