@@ -414,8 +414,9 @@ class Admin:
         timeout_s = given.get("timeout_s", default_s)
         if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= DRAIN_TIMEOUT_S_MAX:
             raise _RequestError(f"timeout_s is a number from 0 to {DRAIN_TIMEOUT_S_MAX:g}")
-        client.drain = _Drain(self._server)
+        drain = _Drain(self._server)  # before: it counts what is dropped from now on
         self._begin_drain(timeout_s)
+        client.drain = drain
 
     def _upgrade(self, client: _Client, _given: dict[str, Any]) -> None:
         client.upgrade = self._daemon.begin_upgrade()

@@ -27,6 +27,7 @@ import psutil
 import pytest
 
 from raida_uring import adminsocket
+from raida_uring.admin import PROGRESS_INTERVAL_S
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import RaidaError, StoreError
@@ -617,6 +618,14 @@ def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) ->
         assert answers(node)
 
 
+def serves_admin(path: Path) -> int:
+    """The process that has the admin socket; 0 if it is not open."""
+    try:
+        return int(adminsocket.result_of(path, "status")["process"])
+    except (OSError, RaidaError):
+        return 0
+
+
 def serves_operators(directory: Path, web: int) -> int:
     """The process that has the admin socket and the HTTP port; 0 if they are not both open."""
     try:
@@ -764,6 +773,23 @@ def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
         assert 0 <= said.find("took over: ") < said.find("cannot notify the service manager")
         successor.terminate()
         eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
+
+
+def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with upgradable(tmp_path) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            eventually(lambda: serves_admin(path) == serving_process(node))
+            with socket.socket(socket.AF_UNIX) as client, client.makefile() as answers:
+                client.connect(str(path))
+                for command in ("drain", "log-level"):
+                    client.sendall(b'{"command": "%s"}\n' % command.encode())
+                    time.sleep(2 * PROGRESS_INTERVAL_S)  # in which no progress is told
+                assert "ask again in a moment" in answers.readline()
+                assert "level" in answers.readline()
+        says(node, "the predecessor is gone")
 
 
 # --- what has changed with it -----------------------------------------------------------------
