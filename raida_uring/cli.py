@@ -507,7 +507,11 @@ def _percentile(ordered: Sequence[float], percent: int) -> float:
 
 def _parse_endpoint(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+)):([0-9]{1,5})", text)
-    if match is None or not 1 <= int(match[3]) <= 65535:
+    if match is not None and not 1 <= int(match[3]) <= 65535:
+        raise typer.BadParameter(
+            f"{text!r}: the port must be from 1 to 65535", param_hint="HOST:PORT"
+        )
+    if match is None:
         raise typer.BadParameter(
             f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets, as in [::1]:50000",
             param_hint="HOST:PORT",

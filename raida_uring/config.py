@@ -570,6 +570,8 @@ def parse(text: str, source: str) -> Config:
 
     Raises ConfigError for the first fault found.
     """
+    if text.startswith("\ufeff"):
+        raise ConfigError(f"{source}: line 1: starts with a byte order mark; save it without")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

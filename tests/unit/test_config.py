@@ -377,6 +377,13 @@ def test_bytes_that_are_no_text_are_located(tmp_path: Path) -> None:
         config.load(path)
 
 
+def test_byte_order_mark_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\nraida_id = 1\n")
+    with pytest.raises(ConfigError, match="line 1: starts with a byte order mark"):
+        config.load(path)
+
+
 # --- Showing ----------------------------------------------------------------------------------
 
 
