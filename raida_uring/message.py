@@ -40,6 +40,26 @@ def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     return bytes(statuses), sizes, payload
 
 
+def fault_of(reply: object) -> str | None:
+    """Why `reply` cannot be sent; None when it can."""
+    if not isinstance(reply, Reply):
+        return f"a handler must return a Reply, not {type(reply).__name__}"
+    try:
+        pack([reply])
+    except Exception as error:
+        status: object = reply.status
+        payload: object = reply.payload
+        if type(status) is int and not 0 <= status <= 255:
+            shown = status if abs(status) < 1 << 64 else "beyond 64 bits"
+            return f"status is {shown}: must be an integer from 0 to 255"
+        if not isinstance(status, int):
+            return f"status is of type {type(status).__name__}: must be an integer from 0 to 255"
+        if not isinstance(payload, bytes):
+            return f"payload is of type {type(payload).__name__}: must be bytes"
+        return str(error)
+    return None
+
+
 def unpack_peer(raw: bytes) -> tuple[str, int]:
     """Address and port of a sockaddr of 28 bytes, as the kernel writes it.
 

@@ -83,7 +83,10 @@ class Node:
         view of their own with read() or write(), for no longer than they need it.
         """
         if self._coins is None:
-            raise StoreError("no view of the store here")
+            self._opened()
+            raise StoreError(
+                'a handler of mode "slow" has no node.coins: use node.read() or write()'
+            )
         return self._coins
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
 from raida_uring.handlers import Mode, Node, Reply, Request
-from raida_uring.message import pack
+from raida_uring.message import fault_of
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
@@ -139,15 +139,10 @@ class HandlerClient:
 
 
 def _check_reply(name: str, reply: object) -> None:
-    """Raises TypeError or ValueError for what a worker does not take."""
-    if not isinstance(reply, Reply):
-        raise TypeError(f"{name} must return a Reply, not {type(reply).__name__}")
-    try:
-        pack([reply])
-    except Exception as error:
-        raise TypeError(
-            f"{name} must return a status of 0 to 255 and a payload of bytes: {error}"
-        ) from error
+    """Raises TypeError for what a worker does not take."""
+    fault = fault_of(reply)
+    if fault is not None:
+        raise TypeError(f"what {name} returned, a node answers 252 for: {fault}")
 
 
 def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) -> Request:

@@ -18,7 +18,7 @@ from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.log import event
-from raida_uring.message import pack
+from raida_uring.message import fault_of, pack
 from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
@@ -84,13 +84,13 @@ class _Sealed:
         """Seal, in place, the replies to those of `records` that were opened."""
         if not self._opened:
             return
-        for place, (at, *_) in enumerate(_ITER_RECORDS(records)):
+        for place, (at, _, number, *_) in enumerate(_ITER_RECORDS(records)):
             opened = self._opened.get(at)
             if opened is None or opened.seal is None:
                 continue
             reply = replies[place]
             if not _is_plainly_good(reply):
-                reply = _checked(reply)
+                reply = _checked(reply, number)
             replies[place] = Reply(reply.status, opened.seal.seal(reply.payload))
 
 
@@ -282,7 +282,7 @@ class Worker:
             try:
                 with coins.lent():
                     given = self._tables[kind][number](request, self._node)
-                reply = _checked(given)
+                reply = _checked(given, number)
                 if reply is given:
                     coins.keep()
                 else:  # a client that is told 252 must not find its coins changed
@@ -302,7 +302,10 @@ class Worker:
         try:
             packed = pack(replies)
         except Exception:  # somebody's reply holds what it must not: find whose
-            packed = pack([_checked(reply) for reply in replies])
+            records = _ITER_RECORDS(worker.records(len(replies)))
+            packed = pack(
+                [_checked(reply, record[2]) for reply, record in zip(replies, records, strict=True)]
+            )
         worker.reply(*packed)
         if self._tap is not None:
             self._tap.note(worker, len(replies))
@@ -334,18 +337,20 @@ def _is_plainly_good(reply: Reply) -> bool:
     )
 
 
-def _checked(reply: object) -> Reply:
-    """The reply, if it is one; anything may come from a handler."""
-    try:
-        if not isinstance(reply, Reply):
-            raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")
-        pack([reply])
-    except Exception as error:
-        logger.error(
-            "a handler's reply is of no use, answered 252: %s", error, extra=event("reply_refused")
-        )
-        return _INTERNAL
-    return reply
+def _checked(reply: object, number: int) -> Reply:
+    """The reply to command `number`, if it is one; anything may come from a handler."""
+    fault = fault_of(reply)
+    if fault is None:
+        assert isinstance(reply, Reply)  # noqa: S101  for the type checker
+        return reply
+    logger.error(
+        "a reply of command %d/%d is of no use, answered 252: %s",
+        number >> 8,
+        number & 0xFF,
+        fault,
+        extra=event("reply_refused", group=number >> 8, command=number & 0xFF),
+    )
+    return _INTERNAL
 
 
 def join_all(

@@ -128,7 +128,7 @@ def _an_reach(*ans_at: int) -> int:
 
 def _stored(result: int, doing: str) -> int:
     if result == _MISUSED:
-        raise RuntimeError(f"{doing}: the view is not open, or not for changes")
+        raise RuntimeError(f'{doing}: the view is not open, or not for changes (mode "write")')
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
         raise StoreError(f"{doing}: {reason}", result)

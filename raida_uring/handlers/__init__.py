@@ -14,6 +14,8 @@ answered 252 and logged.
 import importlib
 import importlib.metadata
 import inspect
+import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -74,10 +76,13 @@ def command(
     needs_body: a request without a body is answered 36 and never reaches the handler.
     Raises ValueError when a value is out of range.
     """
-    if group not in GROUPS or code not in CODES:
-        raise ValueError(f"command {group}/{code}: group is 0 to 15 and code 0 to 255")
+    for what, number, range_ in (("group", group, GROUPS), ("code", code, CODES)):
+        if type(number) is not int or number not in range_:
+            raise ValueError(f"{what} = {number!r}: must be an integer from 0 to {range_[-1]}")
     if mode not in ("read", "write", "slow"):
         raise ValueError(f'command {group}/{code}: mode is "read", "write" or "slow", not {mode!r}')
+    if type(needs_body) is not bool:
+        raise ValueError(f"command {group}/{code}: needs_body is True or False, not {needs_body!r}")
 
     def declare(handler: Handler) -> Handler:
         _declared.setdefault(handler.__module__, []).append(
@@ -121,10 +126,23 @@ def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:
         try:
             yield source, importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a script without its `if __name__`
-            raise ConfigError(f"{source}: cannot be imported: {_reason(error)}") from error
+            hint = "; without .py" if name.endswith(".py") else ""
+            raise ConfigError(f"{source}: cannot be imported: {_reason(error)}{hint}") from error
+
+
+def _place(thing: object) -> str:
+    """Where a module was found: one of another name's may stand before it on the path."""
+    path = getattr(thing, "__file__", None)
+    return f" ({path})" if isinstance(thing, ModuleType) and path else ""
 
 
 def _reason(error: BaseException) -> str:
+    """What was raised, and by which line of the module or of what it imports."""
+    ours = (__file__, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(ours):
+            where = f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
+            return f"{type(error).__name__}: {error}{where}"
     return f"{type(error).__name__}: {error}"
 
 
@@ -132,14 +150,15 @@ def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
     """All commands of this node: built in, of entry points, of `modules`.
 
     store: whether the node has one. Raises ConfigError when one cannot be loaded, declares none, is
-    no function of two arguments, takes a command that is already there, or writes without a store.
+    no plain function of two arguments, takes a command that is already there, or writes without
+    a store.
     """
     table: dict[int, tuple[str, Command]] = {}
     for sources in (_builtin(store=store), _entry_points(), _configured(modules)):
         for source, thing in sources:
             found = _commands_of(thing)
             if not found:
-                raise ConfigError(f"{source}: declares no command")
+                raise ConfigError(f"{source}: declares no command{_place(thing)}")
             for item in found:
                 _check_signature(source, item)
                 if item.mode == "write" and not store:
@@ -154,6 +173,11 @@ def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
 
 
 def _check_signature(source: str, item: Command) -> None:
+    handler = item.handler
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigError(f"{source}: {item.name} must be a plain function, not `async def`")
+    if inspect.isgeneratorfunction(handler):
+        raise ConfigError(f"{source}: {item.name} must return its Reply, not `yield` it")
     try:
         signature: Any = inspect.signature(item.handler)
         signature.bind(None, None)

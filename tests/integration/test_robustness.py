@@ -100,6 +100,25 @@ def test_worker_outlives_any_handler(command: tuple[int, int]) -> None:
             assert status(udp_ask(node.endpoint, request(VERSION_COMMAND))) == 250
 
 
+def test_the_log_names_the_command_of_a_wrong_reply(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a batch, the one that is wrong, and what is wrong with it."""
+    with (
+        running_node(workers=ONE_WORKER, handlers=HANDLERS) as node,
+        udp_client(node.endpoint) as client,
+    ):
+        with gate.closed():
+            client.sendto(request(HOLD), node.endpoint)  # behind it, a batch gathers
+            eventually(lambda: gate.inside == 1)
+            client.sendto(request(MIRROR), node.endpoint)
+            client.sendto(request(WRONG_TYPE, b"\x05"), node.endpoint)
+            client.sendto(request(MIRROR), node.endpoint)
+        assert sorted(status(client.recv(2048)) for _ in range(4)) == [250, 250, 250, 252]
+    said = [record.getMessage() for record in caplog.records if "of no use" in record.getMessage()]
+    assert said == [
+        "a reply of command 5/204 is of no use, answered 252: payload is of type str: must be bytes"
+    ]
+
+
 def test_wrong_reply_stays_with_its_request() -> None:
     """In a batch, a payload that is longer than it says shifts nobody else's."""
     with (

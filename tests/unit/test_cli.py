@@ -187,6 +187,13 @@ def test_config_check_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
 
 
+HANDLER = (
+    "from raida_uring.handlers import Reply, command\n"
+    "@command(group=5, code=200)\n"
+    "def greet(request, node):\n    return Reply()\n"
+)
+
+
 def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
     """Beside the file, as serve does; what a module does when it is imported is done."""
     (tmp_path / "node.toml").write_text(
@@ -195,8 +202,29 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
     module = tmp_path / "shallow_or_deep.py"
     for text, fault in (
         (None, "cannot be imported: ModuleNotFoundError: No module named 'shallow_or_deep'"),
-        ("import sys\nsys.exit(0)", "cannot be imported: SystemExit: 0"),
-        ("x = 1", "declares no command"),
+        (
+            "import sys\nsys.exit(0)",
+            "cannot be imported: SystemExit: 0 (shallow_or_deep.py, line 2)",
+        ),
+        ("x = 1", f"declares no command ({module})"),
+        (
+            HANDLER.replace("def", "async def"),
+            "shallow_or_deep.greet must be a plain function, not `async def`",
+        ),
+        (
+            HANDLER.replace("return", "yield"),
+            "shallow_or_deep.greet must return its Reply, not `yield` it",
+        ),
+        (
+            HANDLER.replace("200", '"200"'),
+            "cannot be imported: ValueError: code = '200': must be an integer from 0 to 255"
+            " (shallow_or_deep.py, line 2)",
+        ),
+        (
+            HANDLER.replace("200", "200, needs_body=1"),
+            "cannot be imported: ValueError: command 5/200: needs_body is True or False, not 1"
+            " (shallow_or_deep.py, line 2)",
+        ),
     ):
         if text is not None:
             module.write_text(text)
@@ -205,11 +233,7 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
         done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
         expected = f"raida-uring: [handlers] modules: shallow_or_deep: {fault}\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
-    module.write_text(
-        "from raida_uring.handlers import Reply, command\n"
-        "@command(group=5, code=200)\n"
-        "def greet(request, node):\n    return Reply()\n"
-    )
+    module.write_text(HANDLER)
     done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (
         0,

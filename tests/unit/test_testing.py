@@ -8,8 +8,9 @@ import pytest
 
 from raida_uring import config
 from raida_uring.client import Key, RefusedError, calls
-from raida_uring.errors import ConfigError
+from raida_uring.errors import ConfigError, StoreError
 from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
@@ -68,8 +69,36 @@ def test_what_a_node_does_not_take_is_no_answer_here() -> None:
     """A node would answer 252: whoever tests a handler must not see it pass."""
     handlers = HandlerClient(MODULE)
     for mistake in range(WRONG_TYPE_COUNT):
-        with pytest.raises(TypeError, match="wrong_type must return a"):
+        with pytest.raises(TypeError, match=r"what .*wrong_type returned, a node answers 252 for"):
             handlers.send(*WRONG_TYPE, bytes([mistake]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [
+        (None, "a handler must return a Reply, not NoneType"),
+        ((250, b"plain"), "a handler must return a Reply, not tuple"),
+        (Reply(status=999), "status is 999: must be an integer from 0 to 255"),
+        (Reply(status=-(10**5000)), "status is beyond 64 bits: must be an integer from 0 to 255"),
+        (Reply("250"), "status is of type str: must be an integer from 0 to 255"),  # type: ignore[arg-type]
+        (Reply(250, "text"), "payload is of type str: must be bytes"),  # type: ignore[arg-type]
+        (Reply(250, None), "payload is of type NoneType: must be bytes"),  # type: ignore[arg-type]
+        (Reply(), None),
+        (Reply(255, bytes(9)), None),
+    ],
+)
+def test_why_a_reply_is_of_no_use(reply: object, fault: str | None) -> None:
+    """What the log of a node and the exception of a test tell whoever wrote the handler."""
+    assert fault_of(reply) == fault
+
+
+def test_slow_handlers_are_told_where_coins_are(tmp_path: Path) -> None:
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    with pytest.raises(StoreError, match=r"node\.read\(\)"):
+        _ = HandlerClient(store=store).node.coins
+    store.close()
+    with pytest.raises(StoreError, match="no store"):
+        _ = HandlerClient().node.coins
 
 
 def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
@@ -78,7 +107,7 @@ def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
     handlers = HandlerClient(MODULE, WRITE_MODULE, __name__, store=store)
     changed = coin_bytes((1, 10)) + b"t" * 16
     old = store.default_an(1, 10)
-    with pytest.raises(TypeError, match="a status of 0 to 255"):
+    with pytest.raises(TypeError, match="status is 999"):
         handlers.send(5, 250, changed)
     assert store.an(1, 10) == old
     for doing in range(6):
