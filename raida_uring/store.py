@@ -133,7 +133,7 @@ class Store:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         map_bytes: int = MAP_BYTES_DEFAULT,
         durability: Durability = "commit",
@@ -148,7 +148,7 @@ class Store:
         too; closed when it is another store's. Raises StoreError: not a store, of another format,
         damaged, unfinished, in use by another process, larger than `map_bytes`, not permitted.
         """
-        self.path = path
+        self.path = path = Path(path)
         self.on_commit: Callable[[Sequence[int]], None] | None = None
         # Set once nothing can be read or written any more until the store is opened again.
         self.fault: StoreError | None = None
@@ -185,7 +185,7 @@ class Store:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | str,
         *,
         seed: str | None = None,
         map_bytes: int = MAP_BYTES_DEFAULT,
@@ -197,7 +197,7 @@ class Store:
         unfinished: see mark_unfinished(). Raises StoreError when the directory holds a store
         already or cannot be written.
         """
-        owner = -1
+        owner, path = -1, Path(path)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_existing(path)

@@ -1,5 +1,6 @@
 """The examples of the documents, run as they stand against a node on another port."""
 
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_client_with_asyncio(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_command_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler, ask, test = EXTEND
+    handler, ask, test, _ = EXTEND
     (tmp_path / "greetings.py").write_text(handler)
     monkeypatch.syspath_prepend(tmp_path)
     run(ask, tmp_path, handlers={"modules": ["greetings"]})
@@ -58,5 +59,11 @@ def test_a_command_of_ones_own(
     runpy.run_path(str(tmp_path / "test_greetings.py"))["test_greet"]()
 
 
+def test_a_command_on_coins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test_stamping.py").write_text(EXTEND[3])
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("test_stamping").test_stamp(tmp_path)
+
+
 def test_there_are_no_others() -> None:
-    assert (len(CLIENT), len(EXTEND)) == (2, 3)
+    assert (len(CLIENT), len(EXTEND)) == (2, 4)

@@ -92,6 +92,16 @@ def test_why_a_reply_is_of_no_use(reply: object, fault: str | None) -> None:
     assert fault_of(reply) == fault
 
 
+def test_a_store_is_named_by_text_as_well(tmp_path: Path) -> None:
+    place = str(tmp_path / "store")
+    Store.create(place, map_bytes=MAP_BYTES)
+    store = Store(place, map_bytes=MAP_BYTES)
+    assert HandlerClient(store=store).send(1, 10, coin_bytes((1, 10)) + bytes(16)) == Reply(242)
+    store.close()
+    with pytest.raises(StoreError, match="nowhere: not a store"):
+        Store("nowhere")
+
+
 def test_slow_handlers_are_told_where_coins_are(tmp_path: Path) -> None:
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     with pytest.raises(StoreError, match=r"node\.read\(\)"):
