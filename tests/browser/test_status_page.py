@@ -27,7 +27,7 @@ from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 PAGE = REPOSITORY / "raida_uring" / "status.html"
 HTTP = {"enabled": True}
 
-WIDE = (1280, 1370)
+WIDE = (1280, 1560)
 NARROW = (390, 2900)
 HISTORY = 301  # samples that the page keeps
 
