@@ -5,6 +5,7 @@ operator for them. Only root and the node's own user are answered (SO_PEERCRED),
 permissions of the path. Requests, clients and answers are bounded. The format is adminsocket.py's.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -197,15 +198,23 @@ class Admin:
             "upgrade": self._upgrade,
             "stop": self._stop,
         }
-        self._listener = _listen(self._path)
-        found = self._path.stat()
-        self._identity = found.st_dev, found.st_ino
         self._clients: list[_Client] = []
-        self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undone:
+            try:
+                self._listener = undone.enter_context(_listen(self._path))
+                undone.callback(self._path.unlink)
+                found = self._path.stat()
+                self._selector = undone.enter_context(selectors.DefaultSelector())
+                self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                undone.callback(os.close, self._wake_in)
+                undone.callback(os.close, self._wake_out)
+                self._thread.start()
+            except (OSError, RuntimeError) as error:  # no descriptor, no thread
+                raise StartError(f"[admin] socket {path}: {error}") from error
+            undone.pop_all()
+        self._identity = found.st_dev, found.st_ino
         logger.info("admin socket %s", self._path, extra=event("admin_socket", path=self._path))
 
     def close(self) -> None:

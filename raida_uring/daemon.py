@@ -65,15 +65,19 @@ class Stage(enum.Enum):
     ENDED = "has answered everything"
 
 
+# Something will come to its end that nobody tells of.
+UNDER_WAY: Final = frozenset({Stage.STARTING, Stage.DISMISSING, Stage.HANDING_OVER, Stage.LEAVING})
+
+
 class Event(enum.Enum):
-    """What happens to a node. The first six may at any stage, the rest where it is looked for."""
+    """What happens to a node: to OVER what may at any stage, then what is looked for at some."""
 
     STOP = "told to stop: SIGTERM, SIGINT"
     HURRY = "told so again"
     DRAIN = "told to stop by the admin socket, and how fast"
     RELOAD = "told to reload: SIGHUP"
     UPGRADE = "told to upgrade: SIGUSR2, the admin socket"
-    OVER = "the I/O thread has ended, and a successor that was dismissed"
+    OVER = "the I/O thread has ended; in LEAVING also a successor that was dismissed"
     FAULT = "the store must be opened again"
     RELEASED = "the predecessor has left the admin socket and the port of HTTP"
     GONE = "the predecessor has ended"
@@ -150,7 +154,7 @@ class Daemon:
 
         Raises StartError while a predecessor leaves: its connections come here.
         """
-        if self._stage is Stage.INHERITING:
+        if self._takeover is not None:
             raise StartError("the predecessor has not gone yet: ask again in a moment")
         self._drain_timeout_ms = drain_timeout_ms
         self.server.begin_drain(drain_timeout_ms)
@@ -169,7 +173,7 @@ class Daemon:
     def _reload(self) -> Reloaded:
         with self._reload_lock:
             if self.server.phase != "serving":
-                raise StartError("not reloaded: the node is stopping")
+                raise StartError("the node is stopping")
             self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             remark = ""
             try:
@@ -233,7 +237,11 @@ class Daemon:
         self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
 
     def _next(self) -> Event | None:
-        """What has happened, after waiting a moment for it."""
+        """What has happened, after waiting a moment for it.
+
+        Who is told to stop again is in a hurry; a stop that comes back, because it was put off or a
+        successor had been told, is not one more.
+        """
         if self._posted:
             return self._posted.popleft()
         happened = self._inbox.take(self._patience_s()) or self._look()
@@ -244,7 +252,7 @@ class Daemon:
 
     def _patience_s(self) -> float:
         """How long the main thread may wait to be told something."""
-        if self._stage in _UNDER_WAY:
+        if self._stage in UNDER_WAY:
             return LOOK_S
         if self._open_until:
             return OPEN_RETRY_S
@@ -273,7 +281,11 @@ class Daemon:
         return None
 
     def _take(self, happened: Event) -> None:
-        """A pair that is not in the table asks for nothing."""
+        """Do what the table says; a pair that is not in it asks for nothing.
+
+        The new stage is set first, so that no other thread finds the old one while the actions run;
+        what was put off comes before what they post.
+        """
         step = LIFE[self._stage].get(happened)
         if step is None:
             return
@@ -309,19 +321,23 @@ class Daemon:
             )
             if self._admin is not None:
                 self._admin.close()
-            if self._stage in _UNDER_WAY - {Stage.HANDING_OVER}:  # a fault of ours
-                self._dismissed(hurry=True)
+            if self._stage in UNDER_WAY and self._stage is not Stage.HANDING_OVER:
+                self._dismissed(hurry=True)  # a fault of ours: nobody looks after it any more
 
     # -- after a predecessor -----------------------------------------------------------------------
 
     def _hear_of_predecessor(self) -> None:
-        """Any thread."""
+        """Thread: takeover."""
         gone = self._takeover is None or self._takeover.gone
         self._inbox.put(Event.GONE if gone else Event.RELEASED)
 
     def _withdraw(self) -> None:
         if self._takeover is not None:
-            self._takeover.withdraw()
+            self._takeover.withdraw("it was told to stop")
+
+    def _fail(self) -> None:
+        if self._takeover is not None:
+            self._takeover.withdraw("it has failed, see the log")
 
     def _stop_later(self) -> None:
         """The predecessor's connections come here, and the sockets are not ours alone."""
@@ -331,9 +347,9 @@ class Daemon:
         self._ask_for_time(self.server.config.network.drain_timeout_ms)  # the predecessor's
 
     def _end_takeover(self) -> None:
-        takeover, self._takeover = self._takeover, None
         self.server.end_takeover()
-        connections = 0 if takeover is None else takeover.taken
+        connections = 0 if self._takeover is None else self._takeover.taken
+        self._takeover = None  # now it can be told to drain
         logger.info(
             "took over: %d connections passed on, the predecessor is gone",
             connections,
@@ -424,9 +440,9 @@ class Daemon:
             self._last_word = successor.pid
             self._answer_upgrades(successor.pid)
             if self._admin is not None:
-                self._admin.close()
+                self._admin.close()  # its thread has ended then: nobody can ask for a drain
                 self._admin = None
-        if server.phase != "serving":  # told to stop by the admin socket, at the last moment
+        if server.phase != "serving":  # somebody has, at the last moment
             self._posted.append(Event.DRAIN)
             return
         self._say(f"MAINPID={successor.pid}")
@@ -588,65 +604,71 @@ def _later(*actions: Callable[[Daemon], None]) -> Step:
     return Step(actions, deferred=True)
 
 
-_UNDER_WAY: Final = frozenset({Stage.STARTING, Stage.DISMISSING, Stage.HANDING_OVER, Stage.LEAVING})
+def _leaving(*first: Callable[[Daemon], None]) -> Step:
+    return Step((*first, Daemon._leave), Stage.LEAVING)
+
+
+def _leaving_at_once(*first: Callable[[Daemon], None]) -> Step:
+    return Step((*first, Daemon._leave, Daemon._stop_at_once), Stage.LEAVING)
+
 
 _D = Daemon
 LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
     Stage.FOLLOWING: {
-        Event.STOP: _go(Stage.LEAVING, _D._withdraw, _D._leave),
-        Event.HURRY: _go(Stage.LEAVING, _D._withdraw, _D._leave, _D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._withdraw, _D._leave),
+        Event.STOP: _leaving(_D._withdraw),
+        Event.HURRY: _leaving_at_once(_D._withdraw),
+        Event.DRAIN: _leaving(_D._withdraw),
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
-        Event.OVER: _go(Stage.LEAVING, _D._leave),
-        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.OVER: _leaving(_D._fail),
+        Event.FAULT: _leaving(_D._lose_store, _D._fail),
         Event.RELEASED: _go(Stage.INHERITING, _D._open),
         Event.GONE: _go(Stage.ALONE, _D._end_takeover, _D._open),
     },
     Stage.INHERITING: {
         Event.STOP: _later(_D._stop_later),
-        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.HURRY: _leaving_at_once(),
+        Event.DRAIN: _leaving(),
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
-        Event.OVER: _go(Stage.LEAVING, _D._leave),
-        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.OVER: _leaving(),
+        Event.FAULT: _leaving(_D._lose_store),
         Event.GONE: _go(Stage.ALONE, _D._end_takeover),
     },
     Stage.ALONE: {
-        Event.STOP: _go(Stage.LEAVING, _D._leave),
-        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.STOP: _leaving(),
+        Event.HURRY: _leaving_at_once(),
+        Event.DRAIN: _leaving(),
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _go(Stage.STARTING, _D._start_successor),
-        Event.OVER: _go(Stage.LEAVING, _D._leave),
-        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.OVER: _leaving(),
+        Event.FAULT: _leaving(_D._lose_store),
     },
     Stage.STARTING: {
-        Event.STOP: _go(Stage.LEAVING, _D._call_off, _D._leave),
-        Event.HURRY: _go(Stage.LEAVING, _D._call_off, _D._leave, _D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.STOP: _leaving(_D._call_off),
+        Event.HURRY: _leaving_at_once(_D._call_off),
+        Event.DRAIN: _leaving(_D._call_off),
         Event.RELOAD: _later(_D._reload_quietly),  # the successor may have read it before
         Event.UPGRADE: _stay(),  # who asks gets the answer to the one that is under way
-        Event.OVER: _go(Stage.LEAVING, _D._call_off, _D._leave),
-        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._call_off, _D._leave),
+        Event.OVER: _leaving(_D._call_off),
+        Event.FAULT: _leaving(_D._lose_store, _D._call_off),
         Event.READY: _go(Stage.HANDING_OVER, _D._hand_over),
         Event.FAILED: _go(Stage.DISMISSING, _D._give_up),
     },
     Stage.DISMISSING: {
-        Event.STOP: _go(Stage.LEAVING, _D._leave),
-        Event.HURRY: _go(Stage.LEAVING, _D._leave, _D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._leave),
+        Event.STOP: _leaving(),
+        Event.HURRY: _leaving_at_once(),
+        Event.DRAIN: _leaving(),
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
-        Event.OVER: _go(Stage.LEAVING, _D._leave),
-        Event.FAULT: _go(Stage.LEAVING, _D._lose_store, _D._leave),
+        Event.OVER: _leaving(),
+        Event.FAULT: _leaving(_D._lose_store),
         Event.DISMISSED: _go(Stage.ALONE),
     },
     Stage.HANDING_OVER: {
         Event.STOP: _later(_D._note_leaving),
         Event.HURRY: _stay(_D._stop_at_once),
-        Event.DRAIN: _go(Stage.LEAVING, _D._call_off, _D._leave),
+        Event.DRAIN: _leaving(_D._call_off),
         Event.RELOAD: _later(_D._pass_on_reload),
         Event.UPGRADE: _stay(),  # who asks has the answer
         Event.OVER: _go(Stage.ENDED),

@@ -287,11 +287,11 @@ class Takeover:
         with contextlib.suppress(OSError):  # begin() hears of it
             self._channel.send(_RECEIVING)
 
-    def withdraw(self) -> None:
+    def withdraw(self, why: str) -> None:
         """This node stops. Before the predecessor has heard that it serves, that one goes on."""
         if not self.released:
             with contextlib.suppress(OSError):
-                self._channel.send(_FAILED + b"it was told to stop")
+                self._channel.send(_FAILED + why.encode())
 
     def begin(
         self,

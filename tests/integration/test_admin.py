@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import signal
@@ -23,13 +24,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from raida_uring import admin, adminsocket, config
+from raida_uring.admin import Admin
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
-from raida_uring.errors import StoreError
+from raida_uring.errors import StartError, StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
     PATIENCE,
@@ -697,3 +700,29 @@ def test_top_draws_within_the_terminal_follows_its_size_and_quits(place: Path) -
             except OSError:
                 break
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("free", range(4))
+def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path, free: int) -> None:
+    """It takes four. The start fails then in one line, a successor serves without."""
+    path = tmp_path / "admin.sock"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running_node() as node:
+        daemon_of = cast(Any, SimpleNamespace(server=node.server))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+        taken: list[int] = []
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            for _ in range(free):
+                os.close(taken.pop())
+            with pytest.raises(StartError, match="Too many open files"):
+                Admin(daemon_of, path)
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not path.exists()
+        Admin(daemon_of, path).close()
