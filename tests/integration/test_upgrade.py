@@ -910,7 +910,11 @@ class PownClient(threading.Thread):
                 return
             time.sleep(PACE_S)
             new = secrets.token_bytes(16)
-            answer = self.node.ask(calls.pown([(Coin(1, sn, self.old(sn)), new)]))
+            try:
+                answer = self.node.ask(calls.pown([(Coin(1, sn, self.old(sn)), new)]))
+            except (OSError, RaidaError) as error:
+                self.fault = f"coin {sn}: {error}"
+                return
             if answer.status != Status.ALL_PASS:
                 self.fault = f"coin {sn}: status {answer.status}"
                 return
