@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -30,9 +31,12 @@ _stderr_fd = -1
 
 
 def pytest_configure() -> None:
-    """Keep the real stderr: pytest's capture would swallow the watchdog's stacks."""
+    """Keep the real stderr: pytest's capture would swallow the watchdog's stacks. Heed SIGINT, also
+    in a job in the background, which ignores it: programs that tests interrupt inherit that."""
     global _stderr_fd
     _stderr_fd = os.dup(2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
