@@ -302,6 +302,7 @@ def test_a_node_with_many_connections_is_replaced(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.any_backend
 def test_a_node_without_descriptors_goes_on(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         process = psutil.Process(node.process.pid)
@@ -316,6 +317,7 @@ def test_a_node_without_descriptors_goes_on(tmp_path: Path) -> None:
         upgrade(node)
 
 
+@pytest.mark.any_backend
 def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         client = PersistentClient(node.endpoint)
@@ -350,6 +352,7 @@ def test_counters_go_on(tmp_path: Path) -> None:
         assert int.from_bytes(reply[32:40], "little") == client.answers
 
 
+@pytest.mark.any_backend
 def test_the_command_says_who_serves(tmp_path: Path) -> None:
     """`raida-uring upgrade`, and that the successor answers operators in its turn."""
     with upgradable(tmp_path) as node:
@@ -375,6 +378,7 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.any_backend
 def test_the_command_says_why_not(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         config = tmp_path / "node.toml"
@@ -409,6 +413,7 @@ def command(directory: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.any_backend
 def test_asked_twice_at_once(tmp_path: Path) -> None:
     """One upgrade answers both."""
     with upgradable(tmp_path) as node:
@@ -450,6 +455,7 @@ def slow_to_start(directory: Path, **tables: dict[str, object]) -> Iterator[Daem
         yield node
 
 
+@pytest.mark.any_backend
 def test_reload_and_watchdog_while_the_successor_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +482,7 @@ def test_reload_and_watchdog_while_the_successor_starts(
         eventually(gone_by_now, 30 * PATIENCE, what=node.stderr)
 
 
+@pytest.mark.any_backend
 def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> None:
     """It has read the file before: what an operator changed since must not be lost."""
     path = tmp_path / "node.toml"
@@ -490,6 +497,7 @@ def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> Non
         says(node, "the predecessor is gone")
 
 
+@pytest.mark.any_backend
 def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     with slow_to_start(tmp_path) as node:
         successor = child_of(node)
@@ -502,6 +510,7 @@ def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
         assert "no upgrade" in node.stderr()
 
 
+@pytest.mark.any_backend
 def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     """Whatever it has taken meanwhile, it answers."""
     with slow_to_start(tmp_path) as node:
@@ -638,6 +647,7 @@ def serves_operators(directory: Path, web: int) -> int:
         return 0
 
 
+@pytest.mark.any_backend
 def test_what_is_left_to_a_successor_is_not_opened_again(tmp_path: Path) -> None:
     """A node still tries to open the port of HTTP, in vain, when the next upgrade comes: the
     admin socket that it has just left must be its successor's."""
@@ -658,6 +668,7 @@ def test_what_is_left_to_a_successor_is_not_opened_again(tmp_path: Path) -> None
         says(node, "the predecessor is gone", 2)
 
 
+@pytest.mark.any_backend
 def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> None:
     """Told to stop twice it does not wait for its predecessor, which stops then, too; what waits
     in the sockets is answered."""
@@ -691,6 +702,7 @@ def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
+@pytest.mark.any_backend
 def test_a_node_that_serves_again_waits_to_be_asked(tmp_path: Path) -> None:
     """A signal that came while the successor started has had its upgrade."""
     with slow_to_start(tmp_path) as node:
@@ -775,6 +787,7 @@ def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
         eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
 
 
+@pytest.mark.any_backend
 def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with upgradable(tmp_path) as node:
@@ -795,6 +808,7 @@ def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None
 # --- what has changed with it -----------------------------------------------------------------
 
 
+@pytest.mark.any_backend
 def test_the_store_names_who_serves(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     with upgradable(tmp_path, store={"path": str(store), "size_mib": MAP_BYTES >> 20}) as node:
@@ -802,6 +816,7 @@ def test_the_store_names_who_serves(tmp_path: Path) -> None:
         eventually(lambda: (store / "owner").read_text() == f"{serving_process(node)}\n")
 
 
+@pytest.mark.any_backend
 def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
     """The predecessor's is of no use for it, and is let go."""
     first, second = (make_store(tmp_path / name) for name in ("first", "second"))
@@ -828,6 +843,7 @@ def test_connections_find_their_address_again(tmp_path: Path) -> None:
             client.connection.close()
 
 
+@pytest.mark.any_backend
 def test_a_new_address_gets_the_port_that_was_free(tmp_path: Path) -> None:
     """Port 0: one number for all addresses, also for one that comes first and later."""
     with upgradable(tmp_path, server={"port": 0}, network={"bind": ["127.0.0.1"]}) as node:
@@ -879,6 +895,7 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
     os.close(adopted[0])
 
 
+@pytest.mark.any_backend
 def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
     """Its end would be that of all others in there."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -975,6 +992,7 @@ def roots_are_true(asked: Client_, path: Path) -> bool:
         opened.close()
 
 
+@pytest.mark.any_backend
 def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
     """Its commits are its predecessor's to follow."""
     store = make_store(tmp_path / "store")
