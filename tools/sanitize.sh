@@ -51,7 +51,8 @@ import ctypes, gc, sys
 import pytest
 status = pytest.main(sys.argv[1:])
 gc.collect()
-sys.exit(status or ctypes.CDLL(None).__lsan_do_recoverable_leak_check())
+leaks = ctypes.CDLL(None).__lsan_do_recoverable_leak_check()
+sys.exit(status or leaks)
 PY
 if compgen -G "$OUT/report.*" > /dev/null; then
     head -n 60 "$OUT"/report.*
