@@ -565,6 +565,9 @@ def ping(
         typer.Option(metavar="N", min=0, max=255, help="RAIDA asked; by default port - 50000."),
     ] = None,
     coin_id: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Coin to name.")] = 6,
+    any_answer: Annotated[
+        bool, typer.Option("--any-answer", help="A refusal counts, too: for health checks.")
+    ] = False,
 ) -> int:
     """Send echo requests, like ping(8).
 
@@ -603,7 +606,8 @@ def ping(
     print(f"--- {peer} ---\n{tally.summary()}", flush=True)
     if tally.refused:
         _complain(f"{peer} {tally.refusal}")
-    return 0 if len(tally.round_trips_ms) > tally.refused else _EXIT_NO_ANSWER
+    counted = len(tally.round_trips_ms) - (0 if any_answer else tally.refused)
+    return 0 if counted > 0 else _EXIT_NO_ANSWER
 
 
 def _ping_once(

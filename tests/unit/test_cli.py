@@ -327,6 +327,14 @@ def test_ping_by_a_wrong_number_says_whose_it_is_and_exits_1() -> None:
     )
 
 
+def test_ping_for_a_health_check_takes_any_answer() -> None:
+    """A container's HEALTHCHECK does not know which RAIDA it is."""
+    with tcp_responder([bytes((9, 0, 3)) + bytes(29)]) as port:
+        args = ("ping", "--tcp", f"127.0.0.1:{port}", "-c", "1", "--raida-id", "7")
+        assert run(*args, "--any-answer").returncode == 0
+        assert run(*args, "--any-answer").returncode == 1  # nobody is there any more
+
+
 @pytest.mark.parametrize(
     ("status", "told"),
     [
