@@ -140,7 +140,7 @@ $(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
-SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open setsockopt shutdown syscall write
+SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
 SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \

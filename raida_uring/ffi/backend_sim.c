@@ -51,6 +51,8 @@ struct sim_listening {
 
 struct sim_socket {
     bool used, accepted;
+    bool elsewhere;   /* another process has it open, too */
+    uint32_t holders; /* descriptors of any process */
     bool ended, reset;
     uint32_t name;
     uint32_t room; /* bytes that the peer would still take */
@@ -69,6 +71,7 @@ enum sim_descriptor_kind {
 struct sim_descriptor {
     uint8_t kind;
     bool lingers_not;
+    bool forgotten; /* the backend has been told that it lives on elsewhere */
     uint32_t peer;
 };
 
@@ -122,6 +125,9 @@ static struct {
     bool overflowed;
     bool received_now;
     struct sim_totals totals;
+    int other; /* the channel to another process */
+    bool other_ended;
+    uint32_t other_room;
     uint32_t descriptors_used; /* against the limit */
     struct sim_descriptor descriptors[SIM_DESCRIPTORS_MAX];
     struct sim_socket sockets[SIM_PEERS_MAX];
@@ -239,13 +245,18 @@ static void sim_no_operation_on(int fd)
                   sim.operations[i].operation);
 }
 
+static void sim_let_go(struct sim_socket *socket)
+{
+    socket->used = --socket->holders > 0;
+}
+
 static void sim_close_now(int fd)
 {
     struct sim_descriptor *descriptor = sim_descriptor(fd);
     SIM_CHECK(descriptor->kind != SIM_CLOSED && descriptor->kind != SIM_LISTENER, "closed twice",
               (uint64_t)fd);
     if (descriptor->kind != SIM_NULL_DEVICE)
-        sim.sockets[descriptor->peer].used = false;
+        sim_let_go(&sim.sockets[descriptor->peer]);
     descriptor->kind = SIM_CLOSED;
     sim.descriptors_used--;
 }
@@ -253,7 +264,8 @@ static void sim_close_now(int fd)
 static void sim_closing(int fd)
 {
     struct sim_descriptor *descriptor = sim_descriptor(fd);
-    (void)sim_socket(fd);
+    SIM_CHECK(!sim_socket(fd)->elsewhere || descriptor->forgotten,
+              "closed and still watched, as another process has it open", (uint64_t)fd);
     sim_no_operation_on(fd);
     sim.world.closing(sim.world.self, descriptor->peer, fd, descriptor->lingers_not);
     descriptor->kind = SIM_CLOSING;
@@ -273,6 +285,7 @@ static int sim_accept_from(uint32_t number)
     listener->backlog_count--;
     memmove(listener->backlog, listener->backlog + 1, listener->backlog_count * sizeof(uint32_t));
     sim.sockets[peer].accepted = true;
+    sim.sockets[peer].holders = 1;
     sim.totals.accepted++;
     return fd;
 }
@@ -304,15 +317,21 @@ bool sim_datagram_send(uint32_t number, uint32_t name, const uint8_t *bytes, uin
     return true;
 }
 
+static void sim_connected(uint32_t peer, uint32_t name)
+{
+    struct sim_socket *socket = &sim.sockets[peer];
+    socket->used = true;
+    socket->accepted = socket->ended = socket->reset = socket->elsewhere = false;
+    socket->name = name;
+    socket->room = socket->size = 0;
+}
+
 bool sim_connect(uint32_t number, uint32_t peer, uint32_t name)
 {
     struct sim_listening *listener = &sim.listening[number];
     if (listener->shut || listener->backlog_count == SIM_QUEUE_MAX || sim.sockets[peer].used)
         return false;
-    sim.sockets[peer].used = true;
-    sim.sockets[peer].accepted = sim.sockets[peer].ended = sim.sockets[peer].reset = false;
-    sim.sockets[peer].name = name;
-    sim.sockets[peer].room = sim.sockets[peer].size = 0;
+    sim_connected(peer, name);
     listener->backlog[listener->backlog_count++] = peer;
     return true;
 }
@@ -347,6 +366,59 @@ void sim_stream_room(uint32_t peer, uint32_t size)
 bool sim_peer_gone(uint32_t peer)
 {
     return !sim.sockets[peer].used;
+}
+
+uint32_t sim_stream_unread(uint32_t peer)
+{
+    return sim.sockets[peer].size;
+}
+
+/* ---- another process ---- */
+
+int sim_other_begin(void)
+{
+    if (sim.other == 0)
+        sim.other = sim_allocate(SIM_LISTENER, 0); /* the control thread's: not against the limit */
+    sim.other_ended = false;
+    sim.other_room = 0;
+    return sim.other;
+}
+
+void sim_other_room(uint32_t count)
+{
+    sim.other_room += count;
+}
+
+void sim_other_close(uint32_t peer)
+{
+    struct sim_socket *socket = &sim.sockets[peer];
+    if (!socket->used || !socket->elsewhere)
+        return;
+    socket->elsewhere = false;
+    sim_let_go(socket);
+}
+
+void sim_other_end(void)
+{
+    sim.other_ended = true;
+    for (uint32_t peer = 0; peer < SIM_PEERS_MAX; peer++)
+        sim_other_close(peer);
+}
+
+bool sim_other_ended(void)
+{
+    return sim.other_ended;
+}
+
+int sim_other_passes(uint32_t peer, uint32_t name)
+{
+    int fd = sim_allocate(SIM_SOCKET, peer);
+    if (fd < 0)
+        return -1;
+    sim_connected(peer, name);
+    sim.sockets[peer].accepted = true;
+    sim.sockets[peer].holders = 1;
+    return fd;
 }
 
 /* ---- operations ---- */
@@ -395,6 +467,11 @@ bool sim_wake_pending(void)
         if (sim.events[i % SIM_EVENTS_MAX].operation == RU_OP_WAKE)
             return true;
     return sim.wake;
+}
+
+uint32_t sim_listener_left(uint32_t listener)
+{
+    return sim.listening[listener].count + sim.listening[listener].backlog_count;
 }
 
 const struct sim_totals *sim_totals(void)
@@ -811,7 +888,7 @@ static void sim_cancel(struct ru_backend *backend, enum ru_operation operation, 
 static void sim_forget_descriptor(struct ru_backend *backend, int fd)
 {
     (void)backend;
-    (void)fd;
+    sim_descriptor(fd)->forgotten = true;
 }
 
 static void sim_close_descriptor(struct ru_backend *backend, int fd)
@@ -972,6 +1049,7 @@ int __wrap_accept4(int fd, struct sockaddr *peer, socklen_t *size, int flags);
 int __wrap_close(int fd);
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_getpeername(int fd, struct sockaddr *peer, socklen_t *size);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
 int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t size);
 int __wrap_shutdown(int fd, int how);
 ssize_t __wrap_write(int fd, const void *bytes, size_t size);
@@ -1025,6 +1103,28 @@ int __wrap_getpeername(int fd, struct sockaddr *peer, socklen_t *size)
     return 0;
 }
 
+/* A descriptor for another process; the byte that goes with it is the listener. */
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    int passed;
+    (void)flags;
+    SIM_CHECK(fd == sim.other, "not the channel", (uint64_t)fd);
+    memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(message)), sizeof(passed));
+    if (sim.other_ended)
+        return sim_errno(-EPIPE);
+    if (sim.other_room == 0)
+        return sim_errno(-EAGAIN);
+    if (sim_chance(sim.mood.fails))
+        return sim_errno(-ETOOMANYREFS);
+    struct sim_socket *socket = sim_socket(passed);
+    sim_no_operation_on(passed);
+    sim.world.passing(sim.world.self, sim_descriptor(passed)->peer);
+    sim.other_room--;
+    socket->elsewhere = true;
+    socket->holders++;
+    return (ssize_t)message->msg_iov->iov_len;
+}
+
 int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t size)
 {
     (void)level;
@@ -1072,7 +1172,7 @@ ssize_t __wrap_getrandom(void *bytes, size_t size, unsigned flags)
     return (ssize_t)size;
 }
 
-/* Only futexes: a worker that waits lets time pass. */
+/* Only futexes: a worker that waits lets time pass; who is woken may run at once. */
 long __wrap_syscall(long number, ...)
 {
     va_list arguments;
@@ -1090,6 +1190,8 @@ long __wrap_syscall(long number, ...)
             return 0;
     SIM_CHECK(sim.woken_count < SIM_WORDS_MAX, "futex words", sim.woken_count);
     sim.woken[sim.woken_count++] = word;
+    if (sim_chance(128))
+        sim_turn(false);
     return 0;
 }
 

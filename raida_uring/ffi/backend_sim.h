@@ -27,6 +27,8 @@ struct sim_world {
     void (*stream)(void *self, uint32_t peer, const uint8_t *bytes, uint32_t size);
     /* The node is about to close (`reset`: without a farewell) the connection `fd` to `peer`. */
     void (*closing)(void *self, uint32_t peer, int fd, bool reset);
+    /* The node passes the connection to `peer` on to another process. */
+    void (*passing)(void *self, uint32_t peer);
     void *self;
 };
 
@@ -63,6 +65,19 @@ void sim_stream_end(uint32_t peer);
 void sim_stream_reset(uint32_t peer);
 void sim_stream_room(uint32_t peer, uint32_t size);
 bool sim_peer_gone(uint32_t peer);
+/* Bytes that the peer has sent and nobody has read. */
+uint32_t sim_stream_unread(uint32_t peer);
+
+/* The other process of a hand-over, one at a time. Its end of the channel takes nothing until there
+ * is room; once it has ended, so have the connections that it was passed. */
+int sim_other_begin(void);
+void sim_other_room(uint32_t count);
+void sim_other_end(void);
+bool sim_other_ended(void);
+/* It is done with one of its connections. */
+void sim_other_close(uint32_t peer);
+/* A connection that another process passes on to this one; -1 when descriptors have run out. */
+int sim_other_passes(uint32_t peer, uint32_t name);
 
 /* What the kernel holds, to be compared with what the node believes. */
 bool sim_slot_lent(uint32_t slot);
@@ -71,6 +86,8 @@ bool sim_buffer_lent(uint32_t buffer);
 bool sim_operation_live(enum ru_operation operation, uint32_t index, uint32_t generation, int fd);
 uint32_t sim_operations(void);
 bool sim_wake_pending(void);
+/* Datagrams and connections that nobody has taken from a listener's sockets. */
+uint32_t sim_listener_left(uint32_t listener);
 
 struct sim_totals {
     uint64_t datagrams_received, datagrams_sent, datagrams_failed;

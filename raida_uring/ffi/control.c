@@ -77,7 +77,8 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
     load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];
 }
 
-/* Serve again: what was cancelled is armed by the next lap, connections are served on. */
+/* Serve again: connections are served on; what was cancelled and has ended is armed at once, lest the
+ * loop sleep on its sockets, the rest when it ends. */
 static int control_take_back(struct ru_engine *engine)
 {
     if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
@@ -86,6 +87,8 @@ static int control_take_back(struct ru_engine *engine)
     engine->hand_over_stuck = false;
     __atomic_store_n(&engine->hand_over_fd, -1, __ATOMIC_RELAXED);
     __atomic_store_n(&engine->drain_at_ns, 0, __ATOMIC_RELEASE);
+    ru_stream_arm(engine);
+    ru_datagram_arm(engine);
     return 0;
 }
 

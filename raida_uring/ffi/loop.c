@@ -320,6 +320,7 @@ static bool loop_leaves_sockets(const struct ru_engine *engine)
 static void loop_begin_drain(struct ru_engine *engine)
 {
     engine->phase = RU_DRAINING;
+    engine->emptied = false;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         if (engine->listeners[i].accepting)
             engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
@@ -372,9 +373,10 @@ static void loop_abandon(struct ru_engine *engine)
 /* No operation takes from the sockets any more: answer what they hold, but leave datagrams to
  * another process that serves them. Slots stay lent then, since the backend still has them and a
  * hand-over may be taken back. */
-static void loop_empty_sockets(struct ru_engine *engine, bool first)
+static void loop_empty_sockets(struct ru_engine *engine)
 {
-    bool leaves = loop_leaves_sockets(engine);
+    bool leaves = loop_leaves_sockets(engine), first = !engine->emptied;
+    engine->emptied = true;
     /* Even if they are another's: a connection wakes one of the rings that accept, and if that was
      * ours, and cancelled before it could accept, nobody else knows of the connection. */
     if (first)
@@ -391,24 +393,19 @@ static void loop_empty_sockets(struct ru_engine *engine, bool first)
 
 static int loop_serve(struct ru_engine *engine)
 {
-    bool stopped_accepting = false;
     for (;;) {
         int result = loop_lap(engine);
         if (result != 0)
             return result;
         ru_control_serve(engine);
         uint64_t drain_at_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
-        if (drain_at_ns == 0) {
-            stopped_accepting = false; /* a hand-over may have been taken back */
+        if (drain_at_ns == 0)
             continue;
-        }
         if (engine->phase == RU_SERVING)
             loop_begin_drain(engine);
-        if (!loop_listening(engine)) {
-            loop_empty_sockets(engine, !stopped_accepting);
-            stopped_accepting = true;
-        }
-        if (stopped_accepting && loop_drained(engine))
+        if (!loop_listening(engine))
+            loop_empty_sockets(engine);
+        if (engine->emptied && loop_drained(engine))
             return 0;
         if (engine->now_ns >= drain_at_ns) {
             engine->phase = RU_FORCED;

@@ -173,11 +173,11 @@ struct ru_engine {
     uint64_t now_ns;       /* read once per lap */
     uint64_t second_ns;    /* next once-a-second work */
     enum ru_phase phase;
-    uint64_t drain_end_ns;
+    bool emptied; /* what the sockets held when this drain began has been taken */
 
     /* Hand-over to another process: -1, or the socket that descriptors leave through. */
     int hand_over_fd;
-    bool hand_over_stuck; /* that socket was full: try again */
+    bool hand_over_stuck; /* that socket took no more for now: try again */
 
     /* Any thread. */
     struct ru_call call;

@@ -260,7 +260,8 @@ static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
         return false;
     }
     if (!stream_pass(engine->hand_over_fd, conn->listener, conn->fd)) {
-        engine->hand_over_stuck |= errno == EAGAIN;
+        /* Full, too many on their way, no memory: all but its end is for a moment only. */
+        engine->hand_over_stuck |= errno != EPIPE && errno != ECONNRESET;
         return false;
     }
     engine->backend->ops->forget_descriptor(engine->backend, conn->fd);

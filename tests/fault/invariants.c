@@ -9,12 +9,6 @@
 
 #define SPIN_LAPS_MAX 100
 
-static void check(bool condition, const char *what, uint64_t value)
-{
-    if (!condition)
-        sim_fail(what, value);
-}
-
 /* ---- sums ---- */
 
 static uint64_t sum_of(const struct ru_counters *counters, const char *prefix)
@@ -171,8 +165,20 @@ static void check_conn_operations(const struct ru_engine *engine, uint32_t index
               "closed connection that nobody awaits", index);
 }
 
-static void check_conn(const struct ru_engine *engine, uint32_t index, const struct places *places)
+/* What a new time-out puts into the past is noticed as late as what has just come up. */
+static bool deadline_met(const struct life *life, uint64_t deadline_ns)
 {
+    const struct ru_call *call = &life->engine->call;
+    if (call->state == RU_CALL_DONE && call->kind == RU_CALL_LIVE)
+        return true;
+    if (deadline_ns < life->moved_ns)
+        deadline_ns = life->moved_ns;
+    return deadline_ns + 2 * RU_TICK_NS > life->engine->now_ns;
+}
+
+static void check_conn(const struct life *life, uint32_t index, const struct places *places)
+{
+    const struct ru_engine *engine = life->engine;
     const struct ru_conn *conn = &engine->conns.conns[index];
     enum ru_conn_reason reason;
     uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
@@ -185,7 +191,11 @@ static void check_conn(const struct ru_engine *engine, uint32_t index, const str
     check(engine->timer_nodes[index].bucket != RU_NONE &&
               engine->timer_nodes[index].deadline_ns <= deadline_ns,
           "deadline that nobody watches", index);
-    check(deadline_ns + 2 * RU_TICK_NS > engine->now_ns, "deadline missed", index);
+    if (life->handing_over && !sim_other_ended() && engine->phase == RU_DRAINING &&
+        ru_conn_idle(conn) && !conn->sending)
+        check(conn->cancelling || engine->hand_over_stuck, "idle connection that nobody passes on",
+              index);
+    check(deadline_met(life, deadline_ns), "deadline missed", index);
 }
 
 /* ---- memory ---- */
@@ -294,7 +304,7 @@ void life_check(struct life *life, bool sleeping)
     find_places(engine, &places);
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)
-        check_conn(engine, i, &places);
+        check_conn(life, i, &places);
     check_starved(engine, sleeping);
     check_blocks(engine);
     check_buffers(engine);
@@ -309,11 +319,12 @@ void life_check(struct life *life, bool sleeping)
 }
 
 /* What the kernel saw and what the node counted. */
-static void check_totals(const struct ru_counters *counters)
+static void check_totals(const struct life *life)
 {
+    const struct ru_counters *counters = &life->engine->counters;
     const struct sim_totals *totals = sim_totals();
-    check(counters->connections_accepted == totals->accepted, "connections accepted",
-          totals->accepted);
+    check(counters->connections_accepted == totals->accepted + life->adopted,
+          "connections accepted", totals->accepted);
     check(counters->udp_received == totals->datagrams_received, "datagrams received",
           totals->datagrams_received);
     check(counters->udp_answered == totals->datagrams_sent, "datagrams answered",
@@ -334,7 +345,11 @@ void life_check_end(struct life *life)
     check(counters->connections_open == 0, "connections left", counters->connections_open);
     check(engine->udp.counts[RU_UDP_FREE] == engine->udp.capacity, "contexts left",
           engine->udp.counts[RU_UDP_FREE]);
-    check_totals(counters);
+    check_totals(life);
+    for (uint32_t i = 0; life->orderly && !life->handing_over && !engine->config.shared_sockets &&
+                         i < engine->config.listeners_count;
+         i++)
+        check(sim_listener_left(i) == 0, "ends on what its sockets hold", i);
     check_blocks(engine);
     check_buffers(engine);
     for (uint32_t i = 0; i < engine->conns.capacity; i++) {

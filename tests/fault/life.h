@@ -75,13 +75,23 @@ struct life {
     uint64_t last_events;
     uint32_t appetite; /* of 256: how often peers come */
     uint32_t drain_ms;
-    bool draining;
+    bool draining, handing_over;
+    bool ending, orderly; /* it ended before the deadline of its drain */
+    bool other_dies;      /* the process that is handed over to, before it serves */
+    uint32_t adopted;
+    uint64_t moved_ns; /* when deadlines became others */
     uint32_t names;
     uint32_t workers_count;
     struct life_worker workers[LIFE_WORKERS_MAX];
     struct life_client clients[SIM_PEERS_MAX];
     struct life_request datagrams[LIFE_NAMES_MAX];
 };
+
+static inline void check(bool condition, const char *what, uint64_t value)
+{
+    if (!condition)
+        sim_fail(what, value);
+}
 
 /* peers.c; self is the life */
 void life_peers_act(struct life *life);
@@ -93,6 +103,13 @@ void life_take_close(void *self, uint32_t peer, int fd, bool reset);
 uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size);
 /* Of the challenge field or nonce that the handler of a sealed request hands over. */
 uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at);
+
+/* control.c */
+void life_control_act(struct life *life);
+void life_control_end(struct life *life);
+/* Drain, or hand over to another process. */
+void life_end_soon(struct life *life);
+void life_take_pass(void *self, uint32_t peer);
 
 /* invariants.c */
 void life_check(struct life *life, bool sleeping);

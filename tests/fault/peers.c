@@ -103,12 +103,6 @@ static void peer_vote(struct life_request *request, uint32_t name, uint8_t *out)
 
 /* ---- replies ---- */
 
-static void peer_expect(bool condition, const char *what, uint32_t name)
-{
-    if (!condition)
-        sim_fail(what, name);
-}
-
 static uint32_t peer_reply_header_size(const struct life_request *request)
 {
     return request->command == LIFE_UNKNOWN ? RU_HEADER_SMALL : request->header_size;
@@ -118,15 +112,15 @@ static uint32_t peer_reply_header_size(const struct life_request *request)
 static void peer_check_seal(const struct life_request *request, const uint8_t *reply)
 {
     if (request->encryption == 0) {
-        peer_expect(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
-                    "another request's challenge", request->name);
+        check(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
+              "another request's challenge", request->name);
         return;
     }
     bool small = request->header_size == RU_HEADER_SMALL;
     const uint8_t *seal = reply + (small ? 16 : 24);
     for (uint32_t i = 0; i < (small ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE); i++)
-        peer_expect(seal[i] == life_seal_byte(request->name, request->serial, i),
-                    "another request's seal", request->name);
+        check(seal[i] == life_seal_byte(request->name, request->serial, i),
+              "another request's seal", request->name);
 }
 
 /* A whole reply header; the size of the body that follows. */
@@ -135,23 +129,21 @@ static uint32_t peer_check_header(const struct life_request *request, const uint
     uint8_t status = reply[2];
     uint32_t body_size = (uint32_t)reply[9] << 16 | (uint32_t)reply[10] << 8 | reply[11];
     bool small = request->header_size == RU_HEADER_SMALL;
-    peer_expect(reply[0] == PEER_RAIDA_ID, "reply of another server", request->name);
+    check(reply[0] == PEER_RAIDA_ID, "reply of another server", request->name);
     if (request->command == LIFE_UNKNOWN) {
-        peer_expect(status == RU_STATUS_COMMAND && body_size == 0, "reply to an unknown command",
-                    request->name);
+        check(status == RU_STATUS_COMMAND && body_size == 0, "reply to an unknown command",
+              request->name);
         return 0;
     }
     const uint8_t *echo = reply + (small ? 6 : 46);
-    peer_expect(reply[3] == request->command >> 8, "reply from another group", request->name);
-    peer_expect((echo[0] << 8 | echo[1]) == request->serial, "reply to another request",
-                request->name);
+    check(reply[3] == request->command >> 8, "reply from another group", request->name);
+    check((echo[0] << 8 | echo[1]) == request->serial, "reply to another request", request->name);
     bool answered = status == RU_STATUS_SUCCESS || status == RU_STATUS_KEY_COIN_NOT_FOUND;
-    peer_expect(answered || status == RU_STATUS_PACKET_LENGTH ||
-                    status == RU_STATUS_NOT_IMPLEMENTED || status == RU_STATUS_REQUEST_RATE ||
-                    status == RU_STATUS_INTERNAL || status == RU_STATUS_MEMORY ||
-                    (status == RU_STATUS_EOF && request->spoilt),
-                "status", status);
-    peer_expect(body_size == 0 || status == RU_STATUS_SUCCESS, "body", body_size);
+    check(answered || status == RU_STATUS_PACKET_LENGTH || status == RU_STATUS_NOT_IMPLEMENTED ||
+              status == RU_STATUS_REQUEST_RATE || status == RU_STATUS_INTERNAL ||
+              status == RU_STATUS_MEMORY || (status == RU_STATUS_EOF && request->spoilt),
+          "status", status);
+    check(body_size == 0 || status == RU_STATUS_SUCCESS, "body", body_size);
     if (status == RU_STATUS_SUCCESS && (request->body_size > 0 || request->encryption != 0))
         peer_check_seal(request, reply);
     return body_size;
@@ -168,29 +160,28 @@ static void peer_check_body(const struct life_request *request, const uint8_t *b
 void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size)
 {
     struct life *life = self;
-    peer_expect(name < life->names, "datagram to nobody", name);
+    check(name < life->names, "datagram to nobody", name);
     struct life_request *request = &life->datagrams[name];
-    peer_expect(!request->used, "a second reply", name);
-    peer_expect(!request->silent, "reply to what is none", name);
+    check(!request->used, "a second reply", name);
+    check(!request->silent, "reply to what is none", name);
     request->used = true;
     if (request->vote) {
-        peer_expect(size == RU_VOTE_REPLY_SIZE && bytes[0] == 0, "vote", size);
+        check(size == RU_VOTE_REPLY_SIZE && bytes[0] == 0, "vote", size);
         for (uint32_t i = 1; i < size; i++)
-            peer_expect(bytes[i] == peer_byte(name, 0, RU_ROOTS_SIZE + i), "another vote", name);
+            check(bytes[i] == peer_byte(name, 0, RU_ROOTS_SIZE + i), "another vote", name);
         return;
     }
     uint32_t header_size = peer_reply_header_size(request);
-    peer_expect(size >= header_size, "short reply", size);
+    check(size >= header_size, "short reply", size);
     uint32_t body_size = peer_check_header(request, bytes);
-    peer_expect(size == header_size + body_size, "length of a reply", size);
+    check(size == header_size + body_size, "length of a reply", size);
     peer_check_body(request, bytes + header_size, 0, body_size, body_size);
 }
 
 /* Some bytes of a stream, within one reply; how many belong to it. */
 static uint32_t peer_take_part(struct life_client *client, const uint8_t *bytes, uint32_t size)
 {
-    peer_expect(client->answered < client->requests_count, "more replies than requests",
-                client->name);
+    check(client->answered < client->requests_count, "more replies than requests", client->name);
     struct life_request *request = &client->requests[client->answered];
     struct life_reply *reply = &client->reply;
     uint32_t header_size = peer_reply_header_size(request);
@@ -231,18 +222,30 @@ void life_take_close(void *self, uint32_t peer, int fd, bool reset)
         const struct ru_conn *conn = &life->engine->conns.conns[i];
         if (conn->fd != fd || conn->state != RU_CONN_DONE)
             continue;
-        peer_expect(conn->reason != RU_CLOSED_DONE || client->reply.have == 0, "half a reply",
-                    client->name);
-        peer_expect(conn->reason != RU_CLOSED_DONE || client->answered > 0 || client->ended,
-                    "closed without an answer", client->name);
-        peer_expect(conn->reason != RU_CLOSED_EOF || client->ended, "no end was sent",
-                    client->name);
+        check(conn->reason != RU_CLOSED_DONE || client->reply.have == 0, "half a reply",
+              client->name);
+        check(conn->reason != RU_CLOSED_DONE || client->answered > 0 || client->ended,
+              "closed without an answer", client->name);
+        check(conn->reason != RU_CLOSED_EOF || client->ended, "no end was sent", client->name);
         return;
     }
     sim_fail("closes what is no connection", (uint64_t)fd);
 }
 
 /* ---- acting ---- */
+
+/* Also of a connection that another process passes on. */
+static bool peer_arrive(struct life *life, uint32_t listener, uint32_t peer, uint32_t name)
+{
+    if (!sim_chance(32))
+        return sim_connect(listener, peer, name);
+    int fd = sim_other_passes(peer, name);
+    if (fd < 0)
+        return false;
+    life->adopted++;
+    check(ru_engine_adopt(life->engine, listener, fd) == 0, "connection not taken", name);
+    return true;
+}
 
 static void peer_connect(struct life *life, uint32_t peer)
 {
@@ -251,7 +254,7 @@ static void peer_connect(struct life *life, uint32_t peer)
     struct life_client *client = &life->clients[peer];
     uint32_t name = life->names | PEER_CONNECTED;
     if (!sim_peer_gone(peer) || life->names >= LIFE_NAMES_MAX ||
-        !sim_connect(sim_below(life->config.listeners_count), peer, name))
+        !peer_arrive(life, sim_below(life->config.listeners_count), peer, name))
         return;
     life->names++;
     free(client->script);

@@ -129,10 +129,13 @@ static void life_lap(void *self, bool sleeping)
 {
     struct life *life = self;
     life_check(life, sleeping);
-    if (++life->laps >= life->laps_max && !life->draining) {
-        life->draining = true;
-        ru_engine_drain(life->engine, life->drain_ms);
+    if (life->engine->phase == RU_ENDING && !life->ending) {
+        life->ending = true;
+        life->orderly = life->engine->now_ns < life->engine->drain_at_ns;
     }
+    if (++life->laps >= life->laps_max && !life->draining)
+        life_end_soon(life);
+    life_control_act(life);
     life_peers_act(life);
 }
 
@@ -142,6 +145,8 @@ static void life_turn(void *self, bool sleeping)
     for (uint32_t i = 0; i < life->workers_count; i++)
         if (sim_chance(100))
             worker_act(life, i);
+    if (life->engine->call.state == RU_CALL_DONE && sim_chance(128))
+        life_control_act(life);
     if (!sleeping)
         return;
     life_check_awake(life, true);
@@ -182,6 +187,7 @@ static struct ru_config draw_config(void)
                                .slow_workers = draw(1, 2),
                                .batch_max = draw(1, LIFE_BATCH_MAX),
                                .slow_queue_max = draw(1, 4),
+                               .shared_sockets = sim_chance(64),
                                .udp_contexts = draw(1, 8),
                                .udp_reserve = draw(1, 4),
                                .udp_payload_size = sim_chance(128) ? 512 : 1440,
@@ -228,6 +234,7 @@ static void life_begin(struct life *life, uint32_t steps)
 
 static void life_end(struct life *life)
 {
+    life_control_end(life);
     life_check_end(life);
     for (uint32_t i = 0; i < life->workers_count; i++)
         ru_worker_close(life->workers[i].handle);
@@ -248,6 +255,7 @@ static void live(uint64_t seed, uint32_t steps)
                                         .datagram = life_take_datagram,
                                         .stream = life_take_stream,
                                         .closing = life_take_close,
+                                        .passing = life_take_pass,
                                         .self = life});
     const struct sim_mood mood = draw_mood();
     sim_set_mood(&mood);

@@ -1,0 +1,161 @@
+/* control.c: what the node's control thread and another process of it do in a simulated life.
+ *
+ * Calls are offered to the loop as ru_control_* do it, but nobody waits: the thread that would is the
+ * loop's own. A hand-over ends well, at its deadline, or with the other process, whereupon the
+ * sockets are taken back.
+ */
+#include "life.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- calls ---- */
+
+static struct ru_live control_live(const struct life *life)
+{
+    return (struct ru_live){.batch_max = 1 + sim_below(LIFE_BATCH_MAX),
+                            .slow_queue_max = 1 + sim_below(4),
+                            .udp_reply_factor_max = sim_chance(128) ? 16 : 0,
+                            .connections_max = 1 + sim_below(life->config.connections_max),
+                            .body_bytes_max = sim_chance(200) ? 65536 : 1000,
+                            .progress_timeout_ms = 10 + sim_below(3000),
+                            .header_timeout_ms = 10 + sim_below(5000),
+                            .body_timeout_ms = 10 + sim_below(15000),
+                            .write_timeout_ms = 10 + sim_below(15000),
+                            .idle_timeout_ms = 10 + sim_below(30000),
+                            .wait_max_ms = 1 + sim_below(10000)};
+}
+
+static void control_offer(struct life *life, enum ru_call_kind kind)
+{
+    struct ru_call *call = &life->engine->call;
+    const uint64_t one = 1;
+    call->kind = (uint32_t)kind;
+    call->live = control_live(life);
+    call->first = 0;
+    call->shared = sim_chance(128);
+    call->state = RU_CALL_OFFERED;
+    ru_sleeper_announce(&call->sleeper);
+    (void)!write(life->engine->wake_fd, &one, sizeof(one));
+}
+
+static void control_check_load(const struct life *life, const struct ru_load *load)
+{
+    for (uint32_t lane = 0; lane < RU_LANES; lane++)
+        check(load->busy[lane] <= load->workers[lane], "busy workers", load->busy[lane]);
+    check(load->udp_contexts <= life->engine->udp.capacity &&
+              load->tcp_buffers <= life->config.tcp_buffers &&
+              load->small_blocks <= life->config.small_blocks &&
+              load->large_blocks <= life->config.large_blocks,
+          "more in use than there is", load->udp_contexts);
+}
+
+static void control_check_list(const struct ru_call *call)
+{
+    check(call->count <= RU_CONNECTIONS_LISTED, "connections listed", call->count);
+    for (uint32_t i = 0; i < call->count; i++)
+        check(call->connections[i].state != RU_CONN_FREE &&
+                  call->connections[i].state_ns <= call->connections[i].age_ns,
+              "a connection listed", i);
+}
+
+/* The other process is gone: whatever the loop was at, it serves as it did before. */
+static void control_taken_back(struct life *life, int result)
+{
+    check(result == 0 || result == -EINVAL, "sockets are not taken back", (uint64_t)-result);
+    if (result != 0)
+        return;
+    life->draining = life->handing_over = false;
+    life->laps_max = life->laps + 1 + sim_below(200);
+    if (sim_chance(128)) /* told to stop meanwhile */
+        life_end_soon(life);
+}
+
+static void control_answered(struct life *life)
+{
+    struct ru_call *call = &life->engine->call;
+    (void)sim_futex_woken(&call->sleeper.asleep);
+    ru_sleeper_cancel(&call->sleeper);
+    call->state = RU_CALL_IDLE;
+    switch ((enum ru_call_kind)call->kind) {
+    case RU_CALL_LOAD:
+        control_check_load(life, &call->load);
+        break;
+    case RU_CALL_CONNECTIONS:
+        control_check_list(call);
+        break;
+    case RU_CALL_TAKE_BACK:
+        control_taken_back(life, call->result);
+        break;
+    case RU_CALL_LIVE:
+        life->moved_ns = sim_now_ns();
+        break;
+    case RU_CALL_OWN:
+        break;
+    }
+}
+
+/* ---- another process ---- */
+
+static void control_successor(struct life *life)
+{
+    if (sim_chance(64))
+        sim_other_room(1 + sim_below(4));
+    if (sim_chance(16))
+        sim_other_close(sim_below(SIM_PEERS_MAX));
+    if (life->other_dies && life->engine->call.state == RU_CALL_IDLE && sim_chance(16)) {
+        sim_other_end();
+        control_offer(life, RU_CALL_TAKE_BACK);
+    }
+}
+
+/* What was idle was idle: all that was read of it has been answered. */
+void life_take_pass(void *self, uint32_t peer)
+{
+    struct life *life = self;
+    const struct life_client *client = &life->clients[peer];
+    uint32_t answered = 0;
+    for (uint32_t i = 0; i < client->answered; i++)
+        answered += client->requests[i].size;
+    check(client->reply.have == 0, "passed on with half a reply", client->name);
+    check(client->sent == answered + sim_stream_unread(peer), "passed on with half a request",
+          client->name);
+}
+
+void life_end_soon(struct life *life)
+{
+    life->draining = true;
+    life->handing_over = sim_chance(128);
+    life->other_dies = sim_chance(128);
+    if (life->handing_over)
+        ru_engine_hand_over(life->engine, life->drain_ms, sim_other_begin());
+    else
+        ru_engine_drain(life->engine, life->drain_ms);
+}
+
+void life_control_act(struct life *life)
+{
+    static const enum ru_call_kind kinds[] = {RU_CALL_LIVE, RU_CALL_CONNECTIONS, RU_CALL_LOAD,
+                                              RU_CALL_OWN}; /* the last one not in a drain */
+    uint32_t state = life->engine->call.state;
+    if (state == RU_CALL_DONE)
+        control_answered(life);
+    else if (state == RU_CALL_IDLE && sim_chance(4))
+        control_offer(life, kinds[sim_below(life->draining ? 3 : 4)]);
+    if (life->handing_over)
+        control_successor(life);
+}
+
+/* Nobody takes what is passed on to a node that has ended. */
+void life_control_end(struct life *life)
+{
+    struct ru_adoptions *adoptions = &life->engine->adoptions;
+    for (; adoptions->taken != adoptions->added; adoptions->taken++) {
+        int fd = (int)(uint32_t)adoptions->items[adoptions->taken % RU_ADOPT_MAX];
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, NULL, 0); /* by the end of the process */
+        (void)close(fd);
+        life->adopted--;
+    }
+    sim_other_end();
+}
