@@ -42,6 +42,8 @@ mkdir -p /lib/modules
 ln -sfn "$modules" "/lib/modules/$(uname -r)"
 hostname guest
 ip link set lo up
+ip link add near type veth peer name far # an interface with a link-local address
+ip link set near up && ip link set far up
 ulimit -n 1048576
 
 refused='from tests.support.confine import *; import os, sys; refuse_ring_flags(DEFER_TASKRUN); '
