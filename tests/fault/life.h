@@ -14,6 +14,7 @@
 enum life_command { /* group << 8 | command */
     LIFE_ECHO = 0x0001,
     LIFE_WORKER = 0x0302,
+    LIFE_WRITE = 0x0304,
     LIFE_SLOW = 0x0F7B,
     LIFE_UNKNOWN = 0x0909,
 };

@@ -80,7 +80,7 @@ static uint32_t peer_body_size(bool stream)
 static void peer_request(struct life_request *request, uint32_t name, uint16_t serial, bool stream,
                          uint8_t *out)
 {
-    static const uint16_t commands[] = {LIFE_WORKER, LIFE_WORKER, LIFE_WORKER, LIFE_WORKER,
+    static const uint16_t commands[] = {LIFE_WORKER, LIFE_WORKER, LIFE_WORKER, LIFE_WRITE,
                                         LIFE_SLOW,   LIFE_ECHO,   LIFE_ECHO,   LIFE_UNKNOWN};
     static const uint8_t encryptions[] = {0, 0, 0, 0, 0, 0, 1, 4};
     *request = (struct life_request){.name = name, .serial = serial};
