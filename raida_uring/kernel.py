@@ -37,6 +37,7 @@ CALLS: Final = ("setup", "register", "enter")  # each may be refused alone
 
 _CAP_IPC_LOCK: Final = 14
 _CAP_SYS_ADMIN: Final = 21
+_FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD  # its inode, which every kernel gives it
 _TCP_INFO_BACKLOG: Final = 28  # offset of tcpi_sacked: on a listener, the backlog granted
 
 Use = Literal["needed", "optional", "unused", "base"]
@@ -97,9 +98,9 @@ class Circumstances:
     """What may stand between a process and io_uring.
 
     disabled, group: kernel.io_uring_disabled and _group, None where the kernel has no such switch.
-    seccomp: a filter is installed. privileged: has CAP_SYS_ADMIN. groups: of the process. lsms:
-    active security modules, None when unknown. memlock_bytes: the limit, None when it does not
-    apply.
+    seccomp: a filter is installed. privileged: has CAP_SYS_ADMIN where io_uring asks for it, in the
+    first user namespace. groups: of the process. lsms: active security modules, None when unknown.
+    memlock_bytes: the limit, None when it does not apply.
     """
 
     disabled: int | None
@@ -370,7 +371,7 @@ def circumstances() -> Circumstances:
     """Read what may explain a refusal. Never fails: what cannot be read is absent."""
     status = _read(Path("/proc/self/status")) or ""
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    capabilities = int(fields.get("CapEff", "0"), 16)
+    capabilities = int(fields.get("CapEff", "0"), 16) if _in_first_user_namespace() else 0
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     unlimited = soft == resource.RLIM_INFINITY or bool(capabilities >> _CAP_IPC_LOCK & 1)
     return Circumstances(
@@ -382,6 +383,14 @@ def circumstances() -> Circumstances:
         lsms=_read(Path("/sys/kernel/security/lsm")),
         memlock_bytes=None if unlimited else soft,
     )
+
+
+def _in_first_user_namespace() -> bool:
+    """Elsewhere, as in a rootless container, capabilities are not those that io_uring asks for."""
+    try:
+        return Path("/proc/self/ns/user").stat().st_ino == _FIRST_USER_NAMESPACE
+    except OSError:  # a kernel without user namespaces
+        return True
 
 
 def explain_refusal(number: int, doing: str = "") -> str:

@@ -247,6 +247,20 @@ def test_pitfall_3_9_locked_memory_of_an_ordinary_user(memlock_bytes: int | None
     assert limit["enough"] or limit["has"] < limit["needs"]
 
 
+def test_capabilities_of_a_user_namespace_are_none() -> None:
+    """As in a rootless container: the kernel asks for those of the first namespace, so the limit
+    applies, and is named as the cause where it was in the way."""
+    how = f"enter_user_namespace(memlock_bytes={64 << 10})"
+    if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
+        pytest.skip("no user namespaces for this user")
+    shown = probed(confined(how, "--json"))
+    around = shown["circumstances"]
+    assert (around["privileged"], around["memlock_bytes"]) == (False, 64 << 10)
+    assert by_key(shown["limits"])["memlock"]["has"] == 64 << 10
+    if shown["verdict"]["backend"] == "epoll":  # some kernels charge no ring to it
+        assert shown["refusal"]["cause"] == "memlock", shown["verdict"]
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [

@@ -201,6 +201,17 @@ def become_ordinary(*, memlock_bytes: int | None) -> None:
         _prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after exec: its own /proc stays readable
 
 
+def enter_user_namespace(*, memlock_bytes: int) -> None:
+    """Lower the limit of locked memory, and become what a rootless container holds: a process with
+    every capability in a user namespace of its own, and none in the first one.
+
+    Call it with one thread only. Raises OSError where that is not permitted.
+    """
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock_bytes, memlock_bytes))
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
 def leave_network() -> None:
     """Move into a network of its own, in which not even loopback is up.
 
