@@ -288,6 +288,31 @@ def test_neither_ring_nor_epoll(how: str, reason: str) -> None:
     assert reason in verdict["reason"]
 
 
+def test_the_tool_without_the_package() -> None:
+    """One line and no verdict: nothing was tried."""
+    tool = str(REPOSITORY / "tools" / "kernel_probe.py")
+    done = run(sys.executable, "-I", "-S", tool, "--json")  # the standard library alone
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kernel_probe: the package raida_uring cannot be imported: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_tool_from_anywhere(tmp_path: Path) -> None:
+    """It needs neither the checkout nor to stand in it, only a Python that has the package."""
+    tool = tmp_path / "probe.py"
+    tool.write_bytes((REPOSITORY / "tools" / "kernel_probe.py").read_bytes())
+    done = subprocess.run(
+        [sys.executable, str(tool), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environment(),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert probed(done)["verdict"]["exit_status"] == 0
+
+
 def test_the_data_plane_cannot_be_loaded() -> None:
     block = "import sys; sys.modules['raida_uring.ffi._native'] = None\n"
     done = run(
