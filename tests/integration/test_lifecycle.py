@@ -32,6 +32,8 @@ from tests.support.net import (
     RECEIVE_BUFFER_BYTES,
     VOLUME,
     Endpoint,
+    read_exactly,
+    read_to_close,
     tcp_ask,
     tcp_connect,
     turned_away,
@@ -56,6 +58,7 @@ from tests.support.wire import (
     ECHO_COMMAND,
     RAIDA_ID,
     VERSION_COMMAND,
+    challenge_of,
     request,
     status,
     vote,
@@ -244,6 +247,26 @@ def test_pitfall_6_4_drain_timeout_ends_the_wait(tmp_path: Path) -> None:
     with daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 500}) as node:
         occupy_a_worker(node.endpoint, tmp_path / "hanging")
         node.terminate(timeout_s=ANSWER_TIMEOUT_S)
+
+
+def test_pitfall_6_4_idle_connections_end_at_once() -> None:
+    """Nobody waits for a client that has had its answer and asks for nothing more; one whose
+    request is with a handler still gets its own."""
+    with running_node(tcp={"persistent": True}, handlers=HANDLERS) as node, ExitStack() as stack:
+        stopper = threading.Thread(target=node.server.stop)
+        idle, busy = (stack.enter_context(tcp_connect(node.endpoint)) for _ in range(2))
+        sent = request(ECHO_COMMAND)
+        idle.sendall(sent)
+        assert read_exactly(idle, 32)[16:] == challenge_of(sent)
+        with gate.closed():
+            busy.sendall(request(HOLD))
+            node.wait_for_counts(tcp_in_flight=1)
+            stopper.start()
+            assert read_to_close(idle) == b""
+            assert stopper.is_alive()
+        assert status(read_to_close(busy)) == 250
+        stopper.join()
+        assert node.counters()["connections_closed_drain"] == 1
 
 
 def test_second_signal_forces(tmp_path: Path) -> None:

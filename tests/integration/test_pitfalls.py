@@ -178,16 +178,17 @@ def stop_with(node: Daemon, waiting: Callable[[], None]) -> int:
 
 
 def test_pitfall_6_1_the_manager_hears_of_the_stop_first(tmp_path: Path) -> None:
-    """STOPPING=1 is sent while the node still serves what it has."""
-    with (
-        daemon(tmp_path, handlers=HANDLERS, network={"drain_timeout_ms": 300}) as node,
-        tcp_connect(node.endpoint) as client,
-    ):
-        client.sendall(request(ECHO_COMMAND)[:20])
+    """STOPPING=1 is sent while the node still serves what it has: not a request that is half here
+    ends before."""
+    asked = request(ECHO_COMMAND)
+    with daemon(tmp_path, handlers=HANDLERS) as node, tcp_connect(node.endpoint) as client:
+        client.sendall(asked[:20])
         node.notify.settimeout(10 * PATIENCE)
         node.signal(signal.SIGTERM)
         assert node.notify.recv(4096).startswith(b"STOPPING=1\n")
-        assert node.process.wait(20) == 0
+        client.sendall(asked[20:])
+        assert status(read_to_close(client)) == 250
+        assert node.process.wait(20 * PATIENCE) == 0
 
 
 def test_pitfall_6_2_connections_that_came_before_the_stop_are_served(tmp_path: Path) -> None:
