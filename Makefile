@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
-        test-native test-threads test-browser test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
         upgrades bench bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
@@ -174,6 +174,12 @@ upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with
 # In a build of its own: the modules that everything else imports stay as they are. Ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
+
+# What the node chooses where a seccomp filter forbids io_uring; a few minutes for each of the six.
+test-refused: setup ## the suites with io_uring's system calls refused one by one: CALL=io_uring_setup ERRNO=EPERM for one
+	@for call in $(or $(CALL),io_uring_setup io_uring_enter io_uring_register); do \
+	    for code in $(or $(ERRNO),EPERM ENOSYS); do \
+	        echo "$$call: $$code"; $(BIN)/python -m tests.support.refused $$call $$code -q $(ARGS) || exit 1; done; done
 
 test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU, continued where the last run ended; not in CI: hours
 	@tools/test_kernel.sh

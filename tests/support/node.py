@@ -30,7 +30,7 @@ from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
 
 REPOSITORY = Path(__file__).parent.parent.parent
-BACKENDS = ("uring", "epoll")
+BACKENDS: tuple[str, ...] = ("uring", "epoll")  # support/refused.py has another
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
 START_TIMEOUT_S = 20.0 * PATIENCE
