@@ -441,10 +441,12 @@ def diagnose(number: int, call: str | None, around: Circumstances) -> Refusal:
         what = f"the memlock limit is too low ({_in_units(around.memlock_bytes, 'bytes')})"
         return Refusal("memlock", what, "raise LimitMEMLOCK= (ulimit -l) to 64 MiB")
     if number == errno.EACCES:
-        modules = (
-            "a security module" if around.lsms is None else f"a security module ({around.lsms})"
-        )
-        return Refusal("lsm", f"{modules} forbids io_uring", "allow it for this service")
+        if around.seccomp and call in ("register", "enter"):
+            return Refusal("seccomp", f"a seccomp filter forbids it ({shown})", allow)
+        who = "a security module" if around.lsms is None else f"a security module ({around.lsms})"
+        if around.seccomp:
+            who += " or a seccomp filter"
+        return Refusal("lsm", f"{who} forbids io_uring", "allow it for this service")
     if number in (errno.EINVAL, errno.EOPNOTSUPP):
         return Refusal(
             "too_old", "this kernel lacks an io_uring feature the node needs", "6.0 or later needed"

@@ -45,6 +45,10 @@ GROUP: Final = dataclasses.replace(FREE, disabled=1, group=77)
         (errno.ENOSYS, "enter", dataclasses.replace(OLD, seccomp=True), "seccomp", "hides"),
         (errno.EACCES, "setup", FREE, "lsm", "capability,apparmor"),
         (errno.EACCES, "setup", dataclasses.replace(FREE, lsms=None), "lsm", "allow"),
+        # Modules are asked when a ring is made; a filter may answer whatever it likes.
+        (errno.EACCES, "setup", FILTERED, "lsm", "or a seccomp filter"),
+        (errno.EACCES, "enter", FILTERED, "seccomp", "a seccomp filter forbids it"),
+        (errno.EACCES, "enter", FREE, "lsm", "capability,apparmor"),
         (errno.ENOMEM, None, FREE, "memlock", "64 KiB"),
         (errno.ENOMEM, None, dataclasses.replace(FREE, memlock_bytes=None), "other", "memory"),
         (errno.EINVAL, None, FREE, "too_old", "6.0"),
