@@ -18,7 +18,7 @@ import pytest
 
 from raida_uring import config, kernel
 from tests.support.confine import IO_URING_CALLS
-from tests.support.net import PATIENCE
+from tests.support.net import PATIENCE, tcp_ask, udp_ask
 from tests.support.node import (
     REPOSITORY,
     assert_refuses_to_start,
@@ -28,6 +28,7 @@ from tests.support.node import (
     running_node,
 )
 from tests.support.node import confined as confined_serve
+from tests.support.wire import ECHO_COMMAND, request, status
 from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
 
 pytestmark = pytest.mark.any_backend
@@ -128,6 +129,40 @@ def test_serve_starts_as_probed(tmp_path: Path, refused: str, configured: str) -
     elif refused == "defer_taskrun":
         assert (verdict["tier"], verdict["exit_status"]) == ("io_uring, COOP_TASKRUN", 0)
         assert "DEFER_TASKRUN fails with EINVAL" in verdict["reason"]
+
+
+REGISTRATIONS: Final = {  # IORING_REGISTER_*: the feature that a kernel without it lacks
+    2: "registered_files",
+    11: "restrictions",
+    12: "restrictions",  # which come before the ring is enabled
+    20: "registered_ring",
+    22: "buffer_ring",
+}
+
+
+@pytest.mark.parametrize("operation", REGISTRATIONS)
+def test_a_kernel_that_lacks_one_registration(tmp_path: Path, operation: int) -> None:
+    """What the node can do without costs nothing else; without what it needs it serves on epoll,
+    and says what was missing."""
+    how = f"refuse_registration({operation}, {errno.EINVAL})"
+    shown = probed(confined(how, "--json"))
+    feature = by_key(shown["features"])[REGISTRATIONS[operation]]
+    verdict = shown["verdict"]
+    assert (feature["works"], feature["error"]) == (False, "EINVAL")
+    with daemon(tmp_path, command=confined_serve(how)) as node:
+        assert status(udp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
+        assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
+        told = re.search(r"serving on \S+: (.*)", node.stderr())
+    assert told
+    if feature["use"] == "optional":
+        assert verdict["exit_status"] == 0
+        assert told[1] == verdict["tier"] == kernel.probe(config.embedded_default()).verdict.tier
+        return
+    assert (verdict["tier"], verdict["exit_status"]) == ("epoll", 3)
+    assert shown["refusal"]["cause"] == "too_old"
+    assert feature["title"] in verdict["reason"]
+    assert told[1].startswith("epoll (io_uring refused: ")
+    assert "lacks an io_uring feature" in told[1]
 
 
 def test_the_option_goes_before_the_file(tmp_path: Path) -> None:

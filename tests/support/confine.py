@@ -52,7 +52,8 @@ _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _JUMP_IF_NOT_LESS = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _CALL_NUMBER_OFFSET = 0  # of struct seccomp_data
-_FOURTH_ARGUMENT_OFFSET = 16 + 3 * 8  # its low half, little-endian
+_SECOND_ARGUMENT_OFFSET = 16 + 1 * 8  # its low half, little-endian
+_FOURTH_ARGUMENT_OFFSET = 16 + 3 * 8
 _RETURN_ERRNO = 0x00050000
 _RETURN_NOTIFY = 0x7FC00000
 _RETURN_ALLOW = 0x7FFF0000
@@ -70,6 +71,24 @@ def refuse_system_call(number: int, code: int) -> None:
     Raises OSError when the kernel takes no filter.
     """
     program = _program(number, _RETURN_ERRNO | code)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def refuse_registration(operation: int, code: int) -> None:
+    """From now on, in this thread and all it starts, io_uring_register fails with `code` for
+    `operation`, as it does with EINVAL on a kernel that does not know it; for others it works.
+
+    operation: IORING_REGISTER_*. Raises OSError when the kernel takes no filter.
+    """
+    program = _assemble(
+        (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
+        (_JUMP_IF_EQUAL, 0, 3, IO_URING_CALLS["io_uring_register"]),
+        (_LOAD_WORD, 0, 0, _SECOND_ARGUMENT_OFFSET),
+        (_JUMP_IF_EQUAL, 0, 1, operation),
+        (_RETURN, 0, 0, _RETURN_ERRNO | code),
+        (_RETURN, 0, 0, _RETURN_ALLOW),
+    )
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
