@@ -432,10 +432,12 @@ def diagnose(number: int, call: str | None, around: Circumstances) -> Refusal:
         # A kernel that has the switch, or made a ring, was built with io_uring.
         if around.seccomp and (around.disabled is not None or call in ("register", "enter")):
             return Refusal("seccomp", f"a seccomp filter hides it ({shown})", allow)
+        built = "6.0 or later needed"
+        if around.seccomp:  # before Linux 6.6 there is nothing to tell them apart by
+            what = f"this kernel is built without io_uring, or a seccomp filter hides it ({shown})"
+            return Refusal("not_built", what, f"{built}; {allow}")
         return Refusal(
-            "not_built",
-            "this kernel is built without io_uring (or a sandbox hides it)",
-            "6.0 or later needed",
+            "not_built", "this kernel is built without io_uring (or a sandbox hides it)", built
         )
     if number == errno.ENOMEM and around.memlock_bytes is not None:
         what = f"the memlock limit is too low ({_in_units(around.memlock_bytes, 'bytes')})"

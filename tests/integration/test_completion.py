@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.net import PATIENCE
+
 FILES = Path(__file__).parents[2] / "docs" / "completion"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0 * PATIENCE
 READY = "set up"
 SAY_READY = "echo set' 'up"  # so that the echo of what is typed is not taken for it
 
