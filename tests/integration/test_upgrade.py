@@ -35,7 +35,8 @@ from raida_uring.integrity import Integrity
 from raida_uring.protocol import Status
 from raida_uring.store import Store
 from raida_uring.upgrade import Takeover
-from tests.support.handlers import NAP, UNTIL
+from tests.support.coin_requests import POWN, ask, default_an, pown_payload
+from tests.support.handlers import LOSE_LOOP, LOSE_META, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client
 from tests.support.node import (
     HANDLERS,
@@ -532,6 +533,45 @@ def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path)
         says(node, "ended with status 0 before it served: it was told to stop")
         assert answers(node)
         assert "STOPPING=1" not in told(node.notify)  # the service does not
+
+
+def fail(node: Daemon, what: str) -> None:
+    """Whoever serves UDP now must end by itself: for its `store` or for its `loop`."""
+    if what == "loop":
+        with udp_client(node.endpoint) as client:
+            client.sendto(request(LOSE_LOOP), node.endpoint)
+        return
+    assert ask(node.endpoint, LOSE_META, transport="udp")[0] == Status.SUCCESS
+    changes = pown_payload([((1, 5), default_an((1, 5)), bytes(16))])
+    assert ask(node.endpoint, POWN, changes, "udp")[0] == Status.FILESYSTEM
+
+
+CAUSES = {
+    "store": "the store must be opened again, so the node ends",
+    "loop": "Input/output error",
+}
+
+
+@pytest.mark.any_backend
+def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
+    """Its predecessor does not hand over to one that is about to end."""
+    store = make_store(tmp_path / "store")
+    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    with slow_to_start(tmp_path, store=tables) as node:
+        for times, what in enumerate(CAUSES, 1):
+            successor = child_of(node)
+            node.signal(signal.SIGSTOP)  # it must not hear that the other one serves
+            (tmp_path / "hold").unlink(missing_ok=True)
+            says(node, "serving on", 1 + times)
+            fail(node, what)
+            eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)  # noqa: B023
+            node.signal(signal.SIGCONT)
+            says(node, "ended with status 1 before it served: it has failed, see the log", times)
+            assert CAUSES[what] in node.stderr()
+            if times < len(CAUSES):
+                node.signal(signal.SIGUSR2)
+        assert "upgrade: process" not in node.stderr()
+        assert answers(node)
 
 
 # --- between the two --------------------------------------------------------------------------

@@ -29,6 +29,7 @@ _CLONE_NEWNET = 0x40000000
 DEFER_TASKRUN = 1 << 13
 
 _PWRITE_CALL: Final = {"x86_64": 18, "aarch64": 68}
+_EPOLL_WAIT_CALL: Final = {"x86_64": 232, "aarch64": 22}  # there it is epoll_pwait()
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_TSYNC = 1
@@ -105,10 +106,27 @@ def refuse_writes_before(offset: int, code: int) -> None:
         (_RETURN, 0, 0, _RETURN_ERRNO | code),
         (_RETURN, 0, 0, _RETURN_ALLOW),
     )
+    _bind_every_thread(program)
+
+
+def refuse_waiting(code: int) -> None:
+    """From now on the call with which this node's backend waits fails with `code`, in every thread
+    of this process; on epoll others wait with it, too. Raises OSError when the kernel takes no such
+    filter."""
+    links = (link for link in os.scandir("/proc/self/fd") if link.is_symlink())
+    if any(os.readlink(link) == "anon_inode:[io_uring]" for link in links):
+        number = IO_URING_CALLS["io_uring_enter"]
+    else:
+        number = _EPOLL_WAIT_CALL[platform.machine()]
+    _bind_every_thread(_program(number, _RETURN_ERRNO | code))
+
+
+def _bind_every_thread(program: _Program) -> None:
+    """Raises OSError when the kernel takes no such filter."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(
-        _SECCOMP_CALL[machine],
+        _SECCOMP_CALL[platform.machine()],
         _SECCOMP_SET_MODE_FILTER,
         _SECCOMP_FILTER_FLAG_TSYNC,
         ctypes.byref(program),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raida_uring.handlers import Reply, Request, command
-from tests.support.confine import refuse_writes_before
+from tests.support.confine import refuse_waiting, refuse_writes_before
 
 GROUP = 5
 BLOB = (GROUP, 200)
@@ -36,6 +36,7 @@ SLOW_UNTIL = (GROUP, 213)
 LOSE_META = (GROUP, 214)
 DOZE = (GROUP, 215)
 SLOW_DOZE = (GROUP, 216)
+LOSE_LOOP = (GROUP, 217)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -192,6 +193,13 @@ def keep(request: Request, node: object) -> Reply:
 def lose_meta(request: Request, node: object) -> Reply:
     """From now on LMDB cannot write its meta pages, in this process and for good: for daemons."""
     refuse_writes_before(2 * os.sysconf("SC_PAGE_SIZE"), errno.EIO)
+    return Reply()
+
+
+@command(group=GROUP, code=LOSE_LOOP[1])
+def lose_loop(request: Request, node: object) -> Reply:
+    """From now on the I/O thread fails, in this process and for good: for daemons. No reply."""
+    refuse_waiting(errno.EIO)
     return Reply()
 
 
