@@ -402,7 +402,12 @@ class Daemon:
 
     def _call_off(self) -> None:
         """There will be no upgrade, nor will this node go on."""
-        self._why = StartError("this node was told to stop meanwhile")
+        cause = self._fault or self.server.fault
+        self._why = StartError(
+            "this node was told to stop meanwhile"
+            if cause is None
+            else f"this node has failed meanwhile: {cause}"
+        )
         logger.error("no upgrade: %s", self._why, extra=event("upgrade_failed"))
         self._dismiss()
 

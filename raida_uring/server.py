@@ -126,6 +126,11 @@ class Server:
         """Whether the I/O thread serves."""
         return self._loop is not None and self._loop.is_alive()
 
+    @property
+    def fault(self) -> EngineError | None:
+        """What the I/O thread has failed with; None while it has not."""
+        return self._fault
+
     def start(self) -> None:
         """Return once requests are answered.
 

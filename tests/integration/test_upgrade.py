@@ -574,6 +574,24 @@ def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
         assert answers(node)
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("what", "cause"), CAUSES.items())
+def test_who_waits_for_an_upgrade_hears_what_has_failed(
+    tmp_path: Path, what: str, cause: str
+) -> None:
+    store = make_store(tmp_path / "store")
+    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    with slow_to_start(tmp_path, store=tables) as node:
+        if what == "loop" and "io_uring" not in node.stderr():
+            pytest.skip("no io_uring: the admin socket waits with the call that is to fail")
+        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        assert "phase" in next(asked)
+        fail(node, what)
+        with pytest.raises(adminsocket.NodeError, match=f"node has failed meanwhile: .*{cause}"):
+            list(asked)
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 1
+
+
 # --- between the two --------------------------------------------------------------------------
 
 
