@@ -339,6 +339,10 @@ class Daemon:
         if self._takeover is not None:
             self._takeover.withdraw("it has failed, see the log")
 
+    def _give_back(self) -> None:
+        """The predecessor serves again, if it can, and is the service then: not said to stop."""
+        self._speaks = False
+
     def _stop_later(self) -> None:
         """The predecessor's connections come here, and the sockets are not ours alone."""
         logger.info(
@@ -636,8 +640,8 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.DRAIN: _leaving(),
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
-        Event.OVER: _leaving(),
-        Event.FAULT: _leaving(_D._lose_store),
+        Event.OVER: _leaving(_D._give_back),
+        Event.FAULT: _leaving(_D._lose_store, _D._give_back),
         Event.GONE: _go(Stage.ALONE, _D._end_takeover),
     },
     Stage.ALONE: {

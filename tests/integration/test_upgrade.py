@@ -685,6 +685,25 @@ def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) ->
         assert answers(node)
 
 
+@pytest.mark.any_backend
+def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) -> None:
+    """The service manager would hold the service for stopping, and kill in the end who serves."""
+    store = make_store(tmp_path / "store")
+    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    with upgradable(tmp_path, store=tables) as node:
+        with held_request(node, tmp_path):
+            node.signal(signal.SIGUSR2)
+            says(node, "stopping: up to")
+            eventually(lambda: serves_admin(tmp_path / "admin.sock") == serving_process(node))
+            told(node.notify)
+            fail(node, "store")
+            says(node, "the successor ended with status 1: this node serves again")
+            said = told(node.notify)
+            assert f"MAINPID={node.process.pid}" in said
+            assert "STOPPING=1" not in said
+        assert answers(node)
+
+
 def serves_admin(path: Path) -> int:
     """The process that has the admin socket; 0 if it is not open."""
     try:
