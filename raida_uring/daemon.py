@@ -463,6 +463,15 @@ class Daemon:
         self._log_stopping(timeout_ms)
         server.begin_hand_over(successor, timeout_ms)
 
+    def _note_upgrade(self) -> None:
+        """Whoever asked by a signal hears of it nowhere else."""
+        why = "leaving already"
+        if self._stage is Stage.STARTING:
+            why = "a successor is starting already"
+        elif self._stage is Stage.HANDING_OVER and self._successor is not None:
+            why = f"process {self._successor.pid} serves already, ask that"
+        logger.info("told to upgrade: %s", why, extra=event("upgrade_under_way"))
+
     def _pass_on_reload(self) -> None:
         if self._successor is not None and self._successor.status is None:
             os.kill(self._successor.pid, signal.SIGHUP)
@@ -658,7 +667,9 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.HURRY: _leaving_at_once(_D._call_off),
         Event.DRAIN: _leaving(_D._call_off),
         Event.RELOAD: _later(_D._reload_quietly),  # the successor may have read it before
-        Event.UPGRADE: _stay(),  # who asks gets the answer to the one that is under way
+        Event.UPGRADE: _stay(
+            _D._note_upgrade
+        ),  # who asks gets the answer to the one that is under way
         Event.OVER: _leaving(_D._call_off),
         Event.FAULT: _leaving(_D._lose_store, _D._call_off),
         Event.READY: _go(Stage.HANDING_OVER, _D._hand_over),
@@ -679,7 +690,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.HURRY: _stay(_D._stop_at_once),
         Event.DRAIN: _leaving(_D._call_off),
         Event.RELOAD: _later(_D._pass_on_reload),
-        Event.UPGRADE: _stay(),  # who asks has the answer
+        Event.UPGRADE: _stay(_D._note_upgrade),  # who asks has the answer
         Event.OVER: _go(Stage.ENDED),
         Event.LOST: _stay(_D._take_back),
         Event.BACK: _go(Stage.ALONE, _D._serve_again),
@@ -689,7 +700,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.HURRY: _stay(_D._stop_at_once, _D._hurry_dismissed),
         Event.DRAIN: _stay(),  # a shorter time-out is in effect
         Event.RELOAD: _stay(),
-        Event.UPGRADE: _stay(),  # who asks has the answer
+        Event.UPGRADE: _stay(_D._note_upgrade),  # who asks has the answer
         Event.OVER: _go(Stage.ENDED),
     },
     Stage.ENDED: {},

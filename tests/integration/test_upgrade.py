@@ -776,6 +776,8 @@ def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
                 os.kill(successor, signal.SIGTERM)
                 says(node, said)
             says(node, "stopping: up to 10.0 s", 2)
+            node.signal(signal.SIGUSR2)
+            says(node, "told to upgrade: leaving already")
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
@@ -786,9 +788,12 @@ def test_a_node_that_serves_again_waits_to_be_asked(tmp_path: Path) -> None:
         for number in (signal.SIGUSR2, signal.SIGHUP):
             node.signal(number)
         says(node, "reloaded: ")  # heard, and the other before it
+        assert "told to upgrade: a successor is starting already" in node.stderr()
         with held_request(node, tmp_path):
             (tmp_path / "hold").unlink()
             says(node, "stopping: up to")
+            node.signal(signal.SIGUSR2)
+            says(node, f"told to upgrade: process {serving_process(node)} serves already, ask that")
             os.kill(serving_process(node), signal.SIGKILL)
             says(node, "this node serves again")
             for times in (2, 3):
