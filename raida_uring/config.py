@@ -430,6 +430,19 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """[upgrade]: the node's replacement by its successor."""
+
+    start_timeout_s: int = declare(
+        whole(1, 3600),
+        "at an upgrade, time for the successor to serve; a large store has trees to build",
+        unit="s",
+        default=60,
+        reload=LIVE,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
     """[handlers]: commands of third parties."""
 
@@ -455,6 +468,7 @@ class Config:
     http: Http
     admin: Admin = field(default_factory=Admin)
     store: Store = field(default_factory=Store)
+    upgrade: Upgrade = field(default_factory=Upgrade)
     handlers: Handlers = field(default_factory=Handlers)
 
 

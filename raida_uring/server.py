@@ -445,6 +445,7 @@ class Server:
                 [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
                 -1 if self._store is None else self._store.owner,
                 shared=self._shared_sockets,
+                timeout_s=self.config.upgrade.start_timeout_s,
             )
         except StartError:
             self.forget_successor()

@@ -32,7 +32,6 @@ from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
-START_TIMEOUT_S: Final = 60.0  # for the successor to serve; a large store has trees to build
 END_TIMEOUT_S: Final = 1.0  # for one that is not wanted to end, once it has nothing to answer
 SEND_TIMEOUT_S: Final = 5.0  # for a successor that does not read
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
@@ -80,7 +79,7 @@ class Successor:
         owner: int,
         *,
         shared: bool,
-        timeout_s: float = START_TIMEOUT_S,
+        timeout_s: float,
     ) -> "Successor":
         """Start this program again, as it was started.
 
@@ -131,7 +130,10 @@ class Successor:
                 + (f": {self._reason}" if self._reason else "")
             )
         if time.monotonic() >= self._deadline:
-            raise StartError(f"the successor does not serve after {self._timeout_s:.0f} s")
+            raise StartError(
+                f"the successor does not serve after {self._timeout_s:.0f} s "
+                "([upgrade] start_timeout_s)"
+            )
         return False
 
     def _listen(self) -> None:

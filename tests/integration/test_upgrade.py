@@ -520,6 +520,13 @@ def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
         assert "no upgrade" in node.stderr()
 
 
+@pytest.mark.any_backend
+def test_a_successor_that_is_late_is_given_up(tmp_path: Path) -> None:
+    with slow_to_start(tmp_path, upgrade={"start_timeout_s": 1}) as node:
+        says(node, "the successor does not serve after 1 s ([upgrade] start_timeout_s)")
+        assert answers(node)
+
+
 def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path) -> None:
     """They are its predecessor's: no filter may stay on them."""
     with slow_to_start(tmp_path) as node:
