@@ -112,7 +112,7 @@ def port(name: str, value: object) -> int:
 
 def timeout(name: str, value: object) -> float:
     """Seconds, more than 0 and at most a year."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fits or not 0 < value <= TIMEOUT_S_MAX:  # type: ignore[operator]
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    if not 0 < number <= TIMEOUT_S_MAX:
         refuse(name, value, f"a number of seconds above 0, at most {TIMEOUT_S_MAX}")
-    return value  # type: ignore[return-value]
+    return number
