@@ -642,6 +642,7 @@ def with_overrides(
     if follows:
         http = dataclasses.replace(config.http, port=_http_port(config.server.port))
         config = dataclasses.replace(config, http=http)
+    _check_http(config, "command line")
     return config
 
 
@@ -734,6 +735,8 @@ def _check_together(config: Config, source: str) -> None:
             "no names"
         )
 
+    _check_http(config, source)
+
     allowed = os.sched_getaffinity(0)
     wanted = {"[workers] cpus": config.workers.cpus}
     if config.network.io_cpu >= 0:
@@ -745,6 +748,20 @@ def _check_together(config: Config, source: str) -> None:
                 raise ConfigError(
                     f"{source}: {place}: CPU {cpu} is not one that this process may use ({usable})"
                 )
+
+
+def _check_http(config: Config, source: str) -> None:
+    """HTTP cannot listen where the node does. Raises ConfigError."""
+    http = config.http
+    if not http.enabled or http.port == 0 or http.port != config.server.port:
+        return
+    wildcard = "::" if ":" in http.listen else "0.0.0.0"  # noqa: S104  compared, not bound
+    served = [host for host in config.network.bind if (":" in host) == (":" in http.listen)]
+    if served and (http.listen == wildcard or {http.listen, wildcard} & set(served)):
+        raise ConfigError(
+            f"{source}: [http] port = {http.port}: must differ from [server] port, since [http] "
+            f"listen = {http.listen} meets [network] bind"
+        )
 
 
 # --- Words for faults -------------------------------------------------------------------------

@@ -296,12 +296,40 @@ FAULTS = [
         '[server]\nraida_id = 1\n[store]\npages_for = "peers"\n',
         '[store] pages_for = "peers": needs IP addresses in [server] raida_servers, no names',
     ),
+    *(
+        (
+            f"[server]\nraida_id = 3\n[network]\nbind = {bind}\n"
+            f'[http]\nlisten = "{listen}"\nport = 50003\n',
+            "[http] port = 50003: must differ from [server] port, since [http] listen = "
+            f"{listen} meets [network] bind",
+        )
+        for bind, listen in (
+            ('["127.0.0.1"]', "127.0.0.1"),
+            ('["0.0.0.0", "::"]', "127.0.0.1"),
+            ('["::"]', "::1"),
+            ('["127.0.0.2"]', "0.0.0.0"),
+            ('["::1"]', "::"),
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), FAULTS, ids=[expected for _, expected in FAULTS])
 def test_fault_names_place_value_and_what_is_allowed(text: str, expected: str) -> None:
     assert fault(text) == f"node.toml: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("server", "bind", "http"),
+    [
+        ("", '["127.0.0.1"]', 'listen = "127.0.0.2"\nport = 50003'),
+        ("", '["::"]', 'listen = "127.0.0.1"\nport = 50003'),
+        ("", '["127.0.0.1"]', "enabled = false\nport = 50003"),
+        ("port = 0", '["127.0.0.1"]', "port = 0"),
+    ],
+)
+def test_http_beside_the_node_s_own_port(server: str, bind: str, http: str) -> None:
+    parse(f"[server]\nraida_id = 3\n{server}\n[network]\nbind = {bind}\n[http]\n{http}\n")
 
 
 def test_limits_that_just_fit_together_are_accepted() -> None:
@@ -432,3 +460,6 @@ def test_wrong_overrides_name_the_option() -> None:
         config.with_overrides(made, port=65536)
     with pytest.raises(ConfigError, match=r"^--backend poll: must be one of"):
         config.with_overrides(made, backend="poll")
+    made = parse_with("[http]\nport = 9000\n")
+    with pytest.raises(ConfigError, match=r"^command line: \[http\] port = 9000: must differ"):
+        config.with_overrides(made, port=9000)
