@@ -482,11 +482,16 @@ class Coins:
     # -- coins -------------------------------------------------------------------------------------
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
-        """A coin's AN, 16 bytes; None when its page cannot be read."""
+        """A coin's AN, 16 bytes; None when its page cannot be read. Raises TypeError."""
         try:
             coin = _COIN.pack(denomination, serial_number)
         except struct.error:
-            return None
+            if isinstance(denomination, int) and isinstance(serial_number, int):
+                return None
+            raise TypeError(
+                "a denomination and a serial number are integers, not "
+                f"{type(denomination).__name__} and {type(serial_number).__name__}"
+            ) from None
         record, state = self.view.record(coin)
         if state == DEFAULT:
             return self.store.default_an(denomination, serial_number)

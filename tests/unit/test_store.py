@@ -5,6 +5,7 @@ coin of it really changes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,10 @@ def test_default_ans_are_the_reference_servers(tmp_path: Path) -> None:
         assert coins.an(0, 20) == bytes.fromhex("84eabc36563a8222b8aab566122a43bb")
         assert coins.an(-8, 1023998) == bytes.fromhex("3f1de9a8b4cfb6d728de9e74eb1ef273")
         assert coins.an(4, 777777) == bytes.fromhex("4980da99f5c36ad4a3cd4e89cd77035f")
+        wrong: list[Any] = [("a", 8), (0, "8"), (0, None), (0.0, 8)]
+        for denomination, serial_number in wrong:
+            with pytest.raises(TypeError, match="a denomination and a serial number are integers"):
+                coins.an(denomination, serial_number)
         assert coins.an(7, 0) is None
         assert coins.an(-9, 0) is None
         assert coins.an(0, 1_024_000) is None
