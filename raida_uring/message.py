@@ -30,8 +30,12 @@ class Reply(NamedTuple):
 def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     """Statuses, sizes and payloads. Raises an exception when one is not of a byte and of bytes.
 
-    Packing is the check: looking at each reply beforehand would cost every request for the few.
+    Packing is the check, but for the type: looking at each reply beforehand would cost every
+    request for the few.
     """
+    for reply in replies:
+        if type(reply) is not Reply and not isinstance(reply, Reply):  # a tuple packs like one
+            raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")
     statuses, payloads = zip(*replies, strict=True)
     payload = b"".join(payloads)
     sizes = array("I", map(len, payloads))

@@ -143,11 +143,12 @@ def wrong_type(request: Request, node: object) -> Reply:
         Reply(payload=array("I", [1, 2, 3])),  # type: ignore[arg-type]  # 3 items, 12 bytes
         _raising_items(),
         "xy",
+        (250, b"plain"),
     ]
     return mistakes[request.payload[0]]  # type: ignore[return-value]  # the mistake under test
 
 
-WRONG_TYPE_COUNT = 10
+WRONG_TYPE_COUNT = 11
 
 
 @command(group=GROUP, code=DESCRIBE[1])
