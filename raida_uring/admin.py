@@ -116,11 +116,14 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise StartError(f"[admin] socket {path}: there is something that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # who listens may be stopped, or busy
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass  # its backlog is full
     raise StartError(f"[admin] socket {path}: another node listens there")
 
 

@@ -191,6 +191,16 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(place: Path) -> None:
         assert result_of(path, "status")["process"] == running.process.pid
 
 
+def test_a_node_that_does_not_accept_is_one_that_listens(place: Path) -> None:
+    """Stopped, or busy: whoever looks whether it is there must not wait for it."""
+    path = place / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting.connect(str(path))
+        assert_refuses_to_start(place, "another node listens there", admin={"socket": str(path)})
+
+
 def test_what_is_no_socket_stays(place: Path) -> None:
     path = place / "file"
     path.write_text("kept")
