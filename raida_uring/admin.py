@@ -310,17 +310,17 @@ class Admin:
         """Raises OSError."""
         if client.unsent:
             client.flush()  # what it asks further waits
-            return
-        chunk = client.channel.recv(REQUEST_BYTES_MAX)
-        if not chunk:
-            self._forget(client)
-            return
-        client.received += chunk
+        else:
+            chunk = client.channel.recv(REQUEST_BYTES_MAX)
+            if not chunk:
+                self._forget(client)
+                return
+            client.received += chunk
         while (end := client.received.find(b"\n")) >= 0 and not client.unsent:
             line = bytes(client.received[:end])
             del client.received[: end + 1]
             self._answer(client, line)
-        if len(client.received) > REQUEST_BYTES_MAX:
+        if end < 0 and len(client.received) > REQUEST_BYTES_MAX:
             client.send({"error": f"a request is at most {REQUEST_BYTES_MAX} bytes long"})
             self._forget(client)
 

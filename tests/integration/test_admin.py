@@ -374,6 +374,19 @@ def test_requests_in_pieces_and_in_one_go(place: Path) -> None:
             assert json.loads(stream.readline()) == {"result": {"level": "info"}}
 
 
+def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> None:
+    """The answers of a few together are longer than what the socket holds."""
+    with node(place) as (_, path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(10 * PATIENCE)
+        client.sendall(150 * b'{"command":"status"}\n')
+        assert select.select([client], [], [], 10 * PATIENCE)[0]
+        result_of(path, "log-level")  # its turn comes when there is no more room for the others
+        stream = client.makefile()
+        for _ in range(150):
+            assert "result" in json.loads(stream.readline())
+
+
 def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
     with node(place) as (_, path), ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
