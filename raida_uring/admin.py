@@ -42,6 +42,7 @@ PEERS_LISTED_MAX: Final = 256
 DRAIN_TIMEOUT_S_MAX: Final = 86400.0
 STUCK_S: Final = 10.0  # a client that does not take its answer is let go
 PROGRESS_INTERVAL_S: Final = 0.2
+ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
@@ -263,8 +264,11 @@ class Admin:
     def _accept(self) -> None:
         try:
             channel, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # gone again
         except OSError:
-            return  # gone again, or no descriptor: the client sees it
+            time.sleep(ACCEPT_PAUSE_S)  # no descriptor: the client is there at once again
+            return
         raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         process, user, _ = _CREDENTIALS.unpack(raw)
         channel.setblocking(False)

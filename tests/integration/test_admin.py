@@ -27,6 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from raida_uring import admin, adminsocket, config
@@ -385,6 +386,23 @@ def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> N
         stream = client.makefile()
         for _ in range(150):
             assert "result" in json.loads(stream.readline())
+
+
+def test_a_node_without_descriptors_does_not_turn_in_circles(place: Path) -> None:
+    """Who asks waits in the backlog for one."""
+    with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
+        process = psutil.Process(running.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+        before_s = sum(process.cpu_times()[:2])
+        client.connect(str(path))
+        time.sleep(1.0)  # in which it may use a processor
+        assert sum(process.cpu_times()[:2]) - before_s < 0.05
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+        client.settimeout(10 * PATIENCE)
+        client.sendall(b'{"command": "log-level"}\n')
+        assert "level" in client.makefile().readline()
 
 
 def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
