@@ -12,7 +12,7 @@ from typing import TypeVar
 from raida_uring import protocol
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import Answer, StrayError, read_vote
-from raida_uring.client.sync import explain_timeout
+from raida_uring.client.sync import explain_timeout, no_name
 from raida_uring.protocol.calls import Call
 
 T = TypeVar("T")
@@ -55,9 +55,12 @@ class AsyncClient(Peer):
         strays: list[StrayError] = []
         try:
             async with asyncio.timeout(timeout_s):
-                transport, inbox = await loop.create_datagram_endpoint(
-                    _Inbox, remote_addr=(self.host, self.port)
-                )
+                try:
+                    transport, inbox = await loop.create_datagram_endpoint(
+                        _Inbox, remote_addr=(self.host, self.port)
+                    )
+                except UnicodeError:
+                    raise no_name(self.host) from None
                 try:
                     start_s = time.perf_counter()
                     transport.sendto(data)
@@ -75,9 +78,12 @@ class AsyncClient(Peer):
     async def _ask_tcp(self, data: bytes) -> bytes:
         """The reply's bytes, or as many as came."""
         loop = asyncio.get_running_loop()
-        transport, stream = await loop.create_connection(
-            lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), self.host, self.port
-        )
+        try:
+            transport, stream = await loop.create_connection(
+                lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), self.host, self.port
+            )
+        except UnicodeError:
+            raise no_name(self.host) from None
         try:
             transport.write(data)
             return await stream.ended

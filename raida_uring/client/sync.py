@@ -62,6 +62,11 @@ def explain_timeout(strays: list[StrayError]) -> TimeoutError:
     return TimeoutError(f"timed out{ignored}")
 
 
+def no_name(host: str) -> OSError:
+    """The error for a name of which Python's codec says so, with a UnicodeError."""
+    return OSError(f"{host!r} cannot be a host name")
+
+
 def _ask_udp(
     host: str, port: int, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
 ) -> T:
@@ -144,7 +149,7 @@ def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except UnicodeError:
-        raise OSError(f"{host!r} cannot be a host name") from None
+        raise no_name(host) from None
     return family, str(address[0])
 
 

@@ -82,6 +82,20 @@ def test_clients_stay_as_they_were_checked(kind: Any) -> None:
 
 
 @both_clients
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_names_that_cannot_be(kind: Any, transport: str, host: str) -> None:
+    """As a name that nobody has: its characters alone did not tell."""
+    asked = kind(**{**NODE, "host": host, "transport": transport})
+
+    async def wait() -> object:
+        return await asked.ask(calls.echo())
+
+    with pytest.raises(OSError, match=rf"^'{host}' cannot be a host name$"):
+        asked.ask(calls.echo()) if kind is Client else asyncio.run(wait())
+
+
+@both_clients
 @pytest.mark.parametrize(
     ("name", "shown", "allowed", "ask"),
     [
