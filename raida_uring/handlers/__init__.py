@@ -74,7 +74,7 @@ def command(
     its reply leaves; "slow" waits for something outside and runs in a small pool of its own, whose
     queue is bounded (status 160 when full).
     needs_body: a request without a body is answered 36 and never reaches the handler.
-    Raises ValueError when a value is out of range.
+    Raises ValueError when a value is out of range, TypeError when what it decorates is no function.
     """
     for what, number, range_ in (("group", group, GROUPS), ("code", code, CODES)):
         if type(number) is not int or number not in range_:
@@ -85,6 +85,10 @@ def command(
         raise ValueError(f"command {group}/{code}: needs_body is True or False, not {needs_body!r}")
 
     def declare(handler: Handler) -> Handler:
+        if not callable(handler):
+            raise TypeError(
+                f"command {group}/{code}: a handler is a function, not {type(handler).__name__}"
+            )
         _declared.setdefault(handler.__module__, []).append(
             Command(group, code, mode, needs_body, handler)
         )

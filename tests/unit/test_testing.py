@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,15 @@ def change_and_misname(request: Request, node: Node) -> Reply:
     """Changes a coin, then answers with a status that no byte holds."""
     node.coins.set(request.payload, 1, 21, 1)
     return Reply(status=999)
+
+
+@pytest.mark.parametrize("what", [classmethod(lambda _cls, _request, _node: Reply()), 5, None])
+def test_what_cannot_be_called_is_no_handler(what: Any) -> None:
+    """Said where it is declared: a class method is none before its class is there."""
+    with pytest.raises(
+        TypeError, match=rf"5/252: a handler is a function, not {type(what).__name__}"
+    ):
+        command(group=5, code=252)(what)
 
 
 def test_what_a_node_does_not_take_is_no_answer_here() -> None:
