@@ -326,7 +326,7 @@ class Takeover:
             while True:
                 descriptors = array.array("i")
                 try:
-                    data, ancillary, _, _ = self._channel.recvmsg(
+                    data, ancillary, flags, _ = self._channel.recvmsg(
                         _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(descriptors.itemsize)
                     )
                 except ConnectionResetError:
@@ -335,6 +335,12 @@ class Takeover:
                     break
                 if not data:
                     break
+                if flags & socket.MSG_CTRUNC:
+                    logger.warning(
+                        "no descriptor is left for a connection that was passed on: it is closed",
+                        extra=event("connection_not_taken"),
+                    )
+                    continue
                 for _, _, content in ancillary:
                     descriptors.frombytes(content)
                 for fd in descriptors:

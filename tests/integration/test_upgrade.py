@@ -985,6 +985,33 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
 
 
 @pytest.mark.any_backend
+def test_a_connection_that_there_is_no_descriptor_for_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The kernel closes it then; what comes after it is heard."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    adopted: list[int] = []
+    carried: list[dict[str, int]] = []
+    takeover = Takeover(theirs, [["127.0.0.1", 1, -1, -1]], -1, shared=False)
+    takeover.begin(lambda _listener, fd: adopted.append(fd), carried.append, lambda: None)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as passed:
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            socket.send_fds(ours, [b"\0"], [passed.fileno()])
+            eventually(lambda: "no descriptor is left for a connection" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    ours.send(b'{"echoes": 7}')
+    ours.close()
+    eventually(lambda: takeover.gone)
+    assert (adopted, takeover.taken, carried) == ([], 0, [{"echoes": 7}])
+    assert "another version" not in caplog.text
+
+
+@pytest.mark.any_backend
 def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
     """Its end would be that of all others in there."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
