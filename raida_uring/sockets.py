@@ -145,19 +145,19 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
     try:
         _set_tcp_options(tcp, config)
         with _explained("TCP", host, port):
-            tcp.bind(_address_of(host, port))
+            tcp.bind(address_of(host, port))
             tcp.listen(config.network.backlog)
         port = tcp.getsockname()[1]
         _set_udp_options(udp, host, config)
         with _explained("UDP", host, port):
-            udp.bind(_address_of(host, port))
+            udp.bind(address_of(host, port))
     except BaseException:
         bound.close()
         raise
     return Bound(host, port, udp, tcp)
 
 
-def _address_of(host: str, port: int) -> tuple[object, ...]:
+def address_of(host: str, port: int) -> tuple[object, ...]:
     """What bind() takes: a link-local address needs its interface's number, not only its name."""
     if "%" not in host:
         return (host, port)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from raida_uring import metrics
+from raida_uring import metrics, sockets
 from raida_uring.config import Http
 from raida_uring.errors import StartError
 from raida_uring.log import event
@@ -218,15 +218,17 @@ def _listen(config: Http) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind((config.listen, config.port))
+            listening.bind(sockets.address_of(config.listen, config.port))
             listening.listen(CONNECTIONS_MAX)
         except OSError:
             listening.close()
             raise
     except OSError as error:
+        unnamed = isinstance(error, socket.gaierror)
+        reason = "no interface of that name" if unnamed else os.strerror(error.errno or 0)
         raise StartError(
             f"[http] listen = {config.listen}, port = {config.port}: cannot listen there: "
-            f"{os.strerror(error.errno or 0)}; choose another, or [http] enabled = false"
+            f"{reason}; choose another, or [http] enabled = false"
         ) from error
     listening.setblocking(False)
     return listening

@@ -12,7 +12,7 @@ import pytest
 
 from raida_uring.errors import StartError
 from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
-from tests.support.node import running_node
+from tests.support.node import Table, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
     VERSION_COMMAND,
@@ -72,7 +72,9 @@ def test_link_local_address() -> None:
     if found is None:
         pytest.skip("no interface with an IPv6 link-local address")
     host = "%".join(found)
-    with running_node(network={"bind": [host]}) as node:
+    http = {"enabled": True, "listen": host, "port": 0}
+    with running_node(network={"bind": [host]}, http=http) as node:
+        assert found[0] in (node.server.url or "")
         (_, port) = node.endpoint
         full = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
         with udp_client((host, port)) as client:
@@ -82,10 +84,28 @@ def test_link_local_address() -> None:
         assert status(tcp_ask((host, port), request(ECHO_COMMAND))) == 250
 
 
-def test_interface_that_does_not_exist() -> None:
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"network": {"bind": ["fe80::1%none0"]}},
+        {"http": {"enabled": True, "listen": "fe80::1%none0", "port": 0}},
+    ],
+)
+def test_interface_that_does_not_exist(tables: dict[str, Table]) -> None:
     with (
         pytest.raises(StartError, match="no interface of that name"),
-        running_node(network={"bind": ["fe80::1%none0"]}),
+        running_node(**tables),
+    ):
+        pass
+
+
+@needs_ipv6
+def test_http_on_an_interface_s_own_address() -> None:
+    """On loopback nobody has this one: what is missing is the address, not how it is written."""
+    table = {"enabled": True, "listen": "fe80::1%lo", "port": 0}
+    with (
+        pytest.raises(StartError, match="listen there: Cannot assign requested address"),
+        running_node(http=table),
     ):
         pass
 
