@@ -36,6 +36,7 @@ from raida_uring.settings import (
     ip_address,
     listening_addresses,
     module_names,
+    path_within,
     settings_of,
     text_like,
     toml_value,
@@ -368,7 +369,7 @@ class Admin:
     """[admin]: how the node is asked and told while it runs."""
 
     socket: str | None = declare(
-        text_like(r"[^\0]{1,107}", "a path of up to 107 bytes"),
+        path_within(107),
         "unix socket of status, drain, reload and the like",
         default=None,
         default_text="see [operate](operate.md#the-admin-socket)",

@@ -6,6 +6,7 @@ Which settings exist is config.py's affair. Pure. Any thread.
 import dataclasses
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
@@ -71,6 +72,17 @@ def text_like(pattern: str, allowed: str) -> Kind:
         return raw
 
     return Kind(allowed, parse)
+
+
+def path_within(bytes_max: int) -> Kind:
+    """Take a path that is not longer than `bytes_max` as the kernel has it."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or "\0" in raw or not 1 <= len(os.fsencode(raw)) <= bytes_max:
+            raise ValueError
+        return raw
+
+    return Kind(f"a path of up to {bytes_max} bytes", parse)
 
 
 def hex_key() -> Kind:

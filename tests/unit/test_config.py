@@ -296,6 +296,10 @@ FAULTS = [
         '[server]\nraida_id = 1\n[store]\npages_for = "peers"\n',
         '[store] pages_for = "peers": needs IP addresses in [server] raida_servers, no names',
     ),
+    (
+        f'[server]\nraida_id = 3\n[admin]\nsocket = "/{"ü" * 53}/"\n',
+        f'[admin] socket = "/{"ü" * 53}/": must be a path of up to 107 bytes',
+    ),
     *(
         (
             f"[server]\nraida_id = 3\n[network]\nbind = {bind}\n"
