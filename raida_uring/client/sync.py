@@ -72,11 +72,11 @@ def _ask_udp(
 ) -> T:
     """Return what `read` makes of the first datagram that it takes; others are ignored."""
     strays: list[StrayError] = []
-    family, address = resolve(host, port)
+    family, address = _resolve(host, port)
     with socket.socket(family, socket.SOCK_DGRAM) as peer:
         start_s = time.perf_counter()
         # Connected UDP: the kernel drops other senders' datagrams and reports a closed port.
-        peer.connect((address, port))
+        peer.connect(address)
         peer.send(data)
         while True:
             try:
@@ -92,11 +92,11 @@ def _ask_udp(
 
 def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes, float]:
     """The reply's bytes, or as many as came, and the time it took."""
-    family, address = resolve(host, port)
+    family, address = _resolve(host, port)
     with socket.socket(family, socket.SOCK_STREAM) as peer:
         start_s = time.perf_counter()
         _set_deadline(peer, start_s + timeout_s)
-        peer.connect((address, port))
+        peer.connect(address)
         unsent: OSError | None = None
         try:
             _set_deadline(peer, start_s + timeout_s)
@@ -140,17 +140,25 @@ def format_endpoint(host: str, port: int) -> str:
 
 
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
-    """Return the family and text of the first address of `host`, a name or an address.
+    """Return the family and text of the first address of `host`, a name or an address; where that
+    is valid on one interface only, with the interface.
 
     Raises OSError if it has none, ArgumentError.
     """
+    family, address = _resolve(host, port)
+    scope = int(address[3]) if len(address) > 3 else 0
+    return family, str(address[0]) + (f"%{socket.if_indextoname(scope)}" if scope else "")
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
+    """As resolve(), with the address as connect() takes it."""
     arguments.host("host", host)
     arguments.whole("port", port, 0, 65535)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except UnicodeError:
         raise no_name(host) from None
-    return family, str(address[0])
+    return family, address
 
 
 # --- Bytes as they stand ----------------------------------------------------------------------

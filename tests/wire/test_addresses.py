@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring.client import Client, Transport, calls, resolve
 from raida_uring.errors import StartError
 from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
 from tests.support.node import Table, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
+    RAIDA_ID,
     VERSION_COMMAND,
     reply_payload,
     request,
@@ -82,6 +84,11 @@ def test_link_local_address() -> None:
             client.send(vote())
             assert client.recv(64) == vote_agreed()
         assert status(tcp_ask((host, port), request(ECHO_COMMAND))) == 250
+        assert resolve(host, port) == (socket.AF_INET6, host)
+        transport: Transport
+        for transport in ("udp", "tcp"):
+            asked = Client(host, port, raida_id=RAIDA_ID, transport=transport)
+            assert asked.ask(calls.version()).value == "20250323"
 
 
 @pytest.mark.parametrize(
