@@ -1,0 +1,244 @@
+"""Until the successor serves.
+
+What must hold: if it does not come up, the old node has noticed nothing, and whoever asked for the
+upgrade is told why.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raida_uring import adminsocket
+from tests.support.net import PATIENCE
+from tests.support.node import environment, eventually, told
+from tests.support.store import MAP_BYTES, make_store
+from tests.support.upgrade import (
+    ANSWER_TIMEOUT_S,
+    CAUSES,
+    PersistentClient,
+    answers,
+    child_of,
+    fail,
+    gone,
+    says,
+    serving_process,
+    slow_to_start,
+    upgradable,
+    upgrade,
+)
+
+
+@pytest.mark.any_backend
+def test_a_node_without_descriptors_goes_on(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        process = psutil.Process(node.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+        lowest_free = min(set(range(len(used) + 1)) - used)
+        process.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        node.signal(signal.SIGUSR2)
+        says(node, "no upgrade, this node goes on: cannot start the successor: Too many open files")
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert answers(node)
+        upgrade(node)
+
+
+@pytest.mark.any_backend
+def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        client = PersistentClient(node.endpoint)
+        client.start()
+        config = tmp_path / "node.toml"
+        good = config.read_text()
+        config.write_text("[server]\nraida_id = 99\n")
+        node.signal(signal.SIGUSR2)
+        eventually(
+            lambda: "no upgrade, this node goes on" in node.stderr(),
+            30 * PATIENCE,
+            what=node.stderr,
+        )
+        config.write_text(good)
+        answers = client.answers
+        eventually(lambda: client.answers > answers)
+        assert node.process.poll() is None
+        client.finish()
+
+
+@pytest.mark.any_backend
+def test_the_command_says_why_not(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as node:
+        config = tmp_path / "node.toml"
+        good = config.read_text()
+        asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "good.toml"]
+        (tmp_path / "good.toml").write_text(good)
+        config.write_text("[server]\nraida_id = 99\n")
+        done = subprocess.run(
+            asked,
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
+        )
+        assert done.returncode == 2
+        assert re.search(
+            r"the successor ended with status 2 before it served: .*raida_id = 99: must be",
+            done.stderr,
+        )
+        assert node.process.poll() is None
+
+
+def command(directory: Path) -> "subprocess.Popen[str]":
+    """`raida-uring upgrade`, started."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "raida_uring", "upgrade", "--socket", str(directory / "admin.sock")],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.any_backend
+def test_asked_twice_at_once(tmp_path: Path) -> None:
+    """One upgrade answers both."""
+    with upgradable(tmp_path) as node:
+        both = [command(tmp_path), command(tmp_path)]
+        said = {one.communicate(timeout=60 * PATIENCE) for one in both}
+        assert [one.returncode for one in both] == [0, 0]
+        assert said == {(f"process {serving_process(node)} serves\n", "")}
+        says(node, "the predecessor is gone")
+        assert node.stderr().count("upgrade: starting the successor") == 1
+        assert answers(node)
+
+
+@pytest.mark.any_backend
+def test_reload_and_watchdog_while_the_successor_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    with slow_to_start(tmp_path) as node:
+        told(node.notify)
+        node.signal(signal.SIGHUP)
+        says(node, "reloaded: ")
+        seen: list[str] = []
+
+        def fed() -> bool:
+            seen.extend(told(node.notify))
+            return seen.count("WATCHDOG=1") >= 3
+
+        eventually(fed, 20 * PATIENCE)
+        assert adminsocket.result_of(tmp_path / "admin.sock", "status")["phase"] == "serving"
+        assert serving_process(node) == node.process.pid
+        (tmp_path / "hold").unlink()
+
+        def gone_by_now() -> bool:
+            told(node.notify)  # or it fills, and the node waits for it
+            return "the predecessor is gone" in node.stderr()
+
+        eventually(gone_by_now, 30 * PATIENCE, what=node.stderr)
+
+
+@pytest.mark.any_backend
+def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> None:
+    """It has read the file before: what an operator changed since must not be lost."""
+    path = tmp_path / "node.toml"
+    with slow_to_start(tmp_path) as node:
+        eventually((tmp_path / "waits").exists, 30 * PATIENCE)
+        text = path.read_text()
+        path.write_text(text.replace("[network]\n", "[network]\nwait_max_ms = 777\n"))
+        node.signal(signal.SIGHUP)
+        says(node, "reloaded: [network] wait_max_ms")
+        (tmp_path / "hold").unlink()
+        says(node, "reloaded: [network] wait_max_ms", 2)
+        says(node, "the predecessor is gone")
+
+
+@pytest.mark.any_backend
+def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
+    with slow_to_start(tmp_path) as node:
+        successor = child_of(node)
+        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        assert "phase" in next(asked)  # it waits for the same successor
+        assert node.terminate(8 * PATIENCE) == 0
+        assert gone(successor.pid)
+        with pytest.raises(adminsocket.NodeError, match="this node was told to stop meanwhile"):
+            list(asked)
+        assert "no upgrade" in node.stderr()
+
+
+@pytest.mark.any_backend
+def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
+    """Whatever it has taken meanwhile, it answers."""
+    with slow_to_start(tmp_path) as node:
+        adminsocket.result_of(tmp_path / "admin.sock", "drain")
+        assert node.process.wait(8 * PATIENCE) == 0
+        assert "no upgrade" in node.stderr()
+
+
+@pytest.mark.any_backend
+def test_a_successor_that_is_late_is_given_up(tmp_path: Path) -> None:
+    with slow_to_start(tmp_path, upgrade={"start_timeout_s": 1}) as node:
+        says(node, "the successor does not serve after 1 s ([upgrade] start_timeout_s)")
+        assert answers(node)
+
+
+def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path) -> None:
+    """They are its predecessor's: no filter may stay on them."""
+    with slow_to_start(tmp_path) as node:
+        successor = child_of(node)
+        node.signal(signal.SIGSTOP)  # it must not hear of it before the stop
+        (tmp_path / "hold").unlink()
+        says(node, "serving on", 2)
+        successor.terminate()
+        eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)
+        node.signal(signal.SIGCONT)
+        says(node, "ended with status 0 before it served: it was told to stop")
+        assert answers(node)
+        assert "STOPPING=1" not in told(node.notify)  # the service does not
+
+
+@pytest.mark.any_backend
+def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
+    """Its predecessor does not hand over to one that is about to end."""
+    store = make_store(tmp_path / "store")
+    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    with slow_to_start(tmp_path, store=tables) as node:
+        for times, what in enumerate(CAUSES, 1):
+            successor = child_of(node)
+            node.signal(signal.SIGSTOP)  # it must not hear that the other one serves
+            (tmp_path / "hold").unlink(missing_ok=True)
+            says(node, "serving on", 1 + times)
+            fail(node, what)
+            eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)  # noqa: B023
+            node.signal(signal.SIGCONT)
+            says(node, "ended with status 1 before it served: it has failed, see the log", times)
+            assert CAUSES[what] in node.stderr()
+            if times < len(CAUSES):
+                node.signal(signal.SIGUSR2)
+        assert "upgrade: process" not in node.stderr()
+        assert answers(node)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("what", "cause"), CAUSES.items())
+def test_who_waits_for_an_upgrade_hears_what_has_failed(
+    tmp_path: Path, what: str, cause: str
+) -> None:
+    store = make_store(tmp_path / "store")
+    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    with slow_to_start(tmp_path, store=tables) as node:
+        if what == "loop" and "io_uring" not in node.stderr():
+            pytest.skip("no io_uring: the admin socket waits with the call that is to fail")
+        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        assert "phase" in next(asked)
+        fail(node, what)
+        with pytest.raises(adminsocket.NodeError, match=f"node has failed meanwhile: .*{cause}"):
+            list(asked)
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 1
