@@ -33,11 +33,11 @@ from tests.support.upgrade import (
     child_of,
     fail,
     gone,
+    handing_over,
     held_request,
     read_reply,
     roots_are_true,
     says,
-    serves_admin,
     serves_operators,
     serving_process,
     slow_to_start,
@@ -87,11 +87,7 @@ def test_a_successor_told_to_stop_waits_for_its_predecessor(tmp_path: Path) -> N
     """And serves: the sockets are not its own yet, so that nothing may be put in their way. The
     service manager is told how long that may take."""
     with upgradable(tmp_path, network={"drain_timeout_ms": 77000}) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            successor = serving_process(node)
-            eventually(lambda: (tmp_path / "admin.sock").exists())
+        with handing_over(node, tmp_path) as successor:
             told(node.notify)
             os.kill(successor, signal.SIGTERM)
             says(node, "stopping once the predecessor is gone")
@@ -105,11 +101,7 @@ def test_a_successor_told_to_stop_waits_for_its_predecessor(tmp_path: Path) -> N
 def test_a_stop_of_all_processes_drops_nothing(tmp_path: Path) -> None:
     """As systemctl stop does in the middle of an upgrade: a first signal is no second one."""
     with upgradable(tmp_path) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            successor = serving_process(node)
-            eventually(lambda: (tmp_path / "admin.sock").exists())
+        with handing_over(node, tmp_path) as successor:
             node.signal(signal.SIGTERM)
             os.kill(successor, signal.SIGTERM)
             says(node, "stopping once the predecessor is gone")
@@ -144,10 +136,7 @@ def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) ->
     store = make_store(tmp_path / "store")
     tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
     with upgradable(tmp_path, store=tables) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            eventually(lambda: serves_admin(tmp_path / "admin.sock") == serving_process(node))
+        with handing_over(node, tmp_path):
             told(node.notify)
             fail(node, "store")
             says(node, "the successor ended with status 1: this node serves again")
@@ -183,11 +172,7 @@ def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> Non
     """Told to stop twice it does not wait for its predecessor, which stops then, too; what waits
     in the sockets is answered."""
     with upgradable(tmp_path) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            successor = serving_process(node)
-            eventually(lambda: (tmp_path / "admin.sock").exists())
+        with handing_over(node, tmp_path) as successor:
             os.kill(successor, signal.SIGTERM)
             says(node, "stopping once the predecessor is gone")
             os.kill(successor, signal.SIGTERM)
@@ -198,11 +183,7 @@ def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> Non
 def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
     """The successor's end on a stop does not make the predecessor's first signal a second one."""
     with upgradable(tmp_path) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            successor = serving_process(node)
-            eventually(lambda: (tmp_path / "admin.sock").exists())
+        with handing_over(node, tmp_path) as successor:
             node.signal(signal.SIGTERM)
             says(node, "leaving already")
             for said in ("stopping once the predecessor is gone", "ended with status 0"):
@@ -306,17 +287,17 @@ def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
 def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with upgradable(tmp_path) as node:
-        with held_request(node, tmp_path):
-            node.signal(signal.SIGUSR2)
-            says(node, "stopping: up to")
-            eventually(lambda: serves_admin(path) == serving_process(node))
-            with socket.socket(socket.AF_UNIX) as client, client.makefile() as answers:
-                client.connect(str(path))
-                for command in ("drain", "log-level"):
-                    client.sendall(b'{"command": "%s"}\n' % command.encode())
-                    time.sleep(2 * PROGRESS_INTERVAL_S)  # in which no progress is told
-                assert "ask again in a moment" in answers.readline()
-                assert "level" in answers.readline()
+        with (
+            handing_over(node, tmp_path),
+            socket.socket(socket.AF_UNIX) as client,
+            client.makefile() as answers,
+        ):
+            client.connect(str(path))
+            for command in ("drain", "log-level"):
+                client.sendall(b'{"command": "%s"}\n' % command.encode())
+                time.sleep(2 * PROGRESS_INTERVAL_S)  # in which no progress is told
+            assert "ask again in a moment" in answers.readline()
+            assert "level" in answers.readline()
         says(node, "the predecessor is gone")
 
 

@@ -157,6 +157,18 @@ def held_request(node: Daemon, directory: Path) -> Iterator[socket.socket]:
         held.unlink()
 
 
+@contextmanager
+def handing_over(node: Daemon, directory: Path) -> Iterator[int]:
+    """The successor serves and has the admin socket, while the node has a request in hand: the
+    successor's process."""
+    with held_request(node, directory):
+        node.signal(signal.SIGUSR2)
+        says(node, "stopping: up to")
+        successor = serving_process(node)
+        eventually(lambda: serves_admin(directory / "admin.sock") == successor, what=node.stderr)
+        yield successor
+
+
 def states(node: Daemon, directory: Path) -> set[str]:
     """Of the node's connections, as the admin socket tells."""
     listed = adminsocket.result_of(directory / "admin.sock", "connections")["connections"]
