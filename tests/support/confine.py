@@ -29,7 +29,7 @@ _CLONE_NEWNET = 0x40000000
 DEFER_TASKRUN = 1 << 13
 
 _PWRITE_CALL: Final = {"x86_64": 18, "aarch64": 68}
-_EPOLL_WAIT_CALL: Final = {"x86_64": 232, "aarch64": 22}  # there it is epoll_pwait()
+_EPOLL_PWAIT2_CALL: Final = 441  # everywhere; since Linux 5.11
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_TSYNC = 1
@@ -110,14 +110,11 @@ def refuse_writes_before(offset: int, code: int) -> None:
 
 
 def refuse_waiting(code: int) -> None:
-    """From now on the call with which this node's backend waits fails with `code`, in every thread
-    of this process; on epoll others wait with it, too. Raises OSError when the kernel takes no such
-    filter."""
+    """From now on the call with which this node's backend waits, and nobody else in it, fails with
+    `code`. Raises OSError when the kernel takes no such filter."""
     links = (link for link in os.scandir("/proc/self/fd") if link.is_symlink())
-    if any(os.readlink(link) == "anon_inode:[io_uring]" for link in links):
-        number = IO_URING_CALLS["io_uring_enter"]
-    else:
-        number = _EPOLL_WAIT_CALL[platform.machine()]
+    has_ring = any(os.readlink(link) == "anon_inode:[io_uring]" for link in links)
+    number = IO_URING_CALLS["io_uring_enter"] if has_ring else _EPOLL_PWAIT2_CALL
     _bind_every_thread(_program(number, _RETURN_ERRNO | code))
 
 
