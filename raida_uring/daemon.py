@@ -667,9 +667,8 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.HURRY: _leaving_at_once(_D._call_off),
         Event.DRAIN: _leaving(_D._call_off),
         Event.RELOAD: _later(_D._reload_quietly),  # the successor may have read it before
-        Event.UPGRADE: _stay(
-            _D._note_upgrade
-        ),  # who asks gets the answer to the one that is under way
+        # Who asks gets the answer to the one that is under way.
+        Event.UPGRADE: _stay(_D._note_upgrade),
         Event.OVER: _leaving(_D._call_off),
         Event.FAULT: _leaving(_D._lose_store, _D._call_off),
         Event.READY: _go(Stage.HANDING_OVER, _D._hand_over),
