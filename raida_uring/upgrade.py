@@ -254,14 +254,20 @@ class Takeover:
     learns is set for any thread to see."""
 
     def __init__(
-        self, channel: socket.socket, sockets: list[list[object]], owner: int, *, shared: bool
+        self,
+        channel: socket.socket,
+        sockets: Sequence[tuple[str, int, int, int]],
+        owner: int,
+        *,
+        shared: bool,
     ) -> None:
+        """The rest as Successor.start() has it."""
         self._channel = channel
         self.shared = shared
-        self.hosts = [str(one[0]) for one in sockets]  # by the predecessor's listener number
+        self.hosts = [host for host, _, _, _ in sockets]  # by the predecessor's listener number
         self.sockets = Inherited(
-            int(str(sockets[0][1])) if sockets else 0,
-            {str(host): (int(str(udp)), int(str(tcp))) for host, _, udp, tcp in sockets},
+            sockets[0][1] if sockets else 0,
+            {host: (udp, tcp) for host, _, udp, tcp in sockets},
         )
         self.owner = owner
         self.released = False  # it has left the admin socket and the HTTP port, and takes no more
@@ -276,11 +282,14 @@ class Takeover:
             return None
         try:
             handed = json.loads(text)
-            channel = socket.socket(fileno=int(handed["channel"]))
+            sockets = [
+                (str(host), int(port), int(udp), int(tcp))
+                for host, port, udp, tcp in handed["sockets"]
+            ]
+            owner, shared = int(handed["owner"]), bool(handed["shared"])
+            channel = socket.socket(fileno=int(handed["channel"]))  # last: tell_failure() needs it
             channel.set_inheritable(False)
-            return cls(
-                channel, handed["sockets"], int(handed["owner"]), shared=bool(handed["shared"])
-            )
+            return cls(channel, sockets, owner, shared=shared)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
 
@@ -357,7 +366,7 @@ class Takeover:
 def _carry(carry: Callable[[dict[str, int]], None], data: bytes) -> None:
     try:
         carry(json.loads(data))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         logger.warning(
             "the predecessor speaks another version: its counters are not known",
             extra=event("counters_lost"),

@@ -1,0 +1,44 @@
+"""What a successor makes of its predecessor's words, whichever version that is of."""
+
+import json
+import socket
+
+import pytest
+
+from raida_uring.errors import StartError
+from raida_uring.upgrade import ENVIRONMENT, Takeover, _carry
+
+WHOLE = {"sockets": [["127.0.0.1", 50000, 7, 8]], "owner": -1, "shared": False}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        None,
+        {"sockets": [[1]]},
+        {"sockets": [["127.0.0.1", "port", 7, 8]]},
+        {"sockets": 5},
+        {"owner": None},
+        {"owner": "none"},
+    ],
+)
+def test_an_environment_that_no_predecessor_sets(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, object] | None
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        handed = {"channel": theirs.fileno()} | WHOLE | (changed or {})
+        monkeypatch.setenv(ENVIRONMENT, "{" if changed is None else json.dumps(handed))
+        with pytest.raises(StartError, match="not what a predecessor sets"):
+            Takeover.from_environment()
+        theirs.send(b"still open: by it the predecessor is told")
+
+
+@pytest.mark.parametrize("words", [b"{", b"[1]", b'{"a": {}}', b'{"a": Infinity}', b"\xff"])
+def test_counters_of_another_version(words: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    def carry(carried: dict[str, int]) -> None:
+        for value in carried.values():
+            int(value)
+
+    _carry(carry, words)
+    assert "another version" in caplog.text
