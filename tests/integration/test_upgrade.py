@@ -221,7 +221,7 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
         if "unheard_of" in counters:
             raise TypeError("unheard_of")
 
-    takeover = Takeover(theirs, [["127.0.0.1", 1, -1, -1]], -1, shared=False)
+    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, shared=False)
     takeover.begin(lambda _listener, fd: adopted.append(fd), carry, lambda: None)
     for said in (b"a word of a later version", b'{"unheard_of": 1}', b"[1]"):
         ours.send(said)
@@ -243,7 +243,7 @@ def test_a_connection_that_there_is_no_descriptor_for_is_told(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     adopted: list[int] = []
     carried: list[dict[str, int]] = []
-    takeover = Takeover(theirs, [["127.0.0.1", 1, -1, -1]], -1, shared=False)
+    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, shared=False)
     takeover.begin(lambda _listener, fd: adopted.append(fd), carried.append, lambda: None)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as passed:
