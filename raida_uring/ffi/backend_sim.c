@@ -1106,10 +1106,11 @@ int __wrap_getpeername(int fd, struct sockaddr *peer, socklen_t *size)
 /* A descriptor for another process; the byte that goes with it is the listener. */
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 {
+    const struct cmsghdr *head = CMSG_FIRSTHDR(message);
     int passed;
     (void)flags;
-    SIM_CHECK(fd == sim.other, "not the channel", (uint64_t)fd);
-    memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(message)), sizeof(passed));
+    SIM_CHECK(fd == sim.other && head, "no descriptor, or not the channel", (uint64_t)fd);
+    memcpy(&passed, CMSG_DATA(head), sizeof(passed));
     if (sim.other_ended)
         return sim_errno(-EPIPE);
     if (sim.other_room == 0)
