@@ -76,7 +76,10 @@ def size_of(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         if path.exists() and not path.is_dir():
             raise StoreError(f"{path}: is not a directory") from None
-        raise StoreError(f"{path}: not a store: make one with `raida-uring store init`") from None
+        raise StoreError(
+            f"{path.absolute()}: not a store: is its disk mounted? "
+            "`raida-uring store init` makes a new one"
+        ) from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):

@@ -293,7 +293,7 @@ def test_init_keeps_its_secret_and_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["verify"], ["stat"], ["export", "out"]])
 def test_no_store(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    missing = "not a store: make one with `raida-uring store init`"
+    missing = "not a store: is its disk mounted?"
     for name, words in (("none", missing), (".", missing), ("file", "is not a directory")):
         refused(store(*command, "--store", tmp_path / name, cwd=tmp_path), words)
     assert sorted(os.listdir(tmp_path)) == ["file"]
