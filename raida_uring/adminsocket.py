@@ -17,6 +17,7 @@ from raida_uring.errors import RaidaError
 
 SERVICE_PATH: Final = Path("/run/raida-uring/admin.sock")  # RuntimeDirectory= of the systemd unit
 TIMEOUT_S: Final = 10.0
+_FOR_WHOM: Final = "Permission denied: only root and the node's own user are answered"
 _ANSWER_BYTES_MAX: Final = 64 << 20
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
@@ -62,7 +63,18 @@ def find(port: int) -> Path:
     """The socket to ask of a node on `port` whose configuration names none: its default path, else
     that of the service."""
     own = default_path(port)
-    return SERVICE_PATH if not own.exists() and SERVICE_PATH.exists() else own
+    return SERVICE_PATH if not is_there(own) and is_there(SERVICE_PATH) else own
+
+
+def is_there(path: Path) -> bool:
+    """Whether `path` exists, or may exist in a directory that this user may not look into."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def ask(path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
@@ -83,6 +95,8 @@ def ask(path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any
             yield from _answers(channel, path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise NotRunningError(f"no node listens on {path}") from None
+    except PermissionError:
+        raise RaidaError(f"{path}: {_FOR_WHOM}") from None
     except TimeoutError:
         raise RaidaError(f"{path}: no answer within {TIMEOUT_S:g} s") from None
     except OSError as error:

@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _socket_path(given: Path | None, config_path: Path | None) -> Path:
-    """Raises RaidaError."""
+    """Raises RaidaError, of its kinds NotRunningError where nothing is at a default path."""
     if given is not None:
         return given
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
@@ -59,7 +59,15 @@ def _socket_path(given: Path | None, config_path: Path | None) -> Path:
         return Path(chosen.admin.socket)
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    return adminsocket.find(chosen.server.port)
+    path = adminsocket.find(chosen.server.port)
+    if not adminsocket.is_there(path):
+        elsewhere = (
+            "--config FILE or --socket PATH names another node's"
+            if config_path is None
+            else "a node of another user or port is asked by --socket PATH"
+        )
+        raise adminsocket.NotRunningError(f"no node listens on {path}; {elsewhere}")
+    return path
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
@@ -94,9 +102,9 @@ def live_top(
 
     Rates, latency, queues, drops, workers, connections. q quits.
     """
-    path = _socket_path(socket, config_path)
     if as_json and not once:
         raise typer.BadParameter("goes with --once", param_hint="--json")
+    path = _socket_path(socket, config_path)
     if not once:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise RaidaError("top needs a terminal; --once does without")

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raida_uring import protocol
 from raida_uring.store import Store
+from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
 from tests.support.store import MAP_BYTES, make_store
 
 TIMEOUT_S = 30.0
@@ -164,6 +166,60 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
     for command in (("serve", "--config"), ("config", "check"), ("config", "show")):
         done = run(*command, "node.toml", cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+# --- Where nobody can be asked -----------------------------------------------------
+
+
+def run_script(script: str, *args: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *args], text=True, timeout=TIMEOUT_S, check=False, **how
+    )
+
+
+def ask_service(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """`raida-uring` where the service has its socket in `tmp_path`/service, and root no rights."""
+    script = (
+        "import pathlib, sys; from raida_uring import adminsocket, cli; "
+        "adminsocket.SERVICE_PATH = pathlib.Path(sys.argv.pop(1)); sys.exit(cli.main())"
+    )
+    return run_script(
+        script,
+        str(tmp_path / "service" / "admin.sock"),
+        *args,
+        env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
+        preexec_fn=lambda: give_up(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH),
+        capture_output=True,
+    )
+
+
+def test_another_users_service_is_told_from_none(tmp_path: Path) -> None:
+    """Its directory is closed to others, as RuntimeDirectoryMode= of the unit has it."""
+    service = tmp_path / "service"
+    service.mkdir()
+    done = ask_service(tmp_path, "status")
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"raida-uring: no node listens on {tmp_path}/admin.sock; --config FILE or --socket PATH "
+        "names another node's\n"
+    )
+    service.chmod(0)
+    try:
+        done = ask_service(tmp_path, "status")
+    finally:
+        service.chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"raida-uring: {service}/admin.sock: Permission denied: only root and the node's own user "
+        "are answered\n"
+    )
+
+
+def test_a_node_whose_file_has_changed_is_asked_by_its_socket(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text("[server]\nraida_id = 1\n")
+    done = ask_service(tmp_path, "reload", "--config", str(tmp_path / "node.toml"))
+    assert done.returncode == 3
+    assert done.stderr.endswith("; a node of another user or port is asked by --socket PATH\n")
 
 
 # --- Help, version, config --------------------------------------------------------------------
