@@ -4,6 +4,8 @@ Every fault that is the caller's or the machine's ends as one line on standard e
 status 2. The server and the benchmark are imported when asked for: `ping` needs no C module.
 """
 
+import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -30,6 +32,8 @@ _EXIT_NOT_RUNNING = 3  # whoever was to be asked
 _EXIT_FAILED = 1  # ours, while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
+
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
 logger = logging.getLogger("raida_uring")
@@ -50,12 +54,34 @@ app.add_typer(store_app, name="store")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's own) and return the exit status."""
+    if argv is None:
+        _open_standard_streams()
+    try:
+        return _run(argv)
+    finally:
+        _let_go_of_what_cannot_be_written()
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         result = app(
             args=None if argv is None else list(argv),
             prog_name="raida-uring",
             standalone_mode=False,
         )
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, and not when Python ends: a full disk can still be told
+    except BrokenPipeError:
+        return _EXIT_FAILED  # whoever read our output has seen enough
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _complain(f"cannot write: {error.strerror}")
+        return _EXIT_FAILED
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        return _complain(f"{error}: raise TasksMax= (ulimit -u)")
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED
@@ -72,6 +98,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Give numbers 0 to 2 to the null device where they are closed: a socket or the store would get
+    them else, and with them what is meant for standard error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _let_go_of_what_cannot_be_written() -> None:
+    """Else Python tries again at its end, complains, and exits with 120 whatever has happened."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def _command_path(error: typer.TyperException, argv: Sequence[str]) -> str:
@@ -98,7 +149,8 @@ def _complain(message: str) -> int:
     line = " ".join(message.split())
     if upgrade.ENVIRONMENT in os.environ:
         upgrade.tell_failure(line)
-    print(f"raida-uring: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk: the exit status is left to tell
+        print(f"raida-uring: {line}", file=sys.stderr)
     return _EXIT_FAULT
 
 
@@ -297,7 +349,8 @@ _PROGRESS_INTERVAL_S = 0.1
 def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
     """The store's directory, and the most bytes that it may grow to."""
     if (config_path is None) == (path is None):
-        raise typer.BadParameter("say which store: --config FILE or --store DIR")
+        both = "" if path is None else ", not both"
+        raise typer.BadParameter(f"say which store: --config FILE or --store DIR{both}")
     if config_path is not None:
         chosen = config.load(config_path).store
         if chosen.path is None:

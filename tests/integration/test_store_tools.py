@@ -303,7 +303,7 @@ def test_wrong_usage(data: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path)
     which = "say which store: --config FILE or --store DIR"
     refused(store("stat"), which)
-    refused(store("stat", "--store", tmp_path, "--config", config), which)
+    refused(store("stat", "--store", tmp_path, "--config", config), f"{which}, not both")
     refused(store("stat", "--config", config), r"\[store\] path is not set")
     refused(store("init", "--store", tmp_path / "s", "--seed", "é"), "printable ASCII")
     refused(store("init", "--store", config), "is not a directory")

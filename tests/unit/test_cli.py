@@ -168,13 +168,93 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
-# --- Where nobody can be asked -----------------------------------------------------
+# --- Where nothing can be written, or asked -----------------------------------------------------
 
 
 def run_script(script: str, *args: str, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script, *args], text=True, timeout=TIMEOUT_S, check=False, **how
     )
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("args", ["--version", "--help", "config show"])
+def test_output_to_a_full_disk_is_one_line_and_status_1(args: str, buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raida_uring", *args.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    said = "raida-uring: cannot write: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_output_that_nobody_reads_ends_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "raida_uring", "config", "show"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_words_that_cannot_be_written_do_not_change_the_exit_status(buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raida_uring", "config", "check", "/nonexistent.toml"],
+            stderr=full,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == 2
+
+
+CLOSED = """
+import os, sys
+report = os.open(sys.argv[1], os.O_WRONLY)
+from raida_uring import cli
+sys.argv[1:] = ["config", "check", "/nonexistent.toml"]
+status = cli.main()
+leads_to = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+os.write(report, f"{status} {leads_to}".encode())
+"""
+
+
+def test_closed_standard_streams_lead_nowhere(tmp_path: Path) -> None:
+    """A node started without them must not get its store or a socket under their numbers."""
+    (tmp_path / "report").touch()
+    script = ["sh", "-c", 'exec "$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, CLOSED]
+    subprocess.run([*script, str(tmp_path / "report")], timeout=TIMEOUT_S, check=True)
+    # The report is open before our program begins, under the least number that is free.
+    assert (tmp_path / "report").read_text() == (
+        f"2 {[str(tmp_path / 'report'), '/dev/null', '/dev/null']}"
+    )
+
+
+def test_threads_that_cannot_be_had_are_one_line_and_status_2() -> None:
+    """By the same error as where a limit on processes is reached, which binds root nowhere."""
+    script = (
+        "import sys, threading; threading.stack_size(1 << 47); from raida_uring.cli import main; "
+        "sys.exit(main(['serve', '--port', '0']))"
+    )
+    done = run_script(script, capture_output=True)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last == "raida-uring: can't start new thread: raise TasksMax= (ulimit -u)"
+    assert "Traceback" not in done.stderr
 
 
 def ask_service(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
