@@ -236,6 +236,12 @@ def serve(
         )
     else:  # last, so that a handler's module beside the file cannot stand in for another
         sys.path.append(str(config_path.resolve().parent))
+    if config.hands_pages_to_anybody(chosen):
+        logger.warning(
+            "anybody who asks is handed pages of coins with every AN (14/4): "
+            '[store] pages_for = "peers" or "none" forbids it',
+            extra=log.event("pages_for_all"),
+        )
 
     # Here and not above: it loads the C module, which other commands do without.
     from raida_uring.daemon import serve as serve_until_stopped

@@ -713,6 +713,15 @@ def page_readers(config: Config) -> frozenset[str] | None:
     return None if config.store.pages_for == "all" else frozenset()
 
 
+def hands_pages_to_anybody(config: Config) -> bool:
+    """Whether whole pages of coins leave this machine for whoever asks."""
+    return (
+        config.store.path is not None
+        and config.store.pages_for == "all"
+        and not all(ipaddress.ip_address(address).is_loopback for address in config.network.bind)
+    )
+
+
 def _check_together(config: Config, source: str) -> None:
     """Check what no setting can check alone. Raises ConfigError."""
     slots = config.udp.contexts + config.udp.reserve

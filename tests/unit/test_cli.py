@@ -168,6 +168,16 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
+def test_serve_warns_when_pages_of_coins_are_for_all(tmp_path: Path) -> None:
+    """The address, which no machine has, ends the start."""
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 1\n[network]\nbind = ["192.0.2.1"]\n[store]\npath = "none"\n'
+    )
+    done = run("serve", "--config", "node.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "warning anybody who asks is handed pages of coins" in done.stderr
+
+
 # --- Where nothing can be written, or asked -----------------------------------------------------
 
 

@@ -467,3 +467,19 @@ def test_wrong_overrides_name_the_option() -> None:
     made = parse_with("[http]\nport = 9000\n")
     with pytest.raises(ConfigError, match=r"^command line: \[http\] port = 9000: must differ"):
         config.with_overrides(made, port=9000)
+
+
+@pytest.mark.parametrize(
+    ("store", "bind", "handed"),
+    [
+        ('path = "coins"', "", True),
+        ('path = "coins"', 'bind = ["127.0.0.1", "192.0.2.1"]', True),
+        ('path = "coins"', 'bind = ["127.0.0.1", "::1"]', False),
+        ('path = "coins"\npages_for = "none"', "", False),
+        ('pages_for = "all"', "", False),
+    ],
+)
+def test_pages_are_handed_to_anybody(store: str, bind: str, handed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(f"[server]\nraida_id = 1\n[network]\n{bind}\n[store]\n{store}\n")
+    assert config.hands_pages_to_anybody(config.load(path)) == handed
