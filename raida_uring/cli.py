@@ -316,7 +316,11 @@ def _check_deep(chosen: config.Config, path: Path) -> None:
 
     handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
     if chosen.store.path is not None:
-        store.check(Path(chosen.store.path), map_bytes=chosen.store.size_mib << 20)
+        store.check(
+            Path(chosen.store.path),
+            map_bytes=chosen.store.size_mib << 20,
+            raida_id=chosen.server.raida_id,
+        )
 
 
 @config_app.command("show")

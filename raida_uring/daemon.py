@@ -44,6 +44,7 @@ IDLE_S: Final = 1.0  # between two looks at what nobody tells ...
 LOOK_S: Final = 0.02  # ... and while something is under way
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
 OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
+SAID_TWICE_S: Final = 0.05  # timeout(1) signals a process, and then its whole group
 STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
 
 # Also no descriptor or thread: none of these may end a node that serves.
@@ -115,7 +116,8 @@ class Daemon:
         self._inbox: Inbox[Event] = Inbox(SIGNALS)
         self._posted: deque[Event] = deque()  # goes before what the inbox has
         self._deferred: list[Event] = []  # until the next stage
-        self._told_to_stop = False
+        self._told_at = 0.0  # to stop, first; 0: not
+        self._has_heard = False  # what came last was told, not seen
         self._successor: Successor | None = None  # starting, dismissed or in charge: see the stage
         self._why = StartError("")  # there is no successor
         self._fault: RaidaError | None = None  # to end with
@@ -240,14 +242,22 @@ class Daemon:
         """What has happened, after waiting a moment for it.
 
         Who is told to stop again is in a hurry; a stop that comes back, because it was put off or a
-        successor had been told, is not one more.
+        successor had been told, is not one more, nor is what one who signals a process and then its
+        group says twice.
         """
         if self._posted:
             return self._posted.popleft()
-        happened = self._inbox.take(self._patience_s()) or self._look()
-        if happened is Event.STOP and self._told_to_stop:
-            return Event.HURRY
-        self._told_to_stop |= happened is Event.STOP
+        seen = self._look() if self._has_heard else None  # signals without end hide nothing
+        happened = seen or self._inbox.take(self._patience_s())
+        self._has_heard = seen is None and happened is not None
+        if happened is None:
+            return self._look()
+        if happened is not Event.STOP:
+            return happened
+        now = time.monotonic()
+        if self._told_at:
+            return Event.HURRY if now - self._told_at >= SAID_TWICE_S else None
+        self._told_at = now
         return happened
 
     def _patience_s(self) -> float:
@@ -510,7 +520,7 @@ class Daemon:
         with it the service: a service manager is to start it again."""
         successor.finish(dataclasses.asdict(self.server.stats()))
         ended = successor.status
-        if not ended or self._told_to_stop:
+        if not ended or self._told_at:
             return
         notify(f"MAINPID={os.getpid()}")
         raise EngineError(errno.ESRCH, f"the successor {how_ended(ended)} and this node had left")

@@ -286,6 +286,7 @@ class Server:
             durability="interval" if settings.durability == "interval" else "commit",
             owner=owner,
         )
+        self._store.serve_as(self.config.server.raida_id)
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
         self._integrity = Integrity(self._store)

@@ -56,6 +56,7 @@ _READERS: Final = "lock.mdb"  # LMDB's
 # Entries of the table META.
 _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
+_RAIDA_KEY: Final = b"raida"  # the RAIDA that has served it, one byte
 _UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
 
 _COIN: Final = struct.Struct(">bI")  # as the wire names it
@@ -89,8 +90,8 @@ def size_of(path: Path) -> int:
     return found.st_size
 
 
-def check(path: Path, *, map_bytes: int) -> None:
-    """Raise StoreError where a node of this user could not open the store at `path`.
+def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
+    """Raise StoreError where RAIDA `raida_id`, run by this user, could not serve this store.
 
     Changes nothing; a node may have it open: that it is in use is no fault. Until somebody has
     opened a store its table of readers is not there, and looking inside would make it: then only
@@ -102,7 +103,8 @@ def check(path: Path, *, map_bytes: int) -> None:
         if one.exists() and not os.access(one, os.R_OK | os.W_OK):
             raise StoreError(f"{one}: this user may not read and write it")
     if (path / _READERS).exists():
-        Store(path, map_bytes=map_bytes, read_only=True).close()
+        with contextlib.closing(Store(path, map_bytes=map_bytes, read_only=True)) as store:
+            store.refuse_other(raida_id)
 
 
 def page_of(denomination: int, page: int) -> int:
@@ -175,7 +177,7 @@ class Store:
             self._disown()
             raise
         try:
-            self.seed, self.unfinished = self._read_meta()
+            self.seed, self.unfinished, self.raida_id = self._read_meta()
             if self.unfinished is not None and not unfinished:
                 raise StoreError(
                     f"{path}: holds only a part of the coins: {self.unfinished} did not come to "
@@ -234,8 +236,8 @@ class Store:
         finally:
             os.close(owner)
 
-    def _read_meta(self) -> tuple[bytes, str | None]:
-        """The seed, and what was begun and did not come to its end."""
+    def _read_meta(self) -> tuple[bytes, str | None, int | None]:
+        """The seed, what was begun and did not come to its end, and whose it is."""
         view = self._store.view(writing=False)
         try:
             view.begin()
@@ -247,9 +249,11 @@ class Store:
                     f"{FORMAT.decode()}: import it again"
                 )
             mark = view.get(native_store.TABLE_META, _UNFINISHED_KEY)
+            raida = view.get(native_store.TABLE_META, _RAIDA_KEY)
             return (
                 view.get(native_store.TABLE_META, _SEED_KEY) or b"",
                 None if mark is None else mark.decode("utf-8", "replace"),
+                raida[0] if raida else None,
             )
         finally:
             view.close()
@@ -263,6 +267,24 @@ class Store:
         """Whoever finds the store in use is told of this process from now on."""
         if self._owner >= 0:
             _sign(self._owner)
+
+    def refuse_other(self, raida_id: int) -> None:
+        """Each RAIDA has its own secret of the same coin: by another's store every coin would be
+        counterfeit. Raises StoreError unless this one is RAIDA `raida_id`'s, or nobody's yet."""
+        if self.raida_id not in (None, raida_id):
+            raise StoreError(
+                f"{self.path}: is the store of RAIDA {self.raida_id}, and [server] raida_id = "
+                f"{raida_id}"
+            )
+
+    def serve_as(self, raida_id: int) -> None:
+        """Note whose store it is, the first time. Raises StoreError when it is another's."""
+        self.refuse_other(raida_id)
+        if self.raida_id is None:
+            with contextlib.suppress(StoreError):  # a full disk: the next start will
+                with self.write() as coins:
+                    coins.put(native_store.TABLE_META, _RAIDA_KEY, bytes([raida_id]))
+                self.raida_id = raida_id
 
     def mark_unfinished(self, doing: str | None) -> None:
         """Until this is called with None, the store opens only for who asks for it.

@@ -377,10 +377,11 @@ def _page_of_key(key: bytes) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Stat:
     """What a store holds. Sizes in bytes; last_change in seconds since 1970; circulating:
-    denomination, -8 to 6 -> coins."""
+    denomination, -8 to 6 -> coins; raida_id: None until a node has served it."""
 
     path: str
     format: int
+    raida_id: int | None
     unfinished: str | None
     file_bytes: int
     used_bytes: int
@@ -395,6 +396,7 @@ class Stat:
         return {
             "path": self.path,
             "format": self.format,
+            "raida_id": self.raida_id,
             "unfinished": self.unfinished,
             "file_bytes": self.file_bytes,
             "used_bytes": self.used_bytes,
@@ -415,6 +417,7 @@ class Stat:
         counts = ", ".join(f"{key}: {count}" for key, count in self.circulating.items() if count)
         rows = {
             "store": f"{self.path}, format {self.format}",
+            "RAIDA": "not served yet" if self.raida_id is None else str(self.raida_id),
             "size": f"{self.used_bytes / 2**20:.1f} MiB in a file of "
             f"{self.file_bytes / 2**20:.1f} MiB",
             "pages": f"{STORE_PAGES}: {self.pages_written} written, "
@@ -444,6 +447,7 @@ def stat(path: Path) -> Stat:
         return Stat(
             path=_printable(path),
             format=int(FORMAT),
+            raida_id=store.raida_id,
             unfinished=store.unfinished,
             file_bytes=file.st_size,
             used_bytes=sizes.used_bytes,

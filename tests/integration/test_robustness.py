@@ -7,19 +7,21 @@ import struct
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from raida_uring.errors import EngineError, StartError
 from tests.integration.test_faults import raw_udp
-from tests.support.handlers import HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
+from tests.support.handlers import DOZE, HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
 from tests.support.net import PATIENCE, read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
 from tests.support.node import (
     HANDLERS,
     daemon,
     environment,
     eventually,
+    insist,
     running_node,
 )
 from tests.support.wire import (
@@ -199,9 +201,22 @@ def test_signals_after_the_second_change_nothing(tmp_path: Path) -> None:
         node.signal(signal.SIGTERM)
         eventually(lambda: "stopping: " in node.stderr(), what=node.stderr)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            node.signal(number)
-            eventually(lambda: "stopping at once" in node.stderr(), what=node.stderr)
+            insist(partial(node.signal, number), lambda: "stopping at once" in node.stderr())
         assert node.process.wait(20) == 0, node.stderr()
+
+
+def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None:
+    """As timeout(1) does, which signals its child and then its group."""
+    with (
+        daemon(tmp_path, handlers=HANDLERS) as node,
+        socket.create_connection(node.endpoint, 20) as client,
+    ):
+        client.sendall(request(DOZE, b"after a second"))
+        node.signal(signal.SIGTERM)
+        node.signal(signal.SIGINT)
+        assert status(read_to_close(client)) == 250
+        assert node.process.wait(20) == 0
+        assert "at once" not in node.stderr()
 
 
 def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str) -> None:

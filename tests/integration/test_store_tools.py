@@ -264,6 +264,31 @@ def test_file_that_cannot_be_read_is_not_missing(
     )
 
 
+def test_a_store_is_of_the_raida_that_served_it(tmp_path: Path) -> None:
+    """With another's store a node would call every coin counterfeit."""
+    path = tmp_path / "store"
+    done("init", "--store", path)
+    assert json.loads(done("stat", "--json", "--store", path))["raida_id"] is None
+    with daemon(tmp_path, server={"raida_id": 3, "port": 0}, store={"path": str(path)}):
+        pass
+    assert json.loads(done("stat", "--json", "--store", path))["raida_id"] == 3
+    assert re.search(r"^RAIDA +3$", done("stat", "--store", path), re.MULTILINE)
+    other = {"raida_id": 5, "port": 0}
+    words = "is the store of RAIDA 3, and .server. raida_id = 5"
+    assert_refuses_to_start(tmp_path, words, server=other, store={"path": str(path)})
+    checked = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "check", "--deep", tmp_path / "node.toml"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=environment(),
+    )
+    refused(checked, words)
+    with daemon(tmp_path, server={"raida_id": 3, "port": 0}, store={"path": str(path)}):
+        pass  # it is as it was
+
+
 def test_unfinished_export_is_not_imported(data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(data, tmp_path / "Data"))
     (other / UNFINISHED_EXPORT).touch()

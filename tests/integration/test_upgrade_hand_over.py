@@ -42,6 +42,7 @@ from tests.support.upgrade import (
     serving_process,
     slow_to_start,
     states,
+    stop_until,
     upgradable,
     upgrade,
 )
@@ -175,8 +176,7 @@ def test_a_successor_that_ends_by_itself_ends_the_service(tmp_path: Path) -> Non
         with handing_over(node, tmp_path) as successor:
             os.kill(successor, signal.SIGTERM)
             says(node, "stopping once the predecessor is gone")
-            os.kill(successor, signal.SIGTERM)
-            says(node, "ended with status 0")
+            stop_until(node, successor, "ended with status 0")
         assert node.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
@@ -186,9 +186,9 @@ def test_a_stop_of_both_is_one_stop_for_each(tmp_path: Path) -> None:
         with handing_over(node, tmp_path) as successor:
             node.signal(signal.SIGTERM)
             says(node, "leaving already")
-            for said in ("stopping once the predecessor is gone", "ended with status 0"):
-                os.kill(successor, signal.SIGTERM)
-                says(node, said)
+            os.kill(successor, signal.SIGTERM)
+            says(node, "stopping once the predecessor is gone")
+            stop_until(node, successor, "ended with status 0")
             says(node, "stopping: up to 10.0 s", 2)
             node.signal(signal.SIGUSR2)
             says(node, "told to upgrade: leaving already")

@@ -105,6 +105,18 @@ def eventually(
         time.sleep(POLL_INTERVAL_S)  # between looks at a real condition, never instead of one
 
 
+def insist(
+    tell: Callable[[], object], heard: Callable[[], bool], timeout_s: float = WAIT_TIMEOUT_S
+) -> None:
+    """Tell again and again until it is heard: a stop that is said twice within 50 ms is one."""
+
+    def told() -> bool:
+        tell()
+        return heard()
+
+    eventually(told, timeout_s)
+
+
 def total(counters: Counters, prefix: str) -> int:
     """Sum of the counters whose names start with `prefix`."""
     return sum(value for name, value in counters.items() if name.startswith(prefix))

@@ -28,7 +28,7 @@ from raida_uring.store import Store
 from tests.support.coin_requests import POWN, ask, default_an, pown_payload
 from tests.support.handlers import LOSE_LOOP, LOSE_META, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client
-from tests.support.node import HANDLERS, Daemon, daemon, eventually, told
+from tests.support.node import HANDLERS, Daemon, daemon, eventually, insist, told
 from tests.support.store import MAP_BYTES, SEED
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
@@ -139,6 +139,16 @@ def serving_process(node: Daemon) -> int:
 def says(node: Daemon, text: str, times: int = 1) -> None:
     """Until the log has it."""
     eventually(lambda: node.stderr().count(text) >= times, 30 * PATIENCE, what=node.stderr)
+
+
+def stop_until(node: Daemon, process: int, text: str) -> None:
+    """Tell `process` to stop until the log says so."""
+
+    def stop() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+    insist(stop, lambda: text in node.stderr(), 30 * PATIENCE)
 
 
 @contextmanager
