@@ -223,10 +223,10 @@ def upgradable(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]
         finally:
             pid = serving_process(node)
             if pid != node.process.pid:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process = psutil.Process(pid)
-                    process.send_signal(signal.SIGTERM)
-                    process.wait(ANSWER_TIMEOUT_S)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+                    # Not until it has been reaped: that is up to whoever is process 1 here.
+                    eventually(lambda: gone(pid), ANSWER_TIMEOUT_S)
                     node.process.wait(ANSWER_TIMEOUT_S)
 
 
