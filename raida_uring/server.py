@@ -286,7 +286,9 @@ class Server:
             durability="interval" if settings.durability == "interval" else "commit",
             owner=owner,
         )
-        self._store.serve_as(self.config.server.raida_id)
+        self._store.refuse_other(self.config.server.raida_id)
+        if self._takeover is None:  # else a successor that fails would lock its predecessor out
+            self._store.serve_as(self.config.server.raida_id)
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
         self._integrity = Integrity(self._store)

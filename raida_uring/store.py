@@ -274,16 +274,22 @@ class Store:
         if self.raida_id not in (None, raida_id):
             raise StoreError(
                 f"{self.path}: is the store of RAIDA {self.raida_id}, and [server] raida_id = "
-                f"{raida_id}"
+                f"{raida_id}; `raida-uring store export` and `import` give it to another"
             )
 
     def serve_as(self, raida_id: int) -> None:
-        """Note whose store it is, the first time. Raises StoreError when it is another's."""
+        """Note whose store it is, the first time; nothing takes that back. Raises StoreError when
+        it is another's."""
         self.refuse_other(raida_id)
         if self.raida_id is None:
-            with contextlib.suppress(StoreError):  # a full disk: the next start will
+            try:
                 with self.write() as coins:
                     coins.put(native_store.TABLE_META, _RAIDA_KEY, bytes([raida_id]))
+            except StoreError as error:  # a full disk: the next start will
+                logger.warning(
+                    "not noted whose store it is: %s", error, extra=event("store_raida_not_noted")
+                )
+            else:
                 self.raida_id = raida_id
 
     def mark_unfinished(self, doing: str | None) -> None:
