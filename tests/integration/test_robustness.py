@@ -212,8 +212,10 @@ def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None
         socket.create_connection(node.endpoint, 20) as client,
     ):
         client.sendall(request(DOZE, b"after a second"))
+        node.signal(signal.SIGSTOP)  # so that both are there when it looks, however busy we are
         node.signal(signal.SIGTERM)
         node.signal(signal.SIGINT)
+        node.signal(signal.SIGCONT)
         assert status(read_to_close(client)) == 250
         assert node.process.wait(20) == 0
         assert "at once" not in node.stderr()
