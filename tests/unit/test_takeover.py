@@ -20,6 +20,7 @@ WHOLE = {"sockets": [["127.0.0.1", 50000, 7, 8]], "owner": -1, "shared": False}
         {"sockets": 5},
         {"owner": None},
         {"owner": "none"},
+        {"owner": float("inf")},
     ],
 )
 def test_an_environment_that_no_predecessor_sets(
