@@ -122,6 +122,7 @@ class Daemon:
         self._why = StartError("")  # there is no successor
         self._fault: RaidaError | None = None  # to end with
         self._speaks = False  # for the service: its manager takes the word of any process in it
+        self._gives_back = False  # the service to the predecessor: its watchdog goes on
         self._status = ""  # what the manager shows while nothing special happens
         self._reread = reread
         self._reload_lock = threading.Lock()
@@ -350,8 +351,9 @@ class Daemon:
             self._takeover.withdraw("it has failed, see the log")
 
     def _give_back(self) -> None:
-        """The predecessor serves again, if it can, and is the service then: not said to stop."""
-        self._speaks = False
+        """The predecessor serves again, if it can, and is the service then: not said to stop.
+        Until then nobody else feeds the watchdog, which no STOPPING=1 has ended."""
+        self._speaks, self._gives_back = False, True
 
     def _stop_later(self) -> None:
         """The predecessor's connections come here, and the sockets are not ours alone."""
@@ -589,9 +591,9 @@ class Daemon:
 
         Not once it leaves: STOPPING=1 ends the watchdog, and a word would begin it anew.
         """
-        if self._watchdog_s is None or time.monotonic() < self._watchdog_at or not self._speaks:
+        if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
             return
-        if self._stage is Stage.LEAVING:
+        if not self._gives_back and (not self._speaks or self._stage is Stage.LEAVING):
             return
         try:
             laps = self.server.beat()
@@ -600,7 +602,7 @@ class Daemon:
         if laps != self._laps:
             self._laps = laps
             self._watchdog_at = time.monotonic() + self._watchdog_s
-            self._say("WATCHDOG=1")
+            notify("WATCHDOG=1")
 
     def _reload_quietly(self) -> None:
         with contextlib.suppress(RaidaError):  # it has been logged
