@@ -436,6 +436,7 @@ class Server:
             self._running_engine().own(shared=self._shared_sockets)
         if self._store is not None:
             self._store.claim()
+            self._store.serve_as(self.config.server.raida_id)
         if self._integrity is not None:
             self._integrity.leave()
 

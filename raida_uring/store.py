@@ -295,11 +295,14 @@ class Store:
     def mark_unfinished(self, doing: str | None) -> None:
         """Until this is called with None, the store opens only for who asks for it.
 
-        doing: words for what is being done. Raises StoreError.
+        doing: words for what is being done; what it brings is nobody's yet. Raises StoreError.
         """
         with self.write() as coins:
             value = None if doing is None else doing.encode()
             coins.put(native_store.TABLE_META, _UNFINISHED_KEY, value)
+            if doing is not None:
+                coins.put(native_store.TABLE_META, _RAIDA_KEY, None)
+                self.raida_id = None
         self.unfinished = doing
 
     def close(self) -> None:

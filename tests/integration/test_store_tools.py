@@ -264,7 +264,7 @@ def test_file_that_cannot_be_read_is_not_missing(
     )
 
 
-def test_a_store_is_of_the_raida_that_served_it(tmp_path: Path) -> None:
+def test_a_store_is_of_the_raida_that_served_it(data: Path, tmp_path: Path) -> None:
     """With another's store a node would call every coin counterfeit."""
     path = tmp_path / "store"
     done("init", "--store", path)
@@ -287,6 +287,8 @@ def test_a_store_is_of_the_raida_that_served_it(tmp_path: Path) -> None:
     refused(checked, words)
     with daemon(tmp_path, server={"raida_id": 3, "port": 0}, store={"path": str(path)}):
         pass  # it is as it was
+    done("import", data, "--store", path)  # which may be anybody's
+    assert json.loads(done("stat", "--json", "--store", path))["raida_id"] is None
 
 
 def test_unfinished_export_is_not_imported(data: Path, tmp_path: Path) -> None:

@@ -156,6 +156,11 @@ def test_the_store_names_who_serves(tmp_path: Path) -> None:
         eventually(lambda: (store / "owner").read_text() == f"{serving_process(node)}\n")
 
 
+def raida_of(path: Path) -> int | None:
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES, read_only=True)) as store:
+        return store.raida_id
+
+
 @pytest.mark.any_backend
 def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
     """The predecessor's is of no use for it, and is let go."""
@@ -167,6 +172,7 @@ def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="in use by process"):
             Store(second, map_bytes=MAP_BYTES)
         Store(first, map_bytes=MAP_BYTES).close()
+        eventually(lambda: raida_of(second) == raida_of(first) == RAIDA_ID)
 
 
 def test_connections_find_their_address_again(tmp_path: Path) -> None:
