@@ -466,7 +466,7 @@ def test_drain_gives_up_at_its_deadline(place: Path) -> None:
             client.sendto(request(UNTIL, bytes(place / "never")), running.endpoint)
             eventually(lambda: result_of(path, "status")["in_flight"]["udp"] == 1)
             shown = run("drain", "--timeout", "0.3", "--socket", str(path), status=1)
-        assert running.process.wait(20) == 0
+        assert running.process.wait(20 * PATIENCE) == 0
         assert shown == ""
     assert running.final_counters()["udp_dropped_drain"] == 1
 
@@ -489,7 +489,7 @@ def test_a_stop_does_not_wait_for_a_longer_drain(place: Path) -> None:
 def test_stop_is_a_drain_that_nobody_waits_for(place: Path) -> None:
     with node(place) as (running, path):
         assert result_of(path, "stop")["phase"] == "draining"
-        assert running.process.wait(20) == 0
+        assert running.process.wait(20 * PATIENCE) == 0
     with pytest.raises(NotRunningError):
         result_of(path, "status")
 
@@ -666,7 +666,7 @@ def test_every_command_works_from_a_shell(place: Path) -> None:
         fault = run("log-level", "loud", *where, status=2)
         assert fault == "raida-uring: level is one of debug, info, warning, error\n"
         assert "stopped; 0 requests given up" in run("drain", *where)
-        assert running.process.wait(20) == 0
+        assert running.process.wait(20 * PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def stop_with(node: Daemon, waiting: Callable[[], None]) -> int:
     waiting()
     node.signal(signal.SIGTERM)
     node.signal(signal.SIGCONT)
-    return node.process.wait(20)
+    return node.process.wait(20 * PATIENCE)
 
 
 def test_pitfall_6_1_the_manager_hears_of_the_stop_first(tmp_path: Path) -> None:

@@ -202,14 +202,14 @@ def test_signals_after_the_second_change_nothing(tmp_path: Path) -> None:
         eventually(lambda: "stopping: " in node.stderr(), what=node.stderr)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             insist(partial(node.signal, number), lambda: "stopping at once" in node.stderr())
-        assert node.process.wait(20) == 0, node.stderr()
+        assert node.process.wait(20 * PATIENCE) == 0, node.stderr()
 
 
 def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None:
     """As timeout(1) does, which signals its child and then its group."""
     with (
         daemon(tmp_path, handlers=HANDLERS) as node,
-        socket.create_connection(node.endpoint, 20) as client,
+        socket.create_connection(node.endpoint, 20 * PATIENCE) as client,
     ):
         client.sendall(request(DOZE, b"after a second"))
         node.signal(signal.SIGSTOP)  # so that both are there when it looks, however busy we are
@@ -217,7 +217,7 @@ def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None
         node.signal(signal.SIGINT)
         node.signal(signal.SIGCONT)
         assert status(read_to_close(client)) == 250
-        assert node.process.wait(20) == 0
+        assert node.process.wait(20 * PATIENCE) == 0
         assert "at once" not in node.stderr()
 
 

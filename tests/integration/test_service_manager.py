@@ -145,7 +145,7 @@ def test_peers_of_a_dual_stack_socket_have_their_own_addresses(tmp_path: Path) -
 @pytest.mark.any_backend
 def test_sockets_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with listening() as (udp, _, endpoint), activated(tmp_path, [udp], endpoint[1]) as process:
-        assert process.wait(20) == 2
+        assert process.wait(20 * PATIENCE) == 2
         assert process.stderr is not None
         assert b"ListenStream= and ListenDatagram= must name the same" in process.stderr.read()
 
