@@ -24,7 +24,8 @@ def main(call: str, code: str, *arguments: str) -> int:
     node.BACKENDS = ("auto",)  # before conftest.py and the tests look at it
     refuse_system_call(IO_URING_CALLS[call], getattr(errno, code))
     chosen = ("-m", "not any_backend", "-p", "no:cacheprovider")
-    return int(pytest.main([*chosen, *(arguments or SUITES)]))
+    suites = () if any(not one.startswith("-") for one in arguments) else SUITES
+    return int(pytest.main([*chosen, *arguments, *suites]))
 
 
 if __name__ == "__main__":
