@@ -71,7 +71,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
             eventually(
                 lambda: all(
                     client.answers > before or client.fault
-                    for client, before in zip(clients, answers, strict=True)  # noqa: B023
+                    for client, before in zip(clients, answers, strict=True)  # noqa: B023  called at once
                 ),
                 ANSWER_TIMEOUT_S,
             )
@@ -303,7 +303,7 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
             eventually(
                 lambda: all(
                     client.fault or len(client.acknowledged) > count
-                    for client, count in zip(clients, before, strict=True)  # noqa: B023
+                    for client, count in zip(clients, before, strict=True)  # noqa: B023  called at once
                 ),
                 ANSWER_TIMEOUT_S,
             )

@@ -216,7 +216,7 @@ def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
             (tmp_path / "hold").unlink(missing_ok=True)
             says(node, "serving on", 1 + times)
             fail(node, what)
-            eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)  # noqa: B023
+            eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)  # noqa: B023  called at once
             node.signal(signal.SIGCONT)
             says(node, "ended with status 1 before it served: it has failed, see the log", times)
             assert CAUSES[what] in node.stderr()
