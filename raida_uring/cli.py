@@ -240,9 +240,15 @@ def serve(
         sys.path.append(str(config_path.resolve().parent))
     if config.hands_pages_to_anybody(chosen):
         logger.warning(
-            "anybody who asks is handed pages of coins with every AN (14/4): "
-            '[store] pages_for = "peers" or "none" forbids it',
+            "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
+            '[store] pages_for = "none", the default, forbids it',
             extra=log.event("pages_for_all"),
+        )
+    elif config.hands_pages_to_peers(chosen):
+        logger.warning(
+            "whoever has an address of raida_servers is handed pages of coins with every AN "
+            '(14/4), which no RAIDA needs: [store] pages_for = "none", the default, forbids it',
+            extra=log.event("pages_for_peers"),
         )
 
     # Here and not above: it loads the C module, which other commands do without.

@@ -425,8 +425,8 @@ class Store:
     pages_for: str = declare(
         choice("all", "peers", "none"),
         "who may read whole pages (14/4), and with them every AN that stands there: anybody, as "
-        "with the reference server, the addresses of raida_servers, or nobody",
-        default="all",
+        "with the reference server, the addresses of raida_servers, or nobody; no RAIDA needs them",
+        default="none",
     )
 
 
@@ -715,10 +715,17 @@ def page_readers(config: Config) -> frozenset[str] | None:
 
 def hands_pages_to_anybody(config: Config) -> bool:
     """Whether whole pages of coins leave this machine for whoever asks."""
-    return (
-        config.store.path is not None
-        and config.store.pages_for == "all"
-        and not all(ipaddress.ip_address(address).is_loopback for address in config.network.bind)
+    return config.store.pages_for == "all" and _serves_coins_abroad(config)
+
+
+def hands_pages_to_peers(config: Config) -> bool:
+    """Whether whole pages of coins leave this machine for the addresses of the other RAIDA."""
+    return config.store.pages_for == "peers" and _serves_coins_abroad(config)
+
+
+def _serves_coins_abroad(config: Config) -> bool:
+    return config.store.path is not None and not all(
+        ipaddress.ip_address(address).is_loopback for address in config.network.bind
     )
 
 

@@ -108,7 +108,8 @@ class Opened(NamedTuple):
     """A request that was looked at.
 
     refusal: the status that answers it; None: it is valid. payload: in the clear; empty if refused
-    or without a body. seal: for the reply; None: the reply is a bare status.
+    or without a body. seal: for the reply, of a request that has shown its key; None: nobody has
+    shown one, so that nothing but a status may leave.
     """
 
     refusal: Status | None
@@ -116,15 +117,23 @@ class Opened(NamedTuple):
     seal: Seal | None
 
 
+_WITHOUT_BODY: Final = Opened(None, b"", None)
 _UNKNOWN_KEY: Final = Opened(Status.INVALID_ENCRYPTION, b"", None)
 _UNKNOWN_COIN: Final = Opened(Status.ENCRYPTION_COIN_NOT_FOUND, b"", None)
 _BAD_LENGTH: Final = Opened(Status.INVALID_PACKET_LENGTH, b"", None)
 _BAD_END: Final = Opened(Status.INVALID_EOF, b"", None)
+_BAD_CRC: Final = Opened(Status.INVALID_CRC, b"", None)
 _BAD_HMAC: Final = Opened(Status.INVALID_HMAC, b"", None)
+_PUBLIC: Final = Opened(Status.EMPTY_REQUEST, b"", None)
 
 
 class _ShortSeal(NamedTuple):
-    """Types 1 and 2: the counter starts again where the request's did."""
+    """Types 1 and 2: the counter starts again where the request's did.
+
+    `challenge` is cipher text XOR keystream XOR key: together with 16 bytes of a known reply under
+    the same nonce it is the key. So it is made only for who has shown the key, and no reply that
+    strangers can know is sealed so (`Opener.open`, `public`).
+    """
 
     ciphers: _Ciphers
     key: bytes
@@ -170,35 +179,39 @@ class Opener:
         self._keys = keys
         self._ciphers = _Ciphers()
 
-    def open(self, header: bytes, body: bytes) -> Opened:
+    def open(self, header: bytes, body: bytes, *, public: bool = False) -> Opened:
         """Decide on an encrypted request, in the order of the specification.
 
-        header: 32 or 48 bytes that have passed decisions 1 to 8. body: what arrived of it. Raises
-        whatever `Keys.an` does.
+        header: 32 or 48 bytes that have passed decisions 1 to 8. body: what arrived of it. public:
+        strangers can know the reply's payload, so types 1 and 2, which would tell them the
+        keystream with it, are refused. Raises whatever `Keys.an` does.
         """
-        return (self._open_short if header[16] <= 2 else self._open_long)(header, body)
+        if header[16] <= 2:
+            return self._open_short(header, body, public)
+        return self._open_long(header, body)
 
     def _an(self, header: bytes, offset: int) -> bytes | None:
         return None if self._keys is None else self._keys.an(*_COIN.unpack_from(header, offset))
 
-    def _open_short(self, header: bytes, body: bytes) -> Opened:
+    def _open_short(self, header: bytes, body: bytes, public: bool) -> Opened:
         # Type 2 names a locker, and there are none.
         key = self._an(header, 17) if header[16] == 1 else None
         if key is None:
             return _UNKNOWN_KEY
-        counter = header[24:32] + _SHORT_COUNTER_REST
+        if public:
+            return _PUBLIC
         announced = int.from_bytes(header[22:24])
         if announced == 0:
-            seal = _ShortSeal(self._ciphers, key, counter, bytes(CHALLENGE_BYTES))
-            return Opened(None, b"", seal)
+            return _WITHOUT_BODY
         refusal = _refuse_body(body, announced, _SHORT_BODY_MIN)
         if refusal is not None:
             return refusal
+        counter = header[24:32] + _SHORT_COUNTER_REST
         plain = self._ciphers.apply(key, counter, body[: -len(TERMINATOR)])
-        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_BYTES], key))
         crc = crc32_challenge(plain[:CHALLENGE_RANDOM_BYTES])
         if not hmac.compare_digest(crc, plain[CHALLENGE_RANDOM_BYTES:CHALLENGE_BYTES]):
-            return Opened(Status.INVALID_CRC, b"", seal)
+            return _BAD_CRC
+        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_BYTES], key))
         return Opened(None, plain[CHALLENGE_BYTES:], seal)
 
     def _open_long(self, header: bytes, body: bytes) -> Opened:
@@ -210,21 +223,20 @@ class Opener:
             key = key + second_key if key is not None and second_key is not None else None
         if key is None:
             return _UNKNOWN_COIN
-        key = hashlib.sha256(key).digest()
-        seal = _LongSeal(self._ciphers, key, second_coin)
         announced = int.from_bytes(header[17:19])
         if announced == 0:
-            return Opened(None, b"", seal)
+            return _WITHOUT_BODY
         refusal = _refuse_body(body, announced, _LONG_BODY_MIN)
         if refusal is not None:
             return refusal
+        key = hashlib.sha256(key).digest()
         ciphertext = body[:-_LONG_BODY_MIN]
         if not hmac.compare_digest(
             _hmac(key, ciphertext), body[-_LONG_BODY_MIN : -len(TERMINATOR)]
         ):
             return _BAD_HMAC
         plain = self._ciphers.apply(key, header[_COUNTER], ciphertext) if ciphertext else b""
-        return Opened(None, plain, seal)
+        return Opened(None, plain, _LongSeal(self._ciphers, key, second_coin))
 
 
 # --- Clients ----------------------------------------------------------------------------------
@@ -234,8 +246,10 @@ class Opener:
 class Key:
     """What a client seals requests with.
 
-    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Type 1 encrypts
-    request and reply with one keystream and does not authenticate the payload; prefer 4 or 5.
+    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Types 1 and 2
+    encrypt request and reply with one keystream and do not authenticate the payload, so that who
+    sees one request must be assumed able to learn its key in time: use 4 or 5. Nodes answer what
+    everybody may know (such as version) 36 under types 1 and 2.
     Raises ArgumentError when the parts do not fit the type.
     """
 

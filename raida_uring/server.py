@@ -22,7 +22,7 @@ from raida_uring import handlers, kernel, log, metrics, sockets
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
-from raida_uring.handlers import Command
+from raida_uring.handlers import ECHO_NUMBER, Command
 from raida_uring.integrity import Integrity
 from raida_uring.log import event
 from raida_uring.node import Node, Stats
@@ -236,7 +236,7 @@ class Server:
         }
         for item in commands:
             lane = lanes[item.mode]
-            if (item.group, item.code) == (0, 0):
+            if item.number == ECHO_NUMBER:
                 lane = native.CLASS_ECHO
             engine.set_class(item.group, item.code, lane)
 

@@ -19,7 +19,7 @@ from raida_uring import arguments, config, handlers, protocol, sealing
 from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
-from raida_uring.handlers import Mode, Node, Reply, Request
+from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
 from raida_uring.message import fault_of
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
@@ -80,9 +80,10 @@ class HandlerClient:
         key: Key | None = None,
     ) -> Reply:
         """Return what the handler returns, or the reply that the node gives in its place: 6 where
-        there is no such command, 36 where it needs a body.
+        there is no such command, 36 where it needs a body or the key forbids an answer.
 
-        key: makes the request one that came sealed with it. Raises what the handler raises,
+        key: makes the request one that came sealed with it: public commands are answered 36 under
+        types 1 and 2, and every command but echo without a body. Raises what the handler raises,
         TypeError when it returns what a node would answer 252 for, ArgumentError when an argument
         does not fit the wire.
         """
@@ -97,7 +98,7 @@ class HandlerClient:
         found = self._commands.get(group << 8 | command)
         if found is None:
             return Reply(Status.INVALID_COMMAND)
-        if found.needs_body and not body:
+        if _is_empty(found, body, key):
             return Reply(Status.EMPTY_REQUEST)
         raida_id = self.node.config.server.raida_id
         coin_id = self.node.config.server.coin_id
@@ -136,6 +137,15 @@ class HandlerClient:
         accepted = status in call.statuses
         value = call.parse(status, payload) if accepted else None
         return Answer(status, accepted, value, 0, time.perf_counter() - start_s)
+
+
+def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
+    """Whether a node answers 36 without asking the handler."""
+    if key is None:
+        return found.needs_body and not body
+    if found.public and key.encryption <= 2:
+        return True
+    return not body and found.number != ECHO_NUMBER
 
 
 def _check_reply(name: str, reply: object) -> None:

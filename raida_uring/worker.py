@@ -16,7 +16,16 @@ from typing import Any, Final
 
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native, native_store
-from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
+from raida_uring.handlers import (
+    COMMANDS_COUNT,
+    ECHO_NUMBER,
+    Command,
+    Handler,
+    Node,
+    Reply,
+    Request,
+    name_of,
+)
 from raida_uring.log import event
 from raida_uring.message import fault_of, pack
 from raida_uring.protocol import Status
@@ -51,15 +60,16 @@ class _Sealed:
     """Encrypted requests of one worker, between their opening and the sealing of their replies.
 
     A reply is sealed when the whole batch has been answered, whoever decided on it: a handler that
-    raised is answered 252 under the request's key, too.
+    raised is answered 252 under the request's key, too. What has not shown its key is answered by a
+    bare status, whoever decided on it.
     """
 
     def __init__(self, keys: Keys | None) -> None:
         self._opener = Opener(keys)
         self._opened: dict[int, Opened] = {}  # by where the request stands in the batch's data
 
-    def handler(self, plain: Handler, bare: Handler) -> Handler:
-        """The handler of one command for encrypted requests, from those for the others.
+    def handler(self, plain: Handler, bare: Handler, *, public: bool = False) -> Handler:
+        """The handler of one command for encrypted requests: `bare` answers those without a body.
 
         It may be called again for the same request, as after a transaction that failed.
         """
@@ -68,7 +78,9 @@ class _Sealed:
             at = request._record[0]
             opened = self._opened.get(at)
             if opened is None:
-                opened = self._opened[at] = self._opener.open(request.header, request.payload)
+                opened = self._opened[at] = self._opener.open(
+                    request.header, request.payload, public=public
+                )
                 request.payload = opened.payload
             if opened.refusal is not None:
                 return Reply(opened.refusal)
@@ -86,12 +98,13 @@ class _Sealed:
             return
         for place, (at, _, number, *_) in enumerate(_ITER_RECORDS(records)):
             opened = self._opened.get(at)
-            if opened is None or opened.seal is None:
+            if opened is None:
                 continue
             reply = replies[place]
             if not _is_plainly_good(reply):
                 reply = _checked(reply, number)
-            replies[place] = Reply(reply.status, opened.seal.seal(reply.payload))
+            sealed = b"" if opened.seal is None else opened.seal.seal(reply.payload)
+            replies[place] = Reply(reply.status, sealed)
 
 
 def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
@@ -100,7 +113,10 @@ def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler]
     tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
         bare = _refuse_bare if item.needs_body else item.handler
-        row = item.handler, bare, sealed.handler(item.handler, bare)
+        # Encrypted and without a body nobody has shown a key: only an echo, which tells nothing,
+        # is answered.
+        unproved = item.handler if item.number == ECHO_NUMBER else _refuse_bare
+        row = item.handler, bare, sealed.handler(item.handler, unproved, public=item.public)
         for table, handler in zip(tables, row, strict=True):
             table[item.number] = handler
     return tables

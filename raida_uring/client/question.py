@@ -41,15 +41,18 @@ _WITHOUT_ECHO: Final = frozenset(
         Status.INVALID_ENCRYPTION_CODE,
     )
 )
-# Found before the body could be read, or by a node that could not: no proof in the reply. 37 shows
-# what the node made of the challenge.
+# Found before the body could be read, or by a node that could not: no proof in the reply, as in a
+# refusal of what is public under types 1 and 2. The reference server's 37 shows what it made of the
+# challenge.
 _WITHOUT_PROOF: Final = frozenset(
     (
         Status.INVALID_PACKET_LENGTH,
         Status.INVALID_EOF,
         Status.INVALID_ENCRYPTION,
+        Status.EMPTY_REQUEST,
         Status.INVALID_CRC,
         Status.REQUEST_RATE,
+        Status.FILESYSTEM,
         Status.INTERNAL,
         Status.MEMORY_ALLOC,
     )
@@ -165,7 +168,12 @@ class Question(Generic[T]):
         return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s, remark)
 
     def _remark(self, status: int) -> str:
-        """What a node's limits on datagrams have to do with a refusal: the status does not tell."""
+        """What a node's rules have to do with a refusal: the status does not tell."""
+        if status == Status.EMPTY_REQUEST and self.encryption in (1, 2) and self._call.body:
+            return (
+                "what everybody may know is not answered under encryption types 1 and 2: ask "
+                "without a key, or under type 4 or 5"
+            )
         if self._transport != "udp":
             return ""
         if status == Status.NOT_IMPLEMENTED:

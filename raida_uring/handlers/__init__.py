@@ -31,6 +31,7 @@ ENTRY_POINT_GROUP: Final = "raida_uring.commands"
 GROUPS: Final = range(16)
 CODES: Final = range(256)
 COMMANDS_COUNT: Final = 16 * 256
+ECHO_NUMBER: Final = 0  # of 0/0, which has answers of its own in several places
 
 Mode = Literal["read", "write", "slow"]
 
@@ -45,6 +46,7 @@ class Command:
     code: int
     mode: Mode
     needs_body: bool
+    public: bool
     handler: Handler
 
     @property
@@ -65,7 +67,12 @@ def name_of(handler: Handler) -> str:
 
 
 def command(
-    *, group: int, code: int, mode: Mode = "read", needs_body: bool = False
+    *,
+    group: int,
+    code: int,
+    mode: Mode = "read",
+    needs_body: bool = False,
+    public: bool | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as the handler of (group, code).
 
@@ -74,6 +81,9 @@ def command(
     its reply leaves; "slow" waits for something outside and runs in a small pool of its own, whose
     queue is bounded (status 160 when full).
     needs_body: a request without a body is answered 36 and never reaches the handler.
+    public: strangers can know the payload of its reply, so a request under encryption type 1 or 2
+    is answered 36: the known bytes would tell them the keystream, and with it the key. None: public
+    unless needs_body.
     Raises ValueError when a value is out of range, TypeError when what it decorates is no function.
     """
     for what, number, range_ in (("group", group, GROUPS), ("code", code, CODES)):
@@ -83,6 +93,9 @@ def command(
         raise ValueError(f'command {group}/{code}: mode is "read", "write" or "slow", not {mode!r}')
     if type(needs_body) is not bool:
         raise ValueError(f"command {group}/{code}: needs_body is True or False, not {needs_body!r}")
+    if public is not None and type(public) is not bool:
+        raise ValueError(f"command {group}/{code}: public is True, False or None, not {public!r}")
+    known = not needs_body if public is None else public
 
     def declare(handler: Handler) -> Handler:
         if not callable(handler):
@@ -90,7 +103,7 @@ def command(
                 f"command {group}/{code}: a handler is a function, not {type(handler).__name__}"
             )
         _declared.setdefault(handler.__module__, []).append(
-            Command(group, code, mode, needs_body, handler)
+            Command(group, code, mode, needs_body, known, handler)
         )
         return handler
 

@@ -73,7 +73,7 @@ def value_of(coins: bytes, stride: int, states: bytes) -> int:
     return sum(passed.count(byte) * _VALUES[byte] for byte in set(passed))
 
 
-@command(group=0, code=3)
+@command(group=0, code=3, public=True)
 def audit(_request: Request, node: Node) -> Reply:
     """How many coins of each denomination circulate: denomination and u32, 75 bytes."""
     counts = node.integrity.circulating
@@ -107,7 +107,7 @@ def detect_sum(request: Request, node: Node) -> Reply:
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
         return NO_SUCH_COIN
-    return ALL_PASS if hmac.compare_digest(_sum(ans), payload[-AN_BYTES:]) else ALL_FAIL
+    return ALL_PASS if sum_proves(ans, payload[-AN_BYTES:]) else ALL_FAIL
 
 
 @command(group=1, code=20, mode="write", needs_body=True)
@@ -132,7 +132,7 @@ def pown_sum(request: Request, node: Node) -> Reply:
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
         return NO_SUCH_COIN
-    if not hmac.compare_digest(_sum(ans), payload[-2 * AN_BYTES : -AN_BYTES]):
+    if not sum_proves(ans, payload[-2 * AN_BYTES : -AN_BYTES]):
         return ALL_FAIL
     difference = int.from_bytes(payload[-AN_BYTES:])
     coins = b"".join(
@@ -155,11 +155,17 @@ def readable_ans(coins: Coins, payload: bytes, count: int) -> list[bytes] | None
     return [records[at : at + AN_BYTES] for at in range(0, count * _RECORD, _RECORD)]
 
 
-def _sum(ans: list[bytes]) -> bytes:
+def sum_proves(ans: list[bytes], given: bytes) -> bool:
+    """Whether `given`, the XOR of these ANs, shows that somebody knows every one of them.
+
+    Equal ANs, which the coins of a locker have, cancel out: their sum shows nothing.
+    """
+    if len(set(ans)) < len(ans):
+        return False
     total = 0
     for an in ans:
         total ^= int.from_bytes(an)
-    return total.to_bytes(AN_BYTES)
+    return hmac.compare_digest(total.to_bytes(AN_BYTES), given)
 
 
 def _count_powned(node: Node, coins: bytes, stride: int, states: bytes) -> None:

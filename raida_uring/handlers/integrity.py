@@ -1,5 +1,6 @@
-"""The integrity group: what other RAIDA ask to compare and to heal their stores.
+"""The integrity group: what other RAIDA ask to compare their stores, and whole pages.
 
+No RAIDA heals with pages: `fix` takes votes on tickets, and a page tells the asker every AN on it.
 Source: wire specification, "Integrity group".
 """
 
@@ -18,7 +19,7 @@ _NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
 _TOO_SHORT: Final = Reply(Status.FILESYSTEM)
 
 
-@command(group=14, code=2, needs_body=True)
+@command(group=14, code=2, needs_body=True, public=True)
 def get_merkle_branch(request: Request, node: Node) -> Reply:
     """One node of a tree, 32 bytes: never a branch, despite its name."""
     payload = request.payload
@@ -31,7 +32,7 @@ def get_merkle_branch(request: Request, node: Node) -> Reply:
     return _NOT_THERE if found is None else Reply(payload=found)
 
 
-@command(group=14, code=4, needs_body=True)
+@command(group=14, code=4, needs_body=True, public=True)
 def get_page_data(request: Request, node: Node) -> Reply:
     """The 17,408 bytes of a page, with every AN on it: for whom `[store] pages_for` names."""
     if node.page_readers is not None and request.peer[0] not in node.page_readers:
@@ -49,7 +50,7 @@ def get_page_data(request: Request, node: Node) -> Reply:
     return _NOT_THERE if node.coins.remains(page) == b"m" else _TOO_SHORT
 
 
-@command(group=14, code=5, needs_body=True)
+@command(group=14, code=5, needs_body=True, public=True)
 def get_all_roots(request: Request, node: Node) -> Reply:
     """The roots of all trees, 480 bytes; zeros when this node has none."""
     if len(request.payload) != ROOTS_BYTES:

@@ -18,14 +18,14 @@ _OK: Final = Reply()
 _REFUSED: Final = Reply(Status.ADMIN_AUTH)
 
 
-@command(group=0, code=0)
+@command(group=0, code=0, public=False)  # its reply has no payload
 def echo(request: Request, node: Node) -> Reply:
     """250. Plain echoes never get here: the data plane answers them."""
     node.count_echo()
     return _OK
 
 
-@command(group=0, code=1)
+@command(group=0, code=1, public=True)
 def version(request: Request, node: Node) -> Reply:
     """8 ASCII bytes."""
     return node.version_reply
@@ -38,8 +38,10 @@ def show_stats(request: Request, node: Node) -> Reply:
     A payload that is too short for a key, and a node without a key, are 38 like a wrong key.
     """
     key = node.config.server.admin_key
-    given = request.payload[:KEY_SIZE]
-    if key is None or not hmac.compare_digest(given, key):
+    # Of one length, so that the comparison takes the same time whatever is sent.
+    given = request.payload[:KEY_SIZE].ljust(KEY_SIZE, b"\0")
+    right = hmac.compare_digest(given, key or bytes(KEY_SIZE))
+    if key is None or len(request.payload) < KEY_SIZE or not right:
         return _REFUSED
     stats = node.stats()
     told = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams

@@ -57,7 +57,13 @@ def blob(count: int) -> Call[bytes]:
 def test_answers(ask: Ask, transport: str, key: Key | None) -> None:
     settings = {"transport": transport, "key": key, "timeout_s": 10.0}
     with running_node(COINS, handlers=HANDLERS) as node:
-        assert ask(node.endpoint, calls.version(), **settings).require() == "20250323"
+        version = ask(node.endpoint, calls.version(), **settings)
+        if key is not None and key.encryption == 1:  # everybody knows it: it would tell the key
+            assert (version.status, version.accepted) == (36, False)
+            with pytest.raises(RefusedError, match=r"36 EMPTY_REQUEST: .*ask without a key"):
+                version.require()
+        else:
+            assert version.require() == "20250323"
         assert ask(node.endpoint, calls.echo(b"any"), **settings).require() is None
         stats = ask(node.endpoint, calls.show_stats(ADMIN_KEY), **settings).require()
         assert isinstance(stats, calls.NodeStats)
@@ -90,7 +96,7 @@ def test_refusals_of_every_layer(ask: Ask, transport: str) -> None:
             (Key(5, (FIRST, unknown)), 25),
         ]:
             settings = {"transport": transport, "key": key, "timeout_s": 10.0}
-            assert ask(node.endpoint, calls.version(), **settings).status == status, key
+            assert ask(node.endpoint, calls.echo(), **settings).status == status, key
         nothing = Call(0, 77, bytes(2000), frozenset((250,)), lambda _status, data: data)
         for any_key in KEYS:
             settings = {"transport": transport, "key": any_key, "timeout_s": 10.0}

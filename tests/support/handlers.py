@@ -37,6 +37,7 @@ LOSE_META = (GROUP, 214)
 DOZE = (GROUP, 215)
 SLOW_DOZE = (GROUP, 216)
 LOSE_LOOP = (GROUP, 217)
+BARE = (GROUP, 218)
 
 HOLD_TIMEOUT_S = 60.0  # a test that dies with the gate closed must not keep its node for ever
 
@@ -78,7 +79,7 @@ gate = Gate()
 kept: list[bytes] = []  # payload objects that the KEEP handler was given
 
 
-@command(group=GROUP, code=BLOB[1])
+@command(group=GROUP, code=BLOB[1], public=False)
 def blob(request: Request, node: object) -> Reply:
     """As many bytes as the payload's u32 asks for: 00 01 02 … FB 00 …"""
     return Reply(payload=blob_bytes(int.from_bytes(request.payload[:4])))
@@ -89,21 +90,21 @@ def blob_bytes(count: int) -> bytes:
     return (bytes(range(251)) * (count // 251 + 1))[:count]
 
 
-@command(group=GROUP, code=HOLD[1])
+@command(group=GROUP, code=HOLD[1], public=False)
 def hold(request: Request, node: object) -> Reply:
     """The payload, once the gate is open."""
     gate.pass_through()
     return Reply(payload=request.payload)
 
 
-@command(group=GROUP, code=SLOW_HOLD[1], mode="slow")
+@command(group=GROUP, code=SLOW_HOLD[1], mode="slow", public=False)
 def slow_hold(request: Request, node: object) -> Reply:
     """HOLD in the pool for slow commands."""
     gate.pass_through()
     return Reply(payload=request.payload)
 
 
-@command(group=GROUP, code=RAISE[1])
+@command(group=GROUP, code=RAISE[1], public=False)
 def raise_error(request: Request, node: object) -> Reply:
     """Fails as a defective handler does."""
     raise RuntimeError("a test's handler raises on purpose")
@@ -129,7 +130,7 @@ class Unhashable:
 command(group=GROUP, code=RAISE_UNNAMED[1])(Unhashable())
 
 
-@command(group=GROUP, code=WRONG_TYPE[1])
+@command(group=GROUP, code=WRONG_TYPE[1], public=False)
 def wrong_type(request: Request, node: object) -> Reply:
     """Returns what is not a Reply: by the payload's first byte, one of several mistakes."""
     mistakes: list[object] = [
@@ -151,7 +152,7 @@ def wrong_type(request: Request, node: object) -> Reply:
 WRONG_TYPE_COUNT = 11
 
 
-@command(group=GROUP, code=DESCRIBE[1])
+@command(group=GROUP, code=DESCRIBE[1], public=False)
 def describe(request: Request, node: object) -> Reply:
     """What the handler was told about the request, as JSON."""
     host, port = request.peer[:2]
@@ -171,19 +172,25 @@ def describe(request: Request, node: object) -> Reply:
     )
 
 
-@command(group=GROUP, code=MIRROR[1])
+@command(group=GROUP, code=BARE[1])
+def bare(request: Request, node: object) -> Reply:
+    """What everybody knows."""
+    return Reply(payload=b"known to everybody")
+
+
+@command(group=GROUP, code=MIRROR[1], public=False)
 def mirror(request: Request, node: object) -> Reply:
     """The payload."""
     return Reply(payload=request.payload)
 
 
-@command(group=GROUP, code=STATUS[1])
+@command(group=GROUP, code=STATUS[1], public=False)
 def any_status(request: Request, node: object) -> Reply:
     """The status of the payload's first byte, without a body."""
     return Reply(status=request.payload[0])
 
 
-@command(group=GROUP, code=KEEP[1])
+@command(group=GROUP, code=KEEP[1], public=False)
 def keep(request: Request, node: object) -> Reply:
     """Keeps a reference to its payload after it has returned."""
     kept.append(request.payload)

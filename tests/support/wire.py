@@ -50,6 +50,7 @@ class Vector:
     when: str | None
     cipher_key: bytes | None = None  # where a fresh nonce makes every body another: its key
     plain: bytes | None = None  # ... and payload
+    reference: bytes | None = None  # the reference server's answer, where ours differs on purpose
     group: str | None = None  # of vectors whose order counts
     capture: tuple[str, int, int] | None = None  # name, offset and length of reply bytes to keep
     patches: tuple[tuple[str, int], ...] = ()  # name of kept bytes, where they go in the request
@@ -99,6 +100,7 @@ def load_vectors() -> list[Vector]:
             patches=tuple((one["name"], one["offset"]) for one in entry.get("patch", ())),
             cipher_key=_hex_or_none(entry.get("decrypt", {}).get("key_hex")),
             plain=_hex_or_none(entry.get("decrypt", {}).get("plain_hex")),
+            reference=_hex_or_none(entry.get("reference_response_hex")),
         )
         for entry in _recorded["vectors"]
     ]

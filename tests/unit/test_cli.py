@@ -168,14 +168,30 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
-def test_serve_warns_when_pages_of_coins_are_for_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "warning"),
+    [
+        ("", None),
+        ('pages_for = "none"', None),
+        ('pages_for = "all"', "anybody who asks is handed pages of coins"),
+        ('pages_for = "peers"', "whoever has an address of raida_servers is handed pages of coins"),
+    ],
+)
+def test_serve_warns_when_it_hands_out_pages_of_coins(
+    setting: str, warning: str | None, tmp_path: Path
+) -> None:
     """The address, which no machine has, ends the start."""
+    servers = ", ".join(['"192.0.2.9:50000"'] * 25)
     (tmp_path / "node.toml").write_text(
-        '[server]\nraida_id = 1\n[network]\nbind = ["192.0.2.1"]\n[store]\npath = "none"\n'
+        f'[server]\nraida_id = 1\nraida_servers = [{servers}]\n[network]\nbind = ["192.0.2.1"]\n'
+        f'[store]\npath = "none"\n{setting}\n'
     )
     done = run("serve", "--config", "node.toml", cwd=tmp_path)
     assert done.returncode == 2
-    assert "warning anybody who asks is handed pages of coins" in done.stderr
+    if warning is None:
+        assert "pages" not in done.stderr
+    else:
+        assert f"warning {warning}" in done.stderr
 
 
 # --- Where nothing can be written, or asked -----------------------------------------------------

@@ -472,14 +472,24 @@ def test_wrong_overrides_name_the_option() -> None:
 @pytest.mark.parametrize(
     ("store", "bind", "handed"),
     [
-        ('path = "coins"', "", True),
-        ('path = "coins"', 'bind = ["127.0.0.1", "192.0.2.1"]', True),
-        ('path = "coins"', 'bind = ["127.0.0.1", "::1"]', False),
+        ('path = "coins"', "", False),
         ('path = "coins"\npages_for = "none"', "", False),
-        ('pages_for = "all"', "", False),
+        ('path = "coins"\npages_for = "{}"', "", True),
+        ('path = "coins"\npages_for = "{}"', 'bind = ["127.0.0.1", "192.0.2.1"]', True),
+        ('path = "coins"\npages_for = "{}"', 'bind = ["127.0.0.1", "::1"]', False),
+        ('pages_for = "{}"', "", False),
     ],
 )
-def test_pages_are_handed_to_anybody(store: str, bind: str, handed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("readers", ["all", "peers"])
+def test_who_is_handed_pages(
+    store: str, bind: str, handed: bool, readers: str, tmp_path: Path
+) -> None:
     path = tmp_path / "node.toml"
-    path.write_text(f"[server]\nraida_id = 1\n[network]\n{bind}\n[store]\n{store}\n")
-    assert config.hands_pages_to_anybody(config.load(path)) == handed
+    servers = ", ".join(['"192.0.2.1:50000"'] * 25)
+    path.write_text(
+        f"[server]\nraida_id = 1\nraida_servers = [{servers}]\n[network]\n{bind}\n"
+        f"[store]\n{store.format(readers)}\n"
+    )
+    loaded = config.load(path)
+    assert config.hands_pages_to_anybody(loaded) == (handed and readers == "all")
+    assert config.hands_pages_to_peers(loaded) == (handed and readers == "peers")

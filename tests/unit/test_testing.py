@@ -10,12 +10,12 @@ import pytest
 from raida_uring import config
 from raida_uring.client import Key, RefusedError, calls
 from raida_uring.errors import ConfigError, StoreError
-from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.handlers import Node, Reply, Request, _commands_of, command
 from raida_uring.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
-from tests.support.handlers import DESCRIBE, MIRROR, RAISE, WRONG_TYPE, WRONG_TYPE_COUNT
+from tests.support.handlers import BARE, DESCRIBE, MIRROR, RAISE, WRONG_TYPE, WRONG_TYPE_COUNT
 from tests.support.node import config_text
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
 from tests.support.write_handlers import CHANGE_AND_RAISE, MEDDLE
@@ -220,3 +220,35 @@ def test_mistakes_reach_the_test() -> None:
         HandlerClient("tests.support.no_such_module")
     with pytest.raises(ValueError, match="no payload"):
         handlers.send(*MIRROR, b"payload", body=False)
+
+
+def test_what_is_public_is_answered_under_no_key_or_a_good_one() -> None:
+    """As by a node: 36 under types 1 and 2, and for every sealed request without a body but echo."""
+    handlers = HandlerClient(MODULE)
+    coins = tuple(Coin(0, sn, bytes(16)) for sn in range(2))
+    keys = [Key(1, coins[:1]), Key(2, locker=bytes(16)), Key(4, coins[:1]), Key(5, coins)]
+    for key in keys:
+        short = key.encryption <= 2
+        for group, code in ((0, 1), (0, 3), (14, 2), (14, 4), (14, 5), BARE):
+            assert (handlers.send(group, code, b"any", key=key) == Reply(36)) == short
+        for group, code in ((0, 1), (0, 2), (1, 10), BARE, MIRROR):
+            assert handlers.send(group, code, body=False, key=key) == Reply(36)
+        assert handlers.send(0, 0, body=False, key=key) == Reply(250)
+        assert handlers.send(0, 0, b"any", key=key) == Reply(250)
+        assert handlers.send(*MIRROR, b"any", key=key) == Reply(250, b"any")
+    assert handlers.send(*BARE, body=False) == Reply(250, b"known to everybody")
+
+
+@pytest.mark.parametrize(
+    ("needs_body", "public", "known"),
+    [(False, None, True), (True, None, False), (False, False, False), (True, True, True)],
+)
+def test_who_may_know_a_reply(needs_body: bool, public: bool | None, known: bool) -> None:
+    def handler(_request: Request, _node: Node) -> Reply:
+        return Reply()
+
+    handler.__module__ = f"{__name__}.{needs_body}.{public}"
+    declare = command(group=5, code=251, needs_body=needs_body, public=public)
+    assert [item.public for item in _commands_of(declare(handler))] == [known]
+    with pytest.raises(ValueError, match="5/251: public is True, False or None, not 1"):
+        command(group=5, code=251, public=1)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def tables(store: Path, **others: Table) -> dict[str, Table]:
     """A node with trees over this store."""
     return {
         "server": {"synchronization_enabled": True},
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20, "pages_for": "all"},
         **others,
     }
 
@@ -83,6 +83,38 @@ def test_b1_a_repeated_coin_is_refused(node: Node, transport: str) -> None:
         answered, body = ask(node.endpoint, command, payload, transport)
         assert (answered, body) == (Status.INVALID_SN_OR_DENOMINATION, b"")
     assert detects(node.endpoint, ANS)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_b41_a_sum_over_equal_ans_proves_nothing(tmp_path: Path, transport: str) -> None:
+    """What a locker is: coins with one AN, two of which XOR to nothing. A coin that cannot be read
+    or stands there twice is told first; each coin alone is its owner's to move."""
+    locker, others = an_of("locker"), {(2, 7): an_of("one"), (2, 8): an_of("two")}
+    coins: list[Coin] = [(1, 5), (1, 6), (-8, 1_023_999)]
+    store = make_store(
+        tmp_path / "store",
+        {**dict.fromkeys(coins, (locker, 7)), **{coin: (an, 7) for coin, an in others.items()}},
+    )
+    theft = an_of("theft")
+    with running_node(**tables(store)) as node:
+
+        def asked(listed: list[Coin], total: bytes) -> list[int]:
+            return [
+                ask(node.endpoint, DETECT_SUM, sum_payload(listed, total), transport)[0],
+                ask(node.endpoint, POWN_SUM, sum_payload(listed, total, theft), transport)[0],
+            ]
+
+        two, three = coins[:2], coins
+        for listed in (two, two[::-1], [coins[2], *others, coins[0]], three, [*three, *others]):
+            ans = {**dict.fromkeys(coins, locker), **others}
+            right = xor(ans[coin] for coin in listed)
+            for total in (right, bytes(16), an_of("wrong")):
+                assert asked(listed, total) == [Status.ALL_FAIL] * 2
+        for listed in ([*two, (7, 0)], [*two, coins[0]], [*two, (1, 1_024_000)]):
+            assert asked(listed, bytes(16)) == [Status.INVALID_SN_OR_DENOMINATION] * 2
+        assert detects(node.endpoint, {**dict.fromkeys(coins, locker), **others})
+        assert asked([coins[0], *others], xor([locker, *others.values()])) == [Status.ALL_PASS] * 2
+        assert detects(node.endpoint, {coins[0]: xor([locker, theft]), coins[1]: locker})
 
 
 def test_a_sum_moves_every_coin_or_none(node: Node) -> None:
@@ -401,6 +433,7 @@ def test_wrong_ans_write_no_page(store: Path) -> None:
 @pytest.mark.parametrize(
     ("readers", "servers", "expected"),
     [
+        (None, ["127.0.0.1:50001"], Status.NOT_IMPLEMENTED),
         ("all", None, Status.SUCCESS),
         ("peers", ["192.0.2.1:50000", "127.0.0.1:50001"], Status.SUCCESS),
         ("peers", ["192.0.2.1:50000"], Status.NOT_IMPLEMENTED),
@@ -408,14 +441,14 @@ def test_wrong_ans_write_no_page(store: Path) -> None:
     ],
 )
 def test_pages_are_for_whom_the_operator_says(
-    store: Path, readers: str, servers: list[str] | None, expected: Status
+    store: Path, readers: str | None, servers: list[str] | None, expected: Status
 ) -> None:
     """A page tells every AN that stands on it."""
     server: dict[str, object] = {"synchronization_enabled": True}
     if servers is not None:
         server["raida_servers"] = servers + ["192.0.2.9:1"] * (25 - len(servers))
     served = tables(store, server=server)
-    served["store"] = {**served["store"], "pages_for": readers}
+    served["store"] = {**served["store"], "pages_for": readers}  # None: the default
     with running_node(**served) as node:
         answered, page = ask(node.endpoint, GET_PAGE_DATA, bytes(5))
         assert answered == expected

@@ -37,7 +37,7 @@ def tables(store: Path, *, roots: bool) -> dict[str, Table]:
             "synchronization_enabled": roots,
             "raida_servers": [f"127.0.0.1:{closed}"] * 25,
         },
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20, "pages_for": "all"},
     }
 
 

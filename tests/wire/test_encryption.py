@@ -16,6 +16,7 @@ from raida_uring.protocol import Coin
 from raida_uring.sealing import Key
 from tests.support.coins import Coins
 from tests.support.handlers import (
+    BARE,
     BLOB,
     DESCRIBE,
     MIRROR,
@@ -29,6 +30,7 @@ from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client
 from tests.support.node import HANDLERS, running_node
 from tests.support.wire import (
     COIN_ID,
+    ECHO_COMMAND,
     RAIDA_ID,
     SHOW_STATS_COMMAND,
     VERSION_COMMAND,
@@ -121,11 +123,40 @@ def test_payloads_of_many_sizes(ask: Ask, encryption: int) -> None:
 @both_transports
 @every_type
 def test_without_a_body(ask: Ask, encryption: int) -> None:
+    with running_node(COINS, handlers=HANDLERS) as node:
+        echoed = Sealed(encryption, ECHO_COMMAND, body=False)
+        assert echoed.read(ask(node.endpoint, echoed.request)) == (250, b"")
+        for command in (VERSION_COMMAND, SHOW_STATS_COMMAND, MIRROR, (0, 3), (1, 10), (14, 5)):
+            empty = Sealed(encryption, command, body=False)
+            assert empty.read(ask(node.endpoint, empty.request)) == (36, b"")
+
+
+@both_transports
+@every_type
+def test_echo_with_a_body(ask: Ask, encryption: int) -> None:
     with running_node(COINS) as node:
-        version = Sealed(encryption, VERSION_COMMAND, body=False)
-        assert version.read(ask(node.endpoint, version.request)) == (250, b"20250323")
-        empty = Sealed(encryption, SHOW_STATS_COMMAND, body=False)
-        assert empty.read(ask(node.endpoint, empty.request)) == (36, b"")
+        echoed = Sealed(encryption, ECHO_COMMAND, b"any")
+        assert echoed.read(ask(node.endpoint, echoed.request)) == (250, b"")
+
+
+@both_transports
+def test_public_commands_are_for_types_4_and_5(ask: Ask) -> None:
+    """36 and no proof under type 1, before the body is looked at and after the key coin."""
+    commands = {VERSION_COMMAND: 250, (0, 3): 89, (14, 2): 89, (14, 4): 89, (14, 5): 89, BARE: 250}
+    with running_node(COINS, handlers=HANDLERS) as node:
+        for command, answered in commands.items():
+            for encryption in (4, 5):
+                sealed = Sealed(encryption, command, b"payload")
+                assert sealed.read(ask(node.endpoint, sealed.request))[0] == answered
+            whole = Sealed(1, command, b"payload").request
+            for body in (whole[32:], b"", b"\xff", b"\xff\xff", bytes(16) + b">>"):
+                data = whole[:22] + len(body).to_bytes(2) + whole[24:32] + body
+                reply = ask(node.endpoint, data)
+                assert (len(reply), status(reply), reply[16:]) == (32, 36, bytes(16))
+                unreadable = data[:17] + b"\x7f" + data[18:]
+                assert status(ask(node.endpoint, unreadable)) == 34
+        cut = Sealed(1, VERSION_COMMAND, b"payload").request[:-1]
+        assert status(udp_ask(node.endpoint, cut)) == 36
 
 
 @every_type
@@ -172,7 +203,7 @@ def test_cut_datagram() -> None:
     """Shorter than its body: 16 with a known key, the key's status with an unknown one."""
     with running_node(COINS) as node:
         for encryption, unknown in [(1, 34), (4, 25), (5, 25)]:
-            data = Sealed(encryption, VERSION_COMMAND).request
+            data = Sealed(encryption, SHOW_STATS_COMMAND).request
             assert status(udp_ask(node.endpoint, data[:-1])) == 16
             den_at = 17 if encryption == 1 else 19
             data = data[:den_at] + b"\x7f" + data[den_at + 1 : -1]
@@ -193,7 +224,7 @@ def test_a_store_that_fails() -> None:
     keys = Failing()
     with running_node(keys) as node:
         for encryption in (1, 4, 5):
-            sealed = Sealed(encryption, VERSION_COMMAND)
+            sealed = Sealed(encryption, ECHO_COMMAND)
             reply = tcp_ask(node.endpoint, sealed.request)
             assert status(reply) == 252
             if encryption == 1:
@@ -201,8 +232,8 @@ def test_a_store_that_fails() -> None:
             else:
                 assert len(reply) == 48
         keys.failing = False
-        sealed = Sealed(1, VERSION_COMMAND)
-        assert sealed.read(tcp_ask(node.endpoint, sealed.request)) == (250, b"20250323")
+        sealed = Sealed(1, ECHO_COMMAND)
+        assert sealed.read(tcp_ask(node.endpoint, sealed.request)) == (250, b"")
 
 
 def test_a_batch_of_everything() -> None:
