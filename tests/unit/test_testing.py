@@ -223,7 +223,7 @@ def test_mistakes_reach_the_test() -> None:
 
 
 def test_what_is_public_is_answered_under_no_key_or_a_good_one() -> None:
-    """As by a node: 36 under types 1 and 2, and for every sealed request without a body but echo."""
+    """As by a node: 36 under types 1 and 2, and for every sealed one without a body but echo."""
     handlers = HandlerClient(MODULE)
     coins = tuple(Coin(0, sn, bytes(16)) for sn in range(2))
     keys = [Key(1, coins[:1]), Key(2, locker=bytes(16)), Key(4, coins[:1]), Key(5, coins)]
