@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := all
 .PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades bench bench-quick dist test-wheel test-image man clean help
+        upgrades bench bench-source bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -85,9 +85,9 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
-THREAD_TESTS := queue stats tally
+THREAD_TESTS := queue source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
-THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c stats.c tally.c)
+THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c guard.c source.c stats.c tally.c)
 
 test-threads: setup ## C queue tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
@@ -189,6 +189,12 @@ test-systemd: setup ## the unit under systemd 252 in a container; not in CI: roo
 
 bench: setup ## measure against the smallest C, asyncio and uvloop servers
 	$(BIN)/raida-uring bench
+
+bench-source: setup ## what the table of sources costs a datagram, one sender and a million
+	@mkdir -p $(NATIVE_DIR)
+	@$(NATIVE_CC) $(filter-out -O1 -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -O2 -fno-strict-aliasing $(NATIVE_INCLUDES) \
+	    -o $(NATIVE_DIR)/bench_source tools/bench/source.c raida_uring/ffi/guard.c raida_uring/ffi/source.c
+	@$(NATIVE_DIR)/bench_source
 
 bench-quick: setup ## the same, shorter and less steady
 	$(BIN)/raida-uring bench --quick

@@ -405,9 +405,15 @@ class Admin:
 
     def _peers(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
         window_s, peers = self._server.peers(_whole(given, "count", 20, PEERS_LISTED_MAX))
+        limited, count = self._server.limited()
         return {
             "window_s": round(window_s, 1),
             "peers": [{"address": host, "requests": round(weight)} for host, weight in peers],
+            "limited_count": count,
+            "limited": [
+                {"who": one.who, "transport": one.transport, "rest_s": round(one.rest_s, 1)}
+                for one in limited
+            ],
         }
 
     def _log_level(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:

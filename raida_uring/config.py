@@ -36,6 +36,7 @@ from raida_uring.settings import (
     ip_address,
     listening_addresses,
     module_names,
+    networks,
     path_within,
     settings_of,
     text_like,
@@ -48,6 +49,7 @@ LISTENERS_MAX: Final = 16  # as the data plane is built
 UDP_SLOTS_MAX: Final = 32768  # entries a provided-buffer ring can have
 HTTP_PORT_OFFSET: Final = 10000
 WORKERS_MAX: Final = 64
+EXEMPT_MAX: Final = 64  # networks, as the data plane is built
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
 _SECONDS_MAX: Final = 2**31 - 1
@@ -335,6 +337,35 @@ class Limits:
         "requests waiting for a slow worker; further ones get 160",
         unit="requests",
         default=64,
+        reload=LIVE,
+    )
+    failed_checks_burst: int = declare(
+        whole(0, 1_000_000),
+        "checks of a key or other secret that an address (IPv6: a /64) may fail at once; past that "
+        "it gets no answer over UDP, 160 over TCP, to whatever asks for a check; 0: no limit",
+        unit="checks",
+        default=20,
+        reload=LIVE,
+    )
+    failed_checks_per_min: int = declare(
+        whole(1, 1_000_000),
+        "... and in the long run; its network (/24, /48) has 16 times as many of both",
+        unit="checks/min",
+        default=60,
+        reload=LIVE,
+    )
+    failed_checks_per_coin_s: int = declare(
+        whole(0, 1_000_000),
+        "checks that may fail under one key coin, whoever asks, before requests under it go "
+        "unanswered over UDP (encryption types 1 and 2); 0: no limit",
+        unit="checks/s",
+        default=10,
+        reload=LIVE,
+    )
+    failed_checks_exempt: tuple[str, ...] = declare(
+        networks(EXEMPT_MAX),
+        "addresses and networks whose failed checks do not count",
+        default=(),
         reload=LIVE,
     )
 

@@ -8,6 +8,7 @@ Thread: any. Opens rings and sockets, and closes them again.
 """
 
 import errno
+import ipaddress
 import itertools
 import os
 import pwd
@@ -35,6 +36,7 @@ TABLE_COLUMNS: Final = 100
 LACK_OF_MEMORY: Final = "lack of locked memory"  # in the name of a tier with smaller queues
 CALLS: Final = ("setup", "register", "enter")  # each may be refused alone
 
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _CAP_IPC_LOCK: Final = 14
 _CAP_SYS_ADMIN: Final = 21
 _FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD  # its inode, which every kernel gives it
@@ -235,7 +237,28 @@ def probe(config: Config) -> Probe:
     )
 
 
-def engine_settings(config: Config, connections_max: int) -> dict[str, int]:
+def check_settings(config: Config) -> dict[str, object]:
+    """The fields of `struct ru_checks`."""
+    limits = config.limits
+    exempt = [ipaddress.ip_network(network) for network in limits.failed_checks_exempt]
+    return {
+        "burst": limits.failed_checks_burst,
+        "per_min": limits.failed_checks_per_min,
+        "coin_per_s": limits.failed_checks_per_coin_s,
+        "exempt_count": len(exempt),
+        "exempt": [_mapped(network) for network in exempt],
+    }
+
+
+def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> dict[str, object]:
+    """A `struct ru_network`."""
+    packed, bits = network.network_address.packed, network.prefixlen
+    if network.version == 4:
+        packed, bits = _IPV4_MAPPED + packed, 8 * len(_IPV4_MAPPED) + bits
+    return {"address": packed, "bits": bits}
+
+
+def engine_settings(config: Config, connections_max: int) -> dict[str, object]:
     """The fields of `struct ru_config`, listeners aside; the probe's node is the one that serves.
 
     connections_max: as the descriptor limit allows.
@@ -268,6 +291,7 @@ def engine_settings(config: Config, connections_max: int) -> dict[str, int]:
         "wait_max_ms": config.network.wait_max_ms,
         "busy_poll_us": config.network.busy_poll_us,
         "io_cpu": config.network.io_cpu,
+        "checks": check_settings(config),
     }
 
 

@@ -71,6 +71,8 @@ COUNTERS: Final[Mapping[str, str]] = {
     "udp_dropped_reply": "another server's refusal that reached us as if it were a request; "
     "answering it could go on for ever",
     "udp_dropped_pool": "handlers hold every ordinary context",
+    "udp_dropped_limited": "asked for a check of a secret after too many had failed "
+    "(`[limits] failed_checks_*`)",
     "udp_dropped_send": "the kernel refused the reply: "
     "full send buffer, firewall, no route, port 0",
     "udp_dropped_no_block": "no memory block for a reply that does not fit its slot",
@@ -108,6 +110,11 @@ COUNTERS: Final[Mapping[str, str]] = {
     "echoes": "plain echoes answered by the I/O thread, UDP and TCP",
     "refused_headers": "error replies made by the I/O thread; over TCP those with 160 too",
     "refused_slow": "answered 160: the slow lane's queue was full",
+    "refused_limited": "TCP: answered 160 and closed, for the same reason",
+    "limited_source": "requests not looked at because their sender had failed too many checks",
+    "limited_network": "... because its network had",
+    "limited_coin": "... because too many had failed under their key coin",
+    "checks_failed": "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204",
     "tokens_refused": "stale or malformed tokens and replies from workers: a bug, report it",
     "dispatched": "requests handed to workers",
     "batches": "batches they were handed in",

@@ -7,6 +7,7 @@ Each speaks to the admin socket. A node that does not run ends them with one lin
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,10 +148,11 @@ def peers(
     ] = 20,
     as_json: _Json = False,
 ) -> None:
-    """List the addresses that ask most.
+    """List who asks most, and who is not looked at.
 
-    In the last one to two minutes, estimated from samples. Counts requests that reach a handler;
-    votes and plain echoes are answered without one.
+    Who asks most: in the last one to two minutes, estimated from samples. Counts requests that
+    reach a handler; votes and plain echoes are answered without one. Who is not looked at has
+    failed too many checks of a key or other secret, see [limits] failed_checks_burst.
     """
     found = adminsocket.result_of(_socket_path(socket, config_path), "peers", count=count)
     if as_json:
@@ -161,6 +163,19 @@ def peers(
     for one in found["peers"]:
         print(f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}")
     print(f"in the last {found['window_s']:g} s")
+    _print_limited(found.get("limited_count", 0), found.get("limited", ()))
+
+
+def _print_limited(count: int, limited: Iterable[dict[str, Any]]) -> None:
+    if not count:
+        return
+    print("\nnot looked at, after too many failed checks of a key or other secret:")
+    print(f"{'WHO':<46}{'OVER':>12}{'FOR S':>12}")
+    listed = list(limited)
+    for one in listed:
+        print(f"{one['who']:<46}{one['transport'] or 'udp':>12}{one['rest_s']:>12.1f}")
+    if len(listed) < count:
+        print(f"and {count - len(listed)} more")
 
 
 def drain(

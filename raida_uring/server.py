@@ -239,6 +239,8 @@ class Server:
             if item.number == ECHO_NUMBER:
                 lane = native.CLASS_ECHO
             engine.set_class(item.group, item.code, lane)
+            if item.guesses:
+                engine.guard(item.group, item.code)
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
         store, cpus = self._store, self.config.workers.cpus
@@ -509,6 +511,14 @@ class Server:
         """See RequestLog.peers(). Any thread."""
         return (0.0, []) if self._requests is None else self._requests.peers(count)
 
+    def limited(self) -> tuple[list[native.Limited], int]:
+        """Who has failed too many checks: some of them, and how many there are. Any thread.
+
+        Raises StartError or EngineError when the node does not run.
+        """
+        with self._lock:
+            return self._running_engine().limited()
+
     def store_sizes(self) -> Sizes | None:
         """How full the store is; None without one. Any thread. Raises StoreError."""
         with self._lock:
@@ -543,7 +553,7 @@ class Server:
             return isinstance(change.new, int) and change.new <= self._connections_reserved
         return change.setting.reload == LIVE
 
-    def _live_settings(self, config: Config) -> dict[str, int]:
+    def _live_settings(self, config: Config) -> dict[str, object]:
         """The fields of struct ru_live."""
         return {
             "batch_max": config.workers.batch_max,
@@ -558,6 +568,7 @@ class Server:
             "idle_timeout_ms": config.tcp.idle_timeout_ms,
             "wait_max_ms": config.network.wait_max_ms,
             "busy_poll_us": config.network.busy_poll_us,
+            "checks": kernel.check_settings(config),
         }
 
     def wait(self, timeout_s: float | None = None) -> bool:

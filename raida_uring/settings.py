@@ -164,6 +164,19 @@ def cpu_numbers() -> Kind:
     return _list_of(whole(0, 1023).parse, "a list of CPU numbers from 0 to 1023, none twice")
 
 
+def networks(count_max: int) -> Kind:
+    """Take a list of IPv4 and IPv6 addresses and networks, kept as networks."""
+
+    def parse(raw: object) -> str:
+        try:
+            return str(ipaddress.ip_network(raw)) if isinstance(raw, str) else ""
+        except ValueError as error:
+            raise ValueError(f"{toml_value(raw)} is not a network: {error}") from None
+
+    allowed = f'a list of at most {count_max} networks such as "192.0.2.0/24", none twice'
+    return _list_of(parse, allowed, at_most=count_max)
+
+
 def _list_of(
     parse_item: Callable[[object], object],
     allowed: str,

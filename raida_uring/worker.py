@@ -6,13 +6,14 @@ interpreter lock.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native, native_store
@@ -33,6 +34,8 @@ from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 
+T = TypeVar("T")
+
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
 # For workers to leave once the data plane has ended. One whose handler outlasted the drain may
@@ -48,12 +51,65 @@ _UNUSED: Final = contextlib.nullcontext()
 _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 
 
+# What a request is answered after that counts as a failed check of its sender's.
+_KEY_NOT_SHOWN: Final = frozenset(
+    (
+        Status.INVALID_ENCRYPTION,
+        Status.ENCRYPTION_COIN_NOT_FOUND,
+        Status.INVALID_CRC,
+        Status.INVALID_HMAC,
+    )
+)
+_LIMITED: Final = Reply(Status.REQUEST_RATE)  # whether it is sent, the data plane decides
+
+
 def _refuse_bare(_request: Request, _node: Node) -> Reply:
     return _EMPTY
 
 
 def _unknown(_request: Request, _node: Node) -> Reply:
     return _INTERNAL  # the data plane hands out registered commands only
+
+
+class _Gate:
+    """Who may have a secret checked: the data plane's end of one worker, once it is open.
+
+    A check is charged to its sender before it is made, see ffi/guard.h. Thread: the worker's.
+    """
+
+    def __init__(self) -> None:
+        self.worker: native.Worker | None = None
+
+    def ask(
+        self, request: Request, check: Callable[[], T], is_wrong: Callable[[T], bool]
+    ) -> T | None:
+        """What `check` returns; None when none may be made. is_wrong: whether it has failed; one
+        that raises has not been made."""
+        worker = self.worker
+        assert worker is not None  # noqa: S101  for the type checker: no request comes before
+        if not worker.admit(request._record[0]):
+            return None
+        failed = False
+        try:
+            result = check()
+            failed = is_wrong(result)
+        finally:
+            worker.checked(failed=failed)
+        return result
+
+    def guard(self, handler: Handler, guesses: frozenset[int]) -> Handler:
+        """`handler`, which checks a secret of its own; guesses: its statuses for a wrong one."""
+
+        @functools.wraps(handler)
+        def guarded(request: Request, node: Node) -> Reply:
+            reply = self.ask(
+                request,
+                lambda: handler(request, node),
+                lambda reply: getattr(reply, "status", None) in guesses,
+            )
+            return _LIMITED if reply is None else reply
+
+        return guarded
 
 
 class _Sealed:
@@ -64,8 +120,9 @@ class _Sealed:
     bare status, whoever decided on it.
     """
 
-    def __init__(self, keys: Keys | None) -> None:
+    def __init__(self, keys: Keys | None, gate: _Gate) -> None:
         self._opener = Opener(keys)
+        self._gate = gate
         self._opened: dict[int, Opened] = {}  # by where the request stands in the batch's data
 
     def handler(self, plain: Handler, bare: Handler, *, public: bool = False) -> Handler:
@@ -78,15 +135,24 @@ class _Sealed:
             at = request._record[0]
             opened = self._opened.get(at)
             if opened is None:
-                opened = self._opened[at] = self._opener.open(
-                    request.header, request.payload, public=public
-                )
+                opened = self._open(request, public)
+                if opened is None:
+                    return _LIMITED
+                self._opened[at] = opened
                 request.payload = opened.payload
             if opened.refusal is not None:
                 return Reply(opened.refusal)
             return (plain if request.has_body else bare)(request, node)
 
         return open_and_answer
+
+    def _open(self, request: Request, public: bool) -> Opened | None:
+        """None: no check of its key may be made."""
+        return self._gate.ask(
+            request,
+            lambda: self._opener.open(request.header, request.payload, public=public),
+            lambda opened: opened.refusal in _KEY_NOT_SHOWN,
+        )
 
     def begin(self) -> None:
         """Forget what a batch that failed may have left."""
@@ -107,16 +173,17 @@ class _Sealed:
             replies[place] = Reply(reply.status, sealed)
 
 
-def _tables(commands: Iterable[Command], sealed: _Sealed) -> tuple[list[Handler], ...]:
+def _tables(commands: Iterable[Command], sealed: _Sealed, gate: _Gate) -> tuple[list[Handler], ...]:
     """Who answers, by kind of request (native.KIND_*), then by command number."""
     unknown: Handler = _unknown
     tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
-        bare = _refuse_bare if item.needs_body else item.handler
+        handler = gate.guard(item.handler, item.guesses) if item.guesses else item.handler
+        bare = _refuse_bare if item.needs_body else handler
         # Encrypted and without a body nobody has shown a key: only an echo, which tells nothing,
         # is answered.
-        unproved = item.handler if item.number == ECHO_NUMBER else _refuse_bare
-        row = item.handler, bare, sealed.handler(item.handler, unproved, public=item.public)
+        unproved = handler if item.number == ECHO_NUMBER else _refuse_bare
+        row = handler, bare, sealed.handler(handler, unproved, public=item.public)
         for table, handler in zip(tables, row, strict=True):
             table[item.number] = handler
     return tables
@@ -148,8 +215,9 @@ class Worker:
         the replies of a batch leave."""
         self._engine = engine
         self._index = index
-        self._sealed = _Sealed(coins if keys is None else keys)
-        self._tables = _tables(commands, self._sealed)
+        self._gate = _Gate()
+        self._sealed = _Sealed(coins if keys is None else keys, self._gate)
+        self._tables = _tables(commands, self._sealed, self._gate)
         self._node = node.for_worker(coins)
         self._coins = coins
         self._tap = tap
@@ -179,7 +247,7 @@ class Worker:
         try:
             if self._cpus:
                 os.sched_setaffinity(0, self._cpus)
-            worker = self._engine.open_worker(self._index)
+            worker = self._gate.worker = self._engine.open_worker(self._index)
         except (OSError, EngineError) as error:
             self._fault = error
             self.discard()

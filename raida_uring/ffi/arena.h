@@ -27,7 +27,7 @@ enum ru_transport {
 };
 
 /* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
- * but the last two fields; it keeps its own copy of whatever it must be able to trust. */
+ * but what is marked as the worker's; it keeps its own copy of whatever it must be able to trust. */
 struct ru_context {
     uint64_t arrival_ns; /* of its first byte */
     uint32_t peer_at;
@@ -41,7 +41,8 @@ struct ru_context {
     uint16_t body_present; /* bytes of it that arrived; less than BL only on UDP */
     uint8_t transport;     /* enum ru_transport */
     uint8_t header_size;
-    uint8_t spare[6];
+    uint8_t limited; /* worker: enum ru_guard_bound, why it was not looked at */
+    uint8_t spare[5];
     uint64_t complete_ns; /* when all of it had been received */
     uint32_t reply_block; /* worker: where the reply is, RU_NONE for inline */
     uint32_t reply_size;  /* worker */
@@ -62,6 +63,7 @@ struct ru_worker_counters {
     uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
     uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
     uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
+    uint64_t checks_failed;   /* of a secret */
     uint64_t lock_wait_ns;    /* from a batch taken to the interpreter lock held */
 };
 

@@ -540,7 +540,7 @@ static void sim_fill_slot(uint32_t number, uint32_t slot, const struct sim_datag
     uint8_t *at = arena->base + ru_arena_slot_at(arena, slot);
     struct sockaddr_in peer = {.sin_family = AF_INET,
                                .sin_port = (in_port_t)datagram->name,
-                               .sin_addr = {.s_addr = datagram->name}};
+                               .sin_addr = {.s_addr = htonl(datagram->name)}};
     event->truncated = datagram->size > arena->payload_size;
     event->result = (int32_t)(event->truncated ? arena->payload_size : datagram->size);
     event->controlled = sim.backend->setup.config->listeners[number].wildcard != 0;
@@ -698,7 +698,8 @@ static void sim_submit_datagram(const struct sim_submission *submission)
     memcpy(&asked, at + RU_SLOT_HEAD + RU_PEER_SIZE, sizeof(asked));
     bool wildcard = sim.backend->setup.config->listeners[submission->index].wildcard != 0;
     SIM_CHECK(submission->controlled == wildcard, "sent from another address", submission->index);
-    SIM_CHECK(!wildcard || asked == peer.sin_addr.s_addr, "asked at another address", asked);
+    uint32_t name = ntohl(peer.sin_addr.s_addr);
+    SIM_CHECK(!wildcard || asked == name, "asked at another address", asked);
     if (sim_chance(sim.mood.send_fails)) {
         sim.totals.datagrams_failed++;
         sim_post(&(struct ru_event){.operation = RU_OP_SEND_DATAGRAM,
@@ -709,7 +710,7 @@ static void sim_submit_datagram(const struct sim_submission *submission)
         return;
     }
     sim.totals.datagrams_sent++;
-    sim.world.datagram(sim.world.self, peer.sin_addr.s_addr, submission->bytes, submission->size);
+    sim.world.datagram(sim.world.self, name, submission->bytes, submission->size);
 }
 
 static void sim_submit(uint32_t count)
@@ -1095,7 +1096,7 @@ int __wrap_getpeername(int fd, struct sockaddr *peer, socklen_t *size)
     const struct sim_socket *socket = sim_socket(fd);
     const struct sockaddr_in name = {.sin_family = AF_INET,
                                      .sin_port = (in_port_t)socket->name,
-                                     .sin_addr = {.s_addr = socket->name}};
+                                     .sin_addr = {.s_addr = htonl(socket->name)}};
     if (socket->reset)
         return sim_errno(-ENOTCONN);
     memcpy(peer, &name, sizeof(name));

@@ -64,7 +64,7 @@ struct ru_conn {
     bool with_worker;
     bool request_open; /* between a request's first byte and its end */
     bool answered_before;
-    bool refused; /* answered from its header alone */
+    bool refused; /* answered unread: the connection ends with its reply */
     uint8_t header_have;
     struct ru_header header;
     uint32_t body_have;

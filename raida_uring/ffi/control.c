@@ -38,6 +38,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
     config->busy_poll_us = live->busy_poll_us;
     /* The one that workers read. */
     __atomic_store_n(&config->udp_reply_factor_max, live->udp_reply_factor_max, __ATOMIC_RELAXED);
+    ru_guard_set(&engine->guard, &live->checks);
     ru_stream_watch_all(engine);
 }
 
@@ -180,7 +181,8 @@ int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live)
 {
     if (!control_within(live->batch_max, 1, RU_BATCH_MAX) ||
         !control_within(live->connections_max, 1, engine->conns.capacity) ||
-        live->body_bytes_max > RU_REPLY_MAX || live->wait_max_ms == 0 || live->slow_queue_max == 0)
+        live->body_bytes_max > RU_REPLY_MAX || live->wait_max_ms == 0 ||
+        live->slow_queue_max == 0 || !ru_guard_valid(&live->checks))
         return -EINVAL;
     engine->call.live = *live;
     return control_call(engine, RU_CALL_LIVE);

@@ -25,6 +25,12 @@ static void datagram_refuse_slow(struct ru_engine *engine, uint32_t slot)
     ru_datagram_reply(engine, slot, RU_NONE, size);
 }
 
+void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
+{
+    engine->counters.udp_dropped_limited++;
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+}
+
 static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t size)
 {
     struct ru_counters *counters = &engine->counters;
@@ -69,7 +75,9 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
     case RU_UDP_QUEUE:
         break;
     }
-    if (ru_dispatch_queue(engine, lane, slot))
+    if (ru_dispatch_limited(engine, slot))
+        ru_datagram_limit(engine, slot);
+    else if (ru_dispatch_queue(engine, lane, slot))
         ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
     else
         datagram_refuse_slow(engine, slot);

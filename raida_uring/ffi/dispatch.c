@@ -75,6 +75,26 @@ void ru_dispatch_init(struct ru_engine *engine)
 
 /* ---- to workers ---- */
 
+static void dispatch_count_limited(struct ru_engine *engine, enum ru_guard_bound bound)
+{
+    engine->counters.limited_source += bound == RU_GUARD_SOURCE;
+    engine->counters.limited_network += bound == RU_GUARD_NETWORK;
+    engine->counters.limited_coin += bound == RU_GUARD_COIN;
+}
+
+bool ru_dispatch_limited(struct ru_engine *engine, uint32_t context)
+{
+    const struct ru_context *described = ru_arena_context(&engine->arena, context);
+    const uint8_t *header = engine->arena.base + described->header_at;
+    if (!ru_guard_asks(&engine->guard, header))
+        return false;
+    enum ru_guard_bound bound =
+        ru_guard_look(&engine->guard, engine->arena.base + described->peer_at, header,
+                      described->transport, engine->now_ns);
+    dispatch_count_limited(engine, bound);
+    return bound != RU_GUARD_NONE;
+}
+
 bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number number, uint32_t context)
 {
     struct ru_lane *lane = &engine->lanes[number];
@@ -142,13 +162,18 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
     return batch > 0 ? batch : 1;
 }
 
-/* Take a context out of the lane for `worker`; its token, or 0 if nobody waits for it any more. */
+/* Take a context out of the lane for `worker`; its token, or 0 if nobody waits for it any more, or it
+ * must not be looked at. */
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     uint32_t context = dispatch_pop(engine, lane);
     struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
     ru_hist_add(hist, engine->now_ns - engine->queue[context].since_ns, 1);
     if (context < engine->arena.slots) {
+        if (ru_dispatch_limited(engine, context)) { /* since it was queued */
+            ru_datagram_limit(engine, context);
+            return 0;
+        }
         ru_udp_move(&engine->udp, context, RU_UDP_WORKER);
         engine->udp.contexts[context].worker = (uint8_t)worker;
         return ru_token_pack(0, context, engine->udp.contexts[context].generation);
@@ -156,6 +181,10 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
     uint32_t index = context - engine->arena.slots;
     if (!ru_stream_dequeued(engine, index))
         return 0;
+    if (ru_dispatch_limited(engine, context)) {
+        ru_stream_limit(engine, index);
+        return 0;
+    }
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     conn->with_worker = true;
     conn->worker = (uint8_t)worker;
@@ -290,11 +319,23 @@ static uint32_t dispatch_internal(struct ru_engine *engine, uint32_t context)
     return ru_fast_refuse(&engine->front, RU_STATUS_INTERNAL, RU_SCOPE_ALL, bytes, bytes);
 }
 
+/* Whether the worker did not look at the request, because too many checks had failed. */
+static bool dispatch_worker_limited(struct ru_engine *engine, uint32_t context)
+{
+    const struct ru_context *shared = ru_arena_context(&engine->arena, context);
+    uint8_t bound = __atomic_load_n(&shared->limited, __ATOMIC_RELAXED);
+    dispatch_count_limited(engine, (enum ru_guard_bound)bound);
+    return bound != RU_GUARD_NONE;
+}
+
 static void dispatch_return_datagram(struct ru_engine *engine, uint32_t slot, uint32_t worker)
 {
     struct dispatch_reply reply = {.block = RU_NONE};
     if (!dispatch_check_reply(engine, slot, worker, RU_NONE, &reply)) {
         reply = (struct dispatch_reply){RU_NONE, dispatch_internal(engine, slot)};
+    } else if (reply.size == 0 && dispatch_worker_limited(engine, slot)) {
+        ru_datagram_limit(engine, slot);
+        return;
     } else if (reply.size == 0) { /* the worker found no block for it */
         engine->counters.udp_dropped_no_block++;
         ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
@@ -318,6 +359,10 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
     }
     if (!usable || reply.size == 0)
         reply = (struct dispatch_reply){RU_NONE, dispatch_internal(engine, context)};
+    if (dispatch_worker_limited(engine, context)) {
+        engine->counters.refused_limited++;
+        conn->refused = true;
+    }
     dispatch_latency(engine, RU_HISTOGRAM_TCP, context);
     ru_stream_replied(engine, index, reply.block, reply.size);
 }

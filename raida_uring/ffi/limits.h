@@ -54,6 +54,12 @@
 #define RU_LENT_LARGE_MAX 4
 #define RU_LENT_RING 64                    /* entries; a power of two above both */
 #define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* then it is no chance */
+#define RU_SOURCE_LINES 8192               /* of the table of sources, a cache line each */
+#define RU_SOURCE_WAYS 4                   /* buckets of a line */
+#define RU_SOURCE_BUCKETS (RU_SOURCE_LINES * RU_SOURCE_WAYS)
+#define RU_GUARD_NETWORK_FACTOR 16 /* a network may fail so many times as often as a sender */
+#define RU_CHECKS_MAX 1000000      /* of each bound on failed checks */
+#define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
 
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */

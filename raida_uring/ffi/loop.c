@@ -45,7 +45,7 @@ static bool engine_config_valid(const struct ru_config *config)
            (config->tcp_buffers & (config->tcp_buffers - 1)) == 0 &&
            config->body_bytes_max <= RU_REPLY_MAX && config->events_per_lap > 0 &&
            config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536 &&
-           config->backend <= RU_BACKEND_EPOLL;
+           config->backend <= RU_BACKEND_EPOLL && ru_guard_valid(&config->checks);
 }
 
 static int engine_allocate(struct ru_engine *engine)
@@ -97,6 +97,9 @@ static int engine_set_up(struct ru_engine *engine)
                      .classes = page->classes},
         .roots = &page->roots,
     };
+    result = ru_guard_init(&engine->guard, &config->checks);
+    if (result != 0)
+        return result;
     if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
         return -errno;
     for (uint32_t what = 0; what < RU_STARVED_QUEUES; what++)
@@ -136,6 +139,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     if (!engine)
         return;
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
+    ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
     ru_blocks_destroy(&engine->blocks);
     ru_udp_destroy(&engine->udp);
@@ -300,8 +304,12 @@ static int loop_lap(struct ru_engine *engine)
     engine->counters.laps++;
     loop_publish(engine); /* before work is handed out: handlers see their own request counted */
     uint32_t used_count = engine->conns.used_count;
+    uint64_t limited = engine->counters.udp_dropped_limited;
     ru_dispatch_run(engine);
-    if (used_count != engine->conns.used_count) /* it met requests whose peers had left */
+    bool dropped = limited != engine->counters.udp_dropped_limited;
+    if (dropped)
+        ru_datagram_arm(engine);
+    if (dropped || used_count != engine->conns.used_count) /* or whose peers had left */
         loop_publish(engine);
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
@@ -614,6 +622,19 @@ int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t comma
     return 0;
 }
 
+int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
+{
+    if (group > 15 || command > 255)
+        return -EINVAL;
+    ru_guard_add_command(&engine->guard, (uint16_t)(group << 8 | command));
+    return 0;
+}
+
+uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count)
+{
+    return ru_guard_list(&engine->guard, limited, count, ru_now_ns());
+}
+
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
 {
     ru_roots_publish(&ru_arena_page(&engine->arena)->roots, roots);
@@ -634,6 +655,7 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
         counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
         counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
         counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
+        counters->checks_failed += __atomic_load_n(&worker->checks_failed, __ATOMIC_RELAXED);
         counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
     }
 }

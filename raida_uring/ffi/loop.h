@@ -16,6 +16,7 @@
 #include "closed.h"
 #include "conn.h"
 #include "fast.h"
+#include "guard.h"
 #include "queue.h"
 #include "ru.h"
 #include "stats.h"
@@ -148,6 +149,7 @@ struct ru_engine {
     struct ru_timer timers; /* one node per connection */
     struct ru_timer_node *timer_nodes;
     struct ru_counters counters;
+    struct ru_guard guard;
     struct ru_backend *backend;
     struct ru_event *events; /* RU_EVENTS_BATCH */
 
@@ -195,6 +197,8 @@ struct ru_engine {
 
 /* dispatch.c: between the loop and the workers. */
 void ru_dispatch_init(struct ru_engine *engine);
+/* Whether a described context asks for a check of a secret that must not be made: counted then. */
+bool ru_dispatch_limited(struct ru_engine *engine, uint32_t context);
 /* Queue a context; false when the lane is full and it must be refused. */
 bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number lane, uint32_t context);
 /* Take back what workers returned, and replace the blocks they used. */
@@ -222,6 +226,8 @@ void ru_datagram_settle(struct ru_engine *engine);
 void ru_datagram_arm(struct ru_engine *engine);
 /* Let the kernel drop what arrives from now on, so that draining comes to an end. */
 void ru_datagram_refuse(struct ru_engine *engine);
+/* Drop a datagram that must not be looked at, from any place that is ours. */
+void ru_datagram_limit(struct ru_engine *engine, uint32_t slot);
 /* Once every receive has ended: lent slots are ours again. */
 void ru_datagram_reclaim(struct ru_engine *engine);
 /* Answer what the sockets still hold. */
@@ -232,6 +238,8 @@ void ru_stream_event(struct ru_engine *engine, const struct ru_event *event);
 void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size);
 /* The lane popped this queued connection: false if it was closed meanwhile. */
 bool ru_stream_dequeued(struct ru_engine *engine, uint32_t index);
+/* Answer 160 to a request that must not be looked at, and close. State PROCESSING, nobody's. */
+void ru_stream_limit(struct ru_engine *engine, uint32_t index);
 /* A worker returned a connection that was closed meanwhile. */
 void ru_stream_settle(struct ru_engine *engine, uint32_t index);
 void ru_stream_expire(struct ru_engine *engine);

@@ -6,8 +6,9 @@ ru.h does; cffi drops the interpreter lock on every call.
 
 import errno
 import functools
+import ipaddress
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -26,6 +27,7 @@ class _Lib(Protocol):
     RU_CONFIG_LISTENERS: int
     RU_CLOSED_KEPT: int
     RU_CONNECTIONS_LISTED: int
+    RU_LIMITED_LISTED: int
     RU_BACKEND_AUTO: int
     RU_BACKEND_URING: int
     RU_BACKEND_EPOLL: int
@@ -45,6 +47,8 @@ class _Lib(Protocol):
     def ru_engine_close_workers(self, engine: Any) -> None: ...
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
+    def ru_engine_guard(self, engine: Any, group: int, command: int) -> int: ...
+    def ru_engine_limited(self, engine: Any, limited: Any, count: int) -> int: ...
     def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
     def ru_engine_roots_version(self, engine: Any) -> int: ...
     def ru_engine_tally(self, engine: Any, command: int, answered: Any) -> int: ...
@@ -72,6 +76,8 @@ class _Lib(Protocol):
     def ru_worker_records(self, worker: Any) -> Any: ...
     def ru_worker_data(self, worker: Any) -> Any: ...
     def ru_worker_data_size(self, worker: Any) -> int: ...
+    def ru_worker_admit(self, worker: Any, payload_at: int) -> int: ...
+    def ru_worker_checked(self, worker: Any, failed: int) -> None: ...
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
@@ -158,6 +164,33 @@ class ClosedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """Who has failed too many checks of a secret to have another one made.
+
+    who: an address or network, "coin DEN:SN", or "lockers HEX", the first bytes of their keys.
+    transport: "udp" or "tcp", empty for a coin or locker. rest_s: until it may ask again.
+    """
+
+    who: str
+    transport: str
+    rest_s: float
+
+
+def _limited(one: Any) -> Limited:
+    """A struct ru_limited."""
+    name = bytes(_ffi.buffer(one.name))
+    if one.family == 1:
+        who = f"coin {int.from_bytes(name[:1], signed=True)}:{int.from_bytes(name[1:5])}"
+    elif one.family == 2:
+        who = f"lockers {name[:5].hex()}"
+    else:
+        address = ipaddress.ip_address(name[:4] if one.family == 4 else name + bytes(8))
+        who = str(address) if one.bits == 32 else f"{address}/{one.bits}"
+    transport = "" if one.family < 4 else ("udp", "tcp")[one.transport]
+    return Limited(who, transport, one.rest_ns / 1e9)
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """One bound address. The descriptors stay open until the engine is destroyed."""
 
@@ -189,7 +222,7 @@ def _check(result: int, doing: str) -> int:
 class Engine:
     """One data plane. Created by the control thread; see ru.h for the thread of each call."""
 
-    def __init__(self, listeners: Sequence[Listener], settings: dict[str, int]) -> None:
+    def __init__(self, listeners: Sequence[Listener], settings: Mapping[str, object]) -> None:
         """Map and reserve all memory.
 
         settings: the remaining fields of `struct ru_config`, by name.
@@ -247,7 +280,7 @@ class Engine:
         doing = _ffi.string(_lib.ru_engine_refusal(self._engine, number)).decode()
         return EngineError(number[0], doing) if number[0] else None
 
-    def set_live(self, settings: dict[str, int]) -> None:
+    def set_live(self, settings: Mapping[str, object]) -> None:
         """Thread: any. Let the loop take over what may change while it serves.
 
         settings: the fields of `struct ru_live`, by name. Raises EngineError: EINVAL when one is
@@ -356,6 +389,16 @@ class Engine:
         """Thread: control. Publish who answers a command: one of CLASS_*."""
         _check(_lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command")
 
+    def guard(self, group: int, command: int) -> None:
+        """Thread: control. The command checks a secret of its own, see Worker.admit()."""
+        _check(_lib.ru_engine_guard(self._engine, group, command), "guarding a command")
+
+    def limited(self) -> tuple[list[Limited], int]:
+        """Thread: any. Some of those that have failed too many checks, and how many there are."""
+        found = _ffi.new("struct ru_limited[]", _lib.RU_LIMITED_LISTED)
+        count = _lib.ru_engine_limited(self._engine, found, _lib.RU_LIMITED_LISTED)
+        return [_limited(found[i]) for i in range(min(count, _lib.RU_LIMITED_LISTED))], count
+
     def publish_roots(self, roots: bytes) -> None:
         """Thread: one publisher at a time. roots: ROOTS_SIZE bytes."""
         if len(roots) != ROOTS_SIZE:
@@ -441,6 +484,18 @@ class Worker:
         """The bytes that the records refer to, not copied; valid until the next take."""
         return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
+    def admit(self, payload_at: int) -> bool:
+        """Whether a secret may be checked for the request of the batch with its payload there.
+
+        If so, checked() must follow. Else its sender, network or key coin has failed too often: as
+        a datagram it gets no reply then, as a connection's request 160, whatever reply() is told.
+        """
+        return bool(_lib.ru_worker_admit(self._worker, payload_at))
+
+    def checked(self, *, failed: bool) -> None:
+        """What became of the check that was admitted last."""
+        _lib.ru_worker_checked(self._worker, failed)
+
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.
 
@@ -495,7 +550,7 @@ def probe_features() -> dict[str, int | None]:
     }
 
 
-def probe_backend(settings: dict[str, int]) -> Opened:
+def probe_backend(settings: Mapping[str, object]) -> Opened:
     """Thread: any. Open the backend that `settings` (fields of `struct ru_config`) ask for, and
     close it again. Takes seconds where locked memory is short."""
     report = _ffi.new("struct ru_probe_backend *")

@@ -27,6 +27,7 @@ enum ru_constant {
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
+    RU_LIMITED_LISTED = 256,
 };
 
 enum ru_backend_choice {
@@ -48,6 +49,21 @@ struct ru_listener_config {
     int32_t udp_fd;
     int32_t tcp_fd;
     int32_t wildcard; /* 1: the UDP socket reports the address that was asked */
+};
+
+/* An IPv6 network; one of IPv4 as IPv6 maps it, 96 bits longer. */
+struct ru_network {
+    uint8_t address[16];
+    uint32_t bits; /* 0 to 128; what of the address lies behind them is 0 */
+};
+
+/* How many checks of a secret may fail, see guard.h. */
+struct ru_checks {
+    uint32_t burst;        /* of one sender, at once; 0: no limit of any kind */
+    uint32_t per_min;      /* of one sender, in the long run; at least 1 */
+    uint32_t coin_per_s;   /* under one key coin; 0: no limit */
+    uint32_t exempt_count; /* of the following */
+    struct ru_network exempt[64];
 };
 
 struct ru_config {
@@ -81,6 +97,7 @@ struct ru_config {
     uint32_t busy_poll_us;
     int32_t io_cpu;          /* -1: not pinned */
     uint32_t shared_sockets; /* another process has them open, too: leave them as they are */
+    struct ru_checks checks;
 };
 
 /* What a handler finds in front of it. */
@@ -125,6 +142,16 @@ struct ru_live {
     uint32_t idle_timeout_ms;
     uint32_t wait_max_ms;
     uint32_t busy_poll_us;
+    struct ru_checks checks;
+};
+
+/* What has failed too many checks of a secret to have another one made. */
+struct ru_limited {
+    uint8_t family;    /* 4, 6: address; 1: key coin; 2: the first five bytes of a locker's key */
+    uint8_t bits;      /* of the address: 32, 24, 64 or 48 */
+    uint8_t transport; /* 0 UDP, 1 TCP; of an address */
+    uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes */
+    uint64_t rest_ns;  /* until a check is made again, if none fails before */
 };
 
 /* What is in use at one moment. By lane: ordinary, slow, writing. */
@@ -196,6 +223,11 @@ int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 void ru_engine_close_workers(struct ru_engine *engine);
 /* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo, 4 write. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane);
+/* Thread: control. The command checks a secret of its own: its workers ask ru_worker_admit(). -EINVAL
+ * when out of range. */
+int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
+/* Thread: any. Up to `count` of those that are limited now; returns how many there are. */
+uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_BYTES bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
 /* Thread: any. How often roots were published. */
@@ -252,6 +284,12 @@ const uint8_t *ru_worker_data(struct ru_worker *worker);
 /* The first call after a take comes with the interpreter lock just won back: it ends the measurement
  * behind the counter worker_lock_wait_ns. */
 uint32_t ru_worker_data_size(struct ru_worker *worker);
+/* Thread: worker. Before a secret is checked for the request of the batch whose payload stands at
+ * `payload_at`: 1 when it may be, and ru_worker_checked() must follow; 0 when who asks has failed too
+ * often: whatever it is answered then, a datagram gets no reply, a connection 160 and its end. */
+int ru_worker_admit(struct ru_worker *worker, uint32_t payload_at);
+/* Thread: worker. What became of the check that was admitted last. */
+void ru_worker_checked(struct ru_worker *worker, uint32_t failed);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
  * payloads one behind the other, sizes their sizes. The payload of a sealed request's reply is empty
  * (a bare status; challenge field zero, nonce drawn here), or starts with what its header shows: the
@@ -289,6 +327,8 @@ int ru_probe_backend(const struct ru_config *config, struct ru_probe_backend *re
 /* cdef: end */
 
 _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
+_Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_network) == RU_EXEMPT_MAX,
+               "exempt networks");
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
 _Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE && RU_REPLY_BYTES_MAX == RU_REPLY_MAX, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX && RU_PEER_BYTES == RU_PEER_SIZE,

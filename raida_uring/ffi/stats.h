@@ -19,6 +19,7 @@
     X(udp_dropped_short)     /* under 17 bytes, or shorter than its header */                      \
     X(udp_dropped_reply)     /* another server's refusal, not a request */                         \
     X(udp_dropped_pool)      /* handlers hold every ordinary context */                            \
+    X(udp_dropped_limited)   /* asked for a check after too many had failed */                     \
     X(udp_dropped_send)      /* the kernel refused the reply */                                    \
     X(udp_dropped_no_block)  /* no block for a reply that does not fit its context */              \
     X(udp_dropped_drain)     /* still with a handler when the drain ended */                       \
@@ -54,6 +55,11 @@
     X(echoes)                         /* plain echoes answered by the I/O thread */                \
     X(refused_headers)                /* error replies made by the I/O thread */                   \
     X(refused_slow)                   /* answered 160: the slow lane's queue is full */            \
+    X(refused_limited)                /* TCP: answered 160 after too many failed checks */         \
+    X(limited_source)                 /* requests not looked at: their sender's bound */           \
+    X(limited_network)                /* ... its network's */                                      \
+    X(limited_coin)                   /* ... their key coin's, UDP alone */                        \
+    X(checks_failed)                  /* workers: checks of a secret that failed */                \
     X(tokens_refused)                 /* stale, foreign or malformed tokens from workers */        \
     X(dispatched)                     /* requests handed to workers */                             \
     X(batches)                        /* batches handed to workers */                              \

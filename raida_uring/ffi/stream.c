@@ -322,11 +322,23 @@ static bool stream_name_peer(struct ru_engine *engine, uint32_t index)
     return conn->named;
 }
 
+void ru_stream_limit(struct ru_engine *engine, uint32_t index)
+{
+    engine->counters.refused_limited++;
+    ru_conn_at(&engine->conns, index)->refused = true;
+    stream_apply(engine, index,
+                 ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
+}
+
 static void stream_queue(struct ru_engine *engine, uint32_t index, enum ru_lane_number lane)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     if (!stream_name_peer(engine, index)) {
         stream_close(engine, index, RU_CLOSED_EARLY);
+        return;
+    }
+    if (ru_dispatch_limited(engine, engine->arena.slots + index)) {
+        ru_stream_limit(engine, index);
         return;
     }
     if (ru_dispatch_queue(engine, lane, engine->arena.slots + index)) {

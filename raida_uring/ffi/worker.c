@@ -23,6 +23,7 @@ struct worker_entry {
     const uint8_t *header;    /* in the scratch */
     const uint8_t *challenge; /* in the scratch, or NULL */
     bool sealed;
+    uint8_t limited; /* enum ru_guard_bound: not looked at */
 };
 
 struct ru_worker {
@@ -35,6 +36,8 @@ struct ru_worker {
     uint64_t since_ns;         /* busy since; 0: not busy */
     uint64_t taken_ns;         /* a batch was taken then, and Python has not come back; 0: it has */
     uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
+    uint32_t looked;           /* the record that asked for a check last */
+    struct ru_guard_check check;
     uint32_t random_left;
     uint8_t random[WORKER_RANDOM_SIZE];
     struct worker_entry entries[RU_BATCH_MAX];
@@ -217,6 +220,8 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
 {
     const struct ru_arena *arena = &worker->engine->arena;
     struct ru_context *context = ru_arena_context(arena, ru_token_index(entry->token));
+    if (entry->limited != RU_GUARD_NONE)
+        answer = (struct worker_answer){.status = RU_STATUS_REQUEST_RATE};
     uint32_t size = worker_limit(worker, entry, context, &answer);
     uint32_t block;
     uint8_t *out = worker_room(worker, context, size, &block);
@@ -225,7 +230,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         size = ru_header_size(entry->header);
         out = worker_room(worker, context, size, &block);
     }
+    if (entry->limited != RU_GUARD_NONE && context->transport == RU_UDP)
+        out = NULL; /* its sender may be somebody else's victim */
     uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
+    context->limited = entry->limited;
     context->reply_block = block;
     context->reply_size = out ? size : 0;
     if (record) { /* the context is the loop's once it has gone back */
@@ -282,6 +290,41 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
     }
     worker_wake_loop(worker);
     return 0;
+}
+
+/* ---- checks of secrets ---- */
+
+/* The entry whose payload stands at `payload_at`; requests are looked at in order. */
+static struct worker_entry *worker_entry_at(struct ru_worker *worker, uint32_t payload_at)
+{
+    for (uint32_t left = worker->opened; left > 0; left--) {
+        if (worker->looked >= worker->opened)
+            worker->looked = 0;
+        if (worker->records[worker->looked].payload_at == payload_at)
+            return &worker->entries[worker->looked];
+        worker->looked++;
+    }
+    return NULL;
+}
+
+int ru_worker_admit(struct ru_worker *worker, uint32_t payload_at)
+{
+    struct worker_entry *entry = worker_entry_at(worker, payload_at);
+    worker->check.count = 0;
+    RU_CHECK(entry != NULL);
+    entry->limited = (uint8_t)ru_guard_begin(
+        &worker->engine->guard, entry->header - RU_PEER_SIZE, entry->header,
+        worker->records[worker->looked].transport, ru_now_ns(), &worker->check);
+    return entry->limited == RU_GUARD_NONE;
+}
+
+void ru_worker_checked(struct ru_worker *worker, uint32_t failed)
+{
+    if (failed)
+        worker_raise(&worker->mailbox->counters.checks_failed);
+    else
+        ru_guard_refund(&worker->engine->guard, &worker->check);
+    worker->check.count = 0;
 }
 
 void ru_worker_return(struct ru_worker *worker, uint64_t token)
@@ -368,7 +411,7 @@ static bool worker_has_work(const struct ru_worker *worker)
 /* Open as many requests as fit; 0 only when there are none left that need a handler. */
 static uint32_t worker_fill(struct ru_worker *worker)
 {
-    worker->opened = worker->answered = 0;
+    worker->opened = worker->answered = worker->looked = 0;
     worker->since_ns = ru_now_ns();
     while (worker->opened == 0 && worker_has_work(worker)) {
         uint64_t token;

@@ -47,6 +47,7 @@ class Command:
     mode: Mode
     needs_body: bool
     public: bool
+    guesses: frozenset[int]
     handler: Handler
 
     @property
@@ -73,6 +74,7 @@ def command(
     mode: Mode = "read",
     needs_body: bool = False,
     public: bool | None = None,
+    guesses: Iterable[int] = (),
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as the handler of (group, code).
 
@@ -84,6 +86,9 @@ def command(
     public: strangers can know the payload of its reply, so a request under encryption type 1 or 2
     is answered 36: the known bytes would tell them the keystream, and with it the key. None: public
     unless needs_body.
+    guesses: the statuses that say that a secret in the request (a password, a ticket) was wrong.
+    They count as failed checks: whose sender has too many of them, its requests no longer reach
+    the handler, right or wrong ([limits] failed_checks_burst).
     Raises ValueError when a value is out of range, TypeError when what it decorates is no function.
     """
     for what, number, range_ in (("group", group, GROUPS), ("code", code, CODES)):
@@ -96,6 +101,12 @@ def command(
     if public is not None and type(public) is not bool:
         raise ValueError(f"command {group}/{code}: public is True, False or None, not {public!r}")
     known = not needs_body if public is None else public
+    wrong = frozenset(guesses)
+    for status in wrong:
+        if not isinstance(status, int) or not 0 <= status <= 255:
+            raise ValueError(
+                f"command {group}/{code}: guesses are statuses from 0 to 255, not {status!r}"
+            )
 
     def declare(handler: Handler) -> Handler:
         if not callable(handler):
@@ -103,7 +114,7 @@ def command(
                 f"command {group}/{code}: a handler is a function, not {type(handler).__name__}"
             )
         _declared.setdefault(handler.__module__, []).append(
-            Command(group, code, mode, needs_body, known, handler)
+            Command(group, code, mode, needs_body, known, wrong, handler)
         )
         return handler
 

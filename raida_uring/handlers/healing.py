@@ -66,7 +66,16 @@ def get_ticket(request: Request, node: Node) -> Reply:
     return Reply(Status.MIXED, bits(states) + ticket)
 
 
-@command(group=2, code=50, mode="write", needs_body=True)
+# public: who has issued a ticket knows what it names, and could have it sealed under a key whose
+# owner's request he has seen.
+@command(
+    group=2,
+    code=50,
+    mode="write",
+    needs_body=True,
+    public=True,
+    guesses=(Status.NO_TICKET_FOUND,),
+)
 def validate_ticket(request: Request, node: Node) -> Reply:
     """The coins of a ticket, once for each RAIDA that asks."""
     payload = request.payload

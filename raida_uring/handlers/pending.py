@@ -32,7 +32,9 @@ def pending(request: Request, node: Node) -> Reply:
     return _NOT_IMPLEMENTED
 
 
-_PUBLIC: Final = frozenset(((0, 3), (14, 2), (14, 4), (14, 5)))  # as where there is a store
+_PUBLIC: Final = frozenset(
+    ((0, 3), (2, 50), (14, 2), (14, 4), (14, 5))
+)  # as where there is a store
 
 for _group, _code in PENDING:
     command(group=_group, code=_code, needs_body=True, public=(_group, _code) in _PUBLIC)(pending)

@@ -31,7 +31,7 @@ def version(request: Request, node: Node) -> Reply:
     return node.version_reply
 
 
-@command(group=0, code=2, needs_body=True)
+@command(group=0, code=2, needs_body=True, guesses=(Status.ADMIN_AUTH,))
 def show_stats(request: Request, node: Node) -> Reply:
     """Four counters, to whoever has the admin key: echoes, coins powned, value powned, datagrams.
 

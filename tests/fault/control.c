@@ -24,7 +24,8 @@ static struct ru_live control_live(const struct life *life)
                             .body_timeout_ms = 10 + sim_below(15000),
                             .write_timeout_ms = 10 + sim_below(15000),
                             .idle_timeout_ms = 10 + sim_below(30000),
-                            .wait_max_ms = 1 + sim_below(10000)};
+                            .wait_max_ms = 1 + sim_below(10000),
+                            .checks = life->config.checks};
 }
 
 static void control_offer(struct life *life, enum ru_call_kind kind)

@@ -7,6 +7,7 @@
  */
 #include "life.h"
 
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,7 @@ static void worker_read(const struct life_worker *worker, const struct ru_record
     const uint8_t *header = body - RU_HEADER_LARGE;
     const uint8_t *echo = header + (record->encryption <= 2 ? 30 : 46);
     memcpy(name, header - RU_PEER_SIZE + 4, sizeof(*name)); /* sin_addr */
+    *name = ntohl(*name); /* names that follow each other are of one network */
     *serial = (uint16_t)(echo[0] << 8 | echo[1]);
 }
 
@@ -76,6 +78,10 @@ static void worker_answer(struct life *life, uint32_t number)
     uint16_t serial;
     bool refused = record->kind == RU_REQUEST_SEALED && size == 0;
     uint8_t status = refused ? RU_STATUS_KEY_COIN_NOT_FOUND : RU_STATUS_SUCCESS;
+    bool guess = record->command == LIFE_SLOW; /* a command that checks a secret of its own */
+    if ((guess || record->kind == RU_REQUEST_SEALED) &&
+        ru_worker_admit(worker->handle, record->payload_at))
+        ru_worker_checked(worker->handle, refused || (guess && sim_chance(200)));
     worker_read(worker, record, &name, &serial);
     uint32_t seal_size = worker_seal(record, name, serial, size, payload);
     for (uint32_t i = 0; i < size; i++)
@@ -178,6 +184,14 @@ static struct sim_mood draw_mood(void)
                              .descriptors = draw(2, 24)};
 }
 
+/* So few that a life meets each of them. */
+static struct ru_checks draw_checks(void)
+{
+    return (struct ru_checks){.burst = sim_chance(128) ? 0 : draw(1, 2),
+                              .per_min = draw(1, 60),
+                              .coin_per_s = draw(0, 2)};
+}
+
 static struct ru_config draw_config(void)
 {
     struct ru_config config = {.backend = RU_BACKEND_URING,
@@ -205,6 +219,7 @@ static struct ru_config draw_config(void)
                                .idle_timeout_ms = draw(10, 30000),
                                .events_per_lap = draw(1, 40),
                                .wait_max_ms = draw(1, 10000),
+                               .checks = draw_checks(),
                                .io_cpu = -1};
     uint32_t blocks_min = 2 * ru_config_workers(&config);
     config.small_blocks = blocks_min + sim_below(8);
@@ -224,6 +239,7 @@ static void life_begin(struct life *life, uint32_t steps)
     (void)ru_engine_set_class(life->engine, LIFE_WRITE >> 8, LIFE_WRITE & 0xFF,
                               life->config.writers > 0 ? RU_CLASS_WRITE : RU_CLASS_WORKER);
     (void)ru_engine_set_class(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF, RU_CLASS_SLOW);
+    (void)ru_engine_guard(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF);
     life->laps_max = steps;
     life->appetite = draw(8, 250);
     life->drain_ms = sim_chance(64) ? 0 : draw(1, 3000);

@@ -8,8 +8,7 @@ Source: wire specification, section 27.
 
 The algebra of types 1 and 2: K0 is the keystream's first block, C0 the request's. A challenge
 field F is C0 ^ K0 ^ key, and a reply's payload is encrypted from K0 on: so 16 known bytes of a
-reply and F under one nonce are the key. Left out is a reply that the eavesdropper knows for a
-secret of his own, such as a ticket for his own coins: SECURITY.md says so.
+reply and F under one nonce are the key.
 """
 
 import itertools
@@ -73,7 +72,8 @@ TYPES = (0, 1, 2, 4, 5)
 VICTIM: Coin = (0, 20)
 COINS: list[Coin] = [VICTIM, (0, 21), (2, 100), (-8, 1_023_999), (7, 0), (0, 1_024_000)]
 PUBLIC = [VERSION_COMMAND, AUDIT, GET_MERKLE_BRANCH, GET_PAGE_DATA, GET_ALL_ROOTS, BARE]
-OTHERS = [DETECT, DETECT_SUM, POWN, POWN_SUM, GET_TICKET, VALIDATE_TICKET, FIND, FIX]
+PUBLIC.append(VALIDATE_TICKET)  # to whom the ticket is
+OTHERS = [DETECT, DETECT_SUM, POWN, POWN_SUM, GET_TICKET, FIND, FIX]
 COMMANDS = [ECHO_COMMAND, SHOW_STATS_COMMAND, *PUBLIC, *OTHERS]
 SIZE_MIB = MAP_BYTES >> 20
 
@@ -499,6 +499,21 @@ def test_no_an_from_one_request_that_somebody_saw(tmp_path: Path, ask: Ask) -> N
                 resent = seen.under(command, seen.body[:16] + os.urandom(size) + b">>")
                 reply = ask(node.endpoint, resent)
                 assert (len(reply), status(reply), reply[16:]) == (32, 36, bytes(16))
+
+
+@pytest.mark.parametrize("ask", [udp_ask, tcp_ask])
+def test_no_an_by_a_ticket_of_the_eavesdropper_s_own(tmp_path: Path, ask: Ask) -> None:
+    """He knows what it names, and can put it where he knows the owner's payload."""
+    with serving(make_store(tmp_path / "store")) as node:
+        own = b"".join(coin_bytes((1, sn)) + default_an((1, sn)) for sn in range(4))
+        ticket = reply_payload(ask(node.endpoint, request(GET_TICKET, own)))
+        first = owner_coin(OWNER)
+        whole = coin_bytes(OWNER) + first.an
+        seen = recorded(node, Key(1, (first,)), DETECT, whole * 2, coin_bytes(OWNER))
+        reply = ask(node.endpoint, seen.resent(VALIDATE_TICKET, bytes((7,)) + ticket))
+        assert (len(reply), status(reply), reply[16:]) == (32, 36, bytes(16))
+        plain = ask(node.endpoint, request(VALIDATE_TICKET, bytes((7,)) + ticket))
+        assert len(reply_payload(plain)) == 20
 
 
 # --- What fails later ---------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_what_is_public_is_answered_under_no_key_or_a_good_one() -> None:
     keys = [Key(1, coins[:1]), Key(2, locker=bytes(16)), Key(4, coins[:1]), Key(5, coins)]
     for key in keys:
         short = key.encryption <= 2
-        for group, code in ((0, 1), (0, 3), (14, 2), (14, 4), (14, 5), BARE):
+        for group, code in ((0, 1), (0, 3), (2, 50), (14, 2), (14, 4), (14, 5), BARE):
             assert (handlers.send(group, code, b"any", key=key) == Reply(36)) == short
         for group, code in ((0, 1), (0, 2), (1, 10), BARE, MIRROR):
             assert handlers.send(group, code, body=False, key=key) == Reply(36)

@@ -10,19 +10,30 @@ leave is not taken for one.
 
 import struct
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from raida_uring import config, sealing
 from raida_uring.ffi import native
 from raida_uring.handlers import Node, Reply, Request
 from raida_uring.protocol import Coin, parse_reply
 from raida_uring.sealing import Key
-from raida_uring.worker import Worker, _Sealed, join_all
+from raida_uring.worker import Worker, _Gate, _Sealed, join_all
 from tests.support.coins import Coins
+
+T = TypeVar("T")
 
 COINS = Coins()
 COIN = Coin(0, 8, COINS.an(0, 8) or b"")
 KEY = Key(4, (COIN,))
 NODE = Node(config.embedded_default(), dict)
+
+
+class Open(_Gate):
+    """No data plane stands behind it, so nobody is limited."""
+
+    def ask(self, request: Request, check: Callable[[], T], is_wrong: Callable[[T], bool]) -> T:
+        return check()
 
 
 def sealed_batch(payload: bytes) -> tuple[Request, bytes]:
@@ -46,7 +57,7 @@ def read(sealed: bytes) -> bytes:
 
 
 def test_called_twice() -> None:
-    sealed = _Sealed(COINS)
+    sealed = _Sealed(COINS, Open())
     handler = sealed.handler(mirror, mirror)
     request, records = sealed_batch(b"payload")
     assert handler(request, NODE) == handler(request, NODE) == Reply(payload=b"payload")
@@ -57,7 +68,7 @@ def test_called_twice() -> None:
 
 
 def test_nothing_is_left_for_the_next_batch() -> None:
-    sealed = _Sealed(COINS)
+    sealed = _Sealed(COINS, Open())
     handler = sealed.handler(mirror, mirror)
     request, records = sealed_batch(b"first")
     handler(request, NODE)

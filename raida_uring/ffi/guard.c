@@ -1,0 +1,312 @@
+/* guard.c: who has failed too many checks of a secret to have another one made. */
+#include "guard.h"
+
+#include <endian.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "arena.h"
+#include "clock.h"
+
+#define GUARD_ADDRESS 16 /* bytes; IPv4 stands in the last four, as IPv6 maps it */
+#define GUARD_MAPPED 96  /* bits in front of it */
+
+enum guard_family {
+    GUARD_IPV4 = 4,
+    GUARD_IPV6 = 6,
+    GUARD_COIN = 1,   /* the five bytes of a coin */
+    GUARD_LOCKER = 2, /* the first five of a locker's key */
+};
+
+/* The second word of a name: family, bits and transport. */
+static uint64_t guard_kind(uint32_t family, uint32_t bits, uint32_t transport)
+{
+    return (uint64_t)family << 16 | (uint64_t)bits << 8 | transport;
+}
+
+bool ru_guard_valid(const struct ru_checks *settings)
+{
+    for (uint32_t i = 0; i < settings->exempt_count && i < RU_EXEMPT_MAX; i++)
+        if (settings->exempt[i].bits > GUARD_ADDRESS * 8)
+            return false;
+    return settings->exempt_count <= RU_EXEMPT_MAX && settings->burst <= RU_CHECKS_MAX &&
+           settings->coin_per_s <= RU_CHECKS_MAX && settings->per_min <= RU_CHECKS_MAX &&
+           (settings->burst == 0 || settings->per_min > 0);
+}
+
+static struct ru_guard_pace guard_pace(uint64_t interval_ns, uint32_t burst)
+{
+    return (struct ru_guard_pace){interval_ns, (burst - 1) * interval_ns};
+}
+
+static void guard_apply(struct ru_guard *guard, const struct ru_checks *settings)
+{
+    guard->settings = *settings;
+    if (settings->burst == 0)
+        return;
+    uint64_t interval_ns = 60 * RU_SECOND_NS / settings->per_min;
+    guard->paces[RU_GUARD_SOURCE - 1] = guard_pace(interval_ns, settings->burst);
+    guard->paces[RU_GUARD_NETWORK - 1] = guard_pace(interval_ns / RU_GUARD_NETWORK_FACTOR,
+                                                    settings->burst * RU_GUARD_NETWORK_FACTOR);
+    if (settings->coin_per_s > 0)
+        guard->paces[RU_GUARD_COIN - 1] =
+            guard_pace(RU_SECOND_NS / settings->coin_per_s, settings->coin_per_s);
+}
+
+int ru_guard_init(struct ru_guard *guard, const struct ru_checks *settings)
+{
+    int result = ru_sources_init(&guard->sources);
+    guard_apply(guard, settings);
+    return result;
+}
+
+void ru_guard_destroy(struct ru_guard *guard)
+{
+    ru_sources_destroy(&guard->sources);
+}
+
+void ru_guard_set(struct ru_guard *guard, const struct ru_checks *settings)
+{
+    (void)pthread_mutex_lock(&guard->sources.lock);
+    guard_apply(guard, settings);
+    (void)pthread_mutex_unlock(&guard->sources.lock);
+}
+
+void ru_guard_add_command(struct ru_guard *guard, uint16_t command)
+{
+    guard->commands[command / 8] |= (uint8_t)(1U << command % 8);
+}
+
+bool ru_guard_asks(const struct ru_guard *guard, const uint8_t *header)
+{
+    uint32_t command = (uint32_t)header[4] << 8 | header[5];
+    return header[16] != 0 || (guard->commands[command / 8] >> command % 8 & 1) != 0;
+}
+
+/* ---- who asks ---- */
+
+static const uint8_t guard_mapped[GUARD_MAPPED / 8] = {[10] = 0xFF, [11] = 0xFF};
+
+/* The address of a sockaddr as 16 bytes; zeros for one that has none. */
+static void guard_address(const uint8_t *peer, uint8_t *address)
+{
+    sa_family_t family;
+    memset(address, 0, GUARD_ADDRESS);
+    memcpy(&family, peer, sizeof(family));
+    if (family == AF_INET6) {
+        memcpy(address, peer + offsetof(struct sockaddr_in6, sin6_addr), GUARD_ADDRESS);
+    } else if (family == AF_INET) {
+        memcpy(address, guard_mapped, sizeof(guard_mapped));
+        memcpy(address + sizeof(guard_mapped), peer + offsetof(struct sockaddr_in, sin_addr), 4);
+    }
+}
+
+static bool guard_within(const uint8_t *address, const struct ru_network *network)
+{
+    uint32_t whole = network->bits / 8, rest = network->bits % 8;
+    if (memcmp(address, network->address, whole) != 0)
+        return false;
+    return rest == 0 || ((address[whole] ^ network->address[whole]) >> (8 - rest)) == 0;
+}
+
+static bool guard_exempt(const struct ru_checks *settings, const uint8_t *address)
+{
+    for (uint32_t i = 0; i < settings->exempt_count; i++)
+        if (guard_within(address, &settings->exempt[i]))
+            return true;
+    return false;
+}
+
+static uint64_t guard_u32(const uint8_t *bytes)
+{
+    uint32_t word;
+    memcpy(&word, bytes, sizeof(word));
+    return be32toh(word);
+}
+
+static uint64_t guard_u64(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof(word));
+    return be64toh(word);
+}
+
+static void guard_name_sender(const uint8_t *address, uint8_t transport,
+                              struct ru_source_name *host, struct ru_source_name *network)
+{
+    if (memcmp(address, guard_mapped, sizeof(guard_mapped)) == 0) {
+        uint64_t whole = guard_u32(address + sizeof(guard_mapped));
+        *host = (struct ru_source_name){whole, guard_kind(GUARD_IPV4, 32, transport)};
+        *network = (struct ru_source_name){whole & ~0xFFULL, guard_kind(GUARD_IPV4, 24, transport)};
+    } else {
+        uint64_t whole = guard_u64(address);
+        *host = (struct ru_source_name){whole, guard_kind(GUARD_IPV6, 64, transport)};
+        *network =
+            (struct ru_source_name){whole & ~0xFFFFULL, guard_kind(GUARD_IPV6, 48, transport)};
+    }
+}
+
+/* Key coin or locker of types 1 and 2, whose keys a CRC proves; the others' cannot be guessed. */
+static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
+{
+    if (header[16] != 1 && header[16] != 2)
+        return false;
+    uint32_t family = header[16] == 1 ? GUARD_COIN : GUARD_LOCKER;
+    *name =
+        (struct ru_source_name){guard_u32(header + 17) << 8 | header[21], guard_kind(family, 0, 0)};
+    return true;
+}
+
+/* ---- checks ---- */
+
+/* What a check is charged to; false when nothing limits it. The ids are not yet known. */
+static bool guard_describe(const struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
+                           uint8_t transport, struct ru_guard_check *check)
+{
+    uint8_t address[GUARD_ADDRESS];
+    if (guard->settings.burst == 0)
+        return false;
+    guard_address(peer, address);
+    if (guard_exempt(&guard->settings, address))
+        return false;
+    struct ru_guard_charge *charges = check->charges;
+    guard_name_sender(address, transport, &charges[0].name, &charges[1].name);
+    check->count = check->obeyed = 2;
+    if (guard->settings.coin_per_s > 0 && guard_name_key(header, &charges[2].name)) {
+        check->count = 3;
+        /* Over TCP the sender is proven, and its own bound suffices. */
+        check->obeyed = transport == RU_UDP ? 3 : 2;
+    }
+    return true;
+}
+
+/* Whether both are charged to the same bucket in place `i`. */
+static bool guard_same(const struct ru_guard_check *a, const struct ru_guard_check *b, uint32_t i)
+{
+    return i < b->count && a->charges[i].name.what == b->charges[i].name.what &&
+           a->charges[i].name.kind == b->charges[i].name.kind;
+}
+
+/* The ids of the names, but for those that `known` has: a flood often comes from one network, or is
+ * after one coin. The sender is a member of its network. */
+static void guard_identify(const struct ru_guard *guard, struct ru_guard_check *check,
+                           const struct ru_guard_check *known)
+{
+    const struct ru_sources *sources = &guard->sources;
+    for (uint32_t i = 1; i < check->count; i++) {
+        struct ru_guard_charge *charge = &check->charges[i];
+        charge->id = guard_same(check, known, i) ? known->charges[i].id
+                                                 : ru_sources_id(sources, charge->name);
+        ru_sources_expect(sources, charge->id);
+    }
+    struct ru_guard_charge *sender = &check->charges[0], *network = &check->charges[1];
+    sender->id = ru_sources_member_id(sources, network->id, sender->name.what - network->name.what);
+    ru_sources_expect(sources, sender->id);
+}
+
+static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
+                                       const struct ru_guard_check *check, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < check->obeyed; i++)
+        if (ru_sources_until(&guard->sources, check->charges[i].id) >
+            now_ns + guard->paces[i].slack_ns)
+            return (enum ru_guard_bound)(i + 1);
+    return RU_GUARD_NONE;
+}
+
+enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
+                                  const uint8_t *header, uint8_t transport, uint64_t now_ns)
+{
+    struct ru_guard_check check;
+    if (!guard_describe(guard, peer, header, transport, &check))
+        return RU_GUARD_NONE;
+    bool known = check.count == guard->last.count && check.obeyed == guard->last.obeyed;
+    for (uint32_t i = 0; known && i < check.count; i++)
+        known = guard_same(&check, &guard->last, i);
+    if (!known) {
+        guard_identify(guard, &check, &guard->last);
+        guard->last = check;
+    }
+    return guard_judge(guard, &guard->last, now_ns);
+}
+
+enum ru_guard_bound ru_guard_begin(struct ru_guard *guard, const uint8_t *peer,
+                                   const uint8_t *header, uint8_t transport, uint64_t now_ns,
+                                   struct ru_guard_check *check)
+{
+    const struct ru_guard_check none = {.count = 0};
+    enum ru_guard_bound bound = RU_GUARD_NONE;
+    check->count = 0;
+    (void)pthread_mutex_lock(&guard->sources.lock);
+    if (guard_describe(guard, peer, header, transport, check)) {
+        guard_identify(guard, check, &none);
+        bound = guard_judge(guard, check, now_ns);
+    }
+    if (bound != RU_GUARD_NONE)
+        check->count = 0;
+    for (uint32_t i = 0; i < check->count; i++) {
+        struct ru_guard_charge *charge = &check->charges[i];
+        charge->interval_ns = guard->paces[i].interval_ns;
+        ru_sources_charge(&guard->sources, charge->id, charge->name, charge->interval_ns, now_ns);
+    }
+    (void)pthread_mutex_unlock(&guard->sources.lock);
+    return bound;
+}
+
+void ru_guard_refund(struct ru_guard *guard, const struct ru_guard_check *check)
+{
+    if (check->count == 0)
+        return;
+    (void)pthread_mutex_lock(&guard->sources.lock);
+    for (uint32_t i = 0; i < check->count; i++)
+        ru_sources_refund(&guard->sources, check->charges[i].id, check->charges[i].interval_ns);
+    (void)pthread_mutex_unlock(&guard->sources.lock);
+}
+
+/* ---- for people ---- */
+
+static enum ru_guard_bound guard_bound_of(const struct ru_limited *limited)
+{
+    if (limited->family == GUARD_COIN || limited->family == GUARD_LOCKER)
+        return RU_GUARD_COIN;
+    return limited->bits == 24 || limited->bits == 48 ? RU_GUARD_NETWORK : RU_GUARD_SOURCE;
+}
+
+/* Whether bucket `index` forbids checks now, and what it is of. */
+static bool guard_show(const struct ru_guard *guard, uint32_t index, uint64_t now_ns,
+                       struct ru_limited *limited)
+{
+    struct ru_source_name name;
+    uint64_t until_ns = ru_sources_at(&guard->sources, index, &name);
+    *limited = (struct ru_limited){.family = (uint8_t)(name.kind >> 16),
+                                   .bits = (uint8_t)(name.kind >> 8),
+                                   .transport = (uint8_t)name.kind};
+    enum ru_guard_bound bound = guard_bound_of(limited);
+    uint64_t free_ns = now_ns + guard->paces[bound - 1].slack_ns;
+    if (until_ns <= free_ns || (bound == RU_GUARD_COIN && guard->settings.coin_per_s == 0))
+        return false;
+    limited->rest_ns = until_ns - free_ns;
+    uint32_t size = limited->family == GUARD_IPV4 ? 4 : limited->family == GUARD_IPV6 ? 8 : 5;
+    for (uint32_t i = 0; i < size; i++)
+        limited->name[i] = (uint8_t)(name.what >> 8 * (size - 1 - i));
+    return true;
+}
+
+uint32_t ru_guard_list(struct ru_guard *guard, struct ru_limited *limited, uint32_t count,
+                       uint64_t now_ns)
+{
+    uint32_t found = 0;
+    struct ru_limited one;
+    (void)pthread_mutex_lock(&guard->sources.lock);
+    for (uint32_t i = 0; guard->settings.burst > 0 && i < RU_SOURCE_BUCKETS; i++) {
+        if (!guard_show(guard, i, now_ns, &one))
+            continue;
+        if (found < count)
+            limited[found] = one;
+        found++;
+    }
+    (void)pthread_mutex_unlock(&guard->sources.lock);
+    return found;
+}

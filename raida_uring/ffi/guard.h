@@ -1,0 +1,79 @@
+/* guard.h: who has failed too many checks of a secret to have another one made.
+ *
+ * Why: a 32-bit CRC is all that proves a key under encryption types 1 and 2, and tickets have 32
+ * bits, too. Counted are checks that failed: per sender (an IPv4 address, an IPv6 /64), per network
+ * (/24, /48), and per key coin over all senders. Past a bound a request is not looked at, right or
+ * wrong, or the answer would tell. UDP and TCP are counted apart: a datagram's sender may be forged.
+ *
+ * A check is charged before it is made and refunded once it has succeeded, so that no number of
+ * requests at once gets more of them made than the bound allows.
+ * Source: protocol specification, section 27, S3. No system call but for the lock's.
+ */
+#ifndef RU_GUARD_H
+#define RU_GUARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ru.h"
+#include "source.h"
+
+enum ru_guard_bound {
+    RU_GUARD_NONE = 0, /* none: the check may be made */
+    RU_GUARD_SOURCE = 1,
+    RU_GUARD_NETWORK = 2,
+    RU_GUARD_COIN = 3,
+};
+
+/* How fast one kind of bucket is forgiven, and how far ahead of the clock it may be. */
+struct ru_guard_pace {
+    uint64_t interval_ns; /* for one failed check */
+    uint64_t slack_ns;    /* all checks of a burst but one */
+};
+
+struct ru_guard_charge {
+    struct ru_source_name name;
+    uint64_t id;
+    uint64_t interval_ns;
+};
+
+/* What one check is charged to: sender, network, key coin. */
+struct ru_guard_check {
+    struct ru_guard_charge charges[RU_GUARD_COIN];
+    uint32_t count;  /* charged */
+    uint32_t obeyed; /* ... of which the first may forbid it */
+};
+
+struct ru_guard {
+    struct ru_sources sources;
+    struct ru_checks settings; /* written by the loop under the lock of `sources`, as is the next */
+    struct ru_guard_pace paces[RU_GUARD_COIN];
+    uint8_t commands[RU_COMMANDS_COUNT / 8]; /* those that check a secret of their own */
+    struct ru_guard_check last;              /* loop: what it looked at last */
+};
+
+/* Whether the settings lie within what is possible. */
+bool ru_guard_valid(const struct ru_checks *settings);
+/* Thread: control. 0 or -errno. */
+int ru_guard_init(struct ru_guard *guard, const struct ru_checks *settings);
+void ru_guard_destroy(struct ru_guard *guard);
+/* Thread: loop. */
+void ru_guard_set(struct ru_guard *guard, const struct ru_checks *settings);
+/* Thread: control, before the loop runs. */
+void ru_guard_add_command(struct ru_guard *guard, uint16_t command);
+/* Whether a request with this header asks for a check: it is encrypted, or its command makes one. */
+bool ru_guard_asks(const struct ru_guard *guard, const uint8_t *header);
+/* Thread: loop. Which bound, if any, forbids the check. peer: RU_PEER_SIZE bytes of a sockaddr. */
+enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
+                                  const uint8_t *header, uint8_t transport, uint64_t now_ns);
+/* Thread: worker. The same, and if none does, charge the check: it is about to be made. */
+enum ru_guard_bound ru_guard_begin(struct ru_guard *guard, const uint8_t *peer,
+                                   const uint8_t *header, uint8_t transport, uint64_t now_ns,
+                                   struct ru_guard_check *check);
+/* Thread: worker. It has succeeded: take the charges back. */
+void ru_guard_refund(struct ru_guard *guard, const struct ru_guard_check *check);
+/* Thread: any. What is limited now: up to `count` of them, and how many there are. */
+uint32_t ru_guard_list(struct ru_guard *guard, struct ru_limited *limited, uint32_t count,
+                       uint64_t now_ns);
+
+#endif

@@ -1,0 +1,320 @@
+"""Guessers: who fails too many checks of a key or other secret is not looked at any more.
+
+What must hold: however fast one source guesses, its bound of checks is made and no more; past it a
+right request is answered no better than a wrong one, so that the answer tells nothing; clients of
+other sources, and the owner of the coin that is guessed at, notice nothing over TCP.
+"""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from raida_uring import config, kernel, sealing
+from raida_uring.protocol import Coin
+from raida_uring.sealing import Key
+from tests.support.coins import Coins
+from tests.support.net import (
+    ANSWER_TIMEOUT_S,
+    DATAGRAM_BYTES_MAX,
+    RECEIVE_BUFFER_BYTES,
+    Endpoint,
+    read_exactly,
+    read_to_close,
+    tcp_connect,
+    udp_exchange,
+)
+from tests.support.node import Node, Table, running_node
+from tests.support.wire import (
+    ADMIN_KEY,
+    COIN_ID,
+    ECHO_COMMAND,
+    RAIDA_ID,
+    SHOW_STATS_COMMAND,
+    request,
+    status,
+)
+
+GUESSER, GOOD, OTHER = "127.0.0.2", "127.0.1.3", "127.0.2.4"  # networks of their own
+BURST = 20
+LIMITS: Table = {"failed_checks_burst": None}  # None: the default, which other tests switch off
+COINS = Coins()
+GUESSES = 2000
+
+
+def key_of(encryption: int, sn: int, *, right: bool) -> Key:
+    numbers = [(0, sn), (2, sn + 1)] if encryption == 5 else [(0, sn)]
+    ans = (COINS.an(den, number) or b"" for den, number in numbers)
+    coins = [
+        Coin(den, number, an if right else bytes(16))
+        for (den, number), an in zip(numbers, ans, strict=True)
+    ]
+    return Key(encryption, tuple(coins))
+
+
+def sealed_echo(encryption: int, sn: int, *, right: bool) -> bytes:
+    key = key_of(encryption, sn, right=right)
+    return sealing.seal_request(
+        *ECHO_COMMAND, key=key, nonce=bytes(key.nonce_bytes), raida_id=RAIDA_ID, coin_id=COIN_ID
+    )
+
+
+def guesses(encryption: int, count: int = GUESSES) -> Iterator[bytes]:
+    """Wrong keys, each for another coin, so that no coin's own bound is met."""
+    return (sealed_echo(encryption, 10 + 2 * number, right=False) for number in range(count))
+
+
+def udp_from(source: str) -> socket.socket:
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    client.settimeout(ANSWER_TIMEOUT_S)
+    client.bind((source, 0))
+    return client
+
+
+def flood(node: Node, source: str, requests: Iterable[bytes]) -> tuple[Counter[int], float]:
+    """Send all as fast as it goes; statuses of what was answered, and how long it took in s.
+
+    What is not answered was dropped: the node's own count tells when it has seen everything.
+    """
+    before = node.counters()["udp_received"]
+    began = time.monotonic()
+    with udp_from(source) as client:
+        sent = 0
+        for one in requests:
+            client.sendto(one, node.endpoint)
+            sent += 1
+            if sent % 200 == 0:  # as fast as it takes them, so that no buffer drops any
+                node.wait_for_counts(udp_received=before + sent)
+        node.wait_for(
+            lambda now: now["udp_received"] - before == sent and now["udp_in_flight"] == 0
+        )
+        took_s = time.monotonic() - began
+        client.setblocking(False)
+        statuses: Counter[int] = Counter()
+        while True:
+            try:
+                statuses[status(client.recv(DATAGRAM_BYTES_MAX))] += 1
+            except BlockingIOError:
+                return statuses, took_s
+
+
+def udp_ask_from(node: Node, source: str, data: bytes) -> int | None:
+    """The status; None when the node has dropped it as limited."""
+    before = node.counters()["udp_dropped_limited"]
+    with udp_from(source) as client:
+        client.sendto(data, node.endpoint)
+        client.settimeout(0.02)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                return status(client.recv(DATAGRAM_BYTES_MAX))
+            except TimeoutError:
+                if node.counters()["udp_dropped_limited"] > before:
+                    return None
+    raise AssertionError("neither answered nor counted")
+
+
+def tcp_ask_from(endpoint: Endpoint, source: str, data: bytes) -> int:
+    with tcp_connect(endpoint, source) as client:
+        client.sendall(data)
+        return status(read_to_close(client))
+
+
+@pytest.mark.parametrize("encryption", [1, 4, 5])
+def test_a_guesser_over_udp_gets_its_burst_and_then_one_a_second(encryption: int) -> None:
+    with running_node(COINS, limits=LIMITS) as node:
+        statuses, took_s = flood(node, GUESSER, guesses(encryption))
+        wrong = 37 if encryption == 1 else 204
+        assert set(statuses) == {wrong}
+        assert BURST <= statuses[wrong] <= BURST + took_s + 1
+        right = sealed_echo(encryption, 8, right=True)
+        assert udp_ask_from(node, GUESSER, right) is None
+        assert udp_ask_from(node, GOOD, right) == 250
+        assert tcp_ask_from(node.endpoint, GUESSER, right) == 250  # counted apart
+        # What asks for no check is answered: plain echoes, votes, what everybody may ask.
+        assert udp_ask_from(node, GUESSER, request(ECHO_COMMAND)) == 250
+        assert udp_ask_from(node, GUESSER, request((0, 1))) == 250
+        counters = node.counters()
+        assert counters["checks_failed"] == statuses[wrong]
+        assert counters["limited_source"] == counters["udp_dropped_limited"]
+        assert counters["limited_network"] == counters["limited_coin"] == 0
+
+
+def test_a_guesser_over_tcp_is_answered_160_and_closed() -> None:
+    with running_node(COINS, limits=LIMITS, tcp={"persistent": True}) as node:
+        began = time.monotonic()
+        seen = Counter(
+            tcp_last_status(node.endpoint, GUESSER, [one]) for one in guesses(4, 4 * BURST)
+        )
+        took_s = time.monotonic() - began
+        assert set(seen) == {204, 160}
+        assert BURST <= seen[204] <= BURST + took_s + 1
+        right = sealed_echo(4, 8, right=True)
+        assert tcp_last_status(node.endpoint, GUESSER, [right], closes=True) == 160
+        assert tcp_last_status(node.endpoint, GOOD, [right, right]) == 250
+        assert udp_ask_from(node, GUESSER, right) == 250
+        counters = node.counters()
+        assert counters["refused_limited"] == counters["limited_source"] == seen[160] + 1
+
+
+def tcp_last_status(
+    endpoint: Endpoint, source: str, requests: list[bytes], *, closes: bool = False
+) -> int:
+    """The last reply's status, each a header of 48 bytes; closes: the node ends the connection."""
+    with tcp_connect(endpoint, source) as client:
+        for one in requests:
+            client.sendall(one)
+            reply = read_exactly(client, 48)
+        if closes:
+            assert client.recv(1) == b""
+        return status(reply)
+
+
+def test_requests_under_way_at_once_are_no_failures() -> None:
+    """A client with right keys may have as many in flight as it likes."""
+    with running_node(COINS, limits=LIMITS) as node:
+        right = [sealed_echo(kind, 8, right=True) for kind in (1, 4, 5)] * 300
+        statuses, _ = flood(node, GOOD, right)
+        assert statuses == {250: 900}
+        assert node.counters()["checks_failed"] == 0
+
+
+def test_the_owner_of_a_coin_that_many_guess_at_has_tcp() -> None:
+    with running_node(COINS, limits=LIMITS) as node, ExitStack() as stack:
+        wrong, right = (sealed_echo(1, 8, right=right) for right in (False, True))
+        answered = 0
+        began = time.monotonic()
+        clients = [stack.enter_context(udp_from(f"127.3.{net}.1")) for net in range(12)]
+        for client in clients:  # 4 each, far from the bound of any source
+            for _ in range(4):
+                client.sendto(wrong, node.endpoint)
+        node.wait_for(lambda now: now["udp_received"] == 48 and now["udp_in_flight"] == 0)
+        took_s = time.monotonic() - began
+        counters = node.counters()
+        answered = counters["checks_failed"]
+        assert 10 <= answered <= 10 + 10 * took_s + 1
+        assert counters["limited_coin"] == 48 - answered
+        assert tcp_ask_from(node.endpoint, GOOD, right) == 250
+        assert udp_ask_from(node, GOOD, sealed_echo(4, 8, right=True)) == 250
+        assert udp_ask_from(node, GOOD, sealed_echo(1, 9, right=True)) == 250
+
+
+def test_a_network_has_a_bound_of_its_own() -> None:
+    limits: Table = {"failed_checks_burst": 2, "failed_checks_per_min": 1}
+    with running_node(COINS, limits=limits) as node:
+        answered: Counter[int] = Counter()
+        for host in range(2, 42):
+            statuses, _ = flood(node, f"127.9.9.{host}", guesses(4, 5))
+            answered += statuses
+        assert answered == {204: 32}  # 16 times that of a source
+        counters = node.counters()
+        assert counters["limited_network"] > 0
+        assert counters["limited_source"] + counters["limited_network"] == 40 * 5 - 32
+        right = sealed_echo(4, 8, right=True)
+        assert udp_ask_from(node, "127.9.9.99", right) is None
+        assert udp_ask_from(node, GOOD, right) == 250
+        assert tcp_ask_from(node.endpoint, "127.9.9.99", right) == 250
+
+
+def test_wrong_admin_keys_count() -> None:
+    with running_node(COINS, limits=LIMITS) as node:
+        wrong = [request(SHOW_STATS_COMMAND, bytes(16))] * 200
+        statuses, took_s = flood(node, GUESSER, wrong)
+        assert set(statuses) == {38}
+        assert BURST <= statuses[38] <= BURST + took_s + 1
+        right = request(SHOW_STATS_COMMAND, ADMIN_KEY)
+        assert udp_ask_from(node, GUESSER, right) is None
+        assert udp_ask_from(node, GOOD, right) == 250
+        assert udp_ask_from(node, GUESSER, sealed_echo(4, 8, right=True)) is None
+        seen = Counter(tcp_ask_from(node.endpoint, GUESSER, one) for one in wrong[: 3 * BURST])
+        assert set(seen) == {38, 160}
+        assert tcp_ask_from(node.endpoint, GUESSER, right) == 160
+
+
+def test_unknown_keys_count() -> None:
+    """Type 2 names lockers, of which there are none; a coin of no page is none."""
+    with running_node(COINS, limits=LIMITS) as node:
+        key = Key(2, locker=b"locker-of-nobody")
+        locker = sealing.seal_request(
+            *ECHO_COMMAND, key=key, nonce=bytes(8), raida_id=RAIDA_ID, coin_id=COIN_ID
+        )
+        no_coin = bytearray(sealed_echo(4, 8, right=False))
+        no_coin[19] = 9
+        seen, _ = flood(node, GUESSER, [locker, bytes(no_coin)] * 50)
+        assert seen[34] >= BURST // 4
+        assert seen[25] >= BURST // 4
+        assert seen.total() <= BURST + 2
+        assert udp_ask_from(node, GUESSER, sealed_echo(4, 8, right=True)) is None
+
+
+def test_settings_exempt_widen_and_switch_off() -> None:
+    exempt: Table = {**LIMITS, "failed_checks_exempt": ["127.0.0.0/24"]}
+    with running_node(COINS, limits=exempt) as node:
+        assert flood(node, GUESSER, guesses(4, 100))[0] == {204: 100}
+        assert flood(node, OTHER, guesses(4, 100))[0][204] < 100
+        change(node, failed_checks_burst=1000)
+        assert udp_ask_from(node, OTHER, sealed_echo(4, 8, right=True)) == 250
+        change(node, failed_checks_burst=1, failed_checks_per_min=1, failed_checks_exempt=())
+        assert flood(node, OTHER, guesses(4, 5))[0] == {}
+        change(node, failed_checks_burst=0)
+        assert flood(node, OTHER, guesses(4, 100))[0] == {204: 100}
+
+
+def change(node: Node, **limits: object) -> None:
+    """Reload with other [limits]."""
+    old = node.server.config
+    wanted = config.with_settings(
+        old,
+        [
+            config.Difference(config.SETTINGS["limits"][key], None, value)
+            for key, value in limits.items()
+        ],
+    )
+    assert node.server.reload(wanted).restart == []
+
+
+def test_who_is_limited_can_be_seen() -> None:
+    with running_node(COINS, limits=LIMITS) as node:
+        flood(node, GUESSER, guesses(4, 100))
+        with udp_from(OTHER) as client:
+            for _ in range(12):
+                udp_exchange(client, node.endpoint, request(ECHO_COMMAND))
+        limited, count = node.server.limited()
+        assert [(one.who, one.transport) for one in limited] == [(GUESSER, "udp")]
+        assert count == 1
+        assert 0 < limited[0].rest_s <= 1
+
+
+@pytest.mark.any_backend
+def test_settings_of_the_data_plane() -> None:
+    text = (
+        "[server]\nraida_id = 1\n[limits]\n"
+        'failed_checks_exempt = ["192.0.2.0/24", "2001:db8::/32", "::1"]\n'
+    )
+    checks = kernel.check_settings(config.parse(text, "test.toml"))
+    assert checks["exempt_count"] == 3
+    assert checks["exempt"] == [
+        {"address": bytes(10) + b"\xff\xff\xc0\0\x02\0", "bits": 120},
+        {"address": b"\x20\x01\x0d\xb8" + bytes(12), "bits": 32},
+        {"address": bytes(15) + b"\x01", "bits": 128},
+    ]
+
+
+def test_a_limited_datagram_is_not_answered_at_all() -> None:
+    """Neither the source that was limited nor a victim whose address it forged hears anything."""
+    with running_node(COINS, limits=LIMITS) as node:
+        flood(node, GUESSER, guesses(1, 200))
+        with udp_from(GUESSER) as client:
+            before = node.counters()["udp_answered"]
+            for kind in (1, 4, 5):
+                client.sendto(sealed_echo(kind, 8, right=True), node.endpoint)
+                client.sendto(sealed_echo(kind, 8, right=False), node.endpoint)
+            node.wait_for_counts(udp_in_flight=0)
+            node.wait_for(lambda now: now["udp_received"] >= 206)
+            after = node.counters()
+            # One check a second may have been forgiven meanwhile.
+            assert after["udp_answered"] - before <= 1 + after["checks_failed"] - BURST
