@@ -44,6 +44,7 @@ static struct ru_guard_pace guard_pace(uint64_t interval_ns, uint32_t burst)
 static void guard_apply(struct ru_guard *guard, const struct ru_checks *settings)
 {
     guard->settings = *settings;
+    guard->seen.known = false;
     if (settings->burst == 0)
         return;
     uint64_t interval_ns = 60 * RU_SECOND_NS / settings->per_min;
@@ -161,49 +162,46 @@ static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
 
 /* ---- checks ---- */
 
-/* What a check is charged to; false when nothing limits it. The ids are not yet known. */
-static bool guard_describe(const struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
-                           uint8_t transport, struct ru_guard_check *check)
+/* What a check is charged to, and how many of those may forbid it; 0 when nothing limits it. */
+static uint32_t guard_describe(const struct ru_guard *guard, const uint8_t *peer,
+                               const uint8_t *header, uint8_t transport,
+                               struct ru_source_name *names, uint32_t *obeyed)
 {
     uint8_t address[GUARD_ADDRESS];
+    *obeyed = 0;
     if (guard->settings.burst == 0)
-        return false;
+        return 0;
     guard_address(peer, address);
     if (guard_exempt(&guard->settings, address))
-        return false;
-    struct ru_guard_charge *charges = check->charges;
-    guard_name_sender(address, transport, &charges[0].name, &charges[1].name);
-    check->count = check->obeyed = 2;
-    if (guard->settings.coin_per_s > 0 && guard_name_key(header, &charges[2].name)) {
-        check->count = 3;
-        /* Over TCP the sender is proven, and its own bound suffices. */
-        check->obeyed = transport == RU_UDP ? 3 : 2;
-    }
-    return true;
+        return 0;
+    guard_name_sender(address, transport, &names[0], &names[1]);
+    *obeyed = 2;
+    if (guard->settings.coin_per_s == 0 || !guard_name_key(header, &names[2]))
+        return 2;
+    /* Over TCP the sender is proven, and its own bound suffices. */
+    *obeyed = transport == RU_UDP ? 3 : 2;
+    return 3;
 }
 
-/* Whether both are charged to the same bucket in place `i`. */
-static bool guard_same(const struct ru_guard_check *a, const struct ru_guard_check *b, uint32_t i)
-{
-    return i < b->count && a->charges[i].name.what == b->charges[i].name.what &&
-           a->charges[i].name.kind == b->charges[i].name.kind;
-}
-
-/* The ids of the names, but for those that `known` has: a flood often comes from one network, or is
- * after one coin. The sender is a member of its network. */
-static void guard_identify(const struct ru_guard *guard, struct ru_guard_check *check,
-                           const struct ru_guard_check *known)
+/* Name the charges of a check, hashing what it did not have in that place: a flood often comes from
+ * one network, or is after one coin. The sender is a member of its network. */
+static void guard_identify(const struct ru_guard *guard, const struct ru_source_name *names,
+                           uint32_t count, struct ru_guard_check *check)
 {
     const struct ru_sources *sources = &guard->sources;
-    for (uint32_t i = 1; i < check->count; i++) {
+    for (uint32_t i = 1; i < count; i++) {
         struct ru_guard_charge *charge = &check->charges[i];
-        charge->id = guard_same(check, known, i) ? known->charges[i].id
-                                                 : ru_sources_id(sources, charge->name);
+        if (i >= check->count || charge->name.what != names[i].what ||
+            charge->name.kind != names[i].kind)
+            charge->id = ru_sources_id(sources, names[i]);
+        charge->name = names[i];
         ru_sources_expect(sources, charge->id);
     }
-    struct ru_guard_charge *sender = &check->charges[0], *network = &check->charges[1];
-    sender->id = ru_sources_member_id(sources, network->id, sender->name.what - network->name.what);
+    struct ru_guard_charge *sender = &check->charges[0];
+    sender->name = names[0];
+    sender->id = ru_sources_member_id(sources, check->charges[1].id, names[0].what - names[1].what);
     ru_sources_expect(sources, sender->id);
+    check->count = count;
 }
 
 static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
@@ -216,32 +214,51 @@ static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
     return RU_GUARD_NONE;
 }
 
+static bool guard_is_seen(const struct ru_guard_seen *seen, const uint8_t *peer,
+                          const uint8_t *header, uint8_t transport)
+{
+    return seen->known && seen->transport == transport &&
+           memcmp(seen->family, peer, sizeof(seen->family)) == 0 &&
+           memcmp(seen->address, peer + 4, sizeof(seen->address)) == 0 &&
+           memcmp(seen->key, header + 16, sizeof(seen->key)) == 0;
+}
+
+static void guard_see(struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
+                      uint8_t transport)
+{
+    struct ru_guard_seen *seen = &guard->seen;
+    struct ru_source_name names[RU_GUARD_COIN];
+    uint32_t obeyed, count = guard_describe(guard, peer, header, transport, names, &obeyed);
+    memcpy(seen->family, peer, sizeof(seen->family));
+    memcpy(seen->address, peer + 4, sizeof(seen->address));
+    memcpy(seen->key, header + 16, sizeof(seen->key));
+    seen->transport = transport;
+    seen->known = true;
+    seen->limited = count > 0;
+    if (count > 0)
+        guard_identify(guard, names, count, &guard->last);
+    guard->last.obeyed = obeyed;
+}
+
 enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
                                   const uint8_t *header, uint8_t transport, uint64_t now_ns)
 {
-    struct ru_guard_check check;
-    if (!guard_describe(guard, peer, header, transport, &check))
-        return RU_GUARD_NONE;
-    bool known = check.count == guard->last.count && check.obeyed == guard->last.obeyed;
-    for (uint32_t i = 0; known && i < check.count; i++)
-        known = guard_same(&check, &guard->last, i);
-    if (!known) {
-        guard_identify(guard, &check, &guard->last);
-        guard->last = check;
-    }
-    return guard_judge(guard, &guard->last, now_ns);
+    if (!guard_is_seen(&guard->seen, peer, header, transport))
+        guard_see(guard, peer, header, transport);
+    return guard->seen.limited ? guard_judge(guard, &guard->last, now_ns) : RU_GUARD_NONE;
 }
 
 enum ru_guard_bound ru_guard_begin(struct ru_guard *guard, const uint8_t *peer,
                                    const uint8_t *header, uint8_t transport, uint64_t now_ns,
                                    struct ru_guard_check *check)
 {
-    const struct ru_guard_check none = {.count = 0};
+    struct ru_source_name names[RU_GUARD_COIN];
     enum ru_guard_bound bound = RU_GUARD_NONE;
     check->count = 0;
     (void)pthread_mutex_lock(&guard->sources.lock);
-    if (guard_describe(guard, peer, header, transport, check)) {
-        guard_identify(guard, check, &none);
+    uint32_t count = guard_describe(guard, peer, header, transport, names, &check->obeyed);
+    if (count > 0) {
+        guard_identify(guard, names, count, check);
         bound = guard_judge(guard, check, now_ns);
     }
     if (bound != RU_GUARD_NONE)

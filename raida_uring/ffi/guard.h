@@ -18,6 +18,9 @@
 #include "ru.h"
 #include "source.h"
 
+#define RU_GUARD_ADDRESS_BYTES 24
+#define RU_GUARD_KEY_BYTES 6
+
 enum ru_guard_bound {
     RU_GUARD_NONE = 0, /* none: the check may be made */
     RU_GUARD_SOURCE = 1,
@@ -44,12 +47,23 @@ struct ru_guard_check {
     uint32_t obeyed; /* ... of which the first may forbid it */
 };
 
+/* Whom the loop looked at last, as the bytes of its request: a flood often comes from one sender. */
+struct ru_guard_seen {
+    uint8_t address[RU_GUARD_ADDRESS_BYTES]; /* of a sockaddr, behind the port */
+    uint8_t key[RU_GUARD_KEY_BYTES];         /* of a header: encryption type and key coin */
+    uint8_t family[2];
+    uint8_t transport;
+    bool known;   /* the rest is of somebody */
+    bool limited; /* ... to whom bounds apply */
+};
+
 struct ru_guard {
     struct ru_sources sources;
     struct ru_checks settings; /* written by the loop under the lock of `sources`, as is the next */
     struct ru_guard_pace paces[RU_GUARD_COIN];
     uint8_t commands[RU_COMMANDS_COUNT / 8]; /* those that check a secret of their own */
-    struct ru_guard_check last;              /* loop: what it looked at last */
+    struct ru_guard_seen seen;               /* loop: whom it looked at last */
+    struct ru_guard_check last;              /* loop: ... and what that is charged to */
 };
 
 /* Whether the settings lie within what is possible. */
