@@ -56,7 +56,7 @@
 #define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* then it is no chance */
 #define RU_SOURCE_LINES 8192               /* of the table of sources, a cache line each */
 #define RU_SOURCE_WAYS 4                   /* buckets of a line */
-#define RU_SOURCE_BUCKETS (RU_SOURCE_LINES * RU_SOURCE_WAYS)
+#define RU_SOURCE_BUCKETS 32768
 #define RU_GUARD_NETWORK_FACTOR 16 /* a network may fail so many times as often as a sender */
 #define RU_CHECKS_MAX 1000000      /* of each bound on failed checks */
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
@@ -84,6 +84,7 @@ _Static_assert(RU_REQUEST_PREFIX == RU_PEER_SIZE + RU_HEADER_LARGE, "scratch pre
 _Static_assert(RU_SCRATCH_SIZE >= RU_REQUEST_PREFIX + 65536 + 8, "one request always fits");
 _Static_assert(RU_LENT_RING > RU_LENT_SMALL_MAX && RU_LENT_RING > RU_LENT_LARGE_MAX, "lent ring");
 _Static_assert(RU_UDP_PAYLOAD_MIN >= RU_VOTE_SIZE, "votes");
+_Static_assert(RU_SOURCE_BUCKETS == RU_SOURCE_LINES * RU_SOURCE_WAYS, "table of sources");
 _Static_assert((RU_LENT_RING & (RU_LENT_RING - 1)) == 0, "ring sizes are powers of two");
 
 #endif
