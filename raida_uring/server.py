@@ -192,6 +192,7 @@ class Server:
             self.tier,
             extra=event("serving", endpoints=self._places(), tier=self.tier),
         )
+        self._log_what_is_missing()
         if kernel.LACK_OF_MEMORY in self._engine.tier:
             logger.warning(
                 "smaller queues than asked for: %s",
@@ -199,7 +200,29 @@ class Server:
                 extra=event("queues_small"),
             )
         if self._web is not None:
-            logger.info("status page, metrics and health on %s", self._web.url, extra=event("http"))
+            logger.info(
+                "status page, metrics and health on %s",
+                ", ".join(self._web.urls),
+                extra=event("http"),
+            )
+
+    def _log_what_is_missing(self) -> None:
+        """What somebody may take for granted, and look for in vain."""
+        tables = {"[network] bind": self.config.network.bind}
+        if self.config.http.enabled:
+            tables["[http] listen"] = self.config.http.listen
+        for place, hosts in tables.items():
+            if "::" in hosts and not any("." in host for host in hosts):
+                logger.info(
+                    '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+                    place,
+                    extra=event("ipv6_only", place=place),
+                )
+        if self.config.http.enabled and "ipv4" not in metrics.host_errors():
+            logger.info(
+                "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
+                extra=event("host_errors_hidden"),
+            )
 
     def _start_fault(self, error: EngineError) -> str:
         if self.config.network.backend != "uring" or "pinning" in error.doing:
@@ -373,16 +396,32 @@ class Server:
                 config=self.config,
                 engine=engine,
                 commands=self._commands,
-                connections_max=self._connections_reserved,
+                connections_max=self.connections_max,
                 bound=self._bound,
                 store=self._store,
                 integrity=self._integrity,
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
+                helpers=self._helpers(),
                 started_at=self._started_at,
                 draining=self._draining,
             )
         )
+
+    def _helpers(self) -> list[threading.Thread]:
+        """Its threads beside the I/O thread and the workers, that of HTTP excepted."""
+        kept = (self._requests, self._integrity, self._syncer)
+        threads = [one.thread for one in kept if one is not None]
+        return [thread for thread in threads if thread is not None]
+
+    def unready(self) -> list[str]:
+        """Why no more requests should be sent here, in words; empty when they are welcome, and
+        while the node does not serve. Any thread."""
+        try:
+            with self._lock:  # what is observed may be going
+                return self.observe().unready()
+        except StartError:
+            return []
 
     def answered(self) -> list[metrics.Answered]:
         """What workers answered, by command. Any thread. Raises StartError unless it runs."""

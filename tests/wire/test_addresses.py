@@ -12,7 +12,14 @@ import pytest
 
 from raida_uring.client import Client, Transport, calls, resolve
 from raida_uring.errors import StartError
-from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
+from tests.support.net import (
+    Endpoint,
+    ipv6_loopback_works,
+    tcp_ask,
+    udp_ask,
+    udp_client,
+    udp_exchange,
+)
 from tests.support.node import Table, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
@@ -24,16 +31,6 @@ from tests.support.wire import (
     vote,
     vote_agreed,
 )
-
-
-def ipv6_loopback_works() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
 
 needs_ipv6 = pytest.mark.skipif(not ipv6_loopback_works(), reason="kernel without IPv6 (AF_INET6)")
 
