@@ -206,7 +206,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("pool",),
     ),
     "raida_pool_lent": Family(
-        "gauge", "of those blocks, the ones that workers hold for replies to come", ("pool",)
+        "gauge", "of what is used, the blocks that workers hold for replies to come", ("pool",)
     ),
     "raida_pool_size": Family("gauge", "what those pools hold at most", ("pool",)),
     "raida_udp_kernel_drops_total": Family(
@@ -687,8 +687,7 @@ def _samples(seen: Observation) -> dict[str, _Samples]:
     for pool, (used, size) in seen.pools.items():
         samples["raida_pool_used"].append(([pool], used))
         samples["raida_pool_size"].append(([pool], size))
-    for pool, count in seen.lent.items():
-        samples["raida_pool_lent"].append(([pool], count))
+        samples["raida_pool_lent"].append(([pool], seen.lent.get(pool, 0)))
     for address, count in seen.kernel_drops.items():
         samples["raida_udp_kernel_drops_total"].append(([address], count))
     for family, count in seen.host_errors.items():
