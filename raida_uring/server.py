@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -208,11 +209,13 @@ class Server:
 
     def _log_what_is_missing(self) -> None:
         """What somebody may take for granted, and look for in vain."""
-        tables = {"[network] bind": self.config.network.bind}
-        if self.config.http.enabled:
-            tables["[http] listen"] = self.config.http.listen
-        for place, hosts in tables.items():
-            if "::" in hosts and not any("." in host for host in hosts):
+        listening: dict[str, Sequence[socket.socket]] = {
+            "[network] bind": [bound.tcp for bound in self._bound]
+        }
+        if self._web is not None:
+            listening["[http] listen"] = self._web.sockets
+        for place, found in listening.items():
+            if _lacks_ipv4(found):
                 logger.info(
                     '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
                     place,
@@ -676,6 +679,19 @@ class Server:
                 extra=event("handlers_stuck", workers=stuck),
             )
         return not stuck
+
+
+def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:
+    """Whether one stands for every IPv6 address and none for any IPv4 one."""
+    everywhere = False
+    for one in listening:
+        if one.family == socket.AF_INET:
+            return False
+        if one.getsockname()[0] == "::":
+            if not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                return False  # the service manager's
+            everywhere = True
+    return everywhere
 
 
 @dataclass(frozen=True, slots=True)

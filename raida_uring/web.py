@@ -137,6 +137,11 @@ class Web:
         }
 
     @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """Those it listens on, in the order of `[http] listen`."""
+        return self._sockets
+
+    @property
     def urls(self) -> list[str]:
         """Of the status page, for each address."""
         places = (listening.getsockname()[:2] for listening in self._sockets)

@@ -130,6 +130,29 @@ def test_without_bind_every_address_of_both_families() -> None:
             assert_served((host, port))
 
 
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("bind", "listen", "said"),
+    [
+        (["::"], ["127.0.0.1"], ["[network] bind"]),
+        (["::1"], ["::"], ["[http] listen"]),
+        (["0.0.0.0", "::"], ["::", "127.0.0.1"], []),
+    ],
+)
+def test_ipv6_alone_is_said(
+    bind: list[str], listen: list[str], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a program elsewhere would take IPv4 on the same socket."""
+    caplog.set_level("INFO", "raida_uring")
+    http = {"enabled": True, "listen": listen, "port": 0}
+    with running_node(network={"bind": bind}, http=http) as node:
+        told = [line for line in caplog.messages if "takes IPv6 alone" in line]
+        assert [line.partition(":")[0] for line in told] == said
+        if bind == ["::"]:
+            with pytest.raises(ConnectionRefusedError):
+                tcp_ask(("127.0.0.1", node.endpoint[1]), request(ECHO_COMMAND))
+
+
 def test_one_port_for_both_transports_and_all_addresses() -> None:
     """Port 0 chooses one port that every bound address and both transports share."""
     with running_node(network={"bind": ["127.0.0.1", "127.0.0.2"]}) as node:
