@@ -185,7 +185,7 @@ class Web:
         """Have a descriptor in reserve: a node that has none left must be able to say so."""
         if self._spare is None:
             with contextlib.suppress(OSError):
-                self._spare = os.dup(self._sockets[0].fileno())
+                self._spare = os.open(os.devnull, os.O_RDONLY)
 
     async def _accept(self, listening: socket.socket) -> None:
         """asyncio's own server would log each refusal and rest for a second."""

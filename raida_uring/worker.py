@@ -202,6 +202,8 @@ class Worker:
         self._probed_at = now
         try:
             store.probe()
+            if store.write_fault is not None:
+                self._note_panic()
         except Exception:  # as _serve_safely()
             logger.exception(
                 "it could not be tried whether the store can be written",
@@ -253,23 +255,25 @@ class Worker:
         self._reply(worker, replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
-        """None of these requests has changed anything.
-
-        But for one case: when the write that completes a commit fails, only opening the store again
-        tells whether it was done. LMDB refuses everything then, so the node has to end.
-        """
-        if (coins := self._coins) is not None:
-            coins.end()
-            try:
-                coins.begin()
-            except StoreError as lasting:
-                if lasting.number == native_store.STORE_PANIC:
-                    coins.store.fault = lasting
-            coins.end()
+        """None of these requests has changed anything, but for one case: see _note_panic()."""
+        self._note_panic()
         key = _STORE_FAULT, str(error)
         self._fault_counts[key] = self._fault_counts.get(key, 0) + count
         self._fault_at.setdefault(key, time.monotonic())
         return [_STORE_FAILED] * count
+
+    def _note_panic(self) -> None:
+        """When the write that completes a commit fails, only opening the store again tells whether
+        it was done. LMDB refuses everything then, so the node has to end."""
+        if (coins := self._coins) is None:
+            return
+        coins.end()
+        try:
+            coins.begin()
+        except StoreError as lasting:
+            if lasting.number == native_store.STORE_PANIC:
+                coins.store.fault = lasting
+        coins.end()
 
     def _fault_seen(self, key: tuple[int, str]) -> int:
         """How many such faults to log now, this one included; 0: a line went out lately."""
