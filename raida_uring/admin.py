@@ -41,6 +41,8 @@ CONNECTIONS_LISTED_MAX: Final = 65535
 PEERS_LISTED_MAX: Final = 256
 DRAIN_TIMEOUT_S_MAX: Final = 86400.0
 STUCK_S: Final = 10.0  # a client that does not take its answer is let go
+IDLE_S: Final = 60.0  # and one that asks nothing ...
+IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no place
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
@@ -156,9 +158,20 @@ class _Client:
         except BlockingIOError:
             pass
 
-    @property
-    def stuck(self) -> bool:
-        return bool(self.unsent) and time.monotonic() - self.moved_at > STUCK_S
+    def stuck(self, now: float) -> bool:
+        """Whether it does not take its answer. now: time.monotonic()."""
+        return bool(self.unsent) and now - self.moved_at > STUCK_S
+
+    def idle_s(self, now: float) -> float:
+        """For how long it has asked nothing; 0 while it is to be told something, or has asked and
+        was not heard yet."""
+        if self.unsent or self.drain is not None or self.upgrade is not None:
+            return 0.0
+        try:
+            asked = bool(self.channel.recv(1, socket.MSG_PEEK))
+        except OSError:
+            asked = False
+        return 0.0 if asked else now - self.moved_at
 
 
 class _Drain:
@@ -247,9 +260,12 @@ class Admin:
                     self._accept()
                 elif isinstance(key.data, _Client):
                     self._guarded(key.data, self._serve)
+            now = time.monotonic()
             for client in list(self._clients):
-                if client.stuck:
+                if client.stuck(now):
                     self._forget(client)
+                elif client.idle_s(now) > IDLE_S:
+                    self._dismiss(client)
                 elif client.drain is not None and not client.unsent:
                     self._guarded(client, self._report_drain)
                 elif client.upgrade is not None and not client.unsent:
@@ -259,7 +275,7 @@ class Admin:
     def _timeout_s(self) -> float | None:
         if any(client.drain or client.upgrade is not None for client in self._clients):
             return PROGRESS_INTERVAL_S
-        return 1.0 if any(client.unsent for client in self._clients) else None
+        return 1.0 if self._clients else None
 
     def _accept(self) -> None:
         try:
@@ -282,7 +298,7 @@ class Admin:
                 user,
                 extra=event("admin_refused", process=process, user=user),
             )
-        elif len(self._clients) >= CLIENTS_MAX:
+        elif not self._has_place():
             refusal = f"{CLIENTS_MAX} clients already: too many"
         if refusal is not None:
             try:
@@ -303,6 +319,23 @@ class Admin:
                 self._selector.modify(client.channel, events, client)
         except OSError:
             self._forget(client)
+
+    def _dismiss(self, client: _Client) -> None:
+        """Let go of one that asks nothing."""
+        with contextlib.suppress(OSError):
+            client.send({"error": "nothing was asked for too long"})
+        self._forget(client)
+
+    def _has_place(self) -> bool:
+        """For one more: of those that ask nothing, the one that has been silent longest leaves."""
+        if len(self._clients) < CLIENTS_MAX:
+            return True
+        now = time.monotonic()
+        longest = max(self._clients, key=lambda client: client.idle_s(now))
+        if longest.idle_s(now) <= IDLE_CROWDED_S:
+            return False
+        self._dismiss(longest)
+        return True
 
     def _forget(self, client: _Client) -> None:
         if client in self._clients:
@@ -497,6 +530,7 @@ def status(server: "Server") -> dict[str, object]:
         "process": os.getpid(),
         "phase": server.phase,
         "tier": server.tier,
+        "unready": server.unready(),
         "endpoints": [list(endpoint) for endpoint in server.endpoints],
         "started_at": server.started_at,
         "uptime_s": round(time.time() - server.started_at, 3),
@@ -544,7 +578,7 @@ def _lanes(load: native.EngineLoad) -> dict[str, object]:
 def _memory(server: "Server", load: native.EngineLoad) -> dict[str, object]:
     limits, config = server.config.limits, server.config
     return {
-        "udp_contexts": [load.udp_contexts, config.udp.contexts + config.udp.reserve],
+        "udp_contexts": [load.udp_contexts, config.udp.contexts],
         "tcp_buffers": [load.tcp_buffers, config.tcp.buffers],
         "small_blocks": [load.small_blocks, limits.small_blocks],
         "large_blocks": [load.large_blocks, limits.large_blocks],

@@ -32,8 +32,8 @@ from raida_uring.settings import (
     declare,
     flag,
     hex_key,
+    host_names,
     host_ports,
-    ip_address,
     listening_addresses,
     module_names,
     networks,
@@ -414,15 +414,21 @@ class Http:
     enabled: bool = declare(
         flag(), "serve the status page, /metrics, /healthz and /readyz", default=True
     )
-    listen: str = declare(
-        ip_address(),
-        "address of that server, which asks nobody for a password",
-        default="127.0.0.1",
+    listen: tuple[str, ...] = declare(
+        listening_addresses(LISTENERS_MAX, or_one=True),
+        "addresses of that server, which asks nobody for a password",
+        default=("127.0.0.1",),
     )
     port: int = declare(
         whole(0, 65535),
         "its TCP port; 0 takes a free one",
         default_text="[server] port + 10000, - 10000 if past 65535; 0 if that is 0",
+    )
+    hosts: tuple[str, ...] = declare(
+        host_names(),
+        "names that it may be asked by, as a reverse proxy's; IP addresses and names without a "
+        "dot always may",
+        default=(),
     )
 
 
@@ -803,13 +809,14 @@ def _check_http(config: Config, source: str) -> None:
     http = config.http
     if not http.enabled or http.port == 0 or http.port != config.server.port:
         return
-    wildcard = "::" if ":" in http.listen else "0.0.0.0"  # noqa: S104  compared, not bound
-    served = [host for host in config.network.bind if (":" in host) == (":" in http.listen)]
-    if served and (http.listen == wildcard or {http.listen, wildcard} & set(served)):
-        raise ConfigError(
-            f"{source}: [http] port = {http.port}: must differ from [server] port, since [http] "
-            f"listen = {http.listen} meets [network] bind"
-        )
+    for listen in http.listen:
+        wildcard = "::" if ":" in listen else "0.0.0.0"  # noqa: S104  compared, not bound
+        served = [host for host in config.network.bind if (":" in host) == (":" in listen)]
+        if served and (listen == wildcard or {listen, wildcard} & set(served)):
+            raise ConfigError(
+                f"{source}: [http] port = {http.port}: must differ from [server] port, since "
+                f"[http] listen = {listen} meets [network] bind"
+            )
 
 
 # --- Words for faults -------------------------------------------------------------------------

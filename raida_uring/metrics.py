@@ -6,9 +6,16 @@ compares. No metric is labelled by client: their number is bounded whatever arri
 Source: architecture, "The conservation law"; the counters themselves stand in ffi/stats.h.
 """
 
+import contextlib
+import dataclasses
+import errno
+import math
+import os
 import platform
+import resource
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -28,6 +35,7 @@ from prometheus_client.registry import Collector
 
 import raida_uring
 from raida_uring.errors import StoreError
+from raida_uring.protocol.status import UNLISTED, status_name
 
 if TYPE_CHECKING:
     from raida_uring.config import Config
@@ -204,6 +212,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "large_blocks (those lent to workers included), tcp_buffers, connections",
         ("pool",),
     ),
+    "raida_pool_lent": Family(
+        "gauge", "of what is used, the blocks that workers hold for replies to come", ("pool",)
+    ),
     "raida_pool_size": Family("gauge", "what those pools hold at most", ("pool",)),
     "raida_udp_kernel_drops_total": Family(
         "counter",
@@ -213,7 +224,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "raida_host_udp_buffer_errors_total": Family(
         "counter",
-        "RcvbufErrors of the whole network namespace (/proc/net/snmp and snmp6)",
+        "RcvbufErrors of the whole network namespace (/proc/self/net/snmp and snmp6)",
         ("family",),
     ),
     "raida_thread_cpu_seconds_total": Family(
@@ -226,13 +237,24 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_store_size_bytes": Family("gauge", "what it may grow to ([store] size_mib)"),
     "raida_store_pages": Family("gauge", "pages of coins that were written, of 15,000"),
     "raida_store_tickets": Family("gauge", "tickets in the store, expired ones included"),
+    "raida_store_disk_free_bytes": Family(
+        "gauge", "free on the store's file system, for a user without privileges"
+    ),
+    "raida_store_writable": Family(
+        "gauge", "1; 0 from a commit that failed until one that writes as much succeeds"
+    ),
+    "raida_commit_failures_total": Family(
+        "counter",
+        "commits to the store that failed; while it cannot be written that is tried once a second, "
+        "which counts, too",
+    ),
     "raida_coins": Family("gauge", "coins in circulation", ("denomination",)),
     "raida_roots_published_total": Family("counter", "times that roots were shown to voters"),
     "raida_roots_lag_seconds": Family(
         "gauge", "age of the oldest commit that the roots do not show yet; 0: none"
     ),
     "raida_roots_lag_max_seconds": Family("gauge", "longest that a commit waited, since start"),
-    "raida_ready": Family("gauge", "1 when the node is neither draining nor overloaded, else 0"),
+    "raida_ready": Family("gauge", "1 while /readyz says ready, but for the I/O thread, else 0"),
     "raida_draining": Family("gauge", "1 once the node has been told to stop"),
     "raida_overloaded": Family("gauge", "1 while requests cannot be handled in time"),
     "raida_start_time_seconds": Family("gauge", "when the node started, seconds since 1970"),
@@ -254,13 +276,16 @@ PROCESS_METRICS: Final = (
     "process_open_fds",
     "process_max_fds",
 )
-"""What prometheus_client tells of the process."""
+"""What is told of the process, under the names that Prometheus's own clients use."""
 
 # --- Observation ------------------------------------------------------------------------------
 
 LANES: Final = ("ordinary", "slow", "write")
 OVERLOAD_WAIT_S: Final = 1.0  # of a request for a worker of the lanes that do not refuse, below
+REFUSALS_GAP_S: Final = 5.0  # after the latest refusal of a connection they are taken again
 _REFUSING_LANE: Final = "slow"  # its queue has a bound of its own, past which it answers 160
+
+_NET: Final = Path("/proc/self/net")  # /proc/net is hidden under ProcSubset=pid
 
 _SO_MEMINFO: Final = 55  # not in Python's socket module; Linux's number
 _MEMINFO_WORDS: Final = 9
@@ -285,7 +310,7 @@ class Answered:
 
     @property
     def label(self) -> str:
-        """As the wire page writes it."""
+        """Group and code, as `0/1`."""
         return f"{self.group}/{self.code}"
 
 
@@ -308,6 +333,11 @@ def answered_json(commands: Iterable[Answered]) -> list[dict[str, object]]:
             "name": one.name,
             "answered": one.count,
             "statuses": {str(status): count for status, count in one.replies.items()},
+            "names": {
+                str(status): name
+                for status in one.replies
+                if (name := status_name(status)) != UNLISTED
+            },
             "spent_s": one.spent_s,
         }
         for one in commands
@@ -316,7 +346,10 @@ def answered_json(commands: Iterable[Answered]) -> list[dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is observed. The engine, the store and the sockets stay open meanwhile."""
+    """What is observed. The engine, the store and the sockets stay open meanwhile.
+
+    helpers: threads of the node beside the I/O thread and the workers, which all run until it ends.
+    """
 
     config: "Config"
     engine: "Engine"
@@ -327,6 +360,7 @@ class Subject:
     integrity: "Integrity | None"
     io_thread: threading.Thread
     workers: Sequence[threading.Thread]
+    helpers: Sequence[threading.Thread]
     started_at: float  # time.time()
     draining: bool
 
@@ -342,12 +376,25 @@ class Roots:
 
 
 @dataclass(frozen=True, slots=True)
+class Writing:
+    """Whether the store can be written. fault: why not, None when it can. failed_commits: since
+    start. disk_free_bytes: None where the file system does not tell."""
+
+    fault: str | None
+    failed_commits: int
+    disk_free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """A node at one moment; its counters are one consistent set.
 
-    ages_s: of the oldest request that waits, by lane. pools: used and size. kernel_drops: by
-    address. host_errors: by address family. thread_times: CPU and waiting for a core, seconds, by
-    thread name. refusal: why io_uring is not used, empty where it is or was not asked for.
+    ages_s: of the oldest request that waits, by lane. pools: used and size. lent: of the used ones,
+    those that workers hold in advance. kernel_drops: by address. host_errors: by address family.
+    thread_times: CPU and waiting for a core, seconds, by thread name. dead_threads: names of those
+    that have ended before the node. refused_s: since when connections are refused and how long ago
+    the latest was, None while they are taken. refusal: why io_uring is not used, empty where it is
+    or was not asked for.
     """
 
     config: "Config"
@@ -358,11 +405,16 @@ class Observation:
     ages_s: dict[str, float]
     workers: dict[str, int]
     pools: dict[str, tuple[int, int]]
+    lent: dict[str, int]
     endpoints: tuple[tuple[str, int], ...]
     kernel_drops: dict[str, int]
     host_errors: dict[str, int]
     thread_times: dict[str, tuple[float, float]]
+    dead_threads: tuple[str, ...]
+    refused_s: tuple[float, float] | None
+    descriptor_left: bool
     store: "Sizes | None"
+    writing: Writing | None
     roots: Roots | None
     started_at: float
     draining: bool
@@ -383,9 +435,34 @@ class Observation:
                 reasons.append(f"overloaded: a request has waited {age_s:.1f} s for a worker")
         return reasons
 
+    def faults(self) -> list[str]:
+        """What requests fail for however few there are, in words; empty when nothing is wrong."""
+        reasons = [
+            f"the thread {name} has ended: see the log, and restart the node"
+            for name in self.dead_threads
+        ]
+        if self.writing is not None and self.writing.fault is not None:
+            reasons.append(f"the store cannot be written: {self.writing.fault}")
+        if (refusals := self._refusals()) is not None:
+            reasons.append(refusals)
+        return reasons
+
+    def _refusals(self) -> str | None:
+        used, size = self.pools["connections"]
+        cause = None
+        if used >= size:
+            cause = f"all {size} of connections_max are open"
+        elif not self.descriptor_left:
+            cause = "no descriptor is left, raise LimitNOFILE="
+        if self.refused_s is None:
+            return cause
+        since_s, latest_s = self.refused_s
+        cause = cause or f"the latest {latest_s:.0f} s ago"
+        return f"connections have been refused for {since_s:.0f} s: {cause}"
+
     def unready(self) -> list[str]:
         """Why no more requests should be sent here, in words; empty when they are welcome."""
-        return ["draining"] if self.draining else self.overloads()
+        return ["draining"] if self.draining else [*self.faults(), *self.overloads()]
 
 
 def observe(subject: Subject) -> Observation:
@@ -420,16 +497,25 @@ def observe(subject: Subject) -> Observation:
             "tcp_buffers": (gauges["tcp_buffers_used"], config.tcp.buffers),
             "connections": (counters["connections_open"], subject.connections_max),
         },
+        lent={name: gauges[f"{name}_lent"] for name in ("small_blocks", "large_blocks")},
         endpoints=tuple((bound.host, bound.port) for bound in subject.bound),
         kernel_drops={
             _address(bound.host, bound.port): _drops(bound.udp) for bound in subject.bound
         },
-        host_errors=_host_errors(),
+        host_errors=host_errors(),
         thread_times={
             "io": _thread_times([subject.io_thread]),
             "workers": _thread_times(subject.workers),
         },
+        dead_threads=tuple(
+            one.name
+            for one in (*subject.workers, *subject.helpers)
+            if one.ident is not None and not one.is_alive()
+        ),
+        refused_s=_refused_s(gauges, now_ns),
+        descriptor_left=_descriptor_left(),
         store=_sizes(subject.store),
+        writing=_writing(subject.store),
         roots=roots,
         started_at=subject.started_at,
         draining=subject.draining,
@@ -454,19 +540,37 @@ def _drops(udp: socket.socket) -> int:
     return words[_MEMINFO_DROPS] if len(words) > _MEMINFO_DROPS else 0
 
 
-def _host_errors() -> dict[str, int]:
+def _refused_s(gauges: Mapping[str, int], now_ns: int) -> tuple[float, float] | None:
+    latest_s = (now_ns - gauges["refused_at_ns"]) / 1e9
+    if not gauges["refused_at_ns"] or latest_s > REFUSALS_GAP_S:
+        return None
+    return max(0.0, now_ns - gauges["refused_since_ns"]) / 1e9, max(0.0, latest_s)
+
+
+def _descriptor_left() -> bool:
+    """Whether this process may open one more."""
+    try:
+        os.close(os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2))
+    except OSError as error:
+        return error.errno != errno.EMFILE
+    return True
+
+
+def host_errors() -> dict[str, int]:
+    """Datagrams that found no room in a socket of this network namespace, by address family; a
+    family that the machine has not, or that is hidden, is missing."""
     errors = {}
     try:  # two lines, names and values
         lines = [
             line.split()[1:]
-            for line in Path("/proc/net/snmp").read_text(encoding="ascii").splitlines()
+            for line in (_NET / "snmp").read_text(encoding="ascii").splitlines()
             if line.startswith("Udp:")
         ]
         errors["ipv4"] = int(dict(zip(*lines, strict=True))["RcvbufErrors"])
     except (OSError, KeyError, TypeError, ValueError):
-        pass  # hidden, as in some containers: nothing to tell
+        pass  # hidden: a start says so
     try:  # a line each
-        for line in Path("/proc/net/snmp6").read_text(encoding="ascii").splitlines():
+        for line in (_NET / "snmp6").read_text(encoding="ascii").splitlines():
             if line.startswith("Udp6RcvbufErrors"):
                 errors["ipv6"] = int(line.split()[1])
     except (OSError, ValueError):
@@ -494,6 +598,16 @@ def _sizes(store: "Store | None") -> "Sizes | None":
         return store.sizes()
     except StoreError:
         return None  # its own errors are in the log; the rest is worth telling
+
+
+def _writing(store: "Store | None") -> Writing | None:
+    if store is None:
+        return None
+    free: int | None = None
+    with contextlib.suppress(OSError):
+        found = os.statvfs(store.path)
+        free = found.f_bavail * found.f_frsize
+    return Writing(store.write_fault, store.failed_commits, free)
 
 
 # --- Prometheus -------------------------------------------------------------------------------
@@ -580,6 +694,7 @@ def _samples(seen: Observation) -> dict[str, _Samples]:
     for pool, (used, size) in seen.pools.items():
         samples["raida_pool_used"].append(([pool], used))
         samples["raida_pool_size"].append(([pool], size))
+        samples["raida_pool_lent"].append(([pool], seen.lent.get(pool, 0)))
     for address, count in seen.kernel_drops.items():
         samples["raida_udp_kernel_drops_total"].append(([address], count))
     for family, count in seen.host_errors.items():
@@ -610,6 +725,11 @@ def _add_store(samples: dict[str, _Samples], seen: Observation) -> None:
         samples["raida_store_size_bytes"] = [([], sizes.map_bytes)]
         samples["raida_store_pages"] = [([], sizes.written_pages)]
         samples["raida_store_tickets"] = [([], sizes.tickets)]
+    if (writing := seen.writing) is not None:
+        samples["raida_store_writable"] = [([], writing.fault is None)]
+        samples["raida_commit_failures_total"] = [([], writing.failed_commits)]
+        if writing.disk_free_bytes is not None:
+            samples["raida_store_disk_free_bytes"] = [([], writing.disk_free_bytes)]
     if (roots := seen.roots) is not None:
         samples["raida_roots_published_total"] = [([], roots.published)]
         samples["raida_roots_lag_seconds"] = [([], roots.lag_s)]
@@ -620,29 +740,85 @@ def _add_store(samples: dict[str, _Samples], seen: Observation) -> None:
         ]
 
 
+def _started_at() -> float:
+    """When this process began, in seconds since 1970."""
+    now = time.time()
+    try:
+        # Behind the name, which may hold anything: the 20th value is the start, in ticks.
+        told = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(told[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return now
+    return now - age_s
+
+
+_STARTED_AT: Final = _started_at()  # once: it must not follow the steps of the clock
+
+
+class _ProcessCollector(Collector):
+    """As prometheus_client's own, which tells nothing at all where /proc/stat is hidden
+    (ProcSubset=pid): nothing of this needs more than /proc/self, and the most not even that."""
+
+    def collect(self) -> Iterator[Metric]:
+        times, limit = os.times(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield CounterMetricFamily(
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+            value=times.user + times.system,
+        )
+        known = {
+            "start_time_seconds": (
+                "Start time of the process since unix epoch in seconds.",
+                _STARTED_AT,
+            ),
+            "max_fds": (
+                "Maximum number of open file descriptors.",
+                math.inf if limit == resource.RLIM_INFINITY else limit,
+            ),
+        }
+        with contextlib.suppress(OSError):
+            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
+            size, resident = (int(count) * resource.getpagesize() for count in pages[:2])
+            known["virtual_memory_bytes"] = "Virtual memory size in bytes.", size
+            known["resident_memory_bytes"] = "Resident memory size in bytes.", resident
+        with contextlib.suppress(OSError):  # no descriptor is left to count them with
+            count = len(os.listdir("/proc/self/fd"))
+            known["open_fds"] = "Number of open file descriptors.", count
+        for name, (meaning, value) in known.items():
+            yield GaugeMetricFamily(f"process_{name}", meaning, value=value)
+
+
 def exposition(seen: Observation) -> bytes:
     """The text of /metrics, format 0.0.4."""
     registry = CollectorRegistry()
     registry.register(_NodeCollector(seen))
-    ProcessCollector(registry=registry)
+    registry.register(_ProcessCollector())
     return generate_latest(registry)
 
 
 # --- JSON -------------------------------------------------------------------------------------
 
 
+def _process() -> dict[str, object] | None:
+    """None where it cannot be asked, as without a descriptor that is left."""
+    try:
+        process = psutil.Process()
+        with process.oneshot():
+            times, memory = process.cpu_times(), process.memory_info()
+            return {
+                "pid": process.pid,
+                "cpu_s": times.user + times.system,
+                "memory": memory.rss,
+                "descriptors": process.num_fds(),
+                "threads": process.num_threads(),
+            }
+    except (OSError, psutil.Error):
+        return None
+
+
 def status(seen: Observation) -> dict[str, object]:
     """What the status page shows, ready for JSON. Durations in seconds, sizes in bytes."""
-    server, process = seen.config.server, psutil.Process()
-    with process.oneshot():
-        times, memory = process.cpu_times(), process.memory_info()
-        used = {
-            "pid": process.pid,
-            "cpu_s": times.user + times.system,
-            "memory": memory.rss,
-            "descriptors": process.num_fds(),
-            "threads": process.num_threads(),
-        }
+    server = seen.config.server
     return {
         "node": {
             "raida_id": server.raida_id,
@@ -668,7 +844,10 @@ def status(seen: Observation) -> dict[str, object]:
             }
             for lane in LANES
         },
-        "pools": {name: {"used": used, "size": size} for name, (used, size) in seen.pools.items()},
+        "pools": {
+            name: {"used": used, "lent": seen.lent.get(name, 0), "size": size}
+            for name, (used, size) in seen.pools.items()
+        },
         "histograms": {
             kind: {
                 "edges_s": [edge / 1e9 for edge, _ in thin(one, 4)[:-1]],
@@ -676,7 +855,7 @@ def status(seen: Observation) -> dict[str, object]:
             }
             for kind, one in seen.histograms.items()
         },
-        "process": used,
+        "process": _process(),
         "threads": {
             name: {"cpu_s": cpu_s, "runqueue_s": wait_s}
             for name, (cpu_s, wait_s) in seen.thread_times.items()
@@ -689,6 +868,7 @@ def status(seen: Observation) -> dict[str, object]:
             "pages": sizes.written_pages,
             "tickets": sizes.tickets,
         },
+        "writing": None if seen.writing is None else dataclasses.asdict(seen.writing),
         "roots": None
         if (roots := seen.roots) is None
         else {

@@ -5,6 +5,7 @@ Each speaks to the admin socket. A node that does not run ends them with one lin
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -80,7 +81,21 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Js
     if as_json:
         print(json.dumps(now, indent=2))
     else:
-        print("\n".join(line.rstrip() for line in top.render(now, None, 100, 1000)))
+        _print_view(top.render(now, None, 200, 1000))
+
+
+def _print_view(lines: list[str]) -> None:
+    """What keeps a node from being ready in red, where that is seen."""
+    red, plain = ("\x1b[31m", "\x1b[0m") if _shows_colours() else ("", "")
+    for line in lines:
+        text = line.rstrip()
+        print(f"{red}{text}{plain}" if text.startswith(top.NOT_READY) else text)
+
+
+def _shows_colours() -> bool:
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def live_top(
@@ -117,7 +132,7 @@ def live_top(
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
     else:
-        print("\n".join(line.rstrip() for line in top.render(now, before, 80, 1000)))
+        _print_view(top.render(now, before, 200, 1000))
 
 
 def connections(

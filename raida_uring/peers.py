@@ -5,7 +5,6 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 
 import asyncio
 import logging
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -13,15 +12,17 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from raida_uring import protocol
+from raida_uring.client.question import Answer, Question
 from raida_uring.config import Server
 from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.log import event
-from raida_uring.protocol import Status
+from raida_uring.protocol import CoinName, Status, calls
+from raida_uring.protocol.coin import COIN_NAME_BYTES
 
 TIMEOUT_S: Final = 32.0
-_COIN_BYTES: Final = 5
-_REPLY_BYTES_MAX: Final = protocol.HEADER_BYTES + 4096 * _COIN_BYTES + 2  # a ticket's most coins
-_GROUP, _VALIDATE_TICKET = 2, 50
+_REPLY_BYTES_MAX: Final = (
+    protocol.HEADER_BYTES + 4096 * COIN_NAME_BYTES + 2
+)  # a ticket's most coins
 
 # (family, type, protocol, name, address), as getaddrinfo() has them
 _Found = list[tuple[Any, Any, int, str, Any]]
@@ -64,7 +65,7 @@ async def redeem(server: Server, tickets: Mapping[int, bytes], heed: Heed) -> No
 async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -> set[bytes]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reply = await _ask(server, raida, address, ticket)
+            answer = await _ask(server, raida, address, ticket)
     except (OSError, TimeoutError, EOFError, ValueError, RaidaError) as error:
         # ValueError: a name that cannot be one.
         logger.info(
@@ -75,39 +76,31 @@ async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -
             extra=event("ticket_refused", raida=raida, address=address),
         )
         return set()
-    if reply.status != Status.SUCCESS:
-        return set()
-    coins = reply.payload
-    if len(coins) % _COIN_BYTES:
-        return set()
-    return {coins[at : at + _COIN_BYTES] for at in range(0, len(coins), _COIN_BYTES)}
+    return {coin.wire for coin in answer.value or ()}
 
 
-async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> protocol.ParsedReply:
-    challenge, echo = secrets.token_bytes(12), int.from_bytes(secrets.token_bytes(2))
-    request = protocol.build_request(
-        _GROUP,
-        _VALIDATE_TICKET,
-        server.raida_id.to_bytes(1) + ticket,
+async def _ask(
+    server: Server, raida: int, address: str, ticket: bytes
+) -> Answer[tuple[CoinName, ...]]:
+    question = Question(
+        calls.validate_ticket(server.raida_id, int.from_bytes(ticket)),
         raida_id=raida,
         coin_id=server.coin_id,
-        echo=echo,
-        challenge=challenge,
+        key=None,
+        shard=0,
+        transport="tcp",
     )
     host, _, port = address.rpartition(":")
     connected = await _connect(await _addresses(host.strip("[]"), int(port)))
     reader, writer = await asyncio.open_connection(sock=connected)
     try:
-        writer.write(request)
+        writer.write(question.data)
         await writer.drain()
         header = await reader.readexactly(protocol.HEADER_BYTES)
         size = protocol.reply_bytes(header)
         if size > _REPLY_BYTES_MAX:
             raise ProtocolError(f"a reply of {size} bytes", Status.INVALID_PACKET_LENGTH)
-        reply = protocol.parse_reply(header + await reader.readexactly(size - len(header)))
-        if (reply.raida_id, reply.group, reply.echo) != (raida, _GROUP, echo.to_bytes(2)):
-            raise ProtocolError("the reply is to another request", Status.WRONG_RAIDA)
-        return reply
+        return question.read(header + await reader.readexactly(size - len(header)), 0.0)
     finally:
         writer.close()
 

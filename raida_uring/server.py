@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -192,6 +193,7 @@ class Server:
             self.tier,
             extra=event("serving", endpoints=self._places(), tier=self.tier),
         )
+        self._log_what_is_missing()
         if kernel.LACK_OF_MEMORY in self._engine.tier:
             logger.warning(
                 "smaller queues than asked for: %s",
@@ -199,7 +201,31 @@ class Server:
                 extra=event("queues_small"),
             )
         if self._web is not None:
-            logger.info("status page, metrics and health on %s", self._web.url, extra=event("http"))
+            logger.info(
+                "status page, metrics and health on %s",
+                ", ".join(self._web.urls),
+                extra=event("http"),
+            )
+
+    def _log_what_is_missing(self) -> None:
+        """What somebody may take for granted, and look for in vain."""
+        listening: dict[str, Sequence[socket.socket]] = {
+            "[network] bind": [bound.tcp for bound in self._bound]
+        }
+        if self._web is not None:
+            listening["[http] listen"] = self._web.sockets
+        for place, found in listening.items():
+            if _lacks_ipv4(found):
+                logger.info(
+                    '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+                    place,
+                    extra=event("ipv6_only", place=place),
+                )
+        if self.config.http.enabled and "ipv4" not in metrics.host_errors():
+            logger.info(
+                "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
+                extra=event("host_errors_hidden"),
+            )
 
     def _start_fault(self, error: EngineError) -> str:
         if self.config.network.backend != "uring" or "pinning" in error.doing:
@@ -375,16 +401,32 @@ class Server:
                 config=self.config,
                 engine=engine,
                 commands=self._commands,
-                connections_max=self._connections_reserved,
+                connections_max=self.connections_max,
                 bound=self._bound,
                 store=self._store,
                 integrity=self._integrity,
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
+                helpers=self._helpers(),
                 started_at=self._started_at,
                 draining=self._draining,
             )
         )
+
+    def _helpers(self) -> list[threading.Thread]:
+        """Its threads beside the I/O thread and the workers, that of HTTP excepted."""
+        kept = (self._requests, self._integrity, self._syncer)
+        threads = [one.thread for one in kept if one is not None]
+        return [thread for thread in threads if thread is not None]
+
+    def unready(self) -> list[str]:
+        """Why no more requests should be sent here, in words; empty when they are welcome, and
+        while the node does not serve. Any thread."""
+        try:
+            with self._lock:  # what is observed may be going
+                return self.observe().unready()
+        except StartError:
+            return []
 
     def answered(self) -> list[metrics.Answered]:
         """What workers answered, by command. Any thread. Raises StartError unless it runs."""
@@ -648,6 +690,19 @@ class Server:
                 extra=event("handlers_stuck", workers=stuck),
             )
         return not stuck
+
+
+def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:
+    """Whether one stands for every IPv6 address and none for any IPv4 one."""
+    everywhere = False
+    for one in listening:
+        if one.family == socket.AF_INET:
+            return False
+        if one.getsockname()[0] == "::":
+            if not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                return False  # the service manager's
+            everywhere = True
+    return everywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,18 +96,19 @@ def hex_key() -> Kind:
     return Kind("a string of 32 hex digits", parse)
 
 
-def ip_address() -> Kind:
-    """Take an IPv4 or IPv6 address to bind, kept in its shortest form."""
-    return Kind("an IP address", _parse_address)
+def listening_addresses(count_max: int, *, or_one: bool = False) -> Kind:
+    """Take a list of IPv4 and IPv6 addresses to bind side by side, kept in their shortest form.
 
-
-def listening_addresses(count_max: int) -> Kind:
-    """Take a list of IPv4 and IPv6 addresses to bind side by side, kept in their shortest form."""
+    or_one: a single one may stand without the list.
+    """
     allowed = f"a list of 1 to {count_max} IP addresses, none twice"
+    if or_one:
+        allowed = f"an IP address or {allowed}"
     addresses = _list_of(_parse_address, allowed, at_least=1, at_most=count_max)
 
     def parse(raw: object) -> object:
-        given = cast("tuple[str, ...]", addresses.parse(raw))
+        listed = [raw] if or_one and isinstance(raw, str) else raw
+        given = cast("tuple[str, ...]", addresses.parse(listed))
         for wildcard, mark in (("0.0.0.0", "."), ("::", ":")):  # noqa: S104  compared, not bound
             others = [host for host in given if mark in host and host != wildcard]
             if wildcard in given and others:
@@ -146,6 +147,19 @@ def host_ports(count: int) -> Kind:
 
     allowed = f'a list of exactly {count} "host:port" strings'
     return _list_of(parse, allowed, at_least=count, at_most=count, distinct=False)
+
+
+def host_names() -> Kind:
+    """Take a list of names of hosts, kept in lower case and without a final dot."""
+
+    def parse(raw: object) -> str:
+        if isinstance(raw, str):
+            name = raw.lower().removesuffix(".")
+            if re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name, re.ASCII):
+                return name
+        raise ValueError(f"{toml_value(raw)} is not a host name, without a port")
+
+    return _list_of(parse, "a list of host names, none twice")
 
 
 def module_names() -> Kind:

@@ -58,6 +58,9 @@ _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
 _RAIDA_KEY: Final = b"raida"  # the RAIDA that has served it, one byte
 _UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
+_PROBE_KEY: Final = b"probe"  # for a moment, while it is tried whether the store can be written
+_PROBE_PAGES_MAX: Final = 200
+_PAGE_ON_DISK_BYTES: Final = 20 << 10  # what a page of coins takes of LMDB's
 
 _COIN: Final = struct.Struct(">bI")  # as the wire names it
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
@@ -157,6 +160,9 @@ class Store:
         self.on_commit: Callable[[Sequence[int]], None] | None = None
         # Set once nothing can be read or written any more until the store is opened again.
         self.fault: StoreError | None = None
+        self.write_fault: str | None = None  # why it cannot be written now; None: it can
+        self.failed_commits = 0  # since it was opened, those of probe() included
+        self._fault_pages = 0  # a commit of so many pages shows that it can be written again
         self._owner = owner
         try:
             if owner >= 0 and not _is_lock_of(path, owner):
@@ -317,7 +323,40 @@ class Store:
 
     def sync(self) -> None:
         """Return when every commit is on the disk. Raises StoreError."""
-        self._store.sync()
+        try:
+            self._store.sync()
+        except StoreError as error:
+            self._note_unwritten(error, STORE_PAGES + 1)  # no commit shows that the disk takes it
+            raise
+
+    def probe(self) -> None:
+        """While the store cannot be written: try whether it can, and note that.
+
+        Writes as much as what failed, up to 4 MiB, and takes it back: what is smaller, as a ticket,
+        may find room where a page of coins does not. Nobody else of this process may be writing.
+        """
+        try:
+            for value in (bytes(self._probe_size()), None):
+                with self.write() as coins:
+                    coins.put(native_store.TABLE_META, _PROBE_KEY, value)
+            self.sync()
+        except StoreError:
+            return  # it has been noted
+        self._note_written(self._fault_pages)
+
+    def _probe_size(self) -> int:
+        return _PAGE_ON_DISK_BYTES * max(1, min(self._fault_pages, _PROBE_PAGES_MAX))
+
+    def _note_unwritten(self, error: StoreError, pages: int) -> None:
+        self._fault_pages = max(self._fault_pages, pages)
+        self.write_fault = str(error).partition(": ")[2] or str(error)
+
+    def _note_written(self, pages: int) -> None:
+        """A commit of so many pages of coins is durable."""
+        if self.write_fault is None or pages < self._fault_pages:
+            return
+        self.write_fault, self._fault_pages = None, 0
+        logger.info("the store can be written again", extra=event("store_writable"))
 
     def forget_dead(self) -> int:
         """Let the space be used again that killed readers (an export, for one) still hold.
@@ -476,15 +515,21 @@ class Coins:
         Raises StoreError (nothing has changed then): the disk is full or fails, the store is full.
         """
         self._require_own()
+        pages: list[int] = []
         try:
+            pages = self.view.dirty()
             for (table, key), value in self._kept.items():
                 self.view.put(table, key, value)
-            pages = self.view.dirty()
             self.view.commit()
             after = self._after[:]
+        except StoreError as error:
+            self.store.failed_commits += 1
+            self.store._note_unwritten(error, len(pages))
+            raise
         finally:
             self.view.end()
             self._forget()
+        self.store._note_written(len(pages))
         if pages and self.store.on_commit is not None:
             self.store.on_commit(pages)
         for action in after:
@@ -682,13 +727,13 @@ class Syncer:
         self._store = store
         self._interval_s = interval_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="store-sync", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="store-sync", daemon=True)
+        self.thread.start()
 
     def stop(self) -> None:
         """Return once everything is on the disk, as far as it can be."""
         self._stopping.set()
-        self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         last = False

@@ -14,9 +14,13 @@ import raida_uring
 from raida_uring import adminsocket
 from raida_uring.errors import RaidaError
 from raida_uring.latency import PERCENTILES, percentiles_us
+from raida_uring.protocol.status import UNLISTED, status_name
 
 _LATENCIES: Final = {"udp": "UDP handlers", "tcp": "TCP handlers", "queue": "queue", "lap": "lap"}
 _DROPS_SHOWN: Final = 8
+NOT_READY: Final = "NOT READY: "  # such lines of the view are drawn in red
+
+_RED: Final = 1  # a pair of colours
 
 Status = Mapping[str, Any]
 
@@ -59,6 +63,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
     shown = ("raida_id", "version", "process", "phase", "tier", "endpoints", "uptime_s")
     return {
         **{name: now[name] for name in shown},
+        "unready": now.get("unready", []),
         "interval_s": interval_s,
         "rates": {
             "udp_received": rates["udp_received"],
@@ -163,6 +168,7 @@ def _heading(view: Status) -> list[str]:
         f"RAIDA {view['raida_id']}  {view['phase']}  {places}  up {_duration(view['uptime_s'])}"
         f"  v{view['version']}",
         f"{view['tier']}",
+        *(f"{NOT_READY}{reason}" for reason in view["unready"]),
         f"cpu {resources['cpu_percent']:.0f} % (I/O {resources['io_cpu_percent']:.0f} %),"
         f" {resources['memory_bytes'] / 2**20:.0f} MiB,"
         f" {resources['descriptors']} descriptors, {resources['threads']} threads,"
@@ -240,7 +246,7 @@ def _commands(view: Status) -> list[str]:
     ordered = sorted(view["commands"], key=lambda one: (-one["per_s"], -one["answered"]))
     for one in ordered:
         statuses = ", ".join(
-            f"{status}: {count}"
+            f"{_named(status)}: {_count(count)}"
             for status, count in sorted(one["statuses"].items(), key=lambda item: -item[1])
         )
         lines.append(
@@ -248,6 +254,12 @@ def _commands(view: Status) -> list[str]:
             f"{one['answered']:>12}{_time(one['mean_us']):>10}   {statuses}"
         )
     return lines
+
+
+def _named(status: str) -> str:
+    """A status with its name, where it has one."""
+    name = status_name(int(status))
+    return status if name == UNLISTED else f"{status} {name}"
 
 
 def _count(value: float) -> str:
@@ -290,6 +302,10 @@ def _watch(screen: Any, path: Path, interval_s: float) -> None:
         curses.curs_set(0)
     except curses.error:
         pass  # a terminal that cannot hide it
+    if curses.has_colors():
+        with contextlib.suppress(curses.error):
+            curses.use_default_colors()
+            curses.init_pair(_RED, curses.COLOR_RED, -1)
     before: Status | None = None
     now: Status = adminsocket.result_of(path, "status")
     while True:
@@ -309,9 +325,15 @@ def _draw(screen: Any, now: Status, before: Status | None) -> None:
     height, width = screen.getmaxyx()
     screen.erase()
     for row, line in enumerate(render(now, before, width - 1, height - 1)):
-        _put(screen, row, line, curses.A_BOLD if row == 0 else curses.A_NORMAL)
+        _put(screen, row, line, _style(row, line))
     _put(screen, height - 1, "q quits"[: width - 1], curses.A_DIM)
     screen.refresh()
+
+
+def _style(row: int, line: str) -> int:
+    if line.startswith(NOT_READY):
+        return curses.A_BOLD | (curses.color_pair(_RED) if curses.has_colors() else 0)
+    return curses.A_BOLD if row == 0 else curses.A_NORMAL
 
 
 def _put(screen: Any, row: int, line: str, style: int) -> None:

@@ -1,24 +1,31 @@
 """The HTTP side: status page, metrics, health and readiness, for people and for their monitoring.
 
 One thread of its own runs an asyncio loop. What strangers can take from it is bounded: so many
-connections, so many bytes of a request, so long from connect to close. Every answer closes its
-connection. GET and HEAD only, no input but the path, nothing changes the node.
+connections, so many bytes of a request, so long from connect to close, so often what is costly to
+tell. Every answer closes its connection. GET and HEAD only, no input but the path, nothing changes
+the node. A page elsewhere on the web, whose name leads here (DNS rebinding), is told nothing: the
+Host that a browser asks for must not be such a name.
 
 Built on asyncio rather than http.server: there a peer that sends a byte now and then holds a thread
-for as long as it likes, since time-outs are per read.
+for as long as it likes, since time-outs are per read. Source: RFC 9110, RFC 9112.
 """
 
 import asyncio
+import contextlib
+import errno
 import importlib.resources
+import ipaddress
 import json
 import logging
 import os
+import re
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Generic, TypeVar
+from urllib.parse import unquote
 
 from raida_uring import metrics, sockets
 from raida_uring.config import Http
@@ -30,6 +37,8 @@ HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
 EXCHANGE_TIMEOUT_S: Final = 5.0  # from connect to close
 BEAT_TIMEOUT_S: Final = 1.0  # for the I/O thread to turn; it never works that long at a time
 BEAT_LOOK_S: Final = 0.002
+SHARE_INTERVAL_S: Final = 0.1  # between two looks at the node, however many ask for them
+ACCEPT_RETRY_S: Final = 0.05  # without a descriptor
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,7 +51,19 @@ _HEADERS: Final = (
     "X-Content-Type-Options: nosniff\r\n"
 )
 
+_T = TypeVar("_T")
+
 logger = logging.getLogger("raida_uring.web")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """host: whom it asks for. None: it does not say, which is right before HTTP/1.1 only."""
+
+    method: str
+    path: str
+    host: str | None
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +76,31 @@ class _Answer:
 
 def _refusal(status: HTTPStatus, why: str, *, allow: bool = False) -> _Answer:
     return _Answer(status, f"{why}\n".encode(), allow=allow)
+
+
+class _Shared(Generic[_T]):
+    """What is costly to make, made once for all who wait for it, and SHARE_INTERVAL_S apart.
+
+    Nobody gets what was made before they asked. Thread: that of the event loop.
+    """
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._made_at = -SHARE_INTERVAL_S
+        self._coming: asyncio.Task[_T] | None = None
+
+    async def get(self) -> _T:
+        """Raises what making it raises."""
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(self._make_in_time())
+            self._coming.add_done_callback(lambda made: made.cancelled() or made.exception())
+        return await asyncio.shield(self._coming)  # who leaves takes nothing from the others
+
+    async def _make_in_time(self) -> _T:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._made_at + SHARE_INTERVAL_S - loop.time())
+        self._made_at, self._coming = loop.time(), None
+        return self._make()
 
 
 class Web:
@@ -72,7 +118,13 @@ class Web:
         self._beat = beat
         self._page = importlib.resources.files("raida_uring").joinpath("status.html").read_bytes()
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
-        self._socket = _listen(config)
+        self._names = frozenset(config.hosts)
+        self._status = _Shared(self._make_status)
+        self._exposition = _Shared(lambda: metrics.exposition(self._observe()))
+        self._seen = _Shared(self._observe)
+        self._sockets = _listen(config)
+        self._spare: int | None = None  # a descriptor, for when there is none
+        self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -85,10 +137,20 @@ class Web:
         }
 
     @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """Those it listens on, in the order of `[http] listen`."""
+        return self._sockets
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the status page, for each address."""
+        places = (listening.getsockname()[:2] for listening in self._sockets)
+        return [f"http://{sockets.format_endpoint(*place)}/" for place in places]
+
+    @property
     def url(self) -> str:
-        """Of the status page."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        """The first of them."""
+        return self.urls[0]
 
     def start(self) -> None:
         """Serve. Raises RuntimeError when there may be no further thread."""
@@ -101,7 +163,10 @@ class Web:
             self._thread.join()
         else:
             self._loop.close()
-        self._socket.close()
+        for listening in self._sockets:
+            listening.close()
+        if self._spare is not None:
+            os.close(self._spare)
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -110,11 +175,51 @@ class Web:
             runner.run(self._serve())  # what is open then is cancelled by the runner
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(
-            self._connected, sock=self._socket, limit=HEAD_BYTES_MAX
-        )
+        self._reserve()
+        accepting = [asyncio.ensure_future(self._accept(each)) for each in self._sockets]
         await self._stopping.wait()
-        server.close()
+        for one in accepting:
+            one.cancel()
+
+    def _reserve(self) -> None:
+        """Have a descriptor in reserve: a node that has none left must be able to say so."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        """asyncio's own server would log each refusal and rest for a second."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._reserve()
+            try:
+                channel, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                taken = self._accept_by_reserve(listening, error)
+                if taken is None:
+                    await asyncio.sleep(ACCEPT_RETRY_S)
+                    continue
+                channel = taken
+            try:
+                reader, writer = await asyncio.open_connection(sock=channel, limit=HEAD_BYTES_MAX)
+            except OSError:
+                channel.close()
+                continue
+            connected = asyncio.ensure_future(self._connected(reader, writer))
+            self._connections.add(connected)  # nobody else keeps it
+            connected.add_done_callback(self._connections.discard)
+
+    def _accept_by_reserve(self, listening: socket.socket, error: OSError) -> socket.socket | None:
+        if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
+            return None
+        os.close(self._spare)
+        self._spare = None
+        try:
+            channel, _ = listening.accept()
+        except OSError:
+            return None
+        channel.setblocking(False)
+        return channel
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -133,14 +238,14 @@ class Web:
         finally:
             self._open.pop(transport, None)
             transport.abort()
+            self._loop.call_soon(self._reserve)  # once it is closed
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head_only = False
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            method, path = _parse(head)
-            head_only = method == "HEAD"
-            answer = await self._answer(method, path)
+            request = _parse(await _read_head(reader))
+            head_only = request.method == "HEAD"
+            answer = await self._answer(request)
         except asyncio.LimitOverrunError:
             answer = _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too long")
         except ValueError as error:
@@ -153,19 +258,30 @@ class Web:
         while await reader.read(HEAD_BYTES_MAX):
             pass
 
-    async def _answer(self, method: str, path: str) -> _Answer:
-        serve = self._paths.get(path)
+    async def _answer(self, request: _Request) -> _Answer:
+        """Raises ValueError: it is no request after all."""
+        serve = self._paths.get(request.path)
         if serve is None:
             return _refusal(HTTPStatus.NOT_FOUND, "there are " + " ".join(self._paths))
-        if method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD"):
             return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only", allow=True)
+        if request.host is None and request.version != "HTTP/1.0":
+            raise ValueError("HTTP/1.1 needs the header field Host")
+        if request.host is not None and not _may_be_asked_by(request.host, self._names):
+            return _refusal(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this node does not know itself by that name (Host): ask by an IP address or as "
+                "localhost, or add the name to [http] hosts",
+            )
         try:
             return await serve()
         except StartError as error:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except Exception:
             logger.exception(
-                "the answer to %s could not be made", path, extra=event("http_fault", path=path)
+                "the answer to %s could not be made",
+                request.path,
+                extra=event("http_fault", path=request.path),
             )
             return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the node, see its log")
 
@@ -175,11 +291,13 @@ class Web:
         return _Answer(HTTPStatus.OK, self._page, "text/html; charset=utf-8")
 
     async def _status_json(self) -> _Answer:
-        body = json.dumps(metrics.status(self._observe()), separators=(",", ":")).encode()
-        return _Answer(HTTPStatus.OK, body, "application/json")
+        return _Answer(HTTPStatus.OK, await self._status.get(), "application/json")
+
+    def _make_status(self) -> bytes:
+        return json.dumps(metrics.status(self._observe()), separators=(",", ":")).encode()
 
     async def _metrics(self) -> _Answer:
-        return _Answer(HTTPStatus.OK, metrics.exposition(self._observe()), _EXPOSITION)
+        return _Answer(HTTPStatus.OK, await self._exposition.get(), _EXPOSITION)
 
     async def _health(self) -> _Answer:
         if not await self._turns():
@@ -190,7 +308,7 @@ class Web:
         return _Answer(HTTPStatus.OK, b"ok\n")
 
     async def _readiness(self) -> _Answer:
-        reasons = self._observe().unready()
+        reasons = (await self._seen.get()).unready()
         if not reasons and not await self._turns():
             reasons = ["the I/O thread does not turn"]
         if reasons:
@@ -209,16 +327,32 @@ class Web:
         return True
 
 
-def _listen(config: Http) -> socket.socket:
+def _listen(config: Http) -> list[socket.socket]:
+    """One socket for each address; port 0 takes the number that the first one gets for all of them.
+    Raises StartError that names the setting."""
+    done: list[socket.socket] = []
+    port = config.port
+    try:
+        for host in config.listen:
+            done.append(_listen_on(host, port))
+            port = done[-1].getsockname()[1]
+    except BaseException:
+        for listening in done:
+            listening.close()
+        raise
+    return done
+
+
+def _listen_on(host: str, port: int) -> socket.socket:
     """Raises StartError that names the setting."""
-    family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(sockets.address_of(config.listen, config.port))
+            listening.bind(sockets.address_of(host, port))
             listening.listen(CONNECTIONS_MAX)
         except OSError:
             listening.close()
@@ -227,20 +361,89 @@ def _listen(config: Http) -> socket.socket:
         unnamed = isinstance(error, socket.gaierror)
         reason = "no interface of that name" if unnamed else os.strerror(error.errno or 0)
         raise StartError(
-            f"[http] listen = {config.listen}, port = {config.port}: cannot listen there: "
+            f"[http] listen = {host}, port = {port}: cannot listen there: "
             f"{reason}; choose another, or [http] enabled = false"
         ) from error
     listening.setblocking(False)
     return listening
 
 
-def _parse(head: bytes) -> tuple[str, str]:
-    """Method and path of a request. Raises ValueError. Header fields have no say here."""
-    line = head.split(b"\r\n", 1)[0].decode("latin-1")
-    match line.split(" "):
-        case [method, target, "HTTP/1.0" | "HTTP/1.1"] if method.isalpha() and target[:1] == "/":
-            return method, target.partition("?")[0]
-    raise ValueError("not a request of HTTP/1.0 or 1.1")
+# --- Requests -----------------------------------------------------------------------------------
+
+
+async def _read_head(reader: asyncio.StreamReader) -> list[str]:
+    """The lines of a request up to its empty one, those before it left out; each ends with LF, and
+    mostly with CR LF. Raises LimitOverrunError when they are too long, ValueError when they end
+    early, EOFError when there are none."""
+    lines: list[str] = []
+    size = 0
+    while True:
+        try:
+            line = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            if size or error.partial:
+                raise ValueError("the request does not end") from None
+            raise
+        size += len(line)
+        if size > HEAD_BYTES_MAX:
+            raise asyncio.LimitOverrunError("too long", size)
+        text = line.decode("latin-1").removesuffix("\n").removesuffix("\r")
+        if text:
+            lines.append(text)
+        elif lines:
+            return lines
+
+
+def _parse(lines: Sequence[str]) -> _Request:
+    """Raises ValueError. No header field but Host has a say here."""
+    match lines[0].split():
+        case [method, target, version] if method.isalpha() and re.fullmatch(
+            r"HTTP/1\.[0-9]", version
+        ):
+            pass
+        case _:
+            raise ValueError("not a request of HTTP/1.0 or 1.1")
+    hosts = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise ValueError("a header field is not written NAME: VALUE")
+        if name.lower() == "host":
+            hosts.append(value.strip())
+    if len(hosts) > 1:
+        raise ValueError("there is more than one header field Host")
+    host = hosts[0] if hosts else None
+    absolute = re.fullmatch(r"https?://([^/?#@]+)([/?][^#]*)?", target, re.IGNORECASE)
+    if absolute is not None:
+        behind = absolute[2] or ""
+        target = behind if behind.startswith("/") else f"/{behind}"
+        if host is not None or version == "HTTP/1.0":
+            host = absolute[1]  # it goes before the field, which HTTP/1.1 needs all the same
+    elif not target.startswith("/") and target != "*":
+        raise ValueError("the target is neither a path nor an address with http://")
+    return _Request(method, unquote(target.partition("?")[0]), host, version)
+
+
+def _may_be_asked_by(host: str, names: frozenset[str]) -> bool:
+    """Whether a browser that asks for `host`, perhaps with a port, shows a page of ours.
+
+    Any IP address will do, and a name without a dot: a stranger's page has no such name. Raises
+    ValueError: it is no host.
+    """
+    match = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]\s]*)(?::[0-9]*)?", host)
+    if match is None:
+        raise ValueError("Host is not HOST or HOST:PORT")
+    name = match[1].lower().removesuffix(".")
+    if name.startswith("["):
+        ipaddress.IPv6Address(unquote(name[1:-1]))
+        return True
+    if "." not in name or name in names or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _format(answer: _Answer, *, head_only: bool) -> bytes:

@@ -32,12 +32,13 @@ from raida_uring.message import fault_of, pack
 from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
-from raida_uring.store import Coins
+from raida_uring.store import Coins, Store
 
 T = TypeVar("T")
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
+TEND_INTERVAL_S: Final = 1.0  # between looks whether a store that failed can be written again
 # For workers to leave once the data plane has ended. One whose handler outlasted the drain may
 # never do; any other leaves as soon as a starved machine gives it a processor.
 HANDLER_TIMEOUT_S: Final = 1.0
@@ -49,6 +50,7 @@ _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
 _UNUSED: Final = contextlib.nullcontext()
 _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
+_STORE_FAULT: Final = -1  # in place of a command's number
 
 
 # What a request is answered after that counts as a failed check of its sender's.
@@ -223,8 +225,10 @@ class Worker:
         self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
         self._cpus = cpus
-        self._fault_counts: dict[tuple[int, str], int] = {}
-        self._fault_at: dict[tuple[int, str], float] = {}
+        self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
+        self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
+        self._writing = writing
+        self._probed_at = 0.0
         self._opened = threading.Event()
         self._fault: Exception | None = None
         self.serving = False  # a batch is in its hands
@@ -255,14 +259,40 @@ class Worker:
         finally:
             self._opened.set()
         try:
-            while (count := worker.take(TAKE_TIMEOUT_MS)) is not None:
+            while (count := worker.take(self._patience_ms())) is not None:
                 if count:
                     self.serving = True
                     self._serve_safely(worker, count)
                     self.serving = False
+                if self._fault_counts:
+                    self._log_faults()
+                if self._writing and self._coins is not None:
+                    self._probe(self._coins.store)
         finally:
+            self._log_faults(last=True)
             worker.close()
             self.discard()
+
+    def _patience_ms(self) -> int:
+        if self._writing or self._fault_counts:
+            return round(1000 * TEND_INTERVAL_S)
+        return TAKE_TIMEOUT_MS
+
+    def _probe(self, store: Store) -> None:
+        """Only the writing worker: nobody else writes."""
+        now = time.monotonic()
+        if store.write_fault is None or now - self._probed_at < TEND_INTERVAL_S:
+            return
+        self._probed_at = now
+        try:
+            store.probe()
+            if store.write_fault is not None:
+                self._note_panic()
+        except Exception:  # as _serve_safely()
+            logger.exception(
+                "it could not be tried whether the store can be written",
+                extra=event("worker_failed", worker=self._index),
+            )
 
     def _serve_safely(self, worker: native.Worker, count: int) -> None:
         """Whatever goes wrong, this thread lives on: the data plane counts on it.
@@ -309,37 +339,61 @@ class Worker:
         self._reply(worker, replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
-        """None of these requests has changed anything.
-
-        But for one case: when the write that completes a commit fails, only opening the store again
-        tells whether it was done. LMDB refuses everything then, so the node has to end.
-        """
-        if (coins := self._coins) is not None:
-            coins.end()
-            try:
-                coins.begin()
-            except StoreError as lasting:
-                if lasting.number == native_store.STORE_PANIC:
-                    coins.store.fault = lasting
-            coins.end()
-        seen = self._fault_seen((-1, str(error)), count)
-        if seen:
-            logger.error(
-                "%s: %d requests answered 194",
-                error,
-                seen,
-                extra=event("store_failed", requests=seen),
-            )
+        """None of these requests has changed anything, but for one case: see _note_panic()."""
+        self._note_panic()
+        key = _STORE_FAULT, str(error)
+        self._fault_counts[key] = self._fault_counts.get(key, 0) + count
+        self._fault_at.setdefault(key, time.monotonic())
         return [_STORE_FAILED] * count
 
-    def _fault_seen(self, key: tuple[int, str], count: int = 1) -> int:
+    def _note_panic(self) -> None:
+        """When the write that completes a commit fails, only opening the store again tells whether
+        it was done. LMDB refuses everything then, so the node has to end."""
+        if (coins := self._coins) is None:
+            return
+        coins.end()
+        try:
+            coins.begin()
+        except StoreError as lasting:
+            if lasting.number == native_store.STORE_PANIC:
+                coins.store.fault = lasting
+        coins.end()
+
+    def _fault_seen(self, key: tuple[int, str]) -> int:
         """How many such faults to log now, this one included; 0: a line went out lately."""
         now = time.monotonic()
-        self._fault_counts[key] = self._fault_counts.get(key, 0) + count
+        self._fault_counts[key] = self._fault_counts.get(key, 0) + 1
         if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
             return 0
         self._fault_at[key] = now
         return self._fault_counts.pop(key)
+
+    def _log_faults(self, *, last: bool = False) -> None:
+        """Those that no line has told of for FAULT_INTERVAL_S; the last time all."""
+        now = time.monotonic()
+        for key, count in list(self._fault_counts.items()):
+            if not last and now - self._fault_at[key] < FAULT_INTERVAL_S:
+                continue
+            del self._fault_counts[key], self._fault_at[key]
+            number, what = key
+            if number == _STORE_FAULT:
+                logger.error(
+                    "%s: %d %s answered 194",
+                    what,
+                    count,
+                    "request" if count == 1 else "requests",
+                    extra=event("store_failed", requests=count),
+                )
+            else:
+                group, code = number >> 8, number & 0xFF
+                logger.error(
+                    "command %d/%d failed %d times more since the last such line: %s",
+                    group,
+                    code,
+                    count,
+                    what,
+                    extra=event("handler_failed", group=group, command=code),
+                )
 
     def _answer(self, worker: native.Worker, count: int) -> list[Reply]:
         """The busiest loop in Python: nothing in it that not every request needs."""

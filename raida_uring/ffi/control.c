@@ -72,7 +72,7 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
         load->busy[lane] = engine->lanes[lane].busy;
         load->workers[lane] = engine->lanes[lane].workers;
     }
-    load->udp_contexts = ru_udp_in_flight(&engine->udp);
+    load->udp_contexts = ru_udp_held(&engine->udp);
     load->tcp_buffers = config->tcp_buffers - engine->buffers_free;
     load->small_blocks = config->small_blocks - engine->blocks.free_count[RU_BLOCK_SMALL];
     load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];

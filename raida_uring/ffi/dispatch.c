@@ -31,6 +31,7 @@ static void dispatch_lend(struct ru_engine *engine)
                     break;
                 ru_ring_push(&mailbox->lent[size_class], engine->arena.base, block);
                 state->lent[size_class]++;
+                engine->lent_count[size_class]++;
                 engine->lent_missing--;
                 lent = true;
             }
@@ -286,7 +287,9 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
         if (!own && !ru_block_move(&engine->blocks, block, ru_block_worker(worker), context))
             return false;
         if (!own) {
-            engine->workers[worker].lent[ru_block_class(&engine->blocks, block)]--;
+            uint32_t size_class = ru_block_class(&engine->blocks, block);
+            engine->workers[worker].lent[size_class]--;
+            engine->lent_count[size_class]--;
             engine->lent_missing++;
         }
         room = ru_arena_block_size(&engine->arena, block);

@@ -62,18 +62,19 @@
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
 
 /* Times, in nanoseconds. */
-#define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
-#define RU_DISPATCH_HOLD_NS 2000000ULL  /* for a running batch, before one more worker is woken */
-#define RU_DISPATCH_SOON_NS 10000000ULL /* a batch that is older is not held for */
-#define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
-#define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
-#define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */
-#define RU_SETTLE_NS 2000000ULL         /* an idle loop counts its last replies after this */
-#define RU_LEND_WAIT_MS 20              /* a worker that waits for a reply block looks again */
-#define RU_LEND_UDP_NS 20000000ULL      /* ... and drops a datagram's reply after this, */
-#define RU_LEND_TCP_NS 1000000000ULL    /* or answers 254 on a connection after this */
-#define RU_RING_WAIT_NS 2000000000ULL   /* at start, for locked memory that is on its way back */
-#define RU_RING_RETRY_NS 5000000        /* between two looks */
+#define RU_TICK_NS (1ULL << 24)          /* timer wheel: about 17 ms */
+#define RU_DISPATCH_HOLD_NS 2000000ULL   /* for a running batch, before one more worker is woken */
+#define RU_DISPATCH_SOON_NS 10000000ULL  /* a batch that is older is not held for */
+#define RU_DISPATCH_BUDGET_NS 250000ULL  /* expected work in one batch */
+#define RU_SERVICE_MAX_NS 10000000ULL    /* one slow handler must not pin the estimate for long */
+#define RU_REFUSALS_GAP_NS 5000000000ULL /* without a refusal: connections are taken again */
+#define RU_ACCEPT_RETRY_NS 100000000ULL  /* after EMFILE, unless a connection closes before */
+#define RU_SETTLE_NS 2000000ULL          /* an idle loop counts its last replies after this */
+#define RU_LEND_WAIT_MS 20               /* a worker that waits for a reply block looks again */
+#define RU_LEND_UDP_NS 20000000ULL       /* ... and drops a datagram's reply after this, */
+#define RU_LEND_TCP_NS 1000000000ULL     /* or answers 254 on a connection after this */
+#define RU_RING_WAIT_NS 2000000000ULL    /* at start, for locked memory that is on its way back */
+#define RU_RING_RETRY_NS 5000000         /* between two looks */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

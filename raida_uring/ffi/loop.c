@@ -223,9 +223,11 @@ static void loop_publish_gauges(struct ru_engine *engine)
     const struct ru_lane *lanes = engine->lanes;
     const struct ru_blocks *blocks = &engine->blocks;
     struct ru_gauges gauges = {
-        .udp_contexts_held = engine->udp.counts[RU_UDP_QUEUED] + engine->udp.counts[RU_UDP_WORKER],
+        .udp_contexts_held = ru_udp_held(&engine->udp),
         .small_blocks_used = blocks->count[RU_BLOCK_SMALL] - blocks->free_count[RU_BLOCK_SMALL],
         .large_blocks_used = blocks->count[RU_BLOCK_LARGE] - blocks->free_count[RU_BLOCK_LARGE],
+        .small_blocks_lent = engine->lent_count[RU_BLOCK_SMALL],
+        .large_blocks_lent = engine->lent_count[RU_BLOCK_LARGE],
         .tcp_buffers_used = engine->config.tcp_buffers - engine->buffers_free,
         .queued_ordinary = lanes[RU_LANE_ORDINARY].count,
         .queued_slow = lanes[RU_LANE_SLOW].count,
@@ -236,6 +238,8 @@ static void loop_publish_gauges(struct ru_engine *engine)
         .busy_ordinary = lanes[RU_LANE_ORDINARY].busy,
         .busy_slow = lanes[RU_LANE_SLOW].busy,
         .busy_write = lanes[RU_LANE_WRITE].busy,
+        .refused_since_ns = engine->refused_since_ns,
+        .refused_at_ns = engine->refused_at_ns,
     };
     ru_gauges_publish(&ru_arena_page(&engine->arena)->gauges, &gauges);
 }

@@ -157,12 +157,15 @@ struct ru_engine {
     struct ru_worker_state workers[RU_WORKERS_MAX];
     struct ru_tally **tallies;    /* per worker and command */
     struct ru_queue_entry *queue; /* per context */
-    uint32_t lent_target[2];
-    uint32_t lent_missing; /* blocks that workers should have and do not */
+    uint32_t lent_target[2];      /* of each worker */
+    uint32_t lent_count[2];       /* of all workers together */
+    uint32_t lent_missing;        /* blocks that workers should have and do not */
 
     struct ru_listener_state listeners[RU_LISTENERS_MAX];
     uint32_t received_last; /* listener of the latest datagram */
     uint64_t accept_retry_ns;
+    uint64_t refused_since_ns; /* the newest spell of refused connections: its first ... */
+    uint64_t refused_at_ns;    /* ... and its latest; 0: none was ever refused */
     struct ru_starved starved[RU_STARVED_QUEUES]; /* enum ru_starved_of */
     struct ru_sending *sending;                   /* at most one per slot */
     uint32_t sending_count;

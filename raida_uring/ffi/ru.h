@@ -159,7 +159,7 @@ struct ru_load {
     uint32_t queued[3]; /* requests that wait for a worker */
     uint32_t busy[3];   /* workers that hold requests */
     uint32_t workers[3];
-    uint32_t udp_contexts; /* between receipt and answer */
+    uint32_t udp_contexts; /* queued and with workers; the reserve not among them */
     uint32_t tcp_buffers;  /* not lent to the kernel */
     uint32_t small_blocks; /* not free, those lent to workers included */
     uint32_t large_blocks;

@@ -102,6 +102,8 @@ const char *ru_counters_name(uint32_t index);
     X(udp_contexts_held) /* queued and with workers, together; up to `[udp] contexts` */           \
     X(small_blocks_used) /* not free, those lent to workers included */                            \
     X(large_blocks_used)                                                                           \
+    X(small_blocks_lent) /* held by workers in advance, for replies to come */                     \
+    X(large_blocks_lent)                                                                           \
     X(tcp_buffers_used) /* not lent to the kernel */                                               \
     X(queued_ordinary)  /* requests that wait for a worker */                                      \
     X(queued_slow)                                                                                 \
@@ -111,7 +113,9 @@ const char *ru_counters_name(uint32_t index);
     X(oldest_write_ns)                                                                             \
     X(busy_ordinary) /* workers that hold requests */                                              \
     X(busy_slow)                                                                                   \
-    X(busy_write)
+    X(busy_write)                                                                                  \
+    X(refused_since_ns) /* CLOCK_MONOTONIC of the first connection refused in the newest spell */  \
+    X(refused_at_ns)    /* and of the latest; 0: none was ever refused */
 
 struct ru_gauges {
 #define RU_GAUGE_FIELD(name) uint64_t name;

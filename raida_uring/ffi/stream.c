@@ -510,6 +510,15 @@ static void stream_reject(int fd)
     (void)close(fd);
 }
 
+/* A client was refused, or waits for want of a descriptor. Refusals that are RU_REFUSALS_GAP_NS
+ * apart at most are one spell, so that whoever asks is told since when, not how often. */
+static void stream_note_refusal(struct ru_engine *engine)
+{
+    if (engine->refused_at_ns == 0 || engine->now_ns - engine->refused_at_ns > RU_REFUSALS_GAP_NS)
+        engine->refused_since_ns = engine->now_ns;
+    engine->refused_at_ns = engine->now_ns;
+}
+
 /* adopted: another process has served it; it may have been answered before. */
 static void stream_open(struct ru_engine *engine, uint32_t listener, int fd, bool adopted)
 {
@@ -523,6 +532,7 @@ static void stream_open(struct ru_engine *engine, uint32_t listener, int fd, boo
     uint32_t index = ru_conn_open(&engine->conns, fd, (uint8_t)listener, engine->now_ns);
     if (index == RU_NONE) {
         counters->connections_closed_limit++;
+        stream_note_refusal(engine);
         stream_reject(fd);
         return;
     }
@@ -547,6 +557,7 @@ void ru_stream_adopt(struct ru_engine *engine)
 /* Do not accept for a moment: what failed would fail again at once. */
 static void stream_pause(struct ru_engine *engine, uint32_t listener)
 {
+    stream_note_refusal(engine);
     engine->listeners[listener].accept_paused = true;
     engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
 }

@@ -28,7 +28,7 @@ static void udp_check(const struct ru_udp_pool *pool)
     for (uint32_t place = 0; place < RU_UDP_PLACES; place++)
         sum += pool->counts[place];
     RU_CHECK(sum == pool->capacity);
-    RU_CHECK(pool->counts[RU_UDP_QUEUED] + pool->counts[RU_UDP_WORKER] <= pool->held_max);
+    RU_CHECK(ru_udp_held(pool) <= pool->held_max);
 }
 
 int ru_udp_init(struct ru_udp_pool *pool, uint32_t capacity, uint32_t held_max)
@@ -93,6 +93,11 @@ uint32_t ru_udp_in_flight(const struct ru_udp_pool *pool)
 {
     udp_check(pool);
     return pool->capacity - pool->counts[RU_UDP_FREE] - pool->counts[RU_UDP_LENT];
+}
+
+uint32_t ru_udp_held(const struct ru_udp_pool *pool)
+{
+    return pool->counts[RU_UDP_QUEUED] + pool->counts[RU_UDP_WORKER];
 }
 
 /* Every field is written: nothing of the slot's previous request may survive. */
@@ -164,7 +169,7 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
     *reply_size = ru_fast_echo(front, &header, bytes, bytes + header.size, bytes);
     if (*reply_size > 0)
         return RU_UDP_REPLY_ECHO;
-    if (pool->counts[RU_UDP_QUEUED] + pool->counts[RU_UDP_WORKER] >= pool->held_max)
+    if (ru_udp_held(pool) >= pool->held_max)
         return RU_UDP_DROP_POOL;
     udp_describe(arena, index, size, &header, now_ns);
     if (header.lane == RU_CLASS_WRITE)

@@ -62,6 +62,8 @@ void ru_udp_move(struct ru_udp_pool *pool, uint32_t index, enum ru_udp_place to)
 bool ru_udp_token_valid(const struct ru_udp_pool *pool, uint64_t token, uint32_t worker);
 /* Contexts between receipt and answer. */
 uint32_t ru_udp_in_flight(const struct ru_udp_pool *pool);
+/* Contexts queued or with workers, together: up to `[udp] contexts`, the reserve not among them. */
+uint32_t ru_udp_held(const struct ru_udp_pool *pool);
 
 /* Decide a datagram of `size` bytes that stands in context `index` (place LOOP), fill its arena
  * context, and write the reply of an action RU_UDP_REPLY_* at its payload. */

@@ -5,6 +5,7 @@ which belongs to commands that this node does not have.
 """
 
 from enum import IntEnum
+from typing import Final
 
 
 class Status(IntEnum):
@@ -96,9 +97,12 @@ class Status(IntEnum):
     INVALID_ROUTING = 255
 
 
+UNLISTED: Final = "UNLISTED"
+
+
 def status_name(code: int) -> str:
-    """Return the name of status `code`, or `UNLISTED` for a number that has none."""
+    """Return the name of status `code`, or UNLISTED for a number that has none."""
     try:
         return Status(code).name
     except ValueError:
-        return "UNLISTED"
+        return UNLISTED

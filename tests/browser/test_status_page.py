@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from raida_uring import metrics
 from tests.support.browser import Page, browser, find
 from tests.support.handlers import NAP
+from tests.support.http import ask
 from tests.support.net import tcp_ask, udp_client, udp_exchange
 from tests.support.node import HANDLERS, REPOSITORY, Node, running_node
 from tests.support.store import make_recorded_store
@@ -27,7 +29,7 @@ from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 PAGE = REPOSITORY / "raida_uring" / "status.html"
 HTTP = {"enabled": True}
 
-WIDE = (1280, 1560)
+WIDE = (1280, 1640)
 NARROW = (390, 2900)
 HISTORY = 301  # samples that the page keeps
 
@@ -110,7 +112,79 @@ def test_a_busy_node_with_a_store(page: Page, tmp_path: Path) -> None:
         assert requested
         assert all(name.startswith(url_of(node)) for name in requested)
     page.wait_for("document.getElementById('state').textContent === 'no answer'")
+    assert page.run("getComputedStyle(document.querySelector('main')).filter") == "grayscale(1)"
+    ends = page.run("[...document.querySelectorAll('.newest')].map(one => one.textContent)")
+    assert set(ends) == {"last answer"}
+    if place := os.environ.get("SCREENSHOT_GONE"):
+        Path(place).write_bytes(page.screenshot())
     assert not [fault for fault in page.faults if "ERR_CONNECTION" not in fault]
+
+
+@contextmanager
+def below_a_path(node: Node) -> Iterator[str]:
+    """A reverse proxy that shows the node at /raida/7/ and nothing at its own root."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.removeprefix("/raida/7")
+            if path == self.path:
+                self.send_error(404)
+                return
+            answer = ask(url_of(node), path)
+            self.send_response(answer.status)
+            for name in ("content-type", "content-length", "content-security-policy"):
+                self.send_header(name, answer.headers[name])
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Proxy) as url:
+        yield f"{url}raida/7/"
+
+
+def test_below_a_path_of_a_proxy(page: Page) -> None:
+    page.faults.clear()
+    with running_node(http=HTTP, handlers=HANDLERS) as node, below_a_path(node) as url:
+        tcp_ask(node.endpoint, request(VERSION_COMMAND))
+        page.show(url, width=WIDE[0], height=WIDE[1])
+        page.wait_for("typeof samples !== 'undefined' && samples.length > 2")
+        assert page.run("document.getElementById('state').textContent") == "ready"
+        assert page.run(cell("0/1 version")) == "250\u00a0SUCCESS:\u00a01"
+        links = page.run("[...document.querySelectorAll('footer a')].map(one => one.href)")
+        assert links == [url + path for path in ("metrics", "status.json", "healthz", "readyz")]
+        for link in links:
+            assert ask(link, urlsplit(link).path).status == 200
+    assert not [fault for fault in page.faults if "ERR_CONNECTION" not in fault]
+
+
+def test_what_is_wrong_is_said_in_red(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = {"path": str(make_recorded_store(tmp_path / "store"))}
+    with running_node(http=HTTP, store=store) as node:
+        page.show(url_of(node), width=WIDE[0], height=WIDE[1])
+        page.wait_for("typeof samples !== 'undefined' && samples.length > 1")
+        assert page.run(cell("can be written")) == "yes"
+        lent = int(page.run(cell("large blocks")))
+        assert lent > 0
+        row = "line => line.firstChild.textContent === 'large blocks'"
+        used = page.run(
+            f"[...document.querySelectorAll('#pools tr')].find({row}).children[1].textContent"
+        )
+        assert used == "0", "blocks that workers hold in advance look like a leak"
+        opened = node.server._store
+        assert opened is not None
+        monkeypatch.setattr(opened, "probe", lambda: None)  # it would find that all is well
+        opened.write_fault = "No space left on device"
+        reason = "the store cannot be written: No space left on device"
+        page.wait_for(f"document.getElementById('reasons').textContent === '{reason}'")
+        assert page.run("document.getElementById('state').textContent") == "not ready"
+        assert page.run("getComputedStyle(document.getElementById('reasons')).color") == (
+            "rgb(179, 38, 30)"
+        )
+        assert page.run(cell("can be written")) == "no: No space left on device"
 
 
 def test_an_empty_node_on_a_telephone_in_the_dark(page: Page) -> None:
@@ -163,7 +237,14 @@ def hurried(node: Node, step_s: float) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hurried)
+    with serving(Hurried) as url:
+        yield url
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server of its own; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

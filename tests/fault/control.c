@@ -45,7 +45,7 @@ static void control_check_load(const struct life *life, const struct ru_load *lo
 {
     for (uint32_t lane = 0; lane < RU_LANES; lane++)
         check(load->busy[lane] <= load->workers[lane], "busy workers", load->busy[lane]);
-    check(load->udp_contexts <= life->engine->udp.capacity &&
+    check(load->udp_contexts <= life->config.udp_contexts &&
               load->tcp_buffers <= life->config.tcp_buffers &&
               load->small_blocks <= life->config.small_blocks &&
               load->large_blocks <= life->config.large_blocks,

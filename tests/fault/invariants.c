@@ -235,9 +235,15 @@ static void check_blocks(const struct ru_engine *engine)
     }
     check(free_count[0] == blocks->free_count[0] && free_count[1] == blocks->free_count[1],
           "free blocks", free_count[0]);
-    for (uint32_t i = 0; i < LIFE_WORKERS_MAX; i++)
+    uint32_t lent_count[2] = {0};
+    for (uint32_t i = 0; i < LIFE_WORKERS_MAX; i++) {
+        lent_count[0] += lent[0][i];
+        lent_count[1] += lent[1][i];
         check(lent[0][i] == engine->workers[i].lent[0] && lent[1][i] == engine->workers[i].lent[1],
               "blocks of a worker", i);
+    }
+    check(lent_count[0] == engine->lent_count[0] && lent_count[1] == engine->lent_count[1],
+          "blocks of all workers", lent_count[0]);
 }
 
 static void check_buffers(const struct ru_engine *engine)

@@ -33,7 +33,7 @@ import pytest
 from raida_uring import admin, adminsocket, config
 from raida_uring.admin import Admin
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
-from raida_uring.errors import StartError, StoreError
+from raida_uring.errors import RaidaError, StartError, StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
     PATIENCE,
@@ -418,10 +418,44 @@ def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
         eventually(lambda: _can_ask(path))
 
 
+def test_idle_clients_lock_nobody_out(place: Path) -> None:
+    """Whoever has been silent longest makes way for who comes."""
+    with node(place) as (_, path), ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
+        for client in clients:
+            client.settimeout(10 * PATIENCE)
+            client.connect(str(path))
+        eventually(lambda: _can_ask(path))
+        silent = clients[0].makefile()
+        assert "nothing was asked" in silent.readline()
+        assert silent.readline() == ""
+        clients[15].sendall(b'{"command": "log-level"}\n')
+        assert "level" in clients[15].makefile().readline()
+
+
+def test_who_asks_nothing_is_let_go_in_the_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "IDLE_S", 0.5)
+    path = place / "own" / "admin.sock"
+    thread = Admin(cast(Any, SimpleNamespace(server=None)), path)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10 * PATIENCE)
+            client.connect(str(path))
+            told = client.makefile()
+            client.sendall(b'{"command": "log-level"}\n')
+            assert "level" in told.readline()
+            assert "nothing was asked" in told.readline()
+            assert told.readline() == ""
+    finally:
+        thread.close()
+
+
 def _can_ask(path: Path) -> bool:
     try:
         return bool(result_of(path, "status"))
-    except NodeError:
+    except RaidaError:  # the node's, or its backlog is full for a moment
         return False
 
 

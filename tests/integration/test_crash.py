@@ -7,6 +7,8 @@ KILLS in the environment says how often the daemon is killed; its seed is in the
 
 import os
 import random
+import re
+import signal
 import socket
 import subprocess
 import threading
@@ -19,9 +21,12 @@ from typing import Any
 
 import pytest
 
+from raida_uring import top
+from raida_uring.adminsocket import result_of
 from raida_uring.protocol import Status
 from tests.support.coin_requests import (
     DETECT,
+    GET_TICKET,
     POWN,
     all_roots,
     an_of,
@@ -35,8 +40,18 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.handlers import LOSE_META
+from tests.support.http import ask as http_ask
+from tests.support.http import sample_value, scrape, status_json
 from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
-from tests.support.node import HANDLERS, SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
+from tests.support.node import (
+    HANDLERS,
+    SERVE,
+    STOP_TIMEOUT_S,
+    Daemon,
+    daemon,
+    eventually,
+    started_daemon,
+)
 from tests.support.store import MAP_BYTES, Coin, make_store
 from tests.support.wire import request
 
@@ -419,6 +434,70 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
             )
         finally:
             holder.kill()
+
+
+def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) -> None:
+    """By whatever watches a node, for as long as they fail, though small ones succeed meanwhile;
+    and that they succeed again, though nobody asks for one."""
+    make_store(disk.outside / "store")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    socket_path = tmp_path / "admin.sock"
+    settings = tables(disk.mounted / "store") | {
+        "http": {"enabled": True, "port": port},
+        "admin": {"socket": str(socket_path)},
+    }
+    pages = iter(range(1000))
+
+    def pown() -> int:
+        coin: Coin = (2, next(pages) * 1024)
+        change = pown_payload([(coin, default_an(coin), an_of(coin))])
+        return ask(node.endpoint, POWN, change)[0]
+
+    refused = 0
+    reason = "the store cannot be written: No space left on device"
+    with started_daemon(tmp_path, command=[*disk.enter, *SERVE], **settings) as node:
+        node.await_ready()
+        assert http_ask(url, "/readyz").status == 200
+        for _ in range(2):
+            disk.fill()
+            while pown() == Status.ALL_PASS:
+                pass
+            refused += 1
+            assert (http_ask(url, "/readyz").status, http_ask(url, "/readyz").text) == (
+                503,
+                f"{reason}\n",
+            )
+            for _ in range(20):
+                assert pown() == Status.FILESYSTEM
+                refused += 1
+                ticket, _ = ask(node.endpoint, GET_TICKET, coins_ans({(5, 1): default_an((5, 1))}))
+                refused += ticket == Status.FILESYSTEM
+                assert http_ask(url, "/readyz").text == f"{reason}\n"
+            seen = scrape(url)
+            assert sample_value(seen, "raida_store_writable") == 0
+            assert sample_value(seen, "raida_commit_failures_total") >= 21
+            assert sample_value(seen, "raida_store_disk_free_bytes") < 1 << 20
+            assert sample_value(seen, "raida_ready") == 0
+            assert status_json(url)["node"]["unready"] == [reason]
+            told = result_of(socket_path, "status")
+            assert told["unready"] == [reason]
+            assert f"NOT READY: {reason}" in top.render(told, None, 200, 100)
+            disk.free()
+            eventually(lambda: http_ask(url, "/readyz").status == 200)
+            seen = scrape(url)
+            assert sample_value(seen, "raida_store_writable") == 1
+            assert sample_value(seen, "raida_store_disk_free_bytes") > 1 << 20
+            assert result_of(socket_path, "status")["unready"] == []
+            assert pown() == Status.ALL_PASS
+        node.signal(signal.SIGTERM)
+        assert node.process.wait(STOP_TIMEOUT_S) == 0
+        said = node.stderr()
+    counted = re.findall(r"No space left on device: (\d+) requests? answered 194", said)
+    assert sum(map(int, counted)) == refused
+    assert len(counted) < refused
+    assert said.count("the store can be written again") == 2
 
 
 def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) -> None:

@@ -2,6 +2,7 @@
 reply arrives whole or is refused with a status, and whatever it does wrong, the worker lives on."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.support.net import (
     udp_client,
     udp_exchange,
 )
-from tests.support.node import HANDLERS, assert_refuses_to_start, daemon, running_node
+from tests.support.node import HANDLERS, assert_refuses_to_start, daemon, eventually, running_node
 from tests.support.wire import (
     VERSION_COMMAND,
     challenge_of,
@@ -59,6 +60,24 @@ def test_exception_is_252_and_the_worker_lives_on(
             assert reply[16:32] == challenge_of(sent)
         assert reply_payload(ask(node.endpoint, request(VERSION_COMMAND))) == b"20250323"
     assert "raises on purpose" in caplog.text
+
+
+def test_every_failure_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The last ones, too, when nothing fails after them."""
+    failures = 20
+
+    def counted() -> int:
+        found = re.findall(
+            r"(?m)answered 252(?: \((\d+) times since the last such line\))?$"
+            r"|failed (\d+) times more since the last such line: \w+$",
+            "\n".join(caplog.messages),
+        )
+        return sum(int(several or more or 1) for several, more in found)
+
+    with running_node(workers=ONE_WORKER, handlers=HANDLERS) as node:
+        for _ in range(failures):
+            tcp_ask(node.endpoint, request(RAISE))
+        eventually(lambda: counted() == failures, what=counted)
 
 
 @both_transports

@@ -9,36 +9,46 @@ import errno
 import json
 import os
 import random
+import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
-from raida_uring import metrics
-from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX
+from raida_uring import admin, metrics
+from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX, SHARE_INTERVAL_S
 from tests.support.handlers import HOLD, MIRROR, NAP, RAISE, SLOW_HOLD, gate
 from tests.support.http import ask, sample_value, samples_of, scrape, status_json, sum_of
 from tests.support.net import (
     PATIENCE,
     Endpoint,
+    ipv6_loopback_works,
     reset,
     tcp_ask,
     tcp_connect,
+    turned_away,
     udp_ask,
     udp_client,
     udp_exchange,
 )
 from tests.support.node import (
     HANDLERS,
+    REPOSITORY,
     Node,
     assert_refuses_to_start,
+    config_text,
     daemon,
     eventually,
     running_node,
@@ -48,6 +58,7 @@ from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 
 HTTP = {"enabled": True}
 PATHS = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
+PATHS_BESIDE_THE_PAGE = tuple(path[1:] for path in PATHS[1:])
 SCRAPES = 60
 
 PTRACE_DETACH = 17
@@ -403,6 +414,135 @@ def test_draining_is_healthy_and_not_ready(backend: str) -> None:
         assert status_json(url_of(node))["node"]["unready"] == ["draining"]
 
 
+def test_not_ready_while_connections_are_refused(backend: str) -> None:
+    most = 3
+    with (
+        running_node(http=HTTP, limits={"connections_max": most}, tcp={"persistent": True}) as node,
+        ExitStack() as stack,
+    ):
+        url = url_of(node)
+        for _ in range(most):
+            assert ask(url, "/readyz").status == 200
+            stack.enter_context(tcp_connect(node.endpoint))
+            node.wait_for(lambda now: now["connections_accepted"] == now["connections_open"])
+        node.wait_for_counts(connections_open=most)
+        full = f"all {most} of connections_max are open\n"
+        answer = ask(url, "/readyz")
+        assert (answer.status, answer.text) == (503, full)
+        assert turned_away(node.endpoint)
+        eventually(lambda: ask(url, "/readyz").text.startswith("connections have been refused"))
+        answer = ask(url, "/readyz")
+        assert (answer.status, answer.text) == (
+            503,
+            f"connections have been refused for 0 s: {full}",
+        )
+        assert sample_value(scrape(url), "raida_ready") == 0
+        assert node.server.unready() == [answer.text.rstrip()]
+        stack.close()
+        node.wait_for_counts(connections_open=0)
+        assert "refused" in ask(url, "/readyz").text, "a moment is no spell"
+        eventually(
+            lambda: ask(url, "/readyz").status == 200,
+            timeout_s=metrics.REFUSALS_GAP_S + 5 * PATIENCE,
+        )
+
+
+def test_not_ready_without_a_descriptor(tmp_path: Path, backend: str) -> None:
+    """And says so, though it could not even take the connection that asks."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tcp = {"header_timeout_ms": 500}
+    with daemon(tmp_path, http={"enabled": True, "port": port}, tcp=tcp) as started:
+        url = f"http://127.0.0.1:{port}/"
+        eventually(lambda: _answers(url))
+        process = psutil.Process(started.process.pid)
+        before = process.rlimit(psutil.RLIMIT_NOFILE)
+
+        def exhausted() -> bool:
+            """What an exchange before had may have been freed since it was looked at."""
+            used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+            free = min(set(range(len(used) + 1)) - used)
+            process.rlimit(psutil.RLIMIT_NOFILE, (free, before[1]))
+            return ask(url, "/readyz").status == 503
+
+        eventually(exhausted)
+        for _ in range(3):
+            answer = ask(url, "/readyz")
+            assert (answer.status, answer.text) == (
+                503,
+                "no descriptor is left, raise LimitNOFILE=\n",
+            )
+            assert ask(url, "/healthz").status == 200
+            assert ask(url, "/metrics").status == 200
+            assert status_json(url)["process"] is None
+
+        def refused() -> bool:
+            """The descriptor of the exchange before may serve a client first."""
+            assert turned_away(started.endpoint)
+            return "have been refused for" in ask(url, "/readyz").text
+
+        if backend == "epoll":  # a ring accepts under the limit that was when it was told to
+            eventually(refused, timeout_s=20 * PATIENCE)
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
+        eventually(
+            lambda: ask(url, "/readyz").status == 200,
+            timeout_s=metrics.REFUSALS_GAP_S + 5 * PATIENCE,
+        )
+
+
+def _answers(url: str) -> bool:
+    try:
+        return ask(url, "/readyz").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.any_backend
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_not_ready_once_a_thread_has_died(backend: str) -> None:
+    with running_node(http=HTTP, log={"requests_per_s": 10}) as node:
+        victim = next(thread for thread in node.server._helpers() if thread.name == "requests")
+        assert ask(url_of(node), "/readyz").status == 200
+        number = ctypes.c_ulong(victim.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(SystemExit))
+        victim.join(10 * PATIENCE)
+        answer = ask(url_of(node), "/readyz")
+        assert (answer.status, answer.text) == (
+            503,
+            "the thread requests has ended: see the log, and restart the node\n",
+        )
+        assert ask(url_of(node), "/healthz").status == 200
+
+
+@pytest.mark.any_backend
+def test_status_and_metrics_count_contexts_alike(backend: str) -> None:
+    held = 3
+    with (
+        running_node(http=HTTP, handlers=HANDLERS, workers={"count": 1}) as node,
+        udp_client(node.endpoint) as client,
+    ):
+        with gate.closed():
+            for _ in range(held):
+                client.sendto(request(HOLD), node.endpoint)
+            node.wait_for(lambda now: now["udp_received"] == held)
+
+            def used() -> tuple[object, ...]:
+                memory: Any = admin.status(node.server)["memory"]
+                seen = scrape(url_of(node))
+                return (
+                    memory["udp_contexts"],
+                    sample_value(seen, "raida_pool_used", pool="udp_contexts"),
+                    sample_value(seen, "raida_pool_size", pool="udp_contexts"),
+                )
+
+            most = node.server.config.udp.contexts
+            eventually(lambda: used() == ([held, most], held, most), what=used)
+        for _ in range(held):
+            client.recv(65536)
+        pools = status_json(url_of(node))["pools"]
+        assert 0 < pools["large_blocks"]["lent"] <= pools["large_blocks"]["used"]
+
+
 def io_thread_of(pid: int) -> int:
     for task in Path(f"/proc/{pid}/task").iterdir():
         if (task / "comm").read_text() == "raida-io\n":
@@ -483,7 +623,7 @@ def test_the_page_needs_nobody_else(backend: str) -> None:
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         links = [part.split('"')[0] for part in answer.text.split('href="')[1:]]
-        assert all(link.startswith(("/", "data:")) for link in links), links
+        assert all(link in ("data:,", *PATHS_BESIDE_THE_PAGE) for link in links), links
         assert "src=" not in answer.text
         assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in answer.text
@@ -519,6 +659,171 @@ def test_whatever_is_sent_gets_an_answer(backend: str, sent: bytes, expected: by
         while piece := client.recv(65536):
             answer += piece
         assert answer.startswith(expected)
+
+
+HOST = b"Host: 127.0.0.1\r\n"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET http://127.0.0.1:1/healthz HTTP/1.1\r\n" + HOST + b"\r\n", 200),
+        (b"GET HTTP://localhost/healthz?x HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200),
+        (b"GET http://[::1]:80/healthz HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://127.0.0.1 HTTP/1.1\r\n" + HOST + b"\r\n", 200),
+        (b"GET http://127.0.0.1?x HTTP/1.1\r\n" + HOST + b"\r\n", 200),
+        (b"\r\nGET /healthz HTTP/1.1\r\n" + HOST + b"\r\n", 200),
+        (b"\n\r\n\nGET /healthz HTTP/1.1\r\n" + HOST + b"\r\n", 200),
+        (b"GET /healthz HTTP/1.0\n\n", 200),
+        (b"GET /healthz HTTP/1.1\nHost: node\n\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nHost: node\n\r\n", 200),
+        (b"GET  /healthz\tHTTP/1.0\r\n\r\n", 200),
+        (b"GET /%68ealthz HTTP/1.0\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.2\r\n" + HOST + b"\r\n", 200),
+        (b"GET /healthz\n\n", 400),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\n" + HOST + b" folded\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: [x]\r\n\r\n", 400),
+        (b"GET http:///healthz HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://me@127.0.0.1/healthz HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET ftp://127.0.0.1/healthz HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET healthz HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://evil.example/healthz HTTP/1.1\r\n" + HOST + b"\r\n", 421),
+    ],
+    ids=range(25),
+)
+def test_every_form_of_a_request_is_answered_at_once(
+    backend: str, sent: bytes, status: int
+) -> None:
+    """Though the client waits with its connection open."""
+    with running_node(http=HTTP) as node, tcp_connect(place_of(url_of(node))) as client:
+        started = time.monotonic()
+        client.sendall(sent)
+        assert client.recv(64).startswith(b"HTTP/1.1 %d " % status)
+        assert time.monotonic() - started < EXCHANGE_TIMEOUT_S
+
+
+@pytest.mark.any_backend
+def test_whose_name_leads_here_is_told_nothing(backend: str) -> None:
+    """A page of another site, in the browser of somebody who may ask: DNS rebinding."""
+    with running_node(http={**HTTP, "hosts": ["Raida.Example.", "x.example"]}) as node:
+
+        def status(host: str, path: str) -> int:
+            with tcp_connect(place_of(url_of(node))) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                return int(client.recv(64).split()[1])
+
+        for path in PATHS:
+            for own in ("127.0.0.1", "10.1.2.3:8080", "[::1]", "[fe80::1%25eth0]:1", "localhost"):
+                assert status(own, path) == 200, own
+            for own in ("LocalHost:1", "a.localhost", "raida", "RAIDA.example:80", "x.example."):
+                assert status(own, path) == 200, own
+            for other in (
+                "evil.example",
+                "x.example.evil",
+                "127.0.0.1.evil.example",
+                "y.x.example",
+            ):
+                assert status(other, path) == 421, other
+
+
+@pytest.mark.any_backend
+def test_several_scrapers_cost_no_more_than_one(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits at the same time shares an answer; nobody gets one made before they asked."""
+    made: list[float] = []
+    make = metrics.exposition
+
+    def counted(seen: metrics.Observation) -> bytes:
+        made.append(time.monotonic())
+        return make(seen)
+
+    monkeypatch.setattr(metrics, "exposition", counted)
+    answers: list[float] = []
+    with running_node(http=HTTP) as node:
+        until = time.monotonic() + 1.0
+
+        def scrape_on() -> None:
+            while time.monotonic() < until:
+                asked = time.monotonic()
+                assert ask(url_of(node), "/metrics").status == 200
+                answers.append(asked)
+
+        threads = [threading.Thread(target=scrape_on) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        udp_ask(node.endpoint, request(ECHO_COMMAND))
+        node.wait_for_counts(udp_answered=1)
+        assert sample_value(scrape(url_of(node)), "raida_udp_answered_total") == 1
+    assert all(later - one >= SHARE_INTERVAL_S * 0.9 for one, later in pairwise(made))
+    assert len(answers) > len(made)
+    assert max(answers) < max(made)
+
+
+@pytest.mark.any_backend
+def test_several_addresses(backend: str) -> None:
+    hosts = ["127.0.0.1", "127.0.0.2", *(["::1"] if ipv6_loopback_works() else [])]
+    with running_node(http={**HTTP, "listen": hosts}) as node:
+        assert node.server._web is not None
+        urls = node.server._web.urls
+        assert [place_of(url)[0] for url in urls] == hosts
+        assert len({place_of(url)[1] for url in urls}) == 1
+        for url in urls:
+            assert ask(url, "/readyz").status == 200
+    for url in urls:
+        with pytest.raises(OSError):  # noqa: PT011  refused; nobody listens
+            tcp_connect(place_of(url))
+
+
+@pytest.mark.any_backend
+def test_what_a_process_may_see_of_itself_is_enough(tmp_path: Path, backend: str) -> None:
+    """/proc as a unit with ProcSubset=pid has it."""
+    (tmp_path / "node.toml").write_text(config_text({"http": HTTP}))
+    code = (
+        "import sys; from raida_uring import config, metrics; from raida_uring import server\n"
+        "from tests.support.http import scrape\n"
+        "node = server.Server(config.load(sys.argv[1])); node.start()\n"
+        "print(*(name for name, _ in scrape(node.url)), *metrics.host_errors()); node.stop()"
+    )
+    script = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/stat || exit 77; exec "$@"'
+    ended = subprocess.run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh"),
+            *(sys.executable, "-c", code, str(tmp_path / "node.toml")),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60 * PATIENCE,
+        check=False,
+    )
+    if ended.returncode == 77 or "unshare" in ended.stderr:
+        pytest.skip(f"no namespaces with a /proc of their own: {ended.stderr.strip()}")
+    assert ended.returncode == 0, ended.stderr
+    told = set(ended.stdout.split())
+    assert set(metrics.PROCESS_METRICS) <= told
+    assert {"raida_host_udp_buffer_errors_total", "ipv4"} <= told
+
+
+@pytest.mark.any_backend
+def test_metrics_of_the_process_are_those_of_this_process(backend: str) -> None:
+    with running_node(http=HTTP) as node:
+        seen, process = scrape(url_of(node)), psutil.Process()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert sample_value(seen, "process_max_fds") == limit
+        assert abs(sample_value(seen, "process_start_time_seconds") - process.create_time()) < 2
+        assert abs(sample_value(seen, "process_open_fds") - process.num_fds()) < 20
+        memory = process.memory_info()
+        assert sample_value(seen, "process_resident_memory_bytes") == pytest.approx(memory.rss, 0.2)
+        assert sample_value(seen, "process_virtual_memory_bytes") == pytest.approx(memory.vms, 0.2)
+        assert 0 < sample_value(seen, "process_cpu_seconds_total") <= sum(process.cpu_times()[:2])
 
 
 @pytest.mark.any_backend

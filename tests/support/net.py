@@ -127,6 +127,16 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
+def ipv6_loopback_works() -> bool:
+    """Whether this machine has ::1."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def turned_away(endpoint: Endpoint, client: socket.socket | None = None) -> bool:
     """Whether a new client is refused, reset, or closed without a byte.
 

@@ -318,6 +318,23 @@ FAULTS = [
 ]
 
 
+FAULTS += [
+    (
+        f"[server]\nraida_id = 3\n[http]\n{line}\n",
+        f"[http] {line}: {reason}",
+    )
+    for line, reason in (
+        ('listen = "localhost"', '"localhost" is not an IP address'),
+        ("listen = []", "must be an IP address or a list of 1 to 16 IP addresses, none twice"),
+        ('listen = ["::", "::1"]', ":: includes ::1"),
+        ('hosts = ["raida.example:80"]', '"raida.example:80" is not a host name, without a port'),
+        ('hosts = ["a b"]', '"a b" is not a host name, without a port'),
+        ('hosts = ["A.b", "a.B."]', "names a.b twice"),
+        ('hosts = "raida.example"', "must be a list of host names, none twice"),
+    )
+]
+
+
 @pytest.mark.parametrize(("text", "expected"), FAULTS, ids=[expected for _, expected in FAULTS])
 def test_fault_names_place_value_and_what_is_allowed(text: str, expected: str) -> None:
     assert fault(text) == f"node.toml: {expected}"
@@ -334,6 +351,14 @@ def test_fault_names_place_value_and_what_is_allowed(text: str, expected: str) -
 )
 def test_http_beside_the_node_s_own_port(server: str, bind: str, http: str) -> None:
     parse(f"[server]\nraida_id = 3\n{server}\n[network]\nbind = {bind}\n[http]\n{http}\n")
+
+
+def test_http_listens_on_one_address_or_several() -> None:
+    assert parse_with('[http]\nlisten = "::1"\n').http.listen == ("::1",)
+    made = parse_with('[http]\nlisten = ["127.0.0.1", "::1"]\nhosts = ["A.Example."]\n')
+    assert made.http.listen == ("127.0.0.1", "::1")
+    assert made.http.hosts == ("a.example",)
+    assert config.parse(config.to_toml(made, show_secrets=True), "again") == made
 
 
 def test_limits_that_just_fit_together_are_accepted() -> None:

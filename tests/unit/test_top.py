@@ -103,6 +103,16 @@ def test_commands_are_rated_by_what_they_answered_meanwhile() -> None:
     assert new["per_s"] == 55
 
 
+def test_what_is_wrong_stands_below_the_heading_and_statuses_have_names() -> None:
+    now = look(10.0, [])
+    assert "NOT READY" not in "".join(top.render(now, None, 80, 24))
+    now["unready"] = ["the store cannot be written: No space left on device"]
+    now["commands"] = [{**asked(9, 1.0)[0], "statuses": {"242": 6205, "7": 1, "123": 2}}]
+    lines = top.render(now, None, 200, 24)
+    assert lines[2] == "NOT READY: the store cannot be written: No space left on device"
+    assert lines[-1].endswith("   242 ALL_FAIL: 6205, 123: 2, 7 INVALID_COIN_ID: 1")
+
+
 def test_restarted_node_is_looked_at_afresh() -> None:
     before = {**look(1000.0, [], udp_received=10**6), "process": 1}
     assert top.summary(look(2.0, [], udp_received=10), before)["rates"]["udp_received"] == 5

@@ -12,7 +12,14 @@ import pytest
 
 from raida_uring.client import Client, Transport, calls, resolve
 from raida_uring.errors import StartError
-from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
+from tests.support.net import (
+    Endpoint,
+    ipv6_loopback_works,
+    tcp_ask,
+    udp_ask,
+    udp_client,
+    udp_exchange,
+)
 from tests.support.node import Table, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
@@ -24,16 +31,6 @@ from tests.support.wire import (
     vote,
     vote_agreed,
 )
-
-
-def ipv6_loopback_works() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
 
 needs_ipv6 = pytest.mark.skipif(not ipv6_loopback_works(), reason="kernel without IPv6 (AF_INET6)")
 
@@ -131,6 +128,29 @@ def test_without_bind_every_address_of_both_families() -> None:
         assert {port} == {bound for _, bound in node.server.endpoints}
         for host in ("127.0.0.1", "127.0.0.2", "::1"):
             assert_served((host, port))
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("bind", "listen", "said"),
+    [
+        (["::"], ["127.0.0.1"], ["[network] bind"]),
+        (["::1"], ["::"], ["[http] listen"]),
+        (["0.0.0.0", "::"], ["::", "127.0.0.1"], []),
+    ],
+)
+def test_ipv6_alone_is_said(
+    bind: list[str], listen: list[str], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a program elsewhere would take IPv4 on the same socket."""
+    caplog.set_level("INFO", "raida_uring")
+    http = {"enabled": True, "listen": listen, "port": 0}
+    with running_node(network={"bind": bind}, http=http) as node:
+        told = [line for line in caplog.messages if "takes IPv6 alone" in line]
+        assert [line.partition(":")[0] for line in told] == said
+        if bind == ["::"]:
+            with pytest.raises(ConnectionRefusedError):
+                tcp_ask(("127.0.0.1", node.endpoint[1]), request(ECHO_COMMAND))
 
 
 def test_one_port_for_both_transports_and_all_addresses() -> None:

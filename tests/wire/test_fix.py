@@ -49,7 +49,7 @@ def reply_to(data: bytes, named: bytes, **changed: int) -> bytes:
         + bytes(1)
         + changed.get("size", len(body)).to_bytes(3)
         + bytes(4)
-        + data[32:48]
+        + (data[32:48] if changed.get("proof", 1) else bytes(16))
         + body
     )
 
@@ -203,6 +203,9 @@ WRONG: dict[str, Answer] = {
         reply_to(data, coin_bytes(COIN), raida=RAIDA_ID)
     ),
     "another group": lambda client, data: client.sendall(reply_to(data, coin_bytes(COIN), group=1)),
+    "no proof that the request was read": lambda client, data: client.sendall(
+        reply_to(data, coin_bytes(COIN), proof=0)
+    ),
     "a refusal": lambda client, data: client.sendall(reply_to(data, coin_bytes(COIN), status=43)),
     "a coin cut short": lambda client, data: client.sendall(
         reply_to(data, coin_bytes(COIN) + b"\0")
