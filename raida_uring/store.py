@@ -157,6 +157,9 @@ class Store:
         self.on_commit: Callable[[Sequence[int]], None] | None = None
         # Set once nothing can be read or written any more until the store is opened again.
         self.fault: StoreError | None = None
+        self.write_fault: str | None = None  # why changes fail, until one succeeds
+        self.write_fault_since = 0.0  # time.monotonic(), while there is one
+        self.failed_commits = 0  # transactions that changed nothing, because the store failed
         self._owner = owner
         try:
             if owner >= 0 and not _is_lock_of(path, owner):
@@ -305,6 +308,19 @@ class Store:
                 self.raida_id = None
         self.unfinished = doing
 
+    def note_written(self) -> None:
+        """A change is on the disk: whatever kept others from it has passed. Thread: any."""
+        if self.write_fault is not None:
+            self.write_fault = None
+            logger.info("the store can be written again", extra=event("store_writes_again"))
+
+    def note_unwritten(self, error: StoreError, *, commits: int = 1) -> None:
+        """Changes fail, `commits` of them just now. Thread: any."""
+        self.failed_commits += commits
+        if self.write_fault is None:
+            self.write_fault_since = time.monotonic()
+        self.write_fault = str(error)
+
     def close(self) -> None:
         """Once every view is closed."""
         self._store.close()
@@ -435,7 +451,12 @@ class Coins:
     def begin(self) -> None:
         """See the newest state; a writing view waits until no other one writes."""
         self._require_own()
-        self.view.begin()
+        try:
+            self.view.begin()
+        except StoreError as error:
+            if self._writing:
+                self.store.note_unwritten(error)
+            raise
 
     def end(self) -> None:
         """Forget it, with every change."""
@@ -482,6 +503,11 @@ class Coins:
             pages = self.view.dirty()
             self.view.commit()
             after = self._after[:]
+        except StoreError as error:
+            self.store.note_unwritten(error)
+            raise
+        else:
+            self.store.note_written()
         finally:
             self.view.end()
             self._forget()

@@ -4,6 +4,7 @@ What must hold: a page that was never written reads as its default page and take
 coin of it really changes.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ def test_a_store_is_one_process_s(tmp_path: Path) -> None:
     looked_at.close()
     store.close()
     Store(path, map_bytes=MAP_BYTES).close()
+
+
+def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
+    store = Store(make_store(tmp_path / "store"), map_bytes=1 << 20)
+
+    def set_coins(pages: int) -> None:
+        with store.write() as coins:
+            listed = b"".join(coin_bytes((0, page * 1024)) + b"n" * 16 for page in range(pages))
+            coins.set(listed, pages, COIN_AN, month_now())
+
+    set_coins(1)
+    assert (store.write_fault, store.failed_commits) == (None, 0)
+    for failed in (1, 2):
+        with pytest.raises(StoreError, match="the store is full") as full:
+            set_coins(100)
+        assert (store.write_fault, store.failed_commits) == (str(full.value), failed)
+    assert 0 < store.write_fault_since <= time.monotonic()
+    set_coins(1)
+    assert (store.write_fault, store.failed_commits) == (None, 2)
+    store.close()
 
 
 def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
