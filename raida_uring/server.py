@@ -29,7 +29,7 @@ from raida_uring.node import Node, Stats
 from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
 from raida_uring.settings import LIVE, LOWER
-from raida_uring.store import Sizes, Store, Syncer
+from raida_uring.store import Sizes, Store, Syncer, Watch
 from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker, join_all
@@ -74,6 +74,7 @@ class Server:
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._store: Store | None = None
         self._syncer: Syncer | None = None
+        self._watch: Watch | None = None
         self._integrity: Integrity | None = None
         self._web: Web | None = None
         self._started_at = 0.0  # seconds since 1970; 0: not yet
@@ -291,6 +292,7 @@ class Server:
             self._store.serve_as(self.config.server.raida_id)
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
+        self._watch = Watch(self._store)
         self._integrity = Integrity(self._store)
         self._integrity.load(follow=self._takeover is not None)
         if self._takeover is None:
@@ -323,6 +325,9 @@ class Server:
             alone = self._takeover is None or self._takeover.gone
             self._integrity.stop(save=alone and not self._handing_over)
             self._integrity = None
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         if self._syncer is not None:
             self._syncer.stop()
             self._syncer = None

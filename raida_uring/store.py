@@ -50,6 +50,9 @@ DENOMINATION_BYTES: Final = bytes(
 )
 SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 
+WATCH_INTERVAL_S: Final = 1.0
+TRY_AGAIN_S: Final = 10.0  # without a change that failed, until a store is tried to be written
+
 FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
 _READERS: Final = "lock.mdb"  # LMDB's
@@ -160,6 +163,8 @@ class Store:
         self.write_fault: str | None = None  # why changes fail, until one succeeds
         self.write_fault_since = 0.0  # time.monotonic(), while there is one
         self.failed_commits = 0  # transactions that changed nothing, because the store failed
+        self._unwritten_at = 0.0  # the last of them
+        self._noting = threading.Lock()
         self._owner = owner
         try:
             if owner >= 0 and not _is_lock_of(path, owner):
@@ -310,16 +315,30 @@ class Store:
 
     def note_written(self) -> None:
         """A change is on the disk: whatever kept others from it has passed. Thread: any."""
-        if self.write_fault is not None:
+        with self._noting:
             self.write_fault = None
-            logger.info("the store can be written again", extra=event("store_writes_again"))
 
     def note_unwritten(self, error: StoreError, *, commits: int = 1) -> None:
         """Changes fail, `commits` of them just now. Thread: any."""
-        self.failed_commits += commits
-        if self.write_fault is None:
-            self.write_fault_since = time.monotonic()
-        self.write_fault = str(error)
+        now = time.monotonic()
+        with self._noting:
+            self.failed_commits += commits
+            self._unwritten_at = now
+            if self.write_fault is None:
+                self.write_fault_since = now
+            self.write_fault = str(error)
+
+    def look(self) -> None:
+        """Find out what no request tells: that the file is gone, or that what kept changes from it
+        has passed. Waits for the disk then. Thread: any."""
+        try:
+            self._store.check()
+            waited_s = time.monotonic() - self._unwritten_at
+            if self.write_fault is not None and waited_s >= TRY_AGAIN_S:
+                with self.write() as coins:  # the same again, but written
+                    coins.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
+        except StoreError as error:
+            self.note_unwritten(error, commits=0)
 
     def close(self) -> None:
         """Once every view is closed."""
@@ -494,20 +513,31 @@ class Coins:
     def commit(self) -> None:
         """Make every change that was kept durable, all or none, and end.
 
-        Raises StoreError (nothing has changed then): the disk is full or fails, the store is full.
+        Raises StoreError (nothing has changed then): the disk is full or fails, its file is gone,
+        the store is full.
         """
+        self._settle(write=True)
+
+    def finish(self) -> None:
+        """commit(), but write nothing where nothing has changed."""
+        self._settle(write=self.changed)
+
+    def _settle(self, *, write: bool) -> None:
         self._require_own()
+        pages: list[int] = []
+        changed = self.changed
         try:
-            for (table, key), value in self._kept.items():
-                self.view.put(table, key, value)
-            pages = self.view.dirty()
-            self.view.commit()
+            if write:
+                for (table, key), value in self._kept.items():
+                    self.view.put(table, key, value)
+                pages = self.view.dirty()
+                self.view.commit()
+                if changed:  # else nothing had to be written, and nothing is known
+                    self.store.note_written()
             after = self._after[:]
         except StoreError as error:
             self.store.note_unwritten(error)
             raise
-        else:
-            self.store.note_written()
         finally:
             self.view.end()
             self._forget()
@@ -701,6 +731,42 @@ class Coins:
             key = found[0] + b"\0"  # the next possible key
 
 
+class Watch:
+    """Looks at an open store every WATCH_INTERVAL_S and logs when changes begin to fail, and when
+    they succeed again. On a thread of its own: a disk may hang."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="store-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return once it does not use the store any more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        store, told = self._store, False
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            store.look()
+            fault = store.write_fault
+            if fault is not None and not told:
+                logger.error(
+                    "the store %s cannot be changed: %s",
+                    store.path,
+                    fault,
+                    extra=event("store_unwritable", path=str(store.path)),
+                )
+            elif told and fault is None:
+                logger.info(
+                    "the store %s can be changed again",
+                    store.path,
+                    extra=event("store_writes_again", path=str(store.path)),
+                )
+            told = fault is not None
+
+
 class Syncer:
     """Brings commits to the disk every so often, for a store that does not wait for it."""
 
@@ -809,6 +875,7 @@ __all__ = [
     "Sizes",
     "Store",
     "Syncer",
+    "Watch",
     "check",
     "denomination_of",
     "month_now",

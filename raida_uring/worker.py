@@ -216,8 +216,7 @@ class Worker:
         try:
             coins.begin()
             replies = self._answer_writing(worker, count, coins)
-            if coins.changed:
-                coins.commit()
+            coins.finish()
         except StoreError as error:
             replies = self._store_failed(error, count)
         finally:

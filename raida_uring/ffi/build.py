@@ -34,6 +34,7 @@ SOURCES = (
     "queue",
     "stats",
     "store",
+    "storefile",
     "stream",
     "survey",
     "tally",

@@ -18,6 +18,8 @@ class _Lib(Protocol):
     RU_STORE_COIN: int
     RU_STORE_DENOMINATIONS: int
     RU_STORE_DEN_PAGES: int
+    RU_STORE_CUT: int
+    RU_STORE_GONE: int
     RU_STORE_MISUSED: int
     RU_STORE_PAGE: int
     RU_STORE_PAGES: int
@@ -28,6 +30,7 @@ class _Lib(Protocol):
 
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
+    def ru_store_check(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_forget_dead(self, store: Any) -> int: ...
     def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
@@ -102,6 +105,7 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
     TABLE_TICKETS,
 ) = range(6)
 _MISUSED: Final = _lib.RU_STORE_MISUSED
+LOST: Final = frozenset((_lib.RU_STORE_CUT, _lib.RU_STORE_GONE))  # the file under an open store
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
@@ -163,6 +167,10 @@ class Store:
         """Once every view is closed."""
         store, self._store = self._store, _ffi.NULL
         _lib.ru_store_close(store)
+
+    def check(self) -> None:
+        """Raises StoreError when its file was cut off, or is not there any more under its name."""
+        _stored(_lib.ru_store_check(self._store), "looking at the store")
 
     def sync(self) -> None:
         """Return when every commit is on the disk. Raises StoreError."""

@@ -388,9 +388,17 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
 
 
 def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Of each file: number, size, time of its last change, content."""
+    """Of each file: number, size, time of its last change, content.
+
+    Another process reads it: whoever closes `lock.mdb` takes his process's locks on it away, and
+    this process may have the store open.
+    """
+
+    def content(path: Path) -> bytes:
+        return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True).stdout
+
     return {
-        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, one.read_bytes())
+        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, content(one))
         for one in directory.iterdir()
     }
 
