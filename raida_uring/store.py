@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from raida_uring.errors import StoreError
+from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import (
     DEFAULT,
@@ -85,7 +85,7 @@ def size_of(path: Path) -> int:
             "`raida-uring store init` makes a new one"
         ) from None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: not a store: {FILE} is not a file")
     if found.st_size == 0:
@@ -174,7 +174,7 @@ class Store:
             if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
         flags = native_store.STORE_READ_ONLY if read_only else 0
         if durability == "interval":
             flags |= native_store.STORE_LAZY
@@ -223,7 +223,7 @@ class Store:
         except FileExistsError:
             raise StoreError(f"{path}: is not a directory") from None
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
         try:
             store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
             view = store.view(writing=True)
@@ -828,7 +828,7 @@ def _own(path: Path) -> int:
         with contextlib.suppress(OSError):
             owner = os.read(lock, 20).decode("ascii", "replace").strip()
         os.close(lock)
-        raise StoreError(f"{path}: in use by process {owner or '?'}") from None
+        raise passing(StoreError(f"{path}: in use by process {owner or '?'}"), busy=True) from None
     except OSError:
         os.close(lock)
         raise

@@ -6,6 +6,7 @@ interpreter lock.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import struct
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from raida_uring.errors import EngineError, StartError, StoreError
+from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import COMMANDS_COUNT, Command, Handler, Node, Reply, Request, name_of
 from raida_uring.log import event
@@ -152,7 +153,14 @@ class Worker:
         self.thread.start()
         self._opened.wait()
         if self._fault is not None:
-            raise StartError(f"worker {self._index} cannot run: {self._fault}") from self._fault
+            number = errno.EINVAL
+            if isinstance(self._fault, OSError | EngineError):
+                found = (
+                    self._fault.errno if isinstance(self._fault, OSError) else self._fault.number
+                )
+                number = found or number
+            refused = StartError(f"worker {self._index} cannot run: {self._fault}")
+            raise passing(refused, number) from self._fault
 
     def discard(self) -> None:
         """Close the view of a worker whose thread was never started."""

@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any, Final, Protocol, cast
 
-from raida_uring.errors import StoreError
+from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 
 
@@ -135,7 +135,8 @@ def _stored(result: int, doing: str) -> int:
         raise RuntimeError(f'{doing}: the view is not open, or not for changes (mode "write")')
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
-        raise StoreError(f"{doing}: {reason}", result)
+        fault = StoreError(f"{doing}: {reason}", result)
+        raise passing(fault, result, busy=result == -errno.EAGAIN)
     return result
 
 

@@ -309,10 +309,6 @@ class TestRefusedStarts:
             eventually(lambda: resources() == before, what=lambda: (resources() - before, before))
             assert udp_ask(node.endpoint, vote()) == vote_agreed()
 
-    def test_address_of_another_machine(self, tmp_path: Path) -> None:
-        network = {"bind": ["192.0.2.1"]}  # reserved for documentation, assigned to nobody
-        assert_refuses_to_start(tmp_path, r"192\.0\.2\.1", network=network)
-
     def test_privileged_port(self, tmp_path: Path) -> None:
         port = 79
         first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
