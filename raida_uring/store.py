@@ -210,39 +210,65 @@ class Store:
         unfinished: see mark_unfinished(). Raises StoreError when the directory holds a store
         already or cannot be written.
         """
-        owner, path = -1, Path(path)
+        path = Path(path)
+        missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
+        owner = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_existing(path)
+            had_owner = os.path.lexists(path / _LOCK)
             owner = _own(path)
             _refuse_existing(path)  # again, now that nobody else can be making one
-        except StoreError:
-            if owner >= 0:
-                os.close(owner)
-            raise
+            cls._make(path, seed, map_bytes, unfinished)
         except FileExistsError:
             raise StoreError(f"{path}: is not a directory") from None
         except OSError as error:
             raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+        finally:
+            if owner >= 0:
+                if not os.path.lexists(path / FILE) and not had_owner:
+                    (path / _LOCK).unlink(missing_ok=True)
+                os.close(owner)
+            for one in missing:  # the innermost first; only what nothing was made in
+                with contextlib.suppress(OSError):
+                    one.rmdir()
+
+    @staticmethod
+    def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) -> None:
+        """Whoever calls it owns the directory. Raises StoreError, OSError, with nothing made."""
+        had_readers = os.path.lexists(path / _READERS)
         try:
             store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
-            view = store.view(writing=True)
-            view.begin()
-            drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
-            view.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
-            view.put(native_store.TABLE_META, _SEED_KEY, drawn)
-            if unfinished is not None:
-                view.put(native_store.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
-            view.commit()
-            view.close()
-            store.close()
+            try:
+                view = store.view(writing=True)
+                try:
+                    view.begin()
+                    drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+                    view.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
+                    view.put(native_store.TABLE_META, _SEED_KEY, drawn)
+                    if unfinished is not None:
+                        view.put(native_store.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
+                    view.commit()
+                finally:
+                    view.close()
+            finally:
+                store.close()
             _sync_directory(path)
             _sync_directory(path.absolute().parent)
-        except StoreError:
+        except BaseException:
             (path / FILE).unlink(missing_ok=True)
+            if not had_readers:
+                (path / _READERS).unlink(missing_ok=True)
             raise
-        finally:
-            os.close(owner)
+
+    def remove(self) -> None:
+        """Take the files away, and the directory with them if it holds nothing else, of a store
+        that create() has just made. Before close(), while nobody else can have it. Raises
+        OSError."""
+        for name in (FILE, _READERS, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _read_meta(self) -> tuple[bytes, str | None, int | None]:
         """The seed, what was begun and did not come to its end, and whose it is."""
@@ -821,17 +847,23 @@ def _refuse_existing(path: Path) -> None:
 
 def _own(path: Path) -> int:
     """Take the store for this process. Raises StoreError when another has it, OSError."""
-    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with contextlib.suppress(OSError):
-            owner = os.read(lock, 20).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise passing(StoreError(f"{path}: in use by process {owner or '?'}"), busy=True) from None
-    except OSError:
-        os.close(lock)
-        raise
+    while True:
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(OSError):
+                owner = os.read(lock, 20).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise passing(
+                StoreError(f"{path}: in use by process {owner or '?'}"), busy=True
+            ) from None
+        except OSError:
+            os.close(lock)
+            raise
+        if _is_lock_of(path, lock):
+            break
+        os.close(lock)  # whoever had it has taken it away meanwhile
     _sign(lock)
     return lock
 

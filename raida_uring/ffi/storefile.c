@@ -19,14 +19,18 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "store.h"
 
 #define STOREFILE_NAME "/data.mdb"
-#define STOREFILE_LINE 512 /* of /proc/self/maps that is looked at: the path may be longer */
+#define STOREFILE_LINE (PATH_MAX + 128) /* of /proc/self/maps */
 #define STOREFILE_FAILED 1 /* exit status after which a service manager starts the node again */
+
+struct storefile_map {
+    uintptr_t at;
+    uintptr_t end;
+};
 
 struct ru_storefile {
     struct ru_storefile *next;
@@ -36,9 +40,8 @@ struct ru_storefile {
     int descriptor; /* LMDB's; -1: not open yet */
     dev_t device;
     ino_t inode;
-    uintptr_t map_at;
-    uintptr_t map_end;
-    char path[]; /* of data.mdb */
+    struct storefile_map maps[2]; /* of data.mdb and of lock.mdb */
+    char path[];                  /* of data.mdb */
 };
 
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* for changes of the list */
@@ -135,24 +138,28 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
 /* ---- its map ---- */
 
 /* LMDB does not say where; the kernel does. Without /proc nobody knows. */
-static void storefile_find_map(struct ru_storefile *file)
+static void storefile_find_maps(struct ru_storefile *file)
 {
+    static const char *const names[] = {STOREFILE_NAME, "/lock.mdb"};
     char line[STOREFILE_LINE];
+    char lock[PATH_MAX];
+    ino_t inodes[] = {file->inode, 0};
+    struct stat found;
+    (void)snprintf(lock, sizeof(lock), "%.*s%s", (int)(strlen(file->path) - strlen(STOREFILE_NAME)),
+                   file->path, names[1]);
+    if (stat(lock, &found) == 0)
+        inodes[1] = found.st_ino;
     FILE *maps = fopen("/proc/self/maps", "re");
     if (!maps)
         return;
     while (fgets(line, sizeof(line), maps)) {
-        uintptr_t at;
-        uintptr_t end;
-        unsigned int major_number;
-        unsigned int minor_number;
+        struct storefile_map map;
         uintmax_t inode;
-        int fields = sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %x:%x %ju", &at, &end,
-                            &major_number, &minor_number, &inode);
-        if (fields == 5 && inode == file->inode && strstr(line, STOREFILE_NAME)) {
-            file->map_at = at;
-            file->map_end = end;
-        }
+        int fields =
+            sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %ju", &map.at, &map.end, &inode);
+        for (uint32_t i = 0; i < 2 && fields == 3; i++)
+            if (inode == inodes[i] && strstr(line, names[i]))
+                file->maps[i] = map;
         while (!strchr(line, '\n') && fgets(line, sizeof(line), maps))
             continue; /* the rest of a long one */
     }
@@ -179,8 +186,9 @@ static const struct ru_storefile *fault_in(uintptr_t at)
 {
     for (const struct ru_storefile *one = __atomic_load_n(&files, __ATOMIC_ACQUIRE); one;
          one = one->next)
-        if (at >= one->map_at && at < one->map_end)
-            return one;
+        for (uint32_t i = 0; i < 2; i++)
+            if (at >= one->maps[i].at && at < one->maps[i].end)
+                return one;
     return NULL;
 }
 
@@ -230,9 +238,10 @@ void ru_storefile_watch(struct ru_storefile *file, int descriptor)
     }
     file->size = (uint64_t)found.st_size;
     file->descriptor = descriptor;
-    storefile_find_map(file);
-    if (file->map_at) /* every AN is in it */
-        (void)madvise((void *)file->map_at, file->map_end - file->map_at, MADV_DONTDUMP);
+    storefile_find_maps(file);
+    const struct storefile_map *data = &file->maps[0];
+    if (data->at) /* every AN is in it */
+        (void)madvise((void *)data->at, data->end - data->at, MADV_DONTDUMP);
     (void)pthread_once(&prepared, fault_prepare);
 }
 

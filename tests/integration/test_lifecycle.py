@@ -290,7 +290,7 @@ class TestRefusedStarts:
     @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
     def test_port_in_use(self, tmp_path: Path, kind: socket.SocketKind) -> None:
         with socket.socket(socket.AF_INET, kind) as holder:
-            holder.bind(("127.0.0.1", 0))
+            holder.bind(("127.0.0.1", free_port()))
             if kind is socket.SOCK_STREAM:
                 holder.listen()
             port = holder.getsockname()[1]

@@ -170,7 +170,11 @@ path = pathlib.Path(sys.argv[1])
 store = Store(path, map_bytes=1 << 26, read_only=True)
 view = store.coins()
 view.begin()
-os.truncate(path / "data.mdb", 8192)
+if sys.argv[2] == "lock.mdb":
+    view.end()
+os.truncate(path / sys.argv[2], 8192 if sys.argv[2] == "data.mdb" else 0)
+if sys.argv[2] == "lock.mdb":
+    view.begin()
 for page in range(15000):
     view.page(page)
     view.remains(page)
@@ -195,9 +199,10 @@ def run_script(script: str, *arguments: object) -> "subprocess.CompletedProcess[
     )
 
 
-def test_reading_what_was_cut_off_ends_with_a_line(filled: Path) -> None:
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
+def test_reading_what_was_cut_off_ends_with_a_line(name: str, filled: Path) -> None:
     """Between the look at the file's length and the reading nothing can be known."""
-    ended = run_script(READ_WHAT_IS_CUT, filled)
+    ended = run_script(READ_WHAT_IS_CUT, filled, name)
     assert (ended.returncode, ended.stdout) == (1, ""), ended
     assert ended.stderr.startswith(f"raida-uring: the store {filled}/data.mdb: a part of it cannot")
     assert len(ended.stderr.splitlines()) == 1
@@ -237,12 +242,27 @@ def test_a_full_standard_error_does_not_hold_the_end_up(filled: Path) -> None:
             os.write(writing, bytes(4096))
     os.set_blocking(writing, True)
     try:
-        command = [sys.executable, "-c", READ_WHAT_IS_CUT, str(filled)]
+        command = [sys.executable, "-c", READ_WHAT_IS_CUT, str(filled), "data.mdb"]
         with subprocess.Popen(command, stderr=writing) as process:
             assert process.wait(STOP_TIMEOUT_S) == 1
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_an_owner_cannot_have_the_disk_written_for_nothing(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    with running_node(**tables(path)) as node:
+        new = an_of(COIN)
+        first = pown_payload([(COIN, default_an(COIN), new)])
+        assert ask(node.endpoint, POWN, first)[0] == Status.ALL_PASS
+        written = (path / "data.mdb").stat().st_mtime_ns
+        counted = node.server.stats()
+        again = pown_payload([(COIN, new, new)])
+        for _ in range(10):
+            assert ask(node.endpoint, POWN, again)[0] == Status.ALL_PASS
+        assert (path / "data.mdb").stat().st_mtime_ns == written
+        assert node.server.stats().coins_powned - counted.coins_powned == 10
 
 
 # Has the store open, and reads, until its input ends.
