@@ -9,7 +9,6 @@
 #include "storefile.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -137,6 +136,22 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
 
 /* ---- its map ---- */
 
+/* A line of /proc/self/maps. */
+static bool storefile_parse(const char *line, struct storefile_map *map, uint64_t *inode)
+{
+    char *at;
+    map->at = strtoul(line, &at, 16);
+    if (*at != '-')
+        return false;
+    map->end = strtoul(at + 1, &at, 16);
+    for (uint32_t i = 0; i < 3; i++) { /* permissions, offset, device */
+        at += strspn(at, " ");
+        at += strcspn(at, " ");
+    }
+    *inode = strtoull(at, NULL, 10);
+    return true;
+}
+
 /* LMDB does not say where; the kernel does. Without /proc nobody knows. */
 static void storefile_find_maps(struct ru_storefile *file)
 {
@@ -154,10 +169,9 @@ static void storefile_find_maps(struct ru_storefile *file)
         return;
     while (fgets(line, sizeof(line), maps)) {
         struct storefile_map map;
-        uintmax_t inode;
-        int fields =
-            sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %ju", &map.at, &map.end, &inode);
-        for (uint32_t i = 0; i < 2 && fields == 3; i++)
+        uint64_t inode;
+        bool known = storefile_parse(line, &map, &inode);
+        for (uint32_t i = 0; i < 2 && known; i++)
             if (inode == inodes[i] && strstr(line, names[i]))
                 file->maps[i] = map;
         while (!strchr(line, '\n') && fgets(line, sizeof(line), maps))
