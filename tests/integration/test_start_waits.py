@@ -22,6 +22,7 @@ import pytest
 
 from raida_uring import client
 from raida_uring.adminsocket import result_of
+from raida_uring.errors import StartError
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
 from tests.support.net import PATIENCE, Endpoint, reset
@@ -32,6 +33,7 @@ from tests.support.node import (
     environment,
     eventually,
     free_port,
+    running_node,
     started_daemon,
     told,
 )
@@ -307,6 +309,29 @@ def test_the_admin_socket_does_not_keep_the_node_from_serving(tmp_path: Path) ->
         assert result_of(path, "status")["process"] == node.process.pid
         assert node.terminate() == 0
         assert node.stderr().count("no admin socket") == 1
+
+
+# --- Want of something, for a moment ------------------------------------------------------------
+
+
+def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
+    """By the same error as where a limit on processes is reached, which binds root nowhere."""
+    before = threading.stack_size(1 << 47)
+    try:
+        with pytest.raises(StartError, match="can't start new thread") as refused, running_node():
+            pass
+    finally:
+        threading.stack_size(before)
+    assert refused.value.passes
+
+
+def test_memory_that_cannot_be_had_is_for_the_next_start(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    command = ["prlimit", f"--as={1 << 30}", *SERVE]
+    store = {"path": str(path), "size_mib": 4096}
+    with started_daemon(tmp_path, command=command, store=store) as node:
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert node.stderr().splitlines()[-1].endswith(": Cannot allocate memory")
 
 
 # --- What a person must change ------------------------------------------------------------------
