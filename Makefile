@@ -145,7 +145,7 @@ SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
 SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \
              $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
-             store.o survey.o),$(NATIVE_LIB))
+             store.o storefile.o survey.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup

@@ -58,21 +58,6 @@ class _RequestError(RaidaError):
 # --- The socket's path ------------------------------------------------------------------------
 
 
-def open_for(daemon: "Daemon") -> "Admin | None":
-    """Listen where the configuration says, else at the default path.
-
-    A default path that cannot be had is logged and None returned: the node serves without. Raises
-    StartError where the configuration names the path.
-    """
-    try:
-        return Admin(daemon, path_of(daemon.server))
-    except StartError as error:
-        if daemon.server.config.admin.socket:
-            raise
-        logger.warning("no admin socket: %s", error, extra=event("admin_socket_failed"))
-        return None
-
-
 def path_of(server: "Server") -> Path:
     """Where the configuration says, else the default path."""
     given = server.config.admin.socket
@@ -558,6 +543,7 @@ def status(server: "Server") -> dict[str, object]:
         "memory": None if load is None else _memory(server, load),
         "resources": _resources(),
         "store": _store(server),
+        "http": {"url": server.url, "fault": server.http_fault},
         "log": {
             "level": log.current_level(),
             "requests_per_s": server.config.log.requests_per_s,

@@ -29,10 +29,12 @@ from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaErr
 _EXIT_NO_ANSWER = 1
 _EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
 _EXIT_NOT_RUNNING = 3  # whoever was to be asked
-_EXIT_FAILED = 1  # ours, while serving: a service manager should start it again
+_EXIT_FAILED = 1  # passes by itself, or while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
+
+_NO_THREAD = "can't start new thread"  # as threading says it
 
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
@@ -79,7 +81,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(f"cannot write: {error.strerror}")
         return _EXIT_FAILED
     except RuntimeError as error:
-        if str(error) != "can't start new thread":
+        if str(error) != _NO_THREAD:
             raise
         return _complain(f"{error}: raise TasksMax= (ulimit -u)")
     except EngineError as error:
@@ -216,7 +218,7 @@ def serve(
         ),
     ] = None,
     backend: _Backend = None,
-) -> None:
+) -> int:
     """Run the node until SIGTERM or Ctrl-C.
 
     The first signal lets requests in flight finish; a second one does not wait for them.
@@ -254,9 +256,23 @@ def serve(
     # Here and not above: it loads the C module, which other commands do without.
     from raida_uring.daemon import serve as serve_until_stopped
 
-    serve_until_stopped(
-        chosen, None if config_path is None else functools.partial(read, config_path)
-    )
+    reread = None if config_path is None else functools.partial(read, config_path)
+    try:
+        serve_until_stopped(chosen, reread)
+    except RaidaError as error:
+        if not error.passes:
+            raise
+        _complain(str(error))
+        return _EXIT_FAILED
+    except MemoryError:
+        _complain("out of memory")
+        return _EXIT_FAILED
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        _complain(f"{error}: raise TasksMax= (ulimit -u)")
+        return _EXIT_FAILED
+    return 0
 
 
 # --- probe ------------------------------------------------------------------------------------

@@ -25,10 +25,11 @@ import psutil
 from raida_uring import admin, log, sockets
 from raida_uring.admin import Admin
 from raida_uring.config import Config
-from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
+from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError, ToldToStopError
 from raida_uring.inbox import Inbox
 from raida_uring.log import event
-from raida_uring.server import Reloaded, Server
+from raida_uring.patience import Patience
+from raida_uring.server import NOT_TO_BE_HAD, Reloaded, Server
 from raida_uring.servicemanager import (
     notify,
     received_sockets,
@@ -43,12 +44,11 @@ RESOURCE_INTERVAL_S: Final = 60.0
 IDLE_S: Final = 1.0  # between two looks at what nobody tells ...
 LOOK_S: Final = 0.02  # ... and while something is under way
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
-OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
+OPEN_QUIET_S: Final = 5.0  # ... before it is told: who was killed lets go of it piece by piece
+OPEN_RETRY_LATER_S: Final = 2.0  # and after
+EXTEND_S: Final = 30.0  # what a start that waits asks of the service manager, again and again
 SAID_TWICE_S: Final = 0.05  # timeout(1) signals a process, and then its whole group
 STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
-
-# Also no descriptor or thread: none of these may end a node that serves.
-_NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
 
 logger = logging.getLogger("raida_uring")
 
@@ -111,6 +111,8 @@ class Daemon:
             takeover=self._takeover,
             received=received_sockets(),
             stored=stores_sockets(),
+            # Who waits for a successor to start has a time-out for it.
+            patience=None if self._takeover is not None else Patience(self._rest),
         )
         self._stage = Stage.ALONE if self._takeover is None else Stage.FOLLOWING
         self._inbox: Inbox[Event] = Inbox(SIGNALS)
@@ -128,7 +130,10 @@ class Daemon:
         self._reload_lock = threading.Lock()
         self._drain_timeout_ms: int | None = None  # that the admin socket has asked for
         self._admin: Admin | None = None
-        self._open_until = 0.0  # what the predecessor has left is tried to be opened; 0: no more
+        self._open_at = 0.0  # when HTTP and the admin socket are tried to be opened; 0: not
+        self._open_quiet_until = 0.0  # until when it is not told that they are not to be had
+        self._open_told: set[str] = set()
+        self._extend_at = 0.0  # when the service manager is to hear that the start still waits
         self._last_word: int | StartError | None = None  # for whoever asks for an upgrade too late
         self._upgrades: queue.SimpleQueue[queue.SimpleQueue[int | StartError]] = queue.SimpleQueue()
         self._watchdog_s = watchdog_interval_s()
@@ -210,7 +215,11 @@ class Daemon:
         good meanwhile, or a successor at the very end.
         """
         with self._inbox:
-            self.server.start()
+            try:
+                self.server.start()
+            except ToldToStopError:
+                logger.info("told to stop before it served", extra=event("stopped_early"))
+                return
             try:
                 self._begin()
                 while self._stage is not Stage.ENDED:
@@ -227,7 +236,7 @@ class Daemon:
         places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
         self._status = f"serving on {places}: {self.server.tier}"
         if self._takeover is None:
-            self._admin = admin.open_for(self)
+            self._open_to_operators()
         logger.info(
             "try it: raida-uring ping %s",
             _reachable(self.server.endpoints[0]),
@@ -238,6 +247,20 @@ class Daemon:
         self.server.begin_takeover(self._hear_of_predecessor)
         self._process.cpu_percent()  # the first call only starts the measurement
         self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
+
+    def _rest(self, seconds: float, reason: str) -> None:
+        """Wait while the start waits for something. Raises ToldToStopError."""
+        now = time.monotonic()
+        if now >= self._extend_at:
+            self._extend_at = now + EXTEND_S / 3
+            notify(f"EXTEND_TIMEOUT_USEC={round(EXTEND_S * 1e6)}\n{status(f'waiting: {reason}')}")
+        until = now + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            happened = self._inbox.take(left_s)
+            if happened is Event.STOP:
+                raise ToldToStopError("told to stop before it served")
+            if happened is not None:
+                self._posted.append(happened)
 
     def _next(self) -> Event | None:
         """What has happened, after waiting a moment for it.
@@ -265,7 +288,7 @@ class Daemon:
         """How long the main thread may wait to be told something."""
         if self._stage in UNDER_WAY:
             return LOOK_S
-        if self._open_until:
+        if self._open_at:
             return OPEN_RETRY_S
         return min(IDLE_S, self._watchdog_s or IDLE_S)
 
@@ -313,7 +336,7 @@ class Daemon:
         """What has to be done now and then, whatever happens."""
         self._feed_watchdog()
         log.sweep()
-        if self._open_until:
+        if self._open_at and time.monotonic() >= self._open_at:
             self._open_to_operators()
         if time.monotonic() >= self._resources_at and self.server.phase == "serving":
             self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
@@ -374,32 +397,53 @@ class Daemon:
 
     def _open(self) -> None:
         """Have what only one process can, and be the service."""
-        self._open_until = time.monotonic() + OPEN_TIMEOUT_S
+        self._open_quiet_until = time.monotonic() + OPEN_QUIET_S
         self._open_to_operators()
         self._announce()
 
     def _open_to_operators(self) -> None:
-        """The admin socket and the port of HTTP. The other one has left them, or was killed and is
-        about to. What stays in the way must not end a node that serves."""
-        http_fault: Exception | None = None
-        admin_fault: Exception | None = None
-        if self.server.url is None:
-            try:
-                self.server.open_web()
-            except _NOT_TO_BE_HAD as error:
-                http_fault = error
+        """The admin socket and the port of HTTP, unless they are open. What stays in the way must
+        not end a node that serves: it is told once, and tried again."""
+        if self.server.phase != "serving":
+            self._open_at = 0.0
+            return
+        http_before, server = self.server.url, self.server
+        with contextlib.suppress(*NOT_TO_BE_HAD):
+            server.open_web()
         if self._admin is None:
             try:
-                self._admin = Admin(self, admin.path_of(self.server))
-            except _NOT_TO_BE_HAD as error:
-                admin_fault = error
-        if (http_fault or admin_fault) and time.monotonic() < self._open_until:
-            return
-        self._open_until = 0.0
-        if http_fault:
-            logger.error("no HTTP: %s", http_fault, extra=event("http_failed"))
-        if admin_fault:
-            logger.warning("no admin socket: %s", admin_fault, extra=event("admin_socket_failed"))
+                self._admin = Admin(self, admin.path_of(server))
+                server.admin_fault = None
+            except NOT_TO_BE_HAD as error:
+                server.admin_fault = str(error)
+        faults = {"http": server.http_fault, "admin": server.admin_fault}
+        now, missing = time.monotonic(), {name for name, fault in faults.items() if fault}
+        quiet = now < self._open_quiet_until
+        self._open_at = 0.0
+        if missing:
+            self._open_at = now + (OPEN_RETRY_S if quiet else OPEN_RETRY_LATER_S)
+        if not quiet:
+            self._tell_missing(missing - self._open_told)
+            self._open_told = missing
+        if server.url is not None and http_before is None:
+            logger.info("status page, metrics and health on %s", server.url, extra=event("http"))
+
+    def _tell_missing(self, missing: set[str]) -> None:
+        server = self.server
+        if "http" in missing:
+            logger.error(
+                "no HTTP, tried again every %.0f s: %s",
+                OPEN_RETRY_LATER_S,
+                server.http_fault,
+                extra=event("http_failed"),
+            )
+        if "admin" in missing:
+            logger.warning(
+                "no admin socket, tried again every %.0f s: %s",
+                OPEN_RETRY_LATER_S,
+                server.admin_fault,
+                extra=event("admin_socket_failed"),
+            )
 
     # -- before a successor ------------------------------------------------------------------------
 
@@ -468,7 +512,7 @@ class Daemon:
             return
         self._say(f"MAINPID={successor.pid}")
         self._speaks = False
-        self._open_until = 0.0  # from now on it is the successor's to open
+        self._open_at = 0.0  # from now on it is the successor's to open
         server.close_web()
         successor.release()
         timeout_ms = server.config.network.drain_timeout_ms

@@ -4,11 +4,48 @@ The command line prints any of these as one line and exits 2; anything else is a
 keeps its traceback.
 """
 
+import errno
 import os
+from typing import Final, TypeVar
+
+# Of the machine, at this moment: no descriptor, thread, memory, room on the disk.
+_PASSING: Final = frozenset(
+    (
+        errno.EAGAIN,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    )
+)
 
 
 class RaidaError(Exception):
-    """Root of every error this package raises on purpose. The text is one line, for a person."""
+    """Root of every error this package raises on purpose. The text is one line, for a person.
+
+    passes: it may be gone the next time, so a service manager should start the node again. busy: in
+    a moment even, because somebody else is about to leave or to come.
+    """
+
+    passes = False
+    busy = False
+
+
+E = TypeVar("E", bound=RaidaError)
+
+
+class ToldToStopError(RaidaError):
+    """A start that was waiting for something has been told to stop. No fault."""
+
+
+def passing(error: E, number: int | None = None, *, busy: bool = False) -> E:
+    """`error`, marked as one that passes by itself. number: only if this errno (or its negative)
+    does."""
+    error.passes = number is None or abs(number) in _PASSING
+    error.busy = error.passes and busy
+    return error
 
 
 class ArgumentError(RaidaError, ValueError):

@@ -28,6 +28,7 @@ from raida_uring.ffi import native
 from raida_uring.sockets import (
     connections_room,
     descriptor_limit,
+    is_ephemeral,
     size_buffers,
 )
 
@@ -312,7 +313,13 @@ def _user_name(uid: int) -> str:
 
 
 def _limits(config: Config, opened: native.Opened, around: Circumstances) -> tuple[Limit, ...]:
-    return (_descriptors(config), _memlock(opened, around), *_buffers(config), _backlog(config))
+    return (
+        _descriptors(config),
+        _memlock(opened, around),
+        *_buffers(config),
+        _backlog(config),
+        _ports(config),
+    )
 
 
 def _descriptors(config: Config) -> Limit:
@@ -385,6 +392,23 @@ def _backlog(config: Config) -> Limit:
         needs=needs,
         enough=has >= needs,
         too_low="bursts wait",
+    )
+
+
+def _ports(config: Config) -> Limit:
+    """A port that outgoing connections get, too, is in use now and then when the node starts."""
+    wanted = {config.server.port} | ({config.http.port} if config.http.enabled else set())
+    fixed = wanted - {0}
+    free = sum(not is_ephemeral(port) for port in fixed)
+    return Limit(
+        key="ports",
+        title="ports",
+        setting="ip_local_reserved_ports",
+        unit="ports",
+        has=free,
+        needs=len(fixed),
+        enough=free == len(fixed),
+        too_low="starts may wait",
     )
 
 

@@ -21,21 +21,25 @@ from typing import Final
 from raida_uring import config as configuration
 from raida_uring import handlers, kernel, log, metrics, sockets
 from raida_uring.config import Config
-from raida_uring.errors import EngineError, StartError, StoreError
+from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
 from raida_uring.integrity import Integrity
 from raida_uring.log import event
 from raida_uring.node import Node, Stats
+from raida_uring.patience import Patience, retry
 from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
 from raida_uring.settings import LIVE, LOWER
-from raida_uring.store import Sizes, Store, Syncer
+from raida_uring.store import Sizes, Store, Syncer, Watch
 from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
+# What HTTP and the admin socket may fail with, also for want of a descriptor or a thread: none of
+# it may end a node that serves.
+NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
 
 logger = logging.getLogger("raida_uring")
 
@@ -51,6 +55,7 @@ class Server:
         takeover: Takeover | None = None,
         received: Inherited | None = None,
         stored: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         """Nothing is opened before start().
 
@@ -58,6 +63,8 @@ class Server:
         service manager, which keeps them open when this node ends. stored: whether it keeps those
         that this node binds, too.
         keys: of the coins that requests are sealed with, in place of those of the store.
+        patience: to start with where something is in the way that passes by itself. HTTP does not
+        keep such a server from starting, see http_fault: open_web() is to be called again.
         """
         self.config = config
         self._keys = keys
@@ -75,8 +82,12 @@ class Server:
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._store: Store | None = None
         self._syncer: Syncer | None = None
+        self._watch: Watch | None = None
         self._integrity: Integrity | None = None
         self._web: Web | None = None
+        self._patience = patience
+        self.http_fault: str | None = None  # why there is no HTTP, which is wanted
+        self.admin_fault: str | None = None  # the same of the admin socket, which others open
         self._started_at = 0.0  # seconds since 1970; 0: not yet
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
@@ -145,7 +156,7 @@ class Server:
             self._start()
         except RuntimeError as error:  # of threading: a limit on tasks
             self._release()
-            raise StartError(f"{error}: raise TasksMax= (ulimit -u)") from error
+            raise passing(StartError(f"{error}: raise TasksMax= (ulimit -u)")) from error
         except BaseException:
             self._release()
             raise
@@ -156,9 +167,10 @@ class Server:
             self.config.handlers.modules, store=self.config.store.path is not None
         )
         inherited = self._received if self._takeover is None else self._takeover.sockets
-        self._bound = sockets.bind_all(self.config, inherited)
+        self._bound = sockets.bind_all(self.config, inherited, self._patience)
         if self._takeover is None:  # else once the predecessor has left the port
-            self.open_web()
+            with contextlib.suppress(*NOT_TO_BE_HAD if self._patience is not None else ()):
+                self.open_web()
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
             for bound in self._bound
@@ -171,7 +183,9 @@ class Server:
                 | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
-            raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
+            raise passing(
+                StartError(f"{error}; lower [udp], [limits] or [tcp] sizes"), error.number
+            ) from error
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)
@@ -184,7 +198,7 @@ class Server:
         try:
             self._engine.wait_ready(READY_TIMEOUT_MS)
         except EngineError as error:
-            raise StartError(self._start_fault(error)) from error
+            raise passing(StartError(self._start_fault(error)), error.number) from error
         self._requests.start()
         self._started_at = time.time()
         logger.info(
@@ -308,17 +322,21 @@ class Server:
             if owner >= 0:
                 os.close(owner)
             return
-        self._store = Store(
-            Path(settings.path),
-            map_bytes=settings.size_mib << 20,
-            durability="interval" if settings.durability == "interval" else "commit",
-            owner=owner,
+        self._store = retry(
+            self._patience,
+            lambda: Store(
+                Path(settings.path or ""),
+                map_bytes=settings.size_mib << 20,
+                durability="interval" if settings.durability == "interval" else "commit",
+                owner=owner,
+            ),
         )
         self._store.refuse_other(self.config.server.raida_id)
         if self._takeover is None:  # else a successor that fails would lock its predecessor out
             self._store.serve_as(self.config.server.raida_id)
         if settings.durability == "interval":
             self._syncer = Syncer(self._store, settings.sync_interval_ms / 1000)
+        self._watch = Watch(self._store)
         self._integrity = Integrity(self._store)
         self._integrity.load(follow=self._takeover is not None)
         if self._takeover is None:
@@ -351,6 +369,9 @@ class Server:
             alone = self._takeover is None or self._takeover.gone
             self._integrity.stop(save=alone and not self._handing_over)
             self._integrity = None
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         if self._syncer is not None:
             self._syncer.stop()
             self._syncer = None
@@ -415,7 +436,7 @@ class Server:
 
     def _helpers(self) -> list[threading.Thread]:
         """Its threads beside the I/O thread and the workers, that of HTTP excepted."""
-        kept = (self._requests, self._integrity, self._syncer)
+        kept = (self._requests, self._integrity, self._syncer, self._watch)
         threads = [one.thread for one in kept if one is not None]
         return [thread for thread in threads if thread is not None]
 
@@ -665,15 +686,21 @@ class Server:
         self._workers = []
 
     def open_web(self) -> None:
-        """Serve the status page and metrics, if that is wanted. Raises StartError."""
-        if self.config.http.enabled:
+        """Serve the status page and metrics, if that is wanted and not done. Raises one of
+        NOT_TO_BE_HAD, which http_fault has in words then."""
+        if not self.config.http.enabled or self._web is not None:
+            return
+        try:
             web = Web(self.config.http, self.observe, self.beat)
             try:
                 web.start()
             except RuntimeError:
                 web.stop()
                 raise
-            self._web = web
+        except NOT_TO_BE_HAD as error:
+            self.http_fault = str(error)
+            raise
+        self._web, self.http_fault = web, None
 
     def close_web(self) -> None:
         """Leave the port to others."""

@@ -4,21 +4,25 @@ Thread: control. What accepted connections need is set on the listener, from whi
 """
 
 import errno
+import ipaddress
 import logging
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from raida_uring.config import Config
-from raida_uring.errors import StartError
+from raida_uring.errors import StartError, passing
 from raida_uring.log import event
+from raida_uring.patience import Patience, retry
 from raida_uring.upgrade import Inherited
 
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
@@ -32,6 +36,17 @@ _SO_RCVBUFFORCE: Final = 33
 _SO_SNDBUFFORCE: Final = 32
 _IP_PKTINFO: Final = 8
 _SOL_IP: Final = 0
+_IP_FREEBIND: Final = 15
+_SOL_IPV6: Final = 41
+_IPV6_FREEBIND: Final = 78
+
+_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+# States of sockets in /proc/net/tcp and udp; for UDP: bound, without a peer.
+_LISTENS: Final = "0A"
+_UNCONNECTED: Final = "07"
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 logger = logging.getLogger("raida_uring.sockets")
 
@@ -56,10 +71,14 @@ class Bound:
         self.tcp.close()
 
 
-def bind_all(config: Config, inherited: Inherited | None = None) -> list[Bound]:
+def bind_all(
+    config: Config, inherited: Inherited | None = None, patience: Patience | None = None
+) -> list[Bound]:
     """Bind every address of `[network] bind`; port 0 takes one free number for all of them.
 
     inherited: sockets that are used for the addresses that they have, when the port is the same.
+    patience: for a port or an interface that will be there in a moment. An address that no
+    interface has yet is bound all the same, with a log line.
 
     An IPv6 wildcard that came by default is left out, with a log line, where the machine has no
     IPv6. Raises StartError that names address, port and remedy.
@@ -70,18 +89,20 @@ def bind_all(config: Config, inherited: Inherited | None = None) -> list[Bound]:
         port = port or inherited.port  # the number that was free at the first start
     for remaining in reversed(range(PORT_TRIES)):
         try:
-            return _bind_once(config, port, inherited)
-        except _PortTakenError as taken:
+            return _bind_once(config, port, inherited, patience)
+        except _PortTakenError:
             if port != 0 or remaining == 0:
-                raise StartError(str(taken)) from None
+                raise
     raise AssertionError("unreachable")
 
 
-class _PortTakenError(Exception):
+class _PortTakenError(StartError):
     """Worth another try when the kernel chose the number."""
 
 
-def _bind_once(config: Config, port: int, inherited: Inherited | None) -> list[Bound]:
+def _bind_once(
+    config: Config, port: int, inherited: Inherited | None, patience: Patience | None
+) -> list[Bound]:
     done: list[Bound] = []
     releasing = inherited is not None and inherited.releasing
     try:
@@ -90,7 +111,7 @@ def _bind_once(config: Config, port: int, inherited: Inherited | None) -> list[B
             if bound is None and releasing:
                 bound = _bind_released(config, host, port)
             elif bound is None:
-                bound = _bind_address(config, host, port)
+                bound = retry(patience, partial(_bind_address, config, host, port))
             if bound is None:
                 continue
             port = bound.port
@@ -135,26 +156,57 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
         if error.errno == errno.EAFNOSUPPORT and host == "::":
             logger.warning("no IPv6 on this machine: not listening on [::]", extra=event("no_ipv6"))
             return None
-        raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
+        raise _no_socket(host, error) from error
     try:
         udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         tcp.close()
-        raise StartError(f"cannot make a socket for {host}: {error.strerror}") from error
+        raise _no_socket(host, error) from error
     bound = Bound(host, port, udp, tcp)
     try:
         _set_tcp_options(tcp, config)
         with _explained("TCP", host, port):
-            tcp.bind(address_of(host, port))
-            tcp.listen(config.network.backlog)
+            missing = _bind(tcp, host, port)
         port = tcp.getsockname()[1]
         _set_udp_options(udp, host, config)
         with _explained("UDP", host, port):
-            udp.bind(address_of(host, port))
+            _bind(udp, host, port)
+        with _explained("TCP", host, port):
+            tcp.listen(config.network.backlog)
     except BaseException:
         bound.close()
         raise
+    if missing:
+        logger.warning(
+            "%s: no interface has that address, or it is not usable yet: served once one has",
+            host,
+            extra=event("address_missing", address=host),
+        )
     return Bound(host, port, udp, tcp)
+
+
+def _no_socket(host: str, error: OSError) -> StartError:
+    return passing(
+        StartError(f"cannot make a socket for {host}: {error.strerror}"), error.errno or 0
+    )
+
+
+def _bind(one: socket.socket, host: str, port: int) -> bool:
+    """Whether no interface has the address yet: DHCP, duplicate address detection and failover
+    bring it later, and it is bound for that moment. Raises OSError."""
+    place = address_of(host, port)
+    try:
+        one.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        if one.family == socket.AF_INET6:
+            one.setsockopt(_SOL_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            one.setsockopt(_SOL_IP, _IP_FREEBIND, 1)
+        one.bind(place)
+        return True
+    return False
 
 
 def address_of(host: str, port: int) -> tuple[object, ...]:
@@ -176,18 +228,101 @@ def _explained(transport: str, host: str, port: int) -> Iterator[None]:
             "CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
         ) from error
     except socket.gaierror as error:
-        raise StartError(f"cannot bind {place}: no interface of that name") from error
+        raise passing(
+            StartError(f"cannot bind {place}: no interface of that name"), busy=True
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise _PortTakenError(
-                f"cannot bind {place}: already in use; another server holds it "
-                f"(ss -lnp 'sport = :{port}' shows which)"
-            ) from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise StartError(
-                f"cannot bind {place}: no interface of this machine has that address"
-            ) from error
-        raise StartError(f"cannot bind {place}: {error.strerror}") from error
+            raise _port_taken(place, transport, host, port) from error
+        raise passing(
+            StartError(f"cannot bind {place}: {error.strerror}"), error.errno or 0
+        ) from error
+
+
+def _port_taken(place: str, transport: str, host: str, port: int) -> _PortTakenError:
+    if not _is_served(transport, host, port):
+        return passing(
+            _PortTakenError(
+                f"cannot bind {place}: already in use by an outgoing connection, or one that is "
+                f"closing (ss -tuan 'sport = :{port}'); keep the port free for the node: add it "
+                "to sysctl net.ipv4.ip_local_reserved_ports"
+            ),
+            busy=True,
+        )
+    return _PortTakenError(
+        f"cannot bind {place}: already in use; another server holds it "
+        f"(ss -lnp 'sport = :{port}' shows which)"
+    )
+
+
+def _is_served(transport: str, host: str, port: int) -> bool:
+    """Whether another server holds what cannot be bound, and not a client for a moment.
+
+    Of a UDP socket without a peer nobody can tell. One that has no address of its own, and a number
+    of those that clients get, is taken for a client's, unless a TCP server has the same.
+    """
+    if any(state == _LISTENS for state, _ in _sockets_at("tcp", host, port)):
+        return True
+    if transport == "TCP":
+        return False
+    first, last = ephemeral_ports()
+    return any(
+        state == _UNCONNECTED and not (address.is_unspecified and first <= port <= last)
+        for state, address in _sockets_at("udp", host, port)
+    )
+
+
+def _sockets_at(kind: str, host: str, port: int) -> Iterator[tuple[str, IPAddress]]:
+    """State and local address of sockets that a bind of `host` and `port` may meet with. kind:
+    "tcp" or "udp"."""
+    wanted = ipaddress.ip_address(host.partition("%")[0])
+    for name in (kind, f"{kind}6"):
+        try:
+            lines = Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for _, local, _, state, *_ in map(str.split, lines):
+            digits, _, number = local.partition(":")
+            if int(number, 16) != port:
+                continue
+            address = _kernel_address(digits)
+            if address.is_unspecified or wanted.is_unspecified or address == wanted:
+                yield state, address
+
+
+def _kernel_address(digits: str) -> IPAddress:
+    """digits: hex, words of 32 bits in the byte order of the machine."""
+    raw = bytes.fromhex(digits)
+    words = struct.unpack(f"={len(raw) // 4}I", raw)
+    address = ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def ephemeral_ports() -> tuple[int, int]:
+    """The first and the last number that the kernel gives to outgoing connections."""
+    try:
+        first, last = map(int, _PORTS.read_text().split())
+    except (OSError, ValueError):
+        return 32768, 60999
+    return first, last
+
+
+def is_ephemeral(port: int) -> bool:
+    """Whether the kernel may give `port` to an outgoing connection, so that a start finds it in
+    use."""
+    first, last = ephemeral_ports()
+    return first <= port <= last and port not in reserved_ports()
+
+
+def reserved_ports() -> set[int]:
+    """The numbers that it gives to nobody."""
+    try:
+        text = _RESERVED_PORTS.read_text().strip()
+        ranges = [part.partition("-") for part in text.split(",") if part]
+        return {port for low, _, high in ranges for port in range(int(low), int(high or low) + 1)}
+    except (OSError, ValueError):
+        return set()
 
 
 def _unprivileged_start() -> int:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from raida_uring.errors import StoreError
+from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import (
     DEFAULT,
@@ -49,6 +49,8 @@ DENOMINATION_BYTES: Final = bytes(
     (DENOMINATION_MIN + index) & 0xFF for index in range(DENOMINATIONS)
 )
 SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
+
+WATCH_INTERVAL_S: Final = 1.0
 
 FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
@@ -85,7 +87,7 @@ def size_of(path: Path) -> int:
             "`raida-uring store init` makes a new one"
         ) from None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: not a store: {FILE} is not a file")
     if found.st_size == 0:
@@ -160,9 +162,11 @@ class Store:
         self.on_commit: Callable[[Sequence[int]], None] | None = None
         # Set once nothing can be read or written any more until the store is opened again.
         self.fault: StoreError | None = None
-        self.write_fault: str | None = None  # why it cannot be written now; None: it can
-        self.failed_commits = 0  # since it was opened, those of probe() included
+        self.write_fault: str | None = None  # why changes fail, until one as large succeeds
+        self.write_fault_since = 0.0  # time.monotonic(), while there is one
+        self.failed_commits = 0  # transactions that changed nothing, because the store failed
         self._fault_pages = 0  # a commit of so many pages shows that it can be written again
+        self._noting = threading.Lock()
         self._owner = owner
         try:
             if owner >= 0 and not _is_lock_of(path, owner):
@@ -172,7 +176,7 @@ class Store:
             if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
         flags = native_store.STORE_READ_ONLY if read_only else 0
         if durability == "interval":
             flags |= native_store.STORE_LAZY
@@ -208,39 +212,65 @@ class Store:
         unfinished: see mark_unfinished(). Raises StoreError when the directory holds a store
         already or cannot be written.
         """
-        owner, path = -1, Path(path)
+        path = Path(path)
+        missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
+        owner = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_existing(path)
+            had_owner = os.path.lexists(path / _LOCK)
             owner = _own(path)
             _refuse_existing(path)  # again, now that nobody else can be making one
-        except StoreError:
-            if owner >= 0:
-                os.close(owner)
-            raise
+            cls._make(path, seed, map_bytes, unfinished)
         except FileExistsError:
             raise StoreError(f"{path}: is not a directory") from None
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+        finally:
+            if owner >= 0:
+                if not os.path.lexists(path / FILE) and not had_owner:
+                    (path / _LOCK).unlink(missing_ok=True)
+                os.close(owner)
+            for one in missing:  # the innermost first; only what nothing was made in
+                with contextlib.suppress(OSError):
+                    one.rmdir()
+
+    @staticmethod
+    def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) -> None:
+        """Whoever calls it owns the directory. Raises StoreError, OSError, with nothing made."""
+        had_readers = os.path.lexists(path / _READERS)
         try:
             store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
-            view = store.view(writing=True)
-            view.begin()
-            drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
-            view.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
-            view.put(native_store.TABLE_META, _SEED_KEY, drawn)
-            if unfinished is not None:
-                view.put(native_store.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
-            view.commit()
-            view.close()
-            store.close()
+            try:
+                view = store.view(writing=True)
+                try:
+                    view.begin()
+                    drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+                    view.put(native_store.TABLE_META, _FORMAT_KEY, FORMAT)
+                    view.put(native_store.TABLE_META, _SEED_KEY, drawn)
+                    if unfinished is not None:
+                        view.put(native_store.TABLE_META, _UNFINISHED_KEY, unfinished.encode())
+                    view.commit()
+                finally:
+                    view.close()
+            finally:
+                store.close()
             _sync_directory(path)
             _sync_directory(path.absolute().parent)
-        except StoreError:
+        except BaseException:
             (path / FILE).unlink(missing_ok=True)
+            if not had_readers:
+                (path / _READERS).unlink(missing_ok=True)
             raise
-        finally:
-            os.close(owner)
+
+    def remove(self) -> None:
+        """Take the files away, and the directory with them if it holds nothing else, of a store
+        that create() has just made. Before close(), while nobody else can have it. Raises
+        OSError."""
+        for name in (FILE, _READERS, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _read_meta(self) -> tuple[bytes, str | None, int | None]:
         """The seed, what was begun and did not come to its end, and whose it is."""
@@ -311,6 +341,52 @@ class Store:
                 self.raida_id = None
         self.unfinished = doing
 
+    def note_written(self, pages: int) -> None:
+        """A change of so many pages of coins is durable. Thread: any."""
+        with self._noting:
+            if self.write_fault is not None and pages >= self._fault_pages:
+                self.write_fault, self._fault_pages = None, 0
+
+    def note_unwritten(self, error: StoreError, pages: int = 0, *, commits: int = 1) -> None:
+        """Changes fail, `commits` of them just now, of so many pages of coins. Thread: any."""
+        with self._noting:
+            self.failed_commits += commits
+            self._fault_pages = max(self._fault_pages, pages)
+            if self.write_fault is None:
+                self.write_fault_since = time.monotonic()
+            self.write_fault = str(error).partition(": ")[2] or str(error)
+
+    def look(self) -> None:
+        """Find out what no request tells: that the file is gone, or that what kept changes from it
+        has passed. Waits for the disk then. Thread: any."""
+        try:
+            self._store.check()
+        except StoreError as error:
+            self.note_unwritten(error, commits=0)
+            return
+        if self.write_fault is not None:
+            self.probe()
+
+    def probe(self) -> None:
+        """While the store cannot be written: try whether it can, and note that.
+
+        Writes as much as what failed, up to 4 MiB, and takes it back: what is smaller, as a ticket,
+        may find room where a page of coins does not. Thread: any; waits for whoever writes.
+        """
+        try:
+            for value in (bytes(self._probe_size()), None):
+                with self.write() as coins:
+                    coins.put(native_store.TABLE_META, _PROBE_KEY, value)
+            self.sync()
+        except StoreError as error:  # it has been noted
+            if error.number == native_store.STORE_PANIC:
+                self.fault = error
+            return
+        self.note_written(self._fault_pages)
+
+    def _probe_size(self) -> int:
+        return _PAGE_ON_DISK_BYTES * max(1, min(self._fault_pages, _PROBE_PAGES_MAX))
+
     def close(self) -> None:
         """Once every view is closed."""
         self._store.close()
@@ -326,37 +402,9 @@ class Store:
         try:
             self._store.sync()
         except StoreError as error:
-            self._note_unwritten(error, STORE_PAGES + 1)  # no commit shows that the disk takes it
+            # No commit shows that the disk takes it: probe() does, which syncs.
+            self.note_unwritten(error, STORE_PAGES + 1, commits=0)
             raise
-
-    def probe(self) -> None:
-        """While the store cannot be written: try whether it can, and note that.
-
-        Writes as much as what failed, up to 4 MiB, and takes it back: what is smaller, as a ticket,
-        may find room where a page of coins does not. Nobody else of this process may be writing.
-        """
-        try:
-            for value in (bytes(self._probe_size()), None):
-                with self.write() as coins:
-                    coins.put(native_store.TABLE_META, _PROBE_KEY, value)
-            self.sync()
-        except StoreError:
-            return  # it has been noted
-        self._note_written(self._fault_pages)
-
-    def _probe_size(self) -> int:
-        return _PAGE_ON_DISK_BYTES * max(1, min(self._fault_pages, _PROBE_PAGES_MAX))
-
-    def _note_unwritten(self, error: StoreError, pages: int) -> None:
-        self._fault_pages = max(self._fault_pages, pages)
-        self.write_fault = str(error).partition(": ")[2] or str(error)
-
-    def _note_written(self, pages: int) -> None:
-        """A commit of so many pages of coins is durable."""
-        if self.write_fault is None or pages < self._fault_pages:
-            return
-        self.write_fault, self._fault_pages = None, 0
-        logger.info("the store can be written again", extra=event("store_writable"))
 
     def forget_dead(self) -> int:
         """Let the space be used again that killed readers (an export, for one) still hold.
@@ -474,7 +522,12 @@ class Coins:
     def begin(self) -> None:
         """See the newest state; a writing view waits until no other one writes."""
         self._require_own()
-        self.view.begin()
+        try:
+            self.view.begin()
+        except StoreError as error:
+            if self._writing:
+                self.store.note_unwritten(error)
+            raise
 
     def end(self) -> None:
         """Forget it, with every change."""
@@ -512,24 +565,34 @@ class Coins:
     def commit(self) -> None:
         """Make every change that was kept durable, all or none, and end.
 
-        Raises StoreError (nothing has changed then): the disk is full or fails, the store is full.
+        Raises StoreError (nothing has changed then): the disk is full or fails, its file is gone,
+        the store is full.
         """
+        self._settle(write=True)
+
+    def finish(self) -> None:
+        """commit(), but write nothing where nothing has changed."""
+        self._settle(write=self.changed)
+
+    def _settle(self, *, write: bool) -> None:
         self._require_own()
         pages: list[int] = []
+        changed = self.changed
         try:
-            pages = self.view.dirty()
-            for (table, key), value in self._kept.items():
-                self.view.put(table, key, value)
-            self.view.commit()
+            if write:
+                pages = self.view.dirty()
+                for (table, key), value in self._kept.items():
+                    self.view.put(table, key, value)
+                self.view.commit()
+                if changed:  # else nothing had to be written, and nothing is known
+                    self.store.note_written(len(pages))
             after = self._after[:]
         except StoreError as error:
-            self.store.failed_commits += 1
-            self.store._note_unwritten(error, len(pages))
+            self.store.note_unwritten(error, len(pages))
             raise
         finally:
             self.view.end()
             self._forget()
-        self.store._note_written(len(pages))
         if pages and self.store.on_commit is not None:
             self.store.on_commit(pages)
         for action in after:
@@ -720,6 +783,42 @@ class Coins:
             key = found[0] + b"\0"  # the next possible key
 
 
+class Watch:
+    """Looks at an open store every WATCH_INTERVAL_S and logs when changes begin to fail, and when
+    they succeed again. On a thread of its own: a disk may hang."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="store-watch", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Return once it does not use the store any more."""
+        self._stopping.set()
+        self.thread.join()
+
+    def _run(self) -> None:
+        store, told = self._store, False
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            store.look()
+            fault = store.write_fault
+            if fault is not None and not told:
+                logger.error(
+                    "the store %s cannot be changed: %s",
+                    store.path,
+                    fault,
+                    extra=event("store_unwritable", path=str(store.path)),
+                )
+            elif told and fault is None:
+                logger.info(
+                    "the store %s can be changed again",
+                    store.path,
+                    extra=event("store_writes_again", path=str(store.path)),
+                )
+            told = fault is not None
+
+
 class Syncer:
     """Brings commits to the disk every so often, for a store that does not wait for it."""
 
@@ -774,17 +873,23 @@ def _refuse_existing(path: Path) -> None:
 
 def _own(path: Path) -> int:
     """Take the store for this process. Raises StoreError when another has it, OSError."""
-    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with contextlib.suppress(OSError):
-            owner = os.read(lock, 20).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise StoreError(f"{path}: in use by process {owner or '?'}") from None
-    except OSError:
-        os.close(lock)
-        raise
+    while True:
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(OSError):
+                owner = os.read(lock, 20).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise passing(
+                StoreError(f"{path}: in use by process {owner or '?'}"), busy=True
+            ) from None
+        except OSError:
+            os.close(lock)
+            raise
+        if _is_lock_of(path, lock):
+            break
+        os.close(lock)  # whoever had it has taken it away meanwhile
     _sign(lock)
     return lock
 
@@ -828,6 +933,7 @@ __all__ = [
     "Sizes",
     "Store",
     "Syncer",
+    "Watch",
     "check",
     "denomination_of",
     "month_now",

@@ -91,12 +91,14 @@ def import_files(
     """Fill the store at `path`, made when there is none, with the page files below `data`.
 
     A short or missing file stays that. Raises StoreError: `data` holds no page file, one cannot be
-    read, the store is not empty, in use, or cannot be written. Whatever ends it before its end,
-    the store stays marked as unfinished, and a further import begins anew.
+    read, the store is not empty, in use, or cannot be written; a store that was made for it is
+    gone then. Whatever else ends it before its end, the store stays marked as unfinished, and a
+    further import begins anew.
     """
     found, unknown, unknown_count = _scan(data)
     doing = f"the import of {_printable(data)}"
-    if not os.path.lexists(path / FILE):
+    made = not os.path.lexists(path / FILE)
+    if made:
         Store.create(path, map_bytes=map_bytes, unfinished=doing)
     store = Store(path, map_bytes=map_bytes, unfinished=True)
     try:
@@ -105,6 +107,11 @@ def import_files(
             store.mark_unfinished(doing)
         sizes = _import_pages(store, data, found, progress)
         store.mark_unfinished(None)
+    except StoreError:
+        if made:
+            with contextlib.suppress(OSError):
+                store.remove()
+        raise
     finally:
         store.close()
     return Imported(

@@ -99,6 +99,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
             "io_cpu_percent": rates["loop_cpu_ns"] / 1e7,
         },
         "store": now["store"],
+        "http": now.get("http"),  # older nodes do not tell
     }
 
 
@@ -221,6 +222,8 @@ def _work(view: Status) -> list[str]:
             f"store         {store['used_bytes'] / 2**20:.0f} of"
             f" {store['map_bytes'] / 2**20:.0f} MiB"
         )
+    if (http := view["http"]) is not None and http["fault"] is not None:
+        lines.append(f"HTTP          none: {http['fault']}")
     return lines
 
 

@@ -6,6 +6,7 @@ interpreter lock.
 """
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from raida_uring.errors import EngineError, StartError, StoreError
+from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import (
     COMMANDS_COUNT,
@@ -32,13 +33,12 @@ from raida_uring.message import fault_of, pack
 from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
-from raida_uring.store import Coins, Store
+from raida_uring.store import Coins
 
 T = TypeVar("T")
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
-TEND_INTERVAL_S: Final = 1.0  # between looks whether a store that failed can be written again
 # For workers to leave once the data plane has ended. One whose handler outlasted the drain may
 # never do; any other leaves as soon as a starved machine gives it a processor.
 HANDLER_TIMEOUT_S: Final = 1.0
@@ -227,8 +227,6 @@ class Worker:
         self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
-        self._writing = writing
-        self._probed_at = 0.0
         self._opened = threading.Event()
         self._fault: Exception | None = None
         self.serving = False  # a batch is in its hands
@@ -240,7 +238,14 @@ class Worker:
         self.thread.start()
         self._opened.wait()
         if self._fault is not None:
-            raise StartError(f"worker {self._index} cannot run: {self._fault}") from self._fault
+            number = errno.EINVAL
+            if isinstance(self._fault, OSError | EngineError):
+                found = (
+                    self._fault.errno if isinstance(self._fault, OSError) else self._fault.number
+                )
+                number = found or number
+            refused = StartError(f"worker {self._index} cannot run: {self._fault}")
+            raise passing(refused, number) from self._fault
 
     def discard(self) -> None:
         """Close the view of a worker whose thread was never started."""
@@ -266,33 +271,13 @@ class Worker:
                     self.serving = False
                 if self._fault_counts:
                     self._log_faults()
-                if self._writing and self._coins is not None:
-                    self._probe(self._coins.store)
         finally:
             self._log_faults(last=True)
             worker.close()
             self.discard()
 
     def _patience_ms(self) -> int:
-        if self._writing or self._fault_counts:
-            return round(1000 * TEND_INTERVAL_S)
-        return TAKE_TIMEOUT_MS
-
-    def _probe(self, store: Store) -> None:
-        """Only the writing worker: nobody else writes."""
-        now = time.monotonic()
-        if store.write_fault is None or now - self._probed_at < TEND_INTERVAL_S:
-            return
-        self._probed_at = now
-        try:
-            store.probe()
-            if store.write_fault is not None:
-                self._note_panic()
-        except Exception:  # as _serve_safely()
-            logger.exception(
-                "it could not be tried whether the store can be written",
-                extra=event("worker_failed", worker=self._index),
-            )
+        return round(1000 * FAULT_INTERVAL_S) if self._fault_counts else TAKE_TIMEOUT_MS
 
     def _serve_safely(self, worker: native.Worker, count: int) -> None:
         """Whatever goes wrong, this thread lives on: the data plane counts on it.
@@ -330,8 +315,7 @@ class Worker:
         try:
             coins.begin()
             replies = self._answer_writing(worker, count, coins)
-            if coins.changed:
-                coins.commit()
+            coins.finish()
         except StoreError as error:
             replies = self._store_failed(error, count)
         finally:
@@ -353,7 +337,7 @@ class Worker:
             return
         coins.end()
         try:
-            coins.begin()
+            coins.view.begin()  # only a look: counted nowhere
         except StoreError as lasting:
             if lasting.number == native_store.STORE_PANIC:
                 coins.store.fault = lasting

@@ -90,6 +90,7 @@ static int arena_map(struct ru_arena *arena)
     void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);
     if (base == MAP_FAILED)
         return -errno;
+    (void)madvise(base, arena->size, MADV_DONTDUMP); /* requests with ANs: no core file has them */
     arena->base = base;
     return 0;
 }

@@ -36,6 +36,7 @@ SOURCES = (
     "source",
     "stats",
     "store",
+    "storefile",
     "stream",
     "survey",
     "tally",

@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any, Final, Protocol, cast
 
-from raida_uring.errors import StoreError
+from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 
 
@@ -18,6 +18,8 @@ class _Lib(Protocol):
     RU_STORE_COIN: int
     RU_STORE_DENOMINATIONS: int
     RU_STORE_DEN_PAGES: int
+    RU_STORE_CUT: int
+    RU_STORE_GONE: int
     RU_STORE_MISUSED: int
     RU_STORE_PAGE: int
     RU_STORE_PAGES: int
@@ -28,6 +30,7 @@ class _Lib(Protocol):
 
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
+    def ru_store_check(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_forget_dead(self, store: Any) -> int: ...
     def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
@@ -102,6 +105,7 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
     TABLE_TICKETS,
 ) = range(6)
 _MISUSED: Final = _lib.RU_STORE_MISUSED
+LOST: Final = frozenset((_lib.RU_STORE_CUT, _lib.RU_STORE_GONE))  # the file under an open store
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
@@ -131,7 +135,8 @@ def _stored(result: int, doing: str) -> int:
         raise RuntimeError(f'{doing}: the view is not open, or not for changes (mode "write")')
     if result < 0:
         reason = _ffi.string(_lib.ru_store_error(result)).decode()
-        raise StoreError(f"{doing}: {reason}", result)
+        fault = StoreError(f"{doing}: {reason}", result)
+        raise passing(fault, result, busy=result == -errno.EAGAIN)
     return result
 
 
@@ -163,6 +168,10 @@ class Store:
         """Once every view is closed."""
         store, self._store = self._store, _ffi.NULL
         _lib.ru_store_close(store)
+
+    def check(self) -> None:
+        """Raises StoreError when its file was cut off, or is not there any more under its name."""
+        _stored(_lib.ru_store_check(self._store), "looking at the store")
 
     def sync(self) -> None:
         """Return when every commit is on the disk. Raises StoreError."""

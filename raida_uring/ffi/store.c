@@ -11,21 +11,30 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lmdb.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "storefile.h"
 #include "survey.h"
 
 #define STORE_READERS 256
 #define STORE_MODE 0600
 #define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
+#define STORE_NUMBERS_TRIED 64 /* process ids, until one is nobody's in another PID namespace */
+#define STORE_BIRTH_STACK 65536
 
 struct ru_store {
     MDB_env *env;
+    struct ru_storefile *file;
     MDB_dbi tables[RU_TABLES];
     uint64_t map_bytes;
 };
@@ -68,6 +77,12 @@ static int store_result(int rc)
 const char *ru_store_error(int result)
 {
     switch (result) {
+    case RU_STORE_CUT:
+        return "data.mdb was cut off while it was in use: restore it from a backup";
+    case RU_STORE_GONE:
+        return "data.mdb was removed or replaced while it was in use: put it back, or start again";
+    case RU_STORE_TWICE:
+        return "this process has it open already";
     case MDB_MAP_FULL:
         return "the store is full: raise [store] size_mib";
     case MDB_CORRUPTED:
@@ -107,9 +122,11 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
-/* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. */
-static int store_reserve_lock(const char *path)
+/* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. number_taken:
+ * whether another process, of another PID namespace, is known to LMDB by our number. */
+static int store_reserve_lock(const char *path, pid_t number, bool *number_taken)
 {
+    *number_taken = false;
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return errno;
@@ -118,8 +135,67 @@ static int store_reserve_lock(const char *path)
     if (lock < 0)
         return 0; /* LMDB knows whether it needs it, and why it cannot have it */
     int rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
-    close(lock);
+    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
+    *number_taken = fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+    close(lock); /* with it go all locks that this process has on the file: none, yet */
     return rc == ENOSPC || rc == EDQUOT ? rc : 0;
+}
+
+struct store_birth {
+    MDB_env *env;
+    pid_t number;
+    int rc;
+};
+
+static int store_born(void *argument)
+{
+    struct store_birth *birth = argument;
+    birth->number = getpid();
+    birth->rc = mdb_env_create(&birth->env);
+    return 0;
+}
+
+/* Make an environment that LMDB knows by another process id than ours: it asks for the id here and
+ * never again. As posix_spawn() does it, a child works in our memory while this thread waits; it
+ * has no use but its number. */
+static int store_borrow_number(struct store_birth *birth)
+{
+    sigset_t all;
+    sigset_t before;
+    uint8_t *stack = mmap(NULL, STORE_BIRTH_STACK, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return errno;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Without a signal at its end: nobody else is to wait for it. */
+    pid_t child = clone(store_born, stack + STORE_BIRTH_STACK, CLONE_VM | CLONE_VFORK, birth);
+    int rc = child < 0 ? errno : 0;
+    while (child > 0 && waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
+        continue;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)munmap(stack, STORE_BIRTH_STACK);
+    return rc == 0 ? birth->rc : rc;
+}
+
+/* LMDB tells the processes that have a store open apart by their ids, with a lock each. In another
+ * PID namespace, as of a second container, there may be one with ours. */
+static int store_make_env(const char *path, MDB_env **env)
+{
+    bool taken;
+    struct store_birth birth = {.number = getpid()};
+    int rc = store_reserve_lock(path, birth.number, &taken);
+    if (rc == 0)
+        rc = mdb_env_create(&birth.env);
+    for (uint32_t tries = 0; rc == 0 && taken && tries < STORE_NUMBERS_TRIED; tries++) {
+        mdb_env_close(birth.env);
+        birth.env = NULL;
+        rc = store_borrow_number(&birth);
+        if (rc == 0)
+            rc = store_reserve_lock(path, birth.number, &taken);
+    }
+    *env = birth.env;
+    return rc;
 }
 
 /* A file that was cut off must not be found out by a SIGBUS. The last pages may be missing, too,
@@ -145,31 +221,59 @@ static int store_check_length(MDB_env *env, const char *path)
     return rc < 0 && rc > MDB_LAST_ERRCODE ? -rc : rc; /* as LMDB has them */
 }
 
+static void store_assert(MDB_env *env, const char *what)
+{
+    ru_storefile_damaged(mdb_env_get_userctx(env), what);
+}
+
+static int store_open_env(struct ru_store *store, const char *path, uint32_t flags)
+{
+    unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
+    env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
+    env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
+    mdb_filehandle_t descriptor = -1;
+    int rc = store_make_env(path, &store->env);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(store->env, RU_TABLES);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(store->env, STORE_READERS);
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(store->env, store->map_bytes);
+    if (rc == 0)
+        rc = mdb_env_set_userctx(store->env, store->file);
+    if (rc == 0)
+        rc = mdb_env_set_assert(store->env, store_assert);
+    if (rc == 0)
+        rc = mdb_env_open(store->env, path, env_flags, STORE_MODE);
+    if (rc == 0)
+        rc = mdb_env_get_fd(store->env, &descriptor);
+    if (rc == 0)
+        ru_storefile_watch(store->file, descriptor);
+    if (rc == 0 && !(flags & RU_STORE_CREATE))
+        rc = store_check_length(store->env, path);
+    if (rc == 0)
+        rc = store_open_tables(store, flags & RU_STORE_CREATE);
+    if (rc != 0 && store->env) {
+        mdb_env_close(store->env);
+        store->env = NULL;
+    }
+    return rc;
+}
+
 int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store)
 {
     *store = NULL;
     struct ru_store *made = calloc(1, sizeof(*made));
     if (!made)
         return -ENOMEM;
-    unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
-    env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
-    env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
-    int rc = store_reserve_lock(path);
-    if (rc == 0)
-        rc = mdb_env_create(&made->env);
-    if (rc == 0)
-        rc = mdb_env_set_maxdbs(made->env, RU_TABLES);
-    if (rc == 0)
-        rc = mdb_env_set_maxreaders(made->env, STORE_READERS);
-    if (rc == 0)
-        rc = mdb_env_set_mapsize(made->env, map_bytes);
-    if (rc == 0)
-        rc = mdb_env_open(made->env, path, env_flags, STORE_MODE);
-    if (rc == 0 && !(flags & RU_STORE_CREATE))
-        rc = store_check_length(made->env, path);
-    if (rc == 0)
-        rc = store_open_tables(made, flags & RU_STORE_CREATE);
     made->map_bytes = map_bytes;
+    int rc = ru_storefile_claim(path, &made->file);
+    if (rc == 0) {
+        rc = store_open_env(made, path, flags);
+        /* Somebody of another PID namespace has taken our number since we looked. */
+        for (uint32_t tries = 0; rc == EAGAIN && tries < STORE_NUMBERS_TRIED; tries++)
+            rc = store_open_env(made, path, flags);
+    }
     if (rc == 0) {
         int dead;
         (void)mdb_reader_check(made->env, &dead); /* slots of processes that were killed */
@@ -186,7 +290,13 @@ void ru_store_close(struct ru_store *store)
         return;
     if (store->env)
         mdb_env_close(store->env);
+    ru_storefile_release(store->file);
     free(store);
+}
+
+int ru_store_check(struct ru_store *store)
+{
+    return ru_storefile_check(store->file, true);
 }
 
 int ru_store_sync(struct ru_store *store)
@@ -267,7 +377,10 @@ int ru_view_begin(struct ru_view *view)
 {
     if (!view || view->begun)
         return RU_STORE_MISUSED;
-    int rc;
+    int rc = ru_storefile_check(view->store->file, view->writing);
+    if (rc != 0)
+        return rc;
+    ru_storefile_enter(view->store->file);
     if (view->txn)
         rc = mdb_txn_renew(view->txn);
     else
@@ -275,6 +388,7 @@ int ru_view_begin(struct ru_view *view)
     if (rc != 0) {
         if (view->writing)
             view->txn = NULL;
+        ru_storefile_enter(NULL);
         return store_result(rc);
     }
     uint64_t txn_id = mdb_txn_id(view->txn);
@@ -296,6 +410,7 @@ void ru_view_end(struct ru_view *view)
     if (view_refuses(view, false))
         return;
     view->begun = false;
+    ru_storefile_enter(NULL);
     if (view->writing) {
         mdb_txn_abort(view->txn);
         view->txn = NULL;
@@ -327,12 +442,16 @@ int ru_view_commit(struct ru_view *view)
     int rc = 0;
     for (uint32_t i = 0; i < view->dirty_count && rc == 0; i++)
         rc = view_write_page(view, view->dirty[i]);
+    /* What is written to a file without a name is lost with the process: nobody may be told 241. */
+    if (rc == 0)
+        rc = ru_storefile_check(view->store->file, true);
     if (rc == 0)
         rc = mdb_txn_commit(view->txn); /* frees it, whatever comes of it */
     else
         mdb_txn_abort(view->txn);
     view->txn = NULL;
     view->begun = false;
+    ru_storefile_enter(NULL);
     view_forget(view);
     if (rc == MDB_MAP_FULL) {
         int dead; /* a reader that was killed keeps old pages from being used again */
@@ -570,6 +689,9 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
 static int coin_store(struct ru_view *view, const struct store_coin *place, const uint8_t *record,
                       const uint8_t *an, uint32_t month)
 {
+    /* Nothing to write: else whoever owns a coin could have the disk written for nothing. */
+    if (record[RU_STORE_AN] == (uint8_t)month && an_equal(record, an))
+        return 0;
     uint8_t *page = view_copy(view, place->page, record - (size_t)place->record * RU_STORE_RECORD);
     if (!page || !view_undo_room(view))
         return -ENOMEM;

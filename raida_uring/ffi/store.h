@@ -28,10 +28,13 @@ enum ru_store_flag {
     RU_STORE_LAZY = 4,      /* a commit does not wait for the disk; ru_store_sync() does */
 };
 
-/* A call that the view does not take: not begun, closed, or a change to one that only reads. Neither
- * an errno nor LMDB's. */
-enum {
-    RU_STORE_MISUSED = -29999
+/* Neither an errno nor LMDB's. */
+enum ru_store_fault {
+    /* A call that the view does not take: not begun, closed, a change to one that only reads. */
+    RU_STORE_MISUSED = -29999,
+    RU_STORE_CUT = -29998,   /* the file has become shorter while it was open */
+    RU_STORE_GONE = -29997,  /* the file has lost its name, or another one bears it */
+    RU_STORE_TWICE = -29996, /* open in this process already */
 };
 
 enum ru_store_table {
@@ -64,6 +67,8 @@ struct ru_bytes {
 int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store);
 /* Thread: any, once every view is closed. */
 void ru_store_close(struct ru_store *store);
+/* Thread: any. Whether its file is there, whole and under its name: 0, RU_STORE_CUT or _GONE. */
+int ru_store_check(struct ru_store *store);
 /* Thread: any. Wait until every commit is on the disk. */
 int ru_store_sync(struct ru_store *store);
 /* Thread: any. Free what processes that were killed while reading still keep from being used again:

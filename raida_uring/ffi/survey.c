@@ -21,6 +21,7 @@
 
 #define SURVEY_FREE_LIST 0 /* LMDB's own table of free pages */
 #define SURVEY_LMDB 200    /* exit status of the child for LMDB's first code; below: an errno */
+#define SURVEY_TRIES 64
 #define SURVEY_STRIDE 4096 /* at least one byte of every page */
 
 static const int survey_fatal[] = {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL};
@@ -99,7 +100,7 @@ static void survey_run(const char *path)
     _exit(rc < 0 ? SURVEY_LMDB + rc - MDB_KEYEXIST : rc);
 }
 
-int ru_survey_store(const char *path)
+static int survey_try(const char *path)
 {
     pid_t child = fork();
     if (child < 0)
@@ -114,6 +115,15 @@ int ru_survey_store(const char *path)
         return MDB_CORRUPTED;
     int rc = WEXITSTATUS(status);
     return rc < SURVEY_LMDB ? -rc : MDB_KEYEXIST + rc - SURVEY_LMDB;
+}
+
+int ru_survey_store(const char *path)
+{
+    int rc = survey_try(path);
+    /* LMDB knows a process of another PID namespace by the child's number: another child. */
+    for (uint32_t tries = 1; rc == -EAGAIN && tries < SURVEY_TRIES; tries++)
+        rc = survey_try(path);
+    return rc;
 }
 
 int ru_survey_sync(const char *path)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -63,12 +64,14 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     struct ru_mailbox *mailbox = &ru_arena_page(&engine->arena)->mailboxes[index];
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
-    struct ru_worker *made = calloc(1, sizeof(*made));
-    if (!made) {
+    struct ru_worker *made =
+        mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (made == MAP_FAILED) {
         __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
         return -ENOMEM;
     }
-    char name[24]; /* the kernel takes 15 characters */
+    (void)madvise(made, sizeof(*made), MADV_DONTDUMP); /* opened requests: no core file has them */
+    char name[24];                                     /* the kernel takes 15 characters */
     (void)snprintf(name, sizeof(name), "raida-work-%u", index);
     (void)pthread_setname_np(pthread_self(), name);
     made->engine = engine;
@@ -473,7 +476,7 @@ void ru_worker_close(struct ru_worker *worker)
     do
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);
-    free(worker);
+    (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
 }
 

@@ -28,6 +28,7 @@ import psutil
 import pytest
 
 from raida_uring import admin, metrics
+from raida_uring.errors import StartError
 from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX, SHARE_INTERVAL_S
 from tests.support.handlers import HOLD, MIRROR, NAP, RAISE, SLOW_HOLD, gate
 from tests.support.http import ask, sample_value, samples_of, scrape, status_json, sum_of
@@ -47,7 +48,6 @@ from tests.support.node import (
     HANDLERS,
     REPOSITORY,
     Node,
-    assert_refuses_to_start,
     config_text,
     daemon,
     eventually,
@@ -871,15 +871,19 @@ def test_stopping_waits_for_no_http_client(backend: str) -> None:
 
 
 @pytest.mark.any_backend
-def test_a_port_in_use_is_named(tmp_path: Path, backend: str) -> None:
+def test_a_port_in_use_is_named(backend: str) -> None:
+    """To who starts a server in his own process; of the daemon: test_start_waits.py."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert_refuses_to_start(
-            tmp_path,
-            rf"^raida-uring: \[http\] listen = 127.0.0.1, port = {port}: cannot listen there: "
-            r"Address already in use; choose another, or \[http\] enabled = false$",
-            http={"enabled": True, "port": port},
+        words = (
+            rf"^\[http\] listen = 127.0.0.1, port = {port}: cannot listen there: "
+            r"Address already in use; choose another, or \[http\] enabled = false$"
         )
+        with (
+            pytest.raises(StartError, match=words),
+            running_node(http={"enabled": True, "port": port}),
+        ):
+            pass
 
 
 @pytest.mark.any_backend

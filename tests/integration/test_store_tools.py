@@ -259,6 +259,9 @@ def test_file_that_cannot_be_read_is_not_missing(
     other = Path(shutil.copytree(data, tmp_path / "Data"))
     put(other / file_name(page_of(6, 999)))
     refused(store("import", other, "--store", tmp_path / "store"), f"06/03/03e7.bin: .*{words}")
+    assert not (tmp_path / "store").exists()
+    done("init", "--store", tmp_path / "store")  # this one stays, and says what it holds
+    refused(store("import", other, "--store", tmp_path / "store"), f"06/03/03e7.bin: .*{words}")
     assert_refuses_to_start(
         tmp_path, "holds only a part of the coins", store={"path": str(tmp_path / "store")}
     )
@@ -364,7 +367,7 @@ def test_map_too_small(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     small = config_file(tmp_path, path=str(path), size_mib=16)
     refused(store("import", other, "--config", small), r"full: raise \[store\] size_mib")
-    assert_incomplete(path, tmp_path)
+    assert not path.exists()
     done("import", other, "--store", path)
     refused(store("import", other, "--config", small), "MiB allowed: raise .store. size_mib")
     done("verify", "--config", small)  # reading needs no room
@@ -531,8 +534,15 @@ def test_full_disk(data: Path, small_disk: Path, tmp_path: Path) -> None:
     full = "No space left on device"
     refused(store("import", data, "--store", small_disk / "store"), full)
     assert json.loads(done("stat", "--json", "--store", small_disk / "store"))["unfinished"] is None
-    refused(store("init", "--store", small_disk / "other"), full)
-    refused(store("import", data, "--store", small_disk / "other"), full)
+    for place in (small_disk / "other", small_disk / "one" / "in" / "another"):
+        refused(store("init", "--store", place), full)
+        refused(store("import", data, "--store", place), full)
+    kept = small_disk / "kept"
+    with contextlib.suppress(OSError):
+        kept.mkdir()
+        refused(store("init", "--store", kept), full)
+        assert not list(kept.iterdir())
+    assert {one.name for one in small_disk.iterdir()} <= {"store", "ballast", "kept"}
     ballast.unlink()
     assert_import_succeeds(data, small_disk / "store", tmp_path)
     done("init", "--store", small_disk / "other")

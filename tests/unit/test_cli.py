@@ -270,14 +270,14 @@ def test_closed_standard_streams_lead_nowhere(tmp_path: Path) -> None:
     )
 
 
-def test_threads_that_cannot_be_had_are_one_line_and_status_2() -> None:
+def test_threads_that_cannot_be_had_are_one_line_and_status_1() -> None:
     """By the same error as where a limit on processes is reached, which binds root nowhere."""
     script = (
         "import sys, threading; threading.stack_size(1 << 47); from raida_uring.cli import main; "
         "sys.exit(main(['serve', '--port', '0']))"
     )
     done = run_script(script, capture_output=True)
-    assert done.returncode == 2
+    assert done.returncode == 1  # may pass: a service manager is to try again
     last = done.stderr.splitlines()[-1]
     assert last == "raida-uring: can't start new thread: raise TasksMax= (ulimit -u)"
     assert "Traceback" not in done.stderr
@@ -404,9 +404,17 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
 
 
 def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Of each file: number, size, time of its last change, content."""
+    """Of each file: number, size, time of its last change, content.
+
+    Another process reads it: whoever closes `lock.mdb` takes his process's locks on it away, and
+    this process may have the store open.
+    """
+
+    def content(path: Path) -> bytes:
+        return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True).stdout
+
     return {
-        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, one.read_bytes())
+        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, content(one))
         for one in directory.iterdir()
     }
 

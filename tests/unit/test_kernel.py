@@ -174,7 +174,7 @@ FEATURES: Final = (
     "mmsg",
     "memfd",
 )
-LIMITS: Final = ("descriptors", "memlock", "receive_buffer", "send_buffer", "backlog")
+LIMITS: Final = ("descriptors", "memlock", "receive_buffer", "send_buffer", "backlog", "ports")
 
 
 def assert_shaped(value: object, shape: object, at: str = "") -> None:

@@ -4,6 +4,10 @@ What must hold: a page that was never written reads as its default page and take
 coin of it really changes.
 """
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +84,97 @@ def test_undo_goes_back_to_what_was_kept(tmp_path: Path) -> None:
     store.close()
 
 
+# Ends with 1 when process `sys.argv[2]` is a user of the store at `sys.argv[1]` for LMDB.
+LOOK_FOR_USER = """
+import fcntl, sys
+with open(sys.argv[1] + "/lock.mdb", "r+b") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[2]))
+"""
+
+
+def is_known_to_lmdb(path: Path) -> bool:
+    """Whether LMDB knows that this process has the store open. Another process asks: whoever closes
+    `lock.mdb` takes his process's locks on it away."""
+    command = [sys.executable, "-c", LOOK_FOR_USER, str(path), str(os.getpid())]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+
+
 def test_a_store_is_one_process_s(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     store = Store(path, map_bytes=MAP_BYTES)
     with pytest.raises(StoreError, match=r"in use by process \d+"):
         Store(path, map_bytes=MAP_BYTES)
-    looked_at = Store(path, map_bytes=MAP_BYTES, read_only=True)
-    looked_at.close()
     store.close()
     Store(path, map_bytes=MAP_BYTES).close()
+
+
+def test_a_process_opens_a_store_once(tmp_path: Path) -> None:
+    """A second time it would lose the locks of the first when it closes."""
+    path = make_store(tmp_path / "store")
+    other_name = tmp_path / "link"
+    other_name.symlink_to("store")
+    for read_only in (False, True):
+        store = Store(path, map_bytes=MAP_BYTES, read_only=read_only)
+        assert is_known_to_lmdb(path)
+        for name in (path, other_name):
+            with pytest.raises(StoreError, match="this process has it open already"):
+                Store(name, map_bytes=MAP_BYTES, read_only=True)
+            with pytest.raises(StoreError, match=r"this process has it open already|in use by"):
+                Store(name, map_bytes=MAP_BYTES)
+        assert is_known_to_lmdb(path)
+        with store.read() as coins:
+            assert coins.an(0, 20) is not None
+        store.close()
+        assert not is_known_to_lmdb(path)
+
+
+def test_a_change_to_what_is_there_writes_nothing(tmp_path: Path) -> None:
+    """An owner could have the disk written for nothing, a page and its tree for each coin."""
+    store = opened(tmp_path / "store")
+    coin = coin_bytes((0, 1024))
+    with store.write() as coins:
+        coins.set(coin + b"n" * 16, 1, COIN_AN, 7)
+    done: list[str] = []
+    with store.read() as coins:
+        before = coins.view.transaction
+    view = store.coins(writing=True)
+    for month, changes in ((7, False), (7 + 256, False), (8, True)):
+        view.begin()
+        states = view.exchange(coin + 2 * (b"n" * 16), 1, COIN_AN_PAN, 5, COIN_AN, month)
+        assert states == bytes((EQUAL,))
+        assert view.set(coin + b"n" * 16, 1, COIN_AN, month) == bytes((EQUAL,))
+        view.after_commit(lambda: done.append("counted"))
+        view.keep()
+        assert bool(view.view.dirty()) == view.changed == changes
+        view.finish()
+        with store.read() as coins:
+            assert (coins.view.transaction > before) == changes
+    view.close()
+    assert len(done) == 3
+    store.close()
+
+
+def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
+    store = Store(make_store(tmp_path / "store"), map_bytes=1 << 20)
+
+    def set_coins(pages: int, an: bytes = b"n" * 16) -> None:
+        with store.write() as coins:
+            listed = b"".join(coin_bytes((0, page * 1024)) + an for page in range(pages))
+            coins.set(listed, pages, COIN_AN, month_now())
+
+    set_coins(1)
+    assert (store.write_fault, store.failed_commits) == (None, 0)
+    for failed in (1, 2):
+        with pytest.raises(StoreError, match="the store is full") as full:
+            set_coins(100)
+        assert (store.write_fault, store.failed_commits) == (str(full.value), failed)
+    assert 0 < store.write_fault_since <= time.monotonic()
+    set_coins(1)  # is so already: nothing was written
+    assert store.write_fault
+    set_coins(1, b"m" * 16)
+    assert not store.write_fault
+    assert store.failed_commits == 2
+    store.close()
 
 
 def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,350 @@
+"""Starts that find in their way what passes by itself: addresses that come late, ports of outgoing
+connections, a store that is still in use, HTTP and the admin socket.
+
+What must hold: the node serves as soon as it can, by itself or because the service manager starts
+it again (exit status 1); a stop is obeyed meanwhile; only what a person must change ends with 2.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from raida_uring import client
+from raida_uring.adminsocket import result_of
+from raida_uring.errors import StartError
+from raida_uring.store import Store
+from tests.support.http import ask as ask_http
+from tests.support.net import PATIENCE, Endpoint, reset
+from tests.support.node import (
+    SERVE,
+    STOP_TIMEOUT_S,
+    config_text,
+    environment,
+    eventually,
+    free_port,
+    running_node,
+    started_daemon,
+    told,
+)
+from tests.support.store import MAP_BYTES, make_store
+from tests.support.wire import request
+
+pytestmark = pytest.mark.any_backend
+
+VERSION_COMMAND = 0, 1
+_CLONE_NEWNET = 0x40000000
+
+# `raida-uring serve` with little patience.
+IMPATIENT = (
+    sys.executable,
+    "-c",
+    "import sys; from raida_uring import cli, patience; patience.TIMEOUT_S = 0.4; "
+    "sys.exit(cli.main(sys.argv[1:]))",
+    "serve",
+)
+
+T = TypeVar("T")
+
+
+# --- Addresses that come late -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network namespace with two interfaces that lead to each other."""
+
+    process: int
+
+    @property
+    def enter(self) -> Sequence[str]:
+        """What to put in front of a command."""
+        return ("nsenter", f"--target={self.process}", "--net")
+
+    def ip(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*self.enter, "ip", *arguments], check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout
+
+    def inside(self, action: Callable[[], T]) -> T:
+        """What `action` returns on a thread that has moved there."""
+        results: list[T] = []
+
+        def run() -> None:
+            with open(f"/proc/{self.process}/ns/net") as namespace:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            results.append(action())
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        (result,) = results
+        return result
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if shutil.which("ip") is None:
+        pytest.skip("no ip (Debian package iproute2)")
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo made && exec sleep infinity"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        try:
+            if holder.stdout.readline() != b"made\n":
+                pytest.skip(f"no network namespace: {holder.stderr.read().decode().strip()}")
+            made = Network(holder.pid)
+            made.ip("link", "set", "lo", "up")
+            made.ip("link", "add", "name", "one", "type", "veth", "peer", "name", "other")
+            made.ip("link", "set", "other", "up")
+            made.ip("link", "set", "one", "up")
+            yield made
+        finally:
+            holder.kill()
+
+
+def answers(endpoint: Endpoint) -> bool:
+    """Whether a version is told over UDP and TCP. What comes before the address is usable is lost:
+    who asks waits a moment only."""
+    try:
+        replies = [
+            client.request(*endpoint, request(VERSION_COMMAND), transport=one, timeout_s=PATIENCE)
+            for one in ("udp", "tcp")
+        ]
+    except OSError:
+        return False
+    return [one.reply.status for one in replies] == [250, 250]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.14", "2001:db8::14"])
+def test_an_address_that_comes_after_the_node(
+    address: str, network: Network, tmp_path: Path
+) -> None:
+    command = [*network.enter, *SERVE]
+    bind = {"bind": ["127.0.0.1", address]}
+    with started_daemon(tmp_path, command=command, network=bind) as node:
+        node.await_ready()
+        port = node.endpoint[1]
+        assert network.inside(lambda: answers(("127.0.0.1", port)))
+        assert f"{address}: no interface has that address" in node.stderr()
+        assert not network.inside(lambda: answers((address, port)))
+        length = "64" if ":" in address else "24"
+        network.ip("address", "add", f"{address}/{length}", "dev", "one")
+        eventually(lambda: network.inside(lambda: answers((address, port))))
+        assert node.terminate() == 0
+
+
+def test_an_address_during_duplicate_address_detection(network: Network, tmp_path: Path) -> None:
+    address = "2001:db8::15"
+    network.ip("address", "add", f"{address}/64", "dev", "one")
+    tentative = "tentative" in network.ip("address", "show", "dev", "one")
+    command, bind = [*network.enter, *SERVE], {"bind": [address]}
+    with started_daemon(tmp_path, command=command, network=bind) as node:
+        node.await_ready()
+        port = node.endpoint[1]
+        eventually(lambda: network.inside(lambda: answers((address, port))))
+        assert tentative, "the case was not met"
+
+
+def test_an_interface_that_comes_late(network: Network, tmp_path: Path) -> None:
+    command, bind = [*network.enter, *SERVE], {"bind": ["fe80::14%late"]}
+    with started_daemon(tmp_path, command=command, network=bind) as node:
+        eventually(lambda: "no interface of that name; waiting up to" in node.stderr())
+        network.ip("link", "add", "name", "late", "type", "veth", "peer", "name", "far")
+        node.await_ready()
+        assert node.terminate() == 0
+
+
+# --- Ports ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def outgoing(kind: socket.SocketKind, closing: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A client's socket: its port, and how it gives that back. closing: it waits in TIME-WAIT."""
+    with socket.socket(socket.AF_INET, kind) as server, contextlib.ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        if kind is socket.SOCK_STREAM:
+            server.listen()
+        asking = stack.enter_context(socket.socket(socket.AF_INET, kind))
+        asking.bind(("127.0.0.1", free_port()))
+        asking.connect(server.getsockname())
+        port = asking.getsockname()[1]
+        give_back = asking.close
+        if kind is socket.SOCK_STREAM:
+            accepted, _ = server.accept()
+            stack.enter_context(accepted)
+
+            def give_back() -> None:
+                reset(asking)
+
+        if closing:
+            asking.close()
+            accepted.close()
+        yield port, give_back
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_of_an_outgoing_connection_is_waited_for(
+    kind: socket.SocketKind, tmp_path: Path
+) -> None:
+    with (
+        outgoing(kind, closing=False) as (port, give_back),
+        started_daemon(tmp_path, server={"port": port}) as node,
+    ):
+        eventually(lambda: "by an outgoing connection" in node.stderr())
+        line = next(line for line in node.stderr().splitlines() if "waiting up to 60 s" in line)
+        assert "ip_local_reserved_ports" in line
+        said = told(node.notify)
+        assert any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in said), said
+        assert any(one.startswith("STATUS=waiting: cannot bind") for one in said), said
+        assert "READY=1" not in said
+        node.notify.setblocking(True)
+        give_back()
+        node.await_ready()
+        assert answers(("127.0.0.1", port))
+        assert node.terminate() == 0
+        assert node.stderr().count("waiting up to") == 1
+
+
+def test_a_port_in_time_wait_ends_with_1(tmp_path: Path) -> None:
+    with (
+        outgoing(socket.SOCK_STREAM, closing=True) as (port, _),
+        started_daemon(tmp_path, command=IMPATIENT, server={"port": port}) as node,
+    ):
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        last = node.stderr().splitlines()[-1]
+        assert last.startswith(f"raida-uring: cannot bind TCP 127.0.0.1:{port}: already in use by")
+
+
+@pytest.mark.parametrize("number", [15, 2])
+def test_a_stop_is_obeyed_while_the_start_waits(number: int, tmp_path: Path) -> None:
+    with (
+        outgoing(socket.SOCK_STREAM, closing=True) as (port, _),
+        started_daemon(tmp_path, server={"port": port}) as node,
+    ):
+        eventually(lambda: "waiting up to" in node.stderr())
+        node.process.send_signal(number)
+        assert node.process.wait(5) == 0
+        assert "Traceback" not in node.stderr()
+
+
+# --- The store --------------------------------------------------------------------------------
+
+
+def tables(path: Path) -> Any:
+    return {"store": {"path": str(path), "size_mib": MAP_BYTES >> 20}}
+
+
+def test_a_store_that_is_still_in_use_is_waited_for(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    try:
+        with started_daemon(tmp_path, **tables(path)) as node:
+            eventually(lambda: f"in use by process {os.getpid()}; waiting" in node.stderr())
+            store.close()
+            node.await_ready()
+            assert node.terminate() == 0
+    finally:
+        store.close()
+
+
+def test_a_store_that_stays_in_use_ends_with_1(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    with (
+        contextlib.closing(Store(path, map_bytes=MAP_BYTES)),
+        started_daemon(tmp_path, command=IMPATIENT, **tables(path)) as node,
+    ):
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert node.stderr().splitlines()[-1].endswith(f"in use by process {os.getpid()}")
+
+
+# --- HTTP and the admin socket ------------------------------------------------------------------
+
+
+def test_http_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        http = {"enabled": True, "port": port}
+        with started_daemon(tmp_path, http=http, admin={"socket": str(path)}) as node:
+            node.await_ready()
+            assert answers(node.endpoint)
+            line = f"[http] listen = 127.0.0.1, port = {port}: cannot listen there: Address already"
+            assert line in node.stderr()
+            assert line in result_of(path, "status")["http"]["fault"]
+            taken.close()
+            eventually(lambda: result_of(path, "status")["http"]["url"] is not None)
+            assert result_of(path, "status")["http"]["fault"] is None
+            assert ask_http(f"http://127.0.0.1:{port}", "/healthz").status == 200
+            assert node.terminate() == 0
+            assert node.stderr().count("no HTTP") == 1
+
+
+def test_the_admin_socket_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    path.write_text("kept")
+    with started_daemon(tmp_path, admin={"socket": str(path)}) as node:
+        node.await_ready()
+        assert answers(node.endpoint)
+        eventually(lambda: "no admin socket" in node.stderr())
+        assert path.read_text() == "kept"
+        path.unlink()
+        eventually(path.exists)
+        assert result_of(path, "status")["process"] == node.process.pid
+        assert node.terminate() == 0
+        assert node.stderr().count("no admin socket") == 1
+
+
+# --- Want of something, for a moment ------------------------------------------------------------
+
+
+def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
+    """By the same error as where a limit on processes is reached, which binds root nowhere."""
+    before = threading.stack_size(1 << 47)
+    try:
+        with pytest.raises(StartError, match="can't start new thread") as refused, running_node():
+            pass
+    finally:
+        threading.stack_size(before)
+    assert refused.value.passes
+
+
+def test_memory_that_cannot_be_had_is_for_the_next_start(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    command = ["prlimit", f"--as={1 << 30}", *SERVE]
+    store = {"path": str(path), "size_mib": 4096}
+    with started_daemon(tmp_path, command=command, store=store) as node:
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert node.stderr().splitlines()[-1].endswith(": Cannot allocate memory")
+
+
+# --- What a person must change ------------------------------------------------------------------
+
+
+def test_what_does_not_pass_ends_with_2_at_once(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(config_text({"store": {"path": str(tmp_path / "none")}}))
+    ended = subprocess.run(
+        [*SERVE, "--config", str(tmp_path / "node.toml")],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=STOP_TIMEOUT_S,
+        check=False,
+    )
+    assert (ended.returncode, "not a store" in ended.stderr) == (2, True)

@@ -1,0 +1,352 @@
+"""The file under a store that is in use: removed, replaced, moved, cut off, or in a core file.
+
+What must hold: a change is not acknowledged once its file is gone; whoever runs the node is told
+so at once, by a line that names the store; no signal ends a process without such a line.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raida_uring.errors import StoreError
+from raida_uring.protocol import Status
+from raida_uring.store import Store, month_now
+from tests.support.coin_requests import (
+    DETECT,
+    POWN,
+    an_of,
+    ask,
+    coins_ans,
+    default_an,
+    pown_payload,
+)
+from tests.support.node import (
+    STOP_TIMEOUT_S,
+    Daemon,
+    eventually,
+    running_node,
+    started_daemon,
+)
+from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+
+pytestmark = pytest.mark.any_backend
+
+COIN_AN = 21
+COIN: Coin = (2, 5)
+
+
+def tables(path: Path) -> Any:
+    return {"store": {"path": str(path), "size_mib": MAP_BYTES >> 20}}
+
+
+def pown(node: Daemon, coin: Coin = COIN) -> int:
+    """Of a coin that nobody has changed, on a page that nobody has written."""
+    answered, _ = ask(node.endpoint, POWN, pown_payload([(coin, default_an(coin), an_of(coin))]))
+    return answered
+
+
+def fault_of(store: Store) -> str | None:
+    return store.write_fault
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def move(file: Path) -> None:
+    file.rename(file.with_name("moved.mdb"))
+
+
+def replace(file: Path) -> None:
+    shutil.copy(file, file.with_name("restored.mdb"))
+    file.with_name("restored.mdb").rename(file)
+
+
+def move_directory(file: Path) -> None:
+    file.parent.rename(file.parent.with_name("elsewhere"))
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, 8192)
+
+
+LOSSES = (remove, move, replace, move_directory, cut)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_change_to_a_lost_file_is_not_acknowledged(
+    lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1), (4, 1): (b"b" * 16, 1)})
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        assert pown(node) == Status.ALL_PASS
+        lose(path / "data.mdb")
+        assert pown(node, (2, 5000)) == Status.FILESYSTEM
+        if lose is cut:  # no byte of it may be believed
+            assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == (
+                Status.FILESYSTEM
+            )
+        else:  # what was read is still true
+            assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
+        eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
+        assert pown(node, (2, 9000)) == Status.FILESYSTEM
+        assert node.terminate() == 0, node.stderr()
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_lost_file_is_told_without_a_request(
+    lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        lose(path / "data.mdb")
+        eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
+
+
+def test_a_file_that_comes_back_is_written_again(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+
+    def change(an: bytes) -> None:
+        with store.write() as coins:
+            coins.set(coin_bytes(COIN) + an, 1, COIN_AN, month_now())
+
+    change(b"1" * 16)
+    move(path / "data.mdb")
+    store.look()
+    assert fault_of(store) is not None
+    assert store.failed_commits == 0
+    with pytest.raises(StoreError, match=r"data\.mdb was removed or replaced"):
+        change(b"2" * 16)
+    assert store.failed_commits == 1
+    (path / "moved.mdb").rename(path / "data.mdb")
+    change(b"3" * 16)
+    assert fault_of(store) is None
+    assert store.an(*COIN) == b"3" * 16
+    store.close()
+
+
+def test_what_has_passed_is_found_out_without_a_change(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    move(path / "data.mdb")
+    store.look()
+    (path / "moved.mdb").rename(path / "data.mdb")
+    store.look()
+    assert fault_of(store) is None
+    store.close()
+
+
+def test_a_cut_file_is_not_believed_once_it_is_as_long_again(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    size = (path / "data.mdb").stat().st_size
+    os.truncate(path / "data.mdb", 4096)
+    for length in (4096, size):
+        os.truncate(path / "data.mdb", length)
+        with pytest.raises(StoreError, match=r"data\.mdb was cut off"):
+            store.an(*COIN)
+    store.close()
+
+
+READ_WHAT_IS_CUT = """
+import os, pathlib, sys
+from raida_uring.store import Store
+path = pathlib.Path(sys.argv[1])
+store = Store(path, map_bytes=1 << 26, read_only=True)
+view = store.coins()
+view.begin()
+if sys.argv[2] == "lock.mdb":
+    view.end()
+os.truncate(path / sys.argv[2], 8192 if sys.argv[2] == "data.mdb" else 0)
+if sys.argv[2] == "lock.mdb":
+    view.begin()
+for page in range(15000):
+    view.page(page)
+    view.remains(page)
+print("read all of it")
+"""
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A store of some hundred pages."""
+    ans = {(den, page * 1024): (bytes([den + 1]) * 16, 1) for den in range(5) for page in range(50)}
+    return make_store(tmp_path / "store", ans)
+
+
+def run_script(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    own = os.environ.get("ASAN_OPTIONS", "")  # a sanitizer must not take the signals for itself
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "ASAN_OPTIONS": f"{own}:handle_segv=0:handle_sigbus=0"},
+        capture_output=True,
+        text=True,
+        timeout=STOP_TIMEOUT_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
+def test_reading_what_was_cut_off_ends_with_a_line(name: str, filled: Path) -> None:
+    """Between the look at the file's length and the reading nothing can be known."""
+    ended = run_script(READ_WHAT_IS_CUT, filled, name)
+    assert (ended.returncode, ended.stdout) == (1, ""), ended
+    assert ended.stderr.startswith(f"raida-uring: the store {filled}/data.mdb: a part of it cannot")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+SEGV_WHILE_READING = """
+import ctypes, faulthandler, os, signal, sys
+from raida_uring.store import Store
+how, path = sys.argv[1:]
+if "handler" in how:
+    faulthandler.enable()
+store = Store(path, map_bytes=1 << 26, read_only=True)
+view = store.coins()
+if "inside" in how:
+    view.begin()
+if "sent" in how:
+    os.kill(os.getpid(), signal.SIGSEGV)
+ctypes.string_at(8)
+"""
+
+
+@pytest.mark.parametrize("how", ["inside", "inside handler", "outside", "outside sent", "handler"])
+def test_a_wild_read_keeps_its_signal_and_names_the_store(how: str, filled: Path) -> None:
+    """What a core file or faulthandler would tell is told as well."""
+    ended = run_script(SEGV_WHILE_READING, how, filled)
+    assert ended.returncode == -11, ended
+    line = f"raida-uring: the store {filled}/data.mdb: reading it ended the process (SIGSEGV)"
+    assert (line in ended.stderr) == ("inside" in how)
+    assert ("Fatal Python error" in ended.stderr) == ("handler" in how)
+
+
+def test_a_full_standard_error_does_not_hold_the_end_up(filled: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    try:
+        command = [sys.executable, "-c", READ_WHAT_IS_CUT, str(filled), "data.mdb"]
+        with subprocess.Popen(command, stderr=writing) as process:
+            assert process.wait(STOP_TIMEOUT_S) == 1
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_an_owner_cannot_have_the_disk_written_for_nothing(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    with running_node(**tables(path)) as node:
+        new = an_of(COIN)
+        first = pown_payload([(COIN, default_an(COIN), new)])
+        assert ask(node.endpoint, POWN, first)[0] == Status.ALL_PASS
+        written = (path / "data.mdb").stat().st_mtime_ns
+        counted = node.server.stats()
+        again = pown_payload([(COIN, new, new)])
+        for _ in range(10):
+            assert ask(node.endpoint, POWN, again)[0] == Status.ALL_PASS
+        assert (path / "data.mdb").stat().st_mtime_ns == written
+        assert node.server.stats().coins_powned - counted.coins_powned == 10
+
+
+# Has the store open, and reads, until its input ends.
+HOLD_OPEN = """
+import os, sys
+from raida_uring.store import Store
+how, path = sys.argv[1:]
+store = Store(path, map_bytes=1 << 26, read_only=how == "read")
+with store.read() as coins:
+    print(os.getpid(), coins.an(2, 5).hex(), flush=True)
+    sys.stdin.read()
+if how == "write":
+    with store.write() as coins:
+        coins.set(bytes.fromhex("02000000056e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e"), 1, 21, 7)
+store.close()
+"""
+
+
+@contextlib.contextmanager
+def first_process(script: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """Of a PID namespace of its own, as in a container. Told to end by the end of its input."""
+    inner = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", *inner],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
+    """LMDB tells its users apart by process id; every container has a process 1."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode != 0:
+        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
+    path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
+    with contextlib.ExitStack() as stack:
+        hows = ("read", "write", "read", "read")
+        users = [stack.enter_context(first_process(HOLD_OPEN, how, path)) for how in hows]
+        for user in users:
+            assert user.stdout is not None
+            assert user.stderr is not None
+            line = user.stdout.readline()
+            assert line == f"1 {(b'o' * 16).hex()}\n", user.stderr.read()
+        in_namespace, verify = ("unshare", "--pid", "--fork"), ("store", "verify", "--store", path)
+        looked = subprocess.run(
+            [*in_namespace, sys.executable, "-m", "raida_uring", *verify],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert looked.returncode == 0, looked
+        for user in users:
+            _, complaint = user.communicate(timeout=STOP_TIMEOUT_S)
+            assert (user.returncode, complaint) == (0, "")
+    store = Store(path, map_bytes=MAP_BYTES)
+    assert store.forget_dead() == 0
+    assert store.an(*COIN) == b"n" * 16
+    store.close()
+
+
+def mappings() -> Iterator[tuple[str, int, set[str]]]:
+    """This process's: the name of the file, empty if none, its bytes and VmFlags."""
+    name, size = "", 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:"):
+            yield name, size, set(line.split()[1:])
+        elif "-" in (place := line.split(" ", 1)[0]):
+            start, end = place.split("-")
+            name, size = line[73:], int(end, 16) - int(start, 16)
+
+
+def left_out(name: str) -> int:
+    """Bytes that are mapped under `name` and that no core file has."""
+    return sum(size for file, size, flags in mappings() if file == name and "dd" in flags)
+
+
+def test_core_files_leave_secrets_out(tmp_path: Path) -> None:
+    """Requests and coins hold ANs; a core file may go anywhere."""
+    path = make_store(tmp_path / "store")
+    before = left_out("")
+    with running_node(**tables(path)):
+        for file in ("/memfd:raida-uring (deleted)", f"{path}/data.mdb"):
+            mapped = sum(size for name, size, _ in mappings() if name == file)
+            assert 0 < mapped == left_out(file), file
+        assert left_out("") > before  # what a worker opens
