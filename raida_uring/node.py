@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from raida_uring.config import Config, page_readers
 from raida_uring.errors import StoreError
 from raida_uring.message import Reply
+from raida_uring.peers import Addresses
 from raida_uring.store import Coins, Store
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Node:
         # Here, once: neither setting changes before the next start.
         self.page_readers = page_readers(config)
         self.version_reply = Reply(payload=config.server.version.encode("ascii"))
+        self._addresses = Addresses(config.server.raida_servers)
         self._store = store
         self._integrity = integrity
         self._coins: Coins | None = None
@@ -123,6 +125,10 @@ class Node:
         if self._integrity is None:
             raise StoreError("this node has no store")
         return self._integrity
+
+    def is_raida(self, host: str) -> bool:
+        """Whether another RAIDA of `[server] raida_servers` has this address. Any thread."""
+        return self._addresses.has(host)
 
     def carry(self, stats: Stats) -> None:
         """Go on from what a predecessor counted."""

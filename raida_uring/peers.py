@@ -7,7 +7,8 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from raida_uring.protocol import CoinName, Status, calls
 from raida_uring.protocol.coin import COIN_NAME_BYTES
 
 TIMEOUT_S: Final = 32.0
+LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
 _REPLY_BYTES_MAX: Final = (
     protocol.HEADER_BYTES + 4096 * COIN_NAME_BYTES + 2
 )  # a ticket's most coins
@@ -31,6 +33,42 @@ _lookups: Final[dict[tuple[str, int], "Future[_Found]"]] = {}  # under way
 _lookups_lock = threading.Lock()
 
 logger = logging.getLogger("raida_uring.peers")
+
+
+class Addresses:
+    """The IP addresses of the other RAIDA, of which names are looked up in the background.
+
+    Thread: any. Nobody waits for a resolver: until it has answered, a name has no address.
+    """
+
+    def __init__(self, servers: Sequence[str] | None) -> None:
+        """servers: as `[server] raida_servers`, "host:port"."""
+        self._names = frozenset(one.rpartition(":")[0].strip("[]") for one in servers or ())
+        self._found: frozenset[str] = frozenset()
+        self._again_at = 0.0  # time.monotonic(), before which nothing is looked up
+        self._lock = threading.Lock()
+
+    def has(self, host: str) -> bool:
+        """Whether a RAIDA has the address `host`, which is as `Request.peer` has it."""
+        if host in self._found:
+            return True
+        with self._lock:
+            due = bool(self._names) and time.monotonic() >= self._again_at
+            if due:
+                self._again_at = time.monotonic() + LOOK_UP_INTERVAL_S
+        if due:
+            threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
+        return False
+
+    def _look_up(self) -> None:
+        found = set()
+        for name in self._names:
+            try:
+                addresses = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):  # a name that does not exist, or cannot
+                continue
+            found |= {str(address[4][0]).removeprefix("::ffff:") for address in addresses}
+        self._found = frozenset(found)
 
 
 Heed = Callable[[set[bytes], int], bool]

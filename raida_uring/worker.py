@@ -13,8 +13,8 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
@@ -34,8 +34,6 @@ from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
-
-T = TypeVar("T")
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
@@ -73,43 +71,41 @@ def _unknown(_request: Request, _node: Node) -> Reply:
     return _INTERNAL  # the data plane hands out registered commands only
 
 
-class _Gate:
-    """Who may have a secret checked: the data plane's end of one worker, once it is open.
+class _NotToldError(Exception):
+    """A handler has checked a secret, and what came of it must not be told."""
 
-    A check is charged to its sender before it is made, see ffi/guard.h. Thread: the worker's.
-    """
+
+class _Gate:
+    """Who may be told what came of a check of a secret: see ffi/guard.h. Thread: the worker's."""
 
     def __init__(self) -> None:
-        self.worker: native.Worker | None = None
+        self.worker: native.Worker | None = None  # the data plane's end, once it is open
 
-    def ask(
-        self, request: Request, check: Callable[[], T], is_wrong: Callable[[T], bool]
-    ) -> T | None:
-        """What `check` returns; None when none may be made. is_wrong: whether it has failed; one
-        that raises has not been made."""
-        worker = self.worker
-        assert worker is not None  # noqa: S101  for the type checker: no request comes before
-        if not worker.admit(request._record[0]):
-            return None
-        failed = False
-        try:
-            result = check()
-            failed = is_wrong(result)
-        finally:
-            worker.checked(failed=failed)
-        return result
+    def may_check(self, request: Request) -> bool:
+        """Before a check that changes something."""
+        assert self.worker is not None  # noqa: S101  for the type checker: no request comes before
+        return self.worker.may_check(request._record[0])
 
-    def guard(self, handler: Handler, guesses: frozenset[int]) -> Handler:
-        """`handler`, which checks a secret of its own; guesses: its statuses for a wrong one."""
+    def tells(self, request: Request, *, failed: bool) -> bool:
+        """Once it has been made. A failure counts against its sender."""
+        assert self.worker is not None  # noqa: S101  as above
+        return self.worker.checked(request._record[0], failed=failed)
+
+    def guard(self, command: Command) -> Handler:
+        """The handler of a command that checks a secret of its own."""
+        handler, guesses = command.handler, command.guesses
 
         @functools.wraps(handler)
         def guarded(request: Request, node: Node) -> Reply:
-            reply = self.ask(
-                request,
-                lambda: handler(request, node),
-                lambda reply: getattr(reply, "status", None) in guesses,
-            )
-            return _LIMITED if reply is None else reply
+            if not self.may_check(request):
+                return _LIMITED
+            reply = handler(request, node)
+            failed = getattr(reply, "status", None) in guesses
+            if failed and request.transport == "tcp" and node.is_raida(request.peer[0]):
+                return reply  # others can make it ask for what does not exist, by `fix`
+            if not self.tells(request, failed=failed):
+                raise _NotToldError
+            return reply
 
         return guarded
 
@@ -137,8 +133,8 @@ class _Sealed:
             at = request._record[0]
             opened = self._opened.get(at)
             if opened is None:
-                opened = self._open(request, public)
-                if opened is None:
+                opened = self._opener.open(request.header, request.payload, public=public)
+                if not self._gate.tells(request, failed=opened.refusal in _KEY_NOT_SHOWN):
                     return _LIMITED
                 self._opened[at] = opened
                 request.payload = opened.payload
@@ -147,14 +143,6 @@ class _Sealed:
             return (plain if request.has_body else bare)(request, node)
 
         return open_and_answer
-
-    def _open(self, request: Request, public: bool) -> Opened | None:
-        """None: no check of its key may be made."""
-        return self._gate.ask(
-            request,
-            lambda: self._opener.open(request.header, request.payload, public=public),
-            lambda opened: opened.refusal in _KEY_NOT_SHOWN,
-        )
 
     def begin(self) -> None:
         """Forget what a batch that failed may have left."""
@@ -180,7 +168,7 @@ def _tables(commands: Iterable[Command], sealed: _Sealed, gate: _Gate) -> tuple[
     unknown: Handler = _unknown
     tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
-        handler = gate.guard(item.handler, item.guesses) if item.guesses else item.handler
+        handler = gate.guard(item) if item.guesses else item.handler
         bare = _refuse_bare if item.needs_body else handler
         # Encrypted and without a body nobody has shown a key: only an echo, which tells nothing,
         # is answered.
@@ -416,6 +404,8 @@ class Worker:
         return replies
 
     def _fault_reply(self, request: Request, error: BaseException) -> Reply:
+        if isinstance(error, _NotToldError):
+            return _LIMITED
         self._log_fault(request, error)
         return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 

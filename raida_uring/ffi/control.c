@@ -38,7 +38,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
     config->busy_poll_us = live->busy_poll_us;
     /* The one that workers read. */
     __atomic_store_n(&config->udp_reply_factor_max, live->udp_reply_factor_max, __ATOMIC_RELAXED);
-    ru_guard_set(&engine->guard, &live->checks);
+    ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
 }
 

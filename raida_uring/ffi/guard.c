@@ -1,4 +1,4 @@
-/* guard.c: who has failed too many checks of a secret to have another one made. */
+/* guard.c: who has failed too many checks of a secret to be told of another one. */
 #include "guard.h"
 
 #include <endian.h>
@@ -59,8 +59,14 @@ static void guard_apply(struct ru_guard *guard, const struct ru_checks *settings
 int ru_guard_init(struct ru_guard *guard, const struct ru_checks *settings)
 {
     int result = ru_sources_init(&guard->sources);
+    if (result != 0)
+        return result;
+    guard->groups[0] =
+        ru_sources_id(&guard->sources, (struct ru_source_name){0, guard_kind(GUARD_COIN, 0, 0)});
+    guard->groups[1] =
+        ru_sources_id(&guard->sources, (struct ru_source_name){0, guard_kind(GUARD_LOCKER, 0, 0)});
     guard_apply(guard, settings);
-    return result;
+    return 0;
 }
 
 void ru_guard_destroy(struct ru_guard *guard)
@@ -68,10 +74,40 @@ void ru_guard_destroy(struct ru_guard *guard)
     ru_sources_destroy(&guard->sources);
 }
 
-void ru_guard_set(struct ru_guard *guard, const struct ru_checks *settings)
+static uint32_t guard_family(const struct ru_source_name *name)
+{
+    return (uint32_t)(name->kind >> 16);
+}
+
+static uint32_t guard_bits(const struct ru_source_name *name)
+{
+    return (uint32_t)(name->kind >> 8 & 0xFF);
+}
+
+static enum ru_guard_bound guard_bound_of(const struct ru_source_name *name)
+{
+    uint32_t family = guard_family(name), bits = guard_bits(name);
+    if (family == GUARD_COIN || family == GUARD_LOCKER)
+        return RU_GUARD_COIN;
+    return bits == 24 || bits == 48 ? RU_GUARD_NETWORK : RU_GUARD_SOURCE;
+}
+
+/* As far ahead of the clock as a bucket ever is: past its bound by less than one check. */
+static uint64_t guard_most_ns(const struct ru_guard_pace *pace, uint64_t now_ns)
+{
+    return now_ns + pace->slack_ns + pace->interval_ns;
+}
+
+void ru_guard_set(struct ru_guard *guard, const struct ru_checks *settings, uint64_t now_ns)
 {
     (void)pthread_mutex_lock(&guard->sources.lock);
     guard_apply(guard, settings);
+    for (uint32_t i = 0; settings->burst > 0 && i < RU_SOURCE_BUCKETS; i++) {
+        struct ru_source_name name; /* what was allowed before is no debt now */
+        if (ru_sources_at(&guard->sources, i, &name) > now_ns)
+            ru_sources_cap(&guard->sources, i,
+                           guard_most_ns(&guard->paces[guard_bound_of(&name) - 1], now_ns));
+    }
     (void)pthread_mutex_unlock(&guard->sources.lock);
 }
 
@@ -112,10 +148,13 @@ static bool guard_within(const uint8_t *address, const struct ru_network *networ
     return rest == 0 || ((address[whole] ^ network->address[whole]) >> (8 - rest)) == 0;
 }
 
+/* IPv4 is not within "::/0", although its mapped form is. */
 static bool guard_exempt(const struct ru_checks *settings, const uint8_t *address)
 {
+    bool mapped = memcmp(address, guard_mapped, sizeof(guard_mapped)) == 0;
     for (uint32_t i = 0; i < settings->exempt_count; i++)
-        if (guard_within(address, &settings->exempt[i]))
+        if ((!mapped || settings->exempt[i].bits >= GUARD_MAPPED) &&
+            guard_within(address, &settings->exempt[i]))
             return true;
     return false;
 }
@@ -162,46 +201,43 @@ static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
 
 /* ---- checks ---- */
 
-/* What a check is charged to, and how many of those may forbid it; 0 when nothing limits it. */
-static uint32_t guard_describe(const struct ru_guard *guard, const uint8_t *peer,
-                               const uint8_t *header, uint8_t transport,
-                               struct ru_source_name *names, uint32_t *obeyed)
+/* Charge a check to its sender and network; false when nothing limits them. The network's id is hashed
+ * unless it is the one that stands there; the sender is a member of its network. */
+static bool guard_charge_sender(const struct ru_guard *guard, const uint8_t *peer,
+                                uint8_t transport, struct ru_guard_check *check)
 {
+    struct ru_guard_charge *sender = &check->charges[0], *network = &check->charges[1];
+    struct ru_source_name host, net;
     uint8_t address[GUARD_ADDRESS];
-    *obeyed = 0;
     if (guard->settings.burst == 0)
-        return 0;
+        return false;
     guard_address(peer, address);
     if (guard_exempt(&guard->settings, address))
-        return 0;
-    guard_name_sender(address, transport, &names[0], &names[1]);
-    *obeyed = 2;
-    if (guard->settings.coin_per_s == 0 || !guard_name_key(header, &names[2]))
-        return 2;
-    /* Over TCP the sender is proven, and its own bound suffices. */
-    *obeyed = transport == RU_UDP ? 3 : 2;
-    return 3;
+        return false;
+    guard_name_sender(address, transport, &host, &net);
+    if (check->count == 0 || network->name.what != net.what || network->name.kind != net.kind)
+        network->id = ru_sources_id(&guard->sources, net);
+    network->name = net;
+    ru_sources_expect(&guard->sources, network->id);
+    sender->id = ru_sources_member_id(&guard->sources, network->id, host.what - net.what);
+    sender->name = host;
+    ru_sources_expect(&guard->sources, sender->id);
+    return true;
 }
 
-/* Name the charges of a check, hashing what it did not have in that place: a flood often comes from
- * one network, or is after one coin. The sender is a member of its network. */
-static void guard_identify(const struct ru_guard *guard, const struct ru_source_name *names,
-                           uint32_t count, struct ru_guard_check *check)
+/* ... and to its key coin, a member of all coins. */
+static void guard_charge_coin(const struct ru_guard *guard, const uint8_t *header,
+                              uint8_t transport, struct ru_guard_check *check)
 {
-    const struct ru_sources *sources = &guard->sources;
-    for (uint32_t i = 1; i < count; i++) {
-        struct ru_guard_charge *charge = &check->charges[i];
-        if (i >= check->count || charge->name.what != names[i].what ||
-            charge->name.kind != names[i].kind)
-            charge->id = ru_sources_id(sources, names[i]);
-        charge->name = names[i];
-        ru_sources_expect(sources, charge->id);
-    }
-    struct ru_guard_charge *sender = &check->charges[0];
-    sender->name = names[0];
-    sender->id = ru_sources_member_id(sources, check->charges[1].id, names[0].what - names[1].what);
-    ru_sources_expect(sources, sender->id);
-    check->count = count;
+    struct ru_guard_charge *coin = &check->charges[2];
+    check->count = check->obeyed = 2;
+    if (guard->settings.coin_per_s == 0 || !guard_name_key(header, &coin->name))
+        return;
+    coin->id =
+        ru_sources_member_id(&guard->sources, guard->groups[header[16] == 2], coin->name.what);
+    check->count = 3;
+    /* Over TCP the sender is proven, and its own bound suffices. */
+    check->obeyed = transport == RU_UDP ? 3 : 2;
 }
 
 static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
@@ -214,81 +250,89 @@ static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
     return RU_GUARD_NONE;
 }
 
-static bool guard_is_seen(const struct ru_guard_seen *seen, const uint8_t *peer,
-                          const uint8_t *header, uint8_t transport)
+static bool guard_is_seen(const struct ru_guard_seen *seen, const uint8_t *peer, uint8_t transport)
 {
     return seen->known && seen->transport == transport &&
            memcmp(seen->family, peer, sizeof(seen->family)) == 0 &&
-           memcmp(seen->address, peer + 4, sizeof(seen->address)) == 0 &&
-           memcmp(seen->key, header + 16, sizeof(seen->key)) == 0;
+           memcmp(seen->address, peer + 4, sizeof(seen->address)) == 0;
 }
 
-static void guard_see(struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
-                      uint8_t transport)
+static void guard_see(struct ru_guard *guard, const uint8_t *peer, uint8_t transport)
 {
     struct ru_guard_seen *seen = &guard->seen;
-    struct ru_source_name names[RU_GUARD_COIN];
-    uint32_t obeyed, count = guard_describe(guard, peer, header, transport, names, &obeyed);
     memcpy(seen->family, peer, sizeof(seen->family));
     memcpy(seen->address, peer + 4, sizeof(seen->address));
-    memcpy(seen->key, header + 16, sizeof(seen->key));
     seen->transport = transport;
     seen->known = true;
-    seen->limited = count > 0;
-    if (count > 0)
-        guard_identify(guard, names, count, &guard->last);
-    guard->last.obeyed = obeyed;
+    seen->limited = guard_charge_sender(guard, peer, transport, &guard->last);
 }
 
 enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
                                   const uint8_t *header, uint8_t transport, uint64_t now_ns)
 {
-    if (!guard_is_seen(&guard->seen, peer, header, transport))
-        guard_see(guard, peer, header, transport);
-    return guard->seen.limited ? guard_judge(guard, &guard->last, now_ns) : RU_GUARD_NONE;
+    if (!guard_is_seen(&guard->seen, peer, transport))
+        guard_see(guard, peer, transport);
+    if (!guard->seen.limited)
+        return RU_GUARD_NONE;
+    guard_charge_coin(guard, header, transport, &guard->last);
+    return guard_judge(guard, &guard->last, now_ns);
 }
 
-enum ru_guard_bound ru_guard_begin(struct ru_guard *guard, const uint8_t *peer,
-                                   const uint8_t *header, uint8_t transport, uint64_t now_ns,
-                                   struct ru_guard_check *check)
+/* What a check is charged to; false when nothing limits it. */
+static bool guard_ask(const struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
+                      uint8_t transport, struct ru_guard_check *check)
 {
-    struct ru_source_name names[RU_GUARD_COIN];
-    enum ru_guard_bound bound = RU_GUARD_NONE;
     check->count = 0;
-    (void)pthread_mutex_lock(&guard->sources.lock);
-    uint32_t count = guard_describe(guard, peer, header, transport, names, &check->obeyed);
-    if (count > 0) {
-        guard_identify(guard, names, count, check);
-        bound = guard_judge(guard, check, now_ns);
-    }
-    if (bound != RU_GUARD_NONE)
-        check->count = 0;
-    for (uint32_t i = 0; i < check->count; i++) {
-        struct ru_guard_charge *charge = &check->charges[i];
-        charge->interval_ns = guard->paces[i].interval_ns;
-        ru_sources_charge(&guard->sources, charge->id, charge->name, charge->interval_ns, now_ns);
-    }
+    if (!guard_charge_sender(guard, peer, transport, check))
+        return false;
+    guard_charge_coin(guard, header, transport, check);
+    return true;
+}
+
+enum ru_guard_bound ru_guard_peek(struct ru_guard *guard, const uint8_t *peer,
+                                  const uint8_t *header, uint8_t transport, uint64_t now_ns)
+{
+    struct ru_guard_check check;
+    enum ru_guard_bound bound = RU_GUARD_NONE;
+    (void)pthread_mutex_lock(&guard->sources.lock); /* for the settings */
+    if (guard_ask(guard, peer, header, transport, &check))
+        bound = guard_judge(guard, &check, now_ns);
     (void)pthread_mutex_unlock(&guard->sources.lock);
     return bound;
 }
 
-void ru_guard_refund(struct ru_guard *guard, const struct ru_guard_check *check)
+enum ru_guard_bound ru_guard_fail(struct ru_guard *guard, const uint8_t *peer,
+                                  const uint8_t *header, uint8_t transport, uint64_t now_ns)
 {
-    if (check->count == 0)
-        return;
+    struct ru_guard_check check;
+    enum ru_guard_bound bound = RU_GUARD_NONE;
     (void)pthread_mutex_lock(&guard->sources.lock);
-    for (uint32_t i = 0; i < check->count; i++)
-        ru_sources_refund(&guard->sources, check->charges[i].id, check->charges[i].interval_ns);
+    if (guard_ask(guard, peer, header, transport, &check))
+        bound = guard_judge(guard, &check, now_ns);
+    for (uint32_t i = 0; bound == RU_GUARD_NONE && i < check.count; i++)
+        ru_sources_charge(&guard->sources, check.charges[i].id, check.charges[i].name,
+                          guard->paces[i].interval_ns, guard_most_ns(&guard->paces[i], now_ns),
+                          now_ns);
     (void)pthread_mutex_unlock(&guard->sources.lock);
+    return bound;
 }
 
 /* ---- for people ---- */
 
-static enum ru_guard_bound guard_bound_of(const struct ru_limited *limited)
+static bool guard_name_exempt(const struct ru_guard *guard, const struct ru_source_name *name)
 {
-    if (limited->family == GUARD_COIN || limited->family == GUARD_LOCKER)
-        return RU_GUARD_COIN;
-    return limited->bits == 24 || limited->bits == 48 ? RU_GUARD_NETWORK : RU_GUARD_SOURCE;
+    uint8_t address[GUARD_ADDRESS] = {0};
+    uint64_t six = htobe64(name->what);
+    uint32_t four = htobe32((uint32_t)name->what);
+    if (guard_family(name) == GUARD_IPV4) {
+        memcpy(address, guard_mapped, sizeof(guard_mapped));
+        memcpy(address + sizeof(guard_mapped), &four, sizeof(four));
+    } else if (guard_family(name) == GUARD_IPV6) {
+        memcpy(address, &six, sizeof(six));
+    } else {
+        return false;
+    }
+    return guard_exempt(&guard->settings, address);
 }
 
 /* Whether bucket `index` forbids checks now, and what it is of. */
@@ -297,16 +341,18 @@ static bool guard_show(const struct ru_guard *guard, uint32_t index, uint64_t no
 {
     struct ru_source_name name;
     uint64_t until_ns = ru_sources_at(&guard->sources, index, &name);
-    *limited = (struct ru_limited){.family = (uint8_t)(name.kind >> 16),
-                                   .bits = (uint8_t)(name.kind >> 8),
-                                   .transport = (uint8_t)name.kind};
-    enum ru_guard_bound bound = guard_bound_of(limited);
+    if (until_ns <= now_ns || guard_name_exempt(guard, &name))
+        return false;
+    enum ru_guard_bound bound = guard_bound_of(&name);
     uint64_t free_ns = now_ns + guard->paces[bound - 1].slack_ns;
     if (until_ns <= free_ns || (bound == RU_GUARD_COIN && guard->settings.coin_per_s == 0))
         return false;
-    limited->rest_ns = until_ns - free_ns;
+    *limited = (struct ru_limited){.family = (uint8_t)guard_family(&name),
+                                   .bits = (uint8_t)guard_bits(&name),
+                                   .transport = (uint8_t)name.kind,
+                                   .rest_ns = until_ns - free_ns};
     uint32_t size = limited->family == GUARD_IPV4 ? 4 : limited->family == GUARD_IPV6 ? 8 : 5;
-    for (uint32_t i = 0; i < size; i++)
+    for (uint32_t i = 0; i < size && limited->family != GUARD_LOCKER; i++)
         limited->name[i] = (uint8_t)(name.what >> 8 * (size - 1 - i));
     return true;
 }

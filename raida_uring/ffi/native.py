@@ -76,8 +76,8 @@ class _Lib(Protocol):
     def ru_worker_records(self, worker: Any) -> Any: ...
     def ru_worker_data(self, worker: Any) -> Any: ...
     def ru_worker_data_size(self, worker: Any) -> int: ...
-    def ru_worker_admit(self, worker: Any, payload_at: int) -> int: ...
-    def ru_worker_checked(self, worker: Any, failed: int) -> None: ...
+    def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
+    def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
@@ -167,7 +167,7 @@ class ClosedConnection:
 class Limited:
     """Who has failed too many checks of a secret to have another one made.
 
-    who: an address or network, "coin DEN:SN", or "lockers HEX", the first bytes of their keys.
+    who: an address or network, "coin DEN:SN", or "lockers", those whose keys begin alike.
     transport: "udp" or "tcp", empty for a coin or locker. rest_s: until it may ask again.
     """
 
@@ -182,7 +182,7 @@ def _limited(one: Any) -> Limited:
     if one.family == 1:
         who = f"coin {int.from_bytes(name[:1], signed=True)}:{int.from_bytes(name[1:5])}"
     elif one.family == 2:
-        who = f"lockers {name[:5].hex()}"
+        who = "lockers"  # the bytes are of their keys
     else:
         address = ipaddress.ip_address(name[:4] if one.family == 4 else name + bytes(8))
         who = str(address) if one.bits == 32 else f"{address}/{one.bits}"
@@ -390,7 +390,7 @@ class Engine:
         _check(_lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command")
 
     def guard(self, group: int, command: int) -> None:
-        """Thread: control. The command checks a secret of its own, see Worker.admit()."""
+        """Thread: control. The command checks a secret of its own, see Worker.may_check()."""
         _check(_lib.ru_engine_guard(self._engine, group, command), "guarding a command")
 
     def limited(self) -> tuple[list[Limited], int]:
@@ -484,17 +484,17 @@ class Worker:
         """The bytes that the records refer to, not copied; valid until the next take."""
         return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
-    def admit(self, payload_at: int) -> bool:
+    def may_check(self, payload_at: int) -> bool:
         """Whether a secret may be checked for the request of the batch with its payload there.
 
-        If so, checked() must follow. Else its sender, network or key coin has failed too often: as
-        a datagram it gets no reply then, as a connection's request 160, whatever reply() is told.
+        If not, its sender, network or key coin has failed too often: as a datagram it gets no reply
+        then, as a connection's request 160, whatever reply() is told.
         """
-        return bool(_lib.ru_worker_admit(self._worker, payload_at))
+        return bool(_lib.ru_worker_may_check(self._worker, payload_at))
 
-    def checked(self, *, failed: bool) -> None:
-        """What became of the check that was admitted last."""
-        _lib.ru_worker_checked(self._worker, failed)
+    def checked(self, payload_at: int, *, failed: bool) -> bool:
+        """Such a check has been made: whether what came of it may be told. Else as may_check()."""
+        return bool(_lib.ru_worker_checked(self._worker, payload_at, failed))
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

@@ -150,7 +150,7 @@ struct ru_limited {
     uint8_t family;    /* 4, 6: address; 1: key coin; 2: the first five bytes of a locker's key */
     uint8_t bits;      /* of the address: 32, 24, 64 or 48 */
     uint8_t transport; /* 0 UDP, 1 TCP; of an address */
-    uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes */
+    uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes of a coin; of lockers nothing */
     uint64_t rest_ns;  /* until a check is made again, if none fails before */
 };
 
@@ -223,7 +223,7 @@ int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 void ru_engine_close_workers(struct ru_engine *engine);
 /* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo, 4 write. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane);
-/* Thread: control. The command checks a secret of its own: its workers ask ru_worker_admit(). -EINVAL
+/* Thread: control. The command checks a secret of its own: its workers ask ru_worker_may_check(). -EINVAL
  * when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
 /* Thread: any. Up to `count` of those that are limited now; returns how many there are. */
@@ -284,12 +284,12 @@ const uint8_t *ru_worker_data(struct ru_worker *worker);
 /* The first call after a take comes with the interpreter lock just won back: it ends the measurement
  * behind the counter worker_lock_wait_ns. */
 uint32_t ru_worker_data_size(struct ru_worker *worker);
-/* Thread: worker. Before a secret is checked for the request of the batch whose payload stands at
- * `payload_at`: 1 when it may be, and ru_worker_checked() must follow; 0 when who asks has failed too
- * often: whatever it is answered then, a datagram gets no reply, a connection 160 and its end. */
-int ru_worker_admit(struct ru_worker *worker, uint32_t payload_at);
-/* Thread: worker. What became of the check that was admitted last. */
-void ru_worker_checked(struct ru_worker *worker, uint32_t failed);
+/* Thread: worker. Whether a secret may be checked for the request of the batch whose payload stands
+ * at `payload_at`: 1, or 0 when who asks has failed too often. Whatever it is answered then, a
+ * datagram gets no reply, a connection 160 and its end. For checks that cost or change something. */
+int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at);
+/* Thread: worker. Such a check has been made: 1 when what came of it may be told, 0 as above. */
+int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
  * payloads one behind the other, sizes their sizes. The payload of a sealed request's reply is empty
  * (a bare status; challenge field zero, nonce drawn here), or starts with what its header shows: the

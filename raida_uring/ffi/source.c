@@ -125,7 +125,7 @@ uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id)
 /* ---- charges ---- */
 
 void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source_name name,
-                       uint64_t interval_ns, uint64_t now_ns)
+                       uint64_t interval_ns, uint64_t most_ns, uint64_t now_ns)
 {
     uint32_t index = source_find(sources, id);
     RU_CHECK(id != 0 && interval_ns > 0);
@@ -137,19 +137,17 @@ void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source
         sources->names[index] = name;
     }
     uint64_t until_ns = sources->buckets[index].until_ns;
-    if (until_ns < now_ns)
-        until_ns = now_ns;
-    __atomic_store_n(&sources->buckets[index].until_ns, until_ns + interval_ns, __ATOMIC_RELAXED);
+    until_ns = (until_ns > now_ns ? until_ns : now_ns) + interval_ns;
+    if (until_ns > most_ns)
+        until_ns = most_ns;
+    __atomic_store_n(&sources->buckets[index].until_ns, until_ns, __ATOMIC_RELAXED);
 }
 
-void ru_sources_refund(struct ru_sources *sources, uint64_t id, uint64_t interval_ns)
+void ru_sources_cap(struct ru_sources *sources, uint32_t index, uint64_t most_ns)
 {
-    uint32_t index = source_find(sources, id);
-    if (index == RU_SOURCE_BUCKETS)
-        return;
-    uint64_t until_ns = sources->buckets[index].until_ns;
-    until_ns -= until_ns < interval_ns ? until_ns : interval_ns;
-    __atomic_store_n(&sources->buckets[index].until_ns, until_ns, __ATOMIC_RELAXED);
+    RU_CHECK(index < RU_SOURCE_BUCKETS);
+    if (sources->buckets[index].until_ns > most_ns)
+        __atomic_store_n(&sources->buckets[index].until_ns, most_ns, __ATOMIC_RELAXED);
 }
 
 uint64_t ru_sources_at(const struct ru_sources *sources, uint32_t index,

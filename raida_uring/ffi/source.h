@@ -49,11 +49,11 @@ uint64_t ru_sources_member_id(const struct ru_sources *sources, uint64_t group, 
 void ru_sources_expect(const struct ru_sources *sources, uint64_t id);
 /* When the bucket is forgiven; 0 when there is none. */
 uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id);
-/* Charge a bucket with `interval_ns`. id: of that name. */
+/* Charge a bucket with `interval_ns`, but have all of it forgiven by `most_ns`. id: of that name. */
 void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source_name name,
-                       uint64_t interval_ns, uint64_t now_ns);
-/* Take a charge back; nothing when the bucket has made way for another one. */
-void ru_sources_refund(struct ru_sources *sources, uint64_t id, uint64_t interval_ns);
+                       uint64_t interval_ns, uint64_t most_ns, uint64_t now_ns);
+/* Have all of bucket `index` forgiven by `most_ns`. */
+void ru_sources_cap(struct ru_sources *sources, uint32_t index, uint64_t most_ns);
 /* Bucket `index` of RU_SOURCE_BUCKETS: its time, and its name. */
 uint64_t ru_sources_at(const struct ru_sources *sources, uint32_t index,
                        struct ru_source_name *name);

@@ -38,7 +38,6 @@ struct ru_worker {
     uint64_t taken_ns;         /* a batch was taken then, and Python has not come back; 0: it has */
     uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
     uint32_t looked;           /* the record that asked for a check last */
-    struct ru_guard_check check;
     uint32_t random_left;
     uint8_t random[WORKER_RANDOM_SIZE];
     struct worker_entry entries[RU_BATCH_MAX];
@@ -310,24 +309,31 @@ static struct worker_entry *worker_entry_at(struct ru_worker *worker, uint32_t p
     return NULL;
 }
 
-int ru_worker_admit(struct ru_worker *worker, uint32_t payload_at)
+typedef enum ru_guard_bound worker_ask(struct ru_guard *guard, const uint8_t *peer,
+                                       const uint8_t *header, uint8_t transport, uint64_t now_ns);
+
+static int worker_ask_guard(struct ru_worker *worker, uint32_t payload_at, worker_ask *ask)
 {
     struct worker_entry *entry = worker_entry_at(worker, payload_at);
-    worker->check.count = 0;
     RU_CHECK(entry != NULL);
-    entry->limited = (uint8_t)ru_guard_begin(
-        &worker->engine->guard, entry->header - RU_PEER_SIZE, entry->header,
-        worker->records[worker->looked].transport, ru_now_ns(), &worker->check);
+    if (entry->limited == RU_GUARD_NONE)
+        entry->limited =
+            (uint8_t)ask(&worker->engine->guard, entry->header - RU_PEER_SIZE, entry->header,
+                         worker->records[worker->looked].transport, ru_now_ns());
     return entry->limited == RU_GUARD_NONE;
 }
 
-void ru_worker_checked(struct ru_worker *worker, uint32_t failed)
+int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at)
 {
-    if (failed)
+    return worker_ask_guard(worker, payload_at, ru_guard_peek);
+}
+
+int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed)
+{
+    int told = worker_ask_guard(worker, payload_at, failed ? ru_guard_fail : ru_guard_peek);
+    if (told && failed)
         worker_raise(&worker->mailbox->counters.checks_failed);
-    else
-        ru_guard_refund(&worker->engine->guard, &worker->check);
-    worker->check.count = 0;
+    return told;
 }
 
 void ru_worker_return(struct ru_worker *worker, uint64_t token)

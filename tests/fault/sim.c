@@ -79,9 +79,11 @@ static void worker_answer(struct life *life, uint32_t number)
     bool refused = record->kind == RU_REQUEST_SEALED && size == 0;
     uint8_t status = refused ? RU_STATUS_KEY_COIN_NOT_FOUND : RU_STATUS_SUCCESS;
     bool guess = record->command == LIFE_SLOW; /* a command that checks a secret of its own */
-    if ((guess || record->kind == RU_REQUEST_SEALED) &&
-        ru_worker_admit(worker->handle, record->payload_at))
-        ru_worker_checked(worker->handle, refused || (guess && sim_chance(200)));
+    if (guess || record->kind == RU_REQUEST_SEALED) {
+        uint32_t failed = refused || (guess && sim_chance(200));
+        if (!guess || ru_worker_may_check(worker->handle, record->payload_at))
+            (void)ru_worker_checked(worker->handle, record->payload_at, failed);
+    }
     worker_read(worker, record, &name, &serial);
     uint32_t seal_size = worker_seal(record, name, serial, size, payload);
     for (uint32_t i = 0; i < size; i++)

@@ -10,13 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from raida_uring import config, kernel, sealing
 from raida_uring.protocol import Coin
 from raida_uring.sealing import Key
+from tests.support.coin_requests import GET_TICKET, VALIDATE_TICKET, ask, default_an
 from tests.support.coins import Coins
+from tests.support.handlers import MIRROR
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
     DATAGRAM_BYTES_MAX,
@@ -27,7 +30,8 @@ from tests.support.net import (
     tcp_connect,
     udp_exchange,
 )
-from tests.support.node import Node, Table, running_node
+from tests.support.node import HANDLERS, Node, Table, eventually, running_node
+from tests.support.store import coin_bytes, make_store
 from tests.support.wire import (
     ADMIN_KEY,
     COIN_ID,
@@ -55,11 +59,16 @@ def key_of(encryption: int, sn: int, *, right: bool) -> Key:
     return Key(encryption, tuple(coins))
 
 
-def sealed_echo(encryption: int, sn: int, *, right: bool) -> bytes:
+def sealed(group: int, command: int, encryption: int, sn: int, *, right: bool) -> bytes:
     key = key_of(encryption, sn, right=right)
+    nonce = bytes(key.nonce_bytes)
     return sealing.seal_request(
-        *ECHO_COMMAND, key=key, nonce=bytes(key.nonce_bytes), raida_id=RAIDA_ID, coin_id=COIN_ID
+        group, command, key=key, nonce=nonce, raida_id=RAIDA_ID, coin_id=COIN_ID
     )
+
+
+def sealed_echo(encryption: int, sn: int, *, right: bool) -> bytes:
+    return sealed(*ECHO_COMMAND, encryption, sn, right=right)
 
 
 def guesses(encryption: int, count: int = GUESSES) -> Iterator[bytes]:
@@ -174,13 +183,17 @@ def tcp_last_status(
         return status(reply)
 
 
-def test_requests_under_way_at_once_are_no_failures() -> None:
-    """A client with right keys may have as many in flight as it likes."""
-    with running_node(COINS, limits=LIMITS) as node:
-        right = [sealed_echo(kind, 8, right=True) for kind in (1, 4, 5)] * 300
+@pytest.mark.parametrize("spent", [0, 9, 19])
+def test_requests_under_way_at_once_are_no_failures(spent: int) -> None:
+    """A client may have as many right ones in flight as it likes, however many workers look at them
+    at once, and however near to its bound it is."""
+    tables: dict[str, Table] = {"workers": {"count": 64, "batch_max": 1}, "limits": LIMITS}
+    with running_node(COINS, handlers=HANDLERS, **tables) as node:
+        assert flood(node, GOOD, guesses(4, spent))[0].total() == spent
+        right = [sealed(*MIRROR, kind, 8, right=True) for kind in (1, 4, 5)] * 200
         statuses, _ = flood(node, GOOD, right)
-        assert statuses == {250: 900}
-        assert node.counters()["checks_failed"] == 0
+        assert statuses == {250: 600}
+        assert node.counters()["checks_failed"] == spent
 
 
 def test_the_owner_of_a_coin_that_many_guess_at_has_tcp() -> None:
@@ -249,6 +262,41 @@ def test_unknown_keys_count() -> None:
         assert seen[25] >= BURST // 4
         assert seen.total() <= BURST + 2
         assert udp_ask_from(node, GUESSER, sealed_echo(4, 8, right=True)) is None
+
+
+def test_a_raida_is_not_locked_out_by_tickets_that_strangers_make_up(tmp_path: Path) -> None:
+    """Whoever sends `fix` has it ask the others for tickets that do not exist."""
+    peers = [f"{GOOD}:1"] * 25
+    store: Table = {"path": str(make_store(tmp_path / "store"))}
+    with running_node(COINS, limits=LIMITS, store=store, server={"raida_servers": peers}) as node:
+        made_up = [request(VALIDATE_TICKET, bytes((3,)) + bytes(3) + b"\1")] * 100
+        # The addresses are looked up in the background, once somebody has failed.
+        eventually(lambda: tcp_ask_from(node.endpoint, GOOD, made_up[0]) == 43 and looked_up(node))
+        seen = Counter(tcp_ask_from(node.endpoint, GOOD, one) for one in made_up)
+        assert seen == {43: 100}
+        assert {tcp_ask_from(node.endpoint, OTHER, one) for one in made_up} == {43, 160}
+        assert set(flood(node, GOOD, made_up)[0]) == {43}  # over UDP anybody may say that it is one
+        assert udp_ask_from(node, GOOD, made_up[0]) is None
+        assert tcp_ask_from(node.endpoint, GOOD, made_up[0]) == 43
+
+
+def looked_up(node: Node) -> bool:
+    assert node.server._node is not None
+    return node.server._node.is_raida(GOOD)
+
+
+def test_what_must_not_be_told_has_changed_nothing(tmp_path: Path) -> None:
+    """A right ticket past the bound is not redeemed: its RAIDA can still do that."""
+    store: Table = {"path": str(make_store(tmp_path / "store"))}
+    with running_node(COINS, limits=LIMITS, store=store) as node:
+        coin = (1, 7)
+        ticket = ask(node.endpoint, GET_TICKET, coin_bytes(coin) + default_an(coin))[1]
+        right = request(VALIDATE_TICKET, bytes((5,)) + ticket)
+        wrong = request(VALIDATE_TICKET, bytes((5,)) + bytes(3) + b"\1")
+        flood(node, GUESSER, [*[wrong] * 60, *[right] * 5])
+        assert udp_ask_from(node, GUESSER, right) is None
+        assert udp_ask_from(node, GOOD, right) == 250
+        assert udp_ask_from(node, GOOD, right) == 44
 
 
 def test_settings_exempt_widen_and_switch_off() -> None:
