@@ -9,7 +9,7 @@
 #include "storefile.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <linux/limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
