@@ -3,15 +3,16 @@
 Thread: control. What accepted connections need is set on the listener, from which they inherit it.
 """
 
+import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import resource
 import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ _RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 # States of sockets in /proc/net/tcp and udp; for UDP: bound, without a peer.
 _LISTENS: Final = "0A"
 _UNCONNECTED: Final = "07"
+_INODE: Final = 5  # the fields behind the state, up to it
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -216,7 +218,7 @@ def address_of(host: str, port: int) -> tuple[object, ...]:
     return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0][4]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(transport: str, host: str, port: int) -> Iterator[None]:
     """Turn what binding raises into words; _PortTakenError when the number is in use."""
     place = f"{transport} {format_endpoint(host, port)}"
@@ -273,21 +275,31 @@ def _is_served(transport: str, host: str, port: int) -> bool:
 
 
 def _sockets_at(kind: str, host: str, port: int) -> Iterator[tuple[str, IPAddress]]:
-    """State and local address of sockets that a bind of `host` and `port` may meet with. kind:
-    "tcp" or "udp"."""
+    """State and local address of others' sockets that a bind of `host` and `port` may meet with.
+    kind: "tcp" or "udp"."""
     wanted = ipaddress.ip_address(host.partition("%")[0])
+    own = _own_inodes()
     for name in (kind, f"{kind}6"):
         try:
             lines = Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
         except OSError:
             continue
-        for _, local, _, state, *_ in map(str.split, lines):
+        for _, local, _, state, *more in map(str.split, lines):
             digits, _, number = local.partition(":")
-            if int(number, 16) != port:
+            if int(number, 16) != port or more[_INODE] in own:
                 continue
             address = _kernel_address(digits)
             if address.is_unspecified or wanted.is_unspecified or address == wanted:
                 yield state, address
+
+
+def _own_inodes() -> set[str]:
+    """The numbers of this process's sockets: those of one family are not in the other's way."""
+    own = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed since
+            own.add(str(os.fstat(int(name)).st_ino))
+    return own
 
 
 def _kernel_address(digits: str) -> IPAddress:

@@ -31,6 +31,7 @@
 #define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
 #define STORE_NUMBERS_TRIED 64 /* process ids, until one is nobody's in another PID namespace */
 #define STORE_BIRTH_STACK 65536
+#define STORE_LOOKS 1000
 
 struct ru_store {
     MDB_env *env;
@@ -78,7 +79,8 @@ const char *ru_store_error(int result)
 {
     switch (result) {
     case RU_STORE_CUT:
-        return "data.mdb was cut off while it was in use: restore it from a backup";
+        return "data.mdb was cut off or written over while it was in use: restore it, and start "
+               "again";
     case RU_STORE_GONE:
         return "data.mdb was removed or replaced while it was in use: put it back, or start again";
     case RU_STORE_TWICE:
@@ -373,6 +375,23 @@ static bool view_refuses(const struct ru_view *view, bool change)
     return !view || !view->begun || (change && !view->writing);
 }
 
+/* Whether the file's newest state is not the one that LMDB's lock file tells: somebody has written
+ * another file over it, such as an older copy. What another processor has just committed may be
+ * seen in the one a moment before it is in the other. */
+static bool view_is_foreign(const struct ru_view *view)
+{
+    uint64_t seen = mdb_txn_id(view->txn);
+    for (uint32_t looks = 0; looks < STORE_LOOKS; looks++) {
+        MDB_envinfo info;
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        (void)mdb_env_info(view->store->env, &info);
+        /* Others may commit while a reading one is open, nobody while a writing one is. */
+        if (view->writing ? info.me_last_txnid + 1 == seen : info.me_last_txnid >= seen)
+            return false;
+    }
+    return true;
+}
+
 int ru_view_begin(struct ru_view *view)
 {
     if (!view || view->begun)
@@ -391,12 +410,16 @@ int ru_view_begin(struct ru_view *view)
         ru_storefile_enter(NULL);
         return store_result(rc);
     }
+    view->begun = true;
+    if (view_is_foreign(view)) {
+        ru_view_end(view);
+        return ru_storefile_distrust(view->store->file);
+    }
     uint64_t txn_id = mdb_txn_id(view->txn);
     /* Nothing was committed since: what was found then still stands where it did. */
     if (view->writing || txn_id != view->txn_id)
         view->snapshot++;
     view->txn_id = txn_id;
-    view->begun = true;
     return 0;
 }
 

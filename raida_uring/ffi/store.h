@@ -32,7 +32,7 @@ enum ru_store_flag {
 enum ru_store_fault {
     /* A call that the view does not take: not begun, closed, a change to one that only reads. */
     RU_STORE_MISUSED = -29999,
-    RU_STORE_CUT = -29998,   /* the file has become shorter while it was open */
+    RU_STORE_CUT = -29998,   /* the file has become shorter, or another, while it was open */
     RU_STORE_GONE = -29997,  /* the file has lost its name, or another one bears it */
     RU_STORE_TWICE = -29996, /* open in this process already */
 };

@@ -9,7 +9,7 @@
 #include "storefile.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <linux/limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -113,6 +113,12 @@ static bool storefile_moved(const struct ru_storefile *file)
     return found.st_dev != file->device || found.st_ino != file->inode;
 }
 
+int ru_storefile_distrust(struct ru_storefile *file)
+{
+    __atomic_store_n(&file->cut, 1, __ATOMIC_RELAXED);
+    return RU_STORE_CUT;
+}
+
 int ru_storefile_check(struct ru_storefile *file, bool named)
 {
     struct stat found;
@@ -122,10 +128,8 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
         return 0;
     uint64_t size = (uint64_t)found.st_size;
     uint64_t known = __atomic_load_n(&file->size, __ATOMIC_RELAXED);
-    if (size < known) {
-        __atomic_store_n(&file->cut, 1, __ATOMIC_RELAXED);
-        return RU_STORE_CUT;
-    }
+    if (size < known)
+        return ru_storefile_distrust(file);
     /* Another thread may note an older size last: that is noted again the next time. */
     if (size > known)
         __atomic_store_n(&file->size, size, __ATOMIC_RELAXED);

@@ -23,6 +23,9 @@ void ru_storefile_release(struct ru_storefile *file);
  * once cut off stays of no use: what it gets again in length are zeros. */
 int ru_storefile_check(struct ru_storefile *file, bool named);
 
+/* It is not what it was: from now on it is of no use. */
+int ru_storefile_distrust(struct ru_storefile *file);
+
 /* Thread: the reader's. A fault on this thread is one of the store's from now on, until NULL. */
 void ru_storefile_enter(const struct ru_storefile *file);
 

@@ -175,14 +175,17 @@ def test_an_interface_that_comes_late(network: Network, tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def outgoing(kind: socket.SocketKind, closing: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+def outgoing(
+    kind: socket.SocketKind, *, closing: bool = False, host: str = "127.0.0.1"
+) -> Iterator[tuple[int, Callable[[], None]]]:
     """A client's socket: its port, and how it gives that back. closing: it waits in TIME-WAIT."""
-    with socket.socket(socket.AF_INET, kind) as server, contextlib.ExitStack() as stack:
-        server.bind(("127.0.0.1", 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, kind) as server, contextlib.ExitStack() as stack:
+        server.bind((host, 0))
         if kind is socket.SOCK_STREAM:
             server.listen()
-        asking = stack.enter_context(socket.socket(socket.AF_INET, kind))
-        asking.bind(("127.0.0.1", free_port()))
+        asking = stack.enter_context(socket.socket(family, kind))
+        asking.bind((host, free_port()))
         asking.connect(server.getsockname())
         port = asking.getsockname()[1]
         give_back = asking.close
@@ -204,7 +207,7 @@ def test_a_port_of_an_outgoing_connection_is_waited_for(
     kind: socket.SocketKind, tmp_path: Path
 ) -> None:
     with (
-        outgoing(kind, closing=False) as (port, give_back),
+        outgoing(kind) as (port, give_back),
         started_daemon(tmp_path, server={"port": port}) as node,
     ):
         eventually(lambda: "by an outgoing connection" in node.stderr())
@@ -220,6 +223,37 @@ def test_a_port_of_an_outgoing_connection_is_waited_for(
         assert answers(("127.0.0.1", port))
         assert node.terminate() == 0
         assert node.stderr().count("waiting up to") == 1
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize(("host", "other"), [("127.0.0.1", "::"), ("::1", "0.0.0.0")])
+def test_a_node_does_not_take_its_own_sockets_for_another_s(
+    kind: socket.SocketKind, host: str, other: str, tmp_path: Path
+) -> None:
+    """Where it has bound one family already, and the other is in use for a moment."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    bind = [other, "::" if ":" in host else "0.0.0.0"]
+    with (
+        outgoing(kind, host=host) as (port, give_back),
+        started_daemon(tmp_path, network={"bind": bind}, server={"port": port}) as node,
+    ):
+        eventually(lambda: "by an outgoing connection" in node.stderr())
+        give_back()
+        node.await_ready()
+        assert node.terminate() == 0
+
+
+def test_a_client_s_socket_without_a_peer_is_waited_for(tmp_path: Path) -> None:
+    """As that of a resolver: it has no address of its own, and no server is beside it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.sendto(b"", ("127.0.0.1", 9))
+        port = asking.getsockname()[1]
+        with started_daemon(tmp_path, server={"port": port}) as node:
+            eventually(lambda: "by an outgoing connection" in node.stderr())
+            asking.close()
+            node.await_ready()
+            assert node.terminate() == 0
 
 
 def test_a_port_in_time_wait_ends_with_1(tmp_path: Path) -> None:

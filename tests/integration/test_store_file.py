@@ -158,6 +158,29 @@ def test_a_cut_file_is_not_believed_once_it_is_as_long_again(tmp_path: Path) -> 
     store.close()
 
 
+@pytest.mark.parametrize("read_first", [False, True])
+def test_an_older_copy_over_the_file_is_not_believed(read_first: bool, tmp_path: Path) -> None:
+    """As long as what it replaces, under the same name: only its own count of changes tells."""
+    path = make_store(tmp_path / "store", {COIN: (b"1" * 16, 1)})
+    old = (path / "data.mdb").read_bytes()
+    store = Store(path, map_bytes=MAP_BYTES)
+
+    def change(an: bytes) -> None:
+        with store.write() as coins:
+            coins.set(coin_bytes(COIN) + an, 1, COIN_AN, month_now())
+
+    for number in range(10):
+        change(b"%016d" % number)
+    (path / "data.mdb").write_bytes(old.ljust((path / "data.mdb").stat().st_size, b"\0"))
+    if read_first:
+        with pytest.raises(StoreError, match=r"data\.mdb was cut off or written over"):
+            store.an(*COIN)
+    with pytest.raises(StoreError, match=r"data\.mdb was cut off or written over"):
+        change(b"2" * 16)
+    assert store.write_fault is not None
+    store.close()
+
+
 READ_WHAT_IS_CUT = """
 import os, pathlib, sys
 from raida_uring.store import Store
