@@ -144,7 +144,7 @@ class Worker:
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
         self._writing = writing
-        self._probed_at = 0.0
+        self._probe_at: float | None = None  # None: the store can be written
         self._opened = threading.Event()
         self._fault: Exception | None = None
         self.serving = False  # a batch is in its hands
@@ -196,10 +196,14 @@ class Worker:
 
     def _probe(self, store: Store) -> None:
         """Only the writing worker: nobody else writes."""
-        now = time.monotonic()
-        if store.write_fault is None or now - self._probed_at < TEND_INTERVAL_S:
+        now, due = time.monotonic(), self._probe_at
+        if store.write_fault is None:
+            self._probe_at = None
             return
-        self._probed_at = now
+        if due is None or now >= due:
+            self._probe_at = now + TEND_INTERVAL_S
+        if due is None or now < due:
+            return
         try:
             store.probe()
             if store.write_fault is not None:
