@@ -360,9 +360,9 @@ def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
             told.append(ask(node.endpoint, POWN, payload)[0])
             one.acknowledged += told[-1] == Status.ALL_PASS
             assert detects(node.endpoint, one.ans(one.acknowledged))
-    # strace counts the calls of each thread for itself.
-    assert told.count(Status.FILESYSTEM) == 3
-    assert told.count(Status.ALL_PASS) == 9
+    # strace counts the calls of each thread for itself. After a second the node tries by itself.
+    assert 1 <= told.count(Status.FILESYSTEM) <= 3
+    assert told.count(Status.ALL_PASS) == 12 - told.count(Status.FILESYSTEM)
     with daemon(tmp_path, **tables(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
 
