@@ -15,7 +15,6 @@ import selectors
 import socket
 import stat
 import struct
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from raida_uring.ffi import native
 from raida_uring.latency import percentiles_us
 from raida_uring.log import event
 from raida_uring.message import unpack_peer
+from raida_uring.threads import Vital
 
 if TYPE_CHECKING:
     from raida_uring.daemon import Daemon
@@ -41,6 +41,7 @@ CONNECTIONS_LISTED_MAX: Final = 65535
 PEERS_LISTED_MAX: Final = 256
 DRAIN_TIMEOUT_S_MAX: Final = 86400.0
 STUCK_S: Final = 10.0  # a client that does not take its answer is let go
+END_S: Final = 1.0  # all that clients have for their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
@@ -204,7 +205,7 @@ class Admin:
         }
         self._clients: list[_Client] = []
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+        self._thread = Vital(target=self._run, name="admin", daemon=True)
         with contextlib.ExitStack() as undone:
             try:
                 self._listener = undone.enter_context(_listen(self._path))
@@ -377,12 +378,13 @@ class Admin:
 
     def _end(self) -> None:
         """The node has stopped, or never started: say so, as far as it goes at once."""
+        deadline = time.monotonic() + END_S
         for client in self._clients:
             try:
                 self._report_upgrade(client, pending=False)
                 if client.drain is not None:
                     final = {**client.drain.progress(), "counters": self._server.counters()}
-                    client.channel.settimeout(1.0)
+                    client.channel.settimeout(max(0.0, deadline - time.monotonic()))
                     client.send({"result": final})
             except (OSError, RaidaError):
                 pass  # it left first
@@ -493,7 +495,7 @@ def status(server: "Server") -> dict[str, object]:
         "tier": server.tier,
         "endpoints": [list(endpoint) for endpoint in server.endpoints],
         "started_at": server.started_at,
-        "uptime_s": round(time.time() - server.started_at, 3),
+        "uptime_s": round(server.uptime_s, 3),
         "counters": counters,
         "commands": metrics.answered_json(server.answered()),
         "in_flight": {"udp": counters["udp_in_flight"], "tcp": counters["tcp_in_flight"]},
@@ -521,6 +523,7 @@ def status(server: "Server") -> dict[str, object]:
         "log": {
             "level": log.current_level(),
             "requests_per_s": server.config.log.requests_per_s,
+            "dropped": log.dropped(),
         },
     }
 

@@ -27,6 +27,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import raida_uring
+from raida_uring import log
 from raida_uring.errors import StoreError
 
 if TYPE_CHECKING:
@@ -230,6 +231,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_overloaded": Family("gauge", "1 while requests cannot be handled in time"),
     "raida_start_time_seconds": Family("gauge", "when the node started, seconds since 1970"),
     "raida_arena_bytes": Family("gauge", "memory shared by the I/O thread and the workers"),
+    "raida_log_dropped_total": Family(
+        "counter", "lines of the log that were dropped: nobody read it, or it could not be written"
+    ),
     "raida_build_info": Family("gauge", "1; of which build this is", ("version", "python")),
     "raida_node_info": Family(
         "gauge",
@@ -320,7 +324,8 @@ class Subject:
     integrity: "Integrity | None"
     io_thread: threading.Thread
     workers: Sequence[threading.Thread]
-    started_at: float  # time.time()
+    started_at: float  # seconds since 1970, by the clock as it is set now
+    uptime_s: float
     draining: bool
 
 
@@ -358,11 +363,13 @@ class Observation:
     store: "Sizes | None"
     roots: Roots | None
     started_at: float
+    uptime_s: float
     draining: bool
     backend: str
     tier: str
     refusal: str
     arena_size: int
+    log_dropped: int
     python: str = field(default_factory=platform.python_version)
 
     def overloads(self) -> list[str]:
@@ -425,6 +432,8 @@ def observe(subject: Subject) -> Observation:
         store=_sizes(subject.store),
         roots=roots,
         started_at=subject.started_at,
+        uptime_s=subject.uptime_s,
+        log_dropped=log.dropped(),
         draining=subject.draining,
         backend=engine.tier.partition(",")[0],
         tier=engine.tier,
@@ -587,6 +596,7 @@ def _samples(seen: Observation) -> dict[str, _Samples]:
         ("overloaded", bool(seen.overloads())),
         ("start_time_seconds", seen.started_at),
         ("arena_bytes", seen.arena_size),
+        ("log_dropped_total", seen.log_dropped),
     ):
         samples[f"raida_{name}"] = [([], number)]
     server = seen.config.server
@@ -645,7 +655,7 @@ def status(seen: Observation) -> dict[str, object]:
             "tier": seen.tier,
             "refusal": seen.refusal,
             "started_at": seen.started_at,
-            "uptime_s": max(0.0, time.time() - seen.started_at),
+            "uptime_s": seen.uptime_s,
             "unready": seen.unready(),
         },
         "now_s": time.monotonic(),

@@ -30,11 +30,13 @@ from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
 from raida_uring.settings import LIVE, LOWER
 from raida_uring.store import Sizes, Store, Syncer
+from raida_uring.threads import Vital
 from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
+CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
 
 logger = logging.getLogger("raida_uring")
 
@@ -76,7 +78,6 @@ class Server:
         self._syncer: Syncer | None = None
         self._integrity: Integrity | None = None
         self._web: Web | None = None
-        self._started_at = 0.0  # seconds since 1970; 0: not yet
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
@@ -84,13 +85,24 @@ class Server:
         self._final_counters: dict[str, int] | None = None
         self._lock = threading.Lock()  # the engine may be destroyed while another thread asks it
         self._started = False
+        self._started_s: float | None = None  # monotonic; None: it does not serve yet
         self._started_at = time.time()
         self._draining = False
 
     @property
     def started_at(self) -> float:
-        """When it was made, in seconds since the epoch."""
+        """When it began to serve, in seconds since the epoch by the clock as it is set now: a board
+        without a clock of its own starts in 1970. Before that, when it was made. Any thread."""
+        if self._started_s is not None:
+            told = time.time() - self.uptime_s
+            if abs(told - self._started_at) > CLOCK_STEP_S:  # else the same at every look
+                self._started_at = told
         return self._started_at
+
+    @property
+    def uptime_s(self) -> float:
+        """For how long it has served, whatever became of the clock. Any thread."""
+        return 0.0 if self._started_s is None else time.monotonic() - self._started_s
 
     @property
     def phase(self) -> str:
@@ -177,7 +189,7 @@ class Server:
         self._start_workers(self._engine, commands)
         if self._takeover is not None:
             self._takeover.tell_receiving()
-        loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
+        loop = Vital(target=self._run_loop, name="io", daemon=True)
         loop.start()
         self._loop = loop
         try:
@@ -185,7 +197,7 @@ class Server:
         except EngineError as error:
             raise StartError(self._start_fault(error)) from error
         self._requests.start()
-        self._started_at = time.time()
+        self._started_at, self._started_s = time.time(), time.monotonic()
         logger.info(
             "serving on %s: %s",
             self._places(),
@@ -366,7 +378,7 @@ class Server:
         Between start() and stop(), which ends the HTTP thread before what is observed goes.
         """
         engine, loop = self._engine, self._loop
-        if engine is None or loop is None or not self._started_at:
+        if engine is None or loop is None or self._started_s is None:
             raise StartError("the node is starting")
         return metrics.observe(
             metrics.Subject(
@@ -379,7 +391,8 @@ class Server:
                 integrity=self._integrity,
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
-                started_at=self._started_at,
+                started_at=self.started_at,
+                uptime_s=self.uptime_s,
                 draining=self._draining,
             )
         )
@@ -391,7 +404,7 @@ class Server:
 
     def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
-        if self._engine is None or not self._started_at:
+        if self._engine is None or self._started_s is None:
             raise StartError("the node is starting")
         self._engine.wake()
         return self._engine.counters()["laps"]

@@ -36,6 +36,7 @@ from raida_uring.ffi.native_store import (
     UNREADABLE,
 )
 from raida_uring.log import event
+from raida_uring.threads import Vital
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
@@ -682,7 +683,7 @@ class Syncer:
         self._store = store
         self._interval_s = interval_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="store-sync", daemon=True)
+        self._thread = Vital(target=self._run, name="store-sync", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -94,6 +94,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
             "io_cpu_percent": rates["loop_cpu_ns"] / 1e7,
         },
         "store": now["store"],
+        "log_dropped": now.get("log", {}).get("dropped", 0),
     }
 
 
@@ -215,6 +216,8 @@ def _work(view: Status) -> list[str]:
             f"store         {store['used_bytes'] / 2**20:.0f} of"
             f" {store['map_bytes'] / 2**20:.0f} MiB"
         )
+    if dropped := view["log_dropped"]:
+        lines.append(f"log           {dropped} lines dropped: nobody read it")
     return lines
 
 

@@ -9,12 +9,12 @@ for as long as it likes, since time-outs are per read.
 """
 
 import asyncio
+import contextlib
 import importlib.resources
 import json
 import logging
 import os
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from raida_uring import metrics, sockets
 from raida_uring.config import Http
 from raida_uring.errors import StartError
 from raida_uring.log import event
+from raida_uring.threads import Vital
 
 CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
 HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
@@ -75,7 +76,7 @@ class Web:
         self._socket = _listen(config)
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread = Vital(target=self._run, name="http", daemon=True)
         self._paths: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
             "/": self._status_page,
             "/status.json": self._status_json,
@@ -97,7 +98,8 @@ class Web:
     def stop(self) -> None:
         """Close every connection and end the thread. Once."""
         if self._thread.ident is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with contextlib.suppress(RuntimeError):  # the thread has died, and closed its loop
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
         else:
             self._loop.close()

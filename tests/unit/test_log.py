@@ -6,7 +6,9 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -25,8 +27,16 @@ def restored_logger() -> Iterator[None]:
     logger.handlers[:], logger.level, logger.propagate = before
 
 
+@contextmanager
+def flushed(path: Path) -> Iterator[TextIO]:
+    """A file to log to; what was logged is in it afterwards."""
+    with path.open("w") as stream:
+        yield stream
+        assert log.flush()
+
+
 def test_lines_carry_time_level_and_message(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logging.getLogger("raida_uring.worker").warning("handler %s failed", "0/1")
         logging.getLogger("raida_uring").debug("not written")
@@ -37,7 +47,7 @@ def test_lines_carry_time_level_and_message(tmp_path: Path) -> None:
 def test_journal_gets_priorities_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         status = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         log.configure("debug", stream)
@@ -50,14 +60,14 @@ def test_stream_that_is_not_the_journal_s_keeps_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logging.getLogger("raida_uring").info("x")
     assert re.fullmatch(r"\d\d:\d\d:\d\d info x\n", (tmp_path / "log").read_text())
 
 
 def test_configuring_again_writes_once(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         log.configure("info", stream)
         logging.getLogger("raida_uring").info("once")
@@ -65,7 +75,7 @@ def test_configuring_again_writes_once(tmp_path: Path) -> None:
 
 
 def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream, form="json")
         logger = logging.getLogger("raida_uring")
         logger.info("two\nlines %d", 7, extra=log.event("request", peer="::1", status=250))
@@ -91,7 +101,7 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
         journal.settimeout(10)
-        with (tmp_path / "log").open("w") as stream:
+        with flushed(tmp_path / "log") as stream:
             log.configure("info", stream, form="journal", journal=path)
             logger = logging.getLogger("raida_uring")
             logger.warning("a\nb", extra=log.event("request", peer="::1", status=250))
@@ -104,7 +114,7 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
 
 def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) -> None:
     path = Path(os.path.relpath(tmp_path / "journal"))
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             journal.bind(str(path))
             log.configure("info", stream, form="journal", journal=path)
@@ -115,7 +125,7 @@ def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) ->
 def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logger = logging.getLogger("raida_uring")
         for number in range(50):
@@ -145,7 +155,7 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
     """As a handler may have them."""
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         for _ in range(12):
             logging.getLogger("raida_uring.handlers").log(25, "between info and warning")
