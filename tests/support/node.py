@@ -277,7 +277,8 @@ class Daemon:
         text = json.loads(last)["message"] if last.startswith("{") else self.stderr()
         found = re.search(r"final counters (\{.*\})", text)
         assert found, f"no final counters in:\n{self.stderr()}"
-        return dict.fromkeys(COUNTERS, 0) | json.loads(found[1])
+        counters: dict[str, int] = json.loads(found[1])
+        return dict.fromkeys(COUNTERS, 0) | counters
 
 
 @contextmanager

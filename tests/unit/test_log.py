@@ -1,10 +1,14 @@
 """The log's two shapes: for a terminal or file, and for the journal."""
 
+import gc
 import json
 import logging
 import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +17,8 @@ from typing import TextIO
 import pytest
 
 from raida_uring import log
+from raida_uring.logwriter import QUEUE_BYTES_MAX
+from tests.support.net import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +169,132 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
         log.sweep()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last[9:] == "level 25 2 lines held back: between info and warning"
+
+
+def quickly(logger: logging.Logger, count: int, bytes_each: int) -> None:
+    """Log, and fail if that takes longer than anybody may be held up."""
+    began = time.monotonic()
+    for number in range(count):
+        logger.warning(f"{number} {'x' * bytes_each}")
+    assert time.monotonic() - began < 10 * PATIENCE
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
+    """What waits is bounded; what is dropped is counted, and said once somebody reads."""
+    reading, writing = os.pipe()
+    before = log.dropped()
+    with open(writing, "w", encoding="utf-8") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.worker")
+        quickly(logger, 200, 100_000)
+        lost = log.dropped() - before
+        assert 200 - QUEUE_BYTES_MAX // 100_000 <= lost < 200
+        assert not log.flush()
+        said: list[bytes] = []
+        with open(reading, "rb") as reader:
+            while not said or b"lines of this log were dropped" not in said[-1]:
+                said.append(reader.readline())
+            assert log.flush()
+    assert f"error {lost} lines of this log were dropped" in said[-1].decode()
+    assert [int(line.split()[2]) for line in said[:-1]] == list(range(200 - lost))
+
+
+def test_lines_of_requests_leave_room_for_what_goes_wrong() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader, open(writing, "w", encoding="utf-8") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.requests")
+        before = log.dropped()
+        while log.dropped() == before:
+            logger.info("x" * 50_000, extra={"unlimited": True})
+        before = log.dropped()
+        logger.error("the store is gone")
+        assert log.dropped() == before
+        while b"the store is gone" not in reader.readline():
+            pass
+        log.flush()
+
+
+def test_a_journal_that_stands_holds_nobody_up(tmp_path: Path) -> None:
+    path = Path(os.path.relpath(tmp_path / "journal"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        journal.settimeout(10 * PATIENCE)
+        with (tmp_path / "log").open("w") as stream:
+            log.configure("info", stream, form="journal", journal=path)
+            quickly(logging.getLogger("raida_uring"), 3000, 5000)
+            assert not log.flush()
+            number = 0
+            while b"RAIDA_EVENT=lines_dropped" not in (entry := journal.recv(65536)):
+                assert b"MESSAGE=%d x" % number in entry
+                number += 1
+            assert log.flush()
+    assert (tmp_path / "log").read_text() == "", "it was there all the time"
+
+
+def test_a_line_is_out_before_its_writer_goes_on(tmp_path: Path) -> None:
+    """The last words of a process that is killed or aborts right after."""
+    script = (
+        "import logging, os, sys\n"
+        "from raida_uring import log\n"
+        "log.configure('info')\n"
+        "logging.getLogger('raida_uring').error('last words')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    spoken = 0
+    for _ in range(5):  # a machine that is busy may take longer than we wait
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, check=False, timeout=60
+        )
+        spoken += b"last words" in ended.stderr
+    assert spoken >= 3
+
+
+def test_who_is_finalized_while_others_log_may_log(tmp_path: Path) -> None:
+    """The collector runs on the thread that holds the queue, too."""
+
+    class Speaks:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            logging.getLogger("raida_uring").info("gone", extra={"unlimited": True})
+
+    threshold = gc.get_threshold()
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream)
+        gc.set_threshold(1)
+        try:
+            for _ in range(300):
+                Speaks()
+                logging.getLogger("raida_uring").info("here", extra={"unlimited": True})
+        finally:
+            gc.set_threshold(*threshold)
+        gc.collect()
+    assert (tmp_path / "log").read_text().count("gone") >= 300
+
+
+def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) -> None:
+    """The process may write so much to a file and no more; then it may again."""
+    path = tmp_path / "log"
+    script = (
+        "import logging, resource\n"
+        "from raida_uring import log\n"
+        "log.configure('info')\n"
+        "logger = logging.getLogger('raida_uring')\n"
+        "none = resource.RLIM_INFINITY\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, none))\n"
+        "for _ in range(9): logger.info('x' * 30)\n"
+        "assert log.flush()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))\n"
+        "logger.info('again')\n"
+        "assert log.flush()\n"
+    )
+    with path.open("wb") as stderr:
+        subprocess.run([sys.executable, "-c", script], stderr=stderr, check=True, timeout=60)
+    lines = [line[9:] for line in path.read_text().splitlines()]
+    assert lines[:2] == [f"info {'x' * 30}"] * 2
+    assert lines[3:] == [
+        "info again",
+        "error 7 lines of this log were dropped: nobody read it, or it could not be written",
+    ]
