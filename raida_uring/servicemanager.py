@@ -74,13 +74,16 @@ class _Teller:
             if state == WATCHDOG or len(self._later) >= _LATER_MAX:
                 return
             try:
-                self._later.append((address, state.encode(), [os.dup(fd) for fd in descriptors]))
                 self._begin()
+                self._later.append((address, state.encode(), [os.dup(fd) for fd in descriptors]))
             except (OSError, RuntimeError) as error:  # no descriptor, no thread
                 _log_failure(error)
                 return
+            self._lock.notify_all()
+            if len(self._later) > 1:
+                return
         logger.warning(
-            "the service manager does not read what it is told: it will be told later",
+            "cannot notify the service manager, which does not read: it will be told later",
             extra=event("notify_late"),
         )
 
@@ -89,7 +92,6 @@ class _Teller:
             thread = Vital(target=self._run, name="notify", daemon=True)
             thread.start()
             self._thread = thread
-        self._lock.notify_all()
 
     def _run(self) -> None:
         while True:
