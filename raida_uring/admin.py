@@ -292,8 +292,12 @@ class Admin:
                 pass  # it left by itself
             channel.close()
             return
+        try:
+            self._selector.register(channel, selectors.EVENT_READ, client)
+        except OSError:  # as without a descriptor
+            channel.close()
+            return
         self._clients.append(client)
-        self._selector.register(channel, selectors.EVENT_READ, client)
 
     def _guarded(self, client: _Client, work: Callable[[_Client], None]) -> None:
         """Let go of a client that left in the middle of it."""

@@ -26,7 +26,7 @@ from raida_uring import admin, log, servicemanager, sockets, threads
 from raida_uring.admin import Admin
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
-from raida_uring.inbox import Inbox
+from raida_uring.inbox import Inbox, hold_back
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
 from raida_uring.servicemanager import (
@@ -736,7 +736,12 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
 
 
 def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:
-    """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon."""
+    """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon.
+
+    The signals stay blocked: what is left to do then, such as the end of the log, is bounded, and
+    one that comes meanwhile must not make a failure of a clean end.
+    """
+    hold_back(SIGNALS)
     Daemon(config, reread).serve()
 
 
