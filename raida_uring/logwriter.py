@@ -33,6 +33,7 @@ CHUNK_BYTES_MAX: Final = select.PIPE_BUF
 PATIENCE_S: Final = 0.02
 STANDSTILL_S: Final = 1.0  # at the end, how long the reader may do nothing ...
 FLUSH_MAX_S: Final = 5.0  # ... and how long it may take altogether
+TELL_INTERVAL_S: Final = 10.0  # a reader that is too slow is told of dropped lines so often
 _LOOK_MS: Final = 1000
 
 
@@ -127,6 +128,7 @@ class Writer:
         self._taken = self._ended = 0  # texts put in, written or lost
         self._idle = False
         self._unsaid = 0
+        self._told_s = 0.0
         self._dead = False
         self._thread: Vital | None = None
         self.dropped = 0  # since the start of the process
@@ -223,10 +225,19 @@ class Writer:
                 self._unsaid += lost
                 if self._waiting:
                     self._moved.notify_all()
-                if not lost and not self._queue:  # somebody reads again
+                if self._unsaid and not lost and self._may_tell():
                     unsaid, self._unsaid = self._unsaid, 0
             if unsaid:
                 self._tell(unsaid)
+
+    def _may_tell(self) -> bool:
+        """Once somebody has read everything that waited; now and then where that never is. With the
+        lock."""
+        now = time.monotonic()
+        if self._queue and now - self._told_s < TELL_INTERVAL_S:
+            return False
+        self._told_s = now
+        return True
 
     def _take(self) -> tuple[Destination, list[Text], int]:
         """What can be written at once. With the lock; the queue is not empty."""
@@ -280,5 +291,4 @@ def divert(writer: Writer) -> None:
             errors="backslashreplace",
             line_buffering=True,
         )
-        diverted.mode = "w"  # type: ignore[misc]
         setattr(sys, name, diverted)

@@ -390,3 +390,57 @@ def test_a_descriptor_that_others_have_made_non_blocking_loses_nothing(tmp_path:
         said = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
         assert node.process.wait(STOP_TIMEOUT_S) == 0
     assert said.count(b"x" * LINE_BYTES) == 30
+
+
+def test_signals_while_it_starts_wait(tmp_path: Path) -> None:
+    """It reads its configuration while they come."""
+    with (tmp_path / "stderr").open("w+b") as stderr:
+        with spoken(tmp_path, stderr.fileno()) as node:
+            text = (tmp_path / "node.toml").read_text()
+            assert node.stop() == 0
+        path = tmp_path / "slow.toml"
+        os.mkfifo(path)
+        process = subprocess.Popen(
+            [*SERVE, "--config", str(path)], env=environment(), stderr=stderr
+        )
+        try:
+            with path.open("w") as config:  # once it has opened it
+                for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMIN, signal.SIGHUP):
+                    process.send_signal(number)
+                (tmp_path / "file").write_text(text)
+                (tmp_path / "file").rename(path)
+                config.write(text)
+            eventually(lambda: b"reloaded: nothing" in (tmp_path / "stderr").read_bytes(), 20)
+            assert b"SIGALRM (14)" in (tmp_path / "stderr").read_bytes()
+            process.terminate()
+            assert process.wait(STOP_TIMEOUT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
+    """While the node gives a reader that stands its second."""
+    with pipe() as (_, writing), spoken(tmp_path, writing) as node:
+        fill(writing)
+        assert status(udp_ask(node.endpoint, request(TALK, b"\1"))) == 250
+        while node.process.poll() is None:
+            node.process.terminate()
+            node.process.send_signal(signal.SIGINT)
+            time.sleep(0.06)  # more than what counts as said twice
+        assert node.process.returncode == 0
+
+
+def test_a_reader_that_is_too_slow_is_told_meanwhile(tmp_path: Path) -> None:
+    """The queue never comes to its end."""
+    with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
+        said, dropped = b"", False
+        deadline = time.monotonic() + 60 * PATIENCE
+        while b"lines of this log were dropped" not in said[-(1 << 20) :]:
+            assert time.monotonic() < deadline
+            if select.select([reading], [], [], 0.01)[0]:
+                said += os.read(reading, 1 << 17)
+            udp_ask(node.endpoint, request(TALK, b"\3"))
+            dropped = dropped or node.dropped() > 0
+        assert dropped
+        assert status(udp_ask(node.endpoint, request(TALK, b"\1"))) == 250
