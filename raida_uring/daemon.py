@@ -26,7 +26,7 @@ from raida_uring import admin, log, servicemanager, sockets, threads
 from raida_uring.admin import Admin
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
-from raida_uring.inbox import Inbox, hold_back
+from raida_uring.inbox import Inbox
 from raida_uring.log import event
 from raida_uring.server import Reloaded, Server
 from raida_uring.servicemanager import (
@@ -222,8 +222,11 @@ class Daemon:
                         self._take(happened)
                     self._tend()
             finally:
-                self._end()
-        servicemanager.flush()
+                try:
+                    self._end()
+                finally:  # here, where a further signal does not make a failure of a clean end
+                    servicemanager.flush()
+                    log.flush()
         if self._fault is not None:
             raise self._fault
 
@@ -736,12 +739,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
 
 
 def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:
-    """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon.
-
-    The signals stay blocked: what is left to do then, such as the end of the log, is bounded, and
-    one that comes meanwhile must not make a failure of a clean end.
-    """
-    hold_back(SIGNALS)
+    """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon."""
     Daemon(config, reread).serve()
 
 

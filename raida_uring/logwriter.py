@@ -34,6 +34,7 @@ PATIENCE_S: Final = 0.02
 STANDSTILL_S: Final = 1.0  # at the end, how long the reader may do nothing ...
 FLUSH_MAX_S: Final = 5.0  # ... and how long it may take altogether
 TELL_INTERVAL_S: Final = 10.0  # a reader that is too slow is told of dropped lines so often
+_PRINTED_BYTES_MAX: Final = 1 << 16  # of one text, so that the longest finds room in pieces
 _LOOK_MS: Final = 1000
 
 
@@ -129,6 +130,7 @@ class Writer:
         self._idle = False
         self._unsaid = 0
         self._told_s = 0.0
+        self._given_up = -1  # what had ended when nobody read any more
         self._dead = False
         self._thread: Vital | None = None
         self.dropped = 0  # since the start of the process
@@ -159,6 +161,8 @@ class Writer:
                 self.dropped += to.write([text])
                 return
             if self._held + size > (LESSER_BYTES_MAX if lesser else QUEUE_BYTES_MAX):
+                if not self._unsaid:
+                    self._told_s = time.monotonic()
                 self.dropped += 1
                 self._unsaid += 1
                 return
@@ -174,13 +178,15 @@ class Writer:
 
     def flush(self) -> bool:
         """Wait until everything is out, for FLUSH_MAX_S at most, STANDSTILL_S if nothing moves;
-        whether it is."""
+        whether it is. Who stands since the last call is not waited for again."""
         deadline = time.monotonic() + FLUSH_MAX_S
         with self._lock:
             while self._works() and not self._idle:
                 ended = self._ended
-                self._await(ended + 1, STANDSTILL_S)
+                if ended != self._given_up:
+                    self._await(ended + 1, STANDSTILL_S)
                 if self._ended == ended or time.monotonic() > deadline:
+                    self._given_up = self._ended
                     return self._idle
         return True
 
@@ -216,7 +222,11 @@ class Writer:
                         self._moved.notify_all()
                     self._wanted.wait()
                 to, texts, size = self._take()
+            began = time.monotonic()
             lost = to.write(texts)
+            now = time.monotonic()
+            if now - began >= STANDSTILL_S:
+                self._told_s = now  # one who reads again gets to the end first
             unsaid = 0
             with self._lock:
                 self._held -= size
@@ -225,19 +235,12 @@ class Writer:
                 self._unsaid += lost
                 if self._waiting:
                     self._moved.notify_all()
-                if self._unsaid and not lost and self._may_tell():
+                overdue = now - self._told_s >= TELL_INTERVAL_S
+                if self._unsaid and not lost and (overdue or not self._queue):
                     unsaid, self._unsaid = self._unsaid, 0
+                    self._told_s = now
             if unsaid:
                 self._tell(unsaid)
-
-    def _may_tell(self) -> bool:
-        """Once somebody has read everything that waited; now and then where that never is. With the
-        lock."""
-        now = time.monotonic()
-        if self._queue and now - self._told_s < TELL_INTERVAL_S:
-            return False
-        self._told_s = now
-        return True
 
     def _take(self) -> tuple[Destination, list[Text], int]:
         """What can be written at once. With the lock; the queue is not empty."""
@@ -267,9 +270,11 @@ class _Passage(io.RawIOBase):
         return True
 
     def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        text = Text(bytes(data))
-        self._writer.put(self._to, text, lesser=self._lesser)
-        return len(text.data)
+        printed = bytes(data)
+        for at in range(0, len(printed), _PRINTED_BYTES_MAX):
+            text = Text(printed[at : at + _PRINTED_BYTES_MAX])
+            self._writer.put(self._to, text, lesser=self._lesser)
+        return len(printed)
 
     def fileno(self) -> int:
         return self._fd

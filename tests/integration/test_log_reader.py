@@ -424,11 +424,11 @@ def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
     with pipe() as (_, writing), spoken(tmp_path, writing) as node:
         fill(writing)
         assert status(udp_ask(node.endpoint, request(TALK, b"\1"))) == 250
-        while node.process.poll() is None:
-            node.process.terminate()
-            node.process.send_signal(signal.SIGINT)
-            time.sleep(0.06)  # more than what counts as said twice
-        assert node.process.returncode == 0
+        node.process.terminate()
+        eventually(lambda: not node.admin.exists(), STOP_TIMEOUT_S)  # the last but the log
+        node.process.terminate()
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(STOP_TIMEOUT_S) == 0
 
 
 def test_a_reader_that_is_too_slow_is_told_meanwhile(tmp_path: Path) -> None:
