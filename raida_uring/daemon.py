@@ -280,8 +280,9 @@ class Daemon:
             return LOOK_S
         if self._open_until:
             return OPEN_RETRY_S
-        # A word of life must not be late for want of a look.
-        return IDLE_S if self._watchdog_s is None else min(IDLE_S, self._watchdog_s / 4)
+        if self._watchdog_s is None:
+            return IDLE_S
+        return min(IDLE_S, max(LOOK_S, self._watchdog_at - time.monotonic()))
 
     def _look(self) -> Event | None:
         """What nobody tells: of the data plane, the store, and the successor."""

@@ -213,6 +213,13 @@ class _Repeats(logging.Filter):
         return ended
 
 
+class _LastResort(logging.Handler):
+    """For the loggers of others: asyncio's, a handler's module's."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        return any(one.handle(record) for one in logging.getLogger("raida_uring").handlers)
+
+
 def _tell_dropped(count: int) -> None:
     """Thread: the writer's. An error, since errors may be among them."""
     logging.getLogger("raida_uring").error(
@@ -273,8 +280,10 @@ def dropped() -> int:
 
 def guard_process() -> None:
     """Have in the log, or written with it, what would go to standard error past it: exceptions that
-    nobody catches, and what others print. For good; after configure(). Thread: main."""
+    nobody catches, warnings of loggers that have no handler, and what others print. For good; after
+    configure(). Thread: main."""
     divert(_writer)
+    logging.lastResort = _LastResort(logging.WARNING)
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
     threading.excepthook = _uncaught_in_thread

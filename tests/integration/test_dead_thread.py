@@ -22,7 +22,7 @@ from tests.support.store import MAP_BYTES, make_store
 from tests.support.wire import VERSION_COMMAND, request, status
 
 MODULE = """
-import ctypes, threading
+import ctypes, logging, threading
 from raida_uring.handlers import Reply, command
 
 @command(group=5, code=233, mode="slow")
@@ -36,6 +36,7 @@ def kills(request, node):
 @command(group=5, code=234)
 def begins(request, node):
     threading.Thread(target=lambda: 1 / 0, name="of-a-handler").start()
+    logging.getLogger("somebody.else").warning("a word of %s", "somebody's")
     return Reply(250)
 
 class Falls:
@@ -144,6 +145,9 @@ def test_a_handler_s_own_thread_and_object_harm_nobody(tmp_path: Path) -> None:
         assert status(udp_ask(node.endpoint, request(VERSION_COMMAND))) == 250
         assert node.terminate() == 0
         lines = [json.loads(one) for one in node.stderr().splitlines()]
+    assert [one["level"] for one in lines if one["message"] == "a word of somebody's"] == [
+        "warning"
+    ]
     died = {line["event"]: line["traceback"] for line in lines if "traceback" in line}
     assert "ZeroDivisionError" in died["thread_died"]
     assert "while cleaned up" in died["unraisable"]

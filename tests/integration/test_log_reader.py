@@ -38,8 +38,6 @@ from tests.support.node import (
 )
 from tests.support.wire import VERSION_COMMAND, request, status
 
-pytestmark = pytest.mark.any_backend
-
 # Logs as much as it is told to, in lines that no limit on repeats holds back; prints; fails.
 TALKER = """
 import logging, sys
@@ -199,6 +197,7 @@ def test_a_pipe_that_nobody_reads(tmp_path: Path, form: str) -> None:
         assert node.stop() == 0
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("place", [pipe, terminal])
 def test_nobody_reads_from_the_very_start(tmp_path: Path, place: object) -> None:
     assert place in (pipe, terminal)
@@ -212,6 +211,7 @@ def test_nobody_reads_from_the_very_start(tmp_path: Path, place: object) -> None
             assert node.stop() == 0
 
 
+@pytest.mark.any_backend
 def test_a_reader_that_comes_back_is_told_how_many(tmp_path: Path) -> None:
     with pipe() as (reading, writing):
         with spoken(tmp_path, writing, log={"format": "json"}) as node:
@@ -234,6 +234,7 @@ def test_a_reader_that_comes_back_is_told_how_many(tmp_path: Path) -> None:
     assert lines[-1]["event"] == "final_counters"
 
 
+@pytest.mark.any_backend
 def test_a_full_disk(tmp_path: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
@@ -245,6 +246,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         os.close(full)
 
 
+@pytest.mark.any_backend
 def test_standard_error_is_closed(tmp_path: Path) -> None:
     """And a reader that has gone: the same to the node."""
     with pipe() as (reading, writing):
@@ -275,6 +277,7 @@ def test_an_upgrade_and_a_drain_go_on(tmp_path: Path) -> None:
                 successor.kill()
 
 
+@pytest.mark.any_backend
 def test_a_fault_ends_the_process_though_nobody_hears_of_it(tmp_path: Path) -> None:
     """One that stands in the way of a start: `raida-uring: …` is a line, too."""
     with pipe() as (_, writing), socket.socket() as taken:
@@ -287,6 +290,7 @@ def test_a_fault_ends_the_process_though_nobody_hears_of_it(tmp_path: Path) -> N
             assert node.process.wait(STOP_TIMEOUT_S) == 2
 
 
+@pytest.mark.any_backend
 def test_an_interpreter_s_own_words_wait_for_nobody(tmp_path: Path) -> None:
     """What a module prints while it is imported."""
     (tmp_path / "loud.py").write_text(
@@ -306,6 +310,7 @@ def test_an_interpreter_s_own_words_wait_for_nobody(tmp_path: Path) -> None:
             assert node.stop() == 0
 
 
+@pytest.mark.any_backend
 def test_a_service_manager_that_stands_is_told_later(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("wb") as stderr:
         with spoken(tmp_path, stderr.fileno()) as node:
@@ -331,6 +336,7 @@ def test_a_service_manager_that_stands_is_told_later(tmp_path: Path) -> None:
         assert words[-1] == "STOPPING=1"
 
 
+@pytest.mark.any_backend
 def test_operators_that_take_no_answer_have_a_second_together(tmp_path: Path) -> None:
     with (
         (tmp_path / "stderr").open("wb") as stderr,
@@ -355,6 +361,7 @@ def test_operators_that_take_no_answer_have_a_second_together(tmp_path: Path) ->
         assert time.monotonic() - began < 6 * PATIENCE
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("signals", [[signal.SIGUSR1], [signal.SIGPWR, signal.SIGIO]])
 def test_signals_that_ask_for_nothing(tmp_path: Path, signals: list[signal.Signals]) -> None:
     every = [*signals, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGSTKFLT]
@@ -367,6 +374,7 @@ def test_signals_that_ask_for_nothing(tmp_path: Path, signals: list[signal.Signa
     assert b"SIGALRM (14)" in (tmp_path / "stderr").read_bytes()
 
 
+@pytest.mark.any_backend
 def test_the_end_of_a_log_is_out(tmp_path: Path) -> None:
     """Whatever is still queued when the node ends, for a reader that reads."""
     with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
@@ -380,6 +388,7 @@ def test_the_end_of_a_log_is_out(tmp_path: Path) -> None:
     assert b"final counters" in said.splitlines()[-1]
 
 
+@pytest.mark.any_backend
 def test_a_descriptor_that_others_have_made_non_blocking_loses_nothing(tmp_path: Path) -> None:
     with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
         os.set_blocking(writing, False)
@@ -392,6 +401,7 @@ def test_a_descriptor_that_others_have_made_non_blocking_loses_nothing(tmp_path:
     assert said.count(b"x" * LINE_BYTES) == 30
 
 
+@pytest.mark.any_backend
 def test_signals_while_it_starts_wait(tmp_path: Path) -> None:
     """It reads its configuration while they come."""
     with (tmp_path / "stderr").open("w+b") as stderr:
@@ -419,6 +429,7 @@ def test_signals_while_it_starts_wait(tmp_path: Path) -> None:
             process.wait()
 
 
+@pytest.mark.any_backend
 def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
     """While the node gives a reader that stands its second."""
     with pipe() as (_, writing), spoken(tmp_path, writing) as node:
@@ -431,6 +442,7 @@ def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
         assert node.process.wait(STOP_TIMEOUT_S) == 0
 
 
+@pytest.mark.any_backend
 def test_a_reader_that_is_too_slow_is_told_meanwhile(tmp_path: Path) -> None:
     """The queue never comes to its end."""
     with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
