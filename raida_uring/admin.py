@@ -15,7 +15,6 @@ import selectors
 import socket
 import stat
 import struct
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from raida_uring.ffi import native
 from raida_uring.latency import percentiles_us
 from raida_uring.log import event
 from raida_uring.message import unpack_peer
+from raida_uring.threads import Vital
 
 if TYPE_CHECKING:
     from raida_uring.daemon import Daemon
@@ -43,6 +43,7 @@ DRAIN_TIMEOUT_S_MAX: Final = 86400.0
 STUCK_S: Final = 10.0  # a client that does not take its answer is let go
 IDLE_S: Final = 60.0  # and one that asks nothing ...
 IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no place
+END_S: Final = 1.0  # all that clients have for their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
@@ -202,7 +203,7 @@ class Admin:
         }
         self._clients: list[_Client] = []
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+        self._thread = Vital(target=self._run, name="admin", daemon=True)
         with contextlib.ExitStack() as undone:
             try:
                 self._listener = undone.enter_context(_listen(self._path))
@@ -292,8 +293,12 @@ class Admin:
                 pass  # it left by itself
             channel.close()
             return
+        try:
+            self._selector.register(channel, selectors.EVENT_READ, client)
+        except OSError:  # as without a descriptor
+            channel.close()
+            return
         self._clients.append(client)
-        self._selector.register(channel, selectors.EVENT_READ, client)
 
     def _guarded(self, client: _Client, work: Callable[[_Client], None]) -> None:
         """Let go of a client that left in the middle of it."""
@@ -395,12 +400,13 @@ class Admin:
 
     def _end(self) -> None:
         """The node has stopped, or never started: say so, as far as it goes at once."""
+        deadline = time.monotonic() + END_S
         for client in self._clients:
             try:
                 self._report_upgrade(client, pending=False)
                 if client.drain is not None:
                     final = {**client.drain.progress(), "counters": self._server.counters()}
-                    client.channel.settimeout(1.0)
+                    client.channel.settimeout(max(0.0, deadline - time.monotonic()))
                     client.send({"result": final})
             except (OSError, RaidaError):
                 pass  # it left first
@@ -518,7 +524,7 @@ def status(server: "Server") -> dict[str, object]:
         "unready": server.unready(),
         "endpoints": [list(endpoint) for endpoint in server.endpoints],
         "started_at": server.started_at,
-        "uptime_s": round(time.time() - server.started_at, 3),
+        "uptime_s": round(server.uptime_s, 3),
         "counters": counters,
         "commands": metrics.answered_json(server.answered()),
         "in_flight": {"udp": counters["udp_in_flight"], "tcp": counters["tcp_in_flight"]},
@@ -547,6 +553,7 @@ def status(server: "Server") -> dict[str, object]:
         "log": {
             "level": log.current_level(),
             "requests_per_s": server.config.log.requests_per_s,
+            "dropped": log.dropped(),
         },
     }
 

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from typing import Annotated
 import typer
 
 import raida_uring
-from raida_uring import adminsocket, client, config, log, operate, protocol, upgrade
+from raida_uring import adminsocket, client, config, inbox, log, operate, protocol, upgrade
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
@@ -35,6 +36,8 @@ _EXIT_INTERRUPTED = 130
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
 
 _NO_THREAD = "can't start new thread"  # as threading says it
+# The months that a coin's record can hold begin in February 2023 and end 256 later.
+_YEARS = range(2023, 2045)
 
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
@@ -223,6 +226,7 @@ def serve(
 
     The first signal lets requests in flight finish; a second one does not wait for them.
     """
+    inbox.hold_back((signal.SIGHUP, signal.SIGUSR2))
 
     def read(path: Path) -> config.Config:
         return config.with_overrides(config.load(path), host=host, port=port, backend=backend)
@@ -234,6 +238,8 @@ def serve(
     else:
         chosen = read(config_path)
     log.configure(chosen.log.level, form=chosen.log.format)
+    log.guard_process()
+    _warn_of_clock()
     if config_path is None:
         logger.info(
             "no --config given: RAIDA 0 with a random admin key", extra=log.event("default_config")
@@ -273,6 +279,18 @@ def serve(
         _complain(f"{error}: raise TasksMax= (ulimit -u)")
         return _EXIT_FAILED
     return 0
+
+
+def _warn_of_clock() -> None:
+    """The month of a change and the life of a ticket follow from it."""
+    year = time.gmtime().tm_year
+    if year not in _YEARS:
+        logger.warning(
+            "the clock is in the year %d: set it, or let NTP; coins that change meanwhile get a "
+            "wrong month",
+            year,
+            extra=log.event("clock_absurd", year=year),
+        )
 
 
 # --- probe ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Final
 
 import psutil
 
-from raida_uring import admin, log, sockets
+from raida_uring import admin, log, servicemanager, sockets, threads
 from raida_uring.admin import Admin
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError, ToldToStopError
@@ -31,6 +31,7 @@ from raida_uring.log import event
 from raida_uring.patience import Patience
 from raida_uring.server import NOT_TO_BE_HAD, Reloaded, Server
 from raida_uring.servicemanager import (
+    WATCHDOG,
     notify,
     received_sockets,
     status,
@@ -79,7 +80,7 @@ class Event(enum.Enum):
     RELOAD = "told to reload: SIGHUP"
     UPGRADE = "told to upgrade: SIGUSR2, the admin socket"
     OVER = "the I/O thread has ended; in LEAVING also a successor that was dismissed"
-    FAULT = "the store must be opened again"
+    FAULT = "the store must be opened again, or a thread has died"
     RELEASED = "the predecessor has left the admin socket and the port of HTTP"
     GONE = "the predecessor has ended"
     READY = "the successor serves"
@@ -123,6 +124,7 @@ class Daemon:
         self._successor: Successor | None = None  # starting, dismissed or in charge: see the stage
         self._why = StartError("")  # there is no successor
         self._fault: RaidaError | None = None  # to end with
+        self._dead: str | None = None  # a thread that the node cannot do without
         self._speaks = False  # for the service: its manager takes the word of any process in it
         self._gives_back = False  # the service to the predecessor: its watchdog goes on
         self._status = ""  # what the manager shows while nothing special happens
@@ -214,6 +216,7 @@ class Daemon:
         Raises StartError, ConfigError, StoreError, and EngineError also when the store fails for
         good meanwhile, or a successor at the very end.
         """
+        threads.on_death = self._thread_died
         with self._inbox:
             try:
                 self.server.start()
@@ -228,9 +231,19 @@ class Daemon:
                         self._take(happened)
                     self._tend()
             finally:
-                self._end()
-            if self._fault is not None:
-                raise self._fault
+                try:
+                    self._end()
+                finally:  # here, where a further signal does not make a failure of a clean end
+                    servicemanager.flush()
+                    log.flush()
+        if self._fault is not None:
+            raise self._fault
+
+    def _thread_died(self, thread: threading.Thread, error: BaseException) -> None:
+        """Thread: the one that dies."""
+        self._dead = thread.name
+        self._inbox.put(Event.FAULT)
+        log.log_death(thread, error)
 
     def _begin(self) -> None:
         places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
@@ -290,7 +303,9 @@ class Daemon:
             return LOOK_S
         if self._open_at:
             return OPEN_RETRY_S
-        return min(IDLE_S, self._watchdog_s or IDLE_S)
+        if self._watchdog_s is None:
+            return IDLE_S
+        return min(IDLE_S, max(LOOK_S, self._watchdog_at - time.monotonic()))
 
     def _look(self) -> Event | None:
         """What nobody tells: of the data plane, the store, and the successor."""
@@ -302,7 +317,7 @@ class Daemon:
         if stage is Stage.HANDING_OVER:
             lost = self._successor is not None and self._successor.status is not None
             return Event.LOST if lost else None
-        if self.server.store_fault is not None:
+        if self.server.store_fault is not None or self._dead is not None:
             return Event.FAULT
         if stage is Stage.DISMISSING:
             return Event.DISMISSED if self._dismissed() else None
@@ -348,10 +363,11 @@ class Daemon:
             if self._stage is Stage.ENDED and self._successor is not None:
                 self._finish(self._successor)
         finally:
+            counters = self.server.counters()
             logger.info(
                 "final counters %s",
-                json.dumps(self.server.counters()),
-                extra=event("final_counters", **self.server.counters()),
+                json.dumps({name: count for name, count in counters.items() if count}),
+                extra=event("final_counters", **counters),
             )
             if self._admin is not None:
                 self._admin.close()
@@ -573,10 +589,15 @@ class Daemon:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _lose_store(self) -> None:
-        logger.error("%s", self.server.store_fault, extra=event("store_lost"))
-        # As a failure of the machine, not of the settings: the service manager starts it again.
-        self._fault = EngineError(errno.EIO, "the store must be opened again, so the node ends")
+    def _note_fault(self) -> None:
+        """As a failure of the machine, not of the settings: the service manager starts it again."""
+        if (fault := self.server.store_fault) is not None:
+            logger.error("%s", fault, extra=event("store_lost"))
+            doing = "the store must be opened again, so the node ends"
+            self._fault = EngineError(errno.EIO, doing)
+        else:
+            doing = f"thread {self._dead} has died, so the node ends"
+            self._fault = EngineError(errno.EOWNERDEAD, doing)
 
     def _leave(self) -> None:
         self._last_word = StartError("the node is stopping")
@@ -646,7 +667,7 @@ class Daemon:
         if laps != self._laps:
             self._laps = laps
             self._watchdog_at = time.monotonic() + self._watchdog_s
-            notify("WATCHDOG=1")
+            notify(WATCHDOG)
 
     def _reload_quietly(self) -> None:
         with contextlib.suppress(RaidaError):  # it has been logged
@@ -695,7 +716,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
         Event.OVER: _leaving(_D._fail),
-        Event.FAULT: _leaving(_D._lose_store, _D._fail),
+        Event.FAULT: _leaving(_D._note_fault, _D._fail),
         Event.RELEASED: _go(Stage.INHERITING, _D._open),
         Event.GONE: _go(Stage.ALONE, _D._end_takeover, _D._open),
     },
@@ -706,7 +727,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
         Event.OVER: _leaving(_D._give_back),
-        Event.FAULT: _leaving(_D._lose_store, _D._give_back),
+        Event.FAULT: _leaving(_D._note_fault, _D._give_back),
         Event.GONE: _go(Stage.ALONE, _D._end_takeover),
     },
     Stage.ALONE: {
@@ -716,7 +737,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _go(Stage.STARTING, _D._start_successor),
         Event.OVER: _leaving(),
-        Event.FAULT: _leaving(_D._lose_store),
+        Event.FAULT: _leaving(_D._note_fault),
     },
     Stage.STARTING: {
         Event.STOP: _leaving(_D._call_off),
@@ -726,7 +747,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         # Who asks gets the answer to the one that is under way.
         Event.UPGRADE: _stay(_D._note_upgrade),
         Event.OVER: _leaving(_D._call_off),
-        Event.FAULT: _leaving(_D._lose_store, _D._call_off),
+        Event.FAULT: _leaving(_D._note_fault, _D._call_off),
         Event.READY: _go(Stage.HANDING_OVER, _D._hand_over),
         Event.FAILED: _go(Stage.DISMISSING, _D._give_up),
     },
@@ -737,7 +758,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.RELOAD: _stay(_D._reload_quietly),
         Event.UPGRADE: _later(),
         Event.OVER: _leaving(),
-        Event.FAULT: _leaving(_D._lose_store),
+        Event.FAULT: _leaving(_D._note_fault),
         Event.DISMISSED: _go(Stage.ALONE),
     },
     Stage.HANDING_OVER: {

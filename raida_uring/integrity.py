@@ -19,6 +19,7 @@ from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
 from raida_uring.log import event
 from raida_uring.store import Coins, Store
+from raida_uring.threads import Vital
 
 HASH_BYTES: Final = 32
 COALESCE_S: Final = 0.010  # changes that come this close together are published together
@@ -180,7 +181,7 @@ class Integrity:
         if publish is not None:
             self._show(self._recent[0].levels)
         self._store.on_commit = self.notify
-        self.thread = threading.Thread(target=self._run, name="integrity", daemon=True)
+        self.thread = Vital(target=self._run, name="integrity", daemon=True)
         self.thread.start()
 
     def follow(self) -> None:

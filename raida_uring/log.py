@@ -2,20 +2,26 @@
 
 The package logs through `logging.getLogger("raida_uring")` and its children. Every line of ours has
 a name, given by `extra=event("name", field=value)`: a collector's handle, listed in
-docs/operate.md. Not for the I/O thread, which counts instead.
+docs/operate.md. Nobody who logs waits for whoever reads it (logwriter.py). Not for the I/O thread,
+which counts instead.
 """
 
 import json
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
+
+from raida_uring.logwriter import Destination, Journal, Stream, Text, Writer, divert
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+    from types import TracebackType
 
 FORMATS: Final = ("auto", "plain", "json", "journal")
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -64,9 +70,13 @@ class _PriorityFormatter(logging.Formatter):
     """`<priority>message`: the journal has its own clock and takes the priority off the line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"<{_JOURNAL_PRIORITIES.get(record.levelno, 6)}>"
-        # Each line is an entry of its own there: a traceback's must not lose the priority.
-        return "\n".join(prefix + line for line in super().format(record).splitlines())
+        return _with_priority(record, super().format(record))
+
+
+def _with_priority(record: logging.LogRecord, text: str) -> str:
+    prefix = f"<{_JOURNAL_PRIORITIES.get(record.levelno, 6)}>"
+    # Each line is an entry of its own there: a traceback's must not lose the priority.
+    return "\n".join(prefix + line for line in text.splitlines())
 
 
 class _JsonFormatter(logging.Formatter):
@@ -87,34 +97,52 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-class _JournalHandler(logging.Handler):
-    """Entries with fields of their own, by journald's datagrams.
+class _Handler(logging.Handler):
+    """Words a line on the thread that logs it, and leaves it to the writer."""
 
-    What journald does not take (a traceback beyond a datagram, a socket that is gone) goes to
-    standard error with its priority, which the journal reads as well.
-    """
-
-    def __init__(self, path: Path, stream: TextIO) -> None:
+    def __init__(self, to: Destination, formatter: logging.Formatter, encoding: str) -> None:
         super().__init__()
-        self._path = str(path)
-        self._fallback = logging.StreamHandler(stream)
-        self._fallback.setFormatter(_PriorityFormatter())
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._to = to
+        self._encoding = encoding
+        self.setFormatter(formatter)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the lock that logging has for each handler: the writer has its own."""
+        passed = bool(self.filter(record))
+        if passed:
+            self.emit(record)
+        return passed
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Any thread."""
         try:
-            self._socket.sendto(self._entry(record), self._path)
-        except OSError:
-            self._fallback.emit(record)
+            text = self._text(record)
+        except Exception:
+            self.handleError(record)
+            return
+        of_requests = getattr(record, "unlimited", False)
+        lesser = record.levelno < logging.WARNING
+        _writer.put(self._to, text, lesser=lesser, patient=not of_requests)
 
-    def close(self) -> None:
-        self._socket.close()
-        self._fallback.close()
-        super().close()
+    def _text(self, record: logging.LogRecord) -> Text:
+        return Text(f"{self.format(record)}\n".encode(self._encoding, "backslashreplace"))
 
-    def _entry(self, record: logging.LogRecord) -> bytes:
+
+class _JournalHandler(_Handler):
+    """Entries with fields of their own, by journald's datagrams."""
+
+    def __init__(self, path: Path, stream: Stream, encoding: str) -> None:
+        super().__init__(Journal(str(path), stream), logging.Formatter(), encoding)
+
+    def _text(self, record: logging.LogRecord) -> Text:
+        message = self.format(record)
+        spare = f"{_with_priority(record, message)}\n"
+        return Text(self._entry(record, message), spare.encode(self._encoding, "backslashreplace"))
+
+    @staticmethod
+    def _entry(record: logging.LogRecord, message: str) -> bytes:
         fields = {
-            "MESSAGE": self.format(record),
+            "MESSAGE": message,
             "PRIORITY": str(_JOURNAL_PRIORITIES.get(record.levelno, 6)),
             "SYSLOG_IDENTIFIER": "raida-uring",
             "RAIDA_EVENT": _event_of(record),
@@ -185,7 +213,24 @@ class _Repeats(logging.Filter):
         return ended
 
 
+class _LastResort(logging.Handler):
+    """For the loggers of others: asyncio's, a handler's module's."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        return any(one.handle(record) for one in logging.getLogger("raida_uring").handlers)
+
+
+def _tell_dropped(count: int) -> None:
+    """Thread: the writer's. An error, since errors may be among them."""
+    logging.getLogger("raida_uring").error(
+        "%d lines of this log were dropped: nobody read it, or it could not be written",
+        count,
+        extra={**event("lines_dropped", count=count), "unlimited": True},
+    )
+
+
 _repeats = _Repeats()
+_writer = Writer(_tell_dropped)
 
 
 def configure(
@@ -205,13 +250,13 @@ def configure(
     stream = sys.stderr if stream is None else stream
     if form == "auto":
         form = "journal" if _is_journal(stream) else "plain"
-    handler: logging.Handler
+    to, encoding = Stream(stream.fileno()), stream.encoding or "utf-8"
     if form == "journal" and journal.exists():
-        handler = _JournalHandler(journal, stream)
+        handler: _Handler = _JournalHandler(journal, to, encoding)
     else:
-        handler = logging.StreamHandler(stream)
         formatters = {"journal": _PriorityFormatter, "json": _JsonFormatter}
-        handler.setFormatter(formatters.get(form, _PlainFormatter)())
+        handler = _Handler(to, formatters.get(form, _PlainFormatter)(), encoding)
+    _writer.start()
     _repeats = _Repeats()
     handler.addFilter(_repeats)
     logger = logging.getLogger("raida_uring")
@@ -220,6 +265,71 @@ def configure(
     logger.handlers[:] = [handler]
     logger.propagate = False
     set_level(level)
+
+
+def flush() -> bool:
+    """Wait until what was logged is out; whether it is. Gives up after a second in which nobody
+    reads, five in all. Done at the end of the process by itself. Any thread."""
+    return _writer.flush()
+
+
+def dropped() -> int:
+    """Lines that nobody took, since the start of the process. Any thread."""
+    return _writer.dropped
+
+
+def guard_process() -> None:
+    """Have in the log, or written with it, what would go to standard error past it: exceptions that
+    nobody catches, warnings of loggers that have no handler, and what others print. For good; after
+    configure(). Thread: main."""
+    divert(_writer)
+    logging.lastResort = _LastResort(logging.WARNING)
+    sys.excepthook = _uncaught
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _uncaught_in_thread
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)  # what a person expects to see
+        return
+    logging.getLogger("raida_uring").error(
+        "the node ends by a fault of its own: %r",
+        error,
+        exc_info=(kind, error, traceback),
+        extra=event("node_failed"),
+    )
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if issubclass(args.exc_type, SystemExit):
+        return
+    log_death(args.thread, args.exc_value)
+
+
+def log_death(thread: threading.Thread | None, error: BaseException | None) -> None:
+    """Say that `thread` has ended by `error`. Any thread."""
+    logging.getLogger("raida_uring").error(
+        "thread %s has died: %r",
+        "?" if thread is None else thread.name,
+        error,
+        exc_info=error,
+        extra=event("thread_died", thread="?" if thread is None else thread.name),
+    )
+
+
+def _unraisable(args: "UnraisableHookArgs") -> None:
+    error = args.exc_value
+    logging.getLogger("raida_uring").error(
+        "%s %r: %r",
+        args.err_msg or "an exception that nobody can catch, in",
+        args.object,
+        error,
+        exc_info=error,
+        extra=event("unraisable"),
+    )
 
 
 def set_level(level: str) -> None:

@@ -34,6 +34,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import raida_uring
+from raida_uring import log
 from raida_uring.errors import StoreError
 from raida_uring.protocol.status import UNLISTED, status_name
 
@@ -259,6 +260,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_overloaded": Family("gauge", "1 while requests cannot be handled in time"),
     "raida_start_time_seconds": Family("gauge", "when the node started, seconds since 1970"),
     "raida_arena_bytes": Family("gauge", "memory shared by the I/O thread and the workers"),
+    "raida_log_dropped_total": Family(
+        "counter", "lines of the log that were dropped: nobody read it, or it could not be written"
+    ),
     "raida_build_info": Family("gauge", "1; of which build this is", ("version", "python")),
     "raida_node_info": Family(
         "gauge",
@@ -361,7 +365,8 @@ class Subject:
     io_thread: threading.Thread
     workers: Sequence[threading.Thread]
     helpers: Sequence[threading.Thread]
-    started_at: float  # time.time()
+    started_at: float  # seconds since 1970, by the clock as it is set now
+    uptime_s: float
     draining: bool
 
 
@@ -417,11 +422,13 @@ class Observation:
     writing: Writing | None
     roots: Roots | None
     started_at: float
+    uptime_s: float
     draining: bool
     backend: str
     tier: str
     refusal: str
     arena_size: int
+    log_dropped: int
     python: str = field(default_factory=platform.python_version)
 
     def overloads(self) -> list[str]:
@@ -518,6 +525,8 @@ def observe(subject: Subject) -> Observation:
         writing=_writing(subject.store),
         roots=roots,
         started_at=subject.started_at,
+        uptime_s=subject.uptime_s,
+        log_dropped=log.dropped(),
         draining=subject.draining,
         backend=engine.tier.partition(",")[0],
         tier=engine.tier,
@@ -709,6 +718,7 @@ def _samples(seen: Observation) -> dict[str, _Samples]:
         ("overloaded", bool(seen.overloads())),
         ("start_time_seconds", seen.started_at),
         ("arena_bytes", seen.arena_size),
+        ("log_dropped_total", seen.log_dropped),
     ):
         samples[f"raida_{name}"] = [([], number)]
     server = seen.config.server
@@ -828,7 +838,7 @@ def status(seen: Observation) -> dict[str, object]:
             "tier": seen.tier,
             "refusal": seen.refusal,
             "started_at": seen.started_at,
-            "uptime_s": max(0.0, time.time() - seen.started_at),
+            "uptime_s": seen.uptime_s,
             "unready": seen.unready(),
         },
         "now_s": time.monotonic(),

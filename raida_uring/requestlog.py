@@ -20,6 +20,7 @@ from raida_uring.log import event
 from raida_uring.message import unpack_peer
 from raida_uring.protocol import status_name
 from raida_uring.sketch import SpaceSaving
+from raida_uring.threads import Vital
 
 ROUND_S: Final = 0.25  # a line is written this late at most
 IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
@@ -113,7 +114,7 @@ class RequestLog:
         self._written = 0  # lines of this second
         self._held_back = 0  # requests and connections without a line, this second
         self._closed_missed = 0  # ... that the data plane had no room to note, since start
-        self.thread = threading.Thread(target=self._run, name="requests", daemon=True)
+        self.thread = Vital(target=self._run, name="requests", daemon=True)
 
     def tap(self) -> Tap:
         """For one worker. Before start()."""

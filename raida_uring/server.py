@@ -32,6 +32,7 @@ from raida_uring.requestlog import RequestLog, Tap
 from raida_uring.sealing import Keys
 from raida_uring.settings import LIVE, LOWER
 from raida_uring.store import Sizes, Store, Syncer, Watch
+from raida_uring.threads import Vital
 from raida_uring.upgrade import Inherited, Successor, Takeover
 from raida_uring.web import Web
 from raida_uring.worker import Worker, join_all
@@ -40,6 +41,7 @@ READY_TIMEOUT_MS: Final = 30_000
 # What HTTP and the admin socket may fail with, also for want of a descriptor or a thread: none of
 # it may end a node that serves.
 NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
+CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
 
 logger = logging.getLogger("raida_uring")
 
@@ -88,7 +90,6 @@ class Server:
         self._patience = patience
         self.http_fault: str | None = None  # why there is no HTTP, which is wanted
         self.admin_fault: str | None = None  # the same of the admin socket, which others open
-        self._started_at = 0.0  # seconds since 1970; 0: not yet
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
@@ -96,13 +97,24 @@ class Server:
         self._final_counters: dict[str, int] | None = None
         self._lock = threading.Lock()  # the engine may be destroyed while another thread asks it
         self._started = False
+        self._started_s: float | None = None  # monotonic; None: it does not serve yet
         self._started_at = time.time()
         self._draining = False
 
     @property
     def started_at(self) -> float:
-        """When it was made, in seconds since the epoch."""
+        """When it began to serve, in seconds since the epoch by the clock as it is set now: a board
+        without a clock of its own starts in 1970. Before that, when it was made. Any thread."""
+        if self._started_s is not None:
+            told = time.time() - self.uptime_s
+            if abs(told - self._started_at) > CLOCK_STEP_S:  # else the same at every look
+                self._started_at = told
         return self._started_at
+
+    @property
+    def uptime_s(self) -> float:
+        """For how long it has served, whatever became of the clock. Any thread."""
+        return 0.0 if self._started_s is None else time.monotonic() - self._started_s
 
     @property
     def phase(self) -> str:
@@ -192,7 +204,7 @@ class Server:
         self._start_workers(self._engine, commands)
         if self._takeover is not None:
             self._takeover.tell_receiving()
-        loop = threading.Thread(target=self._run_loop, name="io", daemon=True)
+        loop = Vital(target=self._run_loop, name="io", daemon=True)
         loop.start()
         self._loop = loop
         try:
@@ -200,7 +212,7 @@ class Server:
         except EngineError as error:
             raise passing(StartError(self._start_fault(error)), error.number) from error
         self._requests.start()
-        self._started_at = time.time()
+        self._started_at, self._started_s = time.time(), time.monotonic()
         logger.info(
             "serving on %s: %s",
             self._places(),
@@ -415,7 +427,7 @@ class Server:
         Between start() and stop(), which ends the HTTP thread before what is observed goes.
         """
         engine, loop = self._engine, self._loop
-        if engine is None or loop is None or not self._started_at:
+        if engine is None or loop is None or self._started_s is None:
             raise StartError("the node is starting")
         return metrics.observe(
             metrics.Subject(
@@ -429,7 +441,8 @@ class Server:
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
                 helpers=self._helpers(),
-                started_at=self._started_at,
+                started_at=self.started_at,
+                uptime_s=self.uptime_s,
                 draining=self._draining,
             )
         )
@@ -456,7 +469,7 @@ class Server:
 
     def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
-        if self._engine is None or not self._started_at:
+        if self._engine is None or self._started_s is None:
             raise StartError("the node is starting")
         self._engine.wake()
         return self._engine.counters()["laps"]

@@ -9,14 +9,19 @@ import array
 import logging
 import os
 import socket
+import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from raida_uring.errors import StartError
 from raida_uring.log import event
+from raida_uring.threads import Vital
 from raida_uring.upgrade import Inherited
 
-NOTIFY_TIMEOUT_S: Final = 1.0  # for a manager that does not read: the node must not wait for it
+WATCHDOG: Final = "WATCHDOG=1"
+NOTIFY_TIMEOUT_S: Final = 1.0  # at the end, for a manager that does not read
+_LATER_MAX: Final = 64
 # What our sockets are called in the descriptor store; sockets of a .socket unit bear its name.
 STORED_NAME: Final = "raida-uring-stored"
 _FIRST_DESCRIPTOR: Final = 3
@@ -25,21 +30,102 @@ logger = logging.getLogger("raida_uring")
 
 
 def notify(state: str, descriptors: Sequence[int] = ()) -> None:
-    """Tell the service manager, if there is one, and pass it copies of `descriptors`. Waits for it
-    NOTIFY_TIMEOUT_S at most."""
+    """Tell the service manager, if there is one, and pass it copies of `descriptors`. Any thread.
+
+    Does not wait for a manager that does not read: it is told later, in order.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            # Not socket.send_fds(), which forgets the address.
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-            channel.settimeout(NOTIFY_TIMEOUT_S)
-            channel.sendmsg([state.encode()], [rights] if descriptors else [], 0, address)
-    except OSError as error:
-        logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
+    _teller.tell(address, state, descriptors)
+
+
+def flush() -> None:
+    """Wait until the service manager has been told everything, for NOTIFY_TIMEOUT_S at most."""
+    _teller.flush()
+
+
+class _Teller:
+    """Sends at once what can be sent at once; the rest is a thread's, which may wait.
+
+    sd_notify(3) itself waits. But readiness that is not told is a start that fails, and who waits
+    to tell it feeds no watchdog and hears no signal.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._later: deque[tuple[str, bytes, list[int]]] = deque()  # the first is being sent
+        self._thread: Vital | None = None
+
+    def tell(self, address: str, state: str, descriptors: Sequence[int]) -> None:
+        with self._lock:
+            if not self._later:
+                try:
+                    _send(address, state.encode(), descriptors, socket.MSG_DONTWAIT)
+                    return
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    _log_failure(error)
+                    return
+            # A word of life is of the moment: a later one is as good.
+            if state == WATCHDOG or len(self._later) >= _LATER_MAX:
+                return
+            try:
+                self._begin()
+                self._later.append((address, state.encode(), [os.dup(fd) for fd in descriptors]))
+            except (OSError, RuntimeError) as error:  # no descriptor, no thread
+                _log_failure(error)
+                return
+            self._lock.notify_all()
+            if len(self._later) > 1:
+                return
+        logger.warning(
+            "cannot notify the service manager, which does not read: it will be told later",
+            extra=event("notify_late"),
+        )
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            thread = Vital(target=self._run, name="notify", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: bool(self._later))
+                address, state, descriptors = self._later[0]
+            try:
+                _send(address, state, descriptors, 0)
+            except OSError as error:
+                _log_failure(error)
+            for fd in descriptors:
+                os.close(fd)
+            with self._lock:
+                self._later.popleft()
+                self._lock.notify_all()
+
+    def flush(self) -> None:
+        with self._lock:
+            self._lock.wait_for(lambda: not self._later, NOTIFY_TIMEOUT_S)
+
+
+_teller = _Teller()
+
+
+def _send(address: str, state: bytes, descriptors: Sequence[int], flags: int) -> None:
+    """Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        # Not socket.send_fds(), which forgets the address.
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        channel.sendmsg([state], [rights] if descriptors else [], flags, address)
+
+
+def _log_failure(error: Exception) -> None:
+    logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
 
 
 def status(text: str) -> str:

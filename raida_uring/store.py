@@ -36,6 +36,7 @@ from raida_uring.ffi.native_store import (
     UNREADABLE,
 )
 from raida_uring.log import event
+from raida_uring.threads import Vital
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
@@ -790,7 +791,7 @@ class Watch:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stopping = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="store-watch", daemon=True)
+        self.thread = Vital(target=self._run, name="store-watch", daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
@@ -826,7 +827,7 @@ class Syncer:
         self._store = store
         self._interval_s = interval_s
         self._stopping = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="store-sync", daemon=True)
+        self.thread = Vital(target=self._run, name="store-sync", daemon=True)
         self.thread.start()
 
     def stop(self) -> None:

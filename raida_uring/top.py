@@ -100,6 +100,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         },
         "store": now["store"],
         "http": now.get("http"),  # older nodes do not tell
+        "log_dropped": now.get("log", {}).get("dropped", 0),
     }
 
 
@@ -224,6 +225,8 @@ def _work(view: Status) -> list[str]:
         )
     if (http := view["http"]) is not None and http["fault"] is not None:
         lines.append(f"HTTP          none: {http['fault']}")
+    if dropped := view["log_dropped"]:
+        lines.append(f"log           {dropped} lines dropped: nobody read it")
     return lines
 
 

@@ -23,13 +23,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
+from raida_uring.threads import Vital
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
 END_TIMEOUT_S: Final = 1.0  # for one that is not wanted to end, once it has nothing to answer
@@ -321,9 +321,7 @@ class Takeover:
             self._channel.send(_READY)
         except OSError:
             logger.warning("the predecessor is gone already", extra=event("predecessor_gone"))
-        threading.Thread(
-            target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True
-        ).start()
+        Vital(target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True).start()
 
     def _run(
         self,

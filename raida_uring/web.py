@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +30,7 @@ from raida_uring import metrics, sockets
 from raida_uring.config import Http
 from raida_uring.errors import StartError
 from raida_uring.log import event
+from raida_uring.threads import Vital
 
 CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
 HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
@@ -127,7 +127,7 @@ class Web:
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread = Vital(target=self._run, name="http", daemon=True)
         self._paths: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
             "/": self._status_page,
             "/status.json": self._status_json,
@@ -159,7 +159,8 @@ class Web:
     def stop(self) -> None:
         """Close every connection and end the thread. Once."""
         if self._thread.ident is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with contextlib.suppress(RuntimeError):  # the thread has died, and closed its loop
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
         else:
             self._loop.close()

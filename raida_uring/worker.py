@@ -34,6 +34,7 @@ from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
+from raida_uring.threads import Vital
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
@@ -219,7 +220,7 @@ class Worker:
         self._fault: Exception | None = None
         self.serving = False  # a batch is in its hands
         # A daemon thread: a handler that never returns must not keep the process from ending.
-        self.thread = threading.Thread(target=self._run, name=f"worker-{index}", daemon=True)
+        self.thread: threading.Thread = Vital(target=self._run, name=f"worker-{index}", daemon=True)
 
     def start(self) -> None:
         """Return once it takes requests. Raises StartError when it cannot."""

@@ -262,7 +262,7 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
 
 
 def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
-    """A service manager that does not listen takes its second, and connections wait meanwhile."""
+    """Before a service manager that does not listen, too."""
     with slow_to_start(tmp_path) as node:
         successor = child_of(node)
         node.signal(signal.SIGSTOP)  # it does not hand over

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from raida_uring import config
 from raida_uring.errors import StartError
-from raida_uring.metrics import violations
+from raida_uring.metrics import COUNTERS, violations
 from raida_uring.sealing import Keys
 from raida_uring.server import Server
 from tests.support.net import PATIENCE, Endpoint
@@ -273,13 +273,14 @@ class Daemon:
         return self.stderr_path.read_text()
 
     def final_counters(self) -> dict[str, int]:
-        """The counters logged at the end; the daemon must have ended."""
+        """All counters, as logged at the end without those that are 0; the daemon must have
+        ended."""
         last = self.stderr().splitlines()[-1]
         text = json.loads(last)["message"] if last.startswith("{") else self.stderr()
         found = re.search(r"final counters (\{.*\})", text)
         assert found, f"no final counters in:\n{self.stderr()}"
         counters: dict[str, int] = json.loads(found[1])
-        return counters
+        return dict.fromkeys(COUNTERS, 0) | counters
 
 
 @contextmanager

@@ -1,16 +1,24 @@
 """The log's two shapes: for a terminal or file, and for the journal."""
 
+import gc
 import json
 import logging
 import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from raida_uring import log
+from raida_uring.logwriter import QUEUE_BYTES_MAX
+from tests.support.net import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +33,16 @@ def restored_logger() -> Iterator[None]:
     logger.handlers[:], logger.level, logger.propagate = before
 
 
+@contextmanager
+def flushed(path: Path) -> Iterator[TextIO]:
+    """A file to log to; what was logged is in it afterwards."""
+    with path.open("w") as stream:
+        yield stream
+        assert log.flush()
+
+
 def test_lines_carry_time_level_and_message(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logging.getLogger("raida_uring.worker").warning("handler %s failed", "0/1")
         logging.getLogger("raida_uring").debug("not written")
@@ -37,7 +53,7 @@ def test_lines_carry_time_level_and_message(tmp_path: Path) -> None:
 def test_journal_gets_priorities_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         status = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         log.configure("debug", stream)
@@ -50,14 +66,14 @@ def test_stream_that_is_not_the_journal_s_keeps_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logging.getLogger("raida_uring").info("x")
     assert re.fullmatch(r"\d\d:\d\d:\d\d info x\n", (tmp_path / "log").read_text())
 
 
 def test_configuring_again_writes_once(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         log.configure("info", stream)
         logging.getLogger("raida_uring").info("once")
@@ -65,7 +81,7 @@ def test_configuring_again_writes_once(tmp_path: Path) -> None:
 
 
 def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream, form="json")
         logger = logging.getLogger("raida_uring")
         logger.info("two\nlines %d", 7, extra=log.event("request", peer="::1", status=250))
@@ -91,7 +107,7 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
         journal.settimeout(10)
-        with (tmp_path / "log").open("w") as stream:
+        with flushed(tmp_path / "log") as stream:
             log.configure("info", stream, form="journal", journal=path)
             logger = logging.getLogger("raida_uring")
             logger.warning("a\nb", extra=log.event("request", peer="::1", status=250))
@@ -104,7 +120,7 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
 
 def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) -> None:
     path = Path(os.path.relpath(tmp_path / "journal"))
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             journal.bind(str(path))
             log.configure("info", stream, form="journal", journal=path)
@@ -115,7 +131,7 @@ def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) ->
 def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logger = logging.getLogger("raida_uring")
         for number in range(50):
@@ -145,7 +161,7 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
     """As a handler may have them."""
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
-    with (tmp_path / "log").open("w") as stream:
+    with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         for _ in range(12):
             logging.getLogger("raida_uring.handlers").log(25, "between info and warning")
@@ -153,3 +169,132 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
         log.sweep()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last[9:] == "level 25 2 lines held back: between info and warning"
+
+
+def quickly(logger: logging.Logger, count: int, bytes_each: int) -> None:
+    """Log, and fail if that takes longer than anybody may be held up."""
+    began = time.monotonic()
+    for number in range(count):
+        logger.warning(f"{number} {'x' * bytes_each}")
+    assert time.monotonic() - began < 10 * PATIENCE
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
+    """What waits is bounded; what is dropped is counted, and said once somebody reads."""
+    reading, writing = os.pipe()
+    before = log.dropped()
+    with open(writing, "w", encoding="utf-8") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.worker")
+        quickly(logger, 200, 100_000)
+        lost = log.dropped() - before
+        assert 200 - QUEUE_BYTES_MAX // 100_000 <= lost < 200
+        assert not log.flush()
+        said: list[bytes] = []
+        with open(reading, "rb") as reader:
+            while not said or b"lines of this log were dropped" not in said[-1]:
+                said.append(reader.readline())
+            assert log.flush()
+    assert f"error {lost} lines of this log were dropped" in said[-1].decode()
+    assert [int(line.split()[2]) for line in said[:-1]] == list(range(200 - lost))
+
+
+def test_lines_of_requests_leave_room_for_what_goes_wrong() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader, open(writing, "w", encoding="utf-8") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.requests")
+        before = log.dropped()
+        while log.dropped() == before:
+            logger.info("x" * 50_000, extra={"unlimited": True})
+        before = log.dropped()
+        logger.error("the store is gone")
+        assert log.dropped() == before
+        while b"the store is gone" not in reader.readline():
+            pass
+        log.flush()
+
+
+def test_a_journal_that_stands_holds_nobody_up(tmp_path: Path) -> None:
+    path = Path(os.path.relpath(tmp_path / "journal"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        journal.settimeout(10 * PATIENCE)
+        with (tmp_path / "log").open("w") as stream:
+            log.configure("info", stream, form="journal", journal=path)
+            quickly(logging.getLogger("raida_uring"), 3000, 5000)
+            assert not log.flush()
+            number = 0
+            while b"RAIDA_EVENT=lines_dropped" not in (entry := journal.recv(65536)):
+                assert b"MESSAGE=%d x" % number in entry
+                number += 1
+            assert log.flush()
+    assert (tmp_path / "log").read_text() == "", "it was there all the time"
+
+
+def test_a_line_is_out_before_its_writer_goes_on(tmp_path: Path) -> None:
+    """The last words of a process that is killed or aborts right after."""
+    script = (
+        "import logging, os, sys\n"
+        "from raida_uring import log\n"
+        "log.configure('info')\n"
+        "logging.getLogger('raida_uring').error('last words')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    spoken = 0
+    for _ in range(5):  # a machine that is busy may take longer than we wait
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, check=False, timeout=60
+        )
+        spoken += b"last words" in ended.stderr
+    assert spoken >= 3
+
+
+def test_who_is_finalized_while_others_log_may_log(tmp_path: Path) -> None:
+    """The collector runs on the thread that holds the queue, too."""
+
+    class Speaks:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            logging.getLogger("raida_uring").info("gone", extra={"unlimited": True})
+
+    threshold = gc.get_threshold()
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream)
+        gc.set_threshold(1)
+        try:
+            for _ in range(300):
+                Speaks()
+                logging.getLogger("raida_uring").info("here", extra={"unlimited": True})
+        finally:
+            gc.set_threshold(*threshold)
+        gc.collect()
+    assert (tmp_path / "log").read_text().count("gone") >= 300
+
+
+def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) -> None:
+    """The process may write so much to a file and no more; then it may again."""
+    path = tmp_path / "log"
+    script = (
+        "import logging, resource\n"
+        "from raida_uring import log\n"
+        "log.configure('info')\n"
+        "logger = logging.getLogger('raida_uring')\n"
+        "none = resource.RLIM_INFINITY\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, none))\n"
+        "for _ in range(9): logger.info('x' * 30)\n"
+        "assert log.flush()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))\n"
+        "logger.info('again')\n"
+        "assert log.flush()\n"
+    )
+    with path.open("wb") as stderr:
+        subprocess.run([sys.executable, "-c", script], stderr=stderr, check=True, timeout=60)
+    lines = [line[9:] for line in path.read_text().splitlines()]
+    assert lines[:2] == [f"info {'x' * 30}"] * 2
+    assert lines[3:] == [
+        "info again",
+        "error 7 lines of this log were dropped: nobody read it, or it could not be written",
+    ]

@@ -1,0 +1,299 @@
+"""The one thread that writes what the node says, so that nobody waits for who reads it.
+
+Standard error may be a pipe that nobody empties, a terminal that was stopped, a disk that does not
+answer; journald may stand. Lines therefore go through a queue of bounded size to a thread that may
+wait, since nobody waits for it; what finds no room is dropped and counted. That thread needs no
+O_NONBLOCK, which would change the descriptor for all who share it.
+"""
+
+import atexit
+import contextlib
+import io
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from raida_uring.threads import Vital
+
+QUEUE_BYTES_MAX: Final = 8 << 20
+# For lines below a warning: after an hour without a reader there is still room for what goes wrong.
+LESSER_BYTES_MAX: Final = QUEUE_BYTES_MAX // 2
+_ITEM_BYTES: Final = 128  # what an item takes in the queue beyond its text
+# Written at once: whole also where a predecessor, or somebody else, writes to the same pipe.
+CHUNK_BYTES_MAX: Final = select.PIPE_BUF
+# Who has logged a line goes on when it is out, or so much later: the last words of a process that
+# is about to be killed are seen then. Only if the writer has nothing else to do.
+PATIENCE_S: Final = 0.02
+STANDSTILL_S: Final = 1.0  # at the end, how long the reader may do nothing ...
+FLUSH_MAX_S: Final = 5.0  # ... and how long it may take altogether
+TELL_INTERVAL_S: Final = 10.0  # a reader that is too slow is told of dropped lines so often
+_PRINTED_BYTES_MAX: Final = 1 << 16  # of one text, so that the longest finds room in pieces
+_LOOK_MS: Final = 1000
+
+
+class Text(NamedTuple):
+    """data: as the destination takes it. spare: for standard error, if it does not."""
+
+    data: bytes
+    spare: bytes = b""
+
+
+class Destination(Protocol):
+    """Where text goes. Thread: the writer's, which may wait there."""
+
+    def write(self, texts: Sequence[Text]) -> int:
+        """How many of them are lost."""
+
+
+class Stream:
+    """A descriptor; several may be of one, and others may share it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._cut = False  # the last line that went out is not whole
+
+    def write(self, texts: Sequence[Text]) -> int:
+        """As Destination."""
+        data = (b"\n" if self._cut else b"") + b"".join(text.data for text in texts)
+        done = 0
+        while done < len(data):
+            try:
+                done += os.write(self._fd, data[done:] if done else data)
+            except BlockingIOError:  # one who shares it has made it so
+                waiting = select.poll()
+                waiting.register(self._fd, select.POLLOUT)
+                waiting.poll(_LOOK_MS)
+            except OSError:  # a full disk, a reader that is gone
+                if done:
+                    self._cut = data[done - 1 : done] != b"\n"
+                return _unwritten(texts, len(data) - done)
+        self._cut = False
+        return 0
+
+
+def _unwritten(texts: Sequence[Text], left: int) -> int:
+    """How many of `texts` the last `left` bytes belong to."""
+    count = 0
+    for text in reversed(texts):
+        if left <= 0:
+            break
+        left -= len(text.data)
+        count += 1
+    return count
+
+
+class Journal:
+    """journald's socket: a datagram for each entry."""
+
+    def __init__(self, path: str, spare: Stream) -> None:
+        self._path = path
+        self._spare = spare
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def write(self, texts: Sequence[Text]) -> int:
+        """As Destination. What journald does not take (a traceback beyond a datagram, a socket that
+        is gone) goes to standard error, which the journal reads as well."""
+        lost = 0
+        for text in texts:
+            try:
+                self._socket.sendto(text.data, self._path)
+            except OSError:
+                lost += self._spare.write([Text(text.spare)])
+        return lost
+
+    def __del__(self) -> None:
+        self._socket.close()  # the last text that was meant for it is out
+
+
+class Writer:
+    """The queue and its thread. Any thread."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        """tell: says how many were dropped, once there is somebody to read that; called on the
+        writer's thread."""
+        self._tell = tell
+        # Reentrant: an object that the collector finalizes meanwhile may have something to say.
+        self._lock = threading.RLock()
+        self._wanted = threading.Condition(self._lock)
+        self._moved = threading.Condition(self._lock)
+        self._waiting = 0  # for _moved
+        self._queue: deque[tuple[Destination, Text, int]] = deque()
+        self._held = 0  # bytes, of what is being written as well
+        self._taken = self._ended = 0  # texts put in, written or lost
+        self._idle = False
+        self._unsaid = 0
+        self._told_s = 0.0
+        self._given_up = -1  # what had ended when nobody read any more
+        self._dead = False
+        self._thread: Vital | None = None
+        self.dropped = 0  # since the start of the process
+
+    def start(self) -> None:
+        """Have the thread, from the first call on. Raises RuntimeError where there may be none."""
+        if self._thread is not None:
+            return
+        thread = Vital(target=self._run, name="log", daemon=True)
+        # It starts before the node has blocked the signals that it takes from a thread of its own.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        self._thread = thread
+        atexit.register(self.flush)
+
+    def put(self, to: Destination, text: Text, *, lesser: bool, patient: bool = False) -> None:
+        """Have it written, or drop it.
+
+        lesser: it is dropped earlier than others. patient: return after PATIENCE_S at most, before
+        that once it is out.
+        """
+        size = len(text.data) + len(text.spare) + _ITEM_BYTES
+        with self._lock:
+            if self._dead:  # the last words of a node that ends for it
+                self.dropped += to.write([text])
+                return
+            if self._held + size > (LESSER_BYTES_MAX if lesser else QUEUE_BYTES_MAX):
+                if not self._unsaid:
+                    self._told_s = time.monotonic()
+                self.dropped += 1
+                self._unsaid += 1
+                return
+            self._held += size
+            self._queue.append((to, text, size))
+            self._taken += 1
+            if not self._idle:
+                return
+            self._idle = False
+            self._wanted.notify()
+            if patient:
+                self._await(self._taken, PATIENCE_S)
+
+    def flush(self) -> bool:
+        """Wait until everything is out, for FLUSH_MAX_S at most, STANDSTILL_S if nothing moves;
+        whether it is. Who stands since the last call is not waited for again."""
+        deadline = time.monotonic() + FLUSH_MAX_S
+        with self._lock:
+            while self._works() and not self._idle:
+                ended = self._ended
+                if ended != self._given_up:
+                    self._await(ended + 1, STANDSTILL_S)
+                if self._ended == ended or time.monotonic() > deadline:
+                    self._given_up = self._ended
+                    return self._idle
+        return True
+
+    def _works(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive() and thread is not threading.current_thread()
+
+    def _await(self, ended: int, timeout_s: float) -> None:
+        """With the lock."""
+        if not self._works():
+            return
+        self._waiting += 1
+        try:
+            self._moved.wait_for(lambda: self._ended >= ended or self._idle, timeout_s)
+        finally:
+            self._waiting -= 1
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._write()
+        except BaseException:
+            self._dead = True
+            raise
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                while not self._queue:
+                    self._idle = True
+                    if self._waiting:
+                        self._moved.notify_all()
+                    self._wanted.wait()
+                to, texts, size = self._take()
+            began = time.monotonic()
+            lost = to.write(texts)
+            now = time.monotonic()
+            if now - began >= STANDSTILL_S:
+                self._told_s = now  # one who reads again gets to the end first
+            unsaid = 0
+            with self._lock:
+                self._held -= size
+                self._ended += len(texts)
+                self.dropped += lost
+                self._unsaid += lost
+                if self._waiting:
+                    self._moved.notify_all()
+                overdue = now - self._told_s >= TELL_INTERVAL_S
+                if self._unsaid and not lost and (overdue or not self._queue):
+                    unsaid, self._unsaid = self._unsaid, 0
+                    self._told_s = now
+            if unsaid:
+                self._tell(unsaid)
+
+    def _take(self) -> tuple[Destination, list[Text], int]:
+        """What can be written at once. With the lock; the queue is not empty."""
+        to, text, size = self._queue.popleft()
+        texts, length = [text], len(text.data)
+        while self._queue and self._queue[0][0] is to:
+            length += len(self._queue[0][1].data)
+            if length > CHUNK_BYTES_MAX:
+                break
+            _, text, more = self._queue.popleft()
+            texts.append(text)
+            size += more
+        return to, texts, size
+
+
+class _Passage(io.RawIOBase):
+    """What is written to it goes through the queue."""
+
+    def __init__(self, writer: Writer, fd: int, *, lesser: bool) -> None:
+        super().__init__()
+        self._writer = writer
+        self._to = Stream(fd)
+        self._fd = fd
+        self._lesser = lesser
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        printed = bytes(data)
+        for at in range(0, len(printed), _PRINTED_BYTES_MAX):
+            text = Text(printed[at : at + _PRINTED_BYTES_MAX])
+            self._writer.put(self._to, text, lesser=self._lesser)
+        return len(printed)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+
+def divert(writer: Writer) -> None:
+    """Send through `writer` what anybody in this process prints: a handler, a warning, a traceback
+    of the interpreter's own. For good. Thread: main."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        with contextlib.suppress(OSError):
+            stream.flush()
+        diverted = io.TextIOWrapper(
+            _Passage(writer, fd, lesser=name == "stdout"),  # type: ignore[type-var]
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        setattr(sys, name, diverted)
