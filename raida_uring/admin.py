@@ -189,11 +189,16 @@ class Admin:
 
     def __init__(self, daemon: "Daemon", path: Path) -> None:
         """Answer from now on. Raises StartError."""
+        try:
+            self._path = path.absolute()
+        except OSError as error:  # the directory that it is relative to is gone
+            raise StartError(
+                f"[admin] socket {path}: the current directory is gone: name the whole path"
+            ) from error
         self._daemon = daemon
         self._server = daemon.server
-        self._path = path.absolute()
         self._commands: dict[str, Callable[[_Client, dict[str, Any]], dict[str, object] | None]] = {
-            "status": lambda _client, _given: status(self._server),
+            "status": self._status,
             "connections": self._connections,
             "peers": self._peers,
             "log-level": self._log_level,
@@ -390,6 +395,10 @@ class Admin:
         self._selector.close()
 
     # -- commands ---------------------------------------------------------------------------------
+
+    def _status(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
+        file = self._daemon.file  # whose node it is; not told over HTTP
+        return {**status(self._server), "config": None if file is None else os.path.realpath(file)}
 
     def _connections(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
         limit = _whole(given, "limit", 1000, CONNECTIONS_LISTED_MAX)

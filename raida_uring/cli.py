@@ -4,9 +4,11 @@ Every fault that is the caller's or the machine's ends as one line on standard e
 status 2. The server and the benchmark are imported when asked for: `ping` needs no C module.
 """
 
+import codecs
 import contextlib
 import errno
 import functools
+import io
 import itertools
 import json
 import logging
@@ -23,7 +25,16 @@ from typing import Annotated
 import typer
 
 import raida_uring
-from raida_uring import adminsocket, client, config, log, operate, protocol, upgrade
+from raida_uring import (
+    adminsocket,
+    client,
+    config,
+    log,
+    operate,
+    protocol,
+    remedies,
+    upgrade,
+)
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
@@ -32,6 +43,8 @@ _EXIT_NOT_RUNNING = 3  # whoever was to be asked
 _EXIT_FAILED = 1  # ours, while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
+# What may be otherwise in a moment: a service manager should try again.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
 
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
@@ -56,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's own) and return the exit status."""
     if argv is None:
         _open_standard_streams()
+        _speak_utf8()
     try:
         return _run(argv)
     finally:
@@ -74,14 +88,16 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _EXIT_FAILED  # whoever read our output has seen enough
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        _complain(f"cannot write: {error.strerror}")
+        return _complain_of_machine(error)
+    except MemoryError:
+        _complain("out of memory")
         return _EXIT_FAILED
+    except ImportError as error:
+        return _complain(f"the program is not whole: {error}: install it again")
     except RuntimeError as error:
         if str(error) != "can't start new thread":
             raise
-        return _complain(f"{error}: raise TasksMax= (ulimit -u)")
+        return _complain(f"{error}: {remedies.for_threads()}")
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED
@@ -98,6 +114,44 @@ def _run(argv: Sequence[str] | None) -> int:
     except typer.Abort:
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _complain_of_machine(error: OSError) -> int:
+    """What nobody below has put into words: a file, a directory, a descriptor."""
+    reason = error.strerror or str(error)
+    if error.errno in _UNWRITABLE and error.filename is None:
+        _complain(f"cannot write: {reason}")
+        return _EXIT_FAILED
+    if error.filename is not None:
+        _complain(f"{os.fsdecode(error.filename)}: {reason}")
+    elif isinstance(error, FileNotFoundError) and not _has_directory():
+        _complain(f"the current directory is gone ({reason}): change to one that is there")
+    else:
+        _complain(reason)
+    return _EXIT_FAILED if error.errno in _PASSING else _EXIT_FAULT
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _speak_utf8() -> None:
+    """Read and write UTF-8 whatever the locale: configurations are UTF-8 text, and what they name
+    must be the same file for an operator's shell and for the service.
+
+    Python settles how names of files are encoded before any code of ours runs: in another locale
+    the program begins anew, in UTF-8 mode.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.utf8_mode:
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, command)  # noqa: S606  this program, no shell
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _open_standard_streams() -> None:
@@ -249,7 +303,9 @@ def serve(
     from raida_uring.daemon import serve as serve_until_stopped
 
     serve_until_stopped(
-        chosen, None if config_path is None else functools.partial(read, config_path)
+        chosen,
+        None if config_path is None else functools.partial(read, config_path),
+        config_path,
     )
 
 

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -103,8 +104,15 @@ class Daemon:
     Thread: the main one, but for reload(), begin_drain() and begin_upgrade().
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
-        """reread: reads the configuration again; None where there is no file to read."""
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config] | None = None,
+        file: Path | None = None,
+    ) -> None:
+        """reread: reads the configuration again; None where there is no file to read. file: that
+        file, which tells the node from others of the machine."""
+        self.file = file
         self._takeover = Takeover.from_environment()
         self.server = Server(
             config,
@@ -718,9 +726,11 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
 }
 
 
-def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:
+def serve(
+    config: Config, reread: Callable[[], Config] | None = None, file: Path | None = None
+) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon."""
-    Daemon(config, reread).serve()
+    Daemon(config, reread, file).serve()
 
 
 def _log_reloaded(reloaded: Reloaded) -> None:

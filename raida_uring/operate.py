@@ -4,9 +4,12 @@ log-level.
 Each speaks to the admin socket. A node that does not run ends them with one line and exit status 3.
 """
 
+import functools
 import json
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +35,8 @@ _ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML file that the node serves, to find its socket. Without either option, a node "
-        "on port 50000 is asked.",
+        help="TOML file that the node serves, to find its socket. Without either option: the node "
+        "on port 50000, else the service.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -50,24 +53,35 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def _socket_path(given: Path | None, config_path: Path | None) -> Path:
-    """Raises RaidaError, of its kinds NotRunningError where nothing is at a default path."""
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Whom a command asks. wanted: what the configuration says of it, None where --socket names
+    the place."""
+
+    path: Path
+    wanted: adminsocket.Wanted | None
+
+    def ask(self, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
+        """As adminsocket.ask()."""
+        return adminsocket.ask(self.path, command, wanted=self.wanted, **arguments)
+
+    def result_of(self, command: str, **arguments: object) -> dict[str, Any]:
+        """As adminsocket.result_of()."""
+        return adminsocket.result_of(self.path, command, wanted=self.wanted, **arguments)
+
+
+def _node(given: Path | None, config_path: Path | None) -> _Node:
+    """Raises ConfigError, and what adminsocket.find() raises."""
     if given is not None:
-        return given
+        return _Node(given, None)
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    wanted = adminsocket.Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
-        return Path(chosen.admin.socket)
+        return _Node(Path(chosen.admin.socket), wanted)
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    path = adminsocket.find(chosen.server.port)
-    if not adminsocket.is_there(path):
-        elsewhere = (
-            "--config FILE or --socket PATH names another node's"
-            if config_path is None
-            else "a node of another user or port is asked by --socket PATH"
-        )
-        raise adminsocket.NotRunningError(f"no node listens on {path}; {elsewhere}")
-    return path
+    path = adminsocket.find(wanted)
+    return _Node(path, None if config_path is None else wanted)
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
@@ -75,7 +89,7 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Js
 
     Tier and why, uptime, load, latency, drops, resources.
     """
-    now = adminsocket.result_of(_socket_path(socket, config_path), "status")
+    now = _node(socket, config_path).result_of("status")
     if as_json:
         print(json.dumps(now, indent=2))
     else:
@@ -104,15 +118,15 @@ def live_top(
     """
     if as_json and not once:
         raise typer.BadParameter("goes with --once", param_hint="--json")
-    path = _socket_path(socket, config_path)
+    node = _node(socket, config_path)
     if not once:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise RaidaError("top needs a terminal; --once does without")
-        top.watch(path, interval_s)
+        top.watch(functools.partial(node.result_of, "status"), interval_s)
         return
-    before = adminsocket.result_of(path, "status")
+    before = node.result_of("status")
     time.sleep(interval_s)  # it is what is measured
-    now = adminsocket.result_of(path, "status")
+    now = node.result_of("status")
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
     else:
@@ -128,7 +142,7 @@ def connections(
     as_json: _Json = False,
 ) -> None:
     """List open TCP connections."""
-    found = adminsocket.result_of(_socket_path(socket, config_path), "connections", limit=limit)
+    found = _node(socket, config_path).result_of("connections", limit=limit)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -152,7 +166,7 @@ def peers(
     In the last one to two minutes, estimated from samples. Counts requests that reach a handler;
     votes and plain echoes are answered without one.
     """
-    found = adminsocket.result_of(_socket_path(socket, config_path), "peers", count=count)
+    found = _node(socket, config_path).result_of("peers", count=count)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -185,7 +199,7 @@ def drain(
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
     shown = ""
-    for last in adminsocket.ask(_socket_path(socket, config_path), "drain", **given):
+    for last in _node(socket, config_path).ask("drain", **given):
         line = f"{last['phase']}: {last['in_flight']} in flight, {last['connections']} connections"
         if line != shown:
             print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
@@ -211,7 +225,7 @@ def log_level(
     The least severity written, until the next start or reload.
     """
     given = {} if level is None else {"level": level}
-    print(adminsocket.result_of(_socket_path(socket, config_path), "log-level", **given)["level"])
+    print(_node(socket, config_path).result_of("log-level", **given)["level"])
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
@@ -219,7 +233,7 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
     Exits 2 when the new one does not come up, and says why; the running node has gone on then.
     """
-    found = adminsocket.result_of(_socket_path(socket, config_path), "upgrade")
+    found = _node(socket, config_path).result_of("upgrade")
     print(f"process {found['process']} serves")
 
 
@@ -230,7 +244,7 @@ def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     changed then.
     """
     try:
-        found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
+        found = _node(socket, config_path).result_of("reload")
     except (ConfigError, adminsocket.NodeError) as error:  # the fault may keep us from the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring import config as configuration
-from raida_uring import handlers, kernel, log, metrics, sockets
+from raida_uring import handlers, kernel, log, metrics, remedies, sockets
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
@@ -142,9 +142,10 @@ class Server:
         self._started = True
         try:
             self._start()
-        except RuntimeError as error:  # of threading: a limit on tasks
+        except RuntimeError as error:  # of threading
+            remedy = remedies.for_threads()
             self._release()
-            raise StartError(f"{error}: raise TasksMax= (ulimit -u)") from error
+            raise StartError(f"{error}: {remedy}") from error
         except BaseException:
             self._release()
             raise
@@ -170,7 +171,8 @@ class Server:
                 | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
-            raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
+            remedy = remedies.for_node_memory(error.number)
+            raise StartError(f"{error}; {remedy}" if remedy else str(error)) from error
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)

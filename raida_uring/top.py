@@ -5,13 +5,12 @@
 
 import contextlib
 import curses
+import os
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import raida_uring
-from raida_uring import adminsocket
 from raida_uring.errors import RaidaError
 from raida_uring.latency import PERCENTILES, percentiles_us
 
@@ -277,21 +276,31 @@ def _duration(seconds: float) -> str:
 # --- Terminal ---------------------------------------------------------------------------------
 
 
-def watch(path: Path, interval_s: float) -> None:
-    """Draw the view every `interval_s` until q. Raises what adminsocket.ask() raises."""
+def watch(look: Callable[[], Status], interval_s: float) -> None:
+    """Draw the view every `interval_s` until q.
+
+    look: asks for the status. Raises what it raises, and RaidaError for a terminal that cannot be
+    drawn on.
+    """
     try:
-        curses.wrapper(_watch, path, interval_s)
+        curses.wrapper(_watch, look, interval_s)
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to quit
+    except curses.error as error:
+        terminal = os.environ.get("TERM") or "not set"
+        raise RaidaError(
+            f"the terminal (TERM is {terminal!r}) cannot be drawn on: {error}; TERM=xterm-256color "
+            "suits most, --once does without"
+        ) from None
 
 
-def _watch(screen: Any, path: Path, interval_s: float) -> None:
+def _watch(screen: Any, look: Callable[[], Status], interval_s: float) -> None:
     try:
         curses.curs_set(0)
     except curses.error:
         pass  # a terminal that cannot hide it
     before: Status | None = None
-    now: Status = adminsocket.result_of(path, "status")
+    now = look()
     while True:
         _draw(screen, now, before)
         next_at = time.monotonic() + interval_s
@@ -302,7 +311,7 @@ def _watch(screen: Any, path: Path, interval_s: float) -> None:
                 return
             if key == curses.KEY_RESIZE:
                 _draw(screen, now, before)
-        before, now = now, adminsocket.result_of(path, "status")
+        before, now = now, look()
 
 
 def _draw(screen: Any, now: Status, before: Status | None) -> None:
@@ -316,6 +325,6 @@ def _draw(screen: Any, now: Status, before: Status | None) -> None:
 
 def _put(screen: Any, row: int, line: str, style: int) -> None:
     try:
-        screen.addstr(row, 0, line, style)
+        screen.addstr(row, 0, line.encode("ascii", "replace"), style)  # whatever the locale
     except curses.error:
         pass  # it was made smaller in between

@@ -14,7 +14,9 @@ answered 252 and logged.
 import importlib
 import importlib.metadata
 import inspect
+import logging
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from types import ModuleType
 from typing import Any, Final, Literal
 
 from raida_uring.errors import ConfigError
+from raida_uring.log import event
 from raida_uring.message import Reply, Request
 from raida_uring.node import Node
 
@@ -31,6 +34,8 @@ ENTRY_POINT_GROUP: Final = "raida_uring.commands"
 GROUPS: Final = range(16)
 CODES: Final = range(256)
 COMMANDS_COUNT: Final = 16 * 256
+
+logger = logging.getLogger("raida_uring.handlers")
 
 Mode = Literal["read", "write", "slow"]
 
@@ -116,12 +121,37 @@ def _builtin(*, store: bool) -> Iterator[tuple[str, object]]:
 
 
 def _entry_points() -> Iterator[tuple[str, object]]:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for point in _declared_entry_points():
         source = f"entry point {point.name} = {point.value}"
         try:
             yield source, point.load()
         except (Exception, SystemExit) as error:
             raise ConfigError(f"{source}: cannot be loaded: {_reason(error)}") from error
+
+
+def _declared_entry_points() -> Iterator[importlib.metadata.EntryPoint]:
+    """Of every installed package, each package once.
+
+    Not importlib.metadata.entry_points(): one package's unreadable metadata, or the empty directory
+    that a tool has left, ends it for all of them.
+    """
+    seen: set[str] = set()
+    for package in importlib.metadata.distributions():
+        try:
+            name = re.sub("[-_.]+", "-", package.metadata["Name"]).lower()
+            points = list(package.entry_points)
+        except Exception as error:
+            place = getattr(package, "_path", "?")
+            logger.warning(
+                "%s: not a package's metadata, its commands are not looked for: %s",
+                place,
+                _reason(error),
+                extra=event("package_unreadable", path=str(place)),
+            )
+            continue
+        if name not in seen:  # what stands first on the path is what is imported
+            seen.add(name)
+            yield from (one for one in points if one.group == ENTRY_POINT_GROUP)
 
 
 def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:

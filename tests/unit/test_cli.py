@@ -4,6 +4,7 @@ Whatever is wrong with what was typed or configured: one line on standard error,
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
 from tests.support.store import MAP_BYTES, make_store
 
 TIMEOUT_S = 30.0
+ROOT = Path(__file__).parent.parent.parent
+CLONE3 = 435  # on every architecture
 
 
 def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -264,6 +267,197 @@ def test_threads_that_cannot_be_had_are_one_line_and_status_2() -> None:
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last == "raida-uring: can't start new thread: raise TasksMax= (ulimit -u)"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (f"refuse_system_call({CLONE3}, errno.EPERM)", "seccomp filter"),
+        ("limit(resource.RLIMIT_AS, 600 << 20)", "ulimit -v"),
+        ("refuse_system_call(MEMFD_CREATE, errno.EPERM)", "memfd_create() is needed"),
+        ("refuse_system_call(MEMFD_CREATE, errno.ENOSYS)", "memfd_create() and fallocate()"),
+        ("limit(resource.RLIMIT_FSIZE, 1 << 20)", "ulimit -f"),
+    ],
+)
+def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
+    script = (
+        "import errno, os, platform, resource, sys\n"
+        "from tests.support.confine import refuse_system_call\n"
+        "MEMFD_CREATE = {'x86_64': 319, 'aarch64': 279}[platform.machine()]\n"
+        "limit = lambda which, most: resource.setrlimit(which, (most, most))\n"
+        f"{how}\n"
+        "os.execv(sys.executable, "
+        "[sys.executable, '-m', 'raida_uring', 'serve', '--port', '0', '--host', '127.0.0.1'])"
+    )
+    done = run_script(script, capture_output=True)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert expected in last
+    assert "TasksMax" not in last
+    assert ("lower [udp]" in last) == ("ulimit -v" in last and "reserving" in last)
+
+
+def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
+    make_store(tmp_path / "coins")
+    script = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'raida_uring', *sys.argv[1:]])"
+    )
+    done = run_script(
+        script, "store", "stat", "--store", str(tmp_path / "coins"), capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"raida-uring: opening the store {tmp_path}/coins: a store of up to 2048 MiB needs as much "
+        "address space: raise LimitAS= (ulimit -v), or lower [store] size_mib\n",
+    )
+
+
+# --- Faults of the machine ----------------------------------------------------------------------
+
+
+def run_without_directory(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """`raida-uring` in a directory that is removed before it starts."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        "import os, sys; os.rmdir(os.getcwd()); "
+        "from raida_uring.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return run_script(
+        script, *args, cwd=gone, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "store stat --store coins",
+        "store verify --store coins",
+        "store init --store coins",
+        "store export --store coins files",
+        "store import --store coins files",
+        "serve --config {0}",
+        "config check node.toml",
+        "probe --config node.toml",
+        "status --socket admin.sock",
+        "bench --only none --json out",
+    ],
+)
+def test_a_directory_that_is_gone_is_one_line(tmp_path: Path, args: str) -> None:
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 0\nport = 0\n[network]\nbind = ["127.0.0.1"]\n'
+        '[admin]\nsocket = "a"\n[http]\nenabled = false\n'
+    )
+    done = run_without_directory(tmp_path, *args.format(tmp_path / "node.toml").split())
+    assert done.returncode in (2, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
+def test_output_is_utf8_whatever_the_locale(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('[server]\nraida_id = 0\n[store]\npath = "/data/存"\n', encoding="utf-8")
+    for command in (["config", "show"], ["config", "check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "raida_uring", *command, str(path)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    shown = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "show", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    ).stdout
+    assert 'path = "/data/存"' in shown.decode("utf-8")
+    assert done.stderr == b""
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.toml"
+    Path(os.fsdecode(path)).write_text("[server]\nraida_id = 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "check", path],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def latin_locale(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a shell whose locale is German in ISO-8859-1."""
+    if shutil.which("localedef") is None:
+        pytest.skip("no localedef (Debian package libc-bin)")
+    directory = tmp_path_factory.mktemp("locales")
+    command = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(directory / "de_DE")]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+    if not (directory / "de_DE").exists():
+        pytest.skip(f"no sources of locales (Debian package locales): {done.stderr.decode()}")
+    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**given, "LC_ALL": "de_DE", "LOCPATH": str(directory), "PYTHONPATH": str(ROOT)}
+
+
+def test_paths_of_a_configuration_name_the_same_directory_in_every_locale(
+    tmp_path: Path, latin_locale: dict[str, str]
+) -> None:
+    path = tmp_path / "node.toml"
+    store = str(tmp_path / "grün")
+    path.write_text(f'[server]\nraida_id = 0\n[store]\npath = "{store}"\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "store", "init", "--config", str(path)],
+        env=latin_locale,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (Path(store) / "data.mdb").exists()
+    assert done.stdout.decode("utf-8").startswith(store)
+
+
+def test_completion_that_cannot_be_installed_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "--install-completion", "bash"],
+        env={**os.environ, "HOME": "/proc/1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("metadata", [None, b"", b"[raida_uring.commands]\n\xff = \xfe\n"])
+def test_metadata_of_other_packages_keep_no_node_from_starting(
+    tmp_path: Path, metadata: bytes | None
+) -> None:
+    """An empty directory that a tool has left, and text that is not UTF-8."""
+    directory = tmp_path / "site" / ("x-1.dist-info" if metadata else ".dist-info")
+    directory.mkdir(parents=True)
+    if metadata is not None:
+        (directory / "entry_points.txt").write_bytes(metadata)
+    (tmp_path / "node.toml").write_text("[server]\nraida_id = 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "check", "--deep", "node.toml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
 
