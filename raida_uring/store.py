@@ -7,11 +7,13 @@ Source: wire specification, section 8.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
 import logging
 import os
+import pwd
 import secrets
 import stat
 import struct
@@ -53,6 +55,7 @@ SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
 _READERS: Final = "lock.mdb"  # LMDB's
+_FILES: Final = (FILE, _LOCK, _READERS)
 # Entries of the table META.
 _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
@@ -82,7 +85,7 @@ def size_of(path: Path) -> int:
             "`raida-uring store init` makes a new one"
         ) from None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise StoreError(_refusal(path, error)) from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: not a store: {FILE} is not a file")
     if found.st_size == 0:
@@ -99,12 +102,62 @@ def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
     """
     size = size_of(path)
     _check_size(path, size, map_bytes)
-    for one in (path, path / FILE, path / _READERS, path / _LOCK):
-        if one.exists() and not os.access(one, os.R_OK | os.W_OK):
-            raise StoreError(f"{one}: this user may not read and write it")
+    denied = _denied(path, os.R_OK | os.W_OK)
+    if denied is not None:
+        raise StoreError(denied)
     if (path / _READERS).exists():
         with contextlib.closing(Store(path, map_bytes=map_bytes, read_only=True)) as store:
             store.refuse_other(raida_id)
+
+
+def explained(path: Path, error: StoreError, *, writing: bool = False) -> StoreError:
+    """The same, with the file that this user may not use where that is the cause."""
+    if error.number not in (-errno.EACCES, -errno.EPERM):
+        return error
+    denied = _denied(path, os.R_OK | os.W_OK if writing else os.R_OK)
+    return error if denied is None else StoreError(denied, error.number)
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    """What the machine says of the store at `path`, and of which file of it."""
+    denied = None
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        denied = _denied(path, os.R_OK | os.W_OK)
+    return denied or f"{error.filename or path}: {error.strerror}"
+
+
+def _denied(path: Path, wanted: int) -> str | None:
+    """Which directory or file of a store this user may not use, and why; None when it may.
+
+    wanted: of os.R_OK and os.W_OK.
+    """
+    for one in (*reversed(path.parents), path):
+        if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True):
+            return _why_denied(one, path)
+    for one in (path, path / FILE, path / _READERS, path / _LOCK):
+        if one.exists() and not os.access(one, wanted, effective_ids=True):
+            return _why_denied(one, path)
+    return None
+
+
+def _why_denied(one: Path, path: Path) -> str:
+    found, user = one.stat(), os.geteuid()
+    if os.access(one, os.R_OK, effective_ids=True) and os.statvfs(one).f_flag & os.ST_RDONLY:
+        return f"{one}: Read-only file system"
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    if found.st_uid == user or one not in (path, *(path / file for file in _FILES)):
+        return f"{one}: Permission denied: its mode is {mode}, its owner {_user(found.st_uid)}"
+    return (
+        f"{one}: Permission denied: it belongs to {_user(found.st_uid)} (mode {mode}), and this is "
+        f"user {_user(user)}: `chown -R {_user(user)} {path}` makes the store this user's"
+    )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def page_of(denomination: int, page: int) -> int:
@@ -166,16 +219,16 @@ class Store:
             if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+            raise StoreError(_refusal(path, error)) from error
         flags = native_store.STORE_READ_ONLY if read_only else 0
         if durability == "interval":
             flags |= native_store.STORE_LAZY
         try:
             _check_size(path, size, map_bytes)
             self._store = native_store.Store(str(path), map_bytes, flags)
-        except StoreError:
+        except StoreError as error:
             self._disown()
-            raise
+            raise explained(path, error, writing=not read_only) from error
         try:
             self.seed, self.unfinished, self.raida_id = self._read_meta()
             if self.unfinished is not None and not unfinished:
@@ -785,6 +838,7 @@ __all__ = [
     "Syncer",
     "check",
     "denomination_of",
+    "explained",
     "month_now",
     "page_of",
     "size_of",

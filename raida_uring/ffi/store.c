@@ -107,18 +107,51 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
+/* Open lock.mdb; make it if need be. Whoever looks first, root perhaps, must not keep the store's
+ * owner out, so what is made is as data.mdb is. */
+static int store_open_lock(int directory)
+{
+    struct stat data;
+    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, STORE_MODE);
+    if (lock < 0)
+        return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_CLOEXEC) : -1;
+    if (fstatat(directory, "data.mdb", &data, 0) == 0) {
+        (void)!fchown(lock, data.st_uid, data.st_gid); /* only root may, and only root needs it */
+        (void)fchmod(lock, data.st_mode & 0666);
+    }
+    return lock;
+}
+
+/* Whether nobody has the store open: who has holds a lock on lock.mdb, which asking for does not
+ * need the right to write. */
+static bool store_is_unused(int directory)
+{
+    int lock = openat(directory, "lock.mdb", O_RDONLY | O_CLOEXEC);
+    if (lock < 0)
+        return errno == ENOENT;
+    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    bool unused = fcntl(lock, F_GETLK, &held) == 0 && held.l_type == F_UNLCK;
+    close(lock);
+    return unused;
+}
+
 /* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. */
-static int store_reserve_lock(const char *path)
+int ru_store_reserve_lock(const char *path, unsigned int *flags)
 {
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return errno;
-    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_CLOEXEC, STORE_MODE);
+    int lock = store_open_lock(directory);
+    int rc = 0;
+    if (lock < 0) { /* LMDB knows whether it needs it, and why it cannot have it */
+        bool denied = errno == EACCES || errno == EPERM;
+        if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
+            *flags |= MDB_NOLOCK;
+    } else {
+        rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
+        close(lock);
+    }
     close(directory);
-    if (lock < 0)
-        return 0; /* LMDB knows whether it needs it, and why it cannot have it */
-    int rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
-    close(lock);
     return rc == ENOSPC || rc == EDQUOT ? rc : 0;
 }
 
@@ -154,7 +187,7 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
     unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
     env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
     env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
-    int rc = store_reserve_lock(path);
+    int rc = ru_store_reserve_lock(path, &env_flags);
     if (rc == 0)
         rc = mdb_env_create(&made->env);
     if (rc == 0)
