@@ -47,6 +47,8 @@ _EXIT_INTERRUPTED = 130
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
 
+_FROM_PORT = "from the port"
+_ASSUMED = "assumed; --raida-id tells"
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
 logger = logging.getLogger("raida_uring")
@@ -626,9 +628,9 @@ def _percentile(ordered: Sequence[float], percent: int) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def _parse_endpoint(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+)):([0-9]{1,5})", text)
-    if match is not None and not 1 <= int(match[3]) <= 65535:
+def _parse_endpoint(text: str, default_port: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+))(?::([0-9]{1,5}))?", text)
+    if match is not None and match[3] is not None and not 1 <= int(match[3]) <= 65535:
         raise typer.BadParameter(
             f"{text!r}: the port must be from 1 to 65535", param_hint="HOST:PORT"
         )
@@ -637,7 +639,7 @@ def _parse_endpoint(text: str) -> tuple[str, int]:
             f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets, as in [::1]:50000",
             param_hint="HOST:PORT",
         )
-    return match[1] or match[2], int(match[3])
+    return match[1] or match[2], int(match[3] or default_port)
 
 
 def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
@@ -645,14 +647,14 @@ def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
     if given is not None:
         return given, "as told"
     if 0 <= port - _FIRST_PORT < config.RAIDA_COUNT:
-        return port - _FIRST_PORT, "from the port"
-    return 0, "assumed; --raida-id tells"
+        return port - _FIRST_PORT, _FROM_PORT
+    return 0, _ASSUMED
 
 
 @app.command()
 def ping(
     endpoint: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Node to ask; IPv6 as [::1]:50000.")
+        str, typer.Argument(metavar="HOST[:PORT]", help="Node to ask; IPv6 as [::1]:50000.")
     ],
     tcp: Annotated[
         bool,
@@ -683,7 +685,12 @@ def ping(
     ] = 2.0,
     raida_id: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=255, help="RAIDA asked; by default port - 50000."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=255,
+            help="RAIDA asked; by default port - 50000, or who the node says it is.",
+        ),
     ] = None,
     coin_id: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Coin to name.")] = 6,
     any_answer: Annotated[
@@ -692,68 +699,133 @@ def ping(
 ) -> int:
     """Send echo requests, like ping(8).
 
-    One line for each answer, a summary at the end or at Ctrl-C. Exits 0 if any echo came back, 1 if
-    none did: no answer, or refusals only, as by another RAIDA than the one asked.
+    One line for each answer, a summary at the end or at Ctrl-C. The port is 50000 plus the number
+    of the RAIDA unless given; of a name, the first address where somebody is. Exits 0 if any echo
+    came back, 1 if none did: no answer, or refusals only, as by another RAIDA than the one asked.
     """
-    host, port = _parse_endpoint(endpoint)
+    known = raida_id is not None and raida_id < config.RAIDA_COUNT
+    host, port = _parse_endpoint(endpoint, _FIRST_PORT + (raida_id or 0) * known)
     try:
-        _, address = client.resolve(host, port)
+        addresses = [text for _, text in client.resolve_all(host, port)]
     except OSError as error:
         raise RaidaError(f"{host}: {error.strerror or error}") from None
-    chosen_id, origin = _choose_raida_id(raida_id, port)
-    transport: client.Transport = "tcp" if tcp else "udp"
-    peer = client.format_endpoint(address, port)
-    print(f"PING {peer} over {transport.upper()}, RAIDA {chosen_id} ({origin})", flush=True)
-
-    tally = _Tally()
+    asking = _Asking(
+        addresses,
+        port,
+        "tcp" if tcp else "udp",
+        timeout_s,
+        coin_id,
+        *_choose_raida_id(raida_id, port),
+    )
+    asking.introduce()
+    tally = asking.tally
     next_s = time.monotonic()
     try:
         for sequence in itertools.count(1) if count is None else range(1, count + 1):
             # As ping(8): the interval is between sends, whatever an answer takes.
             time.sleep(max(0.0, next_s - time.monotonic()))
             next_s = time.monotonic() + interval_s
-            data = protocol.build_request(
-                protocol.Group.STATUS,
-                0,
-                raida_id=chosen_id,
-                coin_id=coin_id,
-                echo=sequence & 0xFFFF,
-                challenge=os.urandom(protocol.CHALLENGE_RANDOM_BYTES),
-            )
-            line = _ping_once(address, port, data, transport, timeout_s, tally)
-            print(line.format(peer=peer, sequence=sequence), flush=True)
+            print(asking.ask(sequence), flush=True)
     except KeyboardInterrupt:
         print()
-    print(f"--- {peer} ---\n{tally.summary()}", flush=True)
+    print(f"--- {asking.peer} ---\n{tally.summary()}", flush=True)
     if tally.refused:
-        _complain(f"{peer} {tally.refusal}")
+        _complain(f"{asking.peer} {tally.refusal}")
     counted = len(tally.round_trips_ms) - (0 if any_answer else tally.refused)
     return 0 if counted > 0 else _EXIT_NO_ANSWER
 
 
-def _ping_once(
-    host: str, port: int, data: bytes, transport: client.Transport, timeout_s: float, tally: _Tally
-) -> str:
-    """Make one exchange, count it, and return its line with {peer} and {sequence} to fill in."""
-    try:
-        exchange = client.request(host, port, data, transport=transport, timeout_s=timeout_s)
-    except TimeoutError:
-        tally.timeouts += 1
-        return f"no answer from {{peer}}: seq={{sequence}} within {timeout_s:g} s"
-    except (OSError, ProtocolError) as error:
-        tally.errors += 1
-        reason = error.strerror if isinstance(error, OSError) else None
-        return f"no answer from {{peer}}: seq={{sequence}} {reason or error}"
-    reply = exchange.reply
-    round_trip_ms = exchange.round_trip_s * 1000
-    tally.round_trips_ms.append(round_trip_ms)
-    if reply.status != protocol.Status.SUCCESS:
-        tally.refused += 1
-        tally.refusal = _explain_refusal(reply, asked=data[2])
-    return (
-        f"{reply.status} {protocol.status_name(reply.status)} from {{peer}}: seq={{sequence}} "
-        f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
-    )
+@dataclass(slots=True)
+class _Asking:
+    """Whom ping asks, and what has come of it."""
+
+    addresses: list[str]  # the first of them, until it is clear that nobody is there
+    port: int
+    transport: client.Transport
+    timeout_s: float
+    coin_id: int
+    raida_id: int
+    origin: str  # of the id, in words
+    tally: _Tally = field(default_factory=_Tally)
+
+    @property
+    def peer(self) -> str:
+        return client.format_endpoint(self.addresses[0], self.port)
+
+    def introduce(self) -> None:
+        over = self.transport.upper()
+        print(f"PING {self.peer} over {over}, RAIDA {self.raida_id} ({self.origin})", flush=True)
+
+    def ask(self, sequence: int) -> str:
+        """Make one exchange, count it, and return its line.
+
+        The first one finds out at which address of a name somebody is, and which RAIDA that is
+        where nobody has told.
+        """
+        found = self._exchange(sequence)
+        while self._is_nobody_there(found):
+            print(f"{self.peer}: {_reason_of(found)}", flush=True)
+            del self.addresses[0]
+            self.introduce()
+            found = self._exchange(sequence)
+        if isinstance(found, client.Exchange) and self._is_another(found.reply):
+            self.raida_id, self.origin = found.reply.raida_id, "as it says"
+            self.introduce()
+            found = self._exchange(sequence)
+        return self._count(found, sequence)
+
+    def _exchange(self, sequence: int) -> client.Exchange | Exception:
+        data = protocol.build_request(
+            protocol.Group.STATUS,
+            0,
+            raida_id=self.raida_id,
+            coin_id=self.coin_id,
+            echo=sequence & 0xFFFF,
+            challenge=os.urandom(protocol.CHALLENGE_RANDOM_BYTES),
+        )
+        try:
+            return client.request(
+                self.addresses[0],
+                self.port,
+                data,
+                transport=self.transport,
+                timeout_s=self.timeout_s,
+            )
+        except (OSError, ProtocolError) as error:
+            return error
+
+    def _is_nobody_there(self, found: client.Exchange | Exception) -> bool:
+        """At this address, while there are others and none has been heard of."""
+        tally = self.tally
+        heard = tally.round_trips_ms or tally.timeouts or tally.errors
+        refused = isinstance(found, OSError) and not isinstance(found, TimeoutError)
+        return refused and not heard and len(self.addresses) > 1
+
+    def _is_another(self, reply: protocol.ParsedReply) -> bool:
+        wrong = reply.status == protocol.Status.INVALID_RAIDA_ID
+        return wrong and reply.raida_id != self.raida_id and self.origin in (_ASSUMED, _FROM_PORT)
+
+    def _count(self, found: client.Exchange | Exception, sequence: int) -> str:
+        tally = self.tally
+        if isinstance(found, TimeoutError):
+            tally.timeouts += 1
+            return f"no answer from {self.peer}: seq={sequence} within {self.timeout_s:g} s"
+        if isinstance(found, Exception):
+            tally.errors += 1
+            return f"no answer from {self.peer}: seq={sequence} {_reason_of(found)}"
+        reply, round_trip_ms = found.reply, found.round_trip_s * 1000
+        tally.round_trips_ms.append(round_trip_ms)
+        if reply.status != protocol.Status.SUCCESS:
+            tally.refused += 1
+            tally.refusal = _explain_refusal(reply, asked=self.raida_id)
+        return (
+            f"{reply.status} {protocol.status_name(reply.status)} from {self.peer}: seq={sequence} "
+            f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
+        )
+
+
+def _reason_of(found: client.Exchange | Exception) -> str:
+    return str((found.strerror if isinstance(found, OSError) else None) or found)
 
 
 def _explain_refusal(reply: protocol.ParsedReply, *, asked: int) -> str:

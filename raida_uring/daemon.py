@@ -12,7 +12,10 @@ import json
 import logging
 import os
 import queue
+import shlex
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -46,6 +49,8 @@ LOOK_S: Final = 0.02  # ... and while something is under way
 OPEN_RETRY_S: Final = 0.1  # between two tries to open what a predecessor has left ...
 OPEN_TIMEOUT_S: Final = 5.0  # ... and how long: one that was killed lets go of it piece by piece
 SAID_TWICE_S: Final = 0.05  # timeout(1) signals a process, and then its whole group
+PORT_OF_FIRST: Final = 50000  # what `ping` takes a port for, and which coin it names
+COIN_ID: Final = 6
 STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
 
 # Also no descriptor or thread: none of these may end a node that serves.
@@ -236,16 +241,20 @@ class Daemon:
         self._status = f"serving on {places}: {self.server.tier}"
         if self._takeover is None:
             self._admin = admin.open_for(self)
-        logger.info(
-            "try it: raida-uring ping %s",
-            _reachable(self.server.endpoints[0]),
-            extra=event("hint"),
-        )
+        logger.info("try it: %s", self._hint(), extra=event("hint"))
         if self._takeover is None:
             self._announce()
         self.server.begin_takeover(self._hear_of_predecessor)
         self._process.cpu_percent()  # the first call only starts the measurement
         self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
+
+    def _hint(self) -> str:
+        """A command that gets an answer, as it is to be typed."""
+        asked, (host, port) = self.server.config.server, self.server.endpoints[0]
+        hint = f"{_program()} ping {_reachable((host, port))}"
+        if port != PORT_OF_FIRST + asked.raida_id:
+            hint += f" --raida-id {asked.raida_id}"
+        return hint if asked.coin_id == COIN_ID else f"{hint} --coin-id {asked.coin_id}"
 
     def _next(self) -> Event | None:
         """What has happened, after waiting a moment for it.
@@ -753,6 +762,23 @@ def _reachable(endpoint: tuple[str, int]) -> str:
     host, port = endpoint
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
     return sockets.format_endpoint(loopback.get(host, host), port)
+
+
+def _program() -> str:
+    """How this program was started: it need not be where a shell looks for programs."""
+    started = sys.argv[0]
+    if os.path.basename(started) == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m raida_uring"
+    found = shutil.which("raida-uring")
+    if started in ("", "-c") or (found is not None and _is_same_file(found, started)):
+        return "raida-uring"
+    return shlex.quote(started)
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False
 
 
 def _log_resources(server: Server, process: psutil.Process) -> None:

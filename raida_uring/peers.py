@@ -6,13 +6,10 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 import asyncio
 import logging
 import secrets
-import socket
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import Final
 
-from raida_uring import protocol
+from raida_uring import protocol, resolver
 from raida_uring.config import Server
 from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.log import event
@@ -22,12 +19,6 @@ TIMEOUT_S: Final = 32.0
 _COIN_BYTES: Final = 5
 _REPLY_BYTES_MAX: Final = protocol.HEADER_BYTES + 4096 * _COIN_BYTES + 2  # a ticket's most coins
 _GROUP, _VALIDATE_TICKET = 2, 50
-
-# (family, type, protocol, name, address), as getaddrinfo() has them
-_Found = list[tuple[Any, Any, int, str, Any]]
-
-_lookups: Final[dict[tuple[str, int], "Future[_Found]"]] = {}  # under way
-_lookups_lock = threading.Lock()
 
 logger = logging.getLogger("raida_uring.peers")
 
@@ -95,7 +86,8 @@ async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> proto
         challenge=challenge,
     )
     host, _, port = address.rpartition(":")
-    connected = await _connect(await _addresses(host.strip("[]"), int(port)))
+    found = await resolver.addresses(host.strip("[]"), int(port))
+    connected = await resolver.connect(found, TIMEOUT_S)
     reader, writer = await asyncio.open_connection(sock=connected)
     try:
         writer.write(request)
@@ -110,68 +102,3 @@ async def _ask(server: Server, raida: int, address: str, ticket: bytes) -> proto
         return reply
     finally:
         writer.close()
-
-
-async def _connect(found: _Found) -> socket.socket:
-    """To the first address that takes it. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    fault: OSError | None = None
-    for family, kind, number, _, address in found:
-        connecting = socket.socket(family, kind, number)
-        try:
-            connecting.setblocking(False)
-            await loop.sock_connect(connecting, address)
-        except OSError as error:
-            connecting.close()
-            fault = error
-        except BaseException:
-            connecting.close()
-            raise
-        else:
-            return connecting
-    raise fault or OSError("no address")
-
-
-async def _addresses(host: str, port: int) -> _Found:
-    """Raises OSError, ValueError."""
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, ValueError):
-        return await asyncio.wrap_future(_lookup(host, port))
-
-
-def _lookup(host: str, port: int) -> "Future[_Found]":
-    """Resolve a name, on a thread that nobody waits for.
-
-    A resolver knows no deadline. asyncio's own threads for it are waited for at the end of the
-    event loop, and there are fewer of them than RAIDA. Of one name there is one look-up at a time,
-    whoever asks: they cannot pile up.
-    """
-    key = host, port
-    with _lookups_lock:
-        under_way = _lookups.get(key)
-        if under_way is not None:
-            return under_way
-        future: Future[_Found] = Future()
-        future.set_running_or_notify_cancel()  # who gives up waiting does not end it for others
-        try:
-            threading.Thread(
-                target=_look_up, args=(key, future), name="resolver", daemon=True
-            ).start()
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        _lookups[key] = future
-        return future
-
-
-def _look_up(key: tuple[str, int], future: "Future[_Found]") -> None:
-    try:
-        found: _Found = socket.getaddrinfo(*key, type=socket.SOCK_STREAM)
-    except BaseException as error:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        future.set_exception(error)
-    else:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        future.set_result(found)

@@ -105,7 +105,7 @@ WRONG_USAGE = [
     ("config", "check"),
     ("config", "show", "/nonexistent.toml"),
     ("ping",),
-    ("ping", "localhost"),
+    ("ping", "localhost:"),
     ("ping", "::1:50000"),
     ("ping", "127.0.0.1:0"),
     ("ping", "127.0.0.1:65536"),
@@ -141,8 +141,8 @@ def test_wrong_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
         ("bogus", ""),
         ("--bogus serve", ""),
         ("serve --port x", "serve"),
-        ("ping localhost", "ping"),
-        ("ping -c 1 localhost", "ping"),
+        ("ping localhost:", "ping"),
+        ("ping -c 1 ::1", "ping"),
         ("top --json", "top"),
         ("log-level info extra", "log-level"),
         ("config", "config"),
@@ -771,6 +771,125 @@ def test_ping_takes_the_raida_id_from_the_port(port: int, expected: str) -> None
     # Whether anything answers there does not matter.
     done = run("ping", f"127.0.0.1:{port}", "-c", "1", "-W", "0.1")
     assert done.stdout.splitlines()[0].endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("args", "peer"),
+    [
+        ("127.0.0.1", "127.0.0.1:50000 over UDP, RAIDA 0 (from the port)"),
+        ("[::1]", "[::1]:50000 over UDP, RAIDA 0 (from the port)"),
+        ("127.0.0.1 --raida-id 7", "127.0.0.1:50007 over UDP, RAIDA 7 (as told)"),
+        ("127.0.0.1 --raida-id 200", "127.0.0.1:50000 over UDP, RAIDA 200 (as told)"),
+    ],
+)
+def test_ping_needs_no_port(args: str, peer: str) -> None:
+    # Whether anything answers there does not matter.
+    done = run("ping", *args.split(), "-c", "1", "-W", "0.1")
+    assert done.stdout.splitlines()[0] == f"PING {peer}"
+
+
+def test_ping_learns_whose_port_it_is() -> None:
+    """Only where nobody has told: who names a number wants to know that it is another's."""
+    refusal = bytes((9, 0, 3)) + bytes(29)
+    with tcp_responder([refusal, b"", b""]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == f"PING 127.0.0.1:{port} over TCP, RAIDA 9 (as it says)"
+    assert "2 sent, 2 answered, 0 timeouts, 0% loss" in done.stdout
+
+
+@pytest.fixture
+def two_addresses(tmp_path: Path) -> list[str]:
+    """What runs a command where the name `both.test` is ::1, and then 127.0.0.1."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 both.test\n127.0.0.1 both.test\n")
+    mounting = ["unshare", "--mount", "sh", "-c"]
+    mounting.append('mount --bind "$0" /etc/hosts && exec "$@"')
+    tried = subprocess.run(
+        [*mounting, str(hosts), "getent", "ahosts", "both.test"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if "::1" not in tried.stdout or "127.0.0.1" not in tried.stdout:
+        pytest.skip(f"no mount namespace, or no IPv6: {tried.stderr}")
+    return [*mounting, str(hosts), sys.executable]
+
+
+def test_ping_tries_every_address_of_a_name(two_addresses: list[str]) -> None:
+    with udp_responder() as port:
+        done = subprocess.run(
+            [*two_addresses, "-m", "raida_uring", "ping", f"both.test:{port}", "-c", "1"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"[::1]:{port}: Connection refused" in done.stdout
+    assert f"250 SUCCESS from 127.0.0.1:{port}: seq=1" in done.stdout
+    assert "1 sent, 1 answered, 0 timeouts, 0% loss" in done.stdout
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
+def test_clients_try_every_address_of_a_name(
+    two_addresses: list[str], transport: str, kind: str
+) -> None:
+    script = (
+        "import asyncio, inspect, sys\n"
+        "from raida_uring.client import AsyncClient, Client, calls\n"
+        "async def ask(kind, port, transport):\n"
+        "    node = kind('both.test', port, raida_id=0, transport=transport)\n"
+        "    answer = node.ask(calls.Call(0, 0, b'', frozenset((250,)), lambda *_: 0))\n"
+        "    return (await answer if inspect.isawaitable(answer) else answer).status\n"
+        f"print(asyncio.run(ask({kind}, int(sys.argv[1]), {transport!r})))"
+    )
+    with udp_responder() if transport == "udp" else tcp_responder([b""]) as port:
+        done = subprocess.run(
+            [*two_addresses, "-c", script, str(port)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd=ROOT,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("250\n", "")
+
+
+def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
+    """In namespaces of its own, where the name server takes questions and answers none."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
+    script = (
+        "import asyncio, socket, sys, time\n"
+        "from raida_uring.client import AsyncClient, calls\n"
+        "dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); dns.bind(('127.0.0.53', 53))\n"
+        "async def ask():\n"
+        "    for transport in ('udp', 'tcp'):\n"
+        "        node = AsyncClient('raida7.test', 50007, raida_id=7, timeout_s=0.3,\n"
+        "                           transport=transport)\n"
+        "        try: await node.ask(calls.echo())\n"
+        "        except TimeoutError: print('late')\n"
+        "begin = time.monotonic(); asyncio.run(ask()); print(time.monotonic() - begin < 4)"
+    )
+    mounting = (
+        'ip link set lo up && mount --bind "$0/resolv.conf" /etc/resolv.conf && '
+        'mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf && exec "$@"'
+    )
+    unshare = ["unshare", "--mount", "--net", "sh", "-c"]
+    done = subprocess.run(
+        [*unshare, mounting, str(tmp_path), sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode in (1, 127) and "Traceback" not in done.stderr:
+        pytest.skip(f"no namespaces, or no ip (Debian package iproute2): {done.stderr}")
+    assert done.stdout == "late\nlate\nTrue\n", done.stderr
 
 
 def test_answer_is_what_the_protocol_says() -> None:
