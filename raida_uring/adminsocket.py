@@ -153,7 +153,7 @@ def find(wanted: Wanted) -> Path:
             if place in likely or user in (0, os.geteuid()):
                 return place
             found.append(place)
-        else:
+        elif place in likely or place.name != likely[1].name:  # not every node of the machine
             others[place] = _name_of(told)
     if len(found) == 1:
         return found[0]

@@ -364,23 +364,52 @@ def config_check(
     Looks at the file alone, unless told to look deeper.
     """
     chosen = config.load(path)
-    if deep:
-        _check_deep(chosen, path)
+    found = _check_deep(chosen, path) if deep else ""
     print(f"{path}: correct{', with its modules and its store' if deep else ''}")
+    if found:
+        print(found)
 
 
-def _check_deep(chosen: config.Config, path: Path) -> None:
-    """What `serve` would find in modules and store. Raises RaidaError."""
+def _check_deep(chosen: config.Config, path: Path) -> str:
+    """What `serve` would find in modules and store: its commands, counted. Raises RaidaError."""
     sys.path.append(str(path.resolve().parent))
     from raida_uring import handlers, store
 
-    handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
+    commands = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
     if chosen.store.path is not None:
         store.check(
             Path(chosen.store.path),
             map_bytes=chosen.store.size_mib << 20,
             raida_id=chosen.server.raida_id,
         )
+    return handlers.summary(commands)
+
+
+@app.command("commands")
+def list_commands(
+    config_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="TOML file whose modules are imported, which runs their code. Without it: the "
+            "built-in commands of a node without a store, and those of entry points.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """List the commands that a node answers.
+
+    Number, name, lane, and whose handler it is; last, which numbers are left for commands of your
+    own.
+    """
+    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    if config_path is not None:
+        sys.path.append(str(config_path.resolve().parent))
+    from raida_uring import handlers
+
+    found = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
+    print(json.dumps(handlers.as_dicts(found), indent=2) if as_json else handlers.table(found))
 
 
 @config_app.command("show")

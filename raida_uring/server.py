@@ -155,6 +155,7 @@ class Server:
         self._commands = commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
+        logger.info("%s", handlers.summary(commands), extra=event("commands", count=len(commands)))
         inherited = self._received if self._takeover is None else self._takeover.sockets
         self._bound = sockets.bind_all(self.config, inherited)
         if self._takeover is None:  # else once the predecessor has left the port

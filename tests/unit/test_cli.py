@@ -3,6 +3,7 @@
 Whatever is wrong with what was typed or configured: one line on standard error, exit status 2.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -577,7 +578,8 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
     done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (
         0,
-        "node.toml: correct, with its modules and its store\n",
+        "node.toml: correct, with its modules and its store\n"
+        "16 commands: 15 built in, 1 [handlers] modules: shallow_or_deep\n",
     )
 
 
@@ -587,6 +589,22 @@ def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
         one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, one.read_bytes())
         for one in directory.iterdir()
     }
+
+
+def test_commands_are_listed_with_who_answers_them(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 1\n[handlers]\nmodules = ["listed"]\n'
+    )
+    (tmp_path / "listed.py").write_text(HANDLER.replace("code=200", 'code=200, mode="slow"'))
+    lines = run("commands", "--config", "node.toml", cwd=tmp_path).stdout.splitlines()
+    found = {line.split()[0]: line.split(maxsplit=4)[1:] for line in lines[1:-1]}
+    assert found["5/200"] == ["-", "slow", "-", "listed.greet ([handlers] modules: listed)"]
+    assert found["0/0"][:2] == ["status/echo", "read"]
+    assert found["0/0"][3].endswith(" (built in)")
+    assert lines[-1] == "free for commands of your own: 5/128-199, 5/201-255, 6/128-255, 7/128-255"
+    told = json.loads(run("commands", "--json", "--config", "node.toml", cwd=tmp_path).stdout)
+    assert [one["code"] for one in told if one["group"] == 5] == [200]
+    assert len(told) == len(found)
 
 
 def test_config_check_deep_looks_into_the_store(tmp_path: Path) -> None:
