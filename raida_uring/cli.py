@@ -53,10 +53,23 @@ _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
 logger = logging.getLogger("raida_uring")
 
+
+def _guide(name: str) -> str:
+    """Where a guide of docs/ is: below the prefix of a wheel, or in the checkout."""
+    for directory in (
+        Path(sys.prefix, "share/doc/raida-uring"),
+        Path(__file__).resolve().parent.parent / "docs",
+    ):
+        if (directory / name).is_file():
+            return str(directory / name)
+    return f"{name}, see `man raida-uring`"
+
+
 app = typer.Typer(
     help="Network node of a RAIDA server, on io_uring or epoll.",
-    epilog="Every setting is described in docs/configure.md.",
+    epilog=f"Every setting is described in {_guide('configure.md')}.",
     add_completion=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -220,14 +233,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback does it
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_print_version, help="Print the version."
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options that stand before a command; without one show what there is."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _complete_backend(incomplete: str) -> list[str]:
@@ -256,6 +272,7 @@ def serve(
         typer.Option(
             "--config",
             metavar="FILE",
+            readable=False,
             help="TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key.",
         ),
     ] = None,
@@ -294,6 +311,14 @@ def serve(
         )
     else:  # last, so that a handler's module beside the file cannot stand in for another
         sys.path.append(str(config_path.resolve().parent))
+        exposed = config.exposed_keys(config_path, chosen)
+        if exposed is not None:
+            logger.warning("%s", exposed, extra=log.event("config_exposed"))
+    if os.geteuid() == 0:
+        logger.info(
+            "runs as root, whose rights it does not need: a user of its own is safer",
+            extra=log.event("runs_as_root"),
+        )
     if config.hands_pages_to_anybody(chosen):
         logger.warning(
             "anybody who asks is handed pages of coins with every AN (14/4): "
@@ -319,7 +344,9 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_path: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
+        typer.Option(
+            "--config", metavar="FILE", readable=False, help="TOML file whose needs are to be met."
+        ),
     ] = None,
     backend: _Backend = None,
 ) -> int:
@@ -349,7 +376,7 @@ def probe(
 
 @config_app.command("check")
 def config_check(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="TOML file.")],
     deep: Annotated[
         bool,
         typer.Option(
@@ -364,6 +391,9 @@ def config_check(
     Looks at the file alone, unless told to look deeper.
     """
     chosen = config.load(path)
+    exposed = config.exposed_keys(path, chosen)
+    if exposed is not None:
+        raise ConfigError(exposed)
     found = _check_deep(chosen, path) if deep else ""
     print(f"{path}: correct{', with its modules and its store' if deep else ''}")
     if found:
@@ -392,6 +422,7 @@ def list_commands(
         typer.Option(
             "--config",
             metavar="FILE",
+            readable=False,
             help="TOML file whose modules are imported, which runs their code. Without it: the "
             "built-in commands of a node without a store, and those of entry points.",
         ),
@@ -416,7 +447,9 @@ def list_commands(
 def config_show(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="TOML file; without it the embedded default."),
+        typer.Argument(
+            metavar="FILE", readable=False, help="TOML file; without it the embedded default."
+        ),
     ] = None,
     show_secrets: Annotated[bool, typer.Option("--secrets", help="Print keys too.")] = False,
 ) -> None:
@@ -432,13 +465,17 @@ _ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
+        readable=False,
         help="TOML file that says where the store is, and how large it may grow.",
     ),
 ]
 _StoreOption = Annotated[
     Path | None,
     typer.Option(
-        "--store", metavar="DIR", help="The store's directory. Either it or --config is needed."
+        "--store",
+        metavar="DIR",
+        readable=False,
+        help="The store's directory. Either it or --config is needed.",
     ),
 ]
 _SHOWN_MAX = 20  # lines of one kind; the rest is counted
@@ -509,13 +546,16 @@ def store_init(
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     print(f"{_printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
     if config_path is None:
-        print("Serve it with `path` of [store], see docs/configure.md.")
+        print(f"Serve it with `path` of [store], see {_guide('configure.md')}.")
 
 
 @store_app.command("import")
 def store_import(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="`Data` of a reference server, stopped.")
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="`Data` of a reference server, stopped."
+        ),
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
@@ -553,7 +593,10 @@ def store_import(
 @store_app.command("export")
 def store_export(
     target: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="Directory that is empty, or not there.")
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="Directory that is empty, or not there."
+        ),
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,

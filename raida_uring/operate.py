@@ -4,6 +4,7 @@ log-level.
 Each speaks to the admin socket. A node that does not run ends them with one line and exit status 3.
 """
 
+import contextlib
 import functools
 import json
 import sys
@@ -19,6 +20,8 @@ from raida_uring import adminsocket, config, top
 from raida_uring.errors import ConfigError, RaidaError
 
 _EXIT_DROPPED = 1
+_TAKEOVER_TIMEOUT_S = 5.0  # for the successor to have the admin socket
+_TAKEOVER_LOOK_S = 0.05
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,6 +30,7 @@ _Socket = Annotated[
     typer.Option(
         "--socket",
         metavar="PATH",
+        readable=False,
         help="The node's admin socket. Only root and the node's own user are answered.",
     ),
 ]
@@ -35,6 +39,7 @@ _ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
+        readable=False,
         help="TOML file that the node serves, to find its socket. Without either option: the node "
         "on port 50000, else the service.",
     ),
@@ -170,8 +175,11 @@ def peers(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
     window_s = max(found["window_s"], 0.1)
+    if not found["peers"]:
+        print(f"no request reached a handler in the last {found['window_s']:g} s")
+        return
+    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
     for one in found["peers"]:
         print(f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}")
     print(f"in the last {found['window_s']:g} s")
@@ -233,8 +241,23 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
     Exits 2 when the new one does not come up, and says why; the running node has gone on then.
     """
-    found = _node(socket, config_path).result_of("upgrade")
-    print(f"process {found['process']} serves")
+    node = _node(socket, config_path)
+    before = node.result_of("status")
+    successor = node.result_of("upgrade")["process"]
+    versions = f"{before['version']} \u2192 {_version_of(node, successor)}"
+    print(f"{versions}: process {successor} serves, {before['process']} leaves")
+
+
+def _version_of(node: _Node, process: int) -> str:
+    """Of a node that takes over the admin socket now."""
+    deadline = time.monotonic() + _TAKEOVER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RaidaError):  # between the two nobody listens
+            told = node.result_of("status")
+            if told["process"] == process:
+                return str(told["version"])
+        time.sleep(_TAKEOVER_LOOK_S)
+    return "?"
 
 
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import logging
 import os
-import pwd
 import secrets
 import stat
 import struct
@@ -38,6 +37,7 @@ from raida_uring.ffi.native_store import (
     UNREADABLE,
 )
 from raida_uring.log import event
+from raida_uring.ownership import user_name
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
@@ -144,20 +144,14 @@ def _why_denied(one: Path, path: Path) -> str:
     found, user = one.stat(), os.geteuid()
     if os.access(one, os.R_OK, effective_ids=True) and os.statvfs(one).f_flag & os.ST_RDONLY:
         return f"{one}: Read-only file system"
-    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    owner, mode = user_name(found.st_uid), f"{stat.S_IMODE(found.st_mode):04o}"
     if found.st_uid == user or one not in (path, *(path / file for file in _FILES)):
-        return f"{one}: Permission denied: its mode is {mode}, its owner {_user(found.st_uid)}"
+        return f"{one}: Permission denied: its mode is {mode}, its owner {owner}"
+    own = user_name(user)
     return (
-        f"{one}: Permission denied: it belongs to {_user(found.st_uid)} (mode {mode}), and this is "
-        f"user {_user(user)}: `chown -R {_user(user)} {path}` makes the store this user's"
+        f"{one}: Permission denied: it belongs to {owner} (mode {mode}), and this is user {own}: "
+        f"`chown -R {own} {path}` makes the store this user's"
     )
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 def page_of(denomination: int, page: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import raida_uring
+from raida_uring import protocol
 from raida_uring.errors import RaidaError
 from raida_uring.latency import PERCENTILES, percentiles_us
 
@@ -59,6 +60,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
     return {
         **{name: now[name] for name in shown},
         "interval_s": interval_s,
+        "since_start": before is None,
         "rates": {
             "udp_received": rates["udp_received"],
             "udp_answered": rates["udp_answered"],
@@ -173,14 +175,15 @@ def _traffic(view: Status) -> list[str]:
     rates, flight = view["rates"], view["in_flight"]
     connections, totals = view["connections"], view["totals"]
     return [
-        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>7}",
+        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>7}"
+        f"  rates {'since start' if view['since_start'] else 'now'}",
         f"{'UDP':<10}{_count(rates['udp_received']):>9}{_count(rates['udp_answered']):>9}"
         f"{flight['udp']:>10}{_count(totals['udp_received']):>7}"
-        f"  votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
+        f"  {_count(rates['votes'])} votes/s, {_count(rates['echoes'])} echoes/s",
         f"{'TCP':<10}{_count(rates['tcp_requests']):>9}{_count(rates['tcp_answered']):>9}"
         f"{flight['tcp']:>10}{_count(totals['tcp_requests']):>7}"
-        f"  open {connections['open']} of {connections['max']},"
-        f" {_count(rates['connections'])} new",
+        f"  open {connections['open']}/{connections['max']},"
+        f" {_count(rates['connections'])} new/s",
     ]
 
 
@@ -239,7 +242,7 @@ def _commands(view: Status) -> list[str]:
     ordered = sorted(view["commands"], key=lambda one: (-one["per_s"], -one["answered"]))
     for one in ordered:
         statuses = ", ".join(
-            f"{status}: {count}"
+            f"{_status(status)}: {count}"
             for status, count in sorted(one["statuses"].items(), key=lambda item: -item[1])
         )
         lines.append(
@@ -247,6 +250,11 @@ def _commands(view: Status) -> list[str]:
             f"{one['answered']:>12}{_time(one['mean_us']):>10}   {statuses}"
         )
     return lines
+
+
+def _status(number: str) -> str:
+    """With its name, but for the one that needs none."""
+    return number if number == "250" else f"{number} {protocol.status_name(int(number))}"
 
 
 def _count(value: float) -> str:

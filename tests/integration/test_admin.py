@@ -647,8 +647,11 @@ def test_reload_without_a_file_says_so(place: Path) -> None:
 
 def test_every_command_works_from_a_shell(place: Path) -> None:
     with node(place) as (running, path):
-        udp_ask(running.endpoint, request(VERSION_COMMAND))
         where = ("--config", str(place / "node.toml"))
+        assert re.fullmatch(
+            r"no request reached a handler in the last .* s\n", run("peers", *where)
+        )
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
         assert "serving" in run("status", *where)
         assert json.loads(run("status", "--json", *where))["process"] == running.process.pid
         assert "0 of 0 open connections" in run("connections", *where)

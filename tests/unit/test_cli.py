@@ -99,7 +99,6 @@ def tcp_responder(answers: list[bytes]) -> Iterator[int]:
 # --- Faults -----------------------------------------------------------------------------------
 
 WRONG_USAGE = [
-    (),
     ("bogus",),
     ("--bogus",),
     ("config",),
@@ -138,7 +137,6 @@ def test_wrong_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("args", "command"),
     [
-        ("", ""),
         ("bogus", ""),
         ("--bogus serve", ""),
         ("serve --port x", "serve"),
@@ -518,6 +516,18 @@ def test_help_names_every_command_in_whole_sentences() -> None:
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 
+def test_without_a_command_the_help_is_shown() -> None:
+    shown, asked = run(), run("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == asked.stdout
+
+
+def test_help_says_where_the_guide_is() -> None:
+    words = " ".join(run("--help").stdout.split())
+    place = words.partition("Every setting is described in ")[2].rstrip(".")
+    assert Path(place).is_file(), place
+
+
 def test_version() -> None:
     assert run("--version").stdout == "raida-uring 0.1.0\n"
 
@@ -526,6 +536,56 @@ def test_config_check_says_so(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("[server]\nraida_id = 1\n")
     done = run("config", "check", "node.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
+
+
+KEY = "00112233445566778899aabbccddeeff"
+
+
+@pytest.mark.parametrize("key", ["admin_key", "proxy_key"])
+def test_a_key_that_everybody_may_read_is_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(f'[server]\nraida_id = 1\n{key} = "{KEY}"\n[network]\nbind = ["192.0.2.1"]\n')
+    path.chmod(0o644)
+    said = (
+        f"{path}: holds [server] {key}, and everybody may read it (mode 0644): `chmod 640 {path}`"
+    )
+    done = run("config", "check", str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"raida-uring: {said}\n")
+    done = run("serve", "--config", str(path))  # the address, which no machine has, ends it
+    assert f"warning {said}" in done.stderr
+    assert KEY not in done.stderr
+    path.chmod(0o640)
+    assert run("config", "check", str(path)).returncode == 0
+    assert "may read it" not in run("serve", "--config", str(path)).stderr
+    path.write_text("[server]\nraida_id = 1\n")
+    path.chmod(0o644)
+    assert run("config", "check", str(path)).returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_configuration_that_may_not_be_read_names_the_owner(tmp_path: Path, closed: str) -> None:
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    path = directory / "node.toml"
+    path.write_text("[server]\nraida_id = 1\n")
+    (path if closed == "file" else directory).chmod(0)
+    script = "import sys; from raida_uring.cli import main; sys.exit(main())"
+    try:
+        for args in (["serve", "--config"], ["config", "check"], ["status", "--config"]):
+            done = run_script(
+                script,
+                *args,
+                str(path),
+                preexec_fn=lambda: give_up(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH),
+                capture_output=True,
+            )
+            place = "it" if closed == "file" else directory
+            assert done.returncode == 2
+            assert done.stderr.startswith(
+                f"raida-uring: {path}: cannot be read: Permission denied: {place} belongs to "
+            )
+    finally:
+        directory.chmod(0o700)
 
 
 HANDLER = (
