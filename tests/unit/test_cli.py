@@ -120,6 +120,13 @@ WRONG_USAGE = [
     ("serve", "--port", "65536"),
     ("serve", "--host", "localhost"),
     ("serve", "--backend", "poll"),
+    ("bench", "extra"),
+    ("bench", "--rounds", "0"),
+    ("bench", "--rounds", "1001"),
+    ("bench", "--seconds", "0"),
+    ("bench", "--only", "none"),
+    ("bench", "--server-cpu", "5000"),
+    ("bench", "--json", "/nonexistent/out"),
     ("probe", "extra"),
     ("probe", "--config", "/nonexistent.toml"),
 ]
