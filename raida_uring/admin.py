@@ -525,6 +525,7 @@ def status(server: "Server") -> dict[str, object]:
         },
         "lanes": None if load is None else _lanes(load),
         "memory": None if load is None else _memory(server, load),
+        "lent": None if load is None else _lent(load),
         "resources": _resources(),
         "store": _store(server),
         "log": {
@@ -552,6 +553,11 @@ def _memory(server: "Server", load: native.EngineLoad) -> dict[str, object]:
         "small_blocks": [load.small_blocks, limits.small_blocks],
         "large_blocks": [load.large_blocks, limits.large_blocks],
     }
+
+
+def _lent(load: native.EngineLoad) -> dict[str, object]:
+    """Of the blocks in use: what workers hold in advance, also while nothing is asked."""
+    return {"small_blocks": load.small_lent, "large_blocks": load.large_lent}
 
 
 def _resources() -> dict[str, object]:

@@ -163,7 +163,8 @@ def _speak_utf8() -> None:
     """
     if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.utf8_mode:
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-        os.execv(sys.executable, command)  # noqa: S606  this program, no shell
+        with contextlib.suppress(OSError):  # no memory: as well as it goes, then
+            os.execv(sys.executable, command)  # noqa: S606  this program, no shell
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

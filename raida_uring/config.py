@@ -815,6 +815,10 @@ def _syntax_fault(message: str, text: str) -> str:
     if twice is not None:
         names = ".".join(re.findall(r"['\"](.*?)['\"]", twice[1]))
         fault = f"table [{names}] is there twice: put its keys into one"
+    elif fault == "Cannot overwrite a value" and line is not None:
+        name = text.split("\n")[int(line) - 1].partition("=")[0].strip()
+        known = re.fullmatch(r"[A-Za-z_.]+|\[[A-Za-z_.]+\]", name)  # else a part of a value
+        fault = f"{name if known else 'a key'} is there twice"
     if line is None:
         line = str(text.count("\n") + 1)
         column = str(len(text) - (text.rfind("\n") + 1) + 1)

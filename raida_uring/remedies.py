@@ -10,7 +10,7 @@ import resource
 from typing import Final
 
 _STACK_BYTES: Final = 16 << 20  # more than a thread takes
-_FILTERED: Final = "a seccomp filter, as of a container engine, refuses it"
+_FILTERED: Final = "a seccomp filter, as of a container engine, refuses one"
 
 
 def for_threads() -> str:
@@ -36,7 +36,7 @@ def for_node_memory(number: int) -> str:
     if number == errno.EFBIG:
         return "raise LimitFSIZE= (ulimit -f)"
     if number in (errno.EPERM, errno.EACCES):
-        return f"memfd_create() is needed: {_FILTERED}"
+        return f"memfd_create() and fallocate() are needed: {_FILTERED}"
     if number in (errno.ENOSYS, errno.EOPNOTSUPP):
         return f"memfd_create() and fallocate() are needed: the kernel lacks one, or {_FILTERED}"
     if number in (errno.EMFILE, errno.ENFILE):

@@ -88,6 +88,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         "in_flight": now["in_flight"],
         "lanes": now["lanes"],
         "memory": now["memory"],
+        "lent": now.get("lent") or {},  # not told by 0.1.0
         "connections": now["connections"],
         "resources": {
             **now["resources"],
@@ -208,8 +209,10 @@ def _work(view: Status) -> list[str]:
         "small_blocks": "2K",
         "large_blocks": "64K",
     }
+    # Without what workers hold in advance: an idle node would seem to leak.
     used = "  ".join(
-        f"{names[name]} {used}/{most}" for name, (used, most) in view["memory"].items()
+        f"{names[name]} {used - view['lent'].get(name, 0)}/{most}"
+        for name, (used, most) in view["memory"].items()
     )
     lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]
     if (store := view["store"]) is not None:

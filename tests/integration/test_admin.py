@@ -257,6 +257,18 @@ def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
     assert now["store"] is None
 
 
+def test_an_idle_node_uses_no_blocks_but_those_of_its_workers(place: Path) -> None:
+    with node(place) as (running, path):
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
+
+        def is_idle() -> bool:
+            told = result_of(path, "status")
+            return all(told["memory"][name][0] == lent > 0 for name, lent in told["lent"].items())
+
+        eventually(is_idle, what=lambda: result_of(path, "status"))
+        assert "2K 0/4096  64K 0/256" in run("status", "--socket", str(path))
+
+
 def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
     """Here its table of readers is full, as too many processes that look at it would fill it."""
     settings = {"path": str(make_store(place / "store")), "size_mib": MAP_BYTES >> 20}

@@ -281,8 +281,12 @@ def test_threads_that_cannot_be_had_are_one_line_and_status_2() -> None:
     [
         (f"refuse_system_call({CLONE3}, errno.EPERM)", "seccomp filter"),
         ("limit(resource.RLIMIT_AS, 600 << 20)", "ulimit -v"),
-        ("refuse_system_call(MEMFD_CREATE, errno.EPERM)", "memfd_create() is needed"),
+        (
+            "refuse_system_call(MEMFD_CREATE, errno.EPERM)",
+            "memfd_create() and fallocate() are needed: a seccomp filter",
+        ),
         ("refuse_system_call(MEMFD_CREATE, errno.ENOSYS)", "memfd_create() and fallocate()"),
+        ("refuse_system_call(FALLOCATE, errno.ENOSYS)", "memfd_create() and fallocate()"),
         ("limit(resource.RLIMIT_FSIZE, 1 << 20)", "ulimit -f"),
     ],
 )
@@ -291,6 +295,7 @@ def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
         "import errno, os, platform, resource, sys\n"
         "from tests.support.confine import refuse_system_call\n"
         "MEMFD_CREATE = {'x86_64': 319, 'aarch64': 279}[platform.machine()]\n"
+        "FALLOCATE = {'x86_64': 285, 'aarch64': 47}[platform.machine()]\n"
         "limit = lambda which, most: resource.setrlimit(which, (most, most))\n"
         f"{how}\n"
         "os.execv(sys.executable, "
@@ -318,6 +323,27 @@ def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
         f"raida-uring: opening the store {tmp_path}/coins: a store of up to 2048 MiB needs as much "
         "address space: raise LimitAS= (ulimit -v), or lower [store] size_mib\n",
     )
+
+
+def test_a_wrapper_that_keeps_the_sockets_for_itself_is_named(tmp_path: Path) -> None:
+    """Of a .socket unit, LISTEN_PID names the script: the node would find its port taken by them."""
+    script = 'LISTEN_FDS=2 LISTEN_PID=$$ "$@"; exit $?'
+    for wrapper in (
+        ["sh", "-c", script, "sh"],
+        ["sh", "-c", script, "sh", "sh", "-c", '"$@"', "x"],
+    ):
+        done = subprocess.run(
+            [*wrapper, sys.executable, "-m", "raida_uring", "serve", "--port", "0"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("raida-uring: socket activation: the sockets are for process ")
+        assert last.endswith("let it start the node by `exec`")
 
 
 # --- Faults of the machine ----------------------------------------------------------------------
