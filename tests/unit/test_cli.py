@@ -325,8 +325,8 @@ def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_a_wrapper_that_keeps_the_sockets_for_itself_is_named(tmp_path: Path) -> None:
-    """Of a .socket unit, LISTEN_PID names the script: the node would find its port taken by them."""
+def test_a_wrapper_that_keeps_the_sockets_for_itself_is_named() -> None:
+    """Of a .socket unit: the node would find its port taken by sockets that nobody serves."""
     script = 'LISTEN_FDS=2 LISTEN_PID=$$ "$@"; exit $?'
     for wrapper in (
         ["sh", "-c", script, "sh"],
