@@ -112,7 +112,24 @@ def _places(port: int) -> Iterator[Path]:
     for pattern in (f"run/user/{whose}/raida-uring/{name}", f"tmp/raida-uring-{whose}/{name}"):
         with contextlib.suppress(OSError):
             yield from sorted(Path("/").glob(pattern))
-    yield from _listening({name, "admin.sock"})
+    if _is_served(port):  # else there is none, and others' nodes are left in peace
+        yield from _listening({name, "admin.sock"})
+
+
+def _is_served(port: int) -> bool:
+    """Whether anybody listens on that port, or whether that is not known."""
+    local = b":%04X" % port
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        try:
+            lines = Path("/proc/net", table).read_bytes().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # no IPv6
+        except OSError:
+            return True
+        states = (b"0A",) if table.startswith("tcp") else (b"07",)  # LISTEN, and not connected
+        if any(one[1].endswith(local) and one[3] in states for one in map(bytes.split, lines)):
+            return True
+    return False
 
 
 def _listening(names: set[str]) -> Iterator[Path]:
@@ -224,6 +241,9 @@ def ask(
             told = _last(_exchange(channel, path, "status"))
             if not wanted.is_met_by(told):
                 raise NotRunningError(_not_wanted({path: _name_of(told)}, wanted))
+            if command == "status":
+                yield told
+                return
         yield from _exchange(channel, path, command, **arguments)
 
 

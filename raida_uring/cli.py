@@ -392,10 +392,10 @@ def config_check(
     Looks at the file alone, unless told to look deeper.
     """
     chosen = config.load(path)
+    found = _check_deep(chosen, path) if deep else ""
     exposed = config.exposed_keys(path, chosen)
     if exposed is not None:
         raise ConfigError(exposed)
-    found = _check_deep(chosen, path) if deep else ""
     print(f"{path}: correct{', with its modules and its store' if deep else ''}")
     if found:
         print(found)

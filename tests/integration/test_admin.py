@@ -55,7 +55,6 @@ from tests.support.node import (
     daemon,
     environment,
     eventually,
-    free_port,
     running_node,
 )
 from tests.support.store import MAP_BYTES, make_store
@@ -894,8 +893,11 @@ def test_root_believes_no_socket_where_others_make_names(place: Path) -> None:
     shared = place / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    port = free_port()
-    with socket.socket(socket.AF_UNIX) as forged:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as served,  # else nobody would be looked for
+        socket.socket(socket.AF_UNIX) as forged,
+    ):
+        port = served.getsockname()[1]
         forged.bind(str(shared / f"{port}.sock"))
         forged.listen()
         forged.settimeout(0.2)
