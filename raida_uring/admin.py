@@ -188,11 +188,16 @@ class Admin:
 
     def __init__(self, daemon: "Daemon", path: Path) -> None:
         """Answer from now on. Raises StartError."""
+        try:
+            self._path = path.absolute()
+        except OSError as error:  # the directory that it is relative to is gone
+            raise StartError(
+                f"[admin] socket {path}: the current directory is gone: name the whole path"
+            ) from error
         self._daemon = daemon
         self._server = daemon.server
-        self._path = path.absolute()
         self._commands: dict[str, Callable[[_Client, dict[str, Any]], dict[str, object] | None]] = {
-            "status": lambda _client, _given: status(self._server),
+            "status": self._status,
             "connections": self._connections,
             "peers": self._peers,
             "log-level": self._log_level,
@@ -415,6 +420,10 @@ class Admin:
 
     # -- commands ---------------------------------------------------------------------------------
 
+    def _status(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
+        file = self._daemon.file  # whose node it is; not told over HTTP
+        return {**status(self._server), "config": None if file is None else os.path.realpath(file)}
+
     def _connections(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
         limit = _whole(given, "limit", 1000, CONNECTIONS_LISTED_MAX)
         found: list[dict[str, object]] = []
@@ -547,6 +556,7 @@ def status(server: "Server") -> dict[str, object]:
         },
         "lanes": None if load is None else _lanes(load),
         "memory": None if load is None else _memory(server, load),
+        "lent": None if load is None else _lent(load),
         "resources": _resources(),
         "store": _store(server),
         "http": {"url": server.url, "fault": server.http_fault},
@@ -576,6 +586,11 @@ def _memory(server: "Server", load: native.EngineLoad) -> dict[str, object]:
         "small_blocks": [load.small_blocks, limits.small_blocks],
         "large_blocks": [load.large_blocks, limits.large_blocks],
     }
+
+
+def _lent(load: native.EngineLoad) -> dict[str, object]:
+    """Of the blocks in use: what workers hold in advance, also while nothing is asked."""
+    return {"small_blocks": load.small_lent, "large_blocks": load.large_lent}
 
 
 def _resources() -> dict[str, object]:

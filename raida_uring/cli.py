@@ -4,9 +4,11 @@ Every fault that is the caller's or the machine's ends as one line on standard e
 status 2. The server and the benchmark are imported when asked for: `ping` needs no C module.
 """
 
+import codecs
 import contextlib
 import errno
 import functools
+import io
 import itertools
 import json
 import logging
@@ -24,7 +26,17 @@ from typing import Annotated
 import typer
 
 import raida_uring
-from raida_uring import adminsocket, client, config, inbox, log, operate, protocol, upgrade
+from raida_uring import (
+    adminsocket,
+    client,
+    config,
+    inbox,
+    log,
+    operate,
+    protocol,
+    remedies,
+    upgrade,
+)
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
 
 _EXIT_NO_ANSWER = 1
@@ -33,20 +45,37 @@ _EXIT_NOT_RUNNING = 3  # whoever was to be asked
 _EXIT_FAILED = 1  # passes by itself, or while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
+# What may be otherwise in a moment: a service manager should try again.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
 
 _NO_THREAD = "can't start new thread"  # as threading says it
 # The months that a coin's record can hold begin in February 2023 and end 256 later.
 _YEARS = range(2023, 2045)
 
+_FROM_PORT = "from the port"
+_ASSUMED = "assumed; --raida-id tells"
 _FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 
 logger = logging.getLogger("raida_uring")
 
+
+def _guide(name: str) -> str:
+    """Where a guide of docs/ is: below the prefix of a wheel, or in the checkout."""
+    for directory in (
+        Path(sys.prefix, "share/doc/raida-uring"),
+        Path(__file__).resolve().parent.parent / "docs",
+    ):
+        if (directory / name).is_file():
+            return str(directory / name)
+    return f"{name}, see `man raida-uring`"
+
+
 app = typer.Typer(
     help="Network node of a RAIDA server, on io_uring or epoll.",
-    epilog="Every setting is described in docs/configure.md.",
+    epilog=f"Every setting is described in {_guide('configure.md')}.",
     add_completion=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's own) and return the exit status."""
     if argv is None:
         _open_standard_streams()
+        _speak_utf8()
     try:
         return _run(argv)
     finally:
@@ -79,14 +109,16 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _EXIT_FAILED  # whoever read our output has seen enough
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        _complain(f"cannot write: {error.strerror}")
+        return _complain_of_machine(error)
+    except MemoryError:
+        _complain("out of memory")
         return _EXIT_FAILED
+    except ImportError as error:
+        return _complain(f"the program is not whole: {error}: install it again")
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
-        return _complain(f"{error}: raise TasksMax= (ulimit -u)")
+        return _complain(f"{error}: {remedies.for_threads()}")
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED
@@ -103,6 +135,45 @@ def _run(argv: Sequence[str] | None) -> int:
     except typer.Abort:
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _complain_of_machine(error: OSError) -> int:
+    """What nobody below has put into words: a file, a directory, a descriptor."""
+    reason = error.strerror or str(error)
+    if error.errno in _UNWRITABLE and error.filename is None:
+        _complain(f"cannot write: {reason}")
+        return _EXIT_FAILED
+    if error.filename is not None:
+        _complain(f"{os.fsdecode(error.filename)}: {reason}")
+    elif isinstance(error, FileNotFoundError) and not _has_directory():
+        _complain(f"the current directory is gone ({reason}): change to one that is there")
+    else:
+        _complain(reason)
+    return _EXIT_FAILED if error.errno in _PASSING else _EXIT_FAULT
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _speak_utf8() -> None:
+    """Read and write UTF-8 whatever the locale: configurations are UTF-8 text, and what they name
+    must be the same file for an operator's shell and for the service.
+
+    Python settles how names of files are encoded before any code of ours runs: in another locale
+    the program begins anew, in UTF-8 mode.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.utf8_mode:
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        with contextlib.suppress(OSError):  # no memory: as well as it goes, then
+            os.execv(sys.executable, command)  # noqa: S606  this program, no shell
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _open_standard_streams() -> None:
@@ -169,14 +240,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback does it
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_print_version, help="Print the version."
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options that stand before a command; without one show what there is."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _complete_backend(incomplete: str) -> list[str]:
@@ -205,6 +279,7 @@ def serve(
         typer.Option(
             "--config",
             metavar="FILE",
+            readable=False,
             help="TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key.",
         ),
     ] = None,
@@ -246,6 +321,14 @@ def serve(
         )
     else:  # last, so that a handler's module beside the file cannot stand in for another
         sys.path.append(str(config_path.resolve().parent))
+        exposed = config.exposed_keys(config_path, chosen)
+        if exposed is not None:
+            logger.warning("%s", exposed, extra=log.event("config_exposed"))
+    if os.geteuid() == 0:
+        logger.info(
+            "runs as root, whose rights it does not need: a user of its own is safer",
+            extra=log.event("runs_as_root"),
+        )
     if config.hands_pages_to_anybody(chosen):
         logger.warning(
             "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
@@ -264,7 +347,7 @@ def serve(
 
     reread = None if config_path is None else functools.partial(read, config_path)
     try:
-        serve_until_stopped(chosen, reread)
+        serve_until_stopped(chosen, reread, config_path)
     except RaidaError as error:
         if not error.passes:
             raise
@@ -276,7 +359,7 @@ def serve(
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
-        _complain(f"{error}: raise TasksMax= (ulimit -u)")
+        _complain(f"{error}: {remedies.for_threads()}")
         return _EXIT_FAILED
     return 0
 
@@ -301,7 +384,9 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_path: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file whose needs are to be met."),
+        typer.Option(
+            "--config", metavar="FILE", readable=False, help="TOML file whose needs are to be met."
+        ),
     ] = None,
     backend: _Backend = None,
 ) -> int:
@@ -331,7 +416,7 @@ def probe(
 
 @config_app.command("check")
 def config_check(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="TOML file.")],
     deep: Annotated[
         bool,
         typer.Option(
@@ -346,30 +431,65 @@ def config_check(
     Looks at the file alone, unless told to look deeper.
     """
     chosen = config.load(path)
-    if deep:
-        _check_deep(chosen, path)
+    found = _check_deep(chosen, path) if deep else ""
+    exposed = config.exposed_keys(path, chosen)
+    if exposed is not None:
+        raise ConfigError(exposed)
     print(f"{path}: correct{', with its modules and its store' if deep else ''}")
+    if found:
+        print(found)
 
 
-def _check_deep(chosen: config.Config, path: Path) -> None:
-    """What `serve` would find in modules and store. Raises RaidaError."""
+def _check_deep(chosen: config.Config, path: Path) -> str:
+    """What `serve` would find in modules and store: its commands, counted. Raises RaidaError."""
     sys.path.append(str(path.resolve().parent))
     from raida_uring import handlers, store
 
-    handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
+    commands = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
     if chosen.store.path is not None:
         store.check(
             Path(chosen.store.path),
             map_bytes=chosen.store.size_mib << 20,
             raida_id=chosen.server.raida_id,
         )
+    return handlers.summary(commands)
+
+
+@app.command("commands")
+def list_commands(
+    config_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="TOML file whose modules are imported, which runs their code. Without it: the "
+            "built-in commands of a node without a store, and those of entry points.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """List the commands that a node answers.
+
+    Number, name, lane, and whose handler it is; last, which numbers are left for commands of your
+    own.
+    """
+    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    if config_path is not None:
+        sys.path.append(str(config_path.resolve().parent))
+    from raida_uring import handlers
+
+    found = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
+    print(json.dumps(handlers.as_dicts(found), indent=2) if as_json else handlers.table(found))
 
 
 @config_app.command("show")
 def config_show(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="TOML file; without it the embedded default."),
+        typer.Argument(
+            metavar="FILE", readable=False, help="TOML file; without it the embedded default."
+        ),
     ] = None,
     show_secrets: Annotated[bool, typer.Option("--secrets", help="Print keys too.")] = False,
 ) -> None:
@@ -385,13 +505,17 @@ _ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
+        readable=False,
         help="TOML file that says where the store is, and how large it may grow.",
     ),
 ]
 _StoreOption = Annotated[
     Path | None,
     typer.Option(
-        "--store", metavar="DIR", help="The store's directory. Either it or --config is needed."
+        "--store",
+        metavar="DIR",
+        readable=False,
+        help="The store's directory. Either it or --config is needed.",
     ),
 ]
 _SHOWN_MAX = 20  # lines of one kind; the rest is counted
@@ -462,13 +586,16 @@ def store_init(
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     print(f"{_printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
     if config_path is None:
-        print("Serve it with `path` of [store], see docs/configure.md.")
+        print(f"Serve it with `path` of [store], see {_guide('configure.md')}.")
 
 
 @store_app.command("import")
 def store_import(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="`Data` of a reference server, stopped.")
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="`Data` of a reference server, stopped."
+        ),
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
@@ -506,7 +633,10 @@ def store_import(
 @store_app.command("export")
 def store_export(
     target: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="Directory that is empty, or not there.")
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="Directory that is empty, or not there."
+        ),
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
@@ -610,9 +740,9 @@ def _percentile(ordered: Sequence[float], percent: int) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def _parse_endpoint(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+)):([0-9]{1,5})", text)
-    if match is not None and not 1 <= int(match[3]) <= 65535:
+def _parse_endpoint(text: str, default_port: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\s\[\]:]+))(?::([0-9]{1,5}))?", text)
+    if match is not None and match[3] is not None and not 1 <= int(match[3]) <= 65535:
         raise typer.BadParameter(
             f"{text!r}: the port must be from 1 to 65535", param_hint="HOST:PORT"
         )
@@ -621,7 +751,7 @@ def _parse_endpoint(text: str) -> tuple[str, int]:
             f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets, as in [::1]:50000",
             param_hint="HOST:PORT",
         )
-    return match[1] or match[2], int(match[3])
+    return match[1] or match[2], int(match[3] or default_port)
 
 
 def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
@@ -629,14 +759,14 @@ def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
     if given is not None:
         return given, "as told"
     if 0 <= port - _FIRST_PORT < config.RAIDA_COUNT:
-        return port - _FIRST_PORT, "from the port"
-    return 0, "assumed; --raida-id tells"
+        return port - _FIRST_PORT, _FROM_PORT
+    return 0, _ASSUMED
 
 
 @app.command()
 def ping(
     endpoint: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Node to ask; IPv6 as [::1]:50000.")
+        str, typer.Argument(metavar="HOST[:PORT]", help="Node to ask; IPv6 as [::1]:50000.")
     ],
     tcp: Annotated[
         bool,
@@ -667,7 +797,12 @@ def ping(
     ] = 2.0,
     raida_id: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=255, help="RAIDA asked; by default port - 50000."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=255,
+            help="RAIDA asked; by default port - 50000, or who the node says it is.",
+        ),
     ] = None,
     coin_id: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Coin to name.")] = 6,
     any_answer: Annotated[
@@ -676,68 +811,133 @@ def ping(
 ) -> int:
     """Send echo requests, like ping(8).
 
-    One line for each answer, a summary at the end or at Ctrl-C. Exits 0 if any echo came back, 1 if
-    none did: no answer, or refusals only, as by another RAIDA than the one asked.
+    One line for each answer, a summary at the end or at Ctrl-C. The port is 50000 plus the number
+    of the RAIDA unless given; of a name, the first address where somebody is. Exits 0 if any echo
+    came back, 1 if none did: no answer, or refusals only, as by another RAIDA than the one asked.
     """
-    host, port = _parse_endpoint(endpoint)
+    known = raida_id is not None and raida_id < config.RAIDA_COUNT
+    host, port = _parse_endpoint(endpoint, _FIRST_PORT + (raida_id or 0) * known)
     try:
-        _, address = client.resolve(host, port)
+        addresses = [text for _, text in client.resolve_all(host, port)]
     except OSError as error:
         raise RaidaError(f"{host}: {error.strerror or error}") from None
-    chosen_id, origin = _choose_raida_id(raida_id, port)
-    transport: client.Transport = "tcp" if tcp else "udp"
-    peer = client.format_endpoint(address, port)
-    print(f"PING {peer} over {transport.upper()}, RAIDA {chosen_id} ({origin})", flush=True)
-
-    tally = _Tally()
+    asking = _Asking(
+        addresses,
+        port,
+        "tcp" if tcp else "udp",
+        timeout_s,
+        coin_id,
+        *_choose_raida_id(raida_id, port),
+    )
+    asking.introduce()
+    tally = asking.tally
     next_s = time.monotonic()
     try:
         for sequence in itertools.count(1) if count is None else range(1, count + 1):
             # As ping(8): the interval is between sends, whatever an answer takes.
             time.sleep(max(0.0, next_s - time.monotonic()))
             next_s = time.monotonic() + interval_s
-            data = protocol.build_request(
-                protocol.Group.STATUS,
-                0,
-                raida_id=chosen_id,
-                coin_id=coin_id,
-                echo=sequence & 0xFFFF,
-                challenge=os.urandom(protocol.CHALLENGE_RANDOM_BYTES),
-            )
-            line = _ping_once(address, port, data, transport, timeout_s, tally)
-            print(line.format(peer=peer, sequence=sequence), flush=True)
+            print(asking.ask(sequence), flush=True)
     except KeyboardInterrupt:
         print()
-    print(f"--- {peer} ---\n{tally.summary()}", flush=True)
+    print(f"--- {asking.peer} ---\n{tally.summary()}", flush=True)
     if tally.refused:
-        _complain(f"{peer} {tally.refusal}")
+        _complain(f"{asking.peer} {tally.refusal}")
     counted = len(tally.round_trips_ms) - (0 if any_answer else tally.refused)
     return 0 if counted > 0 else _EXIT_NO_ANSWER
 
 
-def _ping_once(
-    host: str, port: int, data: bytes, transport: client.Transport, timeout_s: float, tally: _Tally
-) -> str:
-    """Make one exchange, count it, and return its line with {peer} and {sequence} to fill in."""
-    try:
-        exchange = client.request(host, port, data, transport=transport, timeout_s=timeout_s)
-    except TimeoutError:
-        tally.timeouts += 1
-        return f"no answer from {{peer}}: seq={{sequence}} within {timeout_s:g} s"
-    except (OSError, ProtocolError) as error:
-        tally.errors += 1
-        reason = error.strerror if isinstance(error, OSError) else None
-        return f"no answer from {{peer}}: seq={{sequence}} {reason or error}"
-    reply = exchange.reply
-    round_trip_ms = exchange.round_trip_s * 1000
-    tally.round_trips_ms.append(round_trip_ms)
-    if reply.status != protocol.Status.SUCCESS:
-        tally.refused += 1
-        tally.refusal = _explain_refusal(reply, asked=data[2])
-    return (
-        f"{reply.status} {protocol.status_name(reply.status)} from {{peer}}: seq={{sequence}} "
-        f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
-    )
+@dataclass(slots=True)
+class _Asking:
+    """Whom ping asks, and what has come of it."""
+
+    addresses: list[str]  # the first of them, until it is clear that nobody is there
+    port: int
+    transport: client.Transport
+    timeout_s: float
+    coin_id: int
+    raida_id: int
+    origin: str  # of the id, in words
+    tally: _Tally = field(default_factory=_Tally)
+
+    @property
+    def peer(self) -> str:
+        return client.format_endpoint(self.addresses[0], self.port)
+
+    def introduce(self) -> None:
+        over = self.transport.upper()
+        print(f"PING {self.peer} over {over}, RAIDA {self.raida_id} ({self.origin})", flush=True)
+
+    def ask(self, sequence: int) -> str:
+        """Make one exchange, count it, and return its line.
+
+        The first one finds out at which address of a name somebody is, and which RAIDA that is
+        where nobody has told.
+        """
+        found = self._exchange(sequence)
+        while self._is_nobody_there(found):
+            print(f"{self.peer}: {_reason_of(found)}", flush=True)
+            del self.addresses[0]
+            self.introduce()
+            found = self._exchange(sequence)
+        if isinstance(found, client.Exchange) and self._is_another(found.reply):
+            self.raida_id, self.origin = found.reply.raida_id, "as it says"
+            self.introduce()
+            found = self._exchange(sequence)
+        return self._count(found, sequence)
+
+    def _exchange(self, sequence: int) -> client.Exchange | Exception:
+        data = protocol.build_request(
+            protocol.Group.STATUS,
+            0,
+            raida_id=self.raida_id,
+            coin_id=self.coin_id,
+            echo=sequence & 0xFFFF,
+            challenge=os.urandom(protocol.CHALLENGE_RANDOM_BYTES),
+        )
+        try:
+            return client.request(
+                self.addresses[0],
+                self.port,
+                data,
+                transport=self.transport,
+                timeout_s=self.timeout_s,
+            )
+        except (OSError, ProtocolError) as error:
+            return error
+
+    def _is_nobody_there(self, found: client.Exchange | Exception) -> bool:
+        """At this address, while there are others and none has been heard of."""
+        tally = self.tally
+        heard = tally.round_trips_ms or tally.timeouts or tally.errors
+        refused = isinstance(found, OSError) and not isinstance(found, TimeoutError)
+        return refused and not heard and len(self.addresses) > 1
+
+    def _is_another(self, reply: protocol.ParsedReply) -> bool:
+        wrong = reply.status == protocol.Status.INVALID_RAIDA_ID
+        return wrong and reply.raida_id != self.raida_id and self.origin in (_ASSUMED, _FROM_PORT)
+
+    def _count(self, found: client.Exchange | Exception, sequence: int) -> str:
+        tally = self.tally
+        if isinstance(found, TimeoutError):
+            tally.timeouts += 1
+            return f"no answer from {self.peer}: seq={sequence} within {self.timeout_s:g} s"
+        if isinstance(found, Exception):
+            tally.errors += 1
+            return f"no answer from {self.peer}: seq={sequence} {_reason_of(found)}"
+        reply, round_trip_ms = found.reply, found.round_trip_s * 1000
+        tally.round_trips_ms.append(round_trip_ms)
+        if reply.status != protocol.Status.SUCCESS:
+            tally.refused += 1
+            tally.refusal = _explain_refusal(reply, asked=self.raida_id)
+        return (
+            f"{reply.status} {protocol.status_name(reply.status)} from {self.peer}: seq={sequence} "
+            f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
+        )
+
+
+def _reason_of(found: client.Exchange | Exception) -> str:
+    return str((found.strerror if isinstance(found, OSError) else None) or found)
 
 
 def _explain_refusal(reply: protocol.ParsedReply, *, asked: int) -> str:
@@ -753,18 +953,53 @@ def _explain_refusal(reply: protocol.ParsedReply, *, asked: int) -> str:
 # --- bench ------------------------------------------------------------------------------------
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],  # --help is the benchmark's own, too
-    },
-)
-def bench(context: typer.Context) -> int:
-    """Measure speed beside other servers; takes --help."""
-    from raida_uring.bench.runner import main as bench_main
+@app.command()
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="0.3 s and 3 rounds: shorter and less steady.")
+    ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0.1, max=600, help="Length of one run; by default 1."),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=1000, help="Runs of each server; by default 9."),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="CASE", help="Measure one case.")] = None,
+    server_cpu: Annotated[
+        int | None, typer.Option(metavar="CPU", min=0, help="Core of the servers.")
+    ] = None,
+    client_cpu: Annotated[
+        int | None, typer.Option(metavar="CPU", min=0, help="Core of the load generator.")
+    ] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", readable=False, help="Write everything measured."),
+    ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print ratios as Markdown, at the end.")
+    ] = False,
+) -> int:
+    """Measure speed beside other servers.
 
-    return bench_main(context.args)
+    In a source tree beside the smallest servers in C, asyncio and uvloop, and says which promises
+    are kept; from a wheel the node alone. Prints each case as it ends. Exits 1 if the node answered
+    wrongly.
+    """
+    from raida_uring.bench import runner
+
+    if only is not None and only not in runner.case_names():
+        names = ", ".join(runner.case_names())
+        raise typer.BadParameter(f"{only!r} is none of {names}", param_hint="--only")
+    settings = runner.settings_of(
+        seconds=seconds if seconds is not None else 0.3 if quick else 1.0,
+        rounds=rounds if rounds is not None else 3 if quick else 9,
+        server_cpu=server_cpu,
+        client_cpu=client_cpu,
+        only=only,
+    )
+    return runner.run(settings, as_markdown=as_markdown, json_path=json_path)
 
 
 operate.register(app)  # last, as in --help: they are of no use without a node

@@ -17,11 +17,14 @@ import os
 import re
 import secrets
 import socket
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from raida_uring import ownership
 from raida_uring.errors import ConfigError
 from raida_uring.settings import (
     LIVE,
@@ -556,12 +559,37 @@ def load(path: str | os.PathLike[str]) -> Config:
         if len(raw) > _FILE_BYTES_MAX:
             raise ConfigError(f"{source}: is longer than {_FILE_BYTES_MAX >> 10} KiB")
         text = raw.decode()
+    except PermissionError as error:
+        whose = ownership.describe(Path(path))
+        raise ConfigError(f"{source}: cannot be read: {error.strerror}: {whose}") from None
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{source}: line {line}: is not UTF-8 text") from None
     return parse(text, source)
+
+
+def exposed_keys(path: str | os.PathLike[str], config: Config) -> str | None:
+    """What is wrong when other users may read the file of `config`, which holds keys; None when
+    they may not, or it holds none."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None  # it has just been read: whatever came between is not this
+    keys = [
+        f"[{setting.table}] {setting.key}"
+        for table, settings in SETTINGS.items()
+        for setting in settings.values()
+        if setting.secret and getattr(getattr(config, table), setting.key) is not None
+    ]
+    if not keys or not mode & stat.S_IROTH:
+        return None
+    source = os.fspath(path)
+    return (
+        f"{source}: holds {' and '.join(keys)}, and everybody may read it (mode "
+        f"{stat.S_IMODE(mode):04o}): `chmod 640 {source}`"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -828,6 +856,14 @@ def _syntax_fault(message: str, text: str) -> str:
     if match is None:
         return message
     fault, line, column = match.groups()
+    twice = re.fullmatch(r"Cannot declare \((.*)\) twice", fault)
+    if twice is not None:
+        names = ".".join(re.findall(r"['\"](.*?)['\"]", twice[1]))
+        fault = f"table [{names}] is there twice: put its keys into one"
+    elif fault == "Cannot overwrite a value" and line is not None:
+        name = text.split("\n")[int(line) - 1].partition("=")[0].strip()
+        known = re.fullmatch(r"[A-Za-z_.]+|\[[A-Za-z_.]+\]", name)  # else a part of a value
+        fault = f"{name if known else 'a key'} is there twice"
     if line is None:
         line = str(text.count("\n") + 1)
         column = str(len(text) - (text.rfind("\n") + 1) + 1)

@@ -12,12 +12,16 @@ import json
 import logging
 import os
 import queue
+import shlex
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -49,6 +53,8 @@ OPEN_QUIET_S: Final = 5.0  # ... before it is told: who was killed lets go of it
 OPEN_RETRY_LATER_S: Final = 2.0  # and after
 EXTEND_S: Final = 30.0  # what a start that waits asks of the service manager, again and again
 SAID_TWICE_S: Final = 0.05  # timeout(1) signals a process, and then its whole group
+PORT_OF_FIRST: Final = 50000  # what `ping` takes a port for, and which coin it names
+COIN_ID: Final = 6
 STOP_MARGIN_S: Final = 30.0  # what a stop may take beyond its drain: workers, the store
 
 logger = logging.getLogger("raida_uring")
@@ -104,8 +110,15 @@ class Daemon:
     Thread: the main one, but for reload(), begin_drain() and begin_upgrade().
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
-        """reread: reads the configuration again; None where there is no file to read."""
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config] | None = None,
+        file: Path | None = None,
+    ) -> None:
+        """reread: reads the configuration again; None where there is no file to read. file: that
+        file, which tells the node from others of the machine."""
+        self.file = file
         self._takeover = Takeover.from_environment()
         self.server = Server(
             config,
@@ -250,11 +263,7 @@ class Daemon:
         self._status = f"serving on {places}: {self.server.tier}"
         if self._takeover is None:
             self._open_to_operators()
-        logger.info(
-            "try it: raida-uring ping %s",
-            _reachable(self.server.endpoints[0]),
-            extra=event("hint"),
-        )
+        logger.info("try it: %s", self._hint(), extra=event("hint"))
         if self._takeover is None:
             self._announce()
         self.server.begin_takeover(self._hear_of_predecessor)
@@ -274,6 +283,14 @@ class Daemon:
                 raise ToldToStopError("told to stop before it served")
             if happened is not None:
                 self._posted.append(happened)
+
+    def _hint(self) -> str:
+        """A command that gets an answer, as it is to be typed."""
+        asked, (host, port) = self.server.config.server, self.server.endpoints[0]
+        hint = f"{_program()} ping {_reachable((host, port))}"
+        if port != PORT_OF_FIRST + asked.raida_id:
+            hint += f" --raida-id {asked.raida_id}"
+        return hint if asked.coin_id == COIN_ID else f"{hint} --coin-id {asked.coin_id}"
 
     def _next(self) -> Event | None:
         """What has happened, after waiting a moment for it.
@@ -783,9 +800,11 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
 }
 
 
-def serve(config: Config, reread: Callable[[], Config] | None = None) -> None:
+def serve(
+    config: Config, reread: Callable[[], Config] | None = None, file: Path | None = None
+) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it at once. See Daemon."""
-    Daemon(config, reread).serve()
+    Daemon(config, reread, file).serve()
 
 
 def _log_reloaded(reloaded: Reloaded) -> None:
@@ -808,6 +827,23 @@ def _reachable(endpoint: tuple[str, int]) -> str:
     host, port = endpoint
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
     return sockets.format_endpoint(loopback.get(host, host), port)
+
+
+def _program() -> str:
+    """How this program was started: it need not be where a shell looks for programs."""
+    started = sys.argv[0]
+    if os.path.basename(started) == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m raida_uring"
+    found = shutil.which("raida-uring")
+    if started in ("", "-c") or (found is not None and _is_same_file(found, started)):
+        return "raida-uring"
+    return shlex.quote(started)
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False
 
 
 def _log_resources(server: Server, process: psutil.Process) -> None:

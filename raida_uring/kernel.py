@@ -11,7 +11,6 @@ import errno
 import ipaddress
 import itertools
 import os
-import pwd
 import resource
 import socket
 import struct
@@ -25,6 +24,7 @@ import raida_uring
 from raida_uring.config import Config
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
+from raida_uring.ownership import user_name
 from raida_uring.sockets import (
     connections_room,
     descriptor_limit,
@@ -228,7 +228,7 @@ def probe(config: Config) -> Probe:
         version=raida_uring.__version__,
         kernel=system.release,
         machine=system.machine,
-        user=_user_name(os.geteuid()),
+        user=user_name(os.geteuid()),
         configured=config.network.backend,
         features=features,
         limits=_limits(config, opened, around),
@@ -300,13 +300,6 @@ def _feature(key: str, number: int | None) -> Feature:
     title, since, use, without = _FEATURES[key]
     error = errno.errorcode.get(number, str(number)) if number else None
     return Feature(key, title, since, use, None if number is None else number == 0, error, without)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 # --- Limits -----------------------------------------------------------------------------------

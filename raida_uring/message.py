@@ -12,6 +12,11 @@ from typing import Final, NamedTuple
 _AT, _COMMAND, _KIND, _ENCRYPTION, _SHARD, _TRANSPORT, _BODY_SIZE = 0, 2, 3, 4, 5, 6, 7
 _PEER_OFFSET, _HEADER_OFFSET = -80, -48
 _CHALLENGE_SIZE: Final = 16
+REPLY_MAX: Final = 65536  # RU_REPLY_MAX, and what a datagram takes over IPv4
+DATAGRAM_MAX: Final = 65507
+_TERMINATOR_BYTES: Final = 2
+SEAL_BYTES: Final = 32  # behind the payload under encryption types 4 and 5
+PAYLOAD_FITS: Final = 65425  # any reply takes so many, with its seal
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # in front of an IPv4 address in an IPv6 one
 
 
@@ -62,6 +67,21 @@ def fault_of(reply: object) -> str | None:
             return f"payload is of type {type(payload).__name__}: must be bytes"
         return str(error)
     return None
+
+
+def payload_max(*, udp: bool, encryption: int) -> int:
+    """The most bytes of payload that fit a reply."""
+    header, seal = (48, SEAL_BYTES) if encryption > 2 else (32, 0)
+    return (DATAGRAM_MAX if udp else REPLY_MAX) - header - seal - _TERMINATOR_BYTES
+
+
+def size_fault(size: int, *, udp: bool, encryption: int) -> str | None:
+    """Why a payload of so many bytes cannot be sent; None when it can."""
+    most = payload_max(udp=udp, encryption=encryption)
+    if size <= most:
+        return None
+    sealed = f" under encryption type {encryption}" if encryption > 2 else ""
+    return f"payload has {size} bytes: at most {most} go over {'UDP' if udp else 'TCP'}{sealed}"
 
 
 def unpack_peer(raw: bytes) -> tuple[str, int]:

@@ -4,11 +4,14 @@ log-level.
 Each speaks to the admin socket. A node that does not run ends them with one line and exit status 3.
 """
 
+import contextlib
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +21,8 @@ from raida_uring import adminsocket, config, top
 from raida_uring.errors import ConfigError, RaidaError
 
 _EXIT_DROPPED = 1
+_TAKEOVER_TIMEOUT_S = 5.0  # for the successor to have the admin socket
+_TAKEOVER_LOOK_S = 0.05
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -26,6 +31,7 @@ _Socket = Annotated[
     typer.Option(
         "--socket",
         metavar="PATH",
+        readable=False,
         help="The node's admin socket. Only root and the node's own user are answered.",
     ),
 ]
@@ -34,8 +40,9 @@ _ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML file that the node serves, to find its socket. Without either option, a node "
-        "on port 50000 is asked.",
+        readable=False,
+        help="TOML file that the node serves, to find its socket. Without either option: the node "
+        "on port 50000, else the service.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -52,24 +59,35 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def _socket_path(given: Path | None, config_path: Path | None) -> Path:
-    """Raises RaidaError, of its kinds NotRunningError where nothing is at a default path."""
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Whom a command asks. wanted: what the configuration says of it, None where --socket names
+    the place."""
+
+    path: Path
+    wanted: adminsocket.Wanted | None
+
+    def ask(self, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
+        """As adminsocket.ask()."""
+        return adminsocket.ask(self.path, command, wanted=self.wanted, **arguments)
+
+    def result_of(self, command: str, **arguments: object) -> dict[str, Any]:
+        """As adminsocket.result_of()."""
+        return adminsocket.result_of(self.path, command, wanted=self.wanted, **arguments)
+
+
+def _node(given: Path | None, config_path: Path | None) -> _Node:
+    """Raises ConfigError, and what adminsocket.find() raises."""
     if given is not None:
-        return given
+        return _Node(given, None)
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    wanted = adminsocket.Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
-        return Path(chosen.admin.socket)
+        return _Node(Path(chosen.admin.socket), wanted)
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    path = adminsocket.find(chosen.server.port)
-    if not adminsocket.is_there(path):
-        elsewhere = (
-            "--config FILE or --socket PATH names another node's"
-            if config_path is None
-            else "a node of another user or port is asked by --socket PATH"
-        )
-        raise adminsocket.NotRunningError(f"no node listens on {path}; {elsewhere}")
-    return path
+    path = adminsocket.find(wanted)
+    return _Node(path, None if config_path is None else wanted)
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
@@ -77,7 +95,7 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Js
 
     Tier and why, uptime, load, latency, drops, resources.
     """
-    now = adminsocket.result_of(_socket_path(socket, config_path), "status")
+    now = _node(socket, config_path).result_of("status")
     if as_json:
         print(json.dumps(now, indent=2))
     else:
@@ -120,15 +138,15 @@ def live_top(
     """
     if as_json and not once:
         raise typer.BadParameter("goes with --once", param_hint="--json")
-    path = _socket_path(socket, config_path)
+    node = _node(socket, config_path)
     if not once:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise RaidaError("top needs a terminal; --once does without")
-        top.watch(path, interval_s)
+        top.watch(functools.partial(node.result_of, "status"), interval_s)
         return
-    before = adminsocket.result_of(path, "status")
+    before = node.result_of("status")
     time.sleep(interval_s)  # it is what is measured
-    now = adminsocket.result_of(path, "status")
+    now = node.result_of("status")
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
     else:
@@ -144,7 +162,7 @@ def connections(
     as_json: _Json = False,
 ) -> None:
     """List open TCP connections."""
-    found = adminsocket.result_of(_socket_path(socket, config_path), "connections", limit=limit)
+    found = _node(socket, config_path).result_of("connections", limit=limit)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -169,12 +187,15 @@ def peers(
     reach a handler; votes and plain echoes are answered without one. Who is not looked at has
     failed too many checks of a key or other secret, see [limits] failed_checks_burst.
     """
-    found = adminsocket.result_of(_socket_path(socket, config_path), "peers", count=count)
+    found = _node(socket, config_path).result_of("peers", count=count)
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
     window_s = max(found["window_s"], 0.1)
+    if not found["peers"]:
+        print(f"no request reached a handler in the last {found['window_s']:g} s")
+        return
+    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
     for one in found["peers"]:
         print(f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}")
     print(f"in the last {found['window_s']:g} s")
@@ -215,7 +236,7 @@ def drain(
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
     shown = ""
-    for last in adminsocket.ask(_socket_path(socket, config_path), "drain", **given):
+    for last in _node(socket, config_path).ask("drain", **given):
         line = f"{last['phase']}: {last['in_flight']} in flight, {last['connections']} connections"
         if line != shown:
             print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
@@ -241,7 +262,7 @@ def log_level(
     The least severity written, until the next start or reload.
     """
     given = {} if level is None else {"level": level}
-    print(adminsocket.result_of(_socket_path(socket, config_path), "log-level", **given)["level"])
+    print(_node(socket, config_path).result_of("log-level", **given)["level"])
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
@@ -249,8 +270,23 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
     Exits 2 when the new one does not come up, and says why; the running node has gone on then.
     """
-    found = adminsocket.result_of(_socket_path(socket, config_path), "upgrade")
-    print(f"process {found['process']} serves")
+    node = _node(socket, config_path)
+    before = node.result_of("status")
+    successor = node.result_of("upgrade")["process"]
+    versions = f"{before['version']} \u2192 {_version_of(node, successor)}"
+    print(f"{versions}: process {successor} serves, {before['process']} leaves")
+
+
+def _version_of(node: _Node, process: int) -> str:
+    """Of a node that takes over the admin socket now."""
+    deadline = time.monotonic() + _TAKEOVER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RaidaError):  # between the two nobody listens
+            told = node.result_of("status")
+            if told["process"] == process:
+                return str(told["version"])
+        time.sleep(_TAKEOVER_LOOK_S)
+    return "?"
 
 
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
@@ -260,7 +296,7 @@ def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     changed then.
     """
     try:
-        found = adminsocket.result_of(_socket_path(socket, config_path), "reload")
+        found = _node(socket, config_path).result_of("reload")
     except (ConfigError, adminsocket.NodeError) as error:  # the fault may keep us from the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:

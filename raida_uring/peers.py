@@ -9,10 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import Final
 
-from raida_uring import protocol
+from raida_uring import protocol, resolver
 from raida_uring.client.question import Answer, Question
 from raida_uring.config import Server
 from raida_uring.errors import ProtocolError, RaidaError
@@ -25,12 +24,6 @@ LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
 _REPLY_BYTES_MAX: Final = (
     protocol.HEADER_BYTES + 4096 * COIN_NAME_BYTES + 2
 )  # a ticket's most coins
-
-# (family, type, protocol, name, address), as getaddrinfo() has them
-_Found = list[tuple[Any, Any, int, str, Any]]
-
-_lookups: Final[dict[tuple[str, int], "Future[_Found]"]] = {}  # under way
-_lookups_lock = threading.Lock()
 
 logger = logging.getLogger("raida_uring.peers")
 
@@ -129,7 +122,8 @@ async def _ask(
         transport="tcp",
     )
     host, _, port = address.rpartition(":")
-    connected = await _connect(await _addresses(host.strip("[]"), int(port)))
+    found = await resolver.addresses(host.strip("[]"), int(port))
+    connected = await resolver.connect(found, TIMEOUT_S)
     reader, writer = await asyncio.open_connection(sock=connected)
     try:
         writer.write(question.data)
@@ -141,68 +135,3 @@ async def _ask(
         return question.read(header + await reader.readexactly(size - len(header)), 0.0)
     finally:
         writer.close()
-
-
-async def _connect(found: _Found) -> socket.socket:
-    """To the first address that takes it. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    fault: OSError | None = None
-    for family, kind, number, _, address in found:
-        connecting = socket.socket(family, kind, number)
-        try:
-            connecting.setblocking(False)
-            await loop.sock_connect(connecting, address)
-        except OSError as error:
-            connecting.close()
-            fault = error
-        except BaseException:
-            connecting.close()
-            raise
-        else:
-            return connecting
-    raise fault or OSError("no address")
-
-
-async def _addresses(host: str, port: int) -> _Found:
-    """Raises OSError, ValueError."""
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, ValueError):
-        return await asyncio.wrap_future(_lookup(host, port))
-
-
-def _lookup(host: str, port: int) -> "Future[_Found]":
-    """Resolve a name, on a thread that nobody waits for.
-
-    A resolver knows no deadline. asyncio's own threads for it are waited for at the end of the
-    event loop, and there are fewer of them than RAIDA. Of one name there is one look-up at a time,
-    whoever asks: they cannot pile up.
-    """
-    key = host, port
-    with _lookups_lock:
-        under_way = _lookups.get(key)
-        if under_way is not None:
-            return under_way
-        future: Future[_Found] = Future()
-        future.set_running_or_notify_cancel()  # who gives up waiting does not end it for others
-        try:
-            threading.Thread(
-                target=_look_up, args=(key, future), name="resolver", daemon=True
-            ).start()
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        _lookups[key] = future
-        return future
-
-
-def _look_up(key: tuple[str, int], future: "Future[_Found]") -> None:
-    try:
-        found: _Found = socket.getaddrinfo(*key, type=socket.SOCK_STREAM)
-    except BaseException as error:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        future.set_exception(error)
-    else:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        future.set_result(found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring import config as configuration
-from raida_uring import handlers, kernel, log, metrics, sockets
+from raida_uring import handlers, kernel, log, metrics, remedies, sockets
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
@@ -166,9 +166,10 @@ class Server:
         self._started = True
         try:
             self._start()
-        except RuntimeError as error:  # of threading: a limit on tasks
+        except RuntimeError as error:  # of threading
+            remedy = remedies.for_threads()
             self._release()
-            raise passing(StartError(f"{error}: raise TasksMax= (ulimit -u)")) from error
+            raise passing(StartError(f"{error}: {remedy}")) from error
         except BaseException:
             self._release()
             raise
@@ -178,6 +179,7 @@ class Server:
         self._commands = commands = handlers.load(
             self.config.handlers.modules, store=self.config.store.path is not None
         )
+        logger.info("%s", handlers.summary(commands), extra=event("commands", count=len(commands)))
         inherited = self._received if self._takeover is None else self._takeover.sockets
         self._bound = sockets.bind_all(self.config, inherited, self._patience)
         if self._takeover is None:  # else once the predecessor has left the port
@@ -195,9 +197,9 @@ class Server:
                 | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
-            raise passing(
-                StartError(f"{error}; lower [udp], [limits] or [tcp] sizes"), error.number
-            ) from error
+            remedy = remedies.for_node_memory(error.number)
+            refused = StartError(f"{error}; {remedy}" if remedy else str(error))
+            raise passing(refused, error.number) from error
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)
         self._start_integrity(self._engine)

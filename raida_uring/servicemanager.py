@@ -6,6 +6,7 @@ systemd.service(5) on FileDescriptorStoreMax=.
 """
 
 import array
+import contextlib
 import logging
 import os
 import socket
@@ -13,6 +14,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
+
+import psutil
 
 from raida_uring.errors import StartError
 from raida_uring.log import event
@@ -174,13 +177,16 @@ def received_sockets() -> Inherited | None:
     """The sockets of a .socket unit, else those of store_sockets(): a UDP and a TCP one for each
     address, all on one port.
 
-    None when there are none. Raises StartError when a .socket unit's are not such pairs; stored
-    ones are then closed.
+    None when there are none. Raises StartError when a .socket unit's are not such pairs, stored
+    ones are then closed; and when they are for a script that has started this process.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "")
     process = os.environ.pop("LISTEN_PID", "")
-    if not count.isdigit() or int(count) == 0 or process != str(os.getpid()):
+    if not count.isdigit() or int(count) == 0:
+        return None
+    if process != str(os.getpid()):
+        _refuse_wrapper(process)
         return None
     every = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))
     stored = [fd for fd, name in zip(every, names.split(":"), strict=False) if name == STORED_NAME]
@@ -200,6 +206,17 @@ def received_sockets() -> Inherited | None:
         inherited.releasing = True
     inherited.let_go = _forget_sockets
     return inherited
+
+
+def _refuse_wrapper(process: str) -> None:
+    """Its sockets would be served by nobody, and hold the port against this process. Raises
+    StartError when `process` has started this one."""
+    with contextlib.suppress(psutil.Error):
+        if any(str(one.pid) == process for one in psutil.Process().parents()):
+            raise StartError(
+                f"socket activation: the sockets are for process {process} (LISTEN_PID), which "
+                "started this one: let it start the node by `exec`"
+            )
 
 
 def _paired(descriptors: Iterable[int], names: str) -> Inherited:

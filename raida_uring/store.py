@@ -7,6 +7,7 @@ Source: wire specification, section 8.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -36,6 +37,7 @@ from raida_uring.ffi.native_store import (
     UNREADABLE,
 )
 from raida_uring.log import event
+from raida_uring.ownership import user_name
 from raida_uring.threads import Vital
 
 FORMAT: Final = b"1"
@@ -56,6 +58,7 @@ WATCH_INTERVAL_S: Final = 1.0
 FILE: Final = "data.mdb"
 _LOCK: Final = "owner"
 _READERS: Final = "lock.mdb"  # LMDB's
+_FILES: Final = (FILE, _LOCK, _READERS)
 # Entries of the table META.
 _FORMAT_KEY: Final = b"format"
 _SEED_KEY: Final = b"seed"
@@ -88,7 +91,7 @@ def size_of(path: Path) -> int:
             "`raida-uring store init` makes a new one"
         ) from None
     except OSError as error:
-        raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+        raise passing(StoreError(_refusal(path, error)), error.errno or 0) from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: not a store: {FILE} is not a file")
     if found.st_size == 0:
@@ -105,12 +108,56 @@ def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
     """
     size = size_of(path)
     _check_size(path, size, map_bytes)
-    for one in (path, path / FILE, path / _READERS, path / _LOCK):
-        if one.exists() and not os.access(one, os.R_OK | os.W_OK):
-            raise StoreError(f"{one}: this user may not read and write it")
+    denied = _denied(path, os.R_OK | os.W_OK)
+    if denied is not None:
+        raise StoreError(denied)
     if (path / _READERS).exists():
         with contextlib.closing(Store(path, map_bytes=map_bytes, read_only=True)) as store:
             store.refuse_other(raida_id)
+
+
+def explained(path: Path, error: StoreError, *, writing: bool = False) -> StoreError:
+    """The same, with the file that this user may not use where that is the cause."""
+    if error.number not in (-errno.EACCES, -errno.EPERM):
+        return error
+    denied = _denied(path, os.R_OK | os.W_OK if writing else os.R_OK)
+    return error if denied is None else StoreError(denied, error.number)
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    """What the machine says of the store at `path`, and of which file of it."""
+    denied = None
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        denied = _denied(path, os.R_OK | os.W_OK)
+    return denied or f"{error.filename or path}: {error.strerror}"
+
+
+def _denied(path: Path, wanted: int) -> str | None:
+    """Which directory or file of a store this user may not use, and why; None when it may.
+
+    wanted: of os.R_OK and os.W_OK.
+    """
+    for one in (*reversed(path.parents), path):
+        if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True):
+            return _why_denied(one, path)
+    for one in (path, path / FILE, path / _READERS, path / _LOCK):
+        if one.exists() and not os.access(one, wanted, effective_ids=True):
+            return _why_denied(one, path)
+    return None
+
+
+def _why_denied(one: Path, path: Path) -> str:
+    found, user = one.stat(), os.geteuid()
+    if os.access(one, os.R_OK, effective_ids=True) and os.statvfs(one).f_flag & os.ST_RDONLY:
+        return f"{one}: Read-only file system"
+    owner, mode = user_name(found.st_uid), f"{stat.S_IMODE(found.st_mode):04o}"
+    if found.st_uid == user or one not in (path, *(path / file for file in _FILES)):
+        return f"{one}: Permission denied: its mode is {mode}, its owner {owner}"
+    own = user_name(user)
+    return (
+        f"{one}: Permission denied: it belongs to {owner} (mode {mode}), and this is user {own}: "
+        f"`chown -R {own} {path}` makes the store this user's"
+    )
 
 
 def page_of(denomination: int, page: int) -> int:
@@ -177,16 +224,16 @@ class Store:
             if not read_only and owner < 0:
                 self._owner = _own(path)
         except OSError as error:
-            raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+            raise passing(StoreError(_refusal(path, error)), error.errno or 0) from error
         flags = native_store.STORE_READ_ONLY if read_only else 0
         if durability == "interval":
             flags |= native_store.STORE_LAZY
         try:
             _check_size(path, size, map_bytes)
             self._store = native_store.Store(str(path), map_bytes, flags)
-        except StoreError:
+        except StoreError as error:
             self._disown()
-            raise
+            raise explained(path, error, writing=not read_only) from error
         try:
             self.seed, self.unfinished, self.raida_id = self._read_meta()
             if self.unfinished is not None and not unfinished:
@@ -937,6 +984,7 @@ __all__ = [
     "Watch",
     "check",
     "denomination_of",
+    "explained",
     "month_now",
     "page_of",
     "size_of",

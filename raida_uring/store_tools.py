@@ -37,6 +37,7 @@ from raida_uring.store import (
     MAP_BYTES_DEFAULT,
     Coins,
     Store,
+    explained,
     size_of,
 )
 
@@ -44,6 +45,7 @@ FILE_BYTES_MAX: Final = 1 << 20  # a longer page file is something else
 COMMIT_PAGES: Final = 1000  # changed at once: 17 MB
 PROGRESS_PAGES: Final = 100
 UNFINISHED_EXPORT: Final = "UNFINISHED"  # a file that stands in a directory until all others do
+LOST_AND_FOUND: Final = "lost+found"  # of mkfs, in the root of a file system
 UNKNOWN_MAX: Final = 1000  # names kept of files that are no page files
 
 _PAGES_OF_FOLDER: Final = 256
@@ -156,7 +158,7 @@ def _scan(data: Path) -> tuple[set[int], tuple[str, ...], int]:
         if name == UNFINISHED_EXPORT:
             raise StoreError(f"{data}: an export that did not come to its end")
         inner = _names(data / name) if name in expected else []
-        strays = [] if name in expected else [name]
+        strays = [] if name in expected or name == LOST_AND_FOUND else [name]
         for folder in inner:
             if folder not in folders:
                 strays.append(f"{name}/{folder}")
@@ -218,14 +220,14 @@ def export_files(path: Path, target: Path, *, progress: Progress = no_progress) 
     """Write the store's pages as files below `target`, as they were imported, but for changes.
 
     All are of one moment; a node may have the store open. A page that was never written gets a
-    file, too. target: a directory that is empty, or does not exist. Until all is on the disk it
-    holds a file UNFINISHED_EXPORT. Raises StoreError.
+    file, too. target: a directory that is empty, but for what mkfs leaves, or does not exist.
+    Until all is on the disk it holds a file UNFINISHED_EXPORT. Raises StoreError.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(_reading(path))
         try:
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.listdir(target):
+            if set(os.listdir(target)) - {LOST_AND_FOUND}:
                 raise StoreError(f"{target}: is not empty")
             _write_file(target / UNFINISHED_EXPORT, b"")
             coins = stack.enter_context(store.read())
@@ -305,7 +307,7 @@ def verify(path: Path, *, progress: Progress = no_progress) -> list[str]:
             return list(_faults(store, coins, progress))
     except StoreError as error:
         if error.number not in native_store.DAMAGED:
-            raise
+            raise explained(path, error) from error
         return [str(error)]
 
 
@@ -422,13 +424,15 @@ class Stat:
     def table(self) -> str:
         """For people."""
         counts = ", ".join(f"{key}: {count}" for key, count in self.circulating.items() if count)
+        others = STORE_PAGES - self.pages_written - self.pages_unreadable
         rows = {
             "store": f"{self.path}, format {self.format}",
             "RAIDA": "not served yet" if self.raida_id is None else str(self.raida_id),
             "size": f"{self.used_bytes / 2**20:.1f} MiB in a file of "
             f"{self.file_bytes / 2**20:.1f} MiB",
             "pages": f"{STORE_PAGES}: {self.pages_written} written, "
-            f"{self.pages_unreadable} that cannot be read, the others as made by init",
+            f"{self.pages_unreadable} that cannot be read"
+            + (f", {others} as made by init" if others else ""),
             "circulating": counts or "none",
             "tickets": str(self.tickets_alive),
             "last change": self.last_change_text(),

@@ -4,7 +4,7 @@
         assert HandlerClient("greetings").send(5, 200, b"world") == Reply(250, b"hello world")
 
 Left out is what stands between a client and a handler on a real node: header decisions, CRC,
-encryption, limits on sizes, batches, threads. An exception of the handler reaches the test.
+encryption, limits on requests, batches, threads. An exception of the handler reaches the test.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
 from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
-from raida_uring.message import fault_of
+from raida_uring.message import DATAGRAM_MAX, REPLY_MAX, fault_of, payload_max, size_fault
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
@@ -80,7 +80,8 @@ class HandlerClient:
         key: Key | None = None,
     ) -> Reply:
         """Return what the handler returns, or the reply that the node gives in its place: 6 where
-        there is no such command, 36 where it needs a body or the key forbids an answer.
+        there is no such command, 36 where it needs a body or the key forbids an answer, 89 where
+        the reply over UDP is longer than `[limits] udp_reply_factor_max` allows.
 
         key: makes the request one that came sealed with it: public commands are answered 36 under
         types 1 and 2, and every command but echo without a body. Raises what the handler raises,
@@ -119,9 +120,13 @@ class HandlerClient:
                 body=body,
             )
         with self._node_for(found.mode) as node:
-            reply: object = found.handler(_request(whole, payload, transport, sender), node)
-            _check_reply(found.name, reply)
+            request = _request(whole, payload, transport, sender)
+            reply: object = found.handler(request, node)
+            _check_reply(found.name, reply, request)
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
+        factor = self.node.config.limits.udp_reply_factor_max if transport == "udp" else 0
+        if reply.payload and 0 < factor * len(whole) < _reply_bytes(reply, request):
+            return Reply(Status.NOT_IMPLEMENTED)
         return reply
 
     def ask(self, call: Call[T], *, transport: Transport = "udp") -> Answer[T]:
@@ -148,9 +153,21 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
     return not body and found.number != ECHO_NUMBER
 
 
-def _check_reply(name: str, reply: object) -> None:
+def _reply_bytes(reply: Reply, request: Request) -> int:
+    """Of the whole reply, as payload_max() counts."""
+    udp, encryption = request.transport == "udp", request.encryption
+    most = DATAGRAM_MAX if udp else REPLY_MAX
+    return most - payload_max(udp=udp, encryption=encryption) + len(reply.payload)
+
+
+def _check_reply(name: str, reply: object, request: Request) -> None:
     """Raises TypeError for what a worker does not take."""
     fault = fault_of(reply)
+    if fault is None:
+        assert isinstance(reply, Reply)  # noqa: S101  for the type checker
+        fault = size_fault(
+            len(reply.payload), udp=request.transport == "udp", encryption=request.encryption
+        )
     if fault is not None:
         raise TypeError(f"what {name} returned, a node answers 252 for: {fault}")
 

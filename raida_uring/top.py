@@ -5,13 +5,12 @@
 
 import contextlib
 import curses
+import os
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import raida_uring
-from raida_uring import adminsocket
 from raida_uring.errors import RaidaError
 from raida_uring.latency import PERCENTILES, percentiles_us
 from raida_uring.protocol.status import UNLISTED, status_name
@@ -65,6 +64,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         **{name: now[name] for name in shown},
         "unready": now.get("unready", []),
         "interval_s": interval_s,
+        "since_start": before is None,
         "rates": {
             "udp_received": rates["udp_received"],
             "udp_answered": rates["udp_answered"],
@@ -92,6 +92,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         "in_flight": now["in_flight"],
         "lanes": now["lanes"],
         "memory": now["memory"],
+        "lent": now.get("lent") or {},  # not told by 0.1.0
         "connections": now["connections"],
         "resources": {
             **now["resources"],
@@ -182,14 +183,15 @@ def _traffic(view: Status) -> list[str]:
     rates, flight = view["rates"], view["in_flight"]
     connections, totals = view["connections"], view["totals"]
     return [
-        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>7}",
+        f"{'per second':<10}{'received':>9}{'answered':>9}{'in flight':>10}{'total':>7}"
+        f"  rates {'since start' if view['since_start'] else 'now'}",
         f"{'UDP':<10}{_count(rates['udp_received']):>9}{_count(rates['udp_answered']):>9}"
         f"{flight['udp']:>10}{_count(totals['udp_received']):>7}"
-        f"  votes {_count(rates['votes'])}, echoes {_count(rates['echoes'])}",
+        f"  {_count(rates['votes'])} votes/s, {_count(rates['echoes'])} echoes/s",
         f"{'TCP':<10}{_count(rates['tcp_requests']):>9}{_count(rates['tcp_answered']):>9}"
         f"{flight['tcp']:>10}{_count(totals['tcp_requests']):>7}"
-        f"  open {connections['open']} of {connections['max']},"
-        f" {_count(rates['connections'])} new",
+        f"  open {connections['open']}/{connections['max']},"
+        f" {_count(rates['connections'])} new/s",
     ]
 
 
@@ -214,8 +216,10 @@ def _work(view: Status) -> list[str]:
         "small_blocks": "2K",
         "large_blocks": "64K",
     }
+    # Without what workers hold in advance: an idle node would seem to leak.
     used = "  ".join(
-        f"{names[name]} {used}/{most}" for name, (used, most) in view["memory"].items()
+        f"{names[name]} {used - view['lent'].get(name, 0)}/{most}"
+        for name, (used, most) in view["memory"].items()
     )
     lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]
     if (store := view["store"]) is not None:
@@ -295,15 +299,25 @@ def _duration(seconds: float) -> str:
 # --- Terminal ---------------------------------------------------------------------------------
 
 
-def watch(path: Path, interval_s: float) -> None:
-    """Draw the view every `interval_s` until q. Raises what adminsocket.ask() raises."""
+def watch(look: Callable[[], Status], interval_s: float) -> None:
+    """Draw the view every `interval_s` until q.
+
+    look: asks for the status. Raises what it raises, and RaidaError for a terminal that cannot be
+    drawn on.
+    """
     try:
-        curses.wrapper(_watch, path, interval_s)
+        curses.wrapper(_watch, look, interval_s)
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to quit
+    except curses.error as error:
+        terminal = os.environ.get("TERM") or "not set"
+        raise RaidaError(
+            f"the terminal (TERM is {terminal!r}) cannot be drawn on: {error}; TERM=xterm-256color "
+            "suits most, --once does without"
+        ) from None
 
 
-def _watch(screen: Any, path: Path, interval_s: float) -> None:
+def _watch(screen: Any, look: Callable[[], Status], interval_s: float) -> None:
     try:
         curses.curs_set(0)
     except curses.error:
@@ -313,7 +327,7 @@ def _watch(screen: Any, path: Path, interval_s: float) -> None:
             curses.use_default_colors()
             curses.init_pair(_RED, curses.COLOR_RED, -1)
     before: Status | None = None
-    now: Status = adminsocket.result_of(path, "status")
+    now = look()
     while True:
         _draw(screen, now, before)
         next_at = time.monotonic() + interval_s
@@ -324,7 +338,7 @@ def _watch(screen: Any, path: Path, interval_s: float) -> None:
                 return
             if key == curses.KEY_RESIZE:
                 _draw(screen, now, before)
-        before, now = now, adminsocket.result_of(path, "status")
+        before, now = now, look()
 
 
 def _draw(screen: Any, now: Status, before: Status | None) -> None:
@@ -344,6 +358,6 @@ def _style(row: int, line: str) -> int:
 
 def _put(screen: Any, row: int, line: str, style: int) -> None:
     try:
-        screen.addstr(row, 0, line, style)
+        screen.addstr(row, 0, line.encode("ascii", "replace"), style)  # whatever the locale
     except curses.error:
         pass  # it was made smaller in between

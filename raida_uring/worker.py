@@ -29,7 +29,7 @@ from raida_uring.handlers import (
     name_of,
 )
 from raida_uring.log import event
-from raida_uring.message import fault_of, pack
+from raida_uring.message import PAYLOAD_FITS, SEAL_BYTES, fault_of, pack, size_fault
 from raida_uring.protocol import Status
 from raida_uring.requestlog import Tap
 from raida_uring.sealing import Keys, Opened, Opener
@@ -388,13 +388,14 @@ class Worker:
         records, data = worker.batch(count)
         replies: list[Reply] = []
         for record in _ITER_RECORDS(records):
-            at, size, number, kind, _, _, _, _ = record
+            at, size, number, kind, encryption, _, tcp, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
                 with coins.lent():
                     given = self._tables[kind][number](request, self._node)
                 reply = _checked(given, number)
-                if reply is given:
+                fits = not size_fault(len(reply.payload), udp=not tcp, encryption=encryption)
+                if reply is given and fits:
                     coins.keep()
                 else:  # a client that is told 252 must not find its coins changed
                     coins.undo()
@@ -419,6 +420,8 @@ class Worker:
             packed = pack(
                 [_checked(reply, record[2]) for reply, record in zip(replies, records, strict=True)]
             )
+        if max(packed[1], default=0) > PAYLOAD_FITS:
+            _log_too_long(worker.records(len(replies)), packed[1])  # the data plane answers 252
         worker.reply(*packed)
         if self._tap is not None:
             self._tap.note(worker, len(replies))
@@ -456,6 +459,22 @@ def _checked(reply: object, number: int) -> Reply:
     if fault is None:
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
         return reply
+    _log_refused(number, fault)
+    return _INTERNAL
+
+
+def _log_too_long(records: Any, sizes: Iterable[int]) -> None:
+    """sizes: of the payloads, sealed."""
+    for (_, _, number, _, encryption, _, tcp, _), size in zip(
+        _ITER_RECORDS(records), sizes, strict=True
+    ):
+        plain = size - SEAL_BYTES if encryption > 2 else size
+        fault = size_fault(plain, udp=not tcp, encryption=encryption)
+        if fault is not None:
+            _log_refused(number, fault)
+
+
+def _log_refused(number: int, fault: str) -> None:
     logger.error(
         "a reply of command %d/%d is of no use, answered 252: %s",
         number >> 8,
@@ -463,7 +482,6 @@ def _checked(reply: object, number: int) -> Reply:
         fault,
         extra=event("reply_refused", group=number >> 8, command=number & 0xFF),
     )
-    return _INTERNAL
 
 
 def join_all(

@@ -103,7 +103,7 @@ def usage(name: str, command: Command) -> str:
     """`name [OPTIONS] ARGUMENT`, in roff."""
     parts = [bold(name)]
     told = parameters(command)
-    if any(isinstance(p, TyperOption) for p in told) or name == "bench":
+    if any(isinstance(p, TyperOption) for p in told):
         parts.append(f"[{value('OPTIONS')}]")
     for argument in told:
         if isinstance(argument, TyperArgument):

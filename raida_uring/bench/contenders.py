@@ -111,6 +111,11 @@ def node(
     return Contender(name, command, notify=True)
 
 
+def has_peers() -> bool:
+    """Whether this is a source tree: an installed package measures the node alone."""
+    return PEER_SOURCES.is_dir()
+
+
 def peer(name: str) -> Contender:
     """A peer of `PEERS`, compiled first if it is C. Raises ContenderError when it cannot be had."""
     if not PEER_SOURCES.is_dir():

@@ -6,7 +6,7 @@ absolute numbers belong to one machine) for docs/bench.md.
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raida_uring.bench import cases, coins
@@ -105,13 +105,18 @@ class CoinReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """machine: facts of the measurement, for the reader; not_run: contender or case -> reason."""
+    """machine: facts of the measurement, for the reader; not_run: contender or case -> reason.
+
+    judged: whether promises are compared with what was measured. An installed package has no peers
+    to compare with, and its machine need not be one that promises were made for: numbers alone.
+    """
 
     machine: dict[str, str | int | float]
     reports: tuple[CaseReport, ...]
     spin_runs: tuple[SpinRun, ...]
     not_run: dict[str, str]
     coin_reports: tuple[CoinReport, ...] = ()
+    judged: bool = True
 
     @property
     def wrong_answers(self) -> int:
@@ -197,20 +202,43 @@ def coin_verdict(reports: Sequence[CoinReport]) -> Verdict:
 
 def text(report: Report) -> str:
     """The report as tables for a terminal."""
-    lines = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
-    for case_report in report.reports:
-        lines += ["", f"{case_report.case.name}: {case_report.case.title}"]
-        lines += _case_lines(case_report)
-        lines += [_verdict_line(verdict) for verdict in case_verdicts(case_report)]
+    judged = report.judged
+    parts = [machine_text(report.machine)]
+    parts += [case_text(one, judged=judged) for one in report.reports]
     if report.spin_runs:
-        lines += ["", *_spin_lines(report.spin_runs), _verdict_line(spin_verdict(report.spin_runs))]
+        parts.append(spin_text(report.spin_runs, judged=judged))
     if report.coin_reports:
-        lines += ["", *_coin_lines(report.coin_reports)]
-        lines.append(_verdict_line(coin_verdict(report.coin_reports)))
+        parts.append(coin_text(report.coin_reports, judged=judged))
     if report.not_run:
-        lines.append("")
-        lines += [f"not run: {name}: {reason}" for name, reason in report.not_run.items()]
-    return "\n".join(lines)
+        parts.append(not_run_text(report.not_run))
+    return "\n\n".join(parts)
+
+
+def machine_text(machine: Mapping[str, str | int | float]) -> str:
+    """The first line."""
+    return "  ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def case_text(report: CaseReport, *, judged: bool) -> str:
+    """One comparison."""
+    lines = [f"{report.case.name}: {report.case.title}", *_case_lines(report)]
+    return "\n".join(lines + _verdict_lines(case_verdicts(report) if judged else []))
+
+
+def spin_text(runs: Sequence[SpinRun], *, judged: bool) -> str:
+    """Votes beside spinning workers."""
+    return "\n".join(_spin_lines(runs) + _verdict_lines([spin_verdict(runs)] if judged else []))
+
+
+def coin_text(reports: Sequence[CoinReport], *, judged: bool) -> str:
+    """Commands on coins."""
+    verdicts = [coin_verdict(reports)] if judged else []
+    return "\n".join(_coin_lines(reports) + _verdict_lines(verdicts))
+
+
+def not_run_text(not_run: Mapping[str, str]) -> str:
+    """What was left out, and why."""
+    return "\n".join(f"not run: {name}: {reason}" for name, reason in not_run.items())
 
 
 def as_json(report: Report) -> dict[str, object]:
@@ -370,8 +398,11 @@ def _coin_lines(reports: Sequence[CoinReport]) -> list[str]:
     return lines
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    return f"  {_kept(verdict):>12}  {verdict.text} ({_number(verdict.measured, '.2f')})"
+def _verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    return [
+        f"  {_kept(verdict):>12}  {verdict.text} ({_number(verdict.measured, '.2f')})"
+        for verdict in verdicts
+    ]
 
 
 def _kept(verdict: Verdict) -> str:

@@ -1,13 +1,14 @@
-"""The benchmark: `make bench`, `raida-uring bench`, `python -m raida_uring.bench.runner`.
+"""The benchmark: `make bench`, `raida-uring bench`.
 
 Server and generator are pinned to different cores. Within a case the contenders take turns
 (A B C A B C …), each time in a fresh process, so that a slow minute of the machine hits all of
 them; medians are compared. Exit status: 0 measured, 1 the node answered wrongly, 2 it could not
-be measured. A promise that is not kept is reported, not an error: it may be the machine.
+be measured, 130 interrupted: what was measured until then is reported. A promise that is not kept
+is reported, not an error: it may be the machine.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -39,6 +40,9 @@ from raida_uring.bench.report import (
 )
 from raida_uring.errors import RaidaError
 
+_EXIT_INTERRUPTED = 130
+
+START_S = 1.0  # to start and end a server, about
 WARM_UP_MS = 200
 SYSCALL_RUN_MS = 300
 SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as long after
@@ -61,78 +65,109 @@ class Settings:
         return self.server_cpu != self.client_cpu
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark with command line arguments `argv` (without the program's name)."""
-    arguments = _parser().parse_args(argv)
-    try:
-        found = measure(_settings(arguments))
-        print(report.markdown(found) if arguments.markdown else report.text(found))
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(report.as_json(found), indent=2) + "\n")
-    except (RaidaError, OSError) as error:
-        print(f"raida-uring: bench: {error}", file=sys.stderr)
-        return 2
+def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None = None) -> int:
+    """Measure, print each case as it ends, and return the exit status.
+
+    json_path: where everything measured is written. Raises RaidaError when the node cannot run,
+    OSError when the file cannot be written: before anything is measured.
+    """
+    with contextlib.nullcontext() if json_path is None else json_path.open("w") as file:
+        found = Report(_machine(settings), (), (), {}, judged=contenders.has_peers())
+        print(f"bench: takes about {_estimate(settings)}", file=sys.stderr, flush=True)
+        if not as_markdown:
+            print(report.machine_text(found.machine), flush=True)
+        interrupted = False
+        try:
+            for so_far, ended in _measure(settings, found):
+                found = so_far
+                _progress("")
+                if not as_markdown:
+                    print(f"\n{ended}", flush=True)
+        except KeyboardInterrupt:
+            _progress("")
+            interrupted = True
+        if as_markdown:
+            print(report.markdown(found))
+        if file is not None:
+            file.write(json.dumps(report.as_json(found), indent=2) + "\n")
+    if interrupted:
+        print("raida-uring: bench: interrupted", file=sys.stderr)
+        return _EXIT_INTERRUPTED
     if found.wrong_answers > 0:
         print(f"raida-uring: bench: {found.wrong_answers} wrong answers", file=sys.stderr)
         return 1
     return 0
 
 
-def measure(settings: Settings) -> Report:
-    """Run every case that the settings ask for. Raises RaidaError when the node cannot run."""
+def _measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
+    """Run every case that the settings ask for: all that was found so far, and the text of what has
+    just ended. Raises RaidaError when the node cannot run."""
     available, not_run = _contenders()
+    judged = found.judged
+    if settings.only in (None, cases.SPIN_CASE) and settings.server_cpu == settings.client_cpu:
+        not_run[cases.SPIN_CASE] = "needs two cores"
+    if judged and not_run:
+        found = dataclasses.replace(found, not_run=not_run)
+        yield found, report.not_run_text(not_run)
     with _pinned({settings.client_cpu}):
-        chosen = [case for case in CASES if settings.only in (None, case.name)]
-        reports = tuple(_measure_case(case, available, settings) for case in chosen)
-        spin_runs: tuple[SpinRun, ...] = ()
-        if settings.only in (None, cases.SPIN_CASE):
-            if settings.server_cpu == settings.client_cpu:
-                not_run[cases.SPIN_CASE] = "needs two cores"
-            else:
-                spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
-        coin_reports: tuple[CoinReport, ...] = ()
+        for case in _chosen(settings):
+            one = _measure_case(case, available, settings)
+            found = dataclasses.replace(found, reports=(*found.reports, one))
+            yield found, report.case_text(one, judged=judged)
+        if settings.only in (None, cases.SPIN_CASE) and cases.SPIN_CASE not in not_run:
+            spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
+            found = dataclasses.replace(found, spin_runs=spin_runs)
+            yield found, report.spin_text(spin_runs, judged=judged)
         if settings.only in (None, cases.COINS_CASE):
             coin_reports = _measure_coins(settings)
-        _progress("")
-    return Report(_machine(settings), reports, spin_runs, not_run, coin_reports)
+            found = dataclasses.replace(found, coin_reports=coin_reports)
+            yield found, report.coin_text(coin_reports, judged=judged)
+
+
+def _chosen(settings: Settings) -> list[Case]:
+    return [case for case in CASES if settings.only in (None, case.name)]
+
+
+def _estimate(settings: Settings) -> str:
+    """How long it will take, in words."""
+    peers = contenders.PEERS if contenders.has_peers() else ()
+    names = (*cases.NODES, *peers)
+    one_s = START_S + (WARM_UP_MS + settings.duration_ms) / 1000
+    runs = sum(len(set(case.contenders) & set(names)) for case in _chosen(settings))
+    total_s = settings.rounds * runs * one_s
+    if settings.only in (None, cases.SPIN_CASE):
+        total_s += settings.rounds * (2 * START_S + 4 * settings.duration_ms / 1000)
+    if settings.only in (None, cases.COINS_CASE):
+        total_s += settings.rounds * (START_S + len(coins.cases()) * (one_s - START_S))
+    minutes = round(total_s / 60)
+    return f"{minutes} minutes" if minutes > 1 else "a minute"
 
 
 # -- settings ---------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="raida-uring bench",
-        description="Measure the node against the smallest C, asyncio and uvloop servers.",
-    )
-    parser.add_argument("--quick", action="store_true", help="shorter and less steady")
-    parser.add_argument("--seconds", type=float, metavar="S", help="length of one run (1)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="runs of each contender (9)")
-    parser.add_argument("--only", choices=_case_names())
-    parser.add_argument("--server-cpu", type=int, metavar="CPU", help="core of the server")
-    parser.add_argument("--client-cpu", type=int, metavar="CPU", help="core of the generator")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
-    parser.add_argument("--markdown", action="store_true", help="print ratios as Markdown")
-    return parser
-
-
-def _case_names() -> list[str]:
+def case_names() -> list[str]:
+    """What `only` takes."""
     return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE]
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    seconds = arguments.seconds or (0.3 if arguments.quick else 1.0)
-    rounds = arguments.rounds or (3 if arguments.quick else 9)
-    if not 0.1 <= seconds <= 600 or not 1 <= rounds <= 1000:
-        raise ContenderError("--seconds must be 0.1 to 600, --rounds 1 to 1000")
+def settings_of(
+    *,
+    seconds: float,
+    rounds: int,
+    server_cpu: int | None = None,
+    client_cpu: int | None = None,
+    only: str | None = None,
+) -> Settings:
+    """Fill in the cores. Raises ContenderError for one that this process may not use."""
     allowed = sorted(os.sched_getaffinity(0))
-    server_cpu = allowed[0] if arguments.server_cpu is None else arguments.server_cpu
-    others = [cpu for cpu in allowed if cpu != server_cpu] or allowed
-    client_cpu = others[0] if arguments.client_cpu is None else arguments.client_cpu
-    for cpu in (server_cpu, client_cpu):
+    server = allowed[0] if server_cpu is None else server_cpu
+    others = [cpu for cpu in allowed if cpu != server] or allowed
+    client = others[0] if client_cpu is None else client_cpu
+    for cpu in (server, client):
         if cpu not in allowed:
             raise ContenderError(f"core {cpu} is not one of {allowed}")
-    return Settings(round(seconds * 1000), rounds, server_cpu, client_cpu, arguments.only)
+    return Settings(round(seconds * 1000), rounds, server, client, only)
 
 
 def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
@@ -428,7 +463,3 @@ def _progress(line: str) -> None:
     """One line that the next one overwrites; nothing when nobody watches."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

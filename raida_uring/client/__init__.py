@@ -9,7 +9,14 @@ Nothing is sent twice unless you ask twice. See docs/client.md.
 from typing import TYPE_CHECKING
 
 from raida_uring.client.question import Answer, Transport
-from raida_uring.client.sync import Client, Exchange, format_endpoint, request, resolve
+from raida_uring.client.sync import (
+    Client,
+    Exchange,
+    format_endpoint,
+    request,
+    resolve,
+    resolve_all,
+)
 from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
 from raida_uring.protocol import Coin, CoinName, calls
 from raida_uring.sealing import Key
@@ -33,6 +40,7 @@ __all__ = [
     "format_endpoint",
     "request",
     "resolve",
+    "resolve_all",
 ]
 
 

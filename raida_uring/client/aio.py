@@ -5,19 +5,22 @@ Thread: the event loop's.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from raida_uring import protocol
+from raida_uring import protocol, resolver
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import Answer, StrayError, read_vote
-from raida_uring.client.sync import explain_timeout, no_name
+from raida_uring.client.sync import explain_timeout, naming, no_name
 from raida_uring.protocol.calls import Call
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)  # so that what is missing is missing in AsyncClient()
 class AsyncClient(Peer):
     """One node, asked from an event loop. Holds no socket; any number of questions at once.
 
@@ -32,11 +35,12 @@ class AsyncClient(Peer):
         if self.transport == "udp":
             return await self._ask_udp(question.data, question.read, timeout_s)
         start_s = time.perf_counter()
-        try:
-            async with asyncio.timeout(timeout_s):
-                data = await self._ask_tcp(question.data)
-        except TimeoutError:
-            raise explain_timeout([]) from None
+        with naming(self.host, self.port):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    data = await self._ask_tcp(question.data, start_s + timeout_s)
+            except TimeoutError:
+                raise explain_timeout([]) from None
         return question.read(data, time.perf_counter() - start_s)
 
     async def vote(
@@ -51,44 +55,73 @@ class AsyncClient(Peer):
 
     async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
         """Return what `read` makes of the first datagram that it takes; others are ignored."""
-        loop = asyncio.get_running_loop()
         strays: list[StrayError] = []
-        try:
-            async with asyncio.timeout(timeout_s):
-                try:
-                    transport, inbox = await loop.create_datagram_endpoint(
-                        _Inbox, remote_addr=(self.host, self.port)
-                    )
-                except UnicodeError:
-                    raise no_name(self.host) from None
-                try:
-                    start_s = time.perf_counter()
-                    transport.sendto(data)
-                    while True:
-                        reply = await inbox.next()
-                        try:
-                            return read(reply, time.perf_counter() - start_s)
-                        except StrayError as error:
-                            strays.append(error)
-                finally:
-                    transport.close()
-        except TimeoutError:
-            raise explain_timeout(strays) from None
+        with naming(self.host, self.port):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await self._ask_udp_anywhere(data, read, strays)
+            except TimeoutError:
+                raise explain_timeout(strays) from None
 
-    async def _ask_tcp(self, data: bytes) -> bytes:
-        """The reply's bytes, or as many as came."""
-        loop = asyncio.get_running_loop()
+    async def _ask_udp_anywhere(
+        self, data: bytes, read: Callable[[bytes, float], T], strays: list[StrayError]
+    ) -> T:
+        """At the first address with an open port: elsewhere nobody has received it."""
+        fault = OSError("no address")
+        for family, _, _, _, address in await self._addresses():
+            try:
+                return await _ask_udp_at(family, address, data, read, strays)
+            except OSError as error:
+                fault = error
+        raise fault
+
+    async def _addresses(self) -> resolver.Found:
+        """Raises OSError."""
         try:
-            transport, stream = await loop.create_connection(
-                lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), self.host, self.port
-            )
+            return await resolver.addresses(self.host, self.port)
         except UnicodeError:
             raise no_name(self.host) from None
+
+    async def _ask_tcp(self, data: bytes, deadline_s: float) -> bytes:
+        """The reply's bytes, or as many as came."""
+        found = await self._addresses()
+        connected = await resolver.connect(found, deadline_s - time.perf_counter())
+        transport, stream = await asyncio.get_running_loop().create_connection(
+            lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), sock=connected
+        )
         try:
             transport.write(data)
             return await stream.ended
         finally:
             transport.abort()  # not close(): what the node has not taken by now it will not take
+
+
+async def _ask_udp_at(
+    family: int,
+    address: tuple[Any, ...],
+    data: bytes,
+    read: Callable[[bytes, float], T],
+    strays: list[StrayError],
+) -> T:
+    """strays: gets what came and was not the reply. Raises OSError when nobody is there."""
+    peer = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        peer.connect(address)
+    except OSError:
+        peer.close()
+        raise
+    transport, inbox = await asyncio.get_running_loop().create_datagram_endpoint(_Inbox, sock=peer)
+    try:
+        start_s = time.perf_counter()
+        transport.sendto(data)
+        while True:
+            reply = await inbox.next()
+            try:
+                return read(reply, time.perf_counter() - start_s)
+            except StrayError as error:
+                strays.append(error)
+    finally:
+        transport.close()
 
 
 class _ReplyStream(asyncio.Protocol):

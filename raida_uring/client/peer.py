@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from raida_uring import arguments, protocol
 from raida_uring.client.question import TRANSPORTS, Question, Transport
-from raida_uring.protocol.calls import Call
+from raida_uring.protocol.calls import RAIDA_COUNT, Call
 from raida_uring.sealing import Key
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Peer:
-    """host: name or IP address. raida_id: 0 to 255. key: requests are sealed with it; None: sent in
+    """host: name or IP address. raida_id: 0 to 24. key: requests are sealed with it; None: sent in
     the clear. timeout_s: for a whole exchange.
 
     Raises ArgumentError when a value is not what a client takes.
@@ -35,7 +35,7 @@ class Peer:
     def __post_init__(self) -> None:
         arguments.host("host", self.host)
         arguments.port("port", self.port)
-        arguments.whole("raida_id", self.raida_id, 0, 255)
+        arguments.whole("raida_id", self.raida_id, 0, RAIDA_COUNT - 1)
         arguments.whole("coin_id", self.coin_id, 0, 65535)
         arguments.choice("transport", self.transport, TRANSPORTS)
         if self.key is not None:

@@ -164,11 +164,15 @@ class Question(Generic[T]):
             raise StrayError(str(error), error.status) from None
         accepted = reply.status in self._call.statuses
         value = self._call.parse(reply.status, payload) if accepted else None
-        remark = "" if accepted else self._remark(reply.status)
+        remark = "" if accepted else self._remark(reply)
         return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s, remark)
 
-    def _remark(self, status: int) -> str:
-        """What a node's rules have to do with a refusal: the status does not tell."""
+    def _remark(self, reply: ParsedReply) -> str:
+        """What the status does not tell: who answers, and what a node's rules and its limits on
+        datagrams may have to do with it."""
+        status = reply.status
+        if status == Status.INVALID_RAIDA_ID:
+            return f"the node is RAIDA {reply.raida_id}"
         if status == Status.EMPTY_REQUEST and self.encryption in (1, 2) and self._call.body:
             return (
                 "what everybody may know is not answered under encryption types 1 and 2: ask "

@@ -4,9 +4,11 @@ Each exchange has a socket of its own, connected, so that the kernel drops what 
 Safe from any thread.
 """
 
+import contextlib
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +26,11 @@ from raida_uring.protocol.calls import Call
 
 T = TypeVar("T")
 
+_Address = tuple[str | int | bytes, ...]
+_Place = tuple[socket.AddressFamily, _Address]
 
+
+@dataclass(frozen=True)  # so that what is missing is missing in Client()
 class Client(Peer):
     """One node, asked synchronously. Holds no socket; any thread, several at once.
 
@@ -40,9 +46,10 @@ class Client(Peer):
         """
         question, timeout_s = self._question(call, shard), self._timeout_s(timeout_s)
         endpoint = self.host, self.port
-        if self.transport == "udp":
-            return _ask_udp(*endpoint, question.data, question.read, timeout_s)
-        data, round_trip_s = _ask_tcp(*endpoint, question.data, timeout_s)
+        with naming(*endpoint):
+            if self.transport == "udp":
+                return _ask_udp(*endpoint, question.data, question.read, timeout_s)
+            data, round_trip_s = _ask_tcp(*endpoint, question.data, timeout_s)
         return question.read(data, round_trip_s)
 
     def vote(
@@ -53,7 +60,21 @@ class Client(Peer):
         Raises as `ask()`.
         """
         (data, nonce), timeout_s = make_vote(roots), self._timeout_s(timeout_s)
-        return _ask_udp(self.host, self.port, data, read_vote(nonce), timeout_s)
+        with naming(self.host, self.port):
+            return _ask_udp(self.host, self.port, data, read_vote(nonce), timeout_s)
+
+
+@contextlib.contextmanager
+def naming(host: str, port: int) -> Iterator[None]:
+    """Say in an OSError whom it is about: callers ask many nodes at once."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise  # in words of ours
+        # A resolver's numbers are its own, and asyncio has words for the others that say less.
+        reason = error.strerror if error.errno < 0 else os.strerror(error.errno)
+        raise type(error)(error.errno, f"{format_endpoint(host, port)}: {reason}") from error
 
 
 def explain_timeout(strays: list[StrayError]) -> TimeoutError:
@@ -70,9 +91,28 @@ def no_name(host: str) -> OSError:
 def _ask_udp(
     host: str, port: int, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
 ) -> T:
-    """Return what `read` makes of the first datagram that it takes; others are ignored."""
+    """Ask the first address of `host` at which a port is open, and return what `read` makes of the
+    first datagram that it takes; others are ignored."""
+    found = _resolve(host, port)
+    deadline_s = time.perf_counter() + timeout_s
+    for family, address in found[:-1]:
+        try:
+            return _ask_udp_at(family, address, data, read, deadline_s)
+        except TimeoutError:
+            raise  # it may have been answered: nothing is sent twice
+        except OSError:
+            continue  # nobody has received it
+    return _ask_udp_at(*found[-1], data, read, deadline_s)
+
+
+def _ask_udp_at(
+    family: socket.AddressFamily,
+    address: _Address,
+    data: bytes,
+    read: Callable[[bytes, float], T],
+    deadline_s: float,
+) -> T:
     strays: list[StrayError] = []
-    family, address = _resolve(host, port)
     with socket.socket(family, socket.SOCK_DGRAM) as peer:
         start_s = time.perf_counter()
         # Connected UDP: the kernel drops other senders' datagrams and reports a closed port.
@@ -80,7 +120,7 @@ def _ask_udp(
         peer.send(data)
         while True:
             try:
-                _set_deadline(peer, start_s + timeout_s)
+                _set_deadline(peer, deadline_s)
                 reply = peer.recv(DATAGRAM_BYTES_MAX)
             except TimeoutError:
                 raise explain_timeout(strays) from None
@@ -92,22 +132,40 @@ def _ask_udp(
 
 def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes, float]:
     """The reply's bytes, or as many as came, and the time it took."""
-    family, address = _resolve(host, port)
-    with socket.socket(family, socket.SOCK_STREAM) as peer:
-        start_s = time.perf_counter()
-        _set_deadline(peer, start_s + timeout_s)
-        peer.connect(address)
+    found = _resolve(host, port)
+    deadline_s = time.perf_counter() + timeout_s
+    peer, start_s = _connect(found, deadline_s)
+    with peer:
         unsent: OSError | None = None
         try:
-            _set_deadline(peer, start_s + timeout_s)
+            _set_deadline(peer, deadline_s)
             peer.sendall(data)
         except ConnectionError as error:  # refused from the header alone: the reply may be there
             unsent = error
         encryption = data[protocol.ENCRYPTION_OFFSET]
-        answer = _receive_reply(peer, encryption, start_s + timeout_s)
+        answer = _receive_reply(peer, encryption, deadline_s)
         if unsent is not None and not answer:
             raise unsent
         return answer, time.perf_counter() - start_s
+
+
+def _connect(found: list[_Place], deadline_s: float) -> tuple[socket.socket, float]:
+    """To the first address that takes it, and when that was begun; none may use up the time of
+    those behind it. Raises OSError: what the last one said."""
+    fault = OSError("no address")
+    for index, (family, address) in enumerate(found):
+        peer = socket.socket(family, socket.SOCK_STREAM)
+        start_s = time.perf_counter()
+        try:
+            share_s = (deadline_s - start_s) / (len(found) - index)
+            _set_deadline(peer, start_s + share_s)
+            peer.connect(address)
+        except OSError as error:
+            peer.close()
+            fault = error
+        else:
+            return peer, start_s
+    raise fault
 
 
 def _receive_reply(peer: socket.socket, encryption: int, deadline_s: float) -> bytes:
@@ -145,20 +203,28 @@ def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
 
     Raises OSError if it has none, ArgumentError.
     """
-    family, address = _resolve(host, port)
+    return resolve_all(host, port)[0]
+
+
+def resolve_all(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    """As resolve(), of every address of `host`, in the order in which they are to be tried."""
+    return [(family, _text_of(address)) for family, address in _resolve(host, port)]
+
+
+def _text_of(address: _Address) -> str:
     scope = int(address[3]) if len(address) > 3 else 0
-    return family, str(address[0]) + (f"%{socket.if_indextoname(scope)}" if scope else "")
+    return str(address[0]) + (f"%{socket.if_indextoname(scope)}" if scope else "")
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
-    """As resolve(), with the address as connect() takes it."""
+def _resolve(host: str, port: int) -> list[_Place]:
+    """As resolve_all(), with the addresses as connect() takes them; at least one."""
     arguments.host("host", host)
     arguments.whole("port", port, 0, 65535)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise no_name(host) from None
-    return family, address
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
 # --- Bytes as they stand ----------------------------------------------------------------------

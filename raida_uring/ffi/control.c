@@ -76,6 +76,12 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
     load->tcp_buffers = config->tcp_buffers - engine->buffers_free;
     load->small_blocks = config->small_blocks - engine->blocks.free_count[RU_BLOCK_SMALL];
     load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];
+    uint32_t workers = config->workers + config->slow_workers + config->writers;
+    load->small_lent = load->large_lent = 0;
+    for (uint32_t worker = 0; worker < workers; worker++) {
+        load->small_lent += engine->workers[worker].lent[RU_BLOCK_SMALL];
+        load->large_lent += engine->workers[worker].lent[RU_BLOCK_LARGE];
+    }
 }
 
 /* Serve again: connections are served on; what was cancelled and has ended is armed at once, lest the

@@ -136,6 +136,8 @@ class EngineLoad:
     tcp_buffers: int
     small_blocks: int
     large_blocks: int
+    small_lent: int
+    large_lent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,8 @@ class Engine:
             tcp_buffers=load.tcp_buffers,
             small_blocks=load.small_blocks,
             large_blocks=load.large_blocks,
+            small_lent=load.small_lent,
+            large_lent=load.large_lent,
         )
 
     def connections(self, first: int = 0) -> tuple[list[Connection], int]:

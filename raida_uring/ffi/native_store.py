@@ -7,6 +7,7 @@ import errno
 import os
 from typing import Any, Final, Protocol, cast
 
+from raida_uring import remedies
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 
@@ -158,10 +159,11 @@ class Store:
     def __init__(self, path: str, map_bytes: int, flags: int) -> None:
         """flags: STORE_*. Raises StoreError."""
         out = _ffi.new("struct ru_store **")
-        _stored(
-            _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out),
-            f"opening the store {path}",
-        )
+        doing = f"opening the store {path}"
+        result = _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out)
+        if result == -errno.ENOMEM:
+            raise StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
+        _stored(result, doing)
         self._store = out[0]
 
     def close(self) -> None:

@@ -163,6 +163,8 @@ struct ru_load {
     uint32_t tcp_buffers;  /* not lent to the kernel */
     uint32_t small_blocks; /* not free, those lent to workers included */
     uint32_t large_blocks;
+    uint32_t small_lent; /* of those, held by workers in advance: idle ones hold them, too */
+    uint32_t large_lent;
 };
 
 /* One open TCP connection. */

@@ -124,23 +124,64 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
+/* Open lock.mdb; make it if need be. Whoever looks first, root perhaps, must not keep the store's
+ * owner out, so what is made is as data.mdb is. */
+static int store_open_lock(int directory)
+{
+    struct stat data;
+    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, STORE_MODE);
+    if (lock < 0)
+        return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_CLOEXEC) : -1;
+    if (fstatat(directory, "data.mdb", &data, 0) == 0) {
+        (void)!fchown(lock, data.st_uid, data.st_gid); /* only root may, and only root needs it */
+        (void)fchmod(lock, data.st_mode & 0666);
+    }
+    return lock;
+}
+
+/* Whether nobody has the store open: who has holds a lock on lock.mdb, which asking for does not
+ * need the right to write. */
+static bool store_is_unused(int directory)
+{
+    int lock = openat(directory, "lock.mdb", O_RDONLY | O_CLOEXEC);
+    if (lock < 0)
+        return errno == ENOENT;
+    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    bool unused = fcntl(lock, F_GETLK, &held) == 0 && held.l_type == F_UNLCK;
+    close(lock);
+    return unused;
+}
+
 /* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. number_taken:
  * whether another process, of another PID namespace, is known to LMDB by our number. */
-static int store_reserve_lock(const char *path, pid_t number, bool *number_taken)
+static int store_reserve_lock(const char *path, pid_t number, unsigned int *flags,
+                              bool *number_taken)
 {
     *number_taken = false;
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return errno;
-    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_CLOEXEC, STORE_MODE);
+    int lock = store_open_lock(directory);
+    int rc = 0;
+    if (lock < 0) { /* LMDB knows whether it needs it, and why it cannot have it */
+        bool denied = errno == EACCES || errno == EPERM;
+        if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
+            *flags |= MDB_NOLOCK;
+    } else {
+        struct flock held = {
+            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
+        rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
+        *number_taken = fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+        close(lock); /* with it go all locks that this process has on the file: none, yet */
+    }
     close(directory);
-    if (lock < 0)
-        return 0; /* LMDB knows whether it needs it, and why it cannot have it */
-    int rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
-    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
-    *number_taken = fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
-    close(lock); /* with it go all locks that this process has on the file: none, yet */
     return rc == ENOSPC || rc == EDQUOT ? rc : 0;
+}
+
+int ru_store_reserve_lock(const char *path, unsigned int *flags)
+{
+    bool taken;
+    return store_reserve_lock(path, getpid(), flags, &taken);
 }
 
 struct store_birth {
@@ -182,11 +223,11 @@ static int store_borrow_number(struct store_birth *birth)
 
 /* LMDB tells the processes that have a store open apart by their ids, with a lock each. In another
  * PID namespace, as of a second container, there may be one with ours. */
-static int store_make_env(const char *path, MDB_env **env)
+static int store_make_env(const char *path, unsigned int *flags, MDB_env **env)
 {
     bool taken;
     struct store_birth birth = {.number = getpid()};
-    int rc = store_reserve_lock(path, birth.number, &taken);
+    int rc = store_reserve_lock(path, birth.number, flags, &taken);
     if (rc == 0)
         rc = mdb_env_create(&birth.env);
     for (uint32_t tries = 0; rc == 0 && taken && tries < STORE_NUMBERS_TRIED; tries++) {
@@ -194,7 +235,7 @@ static int store_make_env(const char *path, MDB_env **env)
         birth.env = NULL;
         rc = store_borrow_number(&birth);
         if (rc == 0)
-            rc = store_reserve_lock(path, birth.number, &taken);
+            rc = store_reserve_lock(path, birth.number, flags, &taken);
     }
     *env = birth.env;
     return rc;
@@ -234,7 +275,7 @@ static int store_open_env(struct ru_store *store, const char *path, uint32_t fla
     env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
     env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
     mdb_filehandle_t descriptor = -1;
-    int rc = store_make_env(path, &store->env);
+    int rc = store_make_env(path, &env_flags, &store->env);
     if (rc == 0)
         rc = mdb_env_set_maxdbs(store->env, RU_TABLES);
     if (rc == 0)

@@ -134,4 +134,9 @@ int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint3
 int64_t ru_view_count(struct ru_view *view, uint32_t table);
 /* cdef: end */
 
+/* Thread: any. Before mdb_env_open(), with its flags: lock.mdb is there then, as a file of the
+ * store's owner. A backup that this user may only read, and that nobody has open, is read without
+ * it: flags gets MDB_NOLOCK. Returns 0 or a positive errno, as LMDB does. */
+int ru_store_reserve_lock(const char *path, unsigned int *flags);
+
 #endif

@@ -68,11 +68,14 @@ static int survey_all(const char *path)
     MDB_env *env;
     MDB_txn *txn;
     MDB_dbi names;
+    unsigned int flags = MDB_RDONLY;
     if (mdb_env_create(&env) != 0)
         return ENOMEM;
     int rc = mdb_env_set_maxdbs(env, RU_TABLES);
     if (rc == 0)
-        rc = mdb_env_open(env, path, MDB_RDONLY, 0);
+        rc = ru_store_reserve_lock(path, &flags);
+    if (rc == 0)
+        rc = mdb_env_open(env, path, flags, 0);
     if (rc == 0)
         rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
     if (rc == 0)

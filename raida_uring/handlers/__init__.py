@@ -11,17 +11,23 @@ The node finds it in a module of `[handlers] modules` or behind an entry point o
 answered 252 and logged.
 """
 
+import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import itertools
+import logging
 import os
+import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, Literal
 
+from raida_uring import protocol
 from raida_uring.errors import ConfigError
+from raida_uring.log import event
 from raida_uring.message import Reply, Request
 from raida_uring.node import Node
 
@@ -32,6 +38,13 @@ GROUPS: Final = range(16)
 CODES: Final = range(256)
 COMMANDS_COUNT: Final = 16 * 256
 ECHO_NUMBER: Final = 0  # of 0/0, which has answers of its own in several places
+# Groups in which the protocol has no command, and codes that this node will never take there.
+OTHERS_GROUPS: Final = (5, 6, 7)
+OTHERS_CODES: Final = range(128, 256)
+
+logger = logging.getLogger("raida_uring.handlers")
+
+_REQUIRED: Final[Any] = object()
 
 Mode = Literal["read", "write", "slow"]
 
@@ -40,7 +53,7 @@ Handler = Callable[[Request, Node], Reply]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A registered handler."""
+    """A registered handler. source: who has brought it, in words."""
 
     group: int
     code: int
@@ -49,6 +62,7 @@ class Command:
     public: bool
     guesses: frozenset[int]
     handler: Handler
+    source: str = "built in"
 
     @property
     def number(self) -> int:
@@ -68,9 +82,9 @@ def name_of(handler: Handler) -> str:
 
 
 def command(
-    *,
-    group: int,
-    code: int,
+    *bare: object,
+    group: int = _REQUIRED,
+    code: int = _REQUIRED,
     mode: Mode = "read",
     needs_body: bool = False,
     public: bool | None = None,
@@ -89,8 +103,11 @@ def command(
     guesses: the statuses that say that a secret in the request (a password, a ticket) was wrong.
     They count as failed checks: whose sender has too many of them, its requests no longer reach
     the handler, right or wrong ([limits] failed_checks_burst).
-    Raises ValueError when a value is out of range, TypeError when what it decorates is no function.
+    Raises ValueError when a value is out of range, TypeError when what it decorates is no function,
+    or when it is used without a group and a code.
     """
+    if bare or group is _REQUIRED or code is _REQUIRED:
+        raise TypeError("write @command(group=..., code=...), as in @command(group=5, code=200)")
     for what, number, range_ in (("group", group, GROUPS), ("code", code, CODES)):
         if type(number) is not int or number not in range_:
             raise ValueError(f"{what} = {number!r}: must be an integer from 0 to {range_[-1]}")
@@ -140,12 +157,37 @@ def _builtin(*, store: bool) -> Iterator[tuple[str, object]]:
 
 
 def _entry_points() -> Iterator[tuple[str, object]]:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for point in _declared_entry_points():
         source = f"entry point {point.name} = {point.value}"
         try:
             yield source, point.load()
         except (Exception, SystemExit) as error:
             raise ConfigError(f"{source}: cannot be loaded: {_reason(error)}") from error
+
+
+def _declared_entry_points() -> Iterator[importlib.metadata.EntryPoint]:
+    """Of every installed package, each package once.
+
+    Not importlib.metadata.entry_points(): one package's unreadable metadata, or the empty directory
+    that a tool has left, ends it for all of them.
+    """
+    seen: set[str] = set()
+    for package in importlib.metadata.distributions():
+        try:
+            name = re.sub("[-_.]+", "-", package.metadata["Name"]).lower()
+            points = list(package.entry_points)
+        except Exception as error:
+            place = getattr(package, "_path", "?")
+            logger.warning(
+                "%s: not a package's metadata, its commands are not looked for: %s",
+                place,
+                _reason(error),
+                extra=event("package_unreadable", path=str(place)),
+            )
+            continue
+        if name not in seen:  # what stands first on the path is what is imported
+            seen.add(name)
+            yield from (one for one in points if one.group == ENTRY_POINT_GROUP)
 
 
 def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:
@@ -181,7 +223,7 @@ def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
     no plain function of two arguments, takes a command that is already there, or writes without
     a store.
     """
-    table: dict[int, tuple[str, Command]] = {}
+    table: dict[int, Command] = {}
     for sources in (_builtin(store=store), _entry_points(), _configured(modules)):
         for source, thing in sources:
             found = _commands_of(thing)
@@ -191,13 +233,68 @@ def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
                 _check_signature(source, item)
                 if item.mode == "write" and not store:
                     raise ConfigError(f"{source}: {item.name} changes the store: set [store] path")
-                if item.number in table:
+                there = table.get(item.number)
+                if there is None:
+                    table[item.number] = dataclasses.replace(item, source=source)
+                elif there != dataclasses.replace(item, source=there.source):  # not named twice
                     raise ConfigError(
                         f"{source}: command {item.group}/{item.code} is already taken by "
-                        f"{table[item.number][1].name} ({table[item.number][0]})"
+                        f"{there.name} ({there.source})"
                     )
-                table[item.number] = (source, item)
-    return [item for _, item in table.values()]
+    return list(table.values())
+
+
+def summary(commands: Sequence[Command]) -> str:
+    """How many there are, and from where."""
+    counts: dict[str, int] = {}
+    for item in commands:
+        counts[item.source] = counts.get(item.source, 0) + 1
+    parts = ", ".join(f"{count} {source}" for source, count in counts.items())
+    return f"{len(commands)} commands: {parts}"
+
+
+def table(commands: Sequence[Command]) -> str:
+    """All commands for people, a line each, and which numbers are left for others."""
+    lines = [f"{'COMMAND':<9}{'NAME':<30}{'MODE':<7}{'BODY':<8}HANDLER"]
+    for item in sorted(commands, key=lambda item: item.number):
+        body = "needed" if item.needs_body else "-"
+        number = f"{item.group}/{item.code}"
+        name = protocol.command_name(item.group, item.code)
+        lines.append(
+            f"{number:<9}{'-' if name == number else name:<30}{item.mode:<7}{body:<8}"
+            f"{item.name} ({item.source})"
+        )
+    taken = {item.number for item in commands}
+    free = ", ".join(
+        f"{group}/{part}"
+        for group in OTHERS_GROUPS
+        for part in _ranges(code for code in OTHERS_CODES if group << 8 | code not in taken)
+    )
+    lines.append(f"free for commands of your own: {free}")
+    return "\n".join(lines)
+
+
+def as_dicts(commands: Sequence[Command]) -> list[dict[str, object]]:
+    """The same for programs."""
+    return [
+        {
+            "group": item.group,
+            "code": item.code,
+            "name": protocol.command_name(item.group, item.code),
+            "mode": item.mode,
+            "needs_body": item.needs_body,
+            "handler": item.name,
+            "source": item.source,
+        }
+        for item in sorted(commands, key=lambda item: item.number)
+    ]
+
+
+def _ranges(numbers: Iterable[int]) -> Iterator[str]:
+    """`1-3`, `7` for 1, 2, 3, 7."""
+    for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield f"{members[0]}-{members[-1]}" if len(members) > 1 else str(members[0])
 
 
 def _check_signature(source: str, item: Command) -> None:

@@ -242,7 +242,8 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
         raise ArgumentError(f"tickets has {len(votes)} items: must be {RAIDA_COUNT}")
     seed = arguments.octets("number_seed", number_seed, AN_BYTES)
     numbers = (_u32(f"tickets[{raida}]", ticket) for raida, ticket in enumerate(votes))
-    return _judged(Group.HEALING, 80, _names(names) + seed + b"".join(numbers), len(names))
+    payload = _names(_some(names)) + seed + b"".join(numbers)
+    return _judged(Group.HEALING, 80, payload, len(names))
 
 
 # --- Integrity --------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def _sum(coins: Iterable[Coin]) -> bytes:
 
 
 def _coins(coins: Sequence[Coin]) -> tuple[Coin, ...]:
-    return arguments.each("coins", coins, Coin, "a Coin")
+    return _some(arguments.each("coins", coins, Coin, "a Coin"))
 
 
 def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...]:
@@ -344,7 +345,14 @@ def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...
             raise ArgumentError(f"coins[{index}] has {len(parts)} items: must be {allowed}")
         coin = arguments.instance(f"coins[{index}][0]", parts[0], Coin, "a Coin")
         pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_BYTES)))
-    return tuple(pairs)
+    return _some(tuple(pairs))
+
+
+def _some(coins: tuple[T, ...]) -> tuple[T, ...]:
+    """A node refuses a request that names no coin."""
+    if not coins:
+        raise ArgumentError("coins has 0 items: must be at least one")
+    return coins
 
 
 def _denomination(den: int) -> int:

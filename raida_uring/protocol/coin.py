@@ -45,7 +45,7 @@ class Coin:
     an: bytes
 
     def __post_init__(self) -> None:
-        arguments.whole("den", self.den, -128, 127)
+        arguments.whole("den", self.den, DENOMINATIONS[0], DENOMINATIONS[-1])
         arguments.whole("sn", self.sn, 0, 0xFFFFFFFF)
         object.__setattr__(self, "an", arguments.octets("an", self.an, AN_BYTES))
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -259,6 +260,18 @@ def test_status_tells_what_the_node_is_and_did(place: Path) -> None:
     assert now["lanes"]["ordinary"]["workers"] > 0
     assert now["resources"]["threads"] > now["lanes"]["ordinary"]["workers"]
     assert now["store"] is None
+
+
+def test_an_idle_node_uses_no_blocks_but_those_of_its_workers(place: Path) -> None:
+    with node(place) as (running, path):
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
+
+        def is_idle() -> bool:
+            told = result_of(path, "status")
+            return all(told["memory"][name][0] == lent > 0 for name, lent in told["lent"].items())
+
+        eventually(is_idle, what=lambda: result_of(path, "status"))
+        assert "2K 0/4096  64K 0/256" in run("status", "--socket", str(path))
 
 
 def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
@@ -685,8 +698,11 @@ def test_reload_without_a_file_says_so(place: Path) -> None:
 
 def test_every_command_works_from_a_shell(place: Path) -> None:
     with node(place) as (running, path):
-        udp_ask(running.endpoint, request(VERSION_COMMAND))
         where = ("--config", str(place / "node.toml"))
+        assert re.fullmatch(
+            r"no request reached a handler in the last .* s\n", run("peers", *where)
+        )
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
         assert "serving" in run("status", *where)
         assert json.loads(run("status", "--json", *where))["process"] == running.process.pid
         assert "0 of 0 open connections" in run("connections", *where)
@@ -735,13 +751,15 @@ def test_top_once_as_json_has_rates_of_the_interval(place: Path) -> None:
 
 
 @contextmanager
-def terminal(rows: int, columns: int, *arguments: str) -> Iterator[tuple[int, int]]:
+def terminal(
+    rows: int, columns: int, *arguments: str, term: str = "xterm"
+) -> Iterator[tuple[int, int]]:
     """`raida-uring` on a terminal of its own: its process, and our end of the terminal."""
     process, ours = pty.fork()
     if process == 0:
         command = [sys.executable, "-m", "raida_uring", *arguments]
         # Not the C library's environment: readline has put its LINES and COLUMNS there.
-        os.execve(sys.executable, command, environment(TERM="xterm"))  # noqa: S606  no shell
+        os.execve(sys.executable, command, environment(TERM=term))  # noqa: S606  no shell
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
     try:
         yield process, ours
@@ -783,6 +801,17 @@ def test_top_draws_within_the_terminal_follows_its_size_and_quits(place: Path) -
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("term", ["", "no-such-terminal"])
+def test_top_on_a_terminal_that_nobody_knows_is_one_line(place: Path, term: str) -> None:
+    with (
+        node(place) as (_, path),
+        terminal(24, 200, "top", "--socket", str(path), term=term) as (process, ours),
+    ):
+        said = read_screen(ours, b"\n").strip()
+        assert said.startswith(f"raida-uring: the terminal (TERM is {term or 'not set'!r}) cannot")
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
+
+
 @pytest.mark.any_backend
 @pytest.mark.parametrize("free", range(4))
 def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path, free: int) -> None:
@@ -807,3 +836,129 @@ def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path,
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert not path.exists()
         Admin(daemon_of, path).close()
+
+
+# --- Which node is asked --------------------------------------------------------------------------
+
+
+def run_in(given: dict[str, str], *arguments: str, status: int = 0) -> str:
+    """As run(), in an environment that says nothing of places but what is `given`."""
+    places = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR")
+    clean = {name: value for name, value in environment().items() if name not in places}
+    ended = subprocess.run(
+        [sys.executable, "-m", "raida_uring", *arguments],
+        env={**clean, **given},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == status, (ended.returncode, ended.stdout, ended.stderr)
+    return ended.stdout if status == 0 else ended.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "drain", "reload", "upgrade", "log-level"])
+def test_a_command_never_speaks_to_another_node(place: Path, command: str) -> None:
+    """Two files name one socket, as a copied one does: the node is looked at first."""
+    other = place / "other.toml"
+    with node(place) as (running, path):
+        other.write_text(
+            f'[server]\nraida_id = 7\nport = 50007\n[admin]\nsocket = "{path}"\n[network]\n'
+        )
+        said = run(command, "--config", str(other), status=3)
+        port = running.endpoint[1]
+        assert said == (
+            f"raida-uring: RAIDA 14 on port {port} answers on {path}, not RAIDA 7 on port 50007 "
+            f"of {other}; --socket PATH asks it all the same\n"
+        )
+        assert result_of(path, "status")["phase"] == "serving"
+
+
+def test_a_node_keeps_its_file_when_the_port_is_another(place: Path) -> None:
+    """By the command line, or because the file was edited and not read again yet."""
+    with node(place) as (running, _):
+        change(place, f"port = {running.endpoint[1]}", "port = 50014")
+        assert "needs a restart: [server] port" in run(
+            "reload", "--config", str(place / "node.toml")
+        )
+
+
+@pytest.mark.parametrize("started_in", ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", ""])
+@pytest.mark.parametrize("asked_in", ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", ""])
+def test_the_asker_s_environment_does_not_matter(
+    place: Path, monkeypatch: pytest.MonkeyPatch, started_in: str, asked_in: str
+) -> None:
+    """A unit, a session, cron and su have one each."""
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if started_in:
+        monkeypatch.setenv(started_in, str(place))
+    (place / "asker").mkdir(mode=0o700)
+    with daemon(place) as running:
+        given = {asked_in: str(place / "asker")} if asked_in else {}
+        told = run_in(given, "status", "--json", "--config", str(place / "node.toml"))
+        assert json.loads(told)["process"] == running.process.pid
+
+
+# A node beforehand imports what is needed: that user may be unable to read the interpreter's files.
+AS_ANOTHER_USER = """
+import sys
+from raida_uring import cli, daemon
+from tests.support.confine import become_ordinary
+from tests.support.node import running_node
+cli.main(["config", "show"])
+with running_node():
+    become_ordinary(memlock_bytes=None)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a node as somebody else")
+def test_root_finds_the_node_of_another_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    place.chmod(0o755)
+    as_another = (sys.executable, "-c", AS_ANOTHER_USER, "serve")
+    with daemon(place, command=as_another) as running:
+        told = run_in({}, "status", "--json", "--config", str(place / "node.toml"))
+        assert json.loads(told)["process"] == running.process.pid
+        directory = Path(f"/tmp/raida-uring-{100_000 + running.process.pid}")  # noqa: S108
+        assert (directory / f"{running.endpoint[1]}.sock").exists()
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_root_believes_no_socket_where_others_make_names(place: Path) -> None:
+    """In a directory of one user, the socket of another: whoever may write there made it."""
+    shared = place / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as served,  # else nobody would be looked for
+        socket.socket(socket.AF_UNIX) as forged,
+    ):
+        port = served.getsockname()[1]
+        forged.bind(str(shared / f"{port}.sock"))
+        forged.listen()
+        forged.settimeout(0.2)
+        with pytest.raises(NotRunningError, match="no node listens on"):
+            adminsocket.find(adminsocket.Wanted(7, port, place / "node.toml"))
+        with pytest.raises(TimeoutError):
+            forged.accept()
+
+
+def test_what_a_node_tells_cannot_steer_a_terminal(place: Path) -> None:
+    path = place / "forged.sock"
+    with socket.socket(socket.AF_UNIX) as forged:
+        forged.bind(str(path))
+        forged.listen()
+
+        def answer() -> None:
+            with forged.accept()[0] as client:
+                client.sendall(b'{"result": {"level": "\\u001b[2Jx"}}\n')
+                client.recv(1000)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert run("log-level", "--socket", str(path)) == "?[2Jx\n"
+        answering.join()

@@ -6,10 +6,14 @@ within its time.
 """
 
 import asyncio
+import re
+import shlex
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +25,7 @@ from raida_uring.protocol.calls import Call
 from tests.support.coins import Coins
 from tests.support.handlers import BLOB, blob_bytes
 from tests.support.net import PATIENCE
-from tests.support.node import HANDLERS, running_node
+from tests.support.node import HANDLERS, daemon, environment, running_node
 from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID
 
 COINS = Coins()
@@ -84,7 +88,7 @@ def test_answers(ask: Ask, transport: str, key: Key | None) -> None:
 def test_refusals_of_every_layer(ask: Ask, transport: str) -> None:
     """Header, key, CRC and HMAC: each is an answer, in time, not an error."""
     wrong = Coin(0, 8, bytes(16))
-    unknown = Coin(7, 8, bytes(16))
+    unknown = Coin(0, 1_024_000, bytes(16))
     with running_node(COINS) as node:
         for key, status in [
             (Key(1, (wrong,)), 37),
@@ -275,7 +279,8 @@ def test_closed_port(ask: Ask, transport: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         peer = taken.getsockname()
-    with pytest.raises(ConnectionRefusedError):
+    expected = f"{peer[0]}:{peer[1]}: Connection refused$"
+    with pytest.raises(ConnectionRefusedError, match=expected):
         ask(peer, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
 
 
@@ -306,6 +311,25 @@ def test_limits_on_datagrams_are_told_from_other_refusals(ask: Ask) -> None:
 @pytest.mark.any_backend
 @both_clients
 @both_transports
+def test_a_name_that_nobody_has(ask: Ask, transport: str) -> None:
+    with pytest.raises(OSError, match=r"nobody\.invalid:50000: "):
+        ask(("nobody.invalid", 50000), calls.version(), transport=transport, timeout_s=60.0)
+
+
+@both_clients
+@both_transports
+def test_another_raida_says_which_it_is(ask: Ask, transport: str) -> None:
+    with running_node(server={"raida_id": RAIDA_ID - 1}) as node:
+        answer = ask(node.endpoint, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
+        with pytest.raises(
+            RefusedError, match=rf"3 INVALID_RAIDA_ID: the node is RAIDA {RAIDA_ID - 1}$"
+        ):
+            answer.require()
+
+
+@pytest.mark.any_backend
+@both_clients
+@both_transports
 def test_silence(ask: Ask, transport: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -322,3 +346,17 @@ def test_raw_requests_take_any_reply() -> None:
     data = protocol.build_request(0, 1, raida_id=RAIDA_ID)
     with udp_peer(lambda sent: [version_reply(sent, at_6=b"??")]) as peer:
         assert client.request(*peer, data, timeout_s=10.0 * PATIENCE).reply.echo == b"??"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("coin_id", [6, 7])
+def test_the_hint_of_a_node_works_as_it_is_printed(tmp_path: Path, coin_id: int) -> None:
+    with daemon(tmp_path, server={"coin_id": coin_id}) as running:
+        hint = re.search(r"try it: (.*)", running.stderr())
+        assert hint is not None
+        command = [*shlex.split(hint[1]), "-c", "1"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), timeout=60, check=False
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert "(as told)" in done.stdout

@@ -101,11 +101,17 @@ def test_reply_of_any_size(ask: Ask, size: int) -> None:
 
 @both_transports
 @pytest.mark.parametrize("size", [REPLY_BYTES_MAX + 1, 10_000_000])
-def test_reply_past_the_limit_is_252(ask: Ask, size: int) -> None:
+def test_reply_past_the_limit_is_252(ask: Ask, size: int, caplog: pytest.LogCaptureFixture) -> None:
     with running_node(workers=ONE_WORKER, handlers=HANDLERS) as node:
         reply = ask(node.endpoint, request(BLOB, size.to_bytes(4)))
         assert (status(reply), reply_payload(reply)) == (252, b"")
         assert reply_payload(ask(node.endpoint, request(MIRROR, b"alive"))) == b"alive"
+        assert node.counters()["refused_sizes"] == 1
+    most = "65473 go over UDP" if ask is udp_ask else "65502 go over TCP"
+    assert (
+        f"a reply of command 5/200 is of no use, answered 252: payload has {size} bytes: "
+        f"at most {most}"
+    ) in caplog.text
 
 
 @both_transports
@@ -213,6 +219,13 @@ def test_entry_point(tmp_path: Path) -> None:
         "[raida_uring.commands]\nmine = installed_commands\n"
     )
     with daemon(tmp_path, import_paths=[tmp_path]) as node:
+        reply = udp_ask(node.endpoint, request((5, 1)))
+        assert reply_payload(reply) == b"from installed_commands"
+        told = "16 commands: 15 built in, 1 entry point mine = installed_commands"
+        assert told in node.stderr()
+    # Both documented ways at once: the same function twice is no clash.
+    modules = {"modules": ["installed_commands"]}
+    with daemon(tmp_path, import_paths=[tmp_path], handlers=modules) as node:
         reply = udp_ask(node.endpoint, request((5, 1)))
         assert reply_payload(reply) == b"from installed_commands"
 

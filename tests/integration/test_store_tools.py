@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -580,5 +581,104 @@ def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
         ):
             with denied:
                 attempt()
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def for_all() -> Iterator[Path]:
+    """A directory that every user may enter, which pytest's own are not."""
+    directory = Path(tempfile.mkdtemp(prefix="raida-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to look at another user's store")
+@pytest.mark.parametrize("command", ["verify", "stat", "export"])
+def test_who_only_looks_leaves_nothing_of_its_own(
+    imported: Path, tmp_path: Path, command: str
+) -> None:
+    """As after a backup was restored, which needs no lock.mdb: the service starts after root."""
+    path = Path(shutil.copytree(imported, tmp_path / "store"))
+    (path / "lock.mdb").unlink(missing_ok=True)
+    for one in (path, *path.iterdir()):
+        os.chown(one, NOBODY, NOBODY)
+    (path / "data.mdb").chmod(0o640)
+    arguments = [tmp_path / "out"] if command == "export" else []
+    done(command, *arguments, "--store", path)
+    lock = (path / "lock.mdb").stat()
+    assert (lock.st_uid, lock.st_gid, lock.st_mode & 0o777) == (NOBODY, NOBODY, 0o640)
+    assert {one.stat().st_uid for one in path.iterdir()} == {NOBODY}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: Path) -> None:
+    from raida_uring import store_tools
+
+    path = Path(shutil.copytree(imported, for_all / "store"))
+    (path / "owner").unlink(missing_ok=True)
+    (path / "lock.mdb").unlink(missing_ok=True)
+    (path / "data.mdb").chmod(0o444)
+    path.chmod(0o555)
+
+    def look() -> None:
+        os.seteuid(NOBODY)
+        try:
+            assert store_tools.verify(path) == []
+            assert store_tools.stat(path).pages_written > 0
+        finally:
+            os.seteuid(0)
+
+    look()
+    assert sorted(one.name for one in path.iterdir()) == ["data.mdb"]
+    (path / "lock.mdb").touch(mode=0o644)  # saved with the rest
+    look()
+    # Not while somebody has it open, who may write: what is read would change meanwhile.
+    script = (
+        "import sys; from raida_uring.store import Store; "
+        "store = Store(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
+    ) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"open\n"
+        with pytest.raises(StoreError, match=r"lock\.mdb: Permission denied|Permission denied"):
+            look()
+        user.communicate()
+
+
+def test_export_into_the_root_of_a_file_system(imported: Path, tmp_path: Path) -> None:
+    target = tmp_path / "volume"
+    (target / "lost+found").mkdir(parents=True)
+    done("export", target, "--store", imported)
+    assert "no page file" not in store("import", target, "--store", tmp_path / "new").stderr
+    (target / "lost+found").rmdir()
+    other = tmp_path / "other"
+    (other / "lost+found").mkdir(parents=True)
+    (other / "letter").touch()
+    refused(store("export", other, "--store", imported), "is not empty")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.parametrize("file", ["data.mdb", "lock.mdb", "owner", ""])
+def test_the_file_that_may_not_be_used_is_named(imported: Path, for_all: Path, file: str) -> None:
+    path = Path(shutil.copytree(imported, for_all / "store"))
+    for one in (path / "lock.mdb", path / "owner"):
+        one.touch()
+    for one in (path, *path.iterdir()):
+        os.chown(one, NOBODY, NOBODY)
+    os.chown(path / file, 0, 0)
+    (path / file).chmod(0o700)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(
+            StoreError, match=f"^{path / file}: Permission denied: it belongs to root .*chown -R"
+        ):
+            Store(path)
     finally:
         os.seteuid(0)

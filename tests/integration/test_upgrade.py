@@ -128,6 +128,7 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "node.toml"]
         for _ in range(2):
+            before = serving_process(node)
             done = subprocess.run(
                 asked,
                 cwd=tmp_path,
@@ -137,7 +138,9 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
                 timeout=60 * PATIENCE,
             )
             assert done.returncode == 0, done.stderr
-            assert done.stdout == f"process {serving_process(node)} serves\n"
+            assert done.stdout == (
+                f"0.1.0 \u2192 0.1.0: process {serving_process(node)} serves, {before} leaves\n"
+            )
             eventually(
                 lambda: (
                     Path(f"/proc/{serving_process(node)}").exists()

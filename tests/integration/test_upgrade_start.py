@@ -109,10 +109,12 @@ def command(directory: Path) -> "subprocess.Popen[str]":
 def test_asked_twice_at_once(tmp_path: Path) -> None:
     """One upgrade answers both."""
     with upgradable(tmp_path) as node:
+        before = serving_process(node)
         both = [command(tmp_path), command(tmp_path)]
         said = {one.communicate(timeout=60 * PATIENCE) for one in both}
         assert [one.returncode for one in both] == [0, 0]
-        assert said == {(f"process {serving_process(node)} serves\n", "")}
+        served = f"process {serving_process(node)} serves, {before} leaves"
+        assert said == {(f"0.1.0 \u2192 0.1.0: {served}\n", "")}
         says(node, "the predecessor is gone")
         assert node.stderr().count("upgrade: starting the successor") == 1
         assert answers(node)

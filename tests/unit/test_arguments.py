@@ -51,9 +51,9 @@ NODE: dict[str, Any] = {"host": "127.0.0.1", "port": 50009, "raida_id": 9}
         ("port", 0, "0", "an integer from 1 to 65535"),
         ("port", "50009", "'50009'", "an integer from 1 to 65535"),
         ("port", 65536, "65536", "an integer from 1 to 65535"),
-        ("raida_id", 256, "256", "an integer from 0 to 255"),
-        ("raida_id", True, "True", "an integer from 0 to 255"),
-        ("raida_id", None, "None", "an integer from 0 to 255"),
+        ("raida_id", 25, "25", "an integer from 0 to 24"),
+        ("raida_id", True, "True", "an integer from 0 to 24"),
+        ("raida_id", None, "None", "an integer from 0 to 24"),
         ("coin_id", 65536, "65536", "an integer from 0 to 65535"),
         ("transport", "sctp", "'sctp'", '"udp" or "tcp"'),
         ("transport", None, "None", '"udp" or "tcp"'),
@@ -135,7 +135,15 @@ def test_questions(kind: Any, name: str, shown: str, allowed: str, ask: Callable
         ("coins[0]", "<str>", "a Coin", lambda: Key(1, (SECRET,))),  # type: ignore[arg-type]
         ("coins", "<Coin>", "a sequence", lambda: Key(1, COIN)),  # type: ignore[arg-type]
         ("locker", "<str>", "bytes", lambda: Key(2, locker=SECRET)),  # type: ignore[arg-type]
-        ("den", "128", "an integer from -128 to 127", lambda: Coin(128, 1, bytes(16))),
+        ("den", "7", "an integer from -8 to 6", lambda: Coin(7, 1, bytes(16))),
+        ("den", "-9", "an integer from -8 to 6", lambda: Coin(-9, 1, bytes(16))),
+        ("coins", "0 items", "at least one", lambda: calls.detect([])),
+        ("coins", "0 items", "at least one", lambda: calls.detect_sum([])),
+        ("coins", "0 items", "at least one", lambda: calls.pown([])),
+        ("coins", "0 items", "at least one", lambda: calls.pown_sum([], bytes(16))),
+        ("coins", "0 items", "at least one", lambda: calls.get_ticket([])),
+        ("coins", "0 items", "at least one", lambda: calls.find([])),
+        ("coins", "0 items", "at least one", lambda: calls.fix([], bytes(16), [0] * 25)),
         ("sn", "'1'", "an integer from 0 to 4294967295", lambda: Coin(0, "1", bytes(16))),  # type: ignore[arg-type]
         ("an", "15 bytes", "16 bytes", lambda: Coin(0, 1, bytes(15))),
         ("an", "<str>", "16 bytes", lambda: Coin(0, 1, SECRET)),  # type: ignore[arg-type]
@@ -158,7 +166,7 @@ def test_questions(kind: Any, name: str, shown: str, allowed: str, ask: Callable
             "tickets[24]",
             "'text'",
             "an integer",
-            lambda: calls.fix([], bytes(16), [0] * 24 + [TEXT]),
+            lambda: calls.fix([COIN.name], bytes(16), [0] * 24 + [TEXT]),
         ),
         ("number_seed", "1 bytes", "16 bytes", lambda: calls.fix([], b"1", [0] * 25)),
         ("level", "-1", "an integer", lambda: calls.get_merkle_branch(0, -1, 0)),
@@ -182,6 +190,12 @@ def test_other_functions(name: str, shown: str, allowed: str, make: Callable[[],
 def call(**given: Any) -> Call[Any]:
     usual: dict[str, Any] = {"group": 5, "command": 1, "payload": b"", "statuses": {250}}
     return Call(**{**usual, "read": lambda _status, data: data, **given})
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_missing_is_missing_in_what_was_called(kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) missing .*'raida_id'$"):
+        kind("h", 1)
 
 
 def test_a_coin_that_no_name_fits() -> None:

@@ -5,8 +5,12 @@ Nothing here asserts a speed.
 
 import contextlib
 import dataclasses
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -442,3 +446,38 @@ def test_the_report_has_three_forms() -> None:
 def test_wrong_answers_of_the_node_are_totalled() -> None:
     bad = CaseReport(cases.CASES[0], {"node": Outcome((measurement(1.0, wrong=2),))})
     assert Report({}, (bad,), (), {}).wrong_answers == 2
+
+
+def test_without_peers_there_are_numbers_alone() -> None:
+    """As from a wheel: nothing to compare with is no promise that was broken."""
+    found = dataclasses.replace(example_report(), judged=False, not_run={})
+    shown = report.text(found)
+    assert "udp-echo: " in shown
+    assert "req/CPU-s" in shown
+    for word in ("NO ", "yes ", "not measured", "not run"):
+        assert word not in shown
+
+
+def test_an_interrupted_benchmark_reports_what_has_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raida_uring", "bench", "--rounds", "1", "--seconds", "0.1"]
+    process = subprocess.Popen(
+        [*command, "--json", str(tmp_path / "out.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=contenders.ROOT,
+        # Background jobs of a shell have SIGINT ignored, and so would this child of theirs.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("kernel ")
+        while not process.stdout.readline().startswith("udp-echo: "):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.startswith("bench: takes about ")
+    assert errors.endswith("raida-uring: bench: interrupted\n")
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert next(one["name"] for one in told["cases"]) == "udp-echo"

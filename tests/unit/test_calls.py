@@ -30,7 +30,11 @@ def name_of(data: bytes) -> CoinName:
 
 
 def coin_of(data: bytes) -> Coin:
-    return Coin(*name_of(data), data[5:21])
+    """Also one of a denomination that does not exist: recorded requests name such coins."""
+    name = name_of(data)
+    coin = Coin(0, name.sn, data[5:21])
+    object.__setattr__(coin, "den", name.den)
+    return coin
 
 
 def coins_of(payload: bytes) -> list[Coin]:

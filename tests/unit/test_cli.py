@@ -3,7 +3,9 @@
 Whatever is wrong with what was typed or configured: one line on standard error, exit status 2.
 """
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +24,8 @@ from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
 from tests.support.store import MAP_BYTES, make_store
 
 TIMEOUT_S = 30.0
+ROOT = Path(__file__).parent.parent.parent
+CLONE3 = 435  # on every architecture
 
 
 def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -95,14 +99,13 @@ def tcp_responder(answers: list[bytes]) -> Iterator[int]:
 # --- Faults -----------------------------------------------------------------------------------
 
 WRONG_USAGE = [
-    (),
     ("bogus",),
     ("--bogus",),
     ("config",),
     ("config", "check"),
     ("config", "show", "/nonexistent.toml"),
     ("ping",),
-    ("ping", "localhost"),
+    ("ping", "localhost:"),
     ("ping", "::1:50000"),
     ("ping", "127.0.0.1:0"),
     ("ping", "127.0.0.1:65536"),
@@ -117,6 +120,13 @@ WRONG_USAGE = [
     ("serve", "--port", "65536"),
     ("serve", "--host", "localhost"),
     ("serve", "--backend", "poll"),
+    ("bench", "extra"),
+    ("bench", "--rounds", "0"),
+    ("bench", "--rounds", "1001"),
+    ("bench", "--seconds", "0"),
+    ("bench", "--only", "none"),
+    ("bench", "--server-cpu", "5000"),
+    ("bench", "--json", "/nonexistent/out"),
     ("probe", "extra"),
     ("probe", "--config", "/nonexistent.toml"),
 ]
@@ -134,12 +144,11 @@ def test_wrong_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("args", "command"),
     [
-        ("", ""),
         ("bogus", ""),
         ("--bogus serve", ""),
         ("serve --port x", "serve"),
-        ("ping localhost", "ping"),
-        ("ping -c 1 localhost", "ping"),
+        ("ping localhost:", "ping"),
+        ("ping -c 1 ::1", "ping"),
         ("top --json", "top"),
         ("log-level info extra", "log-level"),
         ("config", "config"),
@@ -283,6 +292,223 @@ def test_threads_that_cannot_be_had_are_one_line_and_status_1() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (f"refuse_system_call({CLONE3}, errno.EPERM)", "seccomp filter"),
+        ("limit(resource.RLIMIT_AS, 600 << 20)", "ulimit -v"),
+        (
+            "refuse_system_call(MEMFD_CREATE, errno.EPERM)",
+            "memfd_create() and fallocate() are needed: a seccomp filter",
+        ),
+        ("refuse_system_call(MEMFD_CREATE, errno.ENOSYS)", "memfd_create() and fallocate()"),
+        ("refuse_system_call(FALLOCATE, errno.ENOSYS)", "memfd_create() and fallocate()"),
+        ("limit(resource.RLIMIT_FSIZE, 1 << 20)", "ulimit -f"),
+    ],
+)
+def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
+    script = (
+        "import errno, os, platform, resource, sys\n"
+        "from tests.support.confine import refuse_system_call\n"
+        "MEMFD_CREATE = {'x86_64': 319, 'aarch64': 279}[platform.machine()]\n"
+        "FALLOCATE = {'x86_64': 285, 'aarch64': 47}[platform.machine()]\n"
+        "limit = lambda which, most: resource.setrlimit(which, (most, most))\n"
+        f"{how}\n"
+        "os.execv(sys.executable, "
+        "[sys.executable, '-m', 'raida_uring', 'serve', '--port', '0', '--host', '127.0.0.1'])"
+    )
+    done = run_script(script, capture_output=True)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert expected in last
+    assert "TasksMax" not in last
+    assert ("lower [udp]" in last) == ("ulimit -v" in last and "reserving" in last)
+
+
+def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
+    make_store(tmp_path / "coins")
+    script = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'raida_uring', *sys.argv[1:]])"
+    )
+    done = run_script(
+        script, "store", "stat", "--store", str(tmp_path / "coins"), capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"raida-uring: opening the store {tmp_path}/coins: a store of up to 2048 MiB needs as much "
+        "address space: raise LimitAS= (ulimit -v), or lower [store] size_mib\n",
+    )
+
+
+def test_a_wrapper_that_keeps_the_sockets_for_itself_is_named() -> None:
+    """Of a .socket unit: the node would find its port taken by sockets that nobody serves."""
+    script = 'LISTEN_FDS=2 LISTEN_PID=$$ "$@"; exit $?'
+    for wrapper in (
+        ["sh", "-c", script, "sh"],
+        ["sh", "-c", script, "sh", "sh", "-c", '"$@"', "x"],
+    ):
+        done = subprocess.run(
+            [*wrapper, sys.executable, "-m", "raida_uring", "serve", "--port", "0"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("raida-uring: socket activation: the sockets are for process ")
+        assert last.endswith("let it start the node by `exec`")
+
+
+# --- Faults of the machine ----------------------------------------------------------------------
+
+
+def run_without_directory(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """`raida-uring` in a directory that is removed before it starts."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        "import os, sys; os.rmdir(os.getcwd()); "
+        "from raida_uring.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return run_script(
+        script, *args, cwd=gone, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "store stat --store coins",
+        "store verify --store coins",
+        "store init --store coins",
+        "store export --store coins files",
+        "store import --store coins files",
+        "serve --config {0}",
+        "config check node.toml",
+        "probe --config node.toml",
+        "status --socket admin.sock",
+        "bench --only none --json out",
+    ],
+)
+def test_a_directory_that_is_gone_is_one_line(tmp_path: Path, args: str) -> None:
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 0\nport = 0\n[network]\nbind = ["127.0.0.1"]\n'
+        '[admin]\nsocket = "a"\n[http]\nenabled = false\n'
+    )
+    done = run_without_directory(tmp_path, *args.format(tmp_path / "node.toml").split())
+    assert done.returncode in (2, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
+def test_output_is_utf8_whatever_the_locale(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('[server]\nraida_id = 0\n[store]\npath = "/data/存"\n', encoding="utf-8")
+    for command in (["config", "show"], ["config", "check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "raida_uring", *command, str(path)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    shown = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "show", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    ).stdout
+    assert 'path = "/data/存"' in shown.decode("utf-8")
+    assert done.stderr == b""
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.toml"
+    Path(os.fsdecode(path)).write_text("[server]\nraida_id = 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "check", path],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def latin_locale(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a shell whose locale is German in ISO-8859-1."""
+    if shutil.which("localedef") is None:
+        pytest.skip("no localedef (Debian package libc-bin)")
+    directory = tmp_path_factory.mktemp("locales")
+    command = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(directory / "de_DE")]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+    if not (directory / "de_DE").exists():
+        pytest.skip(f"no sources of locales (Debian package locales): {done.stderr.decode()}")
+    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**given, "LC_ALL": "de_DE", "LOCPATH": str(directory), "PYTHONPATH": str(ROOT)}
+
+
+def test_paths_of_a_configuration_name_the_same_directory_in_every_locale(
+    tmp_path: Path, latin_locale: dict[str, str]
+) -> None:
+    path = tmp_path / "node.toml"
+    store = str(tmp_path / "grün")
+    path.write_text(f'[server]\nraida_id = 0\n[store]\npath = "{store}"\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "store", "init", "--config", str(path)],
+        env=latin_locale,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (Path(store) / "data.mdb").exists()
+    assert done.stdout.decode("utf-8").startswith(store)
+
+
+def test_completion_that_cannot_be_installed_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "--install-completion", "bash"],
+        env={**os.environ, "HOME": "/proc/1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("metadata", [None, b"", b"[raida_uring.commands]\n\xff = \xfe\n"])
+def test_metadata_of_other_packages_keep_no_node_from_starting(
+    tmp_path: Path, metadata: bytes | None
+) -> None:
+    """An empty directory that a tool has left, and text that is not UTF-8."""
+    directory = tmp_path / "site" / ("x-1.dist-info" if metadata else ".dist-info")
+    directory.mkdir(parents=True)
+    if metadata is not None:
+        (directory / "entry_points.txt").write_bytes(metadata)
+    (tmp_path / "node.toml").write_text("[server]\nraida_id = 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "raida_uring", "config", "check", "--deep", "node.toml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def ask_service(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """`raida-uring` where the service has its socket in `tmp_path`/service, and root no rights."""
     script = (
@@ -339,6 +565,18 @@ def test_help_names_every_command_in_whole_sentences() -> None:
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 
+def test_without_a_command_the_help_is_shown() -> None:
+    shown, asked = run(), run("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == asked.stdout
+
+
+def test_help_says_where_the_guide_is() -> None:
+    words = " ".join(run("--help").stdout.split())
+    place = words.partition("Every setting is described in ")[2].rstrip(".")
+    assert Path(place).is_file(), place
+
+
 def test_version() -> None:
     assert run("--version").stdout == "raida-uring 0.1.0\n"
 
@@ -347,6 +585,56 @@ def test_config_check_says_so(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("[server]\nraida_id = 1\n")
     done = run("config", "check", "node.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
+
+
+KEY = "00112233445566778899aabbccddeeff"
+
+
+@pytest.mark.parametrize("key", ["admin_key", "proxy_key"])
+def test_a_key_that_everybody_may_read_is_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(f'[server]\nraida_id = 1\n{key} = "{KEY}"\n[network]\nbind = ["192.0.2.1"]\n')
+    path.chmod(0o644)
+    said = (
+        f"{path}: holds [server] {key}, and everybody may read it (mode 0644): `chmod 640 {path}`"
+    )
+    done = run("config", "check", str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"raida-uring: {said}\n")
+    done = run("serve", "--config", str(path))  # the address, which no machine has, ends it
+    assert f"warning {said}" in done.stderr
+    assert KEY not in done.stderr
+    path.chmod(0o640)
+    assert run("config", "check", str(path)).returncode == 0
+    assert "may read it" not in run("serve", "--config", str(path)).stderr
+    path.write_text("[server]\nraida_id = 1\n")
+    path.chmod(0o644)
+    assert run("config", "check", str(path)).returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_configuration_that_may_not_be_read_names_the_owner(tmp_path: Path, closed: str) -> None:
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    path = directory / "node.toml"
+    path.write_text("[server]\nraida_id = 1\n")
+    (path if closed == "file" else directory).chmod(0)
+    script = "import sys; from raida_uring.cli import main; sys.exit(main())"
+    try:
+        for args in (["serve", "--config"], ["config", "check"], ["status", "--config"]):
+            done = run_script(
+                script,
+                *args,
+                str(path),
+                preexec_fn=lambda: give_up(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH),
+                capture_output=True,
+            )
+            place = "it" if closed == "file" else directory
+            assert done.returncode == 2
+            assert done.stderr.startswith(
+                f"raida-uring: {path}: cannot be read: Permission denied: {place} belongs to "
+            )
+    finally:
+        directory.chmod(0o700)
 
 
 HANDLER = (
@@ -399,7 +687,8 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
     done = run("config", "check", "--deep", "node.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (
         0,
-        "node.toml: correct, with its modules and its store\n",
+        "node.toml: correct, with its modules and its store\n"
+        "16 commands: 15 built in, 1 [handlers] modules: shallow_or_deep\n",
     )
 
 
@@ -417,6 +706,22 @@ def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
         one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, content(one))
         for one in directory.iterdir()
     }
+
+
+def test_commands_are_listed_with_who_answers_them(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(
+        '[server]\nraida_id = 1\n[handlers]\nmodules = ["listed"]\n'
+    )
+    (tmp_path / "listed.py").write_text(HANDLER.replace("code=200", 'code=200, mode="slow"'))
+    lines = run("commands", "--config", "node.toml", cwd=tmp_path).stdout.splitlines()
+    found = {line.split()[0]: line.split(maxsplit=4)[1:] for line in lines[1:-1]}
+    assert found["5/200"] == ["-", "slow", "-", "listed.greet ([handlers] modules: listed)"]
+    assert found["0/0"][:2] == ["status/echo", "read"]
+    assert found["0/0"][3].endswith(" (built in)")
+    assert lines[-1] == "free for commands of your own: 5/128-199, 5/201-255, 6/128-255, 7/128-255"
+    told = json.loads(run("commands", "--json", "--config", "node.toml", cwd=tmp_path).stdout)
+    assert [one["code"] for one in told if one["group"] == 5] == [200]
+    assert len(told) == len(found)
 
 
 def test_config_check_deep_looks_into_the_store(tmp_path: Path) -> None:
@@ -601,6 +906,125 @@ def test_ping_takes_the_raida_id_from_the_port(port: int, expected: str) -> None
     # Whether anything answers there does not matter.
     done = run("ping", f"127.0.0.1:{port}", "-c", "1", "-W", "0.1")
     assert done.stdout.splitlines()[0].endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("args", "peer"),
+    [
+        ("127.0.0.1", "127.0.0.1:50000 over UDP, RAIDA 0 (from the port)"),
+        ("[::1]", "[::1]:50000 over UDP, RAIDA 0 (from the port)"),
+        ("127.0.0.1 --raida-id 7", "127.0.0.1:50007 over UDP, RAIDA 7 (as told)"),
+        ("127.0.0.1 --raida-id 200", "127.0.0.1:50000 over UDP, RAIDA 200 (as told)"),
+    ],
+)
+def test_ping_needs_no_port(args: str, peer: str) -> None:
+    # Whether anything answers there does not matter.
+    done = run("ping", *args.split(), "-c", "1", "-W", "0.1")
+    assert done.stdout.splitlines()[0] == f"PING {peer}"
+
+
+def test_ping_learns_whose_port_it_is() -> None:
+    """Only where nobody has told: who names a number wants to know that it is another's."""
+    refusal = bytes((9, 0, 3)) + bytes(29)
+    with tcp_responder([refusal, b"", b""]) as port:
+        done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == f"PING 127.0.0.1:{port} over TCP, RAIDA 9 (as it says)"
+    assert "2 sent, 2 answered, 0 timeouts, 0% loss" in done.stdout
+
+
+@pytest.fixture
+def two_addresses(tmp_path: Path) -> list[str]:
+    """What runs a command where the name `both.test` is ::1, and then 127.0.0.1."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 both.test\n127.0.0.1 both.test\n")
+    mounting = ["unshare", "--mount", "sh", "-c"]
+    mounting.append('mount --bind "$0" /etc/hosts && exec "$@"')
+    tried = subprocess.run(
+        [*mounting, str(hosts), "getent", "ahosts", "both.test"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if "::1" not in tried.stdout or "127.0.0.1" not in tried.stdout:
+        pytest.skip(f"no mount namespace, or no IPv6: {tried.stderr}")
+    return [*mounting, str(hosts), sys.executable]
+
+
+def test_ping_tries_every_address_of_a_name(two_addresses: list[str]) -> None:
+    with udp_responder() as port:
+        done = subprocess.run(
+            [*two_addresses, "-m", "raida_uring", "ping", f"both.test:{port}", "-c", "1"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"[::1]:{port}: Connection refused" in done.stdout
+    assert f"250 SUCCESS from 127.0.0.1:{port}: seq=1" in done.stdout
+    assert "1 sent, 1 answered, 0 timeouts, 0% loss" in done.stdout
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
+def test_clients_try_every_address_of_a_name(
+    two_addresses: list[str], transport: str, kind: str
+) -> None:
+    script = (
+        "import asyncio, inspect, sys\n"
+        "from raida_uring.client import AsyncClient, Client, calls\n"
+        "async def ask(kind, port, transport):\n"
+        "    node = kind('both.test', port, raida_id=0, transport=transport)\n"
+        "    answer = node.ask(calls.Call(0, 0, b'', frozenset((250,)), lambda *_: 0))\n"
+        "    return (await answer if inspect.isawaitable(answer) else answer).status\n"
+        f"print(asyncio.run(ask({kind}, int(sys.argv[1]), {transport!r})))"
+    )
+    with udp_responder() if transport == "udp" else tcp_responder([b""]) as port:
+        done = subprocess.run(
+            [*two_addresses, "-c", script, str(port)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd=ROOT,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("250\n", "")
+
+
+def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
+    """In namespaces of its own, where the name server takes questions and answers none."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
+    script = (
+        "import asyncio, socket, sys, time\n"
+        "from raida_uring.client import AsyncClient, calls\n"
+        "dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); dns.bind(('127.0.0.53', 53))\n"
+        "async def ask():\n"
+        "    for transport in ('udp', 'tcp'):\n"
+        "        node = AsyncClient('raida7.test', 50007, raida_id=7, timeout_s=0.3,\n"
+        "                           transport=transport)\n"
+        "        try: await node.ask(calls.echo())\n"
+        "        except TimeoutError: print('late')\n"
+        "begin = time.monotonic(); asyncio.run(ask()); print(time.monotonic() - begin < 4)"
+    )
+    mounting = (
+        'ip link set lo up && mount --bind "$0/resolv.conf" /etc/resolv.conf && '
+        'mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf && exec "$@"'
+    )
+    unshare = ["unshare", "--mount", "--net", "sh", "-c"]
+    done = subprocess.run(
+        [*unshare, mounting, str(tmp_path), sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode in (1, 127) and "Traceback" not in done.stderr:
+        pytest.skip(f"no namespaces, or no ip (Debian package iproute2): {done.stderr}")
+    assert done.stdout == "late\nlate\nTrue\n", done.stderr
 
 
 def test_answer_is_what_the_protocol_says() -> None:

@@ -237,6 +237,12 @@ FAULTS = [
         '[network] backend = "poll": must be one of "auto", "uring", "epoll"',
     ),
     ("[server]\nraida_id = \n", "line 2, column 12: Invalid value"),
+    (
+        "[server]\nraida_id = 1\n[server]\n",
+        "line 3, column 8: table [server] is there twice: put its keys into one",
+    ),
+    ("[server]\nraida_id = 1\nraida_id = 2\n", "line 3, column 13: raida_id is there twice"),
+    ('[server]\nversion = "1"\nversion = """\n00"""\n', "line 4, column 6: a key is there twice"),
     ('[server]\nversion = "', "line 2, column 12: Unterminated string"),
     (
         '[server]\nraida_id = 1\nraida_servers = ["a:1"]\n',

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raida_uring import protocol, sealing
 from raida_uring.errors import ProtocolError
-from raida_uring.protocol import Coin, Status
+from raida_uring.protocol import Coin, CoinName, Status
 from raida_uring.sealing import Key, Opened, Opener
 from tests.support.coins import Coins
 from tests.support.wire import RAIDA_ID, Vector, load_vectors
@@ -322,7 +322,7 @@ def test_unreadable_key_coins(encryption: int, den: int, sn: int) -> None:
     offset = 17 if encryption == 1 else 19
     places = [offset, 24] if encryption == 5 else [offset]
     for place in places:
-        name = Coin(den, sn, bytes(16)).name.wire
+        name = CoinName(den, sn).wire
         damaged = request[:place] + name + request[place + 5 :]
         status = Status.INVALID_ENCRYPTION if encryption == 1 else Status.ENCRYPTION_COIN_NOT_FOUND
         assert open_bytes(damaged) == (status, b"", None)

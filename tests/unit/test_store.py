@@ -167,8 +167,8 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     for failed in (1, 2):
         with pytest.raises(StoreError, match="the store is full") as full:
             set_coins(100)
-            reason = str(full.value).partition(": ")[2]
-            assert (store.write_fault, store.failed_commits) == (reason, failed)
+        reason = str(full.value).partition(": ")[2]
+        assert (store.write_fault, store.failed_commits) == (reason, failed)
     assert 0 < store.write_fault_since <= time.monotonic()
     set_coins(1)  # is so already: nothing was written
     assert store.write_fault

@@ -8,14 +8,22 @@ from typing import Any
 import pytest
 
 from raida_uring import config
-from raida_uring.client import Key, RefusedError, calls
+from raida_uring.client import Key, RefusedError, Transport, calls
 from raida_uring.errors import ConfigError, StoreError
 from raida_uring.handlers import Node, Reply, Request, _commands_of, command
 from raida_uring.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
-from tests.support.handlers import BARE, DESCRIBE, MIRROR, RAISE, WRONG_TYPE, WRONG_TYPE_COUNT
+from tests.support.handlers import (
+    BARE,
+    BLOB,
+    DESCRIBE,
+    MIRROR,
+    RAISE,
+    WRONG_TYPE,
+    WRONG_TYPE_COUNT,
+)
 from tests.support.node import config_text
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
 from tests.support.write_handlers import CHANGE_AND_RAISE, MEDDLE
@@ -81,6 +89,45 @@ def test_what_a_node_does_not_take_is_no_answer_here() -> None:
     for mistake in range(WRONG_TYPE_COUNT):
         with pytest.raises(TypeError, match=r"what .*wrong_type returned, a node answers 252 for"):
             handlers.send(*WRONG_TYPE, bytes([mistake]))
+
+
+@pytest.mark.parametrize(
+    ("transport", "encryption", "most"),
+    [("tcp", 0, 65502), ("udp", 0, 65473), ("tcp", 4, 65454), ("udp", 5, 65425)],
+)
+def test_sizes_are_those_of_a_node(transport: Transport, encryption: int, most: int) -> None:
+    settings = config.parse(
+        "[server]\nraida_id = 0\n[limits]\nudp_reply_factor_max = 0\n", "test.toml"
+    )
+    handlers = HandlerClient(MODULE, node=Node(settings, dict, None))
+    coins = tuple(Coin(0, sn, bytes(16)) for sn in range(2 if encryption == 5 else 1))
+    key = Key(encryption, coins) if encryption else None
+    whole = handlers.send(*BLOB, most.to_bytes(4), transport=transport, key=key)
+    assert len(whole.payload) == most
+    with pytest.raises(TypeError, match=f"payload has {most + 1} bytes: at most {most} go over"):
+        handlers.send(*BLOB, (most + 1).to_bytes(4), transport=transport, key=key)
+
+
+def test_the_factor_is_that_of_a_node() -> None:
+    """A request of 54 bytes may have 16 times as many, header and terminator included."""
+    handlers = HandlerClient(MODULE)
+    for size, expected in ((830, 250), (831, 89)):
+        assert handlers.send(*BLOB, size.to_bytes(4)).status == expected
+        assert handlers.send(*BLOB, size.to_bytes(4), transport="tcp").status == 250
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("@command", "write @command"),
+        ("@command()", "write @command"),
+        ("@command(group=5)", "write @command"),
+        ("@command(5, 200)", "write @command"),
+    ],
+)
+def test_a_decorator_without_numbers_says_how_it_is_written(line: str, expected: str) -> None:
+    with pytest.raises(TypeError, match=expected):
+        exec(f"{line}\ndef f(request, node): ...", {"command": command})  # noqa: S102  its text
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,23 @@ def test_a_node_of_another_version_is_named(gone: str) -> None:
     for make in looks:
         with pytest.raises(RaidaError, match=f"the node's is 0.1.0: .*'{gone}'.*status --json"):
             make()
+
+
+def test_it_is_said_of_what_time_the_rates_are() -> None:
+    now, before = look(12.0, []), look(10.0, [])
+    assert any(line.endswith("rates since start") for line in top.render(now, None, 79, 100))
+    assert any(line.endswith("rates now") for line in top.render(now, before, 79, 100))
+
+
+def test_statuses_have_names() -> None:
+    now = look(12.0, [])
+    now["commands"][0]["statuses"] = {"250": 7, "242": 6}
+    assert top.render(now, None, 200, 100)[-1].endswith("250: 7, 242 ALL_FAIL: 6")
+
+
+def test_blocks_that_workers_hold_in_advance_are_not_in_use() -> None:
+    now = look(12.0, [])
+    now["memory"] = {**now["memory"], "small_blocks": [544, 4096]}
+    assert any("2K 544/4096" in line for line in top.render(now, None, 200, 100))
+    now["lent"] = {"small_blocks": 540, "large_blocks": 68}
+    assert any("2K 4/4096" in line for line in top.render(now, None, 200, 100))
