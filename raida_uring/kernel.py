@@ -178,6 +178,7 @@ _FEATURES: Final[dict[str, tuple[str, str, Use, str]]] = {
     ),
     "send_address": ("SEND with an address", "6.1", "optional", "SENDMSG"),
     "registered_ring": ("registered ring descriptor", "5.18", "optional", "a look-up per lap"),
+    "no_iowait": ("NO_IOWAIT", "6.15", "optional", "a sleeping node counts as iowait"),
     "cancel_flags": ("cancel ALL, FD, ANY", "5.19", "unused", "each is cancelled by its token"),
     "sync_cancel": ("SYNC_CANCEL, FD_FIXED", "6.0", "unused", "each is cancelled by its token"),
     "multishot_recv_cap": ("byte cap of multishot recv", "6.17", "unused", "many small buffers"),

@@ -2,7 +2,8 @@
  *
  * One ring, made and used by the loop thread alone (SINGLE_ISSUER). It is created disabled,
  * restricted to the operations below, then enabled: a bug or an exploit that can write SQEs can
- * then still not open a file. One system call per lap submits and waits.
+ * then still not open a file. One system call per lap submits and looks; another one waits when
+ * that has found nothing.
  */
 #include "backend.h"
 
@@ -24,6 +25,10 @@
 #define URING_GROUP_BUFFERS 1
 #define URING_CQ_SLACK 4096
 #define URING_LOCKED_SLACK 16384 /* heads of the rings, and rounding to pages */
+
+/* Linux 6.15; not in the headers of liburing 2.3. */
+#define URING_FEAT_NO_IOWAIT (1U << 17)
+#define URING_ENTER_NO_IOWAIT (1U << 7)
 
 /* The kernel writes its header where the loop looks for ours. */
 _Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out) &&
@@ -57,6 +62,7 @@ struct uring_backend {
     struct msghdr receive_shape;    /* only its lengths are read */
     struct uring_message *messages; /* per slot; NULL when SEND with an address does for all */
     bool send_takes_address;
+    unsigned sleep_flags;
 };
 
 /* The tiers, best first. Each flag must be justified:
@@ -166,6 +172,9 @@ static int uring_make_tier(struct uring_backend *uring, const struct uring_tier 
                        "%s, %u completions for lack of locked memory", tier->name, cq_entries);
     else
         (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", tier->name);
+    uring->sleep_flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    if (params.features & URING_FEAT_NO_IOWAIT)
+        uring->sleep_flags |= URING_ENTER_NO_IOWAIT;
     if (!(params.features & IORING_FEAT_EXT_ARG))
         return -EINVAL;
     return 0;
@@ -511,30 +520,44 @@ static void uring_relax(void)
 #endif
 }
 
+/* Hand over, and look. */
+static int uring_submit(struct uring_backend *uring)
+{
+    int result = io_uring_submit_and_get_events(&uring->ring);
+    return result == -EBUSY || result == -EAGAIN || result == -EINTR || result > 0 ? 0 : result;
+}
+
+/* A call of its own, as liburing's lacks the flag: without it the kernel takes a node that sleeps
+ * for one that waits for a disk (load, %iowait, I/O pressure). */
+static int uring_sleep(struct uring_backend *uring, uint64_t timeout_ns)
+{
+    struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / RU_SECOND_NS),
+                                        .tv_nsec = (long long)(timeout_ns % RU_SECOND_NS)};
+    struct io_uring_getevents_arg argument = {.ts = (uintptr_t)&timeout};
+    void *argument_at = &argument; /* a signal set to liburing 2.3, whatever it is to later ones */
+    int result = io_uring_enter2((unsigned)uring->ring.ring_fd, 0, 1, uring->sleep_flags,
+                                 argument_at, sizeof(argument));
+    return result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN ||
+                   result > 0
+               ? 0
+               : result;
+}
+
 static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
 {
     struct uring_backend *uring = uring_of(backend);
     uring_group_publish(&uring->slots);
     uring_group_publish(&uring->buffers);
-    if (timeout_ns > 0 && spin_ns > 0) {
-        (void)io_uring_submit(&uring->ring);
+    int result = uring_submit(uring);
+    if (result != 0 || timeout_ns == 0 || uring_something_ready(uring) ||
+        io_uring_sq_ready(&uring->ring) > 0) /* taken in part */
+        return result;
+    if (spin_ns > 0) {
         uint64_t end_ns = ru_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
         while (!uring_something_ready(uring) && ru_now_ns() < end_ns)
             uring_relax();
     }
-    int result;
-    if (timeout_ns == 0) {
-        result = io_uring_submit_and_get_events(&uring->ring);
-    } else {
-        struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / 1000000000ULL),
-                                            .tv_nsec = (long long)(timeout_ns % 1000000000ULL)};
-        struct io_uring_cqe *cqe;
-        result = io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
-    }
-    if (result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
-        result == -EAGAIN)
-        return 0;
-    return result;
+    return uring_sleep(uring, timeout_ns);
 }
 
 static void uring_read_datagram(const struct uring_backend *uring, struct ru_event *event)
@@ -587,6 +610,12 @@ static bool uring_overflowed(struct ru_backend *backend)
     return io_uring_cq_has_overflow(&uring_of(backend)->ring);
 }
 
+/* Every wait begins with a look; but what overflowed is not in the queue yet. */
+static bool uring_saw_all(const struct ru_backend *backend)
+{
+    return !io_uring_cq_has_overflow(&((const struct uring_backend *)(const void *)backend)->ring);
+}
+
 const struct ru_backend_ops ru_backend_uring = {
     .open = uring_open,
     .close = uring_close,
@@ -606,6 +635,7 @@ const struct ru_backend_ops ru_backend_uring = {
     .lend_buffer = uring_lend_buffer,
     .wait = uring_wait,
     .reap = uring_reap,
+    .saw_all = uring_saw_all,
     .overflowed = uring_overflowed,
     .receive_now = ru_message_receive_now,
 };

@@ -32,6 +32,7 @@
 #define RU_SMALL_BLOCK 2048    /* next larger bodies and replies */
 #define RU_LARGE_BLOCK 66560   /* the longest body (65,535) or reply, and room to align */
 #define RU_TCP_BUFFER 2048     /* one provided buffer for TCP receives */
+#define RU_LINGER_MAX 131072   /* thrown away behind a reply: a refused request's body, twice */
 #define RU_SCRATCH_SIZE 262144 /* opened requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
@@ -62,6 +63,7 @@
 #define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
 #define RU_SERVICE_MAX_NS 10000000ULL   /* one slow handler must not pin the estimate for long */
 #define RU_ACCEPT_RETRY_NS 100000000ULL /* after EMFILE, unless a connection closes before */
+#define RU_LINGER_NS 2000000000ULL      /* for an answered peer to end its half, too */
 #define RU_SETTLE_NS 2000000ULL         /* an idle loop counts its last replies after this */
 #define RU_LEND_WAIT_MS 20              /* a worker that waits for a reply block looks again */
 #define RU_LEND_UDP_NS 20000000ULL      /* ... and drops a datagram's reply after this, */

@@ -1,7 +1,7 @@
 /* loop.c: the engine's life and the laps of its loop.
  *
  * A lap: hand everything to the kernel and wait; take its completions; take back what workers
- * returned; look at deadlines; arm what ended; publish the counters; give work to workers. Nothing
+ * returned; judge deadlines; arm what ended; publish the counters; give work to workers. Nothing
  * in a lap allocates, blocks or takes a lock.
  */
 #include "loop.h"
@@ -18,6 +18,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+/* As many events can be ahead of one: a turn of every connection's. */
+#define LOOP_UNTAKEN_MAX (8ULL * RU_CONNECTIONS_MAX)
 #define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
 
 /* ---- life ---- */
@@ -183,8 +185,8 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     }
 }
 
-/* Take completions, at most events_per_lap. */
-static void loop_reap(struct ru_engine *engine)
+/* Take completions, at most events_per_lap; whether that was all there were. */
+static bool loop_reap(struct ru_engine *engine)
 {
     uint32_t left = engine->config.events_per_lap;
     while (left > 0) {
@@ -195,9 +197,26 @@ static void loop_reap(struct ru_engine *engine)
         left -= count;
         if (count < want) {
             ru_datagram_settle(engine);
-            return;
+            return true;
         }
     }
+    return false;
+}
+
+/* A deadline is judged by a clock that was read before the sockets were looked at: whoever was in
+ * time is heard first, however long this process stood still meanwhile. When a lap could not take
+ * all there was, its deadlines wait for one that can; but not for ever, since both backends keep the
+ * order in which things came. */
+static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_all)
+{
+    if (engine->untaken == 0)
+        engine->judged_ns = before_ns;
+    took_all = took_all && engine->backend->ops->saw_all(engine->backend);
+    engine->untaken = took_all ? 0 : engine->untaken + engine->config.events_per_lap;
+    if (engine->untaken >= LOOP_UNTAKEN_MAX)
+        engine->untaken = 0;
+    if (engine->untaken == 0)
+        ru_stream_expire(engine);
 }
 
 static void loop_publish(struct ru_engine *engine)
@@ -289,11 +308,12 @@ static int loop_lap(struct ru_engine *engine)
     int result = loop_wait(engine);
     if (result != 0)
         return result;
+    uint64_t before_ns = engine->now_ns;
     engine->now_ns = ru_now_ns();
     ru_datagram_release(engine);
-    loop_reap(engine);
+    bool took_all = loop_reap(engine);
     ru_dispatch_collect(engine);
-    ru_stream_expire(engine);
+    loop_judge(engine, before_ns, took_all);
     ru_stream_adopt(engine);
     ru_stream_arm(engine);
     ru_datagram_arm(engine);
@@ -426,19 +446,20 @@ static int loop_end(struct ru_engine *engine)
             engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
     }
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
-    uint64_t end_ns = ru_now_ns() + LOOP_END_NS;
+    uint64_t before_ns, end_ns = ru_now_ns() + LOOP_END_NS;
     do {
+        before_ns = ru_now_ns();
         if (engine->backend->ops->wait(engine->backend, RU_TICK_NS, 0) != 0)
             break;
         engine->now_ns = ru_now_ns();
         ru_datagram_release(engine);
-        loop_reap(engine);
-    } while (engine->operations > 0 && engine->now_ns < end_ns);
+        (void)loop_reap(engine);
+    } while (engine->operations > 0 && before_ns < end_ns);
     /* What the last completions queued, closing descriptors among it, is not submitted yet. */
     (void)engine->backend->ops->wait(engine->backend, 0, 0);
     ru_datagram_release(engine);
     engine->config.events_per_lap = UINT32_MAX;
-    loop_reap(engine); /* what became of the last replies; nothing else is in flight */
+    (void)loop_reap(engine); /* what became of the last replies; nothing else is in flight */
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);

@@ -171,6 +171,8 @@ struct ru_engine {
     uint32_t operations;   /* started, not ended */
     int reserve_fd;        /* given up for a moment when descriptors run out */
     uint64_t now_ns;       /* read once per lap */
+    uint64_t judged_ns;    /* deadlines up to here are judged; not after the last look */
+    uint64_t untaken;      /* events taken since one was first left for a later lap; 0: none was */
     uint64_t second_ns;    /* next once-a-second work */
     enum ru_phase phase;
     bool emptied; /* what the sockets held when this drain began has been taken */
