@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import raida_uring
-from raida_uring.config import Config
+from raida_uring.config import Config, engine_settings
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
 from raida_uring.sockets import (
@@ -234,42 +234,6 @@ def probe(config: Config) -> Probe:
         refusal=refusal,
         verdict=_judge(config, features, room, opened, refusal),
     )
-
-
-def engine_settings(config: Config, connections_max: int) -> dict[str, int]:
-    """The fields of `struct ru_config`, listeners aside; the probe's node is the one that serves.
-
-    connections_max: as the descriptor limit allows.
-    """
-    return {
-        "backend": native.BACKENDS[config.network.backend],
-        "raida_id": config.server.raida_id,
-        "coin_id": config.server.coin_id,
-        "workers": config.workers.count,
-        "slow_workers": config.workers.slow_count,
-        "writers": int(config.store.path is not None),
-        "batch_max": config.workers.batch_max,
-        "slow_queue_max": config.limits.slow_queue_max,
-        "udp_contexts": config.udp.contexts,
-        "udp_reserve": config.udp.reserve,
-        "udp_payload_size": config.server.udp_effective_payload,
-        "udp_reply_factor_max": config.limits.udp_reply_factor_max,
-        "connections_max": connections_max,
-        "body_bytes_max": config.limits.body_bytes_max,
-        "small_blocks": config.limits.small_blocks,
-        "large_blocks": config.limits.large_blocks,
-        "tcp_buffers": config.tcp.buffers,
-        "tcp_persistent": config.tcp.persistent,
-        "progress_timeout_ms": config.tcp.progress_timeout_ms,
-        "header_timeout_ms": config.tcp.header_timeout_ms,
-        "body_timeout_ms": config.tcp.body_timeout_ms,
-        "write_timeout_ms": config.tcp.write_timeout_ms,
-        "idle_timeout_ms": config.tcp.idle_timeout_ms,
-        "events_per_lap": config.network.events_per_lap,
-        "wait_max_ms": config.network.wait_max_ms,
-        "busy_poll_us": config.network.busy_poll_us,
-        "io_cpu": config.network.io_cpu,
-    }
 
 
 def _feature(key: str, number: int | None) -> Feature:

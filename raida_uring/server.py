@@ -19,7 +19,7 @@ from typing import Final
 
 from raida_uring import config as configuration
 from raida_uring import handlers, kernel, log, metrics, sockets
-from raida_uring.config import Config
+from raida_uring.config import Config, engine_settings
 from raida_uring.errors import EngineError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
@@ -166,10 +166,12 @@ class Server:
         try:
             self._engine = native.Engine(
                 listeners,
-                kernel.engine_settings(self.config, connections_max)
+                engine_settings(self.config, connections_max)
                 | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
+            if error.number == errno.EINVAL:  # it says what must be otherwise
+                raise StartError(str(error)) from error
             raise StartError(f"{error}; lower [udp], [limits] or [tcp] sizes") from error
         self._publish(self._engine, commands)
         self._requests = RequestLog(self._engine, self.config.log.requests_per_s)

@@ -41,7 +41,9 @@
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
-#define RU_WORKERS_MAX 128    /* all lanes together */
+#define RU_LANE_WORKERS_MAX 64 /* ordinary; slow */
+#define RU_WRITERS_MAX 1       /* a store has one at a time */
+#define RU_WORKERS_MAX (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX)
 #define RU_BATCH_MAX 128      /* tokens a worker holds at most */
 #define RU_SLOTS_MAX 32768    /* the kernel's limit for one provided-buffer ring */
 #define RU_SLOTS_LENT_MAX 256 /* lent to the kernel at once: recent slots are still in cache */

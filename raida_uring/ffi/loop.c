@@ -24,32 +24,6 @@
 
 /* ---- life ---- */
 
-static bool engine_within(uint32_t value, uint32_t least, uint32_t most)
-{
-    return value >= least && value <= most;
-}
-
-static bool engine_config_valid(const struct ru_config *config)
-{
-    uint32_t workers = ru_config_workers(config);
-    return engine_within(config->listeners_count, 1, RU_LISTENERS_MAX) &&
-           engine_within(config->workers, 1, RU_WORKERS_MAX) &&
-           engine_within(config->slow_workers, 1, RU_WORKERS_MAX) && config->writers <= 1 &&
-           workers <= RU_WORKERS_MAX && engine_within(config->batch_max, 1, RU_BATCH_MAX) &&
-           engine_within(config->udp_contexts, 1, RU_SLOTS_MAX) &&
-           engine_within(config->udp_reserve, 1, RU_SLOTS_MAX) &&
-           config->udp_contexts + config->udp_reserve <= RU_SLOTS_MAX &&
-           engine_within(config->udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX) &&
-           engine_within(config->connections_max, 1, RU_CONNECTIONS_MAX) &&
-           engine_within(config->small_blocks, 2 * workers, 1U << 20) &&
-           engine_within(config->large_blocks, 2 * workers, 1U << 16) &&
-           engine_within(config->tcp_buffers, 1, RU_BUFFERS_MAX) &&
-           (config->tcp_buffers & (config->tcp_buffers - 1)) == 0 &&
-           config->body_bytes_max <= RU_REPLY_MAX && config->events_per_lap > 0 &&
-           config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536 &&
-           config->backend <= RU_BACKEND_EPOLL;
-}
-
 static int engine_allocate(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
@@ -108,10 +82,11 @@ static int engine_set_up(struct ru_engine *engine)
     return 0;
 }
 
-int ru_engine_create(const struct ru_config *config, struct ru_engine **engine)
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
+                     struct ru_config_fault *fault)
 {
     *engine = NULL;
-    if (!engine_config_valid(config))
+    if (ru_config_check(config, fault) != 0)
         return -EINVAL;
     struct ru_engine *made = calloc(1, sizeof(*made));
     if (!made)

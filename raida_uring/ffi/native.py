@@ -31,7 +31,9 @@ class _Lib(Protocol):
     RU_BACKEND_EPOLL: int
     RU_PROBE_UNTRIED: int
 
-    def ru_engine_create(self, config: Any, engine: Any) -> int: ...
+    def ru_config_check(self, config: Any, fault: Any) -> int: ...
+    def ru_config_range(self, field: bytes, least: Any, most: Any) -> int: ...
+    def ru_engine_create(self, config: Any, engine: Any, fault: Any) -> int: ...
     def ru_engine_destroy(self, engine: Any) -> None: ...
     def ru_engine_run(self, engine: Any) -> int: ...
     def ru_engine_wait_ready(self, engine: Any, timeout_ms: int) -> int: ...
@@ -72,6 +74,7 @@ class _Lib(Protocol):
     def ru_worker_records(self, worker: Any) -> Any: ...
     def ru_worker_data(self, worker: Any) -> Any: ...
     def ru_worker_data_size(self, worker: Any) -> int: ...
+    def ru_worker_resumed(self, worker: Any) -> int: ...
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
@@ -186,6 +189,41 @@ def _check(result: int, doing: str) -> int:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFault:
+    """A field of `struct ru_config` that cannot be, and what it may be beside the others."""
+
+    field: str
+    value: int
+    least: int
+    most: int
+
+
+def config_range(field: str) -> tuple[int, int]:
+    """Thread: any. The least and the most that a field of `struct ru_config` can be.
+
+    Raises EngineError (EINVAL) when there is no such limit.
+    """
+    least, most = _ffi.new("uint32_t *"), _ffi.new("uint32_t *")
+    _check(_lib.ru_config_range(field.encode(), least, most), f"limits of {field}")
+    return least[0], most[0]
+
+
+def check_config(settings: dict[str, int]) -> ConfigFault | None:
+    """Thread: any. What an engine would refuse of `settings`, as Engine takes them, if anything."""
+    fault = _ffi.new("struct ru_config_fault *")
+    settings_c = _ffi.new("struct ru_config *", {**settings, "listeners_count": 1})
+    if _lib.ru_config_check(settings_c, fault) == 0:
+        return None
+    name = _ffi.string(fault.field).decode()
+    return ConfigFault(name, fault.value, fault.least, fault.most)
+
+
+def _told(fault: Any) -> str:
+    name = _ffi.string(fault.field).decode()
+    return f"{name} = {fault.value}, which must be from {fault.least} to {fault.most}"
+
+
 class Engine:
     """One data plane. Created by the control thread; see ru.h for the thread of each call."""
 
@@ -193,8 +231,8 @@ class Engine:
         """Map and reserve all memory.
 
         settings: the remaining fields of `struct ru_config`, by name.
-        Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a size
-        is out of range.
+        Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a
+        setting is out of range, which the text names.
         """
         settings_c = _ffi.new("struct ru_config *", dict(settings))
         settings_c.listeners_count = len(listeners)
@@ -203,7 +241,9 @@ class Engine:
             settings_c.listeners[index].tcp_fd = listener.tcp_fd
             settings_c.listeners[index].wildcard = listener.wildcard
         out = _ffi.new("struct ru_engine **")
-        _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
+        fault = _ffi.new("struct ru_config_fault *")
+        result = _lib.ru_engine_create(settings_c, out, fault)
+        _check(result, _told(fault) if fault.field[0] != b"\0" else "reserving the node's memory")
         self._made = out[0]
         self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
         self._call_lock = threading.Lock()  # one call of the loop at a time
@@ -431,10 +471,12 @@ class Worker:
         return _ffi.buffer(self._records, count * RECORD_SIZE)
 
     def batch(self, count: int) -> tuple[Any, bytes]:
-        """The batch's records and a copy of the bytes they refer to."""
-        return self.records(count), bytes(
-            _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
-        )
+        """The batch's records and a copy of the bytes they refer to.
+
+        Ends the measurement of how long a worker waits for the interpreter lock.
+        """
+        size = _lib.ru_worker_resumed(self._worker)
+        return self.records(count), bytes(_ffi.buffer(self._data, size))
 
     @property
     def scratch(self) -> Any:

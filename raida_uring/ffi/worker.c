@@ -444,7 +444,12 @@ const uint8_t *ru_worker_data(struct ru_worker *worker)
     return worker->scratch;
 }
 
-uint32_t ru_worker_data_size(struct ru_worker *worker)
+uint32_t ru_worker_data_size(const struct ru_worker *worker)
+{
+    return worker->used;
+}
+
+uint32_t ru_worker_resumed(struct ru_worker *worker)
 {
     if (worker->taken_ns != 0) {
         uint64_t *wait_ns = &worker->mailbox->counters.lock_wait_ns;

@@ -515,7 +515,8 @@ static void check_queued(const struct script *script, uint32_t size)
     const uint8_t *bytes = script->bytes;
     uint32_t rest = size - context->header_size;
     MUST(context->header_size == (bytes[16] > 2 ? RU_HEADER_LARGE : RU_HEADER_SMALL));
-    MUST(context->transport == RU_UDP && context->request_size == size);
+    MUST(context->transport == RU_UDP);
+    MUST(context->request_size == context->header_size + (uint32_t)context->body_present);
     MUST(context->body_at == context->header_at + context->header_size);
     MUST(context->body_present == (rest < context->body_size ? rest : context->body_size));
     MUST(context->body_present == context->body_size || bytes[16] != 0);
