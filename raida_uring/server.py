@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -244,7 +244,7 @@ class Server:
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
         store, cpus = self._store, self.config.workers.cpus
-        self._node = node = Node(self.config, self.counters, store, self._integrity)
+        self._node = node = Node(self.config, self.counters, store, self._integrity, self._snapshot)
         ordinary, slow = self.config.workers.count, self.config.workers.slow_count
         for index in range(ordinary + slow):
             coins = store.coins() if store is not None and index < ordinary else None
@@ -357,6 +357,13 @@ class Server:
                 return dict(self._final_counters)
             return self._running_engine().counters()
 
+    def _snapshot(self) -> Mapping[str, int]:
+        """counters(), for handlers that need a few of them."""
+        with self._lock:
+            if self._final_counters is not None:
+                return self._final_counters
+            return self._running_engine().snapshot()
+
     @property
     def url(self) -> str | None:
         """Where the status page is; None without one."""
@@ -396,7 +403,7 @@ class Server:
         if self._engine is None or not self._started_at:
             raise StartError("the node is starting")
         self._engine.wake()
-        return self._engine.counters()["laps"]
+        return self._engine.snapshot()["laps"]
 
     def begin_drain(self, drain_timeout_ms: int) -> None:
         """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
