@@ -104,6 +104,43 @@ class CoinReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersRun:
+    """One round: the same load to a node with one worker, then to one with many."""
+
+    one: Measurement
+    many: Measurement
+
+    @property
+    def ratio(self) -> float | None:
+        """Requests a second with many workers over those with one; None when nothing came."""
+        base = self.one.requests_per_s
+        return self.many.requests_per_s / base if base else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersReport:
+    """One command on all cores. ratio_min: what many workers must do of what one does."""
+
+    name: str
+    ratio_min: float
+    runs: tuple[WorkersRun, ...]
+
+    @property
+    def ratio(self) -> float | None:
+        """Median of the rounds' own ratios: both sides of a pair met the same minute."""
+        found = [run.ratio for run in self.runs if run.ratio is not None]
+        return statistics.median(found) if found else None
+
+    @property
+    def verdict(self) -> "Verdict":
+        return Verdict(
+            f"node: {self.name}: {cases.WORKERS_MANY} workers / 1 >= {self.ratio_min:.2f}",
+            self.ratio,
+            None if self.ratio is None else self.ratio >= self.ratio_min,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """machine: facts of the measurement, for the reader; not_run: contender or case -> reason."""
 
@@ -112,6 +149,7 @@ class Report:
     spin_runs: tuple[SpinRun, ...]
     not_run: dict[str, str]
     coin_reports: tuple[CoinReport, ...] = ()
+    workers_reports: tuple[WorkersReport, ...] = ()
 
     @property
     def wrong_answers(self) -> int:
@@ -123,6 +161,10 @@ class Report:
             if name in cases.NODES
         ]
         nodes += [one.outcome for one in self.coin_reports]
+        nodes += [
+            Outcome(tuple(side for run in one.runs for side in (run.one, run.many)))
+            for one in self.workers_reports
+        ]
         return sum(outcome.total("wrong") + outcome.total("stray") for outcome in nodes) + sum(
             one.wrong + one.stray for run in self.spin_runs for one in (*run.idle, *run.beside_spin)
         )
@@ -207,6 +249,9 @@ def text(report: Report) -> str:
     if report.coin_reports:
         lines += ["", *_coin_lines(report.coin_reports)]
         lines.append(_verdict_line(coin_verdict(report.coin_reports)))
+    if report.workers_reports:
+        lines += ["", *_workers_lines(report.workers_reports)]
+        lines += [_verdict_line(one.verdict) for one in report.workers_reports]
     if report.not_run:
         lines.append("")
         lines += [f"not run: {name}: {reason}" for name, reason in report.not_run.items()]
@@ -261,6 +306,19 @@ def as_json(report: Report) -> dict[str, object]:
         }
         if report.coin_reports
         else None,
+        cases.WORKERS_CASE: {
+            "many": cases.WORKERS_MANY,
+            "cases": {
+                one.name: {
+                    "ratio": one.ratio,
+                    "runs": [dataclasses.asdict(run) for run in one.runs],
+                }
+                for one in report.workers_reports
+            },
+            "goals": [dataclasses.asdict(one.verdict) for one in report.workers_reports],
+        }
+        if report.workers_reports
+        else None,
         "not_run": report.not_run,
     }
 
@@ -280,6 +338,7 @@ def markdown(report: Report) -> str:
     verdicts = [verdict for one in report.reports for verdict in case_verdicts(one)]
     if report.spin_runs:
         verdicts.append(spin_verdict(report.spin_runs))
+    verdicts += [one.verdict for one in report.workers_reports]
     lines += ["", "| promise | measured | kept |", "|---|---|---|"]
     lines += [
         f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
@@ -366,6 +425,25 @@ def _coin_lines(reports: Sequence[CoinReport]) -> list[str]:
             f"{outcome.median('requests_per_s'):10.0f}{outcome.median('p50_us'):9.0f}"
             f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
             f"{outcome.median('other_cpu'):8.2f}"
+        )
+    return lines
+
+
+def _workers_lines(reports: Sequence[WorkersReport]) -> list[str]:
+    lines = [
+        f"workers: {cases.WORKERS_MANY} beside 1, on all cores, over UDP",
+        f"  {'':22}{'req/s, 1':>10}{'many':>10}{'ratio':>8}{'p99 us, 1':>11}{'many':>9}"
+        f"{'lost':>6}{'wrong':>6}",
+    ]
+    for one in reports:
+        alone = Outcome(tuple(run.one for run in one.runs))
+        many = Outcome(tuple(run.many for run in one.runs))
+        both = Outcome(alone.runs + many.runs)
+        lines.append(
+            f"  {one.name:22}{alone.median('requests_per_s'):10.0f}"
+            f"{many.median('requests_per_s'):10.0f}{_number(one.ratio, '.2f'):>8}"
+            f"{alone.median('p99_us'):11.0f}{many.median('p99_us'):9.0f}"
+            f"{both.total('lost'):6}{both.total('wrong') + both.total('stray'):6}"
         )
     return lines
 

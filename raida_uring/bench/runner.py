@@ -8,6 +8,7 @@ be measured. A promise that is not kept is reported, not an error: it may be the
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from raida_uring.bench import cases, coins, contenders, report
 from raida_uring.bench.cases import CASES, Case
 from raida_uring.bench.contenders import Contender, ContenderError, Server
 from raida_uring.bench.load import (
+    Exchange,
     Load,
     Result,
     open_syscall_counter,
@@ -36,6 +39,8 @@ from raida_uring.bench.report import (
     Outcome,
     Report,
     SpinRun,
+    WorkersReport,
+    WorkersRun,
 )
 from raida_uring.errors import RaidaError
 
@@ -93,8 +98,11 @@ def measure(settings: Settings) -> Report:
         coin_reports: tuple[CoinReport, ...] = ()
         if settings.only in (None, cases.COINS_CASE):
             coin_reports = _measure_coins(settings)
-        _progress("")
-    return Report(_machine(settings), reports, spin_runs, not_run, coin_reports)
+    workers_reports: tuple[WorkersReport, ...] = ()
+    if settings.only in (None, cases.WORKERS_CASE):
+        workers_reports = _measure_workers(settings)
+    _progress("")
+    return Report(_machine(settings), reports, spin_runs, not_run, coin_reports, workers_reports)
 
 
 # -- settings ---------------------------------------------------------------------------------
@@ -117,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _case_names() -> list[str]:
-    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE]
+    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE, cases.WORKERS_CASE]
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -288,12 +296,13 @@ def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
     asked = coins.cases()
     runs: dict[str, list[Measurement]] = {case.name: [] for case in asked}
     with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory:
-        store = Path(directory) / "store"
-        coins.make_store(store)
-        node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
-        for number in range(settings.rounds):
+        written, fresh = Path(directory) / "store", Path(directory) / "fresh"
+        coins.make_store(written)
+        coins.make_fresh_store(fresh)
+        for number, store in itertools.product(range(settings.rounds), (written, fresh)):
+            node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
             with contenders.running(node, {settings.server_cpu}) as server:
-                for case in asked:
+                for case in (one for one in asked if one.fresh == (store is fresh)):
                     _progress(f"coins: round {number + 1} of {settings.rounds}: {case.name}")
                     runs[case.name].append(_measure_coin_run(case, server, settings))
     return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
@@ -311,6 +320,58 @@ def _measure_coin_run(case: coins.CoinCase, server: Server, settings: Settings) 
     run_load(load(WARM_UP_MS), case.exchange)
     meter = _Meter(server, settings.server_cpu)
     return meter.measurement(run_load(load(settings.duration_ms), case.exchange))
+
+
+# -- many workers beside one -----------------------------------------------------------------------
+
+
+def _workers_cases() -> list[tuple[str, Exchange, float]]:
+    """Name, exchange, and how many times as much many workers must do."""
+    listed = {case.name: case.exchange for case in coins.cases()}
+    names = ("version", "detect-25", "detect-25, own coins", "echo, type 1", "detect-25, type 1")
+    return [
+        *((name, listed[name], cases.WORKERS_RATIO_MIN) for name in names),
+        ("1 ms of Python", cases.WORK, cases.WORKERS_RATIO_MIN),
+        ("1 ms of sleep", cases.NAP, cases.WORKERS_NAP_RATIO_MIN),
+    ]
+
+
+def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
+    """On all cores, which the generator shares: two nodes side by side, asked in turns.
+
+    Neither is pinned, and the generator sleeps: where a worker goes when another one has the
+    interpreter lock is the very question.
+    """
+    asked = _workers_cases()
+    runs: dict[str, list[WorkersRun]] = {name: [] for name, _, _ in asked}
+    everywhere = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory, ExitStack() as stack:
+        servers = []
+        for workers in (1, cases.WORKERS_MANY):
+            store = Path(directory) / f"store-{workers}"
+            coins.make_store(store)
+            node = contenders.node(
+                workers=workers,
+                store=store,
+                slot_bytes=coins.SLOT_BYTES,
+                modules=("raida_uring.bench.wait_handlers",),
+            )
+            servers.append(stack.enter_context(contenders.running(node, everywhere)))
+        for number in range(settings.rounds):
+            for name, exchange, _ in asked:
+                _progress(f"workers: round {number + 1} of {settings.rounds}: {name}")
+                one, many = (_measure_all_cores(exchange, server, settings) for server in servers)
+                runs[name].append(WorkersRun(one, many))
+    return tuple(WorkersReport(name, least, tuple(runs[name])) for name, _, least in asked)
+
+
+def _measure_all_cores(exchange: Exchange, server: Server, settings: Settings) -> Measurement:
+    def load(duration_ms: int) -> Load:
+        return Load(port=server.port, duration_ms=duration_ms, window=coins.WINDOW, busy_poll=False)
+
+    run_load(load(min(WARM_UP_MS, settings.duration_ms)), exchange)
+    meter = _Meter(server, settings.server_cpu)
+    return meter.measurement(run_load(load(settings.duration_ms), exchange))
 
 
 # -- votes beside spinning workers --------------------------------------------------------------

@@ -2,8 +2,7 @@
  *
  * One ring, made and used by the loop thread alone (SINGLE_ISSUER). It is created disabled,
  * restricted to the operations below, then enabled: a bug or an exploit that can write SQEs can
- * then still not open a file. One system call per lap submits and looks; another one waits when
- * that has found nothing.
+ * then still not open a file. One system call per lap submits and waits.
  */
 #include "backend.h"
 
@@ -62,6 +61,7 @@ struct uring_backend {
     struct msghdr receive_shape;    /* only its lengths are read */
     struct uring_message *messages; /* per slot; NULL when SEND with an address does for all */
     bool send_takes_address;
+    int enter_fd; /* of the ring; registered if sleep_flags say so */
     unsigned sleep_flags;
 };
 
@@ -263,7 +263,11 @@ static int uring_register(struct uring_backend *uring)
     if (result != 0)
         return uring_fail(&uring->base.setup, "enabling the ring", result);
     /* Spares a descriptor look-up per lap; without it the plain descriptor works as well. */
-    (void)io_uring_register_ring_fd(&uring->ring);
+    uring->enter_fd = uring->ring.ring_fd;
+    if (io_uring_register_ring_fd(&uring->ring) == 1) {
+        uring->enter_fd = uring->ring.enter_ring_fd;
+        uring->sleep_flags |= IORING_ENTER_REGISTERED_RING;
+    }
     /* The third system call, before anything depends on it: a filter may forbid just this one. */
     result = io_uring_get_events(&uring->ring);
     if (result < 0)
@@ -520,27 +524,25 @@ static void uring_relax(void)
 #endif
 }
 
-/* Hand over, and look. */
-static int uring_submit(struct uring_backend *uring)
+/* What liburing's calls do before they enter the kernel; how many entries that leaves to submit. */
+static unsigned uring_flush(struct uring_backend *uring)
 {
-    int result = io_uring_submit_and_get_events(&uring->ring);
-    return result == -EBUSY || result == -EAGAIN || result == -EINTR || result > 0 ? 0 : result;
+    struct io_uring_sq *queue = &uring->ring.sq;
+    queue->sqe_head = queue->sqe_tail;
+    __atomic_store_n(queue->ktail, queue->sqe_tail, __ATOMIC_RELEASE);
+    return queue->sqe_tail - __atomic_load_n(queue->khead, __ATOMIC_ACQUIRE);
 }
 
-/* A call of its own, as liburing's lacks the flag: without it the kernel takes a node that sleeps
- * for one that waits for a disk (load, %iowait, I/O pressure). */
+/* Hand over and sleep. A call of our own, as that of liburing 2.3 takes no flags: without NO_IOWAIT
+ * the kernel counts a node that sleeps as one that waits for a disk. */
 static int uring_sleep(struct uring_backend *uring, uint64_t timeout_ns)
 {
     struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / RU_SECOND_NS),
                                         .tv_nsec = (long long)(timeout_ns % RU_SECOND_NS)};
     struct io_uring_getevents_arg argument = {.ts = (uintptr_t)&timeout};
     void *argument_at = &argument; /* a signal set to liburing 2.3, whatever it is to later ones */
-    int result = io_uring_enter2((unsigned)uring->ring.ring_fd, 0, 1, uring->sleep_flags,
-                                 argument_at, sizeof(argument));
-    return result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN ||
-                   result > 0
-               ? 0
-               : result;
+    return io_uring_enter2((unsigned)uring->enter_fd, uring_flush(uring), 1, uring->sleep_flags,
+                           argument_at, sizeof(argument));
 }
 
 static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
@@ -548,16 +550,19 @@ static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t 
     struct uring_backend *uring = uring_of(backend);
     uring_group_publish(&uring->slots);
     uring_group_publish(&uring->buffers);
-    int result = uring_submit(uring);
-    if (result != 0 || timeout_ns == 0 || uring_something_ready(uring) ||
-        io_uring_sq_ready(&uring->ring) > 0) /* taken in part */
-        return result;
-    if (spin_ns > 0) {
+    if (timeout_ns > 0 && spin_ns > 0) {
+        (void)io_uring_submit(&uring->ring);
         uint64_t end_ns = ru_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
         while (!uring_something_ready(uring) && ru_now_ns() < end_ns)
             uring_relax();
     }
-    return uring_sleep(uring, timeout_ns);
+    int result = timeout_ns > 0 ? uring_sleep(uring, timeout_ns) : -EINTR;
+    if (result == -EINTR) /* stopped and continued, perhaps: it has not looked */
+        result = io_uring_submit_and_get_events(&uring->ring);
+    if (result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
+        result == -EAGAIN)
+        return 0;
+    return result;
 }
 
 static void uring_read_datagram(const struct uring_backend *uring, struct ru_event *event)
@@ -610,7 +615,7 @@ static bool uring_overflowed(struct ru_backend *backend)
     return io_uring_cq_has_overflow(&uring_of(backend)->ring);
 }
 
-/* Every wait begins with a look; but what overflowed is not in the queue yet. */
+/* Every wait begins with a look, or ends with one; what overflowed is not in the queue yet. */
 static bool uring_saw_all(const struct ru_backend *backend)
 {
     return !io_uring_cq_has_overflow(&((const struct uring_backend *)(const void *)backend)->ring);

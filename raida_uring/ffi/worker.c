@@ -68,6 +68,9 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     char name[24]; /* the kernel takes 15 characters */
     (void)snprintf(name, sizeof(name), "raida-work-%u", index);
     (void)pthread_setname_np(pthread_self(), name);
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
+        __atomic_store_n(&engine->workers[index].clock, clock, __ATOMIC_RELAXED);
     made->engine = engine;
     made->mailbox = mailbox;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
