@@ -9,7 +9,8 @@
  * what one of them does. So a further worker is woken only where those at work leave the interpreter
  * idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch that runs alone,
  * by how much of its time its thread was on a processor: a tenth means that ten may run at once. A
- * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up.
+ * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
+ * does one whose thread is seen to wait.
  */
 #include "loop.h"
 
@@ -223,10 +224,29 @@ static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uin
 static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     struct ru_sampling *sampling = &lane->sampling;
-    if (lane->spreads || lane->workers == 1 || engine->now_ns < sampling->due_ns)
+    if (lane->spreads || lane->workers == 1 || lane->service_ns == 0 ||
+        engine->now_ns < sampling->due_ns)
         return;
     sampling->worker = worker;
     sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
+}
+
+/* While requests wait for running batches: does one of those wait itself? Its thread has then hardly
+ * been on a processor between two looks. */
+static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+        struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
+        if (state->outstanding == 0 || state->waits ||
+            engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
+            continue;
+        uint64_t cpu_ns = dispatch_cpu_ns(engine, lane->first_worker + i);
+        state->waits = state->looked_ns != 0 && cpu_ns != 0 &&
+                       (cpu_ns - state->cpu_ns) * 4 < engine->now_ns - since_ns;
+        state->looked_ns = engine->now_ns;
+        state->cpu_ns = cpu_ns;
+    }
 }
 
 /* The batch that is watched may be one that blocks: then it is judged before it has come back. */
@@ -234,12 +254,13 @@ static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
 {
     if (lane->sampling.worker == RU_NONE)
         return;
-    uint64_t age_ns = engine->now_ns - engine->workers[lane->sampling.worker].given_ns;
-    if (age_ns >= RU_DISPATCH_SOON_NS)
+    const struct ru_worker_state *state = &engine->workers[lane->sampling.worker];
+    uint64_t age_ns = engine->now_ns - state->given_ns;
+    if (age_ns >= RU_DISPATCH_SOON_NS || state->waits)
         dispatch_sampled(engine, lane, age_ns);
 }
 
-/* How many of the lane's batches are young, and when the first of them will be no more. */
+/* How many of the lane's batches are young and at work, and when to see about the first of them. */
 static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_lane *lane,
                                uint64_t *until_ns)
 {
@@ -248,9 +269,13 @@ static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_l
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
         const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
         uint64_t end_ns = state->given_ns + RU_DISPATCH_SOON_NS;
-        if (state->outstanding == 0 || engine->now_ns >= end_ns)
+        uint64_t look_ns =
+            (state->looked_ns != 0 ? state->looked_ns : state->given_ns) + RU_DISPATCH_LOOK_NS;
+        if (state->outstanding == 0 || state->waits || engine->now_ns >= end_ns)
             continue;
         young++;
+        if (look_ns < end_ns)
+            end_ns = look_ns;
         if (end_ns < *until_ns)
             *until_ns = end_ns;
     }
@@ -264,7 +289,7 @@ static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const str
     uint32_t young = dispatch_young(engine, lane, &until_ns);
     bool alone = lane->sampling.worker != RU_NONE ||
                  (!lane->spreads && engine->now_ns >= lane->sampling.due_ns);
-    if (young == 0)
+    if (young == 0 || lane->service_ns == 0) /* nothing measured yet: share alike */
         return 0;
     if (young >= (alone ? 1 : lane->width))
         return until_ns;
@@ -296,6 +321,8 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
         return;
     state->batch = state->outstanding;
     state->given_ns = engine->now_ns;
+    state->looked_ns = 0;
+    state->waits = false;
     lane->busy++;
     if (alone)
         dispatch_sample(engine, lane, worker);
@@ -308,6 +335,8 @@ void ru_dispatch_run(struct ru_engine *engine)
 {
     for (uint32_t number = 0; number < RU_LANES; number++) {
         struct ru_lane *lane = &engine->lanes[number];
+        if (lane->count > 0)
+            dispatch_look(engine, lane);
         dispatch_age(engine, lane);
         for (uint32_t i = 0; i < lane->workers && lane->count > 0; i++) {
             uint32_t worker = lane->first_worker + i;

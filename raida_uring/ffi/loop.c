@@ -29,7 +29,7 @@ static int engine_allocate(struct ru_engine *engine)
     const struct ru_config *config = &engine->config;
     uint32_t slots = engine->arena.slots;
     size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
-    engine->tallies = calloc(tallies, sizeof(void *));
+    engine->tallies = (struct ru_tally **)calloc(tallies, sizeof(struct ru_tally *));
     engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
     engine->queue = calloc(engine->arena.contexts, sizeof(*engine->queue));
     engine->sending = calloc(slots, sizeof(*engine->sending));

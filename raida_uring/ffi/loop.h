@@ -68,6 +68,9 @@ struct ru_worker_state {
     uint64_t given_ns;    /* when that was */
     uint64_t busy_ns;     /* what its mailbox said when they had come back */
     clockid_t clock;      /* of its thread's processor time; written when it opens */
+    uint64_t looked_ns;   /* at that clock, while others wait for this batch; 0: not yet */
+    uint64_t cpu_ns;      /* what it said */
+    bool waits;           /* its handler waits: nobody is held up for it */
     uint32_t lent[2];     /* blocks it holds in advance */
 };
 
