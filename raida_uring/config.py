@@ -26,9 +26,11 @@ from typing import Any, Final
 
 from raida_uring import ownership
 from raida_uring.errors import ConfigError
+from raida_uring.ffi import native
 from raida_uring.settings import (
     LIVE,
     LOWER,
+    Kind,
     Setting,
     choice,
     cpu_numbers,
@@ -48,13 +50,14 @@ from raida_uring.settings import (
 )
 
 RAIDA_COUNT: Final = 25
-LISTENERS_MAX: Final = 16  # as the data plane is built
-UDP_SLOTS_MAX: Final = 32768  # entries a provided-buffer ring can have
+LISTENERS_MAX: Final = native.LISTENERS_MAX
 HTTP_PORT_OFFSET: Final = 10000
-WORKERS_MAX: Final = 64
-EXEMPT_MAX: Final = 64  # networks, as the data plane is built
+WORKERS_MAX: Final = native.config_range("workers")[1]
+EXEMPT_MAX: Final = native.config_range("checks.exempt_count")[1]  # networks
+CHECKS_MAX: Final = native.config_range("checks.burst")[1]  # of each bound on failed checks
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _SECONDS_MAX: Final = 2**31 - 1
 _TIMEOUT_MS_MAX: Final = 3_600_000
 _SHOWN_CHARS_MAX: Final = 80
@@ -62,6 +65,13 @@ _FILE_BYTES_MAX: Final = 256 << 10
 
 
 # --- Settings ---------------------------------------------------------------------------------
+
+
+# Who enforces it, says it: where a range of ffi/config.c is narrower here, the reason stands by it.
+def _enforced(field: str, *, power_of_two: bool = False, least: int | None = None) -> Kind:
+    """What the data plane takes for a field of `struct ru_config`; least: ours, if it is higher."""
+    lowest, most = native.config_range(field)
+    return whole(lowest if least is None else least, most, power_of_two=power_of_two)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,7 @@ class Server:
         default=False,
     )
     udp_effective_payload: int = declare(
-        whole(512, 65507),
+        _enforced("udp_payload_size"),
         "longest request taken over UDP; what a longer datagram has beyond is cut off",
         unit="bytes",
         default=1440,
@@ -167,13 +177,17 @@ class Network:
         default=4096,
     )
     events_per_lap: int = declare(
-        whole(1, 65536),
+        _enforced("events_per_lap"),
         "completions handled before replies are sent",
         unit="completions",
         default=10000,
     )
     wait_max_ms: int = declare(
-        whole(1, 600_000), "longest sleep of the I/O thread", unit="ms", default=10000, reload=LIVE
+        _enforced("wait_max_ms"),
+        "longest sleep of the I/O thread",
+        unit="ms",
+        default=10000,
+        reload=LIVE,
     )
     drain_timeout_ms: int = declare(
         whole(0, 600_000),
@@ -236,7 +250,7 @@ class Tcp:
         whole(1, 127), "unanswered probes that end a connection", unit="probes", default=5
     )
     buffers: int = declare(
-        whole(16, UDP_SLOTS_MAX, power_of_two=True),
+        _enforced("tcp_buffers", power_of_two=True, least=16),  # fewer: everybody waits
         "receive buffers of 2 KiB that all connections share",
         unit="buffers",
         default=4096,
@@ -248,13 +262,14 @@ class Udp:
     """[udp]: request contexts and socket buffers."""
 
     contexts: int = declare(
-        whole(1, UDP_SLOTS_MAX - 1),
-        f"requests in flight; contexts + reserve is at most {UDP_SLOTS_MAX}",
+        _enforced("udp_contexts"),
+        "requests in flight; contexts + reserve is at most "
+        f"{native.config_range('udp_contexts')[1] + 1}",
         unit="contexts",
         default=4096,
     )
     reserve: int = declare(
-        whole(1, UDP_SLOTS_MAX - 1),
+        _enforced("udp_reserve"),
         "further contexts that keep votes served when handlers hold all others",
         unit="contexts",
         default=512,
@@ -278,20 +293,24 @@ class Workers:
     """[workers]: threads that run handlers."""
 
     count: int = declare(
-        whole(0, WORKERS_MAX),
+        _enforced("workers", least=0),
         f"threads for ordinary handlers; 0: [server] threads, else the cores, from "
         f"{WORKERS_DEFAULT_MIN} to {WORKERS_MAX}",
         unit="threads",
         default=0,
     )
     slow_count: int = declare(
-        whole(1, WORKERS_MAX),
+        _enforced("slow_workers"),
         "threads for slow handlers, which wait for peers",
         unit="threads",
         default=8,
     )
     batch_max: int = declare(
-        whole(1, 128), "requests a worker takes at once", unit="requests", default=128, reload=LIVE
+        _enforced("batch_max"),
+        "requests a worker takes at once",
+        unit="requests",
+        default=128,
+        reload=LIVE,
     )
     cpus: tuple[int, ...] = declare(
         cpu_numbers(), "CPUs that the workers may use; empty: all of the process", default=()
@@ -303,28 +322,29 @@ class Limits:
     """[limits]: what the node holds at most."""
 
     connections_max: int = declare(
-        whole(1, 65535),
+        _enforced("connections_max"),
         "TCP connections at once; lowered to the descriptor limit",
         unit="connections",
         default=65535,
         reload=LOWER,
     )
     body_bytes_max: int = declare(
-        whole(18, 65536),
+        _enforced("body_bytes_max", least=18),  # challenge and terminator
         "longest request body; a longer one gets 16",
         unit="bytes",
         default=65536,
         reload=LIVE,
     )
     small_blocks: int = declare(
-        whole(2, 65536),
-        "memory blocks for bodies and replies beyond a UDP slot; at least 2 x (count + slow_count)",
+        _enforced("small_blocks"),
+        "memory blocks for bodies and replies beyond a UDP slot; at least two for each worker, the "
+        "writing one of a store included",
         unit="blocks",
         default=4096,
     )
     large_blocks: int = declare(
-        whole(2, 65536),
-        "the same for the largest, 64 KiB each; at least 2 x (count + slow_count)",
+        _enforced("large_blocks"),
+        "the same for the largest, 64 KiB each",
         unit="blocks",
         default=256,
     )
@@ -343,7 +363,7 @@ class Limits:
         reload=LIVE,
     )
     failed_checks_burst: int = declare(
-        whole(0, 1_000_000),
+        whole(0, CHECKS_MAX),
         "checks of a key or other secret that an address (IPv6: a /64) may fail at once; past that "
         "it gets no answer over UDP, 160 over TCP, to whatever asks for a check; 0: no limit",
         unit="checks",
@@ -351,14 +371,14 @@ class Limits:
         reload=LIVE,
     )
     failed_checks_per_min: int = declare(
-        whole(1, 1_000_000),
+        whole(1, CHECKS_MAX),
         "... and in the long run; its network (/24, /48) has 16 times as many of both",
         unit="checks/min",
         default=60,
         reload=LIVE,
     )
     failed_checks_per_coin_s: int = declare(
-        whole(0, 1_000_000),
+        whole(0, CHECKS_MAX),
         "checks that may fail under one key coin, whoever asks, before requests under it go "
         "unanswered over UDP (encryption types 1 and 2); 0: no limit",
         unit="checks/s",
@@ -796,20 +816,9 @@ def _serves_coins_abroad(config: Config) -> bool:
 
 def _check_together(config: Config, source: str) -> None:
     """Check what no setting can check alone. Raises ConfigError."""
-    slots = config.udp.contexts + config.udp.reserve
-    if slots > UDP_SLOTS_MAX:
-        raise ConfigError(
-            f"{source}: [udp] contexts + reserve = {slots}: must be at most {UDP_SLOTS_MAX}"
-        )
-
-    threads = config.workers.count + config.workers.slow_count
-    for key in ("small_blocks", "large_blocks"):
-        blocks = getattr(config.limits, key)
-        if blocks < 2 * threads:
-            raise ConfigError(
-                f"{source}: [limits] {key} = {blocks}: must be at least {2 * threads}, "
-                f"two for each of the {threads} workers"
-            )
+    fault = native.check_config(engine_settings(config, config.limits.connections_max))
+    if fault is not None:
+        raise ConfigError(f"{source}: {_explain(fault, config)}")
 
     if config.store.pages_for == "peers" and not peer_hosts(config.server):
         raise ConfigError(
@@ -830,6 +839,92 @@ def _check_together(config: Config, source: str) -> None:
                 raise ConfigError(
                     f"{source}: {place}: CPU {cpu} is not one that this process may use ({usable})"
                 )
+
+
+# Where the fields of `struct ru_config` come from; see engine_settings() for the rest.
+_ENGINE_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
+    "raida_id": ("server", "raida_id"),
+    "coin_id": ("server", "coin_id"),
+    "workers": ("workers", "count"),
+    "slow_workers": ("workers", "slow_count"),
+    "batch_max": ("workers", "batch_max"),
+    "slow_queue_max": ("limits", "slow_queue_max"),
+    "udp_contexts": ("udp", "contexts"),
+    "udp_reserve": ("udp", "reserve"),
+    "udp_payload_size": ("server", "udp_effective_payload"),
+    "udp_reply_factor_max": ("limits", "udp_reply_factor_max"),
+    "connections_max": ("limits", "connections_max"),
+    "body_bytes_max": ("limits", "body_bytes_max"),
+    "small_blocks": ("limits", "small_blocks"),
+    "large_blocks": ("limits", "large_blocks"),
+    "tcp_buffers": ("tcp", "buffers"),
+    "tcp_persistent": ("tcp", "persistent"),
+    "progress_timeout_ms": ("tcp", "progress_timeout_ms"),
+    "header_timeout_ms": ("tcp", "header_timeout_ms"),
+    "body_timeout_ms": ("tcp", "body_timeout_ms"),
+    "write_timeout_ms": ("tcp", "write_timeout_ms"),
+    "idle_timeout_ms": ("tcp", "idle_timeout_ms"),
+    "events_per_lap": ("network", "events_per_lap"),
+    "wait_max_ms": ("network", "wait_max_ms"),
+    "busy_poll_us": ("network", "busy_poll_us"),
+    "io_cpu": ("network", "io_cpu"),
+}
+
+
+def check_settings(config: Config) -> dict[str, object]:
+    """The fields of `struct ru_checks`."""
+    limits = config.limits
+    exempt = [ipaddress.ip_network(network) for network in limits.failed_checks_exempt]
+    return {
+        "burst": limits.failed_checks_burst,
+        "per_min": limits.failed_checks_per_min,
+        "coin_per_s": limits.failed_checks_per_coin_s,
+        "exempt_count": len(exempt),
+        "exempt": [_mapped(network) for network in exempt],
+    }
+
+
+def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> dict[str, object]:
+    """A `struct ru_network`."""
+    packed, bits = network.network_address.packed, network.prefixlen
+    if network.version == 4:
+        packed, bits = _IPV4_MAPPED + packed, 8 * len(_IPV4_MAPPED) + bits
+    return {"address": packed, "bits": bits}
+
+
+def engine_settings(config: Config, connections_max: int) -> dict[str, object]:
+    """The fields of `struct ru_config`, listeners aside.
+
+    connections_max: as the descriptor limit allows.
+    """
+    settings = {
+        field: getattr(getattr(config, table), key)
+        for field, (table, key) in _ENGINE_FIELDS.items()
+    }
+    return settings | {
+        "backend": native.BACKENDS[config.network.backend],
+        "writers": int(config.store.path is not None),
+        "connections_max": connections_max,
+        "checks": check_settings(config),
+    }
+
+
+def _explain(fault: native.ConfigFault, config: Config) -> str:
+    """Key, value and what is allowed, of what the data plane refuses."""
+    if fault.field == "udp_reserve":
+        contexts = config.udp.contexts
+        slots, most = contexts + fault.value, contexts + fault.most
+        return f"[udp] contexts + reserve = {slots}: must be at most {most}"
+    table, key = _ENGINE_FIELDS[fault.field]
+    if fault.value > fault.most:
+        return f"[{table}] {key} = {fault.value}: must be at most {fault.most}"
+    text = f"[{table}] {key} = {fault.value}: must be at least {fault.least}"
+    if not key.endswith("_blocks"):
+        return text
+    workers = config.workers.count + config.workers.slow_count
+    if config.store.path is None:
+        return f"{text}, two for each of the {workers} workers"
+    return f"{text}, two for each of the {workers} workers and for the one that writes"
 
 
 def _check_http(config: Config, source: str) -> None:

@@ -420,7 +420,10 @@ class Daemon:
 
     def _end_takeover(self) -> None:
         self.server.end_takeover()
-        connections = 0 if self._takeover is None else self._takeover.taken
+        connections = 0
+        if self._takeover is not None:
+            self._takeover.join()
+            connections = self._takeover.taken
         self._takeover = None  # now it can be told to drain
         logger.info(
             "took over: %d connections passed on, the predecessor is gone",

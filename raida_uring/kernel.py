@@ -8,7 +8,6 @@ Thread: any. Opens rings and sockets, and closes them again.
 """
 
 import errno
-import ipaddress
 import itertools
 import os
 import resource
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import raida_uring
-from raida_uring.config import Config
+from raida_uring.config import Config, engine_settings
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
 from raida_uring.ownership import user_name
@@ -37,7 +36,6 @@ TABLE_COLUMNS: Final = 100
 LACK_OF_MEMORY: Final = "lack of locked memory"  # in the name of a tier with smaller queues
 CALLS: Final = ("setup", "register", "enter")  # each may be refused alone
 
-_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _CAP_IPC_LOCK: Final = 14
 _CAP_SYS_ADMIN: Final = 21
 _FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD  # its inode, which every kernel gives it
@@ -181,6 +179,7 @@ _FEATURES: Final[dict[str, tuple[str, str, Use, str]]] = {
     ),
     "send_address": ("SEND with an address", "6.1", "optional", "SENDMSG"),
     "registered_ring": ("registered ring descriptor", "5.18", "optional", "a look-up per lap"),
+    "no_iowait": ("NO_IOWAIT", "6.15", "optional", "a sleeping node counts as iowait"),
     "cancel_flags": ("cancel ALL, FD, ANY", "5.19", "unused", "each is cancelled by its token"),
     "sync_cancel": ("SYNC_CANCEL, FD_FIXED", "6.0", "unused", "each is cancelled by its token"),
     "multishot_recv_cap": ("byte cap of multishot recv", "6.17", "unused", "many small buffers"),
@@ -236,64 +235,6 @@ def probe(config: Config) -> Probe:
         refusal=refusal,
         verdict=_judge(config, features, room, opened, refusal),
     )
-
-
-def check_settings(config: Config) -> dict[str, object]:
-    """The fields of `struct ru_checks`."""
-    limits = config.limits
-    exempt = [ipaddress.ip_network(network) for network in limits.failed_checks_exempt]
-    return {
-        "burst": limits.failed_checks_burst,
-        "per_min": limits.failed_checks_per_min,
-        "coin_per_s": limits.failed_checks_per_coin_s,
-        "exempt_count": len(exempt),
-        "exempt": [_mapped(network) for network in exempt],
-    }
-
-
-def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> dict[str, object]:
-    """A `struct ru_network`."""
-    packed, bits = network.network_address.packed, network.prefixlen
-    if network.version == 4:
-        packed, bits = _IPV4_MAPPED + packed, 8 * len(_IPV4_MAPPED) + bits
-    return {"address": packed, "bits": bits}
-
-
-def engine_settings(config: Config, connections_max: int) -> dict[str, object]:
-    """The fields of `struct ru_config`, listeners aside; the probe's node is the one that serves.
-
-    connections_max: as the descriptor limit allows.
-    """
-    return {
-        "backend": native.BACKENDS[config.network.backend],
-        "raida_id": config.server.raida_id,
-        "coin_id": config.server.coin_id,
-        "workers": config.workers.count,
-        "slow_workers": config.workers.slow_count,
-        "writers": int(config.store.path is not None),
-        "batch_max": config.workers.batch_max,
-        "slow_queue_max": config.limits.slow_queue_max,
-        "udp_contexts": config.udp.contexts,
-        "udp_reserve": config.udp.reserve,
-        "udp_payload_size": config.server.udp_effective_payload,
-        "udp_reply_factor_max": config.limits.udp_reply_factor_max,
-        "connections_max": connections_max,
-        "body_bytes_max": config.limits.body_bytes_max,
-        "small_blocks": config.limits.small_blocks,
-        "large_blocks": config.limits.large_blocks,
-        "tcp_buffers": config.tcp.buffers,
-        "tcp_persistent": config.tcp.persistent,
-        "progress_timeout_ms": config.tcp.progress_timeout_ms,
-        "header_timeout_ms": config.tcp.header_timeout_ms,
-        "body_timeout_ms": config.tcp.body_timeout_ms,
-        "write_timeout_ms": config.tcp.write_timeout_ms,
-        "idle_timeout_ms": config.tcp.idle_timeout_ms,
-        "events_per_lap": config.network.events_per_lap,
-        "wait_max_ms": config.network.wait_max_ms,
-        "busy_poll_us": config.network.busy_poll_us,
-        "io_cpu": config.network.io_cpu,
-        "checks": check_settings(config),
-    }
 
 
 def _feature(key: str, number: int | None) -> Feature:

@@ -6,6 +6,8 @@ Pure. Any thread.
 import socket
 import sys
 from array import array
+from itertools import repeat
+from operator import is_
 from typing import Final, NamedTuple
 
 # Where a record (struct ru_record) holds what, and what stands before a body in the batch's data.
@@ -33,11 +35,24 @@ class Reply(NamedTuple):
 
 
 def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
-    """Statuses, sizes and payloads. Raises an exception when one is not of a byte and of bytes.
+    """Statuses, sizes and payloads of at least one reply. Raises an exception when one is not of a
+    byte and of bytes.
 
     Packing is the check, but for the type: looking at each reply beforehand would cost every
     request for the few.
     """
+    first = replies[0]
+    if (
+        type(first) is Reply
+        and type(first.payload) is bytes
+        and all(map(is_, replies, repeat(first)))
+    ):
+        count = len(replies)
+        return (
+            bytes((first.status,)) * count,
+            array("I", (len(first.payload),)) * count,
+            (first.payload * count),
+        )
     for reply in replies:
         if type(reply) is not Reply and not isinstance(reply, Reply):  # a tuple packs like one
             raise TypeError(f"a handler must return a Reply, not {type(reply).__name__}")

@@ -13,14 +13,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from raida_uring import config as configuration
 from raida_uring import handlers, kernel, log, metrics, remedies, sockets
-from raida_uring.config import Config
+from raida_uring.config import Config, engine_settings
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
@@ -193,10 +193,12 @@ class Server:
         try:
             self._engine = native.Engine(
                 listeners,
-                kernel.engine_settings(self.config, connections_max)
+                engine_settings(self.config, connections_max)
                 | {"shared_sockets": int(self._shared_sockets or self._takeover is not None)},
             )
         except EngineError as error:
+            if error.number == errno.EINVAL:  # it says what must be otherwise
+                raise StartError(str(error)) from error
             remedy = remedies.for_node_memory(error.number)
             refused = StartError(f"{error}; {remedy}" if remedy else str(error))
             raise passing(refused, error.number) from error
@@ -298,7 +300,7 @@ class Server:
 
     def _start_workers(self, engine: native.Engine, commands: Sequence[Command]) -> None:
         store, cpus = self._store, self.config.workers.cpus
-        self._node = node = Node(self.config, self.counters, store, self._integrity)
+        self._node = node = Node(self.config, self.counters, store, self._integrity, self._snapshot)
         ordinary, slow = self.config.workers.count, self.config.workers.slow_count
         for index in range(ordinary + slow):
             coins = store.coins() if store is not None and index < ordinary else None
@@ -418,6 +420,13 @@ class Server:
                 return dict(self._final_counters)
             return self._running_engine().counters()
 
+    def _snapshot(self) -> Mapping[str, int]:
+        """counters(), for handlers that need a few of them."""
+        with self._lock:
+            if self._final_counters is not None:
+                return self._final_counters
+            return self._running_engine().snapshot()
+
     @property
     def url(self) -> str | None:
         """Where the status page is; None without one."""
@@ -474,7 +483,7 @@ class Server:
         if self._engine is None or self._started_s is None:
             raise StartError("the node is starting")
         self._engine.wake()
-        return self._engine.counters()["laps"]
+        return self._engine.snapshot()["laps"]
 
     def begin_drain(self, drain_timeout_ms: int) -> None:
         """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
@@ -646,7 +655,7 @@ class Server:
             "idle_timeout_ms": config.tcp.idle_timeout_ms,
             "wait_max_ms": config.network.wait_max_ms,
             "busy_poll_us": config.network.busy_poll_us,
-            "checks": kernel.check_settings(config),
+            "checks": configuration.check_settings(config),
         }
 
     def wait(self, timeout_s: float | None = None) -> bool:

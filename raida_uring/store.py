@@ -9,6 +9,7 @@ Source: wire specification, section 8.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import hmac
 import logging
@@ -172,7 +173,12 @@ def denomination_of(page: int) -> int:
 
 def month_now(seconds: float | None = None) -> int:
     """The month of an ownership change as a record holds it: months since February 2023, UTC."""
-    now = time.gmtime(seconds)
+    return _month_of(int(time.time() if seconds is None else seconds) // 3600)
+
+
+@functools.lru_cache(maxsize=2)  # no month changes within an hour of UTC
+def _month_of(hour: int) -> int:
+    now = time.gmtime(hour * 3600)
     return ((now.tm_year - 2023) * 12 + now.tm_mon - 2) % 256
 
 
@@ -528,6 +534,22 @@ class Store:
         return hashlib.md5(text, usedforsecurity=False).digest()
 
 
+class _Lent:
+    """Coins.lent(): by hand, since a generator's context costs as much as the change of a coin."""
+
+    __slots__ = ("_coins",)
+
+    def __init__(self, coins: "Coins") -> None:
+        self._coins = coins
+
+    def __enter__(self) -> "Coins":
+        self._coins._lent = True
+        return self._coins
+
+    def __exit__(self, *_: object) -> None:
+        self._coins._lent = False
+
+
 class Coins:
     """One thread's view of the store, from begin() to end() or commit().
 
@@ -550,14 +572,9 @@ class Coins:
 
     # -- life --------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def lent(self) -> Iterator["Coins"]:
+    def lent(self) -> "_Lent":
         """For the length of a `with` whoever has it can use it, but not begin, end or commit it."""
-        self._lent = True
-        try:
-            yield self
-        finally:
-            self._lent = False
+        return _Lent(self)
 
     def _require_own(self) -> None:
         if self._lent:
@@ -593,10 +610,12 @@ class Coins:
         """Count what was changed since the last keep() or undo() as done."""
         self._require_own()
         self._mark = self.view.mark()
-        self._kept |= self._staged
-        self._after += self._after_staged
-        self._staged.clear()
-        self._after_staged.clear()
+        if self._staged:
+            self._kept |= self._staged
+            self._staged.clear()
+        if self._after_staged:
+            self._after += self._after_staged
+            self._after_staged.clear()
 
     def undo(self) -> None:
         """Take back what was changed since the last keep() or undo()."""

@@ -272,6 +272,7 @@ class Takeover:
         self.owner = owner
         self.released = False  # it has left the admin socket and the HTTP port, and takes no more
         self.gone = False
+        self._thread: Vital | None = None
         self.taken = 0  # connections it has passed on
 
     @classmethod
@@ -321,7 +322,15 @@ class Takeover:
             self._channel.send(_READY)
         except OSError:
             logger.warning("the predecessor is gone already", extra=event("predecessor_gone"))
-        Vital(target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True).start()
+        self._thread = Vital(
+            target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True
+        )
+        self._thread.start()
+
+    def join(self) -> None:
+        """Once `gone` is true: end the thread."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(
         self,

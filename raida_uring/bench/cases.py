@@ -15,6 +15,8 @@ SUCCESS = 250
 VERSION_TEXT = b"20250323"
 SPIN_GROUP = 15
 SPIN_COMMAND = 250
+WORK_COMMAND = 251
+NAP_COMMAND = 252
 
 _TERMINATOR = b">>"
 _CHALLENGE = bytes(range(12)) + zlib.crc32(bytes(range(12))).to_bytes(4, "big")
@@ -64,6 +66,8 @@ ECHO = command_exchange(0, 0)
 VERSION = command_exchange(0, 1, VERSION_TEXT)
 VOTE = vote_exchange()
 SPIN = command_exchange(SPIN_GROUP, SPIN_COMMAND)
+WORK = command_exchange(SPIN_GROUP, WORK_COMMAND)
+NAP = command_exchange(SPIN_GROUP, NAP_COMMAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,12 @@ CASES = (
 
 # Commands on a node with a store, see coins.py.
 COINS_CASE = "coins"
+
+# Many workers beside one, on all cores: what handlers share must not cost more than they gain.
+WORKERS_CASE = "workers"
+WORKERS_MANY = 8
+WORKERS_RATIO_MIN = 0.95
+WORKERS_NAP_RATIO_MIN = 4.0  # handlers that wait have something to gain
 
 # Votes at a fixed rate while every worker of the node spins in Python: not a comparison.
 SPIN_CASE = "vote-beside-spin"

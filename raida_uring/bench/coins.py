@@ -4,8 +4,10 @@ Pure but for `make_store`. As in cases.py the bytes are built here, not by `raid
 Source: RAIDA wire protocol, sections 2, 3 and 6.2.
 """
 
+import dataclasses
 import hashlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,28 +22,45 @@ WINDOW = 64
 SLOT_BYTES = 9000  # 400 coins in one datagram; loopback's MTU allows it
 BASE = "version"  # what rates refer to
 GOAL_CASE, GOAL_RATIO_MIN = "detect-25", 0.4
+OWN_COINS = 25  # coins of a request that has them for itself
 
 _SUCCESS, _ALL_PASS = 250, 241
 _TERMINATOR = b">>"
 _CHALLENGE = bytes(range(12)) + zlib.crc32(bytes(range(12))).to_bytes(4, "big")
+_SEED = "bench"
 _STRIDE = 2 * 1024 + 1  # serial numbers apart: a page of its own for each coin
 
 
 @dataclass(frozen=True, slots=True)
 class CoinCase:
-    """One exchange; coins: how many it is about."""
+    """One exchange. coins: how many it is about. fresh: put to a store never written to."""
 
     name: str
     coins: int
     exchange: Exchange
+    fresh: bool = False
 
 
 def _coin(index: int) -> bytes:
-    return b"\0" + (index * _STRIDE).to_bytes(4, "big")
+    denomination, place = divmod(index, COINS_MAX)
+    return bytes((denomination,)) + (place * _STRIDE).to_bytes(4, "big")
 
 
 def _an(index: int) -> bytes:
     return hashlib.md5(_coin(index), usedforsecurity=False).digest()
+
+
+def _first_an(index: int) -> bytes:
+    """On a page that nobody has written; wire specification, default pages."""
+    denomination, serial = _coin(index)[0], int.from_bytes(_coin(index)[1:], "big")
+    page, record = divmod(serial, 1024)
+    text = b"%s%02x%04x%02x" % (_SEED.encode(), denomination, page, record)
+    return hashlib.md5(text, usedforsecurity=False).digest()
+
+
+def make_fresh_store(path: Path) -> None:
+    """A store that nobody has written to."""
+    Store.create(path, seed=_SEED)
 
 
 def make_store(path: Path) -> None:
@@ -49,8 +68,9 @@ def make_store(path: Path) -> None:
     Store.create(path)
     store = Store(path)
     with store.write() as coins:
-        listed = b"".join(_coin(index) + _an(index) for index in range(COINS_MAX))
-        coins.set(listed, COINS_MAX, 21, month_now())
+        count = WINDOW * OWN_COINS
+        listed = b"".join(_coin(index) + _an(index) for index in range(count))
+        coins.set(listed, count, 21, month_now())
     store.close()
 
 
@@ -88,6 +108,26 @@ def _exchange(group: int, command: int, payload: bytes, status: int, answer: byt
     )
 
 
+def _own_exchange(command: int, given: Callable[[int], bytes]) -> Exchange:
+    """Coins of its own for every request outstanding, each on a page of its own."""
+    made = [
+        _exchange(
+            1,
+            command,
+            b"".join(given(tag * OWN_COINS + place) for place in range(OWN_COINS)),
+            _ALL_PASS,
+            b"",
+        )
+        for tag in range(WINDOW)
+    ]
+    variants = []
+    for tag, one in enumerate(made):
+        request = bytearray(one.request)
+        request[30:32] = tag.to_bytes(2, "big")
+        variants.append(bytes(request))
+    return dataclasses.replace(made[0], request=variants[0], variants=tuple(variants))
+
+
 def _sealed_exchange(
     group: int, command: int, payload: bytes, status: int, answer: bytes
 ) -> Exchange:
@@ -122,7 +162,7 @@ def _pown(count: int) -> tuple[int, int, bytes, int, bytes]:
 
 
 def cases() -> list[CoinCase]:
-    """All of them, plain ones first."""
+    """All of them, plain ones first, then sealed ones, then those with coins of their own."""
     asked = [
         ("echo", 0, (0, 0, b"", _SUCCESS, b"")),
         (BASE, 0, (0, 1, b"", _SUCCESS, VERSION_TEXT)),
@@ -133,4 +173,12 @@ def cases() -> list[CoinCase]:
     sealed = [
         CoinCase(f"{name}, type 1", count, _sealed_exchange(*what)) for name, count, what in asked
     ]
-    return plain + sealed
+    detect = _own_exchange(10, lambda index: _coin(index) + _an(index))
+    pown = _own_exchange(20, lambda index: _coin(index) + _an(index) + _an(index))
+    first = _own_exchange(10, lambda index: _coin(index) + _first_an(index))
+    own = [
+        CoinCase(f"detect-{OWN_COINS}, own coins", OWN_COINS, detect),
+        CoinCase(f"pown-{OWN_COINS}, own coins", OWN_COINS, pown),
+        CoinCase(f"detect-{OWN_COINS}, fresh store", OWN_COINS, first, fresh=True),
+    ]
+    return plain + sealed + own

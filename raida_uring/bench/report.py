@@ -104,6 +104,43 @@ class CoinReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersRun:
+    """One round: the same load to a node with one worker, then to one with many."""
+
+    one: Measurement
+    many: Measurement
+
+    @property
+    def ratio(self) -> float | None:
+        """Requests a second with many workers over those with one; None when nothing came."""
+        base = self.one.requests_per_s
+        return self.many.requests_per_s / base if base else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersReport:
+    """One command on all cores. ratio_min: what many workers must do of what one does."""
+
+    name: str
+    ratio_min: float
+    runs: tuple[WorkersRun, ...]
+
+    @property
+    def ratio(self) -> float | None:
+        """Median of the rounds' own ratios: both sides of a pair met the same minute."""
+        found = [run.ratio for run in self.runs if run.ratio is not None]
+        return statistics.median(found) if found else None
+
+    @property
+    def verdict(self) -> "Verdict":
+        return Verdict(
+            f"node: {self.name}: {cases.WORKERS_MANY} workers / 1 >= {self.ratio_min:.2f}",
+            self.ratio,
+            None if self.ratio is None else self.ratio >= self.ratio_min,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """machine: facts of the measurement, for the reader; not_run: contender or case -> reason.
 
@@ -117,6 +154,7 @@ class Report:
     not_run: dict[str, str]
     coin_reports: tuple[CoinReport, ...] = ()
     judged: bool = True
+    workers_reports: tuple[WorkersReport, ...] = ()
 
     @property
     def wrong_answers(self) -> int:
@@ -128,6 +166,10 @@ class Report:
             if name in cases.NODES
         ]
         nodes += [one.outcome for one in self.coin_reports]
+        nodes += [
+            Outcome(tuple(side for run in one.runs for side in (run.one, run.many)))
+            for one in self.workers_reports
+        ]
         return sum(outcome.total("wrong") + outcome.total("stray") for outcome in nodes) + sum(
             one.wrong + one.stray for run in self.spin_runs for one in (*run.idle, *run.beside_spin)
         )
@@ -209,6 +251,8 @@ def text(report: Report) -> str:
         parts.append(spin_text(report.spin_runs, judged=judged))
     if report.coin_reports:
         parts.append(coin_text(report.coin_reports, judged=judged))
+    if report.workers_reports:
+        parts.append(workers_text(report.workers_reports, judged=judged))
     if report.not_run:
         parts.append(not_run_text(report.not_run))
     return "\n\n".join(parts)
@@ -234,6 +278,12 @@ def coin_text(reports: Sequence[CoinReport], *, judged: bool) -> str:
     """Commands on coins."""
     verdicts = [coin_verdict(reports)] if judged else []
     return "\n".join(_coin_lines(reports) + _verdict_lines(verdicts))
+
+
+def workers_text(reports: Sequence[WorkersReport], *, judged: bool) -> str:
+    """Many workers beside one."""
+    verdicts = [one.verdict for one in reports] if judged else []
+    return "\n".join(_workers_lines(reports) + _verdict_lines(verdicts))
 
 
 def not_run_text(not_run: Mapping[str, str]) -> str:
@@ -289,6 +339,19 @@ def as_json(report: Report) -> dict[str, object]:
         }
         if report.coin_reports
         else None,
+        cases.WORKERS_CASE: {
+            "many": cases.WORKERS_MANY,
+            "cases": {
+                one.name: {
+                    "ratio": one.ratio,
+                    "runs": [dataclasses.asdict(run) for run in one.runs],
+                }
+                for one in report.workers_reports
+            },
+            "goals": [dataclasses.asdict(one.verdict) for one in report.workers_reports],
+        }
+        if report.workers_reports
+        else None,
         "not_run": report.not_run,
     }
 
@@ -308,6 +371,7 @@ def markdown(report: Report) -> str:
     verdicts = [verdict for one in report.reports for verdict in case_verdicts(one)]
     if report.spin_runs:
         verdicts.append(spin_verdict(report.spin_runs))
+    verdicts += [one.verdict for one in report.workers_reports]
     lines += ["", "| promise | measured | kept |", "|---|---|---|"]
     lines += [
         f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
@@ -394,6 +458,25 @@ def _coin_lines(reports: Sequence[CoinReport]) -> list[str]:
             f"{outcome.median('requests_per_s'):10.0f}{outcome.median('p50_us'):9.0f}"
             f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
             f"{outcome.median('other_cpu'):8.2f}"
+        )
+    return lines
+
+
+def _workers_lines(reports: Sequence[WorkersReport]) -> list[str]:
+    lines = [
+        f"workers: {cases.WORKERS_MANY} beside 1, on all cores, over UDP",
+        f"  {'':22}{'req/s, 1':>10}{'many':>10}{'ratio':>8}{'p99 us, 1':>11}{'many':>9}"
+        f"{'lost':>6}{'wrong':>6}",
+    ]
+    for one in reports:
+        alone = Outcome(tuple(run.one for run in one.runs))
+        many = Outcome(tuple(run.many for run in one.runs))
+        both = Outcome(alone.runs + many.runs)
+        lines.append(
+            f"  {one.name:22}{alone.median('requests_per_s'):10.0f}"
+            f"{many.median('requests_per_s'):10.0f}{_number(one.ratio, '.2f'):>8}"
+            f"{alone.median('p99_us'):11.0f}{many.median('p99_us'):9.0f}"
+            f"{both.total('lost'):6}{both.total('wrong') + both.total('stray'):6}"
         )
     return lines
 

@@ -9,6 +9,7 @@ is reported, not an error: it may be the machine.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from raida_uring.bench import cases, coins, contenders, report
 from raida_uring.bench.cases import CASES, Case
 from raida_uring.bench.contenders import Contender, ContenderError, Server
 from raida_uring.bench.load import (
+    Exchange,
     Load,
     Result,
     open_syscall_counter,
@@ -37,6 +40,8 @@ from raida_uring.bench.report import (
     Outcome,
     Report,
     SpinRun,
+    WorkersReport,
+    WorkersRun,
 )
 from raida_uring.errors import RaidaError
 
@@ -78,7 +83,7 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
             print(report.machine_text(found.machine), flush=True)
         interrupted = False
         try:
-            for so_far, ended in _measure(settings, found):
+            for so_far, ended in measure(settings, found):
                 found = so_far
                 _progress("")
                 if not as_markdown:
@@ -99,7 +104,7 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
     return 0
 
 
-def _measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
+def measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
     """Run every case that the settings ask for: all that was found so far, and the text of what has
     just ended. Raises RaidaError when the node cannot run."""
     available, not_run = _contenders()
@@ -122,6 +127,10 @@ def _measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
             coin_reports = _measure_coins(settings)
             found = dataclasses.replace(found, coin_reports=coin_reports)
             yield found, report.coin_text(coin_reports, judged=judged)
+        if settings.only in (None, cases.WORKERS_CASE):
+            workers_reports = _measure_workers(settings)
+            found = dataclasses.replace(found, workers_reports=workers_reports)
+            yield found, report.workers_text(workers_reports, judged=judged)
 
 
 def _chosen(settings: Settings) -> list[Case]:
@@ -148,7 +157,7 @@ def _estimate(settings: Settings) -> str:
 
 def case_names() -> list[str]:
     """What `only` takes."""
-    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE]
+    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE, cases.WORKERS_CASE]
 
 
 def settings_of(
@@ -323,12 +332,13 @@ def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
     asked = coins.cases()
     runs: dict[str, list[Measurement]] = {case.name: [] for case in asked}
     with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory:
-        store = Path(directory) / "store"
-        coins.make_store(store)
-        node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
-        for number in range(settings.rounds):
+        written, fresh = Path(directory) / "store", Path(directory) / "fresh"
+        coins.make_store(written)
+        coins.make_fresh_store(fresh)
+        for number, store in itertools.product(range(settings.rounds), (written, fresh)):
+            node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
             with contenders.running(node, {settings.server_cpu}) as server:
-                for case in asked:
+                for case in (one for one in asked if one.fresh == (store is fresh)):
                     _progress(f"coins: round {number + 1} of {settings.rounds}: {case.name}")
                     runs[case.name].append(_measure_coin_run(case, server, settings))
     return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
@@ -346,6 +356,58 @@ def _measure_coin_run(case: coins.CoinCase, server: Server, settings: Settings) 
     run_load(load(WARM_UP_MS), case.exchange)
     meter = _Meter(server, settings.server_cpu)
     return meter.measurement(run_load(load(settings.duration_ms), case.exchange))
+
+
+# -- many workers beside one -----------------------------------------------------------------------
+
+
+def _workers_cases() -> list[tuple[str, Exchange, float]]:
+    """Name, exchange, and how many times as much many workers must do."""
+    listed = {case.name: case.exchange for case in coins.cases()}
+    names = ("version", "detect-25", "detect-25, own coins", "echo, type 1", "detect-25, type 1")
+    return [
+        *((name, listed[name], cases.WORKERS_RATIO_MIN) for name in names),
+        ("1 ms of Python", cases.WORK, cases.WORKERS_RATIO_MIN),
+        ("1 ms of sleep", cases.NAP, cases.WORKERS_NAP_RATIO_MIN),
+    ]
+
+
+def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
+    """On all cores, which the generator shares: two nodes side by side, asked in turns.
+
+    Neither is pinned, and the generator sleeps: where a worker goes when another one has the
+    interpreter lock is the very question.
+    """
+    asked = _workers_cases()
+    runs: dict[str, list[WorkersRun]] = {name: [] for name, _, _ in asked}
+    everywhere = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory, ExitStack() as stack:
+        servers = []
+        for workers in (1, cases.WORKERS_MANY):
+            store = Path(directory) / f"store-{workers}"
+            coins.make_store(store)
+            node = contenders.node(
+                workers=workers,
+                store=store,
+                slot_bytes=coins.SLOT_BYTES,
+                modules=("raida_uring.bench.wait_handlers",),
+            )
+            servers.append(stack.enter_context(contenders.running(node, everywhere)))
+        for number in range(settings.rounds):
+            for name, exchange, _ in asked:
+                _progress(f"workers: round {number + 1} of {settings.rounds}: {name}")
+                one, many = (_measure_all_cores(exchange, server, settings) for server in servers)
+                runs[name].append(WorkersRun(one, many))
+    return tuple(WorkersReport(name, least, tuple(runs[name])) for name, _, least in asked)
+
+
+def _measure_all_cores(exchange: Exchange, server: Server, settings: Settings) -> Measurement:
+    def load(duration_ms: int) -> Load:
+        return Load(port=server.port, duration_ms=duration_ms, window=coins.WINDOW, busy_poll=False)
+
+    run_load(load(min(WARM_UP_MS, settings.duration_ms)), exchange)
+    meter = _Meter(server, settings.server_cpu)
+    return meter.measurement(run_load(load(settings.duration_ms), exchange))
 
 
 # -- votes beside spinning workers --------------------------------------------------------------

@@ -93,10 +93,13 @@ struct ru_backend_ops {
     void (*lend_buffer)(struct ru_backend *backend, uint32_t buffer);
 
     /* Hand everything over and wait for an event: spin for spin_ns, then sleep until timeout_ns
-     * have passed (0: do not wait). 0 or -errno; a time-out is 0. */
+     * have passed (0: do not wait). 0 or -errno; a time-out or an interruption is 0. */
     int (*wait)(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns);
     /* Copy out up to `count` events; their number. */
     uint32_t (*reap)(struct ru_backend *backend, struct ru_event *events, uint32_t count);
+    /* Whether all that had come when the last wait() began was there to be reaped, whatever cut that
+     * short. */
+    bool (*saw_all)(const struct ru_backend *backend);
     /* Events were lost sight of for a while: the completion queue had overflowed. */
     bool (*overflowed)(struct ru_backend *backend);
     /* Receive one queued datagram into `slot` at once, after receive_datagrams() has ended.

@@ -94,6 +94,7 @@ struct epoll_backend {
     uint32_t ready_count;
     uint32_t turns;    /* left in this lap */
     uint32_t unpolled; /* events since the set was last looked at */
+    bool saw_all;      /* ... in the last wait, and found to hold no more */
 
     struct epoll_stack slots;
     struct epoll_stack buffers;
@@ -744,9 +745,12 @@ static int epoll_look(struct epoll_backend *epoll, uint64_t timeout_ns, uint64_t
     }
     if (count == 0)
         count = epoll_sleep(epoll, timeout_ns);
+    if (count < 0 && errno == EINTR) /* stopped and continued, perhaps: it has not looked */
+        count = epoll_sleep(epoll, 0);
     epoll->unpolled = 0;
     if (count < 0)
-        return errno == EINTR ? 0 : -errno;
+        return -errno;
+    epoll->saw_all = (uint32_t)count < epoll->found_max;
     for (int i = 0; i < count; i++)
         epoll_note(epoll, &epoll->found[i]);
     return 0;
@@ -758,6 +762,7 @@ static int epoll_wait_events(struct ru_backend *backend, uint64_t timeout_ns, ui
     for (uint32_t i = 0; i < backend->setup.config->listeners_count; i++)
         epoll_flush(epoll, i);
     int result = 0;
+    epoll->saw_all = false;
     bool ready = epoll->ready_count > 0 || epoll->failed > 0;
     if (!ready)
         result = epoll_look(epoll, timeout_ns, spin_ns);
@@ -797,6 +802,11 @@ static uint32_t epoll_reap(struct ru_backend *backend, struct ru_event *events, 
     return used;
 }
 
+static bool epoll_saw_all(const struct ru_backend *backend)
+{
+    return ((const struct epoll_backend *)(const void *)backend)->saw_all;
+}
+
 static bool epoll_overflowed(struct ru_backend *backend)
 {
     (void)backend; /* what is not looked at stays with its socket */
@@ -822,6 +832,7 @@ const struct ru_backend_ops ru_backend_epoll = {
     .lend_buffer = epoll_lend_buffer,
     .wait = epoll_wait_events,
     .reap = epoll_reap,
+    .saw_all = epoll_saw_all,
     .overflowed = epoll_overflowed,
     .receive_now = ru_message_receive_now,
 };

@@ -52,6 +52,7 @@ struct sim_listening {
 struct sim_socket {
     bool used, accepted;
     bool elsewhere;   /* another process has it open, too */
+    bool shut;        /* the node has ended its half */
     uint32_t holders; /* descriptors of any process */
     bool ended, reset;
     uint32_t name;
@@ -321,7 +322,7 @@ static void sim_connected(uint32_t peer, uint32_t name)
 {
     struct sim_socket *socket = &sim.sockets[peer];
     socket->used = true;
-    socket->accepted = socket->ended = socket->reset = socket->elsewhere = false;
+    socket->accepted = socket->ended = socket->reset = socket->elsewhere = socket->shut = false;
     socket->name = name;
     socket->room = socket->size = 0;
 }
@@ -621,6 +622,7 @@ static bool sim_step_send(struct sim_operation *operation)
     struct sim_socket *socket = &sim.sockets[peer];
     SIM_CHECK(sim_sum(operation->from, operation->size) == operation->sum,
               "memory changed while it was sent", operation->index);
+    SIM_CHECK(!socket->shut, "sent behind the end", operation->index);
     if (operation->cancelled && sim_chance(160))
         return sim_end_send(operation, -ECANCELED);
     if (socket->reset)
@@ -995,6 +997,12 @@ static uint32_t sim_reap(struct ru_backend *backend, struct ru_event *events, ui
     return used;
 }
 
+static bool sim_saw_all(const struct ru_backend *backend)
+{
+    (void)backend; /* it is late as it likes anyway */
+    return true;
+}
+
 static bool sim_was_overflowed(struct ru_backend *backend)
 {
     (void)backend;
@@ -1037,6 +1045,7 @@ const struct ru_backend_ops ru_backend_sim = {
     .lend_buffer = sim_lend_buffer,
     .wait = sim_wait,
     .reap = sim_reap,
+    .saw_all = sim_saw_all,
     .overflowed = sim_was_overflowed,
     .receive_now = sim_receive_now,
 };
@@ -1141,7 +1150,12 @@ int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t 
 
 int __wrap_shutdown(int fd, int how)
 {
-    (void)how;
+    if (how == SHUT_WR) {
+        struct sim_socket *socket = sim_socket(fd);
+        SIM_CHECK(!socket->shut, "ended twice", (uint64_t)fd);
+        socket->shut = true;
+        return socket->reset ? sim_errno(-ENOTCONN) : 0;
+    }
     struct sim_listening *listener = &sim.listening[sim_descriptor(fd)->peer];
     listener->shut = true;
     for (uint32_t i = 0; i < listener->backlog_count; i++)

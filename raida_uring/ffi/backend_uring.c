@@ -25,6 +25,10 @@
 #define URING_CQ_SLACK 4096
 #define URING_LOCKED_SLACK 16384 /* heads of the rings, and rounding to pages */
 
+/* Linux 6.15; not in the headers of liburing 2.3. */
+#define URING_FEAT_NO_IOWAIT (1U << 17)
+#define URING_ENTER_NO_IOWAIT (1U << 7)
+
 /* The kernel writes its header where the loop looks for ours. */
 _Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out) &&
                    offsetof(struct ru_slot_head, control_size) ==
@@ -57,6 +61,8 @@ struct uring_backend {
     struct msghdr receive_shape;    /* only its lengths are read */
     struct uring_message *messages; /* per slot; NULL when SEND with an address does for all */
     bool send_takes_address;
+    int enter_fd; /* of the ring; registered if sleep_flags say so */
+    unsigned sleep_flags;
 };
 
 /* The tiers, best first. Each flag must be justified:
@@ -166,6 +172,9 @@ static int uring_make_tier(struct uring_backend *uring, const struct uring_tier 
                        "%s, %u completions for lack of locked memory", tier->name, cq_entries);
     else
         (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", tier->name);
+    uring->sleep_flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    if (params.features & URING_FEAT_NO_IOWAIT)
+        uring->sleep_flags |= URING_ENTER_NO_IOWAIT;
     if (!(params.features & IORING_FEAT_EXT_ARG))
         return -EINVAL;
     return 0;
@@ -254,7 +263,11 @@ static int uring_register(struct uring_backend *uring)
     if (result != 0)
         return uring_fail(&uring->base.setup, "enabling the ring", result);
     /* Spares a descriptor look-up per lap; without it the plain descriptor works as well. */
-    (void)io_uring_register_ring_fd(&uring->ring);
+    uring->enter_fd = uring->ring.ring_fd;
+    if (io_uring_register_ring_fd(&uring->ring) == 1) {
+        uring->enter_fd = uring->ring.enter_ring_fd;
+        uring->sleep_flags |= IORING_ENTER_REGISTERED_RING;
+    }
     /* The third system call, before anything depends on it: a filter may forbid just this one. */
     result = io_uring_get_events(&uring->ring);
     if (result < 0)
@@ -511,6 +524,27 @@ static void uring_relax(void)
 #endif
 }
 
+/* What liburing's calls do before they enter the kernel; how many entries that leaves to submit. */
+static unsigned uring_flush(struct uring_backend *uring)
+{
+    struct io_uring_sq *queue = &uring->ring.sq;
+    queue->sqe_head = queue->sqe_tail;
+    __atomic_store_n(queue->ktail, queue->sqe_tail, __ATOMIC_RELEASE);
+    return queue->sqe_tail - __atomic_load_n(queue->khead, __ATOMIC_ACQUIRE);
+}
+
+/* Hand over and sleep. A call of our own, as that of liburing 2.3 takes no flags: without NO_IOWAIT
+ * the kernel counts a node that sleeps as one that waits for a disk. */
+static int uring_sleep(struct uring_backend *uring, uint64_t timeout_ns)
+{
+    struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / RU_SECOND_NS),
+                                        .tv_nsec = (long long)(timeout_ns % RU_SECOND_NS)};
+    struct io_uring_getevents_arg argument = {.ts = (uintptr_t)&timeout};
+    void *argument_at = &argument; /* a signal set to liburing 2.3, whatever it is to later ones */
+    return io_uring_enter2((unsigned)uring->enter_fd, uring_flush(uring), 1, uring->sleep_flags,
+                           argument_at, sizeof(argument));
+}
+
 static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
 {
     struct uring_backend *uring = uring_of(backend);
@@ -522,15 +556,9 @@ static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t 
         while (!uring_something_ready(uring) && ru_now_ns() < end_ns)
             uring_relax();
     }
-    int result;
-    if (timeout_ns == 0) {
+    int result = timeout_ns > 0 ? uring_sleep(uring, timeout_ns) : -EINTR;
+    if (result == -EINTR) /* stopped and continued, perhaps: it has not looked */
         result = io_uring_submit_and_get_events(&uring->ring);
-    } else {
-        struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / 1000000000ULL),
-                                            .tv_nsec = (long long)(timeout_ns % 1000000000ULL)};
-        struct io_uring_cqe *cqe;
-        result = io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
-    }
     if (result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
         result == -EAGAIN)
         return 0;
@@ -587,6 +615,12 @@ static bool uring_overflowed(struct ru_backend *backend)
     return io_uring_cq_has_overflow(&uring_of(backend)->ring);
 }
 
+/* Every wait begins with a look, or ends with one; what overflowed is not in the queue yet. */
+static bool uring_saw_all(const struct ru_backend *backend)
+{
+    return !io_uring_cq_has_overflow(&((const struct uring_backend *)(const void *)backend)->ring);
+}
+
 const struct ru_backend_ops ru_backend_uring = {
     .open = uring_open,
     .close = uring_close,
@@ -606,6 +640,7 @@ const struct ru_backend_ops ru_backend_uring = {
     .lend_buffer = uring_lend_buffer,
     .wait = uring_wait,
     .reap = uring_reap,
+    .saw_all = uring_saw_all,
     .overflowed = uring_overflowed,
     .receive_now = ru_message_receive_now,
 };

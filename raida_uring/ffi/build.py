@@ -21,6 +21,7 @@ SOURCES = (
     "backend_uring",
     "block",
     "closed",
+    "config",
     "conn",
     "control",
     "datagram",

@@ -20,7 +20,8 @@ static const uint8_t conn_moves[RU_CONN_STATES] = {
     [RU_CONN_WAIT_BLOCK] = MOVE(READ_BODY) | MOVE(DONE),
     [RU_CONN_READ_BODY] = MOVE(PROCESSING) | MOVE(WRITE) | MOVE(DONE),
     [RU_CONN_PROCESSING] = MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_WRITE] = MOVE(READ_HEADER) | MOVE(DONE),
+    [RU_CONN_WRITE] = MOVE(READ_HEADER) | MOVE(LINGER) | MOVE(DONE),
+    [RU_CONN_LINGER] = MOVE(DONE),
     [RU_CONN_DONE] = MOVE(FREE),
 };
 
@@ -81,6 +82,7 @@ const char *ru_connection_state_name(uint32_t state)
         [RU_CONN_READ_BODY] = "body",
         [RU_CONN_PROCESSING] = "handler",
         [RU_CONN_WRITE] = "reply",
+        [RU_CONN_LINGER] = "answered",
         [RU_CONN_DONE] = "closing",
     };
     return state < RU_CONN_STATES ? names[state] : NULL;
@@ -503,6 +505,10 @@ enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t
         return RU_CONN_SEND;
     conn_end_request(conns, conn, COUNTER(tcp_answered));
     conn_release_blocks(conns, conn);
+    if ((!conns->persistent || conn->refused) && ru_conn_lingers(conn)) {
+        conn_set_state(conns, conn, RU_CONN_LINGER, now_ns);
+        return RU_CONN_END;
+    }
     if (!conns->persistent || conn->refused) {
         ru_conn_close(conns, index, RU_CLOSED_DONE, now_ns);
         return RU_CONN_CLOSE;
@@ -546,6 +552,9 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
     case RU_CONN_WRITE:
         *reason = RU_CLOSED_WRITE_TIMEOUT;
         return conn_earlier(progress_ns, conn->state_since_ns + timeouts->write_ns);
+    case RU_CONN_LINGER:
+        *reason = RU_CLOSED_DONE;
+        return conn->state_since_ns + RU_LINGER_NS;
     case RU_CONN_FREE:
     case RU_CONN_PROCESSING:
     case RU_CONN_DONE:

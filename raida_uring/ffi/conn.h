@@ -21,7 +21,8 @@ enum ru_conn_state {
     RU_CONN_READ_BODY,
     RU_CONN_PROCESSING, /* queued or with a worker, which owns the context until it comes back */
     RU_CONN_WRITE,
-    RU_CONN_DONE, /* closing: waits for operations in flight and for the worker */
+    RU_CONN_LINGER, /* answered and ended; what the peer still sends is read and thrown away */
+    RU_CONN_DONE,   /* closing: waits for operations in flight and for the worker */
     RU_CONN_STATES,
 };
 
@@ -33,6 +34,7 @@ enum ru_conn_action {
     RU_CONN_QUEUE_WRITE,
     RU_CONN_STARVE, /* wait for a block: ru_conn_unstarve() */
     RU_CONN_NEXT,   /* answered; ready for a further request */
+    RU_CONN_END,    /* answered, now in LINGER: shut down our half, wait for the peer's end */
     RU_CONN_CLOSE,  /* now in DONE */
 };
 
@@ -88,10 +90,12 @@ struct ru_conn {
     bool eof;           /* the peer sent its last byte */
     bool named;         /* its peer's name stands in its area */
     bool deaf;          /* further bytes are thrown away */
+    bool crowded;       /* the last receive filled its memory: there may be more */
     bool starved;       /* waits in one of the loop's queues for a buffer or a block */
     uint8_t starved_of;
     uint32_t held_first; /* lent buffers with bytes for later, oldest first */
     uint32_t held_last;
+    uint32_t lingered; /* bytes thrown away since it was answered */
     uint32_t starved_next;
     uint32_t starved_previous;
 };
@@ -143,7 +147,8 @@ enum ru_conn_action ru_conn_replied(struct ru_conns *conns, uint32_t index, uint
 /* Answer with a bare status instead of handing to a worker. State PROCESSING. */
 enum ru_conn_action ru_conn_refuse(struct ru_conns *conns, uint32_t index, enum ru_status status,
                                    uint64_t now_ns);
-/* A send ended with `result`: bytes or -errno. */
+/* A send ended with `result`: bytes or -errno. After the last one of a connection it is in
+ * LINGER or DONE, see ru_conn_lingers(). */
 enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t result,
                                  uint64_t now_ns);
 /* Begin to close; DONE from any state but FREE and DONE. */
@@ -162,6 +167,14 @@ bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t 
 static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn)
 {
     return conn->header.body_size <= RU_SMALL_BLOCK ? RU_BLOCK_SMALL : RU_BLOCK_LARGE;
+}
+
+/* Whether a connection that ends with the reply which is being sent must hear its peer out first. A
+ * small reply leaves at once and whole, before any reset; so it is spared that, unless something is
+ * known to come behind its request. */
+static inline bool ru_conn_lingers(const struct ru_conn *conn)
+{
+    return !conn->eof && (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->crowded);
 }
 
 /* Between two requests, or before the first. */

@@ -178,17 +178,24 @@ static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
     return 0;
 }
 
-static bool control_within(uint32_t value, uint32_t least, uint32_t most)
+/* The configuration with what `live` may change in it. */
+static struct ru_config control_changed(const struct ru_engine *engine, const struct ru_live *live)
 {
-    return value >= least && value <= most;
+    struct ru_config config = engine->config;
+    config.batch_max = live->batch_max;
+    config.slow_queue_max = live->slow_queue_max;
+    config.udp_reply_factor_max = live->udp_reply_factor_max;
+    config.connections_max = live->connections_max;
+    config.body_bytes_max = live->body_bytes_max;
+    config.wait_max_ms = live->wait_max_ms;
+    config.checks = live->checks;
+    return config;
 }
 
 int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live)
 {
-    if (!control_within(live->batch_max, 1, RU_BATCH_MAX) ||
-        !control_within(live->connections_max, 1, engine->conns.capacity) ||
-        live->body_bytes_max > RU_REPLY_MAX || live->wait_max_ms == 0 ||
-        live->slow_queue_max == 0 || !ru_guard_valid(&live->checks))
+    const struct ru_config changed = control_changed(engine, live);
+    if (ru_config_check(&changed, NULL) != 0 || live->connections_max > engine->conns.capacity)
         return -EINVAL;
     engine->call.live = *live;
     return control_call(engine, RU_CALL_LIVE);

@@ -2,9 +2,15 @@
  *
  * Who gets what: only an idle worker is given work, the first idle one before the others, so that
  * a quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
- * lane's measured pace: a hundred quick requests, or one that takes long. A further worker is woken
- * at once when the backlog exceeds a batch or nobody is at work; otherwise a batch that is new gets
- * a moment to come back first, because two Python threads share one interpreter lock.
+ * lane's measured pace: a hundred quick requests, or one that takes long.
+ *
+ * How many at once: Python threads share one interpreter lock, and each call of a handler into C
+ * drops it. Two that run side by side then take it from each other at every call, for a fraction of
+ * what one of them does. So a further worker is woken only where those at work leave the interpreter
+ * idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch that runs alone,
+ * by how much of its time its thread was on a processor: a tenth means that ten may run at once. A
+ * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
+ * does one whose thread is seen to wait.
  */
 #include "loop.h"
 
@@ -51,22 +57,32 @@ void ru_dispatch_init(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
     uint32_t workers = ru_config_workers(config);
-    engine->lanes[RU_LANE_ORDINARY] = (struct ru_lane){
-        .workers = config->workers, .batch_max = config->batch_max, .queue_max = RU_NONE};
+    engine->lanes[RU_LANE_ORDINARY] = (struct ru_lane){.workers = config->workers,
+                                                       .batch_max = config->batch_max,
+                                                       .queue_max = RU_NONE,
+                                                       .width = 1};
     engine->lanes[RU_LANE_SLOW] = (struct ru_lane){.first_worker = config->workers,
                                                    .workers = config->slow_workers,
                                                    .batch_max = 1,
-                                                   .queue_max = config->slow_queue_max};
+                                                   .queue_max = config->slow_queue_max,
+                                                   .width = config->slow_workers,
+                                                   .spreads = true};
     /* A commit waits for the disk: the more requests share one, the better. */
     engine->lanes[RU_LANE_WRITE] =
         (struct ru_lane){.first_worker = config->workers + config->slow_workers,
                          .workers = config->writers,
                          .batch_max = config->batch_max,
                          .queue_max = config->writers > 0 ? RU_NONE : 0,
+                         .width = 1,
                          .grouped = true};
-    for (uint32_t lane = 0; lane < RU_LANES; lane++)
+    for (uint32_t lane = 0; lane < RU_LANES; lane++) {
+        struct ru_sampling *sampling = &engine->lanes[lane].sampling;
+        sampling->worker = RU_NONE;
+        for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
+            sampling->shares[i] = 1000;
         for (uint32_t transport = 0; transport < 2; transport++)
             engine->lanes[lane].fifos[transport] = (struct ru_fifo){RU_NONE, RU_NONE};
+    }
     engine->lent_target[0] = dispatch_share(config->small_blocks, workers, RU_LENT_SMALL_MAX);
     engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
     engine->lent_missing = workers * (engine->lent_target[0] + engine->lent_target[1]);
@@ -193,11 +209,136 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
     return ru_token_pack(0, context, conn->turn);
 }
 
+/* ---- how many at once ---- */
+
+/* Processor time of a worker's thread so far; 0 when it cannot be told. */
+static uint64_t dispatch_cpu_ns(const struct ru_engine *engine, uint32_t worker)
+{
+    clockid_t clock = __atomic_load_n(&engine->workers[worker].clock, __ATOMIC_RELAXED);
+    struct timespec used;
+    if (clock == 0 || clock_gettime(clock, &used) != 0) /* not open yet; ended */
+        return 0;
+    return (uint64_t)used.tv_sec * RU_SECOND_NS + (uint64_t)used.tv_nsec;
+}
+
+/* As many as fill the interpreter, twice over: too many cost little where they wait. But one where
+ * it works for most of its time. */
+static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
+{
+    if (share >= RU_DISPATCH_WORKING)
+        return 1;
+    uint32_t width = 2 * 1000 / (share > 0 ? share : 1);
+    return width < lane->workers ? width : lane->workers;
+}
+
+/* The batch that was watched took `spent_ns`. The largest of some shares counts: a thread whose
+ * processor was taken away for a while has not waited. */
+static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uint64_t spent_ns)
+{
+    struct ru_sampling *sampling = &lane->sampling;
+    uint64_t cpu_ns = dispatch_cpu_ns(engine, sampling->worker) - sampling->cpu_ns;
+    bool told = sampling->cpu_ns != 0 && cpu_ns < spent_ns;
+    uint32_t share = told ? (uint32_t)(cpu_ns * 1000 / spent_ns) : 1000;
+    uint32_t largest = 0;
+    sampling->worker = RU_NONE;
+    sampling->shares[sampling->next++ % RU_DISPATCH_SAMPLES] = (uint16_t)share;
+    for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
+        if (sampling->shares[i] > largest)
+            largest = sampling->shares[i];
+    lane->width = dispatch_width(lane, largest);
+    /* At once while they disagree. */
+    sampling->due_ns =
+        dispatch_width(lane, share) == lane->width ? engine->now_ns + RU_DISPATCH_SAMPLE_NS : 0;
+}
+
+static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
+{
+    struct ru_sampling *sampling = &lane->sampling;
+    if (lane->spreads || lane->workers == 1 || lane->service_ns == 0 ||
+        engine->now_ns < sampling->due_ns)
+        return;
+    sampling->worker = worker;
+    sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
+}
+
+/* While requests wait for running batches: does one of those wait itself? Its thread has then hardly
+ * been on a processor between two looks. */
+static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+        struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
+        if (state->outstanding == 0 || state->waits ||
+            engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
+            continue;
+        uint64_t cpu_ns = dispatch_cpu_ns(engine, lane->first_worker + i);
+        state->waits = state->looked_ns != 0 && cpu_ns != 0 &&
+                       (cpu_ns - state->cpu_ns) * 4 < engine->now_ns - since_ns;
+        state->looked_ns = engine->now_ns;
+        state->cpu_ns = cpu_ns;
+    }
+}
+
+/* The batch that is watched may be one that blocks: then it is judged before it has come back. */
+static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
+{
+    if (lane->sampling.worker == RU_NONE)
+        return;
+    const struct ru_worker_state *state = &engine->workers[lane->sampling.worker];
+    uint64_t age_ns = engine->now_ns - state->given_ns;
+    if (age_ns >= RU_DISPATCH_SOON_NS || state->waits)
+        dispatch_sampled(engine, lane, age_ns);
+}
+
+/* How many of the lane's batches are young and at work, and when to see about the first of them. */
+static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_lane *lane,
+                               uint64_t *until_ns)
+{
+    uint32_t young = 0;
+    *until_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+        const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        uint64_t end_ns = state->given_ns + RU_DISPATCH_SOON_NS;
+        uint64_t look_ns =
+            (state->looked_ns != 0 ? state->looked_ns : state->given_ns) + RU_DISPATCH_LOOK_NS;
+        if (state->outstanding == 0 || state->waits || engine->now_ns >= end_ns)
+            continue;
+        young++;
+        if (look_ns < end_ns)
+            end_ns = look_ns;
+        if (end_ns < *until_ns)
+            *until_ns = end_ns;
+    }
+    return young;
+}
+
+/* Until when the lane's next batch has to wait for those that run; 0: it has not. */
+static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
+{
+    uint64_t until_ns;
+    uint32_t young = dispatch_young(engine, lane, &until_ns);
+    bool alone = lane->sampling.worker != RU_NONE ||
+                 (!lane->spreads && engine->now_ns >= lane->sampling.due_ns);
+    if (young == 0 || lane->service_ns == 0) /* nothing measured yet: share alike */
+        return 0;
+    if (young >= (alone ? 1 : lane->width))
+        return until_ns;
+    /* One that is new may be back in a moment, and take more requests at once. */
+    uint64_t hold_ns = dispatch_oldest_ns(engine, lane) + RU_DISPATCH_HOLD_NS;
+    if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
+        return 0;
+    return hold_ns < until_ns ? hold_ns : until_ns;
+}
+
+/* ---- giving ---- */
+
 static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker,
                           uint32_t batch)
 {
     struct ru_worker_state *state = &engine->workers[worker];
     struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    uint64_t until_ns;
+    bool alone = dispatch_young(engine, lane, &until_ns) == 0;
     RU_CHECK(state->outstanding == 0 && batch <= RU_BATCH_MAX);
     while (state->outstanding < batch && lane->count > 0) {
         uint64_t token = dispatch_take(engine, lane, worker);
@@ -210,44 +351,30 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
         return;
     state->batch = state->outstanding;
     state->given_ns = engine->now_ns;
+    state->looked_ns = 0;
+    state->waits = false;
     lane->busy++;
+    if (alone)
+        dispatch_sample(engine, lane, worker);
     engine->counters.dispatched += state->outstanding;
     engine->counters.batches++;
     ru_sleeper_wake(&mailbox->sleeper);
-}
-
-/* Whether a worker of the lane may be back soon. One whose batch is older sits in a handler that
- * blocks, for seconds or for good: to hope for it would cost every other request the whole hold. */
-static bool dispatch_expects(const struct ru_engine *engine, const struct ru_lane *lane)
-{
-    for (uint32_t i = 0; i < lane->workers; i++) {
-        const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
-        if (state->outstanding > 0 && engine->now_ns - state->given_ns < RU_DISPATCH_SOON_NS)
-            return true;
-    }
-    return false;
-}
-
-static bool dispatch_should_hold(const struct ru_engine *engine, const struct ru_lane *lane,
-                                 uint32_t batch)
-{
-    return lane->busy > 0 && lane->count < batch &&
-           engine->now_ns - dispatch_oldest_ns(engine, lane) < RU_DISPATCH_HOLD_NS &&
-           dispatch_expects(engine, lane);
 }
 
 void ru_dispatch_run(struct ru_engine *engine)
 {
     for (uint32_t number = 0; number < RU_LANES; number++) {
         struct ru_lane *lane = &engine->lanes[number];
+        if (lane->count > 0)
+            dispatch_look(engine, lane);
+        dispatch_age(engine, lane);
         for (uint32_t i = 0; i < lane->workers && lane->count > 0; i++) {
             uint32_t worker = lane->first_worker + i;
             if (engine->workers[worker].outstanding > 0)
                 continue;
-            uint32_t batch = dispatch_batch(lane);
-            if (dispatch_should_hold(engine, lane, batch))
+            if (dispatch_held_until_ns(engine, lane) != 0)
                 break;
-            dispatch_give(engine, lane, worker, batch);
+            dispatch_give(engine, lane, worker, dispatch_batch(lane));
         }
     }
 }
@@ -259,8 +386,8 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
         const struct ru_lane *lane = &engine->lanes[number];
         if (lane->count == 0 || lane->busy == lane->workers)
             continue;
-        uint64_t age_ns = engine->now_ns - dispatch_oldest_ns(engine, lane);
-        uint64_t rest_ns = age_ns < RU_DISPATCH_HOLD_NS ? RU_DISPATCH_HOLD_NS - age_ns : 1;
+        uint64_t until_ns = dispatch_held_until_ns(engine, lane);
+        uint64_t rest_ns = until_ns > engine->now_ns ? until_ns - engine->now_ns : 1;
         if (rest_ns < wait_ns)
             wait_ns = rest_ns;
     }
@@ -395,6 +522,8 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     struct ru_worker_state *state = &engine->workers[worker];
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
     uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
+    if (lane->sampling.worker == worker)
+        dispatch_sampled(engine, lane, busy_ns - state->busy_ns + 1);
     state->busy_ns = busy_ns;
     if (sample_ns > RU_SERVICE_MAX_NS)
         sample_ns = RU_SERVICE_MAX_NS;

@@ -26,16 +26,6 @@ static uint64_t guard_kind(uint32_t family, uint32_t bits, uint32_t transport)
     return (uint64_t)family << 16 | (uint64_t)bits << 8 | transport;
 }
 
-bool ru_guard_valid(const struct ru_checks *settings)
-{
-    for (uint32_t i = 0; i < settings->exempt_count && i < RU_EXEMPT_MAX; i++)
-        if (settings->exempt[i].bits > GUARD_ADDRESS * 8)
-            return false;
-    return settings->exempt_count <= RU_EXEMPT_MAX && settings->burst <= RU_CHECKS_MAX &&
-           settings->coin_per_s <= RU_CHECKS_MAX && settings->per_min <= RU_CHECKS_MAX &&
-           (settings->burst == 0 || settings->per_min > 0);
-}
-
 static struct ru_guard_pace guard_pace(uint64_t interval_ns, uint32_t burst)
 {
     return (struct ru_guard_pace){interval_ns, (burst - 1) * interval_ns};

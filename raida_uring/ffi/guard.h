@@ -66,9 +66,7 @@ struct ru_guard {
     struct ru_guard_check last;              /* loop: ... and what its checks are charged to */
 };
 
-/* Whether the settings lie within what is possible. */
-bool ru_guard_valid(const struct ru_checks *settings);
-/* Thread: control. 0 or -errno. */
+/* Thread: control. settings: as ru_config_check() passes them. 0 or -errno. */
 int ru_guard_init(struct ru_guard *guard, const struct ru_checks *settings);
 void ru_guard_destroy(struct ru_guard *guard);
 /* Thread: loop. Waits for the lock, which workers hold for some 100 ns at a time. */

@@ -32,6 +32,7 @@
 #define RU_SMALL_BLOCK 2048    /* next larger bodies and replies */
 #define RU_LARGE_BLOCK 66560   /* the longest body (65,535) or reply, and room to align */
 #define RU_TCP_BUFFER 2048     /* one provided buffer for TCP receives */
+#define RU_LINGER_MAX 131072   /* thrown away behind a reply: a refused request's body, twice */
 #define RU_SCRATCH_SIZE 262144 /* opened requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
@@ -40,10 +41,14 @@
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
-#define RU_WORKERS_MAX 128    /* all lanes together */
-#define RU_BATCH_MAX 128      /* tokens a worker holds at most */
-#define RU_SLOTS_MAX 32768    /* the kernel's limit for one provided-buffer ring */
-#define RU_SLOTS_LENT_MAX 256 /* lent to the kernel at once: recent slots are still in cache */
+#define RU_LANE_WORKERS_MAX 64 /* ordinary; slow */
+#define RU_WRITERS_MAX 1       /* a store has one at a time */
+#define RU_WORKERS_MAX (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX)
+#define RU_DISPATCH_WORKING 500 /* of 1000 on a processor: a handler works, it does not wait */
+#define RU_DISPATCH_SAMPLES 4   /* a processor taken away once must not look like waiting */
+#define RU_BATCH_MAX 128        /* tokens a worker holds at most */
+#define RU_SLOTS_MAX 32768      /* the kernel's limit for one provided-buffer ring */
+#define RU_SLOTS_LENT_MAX 256   /* lent to the kernel at once: recent slots are still in cache */
 #define RU_CONNECTIONS_MAX 65535
 #define RU_BUFFERS_MAX 32768
 #define RU_ADOPT_MAX 1024 /* connections of another process that wait for the loop to take them */
@@ -62,19 +67,22 @@
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
 
 /* Times, in nanoseconds. */
-#define RU_TICK_NS (1ULL << 24)          /* timer wheel: about 17 ms */
-#define RU_DISPATCH_HOLD_NS 2000000ULL   /* for a running batch, before one more worker is woken */
-#define RU_DISPATCH_SOON_NS 10000000ULL  /* a batch that is older is not held for */
-#define RU_DISPATCH_BUDGET_NS 250000ULL  /* expected work in one batch */
-#define RU_SERVICE_MAX_NS 10000000ULL    /* one slow handler must not pin the estimate for long */
-#define RU_REFUSALS_GAP_NS 5000000000ULL /* without a refusal: connections are taken again */
-#define RU_ACCEPT_RETRY_NS 100000000ULL  /* after EMFILE, unless a connection closes before */
-#define RU_SETTLE_NS 2000000ULL          /* an idle loop counts its last replies after this */
-#define RU_LEND_WAIT_MS 20               /* a worker that waits for a reply block looks again */
-#define RU_LEND_UDP_NS 20000000ULL       /* ... and drops a datagram's reply after this, */
-#define RU_LEND_TCP_NS 1000000000ULL     /* or answers 254 on a connection after this */
-#define RU_RING_WAIT_NS 2000000000ULL    /* at start, for locked memory that is on its way back */
-#define RU_RING_RETRY_NS 5000000         /* between two looks */
+#define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
+#define RU_DISPATCH_HOLD_NS 2000000ULL  /* for a running batch, before one more worker is woken */
+#define RU_DISPATCH_SOON_NS 10000000ULL /* a batch that is older is not held for */
+#define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
+#define RU_DISPATCH_LOOK_NS 1000000ULL  /* between two looks at a batch that others wait for */
+#define RU_DISPATCH_SAMPLE_NS 200000000ULL /* between two looks at whether handlers wait */
+#define RU_SERVICE_MAX_NS 10000000ULL      /* one slow handler must not pin the estimate for long */
+#define RU_REFUSALS_GAP_NS 5000000000ULL   /* without a refusal: connections are taken again */
+#define RU_ACCEPT_RETRY_NS 100000000ULL    /* after EMFILE, unless a connection closes before */
+#define RU_LINGER_NS 2000000000ULL         /* for an answered peer to end its half, too */
+#define RU_SETTLE_NS 2000000ULL            /* an idle loop counts its last replies after this */
+#define RU_LEND_WAIT_MS 20                 /* a worker that waits for a reply block looks again */
+#define RU_LEND_UDP_NS 20000000ULL         /* ... and drops a datagram's reply after this, */
+#define RU_LEND_TCP_NS 1000000000ULL       /* or answers 254 on a connection after this */
+#define RU_RING_WAIT_NS 2000000000ULL      /* at start, for locked memory that is on its way back */
+#define RU_RING_RETRY_NS 5000000           /* between two looks */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

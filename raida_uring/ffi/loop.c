@@ -1,7 +1,7 @@
 /* loop.c: the engine's life and the laps of its loop.
  *
  * A lap: hand everything to the kernel and wait; take its completions; take back what workers
- * returned; look at deadlines; arm what ended; publish the counters; give work to workers. Nothing
+ * returned; judge deadlines; arm what ended; publish the counters; give work to workers. Nothing
  * in a lap allocates, blocks or takes a lock.
  */
 #include "loop.h"
@@ -18,42 +18,18 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+/* As many events can be ahead of one: a turn of every connection's. */
+#define LOOP_UNTAKEN_MAX (8ULL * RU_CONNECTIONS_MAX)
 #define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
 
 /* ---- life ---- */
-
-static bool engine_within(uint32_t value, uint32_t least, uint32_t most)
-{
-    return value >= least && value <= most;
-}
-
-static bool engine_config_valid(const struct ru_config *config)
-{
-    uint32_t workers = ru_config_workers(config);
-    return engine_within(config->listeners_count, 1, RU_LISTENERS_MAX) &&
-           engine_within(config->workers, 1, RU_WORKERS_MAX) &&
-           engine_within(config->slow_workers, 1, RU_WORKERS_MAX) && config->writers <= 1 &&
-           workers <= RU_WORKERS_MAX && engine_within(config->batch_max, 1, RU_BATCH_MAX) &&
-           engine_within(config->udp_contexts, 1, RU_SLOTS_MAX) &&
-           engine_within(config->udp_reserve, 1, RU_SLOTS_MAX) &&
-           config->udp_contexts + config->udp_reserve <= RU_SLOTS_MAX &&
-           engine_within(config->udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX) &&
-           engine_within(config->connections_max, 1, RU_CONNECTIONS_MAX) &&
-           engine_within(config->small_blocks, 2 * workers, 1U << 20) &&
-           engine_within(config->large_blocks, 2 * workers, 1U << 16) &&
-           engine_within(config->tcp_buffers, 1, RU_BUFFERS_MAX) &&
-           (config->tcp_buffers & (config->tcp_buffers - 1)) == 0 &&
-           config->body_bytes_max <= RU_REPLY_MAX && config->events_per_lap > 0 &&
-           config->wait_max_ms > 0 && config->raida_id < 256 && config->coin_id < 65536 &&
-           config->backend <= RU_BACKEND_EPOLL && ru_guard_valid(&config->checks);
-}
 
 static int engine_allocate(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
     uint32_t slots = engine->arena.slots;
     size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
-    engine->tallies = calloc(tallies, sizeof(void *));
+    engine->tallies = (struct ru_tally **)calloc(tallies, sizeof(struct ru_tally *));
     engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
     engine->queue = calloc(engine->arena.contexts, sizeof(*engine->queue));
     engine->sending = calloc(slots, sizeof(*engine->sending));
@@ -109,10 +85,11 @@ static int engine_set_up(struct ru_engine *engine)
     return 0;
 }
 
-int ru_engine_create(const struct ru_config *config, struct ru_engine **engine)
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
+                     struct ru_config_fault *fault)
 {
     *engine = NULL;
-    if (!engine_config_valid(config))
+    if (ru_config_check(config, fault) != 0)
         return -EINVAL;
     struct ru_engine *made = calloc(1, sizeof(*made));
     if (!made)
@@ -187,8 +164,8 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     }
 }
 
-/* Take completions, at most events_per_lap. */
-static void loop_reap(struct ru_engine *engine)
+/* Take completions, at most events_per_lap; whether that was all there were. */
+static bool loop_reap(struct ru_engine *engine)
 {
     uint32_t left = engine->config.events_per_lap;
     while (left > 0) {
@@ -199,9 +176,26 @@ static void loop_reap(struct ru_engine *engine)
         left -= count;
         if (count < want) {
             ru_datagram_settle(engine);
-            return;
+            return true;
         }
     }
+    return false;
+}
+
+/* A deadline is judged by a clock that was read before the sockets were looked at: whoever was in
+ * time is heard first, however long this process stood still meanwhile. When a lap could not take
+ * all there was, its deadlines wait for one that can; but not for ever, since both backends keep the
+ * order in which things came. */
+static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_all)
+{
+    if (engine->untaken == 0)
+        engine->judged_ns = before_ns;
+    took_all = took_all && engine->backend->ops->saw_all(engine->backend);
+    engine->untaken = took_all ? 0 : engine->untaken + engine->config.events_per_lap;
+    if (engine->untaken >= LOOP_UNTAKEN_MAX)
+        engine->untaken = 0;
+    if (engine->untaken == 0)
+        ru_stream_expire(engine);
 }
 
 static void loop_publish(struct ru_engine *engine)
@@ -297,11 +291,12 @@ static int loop_lap(struct ru_engine *engine)
     int result = loop_wait(engine);
     if (result != 0)
         return result;
+    uint64_t before_ns = engine->now_ns;
     engine->now_ns = ru_now_ns();
     ru_datagram_release(engine);
-    loop_reap(engine);
+    bool took_all = loop_reap(engine);
     ru_dispatch_collect(engine);
-    ru_stream_expire(engine);
+    loop_judge(engine, before_ns, took_all);
     ru_stream_adopt(engine);
     ru_stream_arm(engine);
     ru_datagram_arm(engine);
@@ -438,19 +433,20 @@ static int loop_end(struct ru_engine *engine)
             engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
     }
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
-    uint64_t end_ns = ru_now_ns() + LOOP_END_NS;
+    uint64_t before_ns, end_ns = ru_now_ns() + LOOP_END_NS;
     do {
+        before_ns = ru_now_ns();
         if (engine->backend->ops->wait(engine->backend, RU_TICK_NS, 0) != 0)
             break;
         engine->now_ns = ru_now_ns();
         ru_datagram_release(engine);
-        loop_reap(engine);
-    } while (engine->operations > 0 && engine->now_ns < end_ns);
+        (void)loop_reap(engine);
+    } while (engine->operations > 0 && before_ns < end_ns);
     /* What the last completions queued, closing descriptors among it, is not submitted yet. */
     (void)engine->backend->ops->wait(engine->backend, 0, 0);
     ru_datagram_release(engine);
     engine->config.events_per_lap = UINT32_MAX;
-    loop_reap(engine); /* what became of the last replies; nothing else is in flight */
+    (void)loop_reap(engine); /* what became of the last replies; nothing else is in flight */
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "arena.h"
 #include "backend.h"
@@ -37,15 +38,27 @@ struct ru_fifo {
     uint32_t last;
 };
 
+/* How much of a batch's time its worker spent on a processor, from batches that ran alone. */
+struct ru_sampling {
+    uint32_t worker;                      /* whose batch is being watched; RU_NONE: nobody's */
+    uint32_t next;                        /* place in shares */
+    uint64_t cpu_ns;                      /* its processor time when the batch was given */
+    uint64_t due_ns;                      /* no other sample before */
+    uint16_t shares[RU_DISPATCH_SAMPLES]; /* of 1000 */
+};
+
 struct ru_lane {
     uint32_t first_worker;
     uint32_t workers;
     uint32_t batch_max;
     uint32_t queue_max; /* RU_NONE: as many as there are contexts */
     bool grouped;       /* what a batch costs, it costs once: give all there is */
+    bool spreads;       /* its handlers wait by profession: all may run at once */
     uint32_t count;
-    uint32_t busy;           /* workers that hold tokens */
-    uint64_t service_ns;     /* moving average per request; 0: not known yet */
+    uint32_t busy;       /* workers that hold tokens */
+    uint64_t service_ns; /* moving average per request; 0: not known yet */
+    uint32_t width;      /* batches that may run at once while they are young */
+    struct ru_sampling sampling;
     bool tcp_next;           /* the two FIFOs take turns */
     struct ru_fifo fifos[2]; /* by transport */
 };
@@ -55,6 +68,10 @@ struct ru_worker_state {
     uint32_t batch;       /* tokens it was last given */
     uint64_t given_ns;    /* when that was */
     uint64_t busy_ns;     /* what its mailbox said when they had come back */
+    clockid_t clock;      /* of its thread's processor time; written when it opens */
+    uint64_t looked_ns;   /* at that clock, while others wait for this batch; 0: not yet */
+    uint64_t cpu_ns;      /* what it said */
+    bool waits;           /* its handler waits: nobody is held up for it */
     uint32_t lent[2];     /* blocks it holds in advance */
 };
 
@@ -176,6 +193,8 @@ struct ru_engine {
     uint32_t operations;   /* started, not ended */
     int reserve_fd;        /* given up for a moment when descriptors run out */
     uint64_t now_ns;       /* read once per lap */
+    uint64_t judged_ns;    /* deadlines up to here are judged; not after the last look */
+    uint64_t untaken;      /* events taken since one was first left for a later lap; 0: none was */
     uint64_t second_ns;    /* next once-a-second work */
     enum ru_phase phase;
     bool emptied; /* what the sockets held when this drain began has been taken */

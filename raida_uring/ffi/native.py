@@ -8,7 +8,7 @@ import errno
 import functools
 import ipaddress
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -33,7 +33,9 @@ class _Lib(Protocol):
     RU_BACKEND_EPOLL: int
     RU_PROBE_UNTRIED: int
 
-    def ru_engine_create(self, config: Any, engine: Any) -> int: ...
+    def ru_config_check(self, config: Any, fault: Any) -> int: ...
+    def ru_config_range(self, field: bytes, least: Any, most: Any) -> int: ...
+    def ru_engine_create(self, config: Any, engine: Any, fault: Any) -> int: ...
     def ru_engine_destroy(self, engine: Any) -> None: ...
     def ru_engine_run(self, engine: Any) -> int: ...
     def ru_engine_wait_ready(self, engine: Any, timeout_ms: int) -> int: ...
@@ -78,6 +80,7 @@ class _Lib(Protocol):
     def ru_worker_data_size(self, worker: Any) -> int: ...
     def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
     def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
+    def ru_worker_resumed(self, worker: Any) -> int: ...
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
@@ -105,6 +108,7 @@ REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 COUNTER_NAMES: Final = tuple(
     _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
 )
+_COUNTER_PLACES: Final = {name: place for place, name in enumerate(COUNTER_NAMES)}
 GAUGE_NAMES: Final = tuple(
     _ffi.string(_lib.ru_gauges_name(index)).decode() for index in range(_lib.ru_gauges_count())
 )
@@ -221,6 +225,60 @@ def _check(result: int, doing: str) -> int:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFault:
+    """A field of `struct ru_config` that cannot be, and what it may be beside the others."""
+
+    field: str
+    value: int
+    least: int
+    most: int
+
+
+def config_range(field: str) -> tuple[int, int]:
+    """Thread: any. The least and the most that a field of `struct ru_config` can be.
+
+    Raises EngineError (EINVAL) when there is no such limit.
+    """
+    least, most = _ffi.new("uint32_t *"), _ffi.new("uint32_t *")
+    _check(_lib.ru_config_range(field.encode(), least, most), f"limits of {field}")
+    return least[0], most[0]
+
+
+def check_config(settings: Mapping[str, object]) -> ConfigFault | None:
+    """Thread: any. What an engine would refuse of `settings`, as Engine takes them, if anything."""
+    fault = _ffi.new("struct ru_config_fault *")
+    settings_c = _ffi.new("struct ru_config *", {**settings, "listeners_count": 1})
+    if _lib.ru_config_check(settings_c, fault) == 0:
+        return None
+    name = _ffi.string(fault.field).decode()
+    return ConfigFault(name, fault.value, fault.least, fault.most)
+
+
+def _told(fault: Any) -> str:
+    name = _ffi.string(fault.field).decode()
+    return f"{name} = {fault.value}, which must be from {fault.least} to {fault.most}"
+
+
+class _Snapshot(Mapping[str, int]):
+    """Counters that become numbers of Python's when they are looked at."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> int:
+        number: int = self._values[_COUNTER_PLACES[name]]
+        return number
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COUNTER_NAMES)
+
+    def __len__(self) -> int:
+        return len(COUNTER_NAMES)
+
+
 class Engine:
     """One data plane. Created by the control thread; see ru.h for the thread of each call."""
 
@@ -228,8 +286,8 @@ class Engine:
         """Map and reserve all memory.
 
         settings: the remaining fields of `struct ru_config`, by name.
-        Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a size
-        is out of range.
+        Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a
+        setting is out of range, which the text names.
         """
         settings_c = _ffi.new("struct ru_config *", dict(settings))
         settings_c.listeners_count = len(listeners)
@@ -238,7 +296,9 @@ class Engine:
             settings_c.listeners[index].tcp_fd = listener.tcp_fd
             settings_c.listeners[index].wildcard = listener.wildcard
         out = _ffi.new("struct ru_engine **")
-        _check(_lib.ru_engine_create(settings_c, out), "reserving the node's memory")
+        fault = _ffi.new("struct ru_config_fault *")
+        result = _lib.ru_engine_create(settings_c, out, fault)
+        _check(result, _told(fault) if fault.field[0] != b"\0" else "reserving the node's memory")
         self._made = out[0]
         self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
         self._call_lock = threading.Lock()  # one call of the loop at a time
@@ -419,6 +479,12 @@ class Engine:
         _lib.ru_engine_counters(self._engine, values)
         return dict(zip(COUNTER_NAMES, values, strict=True))
 
+    def snapshot(self) -> Mapping[str, int]:
+        """Thread: any. As counters(), for whoever needs a few of them: none is read before that."""
+        values = _ffi.new("uint64_t[]", len(COUNTER_NAMES))
+        _lib.ru_engine_counters(self._engine, values)
+        return _Snapshot(values)
+
     def gauges(self) -> dict[str, int]:
         """Thread: any. How things stood at the end of the newest lap, see ffi/stats.h."""
         values = _ffi.new("uint64_t[]", len(GAUGE_NAMES))
@@ -478,10 +544,12 @@ class Worker:
         return _ffi.buffer(self._records, count * RECORD_SIZE)
 
     def batch(self, count: int) -> tuple[Any, bytes]:
-        """The batch's records and a copy of the bytes they refer to."""
-        return self.records(count), bytes(
-            _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
-        )
+        """The batch's records and a copy of the bytes they refer to.
+
+        Ends the measurement of how long a worker waits for the interpreter lock.
+        """
+        size = _lib.ru_worker_resumed(self._worker)
+        return self.records(count), bytes(_ffi.buffer(self._data, size))
 
     @property
     def scratch(self) -> Any:

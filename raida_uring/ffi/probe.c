@@ -28,6 +28,7 @@
 #define PROBE_SETUP_NO_SQARRAY (1U << 16)
 #define PROBE_FEAT_RECVSEND_BUNDLE (1U << 14)
 #define PROBE_FEAT_MIN_TIMEOUT (1U << 15)
+#define PROBE_FEAT_NO_IOWAIT (1U << 17)
 #define PROBE_REGISTER_NAPI 27
 #define PROBE_REGISTER_SEND_MSG_RING 31
 #define PROBE_REGISTER_QUERY 35
@@ -588,6 +589,7 @@ static const struct probe_trial {
     {"send_msg_ring", probe_message, 0, HAVE_ALL, 0, true},
     {"bundles", probe_feature, PROBE_FEAT_RECVSEND_BUNDLE, HAVE_RING, 0, false},
     {"min_wait", probe_feature, PROBE_FEAT_MIN_TIMEOUT, HAVE_RING, 0, false},
+    {"no_iowait", probe_feature, PROBE_FEAT_NO_IOWAIT, HAVE_RING, 0, false},
     {"epoll", probe_epoll, 0, 0, 0, false},
     {"mmsg", probe_many_messages, 0, 0, 0, false},
     {"memfd", probe_arena, 0, 0, 0, false},

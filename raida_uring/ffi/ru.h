@@ -100,6 +100,12 @@ struct ru_config {
     struct ru_checks checks;
 };
 
+/* The field of a configuration that cannot be, and what it may be beside the others. */
+struct ru_config_fault {
+    char field[32]; /* of struct ru_config */
+    uint32_t value, least, most;
+};
+
 /* What a handler finds in front of it. */
 enum ru_request_kind {
     RU_REQUEST_PLAIN = 0,  /* body checked; payload is what stands between challenge and end */
@@ -121,7 +127,7 @@ struct ru_record {
     uint8_t transport;  /* 0 UDP, 1 TCP */
     uint16_t body_size; /* BL */
     /* Of the request, and once it has been answered of the reply. */
-    uint32_t request_size; /* bytes as received */
+    uint32_t request_size; /* header and body, as far as they were received */
     uint32_t reply_size;   /* 0 when it could not be sent */
     uint32_t reply_us;     /* since the datagram was taken, or the stream's first byte */
     uint8_t reply_status;
@@ -187,9 +193,15 @@ struct ru_closed {
 struct ru_engine;
 struct ru_worker;
 
+/* Thread: any. Whether an engine can be like that: 0, or -EINVAL and, unless it is NULL, the first
+ * fault. */
+int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
+/* Thread: any. What a field may be, whatever the others are; -EINVAL when there is no such limit. */
+int ru_config_range(const char *field, uint32_t *least, uint32_t *most);
 /* Thread: control. Maps and reserves all memory. -ENOMEM, -ENOSPC, -EFBIG when it cannot be had,
- * -EINVAL when a size is out of range; ru_engine is NULL then. */
-int ru_engine_create(const struct ru_config *config, struct ru_engine **engine);
+ * -EINVAL and the fault as ru_config_check(); ru_engine is NULL then. */
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
+                     struct ru_config_fault *fault);
 /* Thread: control, once the loop and every worker have returned. Sockets stay open. */
 void ru_engine_destroy(struct ru_engine *engine);
 /* Thread: loop. Serves until drained; 0, or -errno when the ring could not be made or failed. */
@@ -283,9 +295,10 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 /* The batch: records, and the bytes they refer to. Valid until the next take. */
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
-/* The first call after a take comes with the interpreter lock just won back: it ends the measurement
- * behind the counter worker_lock_wait_ns. */
-uint32_t ru_worker_data_size(struct ru_worker *worker);
+uint32_t ru_worker_data_size(const struct ru_worker *worker);
+/* Thread: worker. Python has won the interpreter lock back since the take: ends the measurement
+ * behind the counter worker_lock_wait_ns. The size of the data. */
+uint32_t ru_worker_resumed(struct ru_worker *worker);
 /* Thread: worker. Whether a secret may be checked for the request of the batch whose payload stands
  * at `payload_at`: 1, or 0 when who asks has failed too often. Whatever it is answered then, a
  * datagram gets no reply, a connection 160 and its end. For checks that cost or change something. */

@@ -375,7 +375,7 @@ int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view
     made->store = store;
     made->writing = writing != 0;
     if (made->writing) {
-        made->copies = calloc(RU_STORE_PAGES, sizeof(*made->copies));
+        made->copies = (uint8_t **)calloc(RU_STORE_PAGES, sizeof(*made->copies));
         made->dirty = calloc(RU_STORE_PAGES, sizeof(*made->dirty));
         if (!made->copies || !made->dirty) {
             ru_view_close(made);
@@ -403,7 +403,7 @@ void ru_view_close(struct ru_view *view)
     ru_view_end(view);
     if (view->txn)
         mdb_txn_abort(view->txn);
-    free(view->copies);
+    free((void *)view->copies);
     free(view->dirty);
     free(view->undo);
     free(view);

@@ -4,6 +4,11 @@
  * flight, lent buffers whose bytes are not consumed yet, and receives that wait for memory.
  * Closing is three steps: stop accepting work (ru_conn_close), wait for operations in flight, then
  * close the descriptor and release the connection (stream_settle).
+ *
+ * A kernel that closes a socket with unread bytes, or gets some for it later, resets the connection,
+ * and what the peer has not received of the reply is lost. So after a reply that may suffer from it
+ * our half is ended first, and what comes is thrown away until the peer ends its own, for
+ * RU_LINGER_NS and RU_LINGER_MAX bytes at most.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -103,6 +108,7 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
     }
     stream_unstarve(engine, conn);
     conn->receiving = true;
+    conn->crowded = false; /* if there is more, this brings it */
     engine->operations++;
     if (room) {
         engine->backend->ops->receive_into(engine->backend, index, conn->generation, conn->fd, room,
@@ -136,7 +142,8 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
     conn->sending = true;
     engine->operations++;
     /* A small reply always fits an empty send buffer: nothing is learnt by waiting to close. */
-    conn->closes_itself = !engine->conns.persistent && !conn->receiving && size <= RU_INLINE_SIZE;
+    conn->closes_itself = !engine->conns.persistent && !conn->receiving && size <= RU_INLINE_SIZE &&
+                          !ru_conn_lingers(conn);
     if (conn->closes_itself)
         engine->backend->ops->send_last(engine->backend, index, conn->generation, conn->fd, bytes,
                                         size);
@@ -366,6 +373,22 @@ static void stream_spare(struct ru_engine *engine, uint32_t index)
     }
 }
 
+/* Answered for good: end our half, and listen for the end of the other. */
+static void stream_linger(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(!conn->closes_itself);
+    conn->deaf = true;
+    stream_drop_held(engine, conn);
+    if (shutdown(conn->fd, SHUT_WR) != 0) { /* it was reset */
+        stream_close(engine, index, RU_CLOSED_DONE);
+        return;
+    }
+    if (!conn->receiving)
+        stream_receive(engine, index);
+    stream_watch(engine, index);
+}
+
 static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action)
 {
     switch (action) {
@@ -397,6 +420,9 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
         stream_watch(engine, index);
         stream_pump(engine, index);
         return;
+    case RU_CONN_END:
+        stream_linger(engine, index);
+        return;
     case RU_CONN_CLOSE:
         ru_stream_settle(engine, index);
         return;
@@ -414,16 +440,30 @@ static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru
     bool wanted = event->result > 0 && conn->state != RU_CONN_DONE && !conn->deaf;
     if (event->buffer != RU_NONE) {
         RU_CHECK(engine->buffers_free > 0);
+        conn->crowded = event->result == RU_TCP_BUFFER;
         engine->buffers_free--;
         if (wanted)
             stream_hold(engine, conn, event->buffer, (uint32_t)event->result);
         else
             stream_return_buffer(engine, event->buffer);
     } else if (wanted) {
+        conn->crowded = true; /* the body has all it asked for; what follows it is not known */
         return ru_conn_received(&engine->conns, event->index, (uint32_t)event->result,
                                 engine->now_ns);
     }
     return RU_CONN_NOTHING;
+}
+
+/* Something came behind the reply: the peer's end, as a rule. */
+static void stream_heard_out(struct ru_engine *engine, uint32_t index, int32_t result)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    bool failed = result < 0 && result != -ENOBUFS && result != -ECANCELED;
+    conn->lingered += result > 0 ? (uint32_t)result : 0;
+    if (conn->eof || failed || conn->lingered > RU_LINGER_MAX)
+        stream_close(engine, index, RU_CLOSED_DONE);
+    else if (!conn->receiving)
+        stream_receive(engine, index);
 }
 
 static void stream_received(struct ru_engine *engine, const struct ru_event *event)
@@ -441,6 +481,8 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
     bool failed = event->result < 0 && event->result != -ENOBUFS && event->result != -ECANCELED;
     if (conn->state == RU_CONN_DONE)
         ru_stream_settle(engine, event->index);
+    else if (conn->state == RU_CONN_LINGER)
+        stream_heard_out(engine, event->index, event->result);
     else if (failed)
         stream_close(engine, event->index, RU_CLOSED_RESET);
     else if (action != RU_CONN_NOTHING)
@@ -488,12 +530,12 @@ bool ru_stream_dequeued(struct ru_engine *engine, uint32_t index)
 void ru_stream_expire(struct ru_engine *engine)
 {
     uint32_t index;
-    while ((index = ru_timer_expire(&engine->timers, engine->now_ns)) != RU_NONE) {
+    while ((index = ru_timer_expire(&engine->timers, engine->judged_ns)) != RU_NONE) {
         enum ru_conn_reason reason = RU_CLOSED_DONE;
         uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
         if (deadline_ns == UINT64_MAX)
             continue;
-        if (deadline_ns > engine->now_ns)
+        if (deadline_ns > engine->judged_ns)
             ru_timer_set(&engine->timers, index, deadline_ns);
         else
             stream_close(engine, index, reason);
@@ -619,7 +661,7 @@ static void stream_feed_buffers(struct ru_engine *engine)
         uint32_t index = starved->first;
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
         stream_unstarve(engine, conn);
-        if (ru_conn_reading(conn) && !conn->receiving)
+        if ((ru_conn_reading(conn) || conn->state == RU_CONN_LINGER) && !conn->receiving)
             stream_receive(engine, index);
     }
 }

@@ -43,5 +43,5 @@ void ru_tally_free(struct ru_tally **tallies, uint32_t count)
         return;
     for (uint32_t i = 0; i < count; i++)
         free(tallies[i]);
-    free(tallies);
+    free((void *)tallies);
 }

@@ -73,6 +73,9 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     char name[24];                                     /* the kernel takes 15 characters */
     (void)snprintf(name, sizeof(name), "raida-work-%u", index);
     (void)pthread_setname_np(pthread_self(), name);
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
+        __atomic_store_n(&engine->workers[index].clock, clock, __ATOMIC_RELAXED);
     made->engine = engine;
     made->mailbox = mailbox;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
@@ -496,7 +499,12 @@ const uint8_t *ru_worker_data(struct ru_worker *worker)
     return worker->scratch;
 }
 
-uint32_t ru_worker_data_size(struct ru_worker *worker)
+uint32_t ru_worker_data_size(const struct ru_worker *worker)
+{
+    return worker->used;
+}
+
+uint32_t ru_worker_resumed(struct ru_worker *worker)
 {
     if (worker->taken_ns != 0) {
         uint64_t *wait_ns = &worker->mailbox->counters.lock_wait_ns;

@@ -155,7 +155,7 @@ static void check_conn_operations(const struct ru_engine *engine, uint32_t index
     if (conn->state == RU_CONN_WAIT_BLOCK)
         check(conn->starved && conn->starved_of != RU_STARVED_OF_BUFFER, "body that nobody awaits",
               index);
-    if (ru_conn_reading(conn))
+    if (ru_conn_reading(conn) || conn->state == RU_CONN_LINGER)
         check(conn->receiving || (conn->starved && conn->starved_of == RU_STARVED_OF_BUFFER),
               "connection that nobody listens to", index);
     if (conn->state == RU_CONN_PROCESSING)
@@ -173,7 +173,8 @@ static bool deadline_met(const struct life *life, uint64_t deadline_ns)
         return true;
     if (deadline_ns < life->moved_ns)
         deadline_ns = life->moved_ns;
-    return deadline_ns + 2 * RU_TICK_NS > life->engine->now_ns;
+    /* Those of a lap that could not take all that it found are judged later. */
+    return life->engine->untaken > 0 || deadline_ns + 2 * RU_TICK_NS > life->engine->judged_ns;
 }
 
 static void check_conn(const struct life *life, uint32_t index, const struct places *places)

@@ -233,7 +233,7 @@ static struct ru_config draw_config(void)
 
 static void life_begin(struct life *life, uint32_t steps)
 {
-    if (ru_engine_create(&life->config, &life->engine) != 0)
+    if (ru_engine_create(&life->config, &life->engine, NULL) != 0)
         sim_fail("the engine cannot be made", 0);
     sim_wake_descriptor(life->engine->wake_fd);
     (void)ru_engine_set_class(life->engine, LIFE_ECHO >> 8, LIFE_ECHO & 0xFF, RU_CLASS_ECHO);

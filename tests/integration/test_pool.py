@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.handlers import HOLD, MIRROR, SLOW_HOLD, gate
+from tests.support.handlers import BLOB, HOLD, MIRROR, SLOW_HOLD, gate
 from tests.support.net import read_to_close, reset, tcp_ask, tcp_connect, udp_client, udp_exchange
 from tests.support.node import HANDLERS, eventually, running_node, total
 from tests.support.wire import (
@@ -209,3 +209,18 @@ def test_one_blocked_handler_holds_no_other_request_up() -> None:
         if floor < 1_000_000
     )
     assert quick >= 50, f"{quick} of 100 requests waited less than 1 ms for a worker"
+
+
+def test_reply_factor_does_not_count_what_stands_behind_the_body() -> None:
+    """Zeros behind a short request pay for no long reply."""
+    with running_node(handlers=HANDLERS, limits={"udp_reply_factor_max": 16}) as node:
+        asked = request(BLOB, (1000).to_bytes(4))
+        assert len(asked) * 16 < 1000 < 1400
+        for padding in (0, 1, 1400 - len(asked)):
+            with udp_client(node.endpoint) as client:
+                reply = udp_exchange(client, node.endpoint, asked + bytes(padding))
+            assert status(reply) == 89
+        longer = request(BLOB, (1000).to_bytes(4) + bytes(50))
+        with udp_client(node.endpoint) as client:
+            assert status(udp_exchange(client, node.endpoint, longer)) == 250
+        assert node.counters()["refused_factors"] == 3

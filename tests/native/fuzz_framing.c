@@ -372,10 +372,18 @@ static enum ru_conn_action player_send(struct player *player)
     return ru_conn_sent(&host.conns, host.index, (int32_t)part, NOW_NS);
 }
 
+/* Answered for good, or closed. */
+static bool player_ended(void)
+{
+    uint8_t state = player_conn()->state;
+    return state == RU_CONN_LINGER || state == RU_CONN_DONE;
+}
+
 /* Do what the state machine asks until it wants bytes again or is done. */
 static void player_react(struct player *player, enum ru_conn_action action)
 {
-    while (action != RU_CONN_NOTHING && action != RU_CONN_NEXT && action != RU_CONN_CLOSE) {
+    while (action != RU_CONN_NOTHING && action != RU_CONN_NEXT && action != RU_CONN_CLOSE &&
+           action != RU_CONN_END) {
         if (action == RU_CONN_SEND) {
             action = player_send(player);
         } else if (action == RU_CONN_STARVE) {
@@ -412,7 +420,7 @@ static void player_step(struct player *player)
         host_take_blocks();
     ASAN_POISON_MEMORY_REGION(edge, 8);
     memcpy(edge - part, script->bytes + player->at, part);
-    while (part > 0 && player_conn()->state != RU_CONN_DONE) {
+    while (part > 0 && !player_ended()) {
         uint32_t used = 0;
         enum ru_conn_action action =
             ru_conn_feed(&host.conns, host.index, edge - part, part, NOW_NS, &used);
@@ -438,9 +446,11 @@ static void play(const struct script *script, enum manner manner, struct log *lo
            sizeof(struct ru_context));
     MUST(ru_conn_open(&host.conns, 1000, 0, NOW_NS) == host.index);
     host.accepted++;
-    while (player.at < script->size && player_conn()->state != RU_CONN_DONE)
+    while (player.at < script->size && !player_ended())
         player_step(&player);
-    if (player_conn()->state != RU_CONN_DONE)
+    if (player_conn()->state == RU_CONN_LINGER)
+        ru_conn_close(&host.conns, host.index, RU_CLOSED_DONE, NOW_NS);
+    else if (player_conn()->state != RU_CONN_DONE)
         MUST(ru_conn_end_of_stream(&host.conns, host.index, NOW_NS) == RU_CONN_CLOSE);
     log->consumed = player.at;
     log->reason = player_conn()->reason;
@@ -505,7 +515,8 @@ static void check_queued(const struct script *script, uint32_t size)
     const uint8_t *bytes = script->bytes;
     uint32_t rest = size - context->header_size;
     MUST(context->header_size == (bytes[16] > 2 ? RU_HEADER_LARGE : RU_HEADER_SMALL));
-    MUST(context->transport == RU_UDP && context->request_size == size);
+    MUST(context->transport == RU_UDP);
+    MUST(context->request_size == context->header_size + (uint32_t)context->body_present);
     MUST(context->body_at == context->header_at + context->header_size);
     MUST(context->body_present == (rest < context->body_size ? rest : context->body_size));
     MUST(context->body_present == context->body_size || bytes[16] != 0);

@@ -230,7 +230,8 @@ static enum ru_conn_action serve(struct host *host, uint32_t index, struct trans
 static void react(struct host *host, uint32_t index, enum ru_conn_action action,
                   struct transcript *transcript)
 {
-    while (action != RU_CONN_NOTHING && action != RU_CONN_NEXT && action != RU_CONN_CLOSE) {
+    while (action != RU_CONN_NOTHING && action != RU_CONN_NEXT && action != RU_CONN_CLOSE &&
+           action != RU_CONN_END) {
         transcript_add(transcript, &action, sizeof(action));
         expect_laws(host);
         if (action == RU_CONN_QUEUE || action == RU_CONN_QUEUE_SLOW) {
@@ -249,6 +250,13 @@ static void react(struct host *host, uint32_t index, enum ru_conn_action action,
     transcript_add(transcript, &action, action == RU_CONN_NOTHING ? 0 : sizeof(action));
 }
 
+/* Answered for good, or closed. */
+static bool host_ended(struct host *host, uint32_t index)
+{
+    uint8_t state = host_conn(host, index)->state;
+    return state == RU_CONN_LINGER || state == RU_CONN_DONE;
+}
+
 /* Feed the stream in pieces of at most piece_max bytes, or of random sizes if that is 0. */
 static void play(struct host *host, const struct stream *stream, uint32_t piece_max,
                  struct ru_random *random, struct transcript *transcript)
@@ -258,7 +266,7 @@ static void play(struct host *host, const struct stream *stream, uint32_t piece_
     host->node.front.random.state = 5; /* the same nonces in every run */
     uint32_t index = host_accept(host);
     uint32_t at = 0;
-    while (at < stream->size && host_conn(host, index)->state != RU_CONN_DONE) {
+    while (at < stream->size && !host_ended(host, index)) {
         uint32_t left = stream->size - at;
         uint32_t piece =
             piece_max ? piece_max : 1 + native_below(random, 1U << native_below(random, 17));
@@ -269,11 +277,13 @@ static void play(struct host *host, const struct stream *stream, uint32_t piece_
             at += used;
             piece -= used;
             react(host, index, action, transcript);
-            if (host_conn(host, index)->state == RU_CONN_DONE)
+            if (host_ended(host, index))
                 break;
         }
     }
-    if (host_conn(host, index)->state != RU_CONN_DONE)
+    if (host_conn(host, index)->state == RU_CONN_LINGER)
+        ru_conn_close(&host->conns, index, RU_CLOSED_DONE, host->now_ns);
+    else if (host_conn(host, index)->state != RU_CONN_DONE)
         EXPECT_EQUAL(ru_conn_end_of_stream(&host->conns, index, host->now_ns), RU_CONN_CLOSE);
     transcript_add(transcript, &host_conn(host, index)->reason, 1);
     transcript_add(transcript, &at, sizeof(at));
@@ -359,10 +369,15 @@ static uint32_t host_conn_in(struct host *host, enum ru_conn_state state)
         break;
     case RU_CONN_PROCESSING:
     case RU_CONN_WRITE:
+    case RU_CONN_LINGER:
         EXPECT_EQUAL(host_announce(host, index, 0), RU_CONN_QUEUE);
-        if (state == RU_CONN_WRITE)
+        if (state != RU_CONN_PROCESSING)
             EXPECT_EQUAL(ru_conn_replied(&host->conns, index, RU_NONE, 32, host->now_ns),
                          RU_CONN_SEND);
+        if (state != RU_CONN_LINGER)
+            break;
+        host_conn(host, index)->refused = true;
+        EXPECT_EQUAL(ru_conn_sent(&host->conns, index, 32, host->now_ns), RU_CONN_END);
         break;
     case RU_CONN_DONE:
         ru_conn_close(&host->conns, index, RU_CLOSED_DRAIN, host->now_ns);
@@ -418,7 +433,8 @@ static const uint32_t legal_in[CALLS] = {
     [CALL_REFUSE] = IN(PROCESSING),
     [CALL_UNSENT] = IN(WRITE),
     [CALL_SENT] = IN(WRITE),
-    [CALL_CLOSE] = IN(READ_HEADER) | IN(WAIT_BLOCK) | IN(READ_BODY) | IN(PROCESSING) | IN(WRITE),
+    [CALL_CLOSE] =
+        IN(READ_HEADER) | IN(WAIT_BLOCK) | IN(READ_BODY) | IN(PROCESSING) | IN(WRITE) | IN(LINGER),
     [CALL_COUNT_CLOSED] = IN(DONE),
     [CALL_RELEASE] = IN(DONE),
 };
@@ -798,10 +814,54 @@ static void test_what_ends_a_persistent_connection(void)
     EXPECT_EQUAL(host_send(&host, index, size, 32), RU_CONN_NEXT);
     EXPECT_EQUAL(host_announce(&host, index, 101), RU_CONN_SEND);
     EXPECT_EQUAL(ru_conn_unsent(&host.conns, index, &size)[2], 16);
-    EXPECT_EQUAL(host_send(&host, index, size, 32), RU_CONN_CLOSE);
-    EXPECT_EQUAL(host_conn(&host, index)->reason, RU_CLOSED_DONE);
+    EXPECT_EQUAL(host_send(&host, index, size, 32), RU_CONN_END);
+    EXPECT_EQUAL(host_conn(&host, index)->state, RU_CONN_LINGER);
+    ru_conn_close(&host.conns, index, RU_CLOSED_DONE, host.now_ns);
     host_release(&host, index);
     host_close(&host);
+}
+
+/* The last reply has been sent: the peer is heard out if the reply is long or if more is known to
+ * come, unless it has ended already. */
+static void test_what_follows_the_last_reply(void)
+{
+    static const struct {
+        uint32_t size;
+        bool crowded, refused, eof, lingers;
+    } cases[] = {
+        {.size = 32},
+        {.size = RU_INLINE_SIZE},
+        {.size = 32, .crowded = true, .lingers = true},
+        {.size = 32, .refused = true, .lingers = true},
+        {.size = RU_INLINE_SIZE + 1, .lingers = true},
+        {.size = RU_REPLY_MAX, .crowded = true, .eof = true},
+    };
+    struct ru_config config = native_config();
+    config.tcp_persistent = 0;
+    for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct host host;
+        host_open(&host, &config);
+        uint32_t index = host_conn_in(&host, RU_CONN_PROCESSING);
+        struct ru_conn *conn = host_conn(&host, index);
+        uint32_t block =
+            ru_block_acquire(&host.blocks, RU_BLOCK_LARGE, host.node.arena.slots + index);
+        (void)ru_conn_replied(&host.conns, index, block, cases[i].size, host.now_ns);
+        conn->crowded = cases[i].crowded;
+        conn->refused = cases[i].refused;
+        conn->eof = cases[i].eof;
+        bool lingers = cases[i].lingers;
+        EXPECT_EQUAL(ru_conn_sent(&host.conns, index, (int32_t)cases[i].size, host.now_ns),
+                     lingers ? RU_CONN_END : RU_CONN_CLOSE);
+        EXPECT_EQUAL(conn->state, lingers ? RU_CONN_LINGER : RU_CONN_DONE);
+        EXPECT_EQUAL(host.counters.tcp_answered, 1);
+        EXPECT_EQUAL(host.counters.tcp_in_flight, 0);
+        EXPECT_EQUAL(host.counters.connections_open, 1);
+        if (lingers)
+            ru_conn_close(&host.conns, index, RU_CLOSED_DONE, host.now_ns);
+        host_release(&host, index);
+        EXPECT_EQUAL(host.counters.connections_closed_done, 1);
+        host_close(&host);
+    }
 }
 
 /* ---- deadlines ---- */
@@ -881,6 +941,11 @@ static void test_deadlines_of_the_other_states(void)
     EXPECT_DEADLINE(index, host.now_ns + 2000 * MS, RU_CLOSED_HEADER_TIMEOUT);
     host_hang_up(&host, index);
     EXPECT_DEADLINE(index, UINT64_MAX, RU_CLOSED_REASONS);
+
+    index = host_conn_in(&host, RU_CONN_LINGER);
+    EXPECT_DEADLINE(index, host.now_ns + RU_LINGER_NS, RU_CLOSED_DONE);
+    ru_conn_close(&host.conns, index, RU_CLOSED_DONE, host.now_ns);
+    host_release(&host, index);
     host_close(&host);
 }
 
@@ -924,6 +989,7 @@ int main(void)
     RUN(test_replies_in_blocks);
     RUN(test_a_send_that_fails);
     RUN(test_what_ends_a_persistent_connection);
+    RUN(test_what_follows_the_last_reply);
     RUN(test_deadlines_of_a_slow_peer);
     RUN(test_deadlines_of_the_other_states);
     RUN(test_every_reason_is_counted);

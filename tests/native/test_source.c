@@ -50,7 +50,6 @@ static struct ru_guard *guard_with(const struct ru_checks *settings)
 {
     static struct ru_guard guard;
     memset(&guard, 0, sizeof(guard));
-    EXPECT(ru_guard_valid(settings));
     EXPECT_EQUAL(ru_guard_init(&guard, settings), 0);
     return &guard;
 }
@@ -256,10 +255,6 @@ static void test_settings_widen_exempt_and_switch_off(void)
     ru_guard_set(guard, &settings, START);
     EXPECT_EQUAL(fails(guard, "192.0.3.1", header, RU_UDP, START, 500), 500);
     ru_guard_destroy(guard);
-    settings.exempt[0].bits = 129;
-    EXPECT(!ru_guard_valid(&settings));
-    settings = (struct ru_checks){.burst = 1, .per_min = 0};
-    EXPECT(!ru_guard_valid(&settings));
 }
 
 static void test_what_is_limited_can_be_listed(void)

@@ -300,7 +300,7 @@ static void expect_described(struct bench *bench, uint8_t encryption, enum nativ
     want.peer_at = ru_arena_slot_at(arena, index) + RU_SLOT_HEAD;
     want.header_at = want.inline_at = payload_at;
     want.body_at = payload_at + size;
-    want.request_size = whole;
+    want.request_size = (uint32_t)size + present; /* not what stands behind the body */
     want.inline_size = arena->payload_size;
     want.body_block = want.reply_block = RU_NONE;
     want.body_size = 100;

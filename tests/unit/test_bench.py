@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from raida_uring import config
-from raida_uring.bench import cases, contenders, report
+from raida_uring.bench import cases, coins, contenders, report, runner
 from raida_uring.bench.load import (
     Exchange,
     Load,
@@ -28,7 +28,15 @@ from raida_uring.bench.load import (
     read_syscall_counter,
     run_load,
 )
-from raida_uring.bench.report import CaseReport, Measurement, Outcome, Report, SpinRun
+from raida_uring.bench.report import (
+    CaseReport,
+    Measurement,
+    Outcome,
+    Report,
+    SpinRun,
+    WorkersReport,
+    WorkersRun,
+)
 
 DURATION_MS = 300
 ECHO_BYTES = len(cases.ECHO.request)
@@ -481,3 +489,54 @@ def test_an_interrupted_benchmark_reports_what_has_ended(tmp_path: Path) -> None
     assert errors.endswith("raida-uring: bench: interrupted\n")
     told = json.loads((tmp_path / "out.json").read_text())
     assert next(one["name"] for one in told["cases"]) == "udp-echo"
+
+
+# -- many workers, own coins, fresh stores --------------------------------------------------------
+
+
+def test_ratios_of_workers_are_medians_of_pairs() -> None:
+    """Of one round each: a slow minute meets both sides of a pair."""
+    pairs = ((100.0, 95.0), (10.0, 9.0), (1000.0, 970.0))
+    runs = tuple(WorkersRun(measurement(one), measurement(many)) for one, many in pairs)
+    found = WorkersReport("version", 0.95, runs)
+    assert found.ratio == pytest.approx(0.95)
+    assert found.verdict.met is True
+    assert dataclasses.replace(found, ratio_min=0.96).verdict.met is False
+    nothing = WorkersReport("version", 0.95, (WorkersRun(measurement(0.0), measurement(1.0)),))
+    assert nothing.verdict.met is None
+    told = dataclasses.replace(example_report(), workers_reports=(found,))
+    assert "version: 8 workers / 1 >= 0.95 (0.95)" in report.text(told)
+    assert "| node: version: 8 workers / 1 >= 0.95 | 0.95 | yes |" in report.markdown(told)
+    assert report.as_json(told)["workers"]["cases"]["version"]["ratio"] == pytest.approx(0.95)  # type: ignore[index]
+
+
+def test_many_workers_answer_as_one_does() -> None:
+    """The short form: what is measured is right, whatever the pace."""
+    cpu = min(os.sched_getaffinity(0))
+    settings = runner.Settings(100, 1, cpu, cpu, cases.WORKERS_CASE)
+    *_, (found, _) = runner.measure(settings, Report({}, (), (), {}))
+    assert len(found.workers_reports) == 7
+    assert found.wrong_answers == 0
+    for one in found.workers_reports:
+        (run,) = one.runs
+        assert run.one.answered > 0, one.name
+        assert run.many.answered > 0, one.name
+
+
+def test_every_request_outstanding_has_coins_of_its_own(tmp_path: Path) -> None:
+    """And they pass, in a store that was written and in one that was not."""
+    own = [case for case in coins.cases() if case.exchange.variants and "type" not in case.name]
+    assert [case.fresh for case in own] == [False, False, True]
+    for case in own:
+        asked = {one[48:-2] for one in case.exchange.variants}
+        assert len(asked) == coins.WINDOW, case.name
+    for fresh, make in ((False, coins.make_store), (True, coins.make_fresh_store)):
+        store = tmp_path / str(fresh)
+        make(store)
+        node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
+        with contenders.running(node, os.sched_getaffinity(0)) as server:
+            for case in (one for one in own if one.fresh == fresh):
+                load = short_load(server.port, window=coins.WINDOW, timeout_ms=5000)
+                result = run_load(load, case.exchange)
+                assert result.answered > 0, case.name
+                assert result.clean, (case.name, result)

@@ -157,6 +157,7 @@ FEATURES: Final = (
     "coop_taskrun",
     "send_address",
     "registered_ring",
+    "no_iowait",
     "cancel_flags",
     "sync_cancel",
     "multishot_recv_cap",

@@ -10,6 +10,7 @@ leave is not taken for one.
 
 import struct
 import threading
+import time
 
 from raida_uring import config, sealing
 from raida_uring.ffi import native
@@ -86,6 +87,27 @@ class Waiting(Worker):
         self.leave = threading.Event()
         self.thread = threading.Thread(target=self.leave.wait, name="waiting", daemon=True)
         self.thread.start()
+
+
+class Joined(threading.Thread):
+    """Knows whether it has been joined after its end, as Python 3.13 wants it to free its stack."""
+
+    joined = False
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(timeout)
+        self.joined = not self.is_alive()
+
+
+def test_threads_that_have_ended_are_joined() -> None:
+    ended = Waiting(serving=False)
+    ended.leave.set()
+    ended.thread = joined = Joined(target=bool, daemon=True)
+    joined.start()
+    while joined.is_alive():
+        time.sleep(0.001)
+    assert join_all([ended]) == []
+    assert joined.joined
 
 
 def test_a_worker_without_a_handler_is_waited_for() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import config, kernel, sealing
+from raida_uring import config, sealing
 from raida_uring.protocol import Coin
 from raida_uring.sealing import Key
 from tests.support.coin_requests import GET_TICKET, VALIDATE_TICKET, ask, default_an
@@ -343,7 +343,7 @@ def test_settings_of_the_data_plane() -> None:
         "[server]\nraida_id = 1\n[limits]\n"
         'failed_checks_exempt = ["192.0.2.0/24", "2001:db8::/32", "::1"]\n'
     )
-    checks = kernel.check_settings(config.parse(text, "test.toml"))
+    checks = config.check_settings(config.parse(text, "test.toml"))
     assert checks["exempt_count"] == 3
     assert checks["exempt"] == [
         {"address": bytes(10) + b"\xff\xff\xc0\0\x02\0", "bits": 120},

@@ -1,0 +1,33 @@
+"""A node that sleeps must not look like one that waits for a disk."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from raida_uring.ffi import native
+from tests.support.node import running_node
+
+NODES = 6
+LOOKS = 40
+
+
+def tasks_in_iowait() -> int:
+    """Of the whole machine."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("procs_blocked ")).split()[1])
+
+
+def test_sleeping_node_is_not_counted_as_waiting_for_a_disk(backend: str) -> None:
+    """Others may wait for a disk meanwhile, but hardly six of them at every look."""
+    if backend == "uring" and native.probe_features()["no_iowait"] != 0:
+        pytest.skip("IORING_FEAT_NO_IOWAIT (Linux 6.15) is missing")
+    with ExitStack() as stack:
+        for _ in range(NODES):
+            stack.enter_context(running_node())
+        seen = []
+        for _ in range(LOOKS):
+            seen.append(tasks_in_iowait())
+            time.sleep(0.02)
+        assert min(seen) < NODES, seen

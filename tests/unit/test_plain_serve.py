@@ -1,0 +1,60 @@
+"""`serve` as service managers call it does without typer's parser, and is understood alike."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raida_uring.cli import _plain_serve
+
+PLAIN = [
+    ([], {}),
+    (["--config", "/etc/node.toml"], {"config_path": Path("/etc/node.toml")}),
+    (
+        ["--host", "::1", "--port", "50014", "--backend", "epoll"],
+        {"host": "::1", "port": 50014, "backend": "epoll"},
+    ),
+]
+FOR_TYPER = [
+    ["--help"],
+    ["--config"],
+    ["--config", "a", "--config", "b"],
+    ["--config=a"],
+    ["--port", "-1"],
+    ["--port", "many"],
+    ["--conf", "a"],
+    ["stray"],
+    ["--config", "--port"],
+    ["--port", "\u0661"],
+]
+
+
+@pytest.mark.parametrize(("given", "understood"), PLAIN)
+def test_plain_options(given: list[str], understood: dict[str, object]) -> None:
+    assert _plain_serve(["serve", *given]) == understood
+
+
+@pytest.mark.parametrize("given", FOR_TYPER)
+def test_the_rest_is_typer_s(given: list[str]) -> None:
+    assert _plain_serve(["serve", *given]) is None
+
+
+@pytest.mark.parametrize("argv", [[], ["ping", "--port", "1"], ["config", "check"]])
+def test_other_commands_are_typer_s(argv: list[str]) -> None:
+    assert _plain_serve(argv) is None
+
+
+def test_what_a_start_does_not_load() -> None:
+    program = (
+        "import sys; from raida_uring import cli; status = cli.main(sys.argv[1:]); "
+        "print(status, 'pydantic' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--port", "65536"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "2 False\n"
+    assert "--port 65536: must be an integer from 0 to 65535" in ended.stderr
