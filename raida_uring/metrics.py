@@ -278,7 +278,7 @@ class Answered:
 
     @property
     def label(self) -> str:
-        """As the wire page writes it."""
+        """Group and code, as in docs/protocol.md: "1/10"."""
         return f"{self.group}/{self.code}"
 
 

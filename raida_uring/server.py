@@ -76,7 +76,6 @@ class Server:
         self._syncer: Syncer | None = None
         self._integrity: Integrity | None = None
         self._web: Web | None = None
-        self._started_at = 0.0  # seconds since 1970; 0: not yet
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
@@ -89,7 +88,7 @@ class Server:
 
     @property
     def started_at(self) -> float:
-        """When it was made, in seconds since the epoch."""
+        """When it began to serve, or until then was made: seconds since the epoch."""
         return self._started_at
 
     @property
@@ -366,7 +365,7 @@ class Server:
         Between start() and stop(), which ends the HTTP thread before what is observed goes.
         """
         engine, loop = self._engine, self._loop
-        if engine is None or loop is None or not self._started_at:
+        if engine is None or loop is None:
             raise StartError("the node is starting")
         return metrics.observe(
             metrics.Subject(
@@ -391,7 +390,7 @@ class Server:
 
     def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
-        if self._engine is None or not self._started_at:
+        if self._engine is None:
             raise StartError("the node is starting")
         self._engine.wake()
         return self._engine.counters()["laps"]
@@ -404,7 +403,6 @@ class Server:
         self._draining = True
         with self._lock:
             if self._engine is not None:
-                self._draining = True
                 self._engine.drain(drain_timeout_ms)
 
     def begin_takeover(self, changed: Callable[[], None]) -> None:
