@@ -35,6 +35,7 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.handlers import LOSE_META
+from tests.support.needs import require
 from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import HANDLERS, SERVE, STOP_TIMEOUT_S, Daemon, daemon, started_daemon
 from tests.support.store import MAP_BYTES, Coin, make_store
@@ -191,16 +192,13 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
 
 
 def strace_refusal() -> str | None:
-    """Why strace cannot be used here; None when it can."""
-    try:
-        tried = subprocess.run(
-            ["strace", "-f", "-o", "/dev/null", "true"],
-            capture_output=True,
-            timeout=20 * PATIENCE,
-            check=False,
-        )
-    except FileNotFoundError:
-        return "strace is not installed"
+    """Why an installed strace cannot be used here; None when it can."""
+    tried = subprocess.run(
+        [require("strace"), "-f", "-o", "/dev/null", "true"],
+        capture_output=True,
+        timeout=20 * PATIENCE,
+        check=False,
+    )
     return None if tried.returncode == 0 else f"strace: {tried.stderr.decode().strip()}"
 
 
