@@ -3,7 +3,7 @@
 #
 # usage: tools/test_fresh.sh [CASE...]    CASE: bookworm|trixie . root|user . disk|tmpfs . ipv6|ipv4
 #
-# Without arguments, the four cases of ALL below: each value meets each other's, and they take
+# Without arguments, the four cases of ALL below: Debian, user and /tmp in every pair. They take
 # about a quarter of an hour each. A case starts from a root that debootstrap made (kept in
 # build/fresh, 300 MB each) and has never built anything: a clone of this checkout's HEAD, whatever
 # is not committed left out; `make build`, which is the set-up of the README's commands, with this
