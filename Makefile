@@ -21,14 +21,14 @@ NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,\
                 $(filter-out %/backend_sim.c,$(filter raida_uring/ffi/%,$(C_SOURCES))))
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
-.DEFAULT_GOAL := all
-.PHONY: all setup setup-lint build run test check fmt format-check lint types werror tidy \
+.DEFAULT_GOAL := build
+.PHONY: all setup setup-lint build run test test-announce test-fresh check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
         upgrades bench bench-source bench-quick dist test-wheel test-image man clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
-all: fmt build lint test ## format, build, lint, test (default)
+all: fmt build lint test ## format, build, lint, test
 
 setup:
 	@$(SETUP)
@@ -39,15 +39,22 @@ setup-lint:
 setup-fuzz:
 	@$(SETUP) --fuzz
 
-build: setup ## make .venv/bin/raida-uring
+build: setup ## make .venv/bin/raida-uring (default)
 
 run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
-test: setup test-native test-threads test-fuzz ## all tests
+# The fuzzer only where its compiler is: 250 MB that nothing else here needs.
+test: setup test-announce test-native test-threads ## all tests, about a quarter of an hour
+	@if $(SETUP) --has-fuzzer; then $(MAKE) --no-print-directory test-fuzz; \
+	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi
 	$(BIN)/python -m pytest
 
-check: setup-lint format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
+test-announce: setup
+	@echo 'about 15 minutes on two processors'
+	@$(BIN)/python -m tests.support.needs
+
+check: setup-lint setup-fuzz format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
 	$(MAKE) --no-print-directory test
 
 fmt: setup-lint ## format Python and C
@@ -205,6 +212,10 @@ dist: setup ## source archive and wheel in dist/
 # As root, with debootstrap; further Pythons by their prefixes: PYTHONS=...
 test-wheel: dist ## the wheel on a minimal Debian 12 without compiler and libraries
 	@tools/test_wheel.sh $(PYTHONS)
+
+# As root, with debootstrap: CASES="trixie.user.disk.ipv6" for one of tools/test_fresh.sh.
+test-fresh: ## the README's commands on bare Debian 12 and 13, in chroots; an hour
+	@nice tools/test_fresh.sh $(CASES)
 
 test-image: dist ## the Containerfile by podman, or its steps without an engine, and a node from it; as root, with debootstrap
 	@tools/container/test_image.sh

@@ -314,7 +314,7 @@ class Answered:
 
     @property
     def label(self) -> str:
-        """Group and code, as `0/1`."""
+        """Group and code, as in docs/protocol.md: "1/10"."""
         return f"{self.group}/{self.code}"
 
 

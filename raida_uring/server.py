@@ -493,7 +493,6 @@ class Server:
         self._draining = True
         with self._lock:
             if self._engine is not None:
-                self._draining = True
                 self._engine.drain(drain_timeout_ms)
 
     def begin_takeover(self, changed: Callable[[], None]) -> None:

@@ -129,7 +129,7 @@ def _parse_address(raw: object) -> str:
         raise ValueError(f"{address} is a multicast address")
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
-            raise ValueError(f"{address} is IPv4: write {address.ipv4_mapped}")
+            raise ValueError(f"{raw} is IPv4: write {address.ipv4_mapped}")
         if address.is_link_local and address.scope_id is None:
             raise ValueError(f"{address} needs its interface, as in {address}%eth0")
     return str(address)

@@ -184,7 +184,7 @@ def _month_of(hour: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """used_bytes of map_bytes; pages that were written, and those that cannot be read."""
+    """used_bytes of map_bytes; pages that were written; tickets that are kept."""
 
     used_bytes: int
     map_bytes: int
@@ -817,7 +817,7 @@ class Coins:
         return self.view.get(table, key)
 
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Change an entry; None removes it. table: one of native.TABLE_*. key: 1 to 511 bytes.
+        """Change an entry; None removes it. table: native_store.TABLE_*. key: 1 to 511 bytes.
 
         Raises ValueError or TypeError for what is none of that, RuntimeError on a reading view.
         """

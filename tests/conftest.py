@@ -2,8 +2,11 @@
 
 import faulthandler
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,15 +31,42 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _stderr_fd = -1
+_place: Path | None = None  # what is made in the course of the run, but for the checkout
 
 
-def pytest_configure() -> None:
+# Before pytest's own, which reads the option.
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
     """Keep the real stderr: pytest's capture would swallow the watchdog's stacks. Heed SIGINT, also
     in a job in the background, which ignores it: programs that tests interrupt inherit that."""
     global _stderr_fd
     _stderr_fd = os.dup(2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _make_place(config)
+
+
+def _make_place(config: pytest.Config) -> None:
+    """A directory in /tmp, and as good as /tmp for all that runs from here on, other users
+    included: what they leave ends with it."""
+    global _place
+    _place = Path(tempfile.mkdtemp(prefix="raida-"))  # short: a socket path ends at 107 bytes
+    _place.chmod(0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_place)
+    if config.option.basetemp is None:
+        config.option.basetemp = str(_place / "test")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Leave nothing in /tmp, unless there is a failure to be understood."""
+    if _place is not None and exitstatus != pytest.ExitCode.TESTS_FAILED:
+        shutil.rmtree(_place, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where the files of failed tests are."""
+    if _place is not None and _place.exists():
+        terminalreporter.write_line(f"files of failed tests: {_place}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Prepare a checkout: system packages, .venv, dependencies, C modules.
 #
-# usage: tools/setup.sh [--lint|--fuzz]   --lint also wants clang-format, clang-tidy, systemd-analyze,
-#                                         --fuzz clang with libFuzzer
+# usage: tools/setup.sh [--lint|--fuzz|--has-fuzzer]
+#
+# --lint also wants clang-format, clang-tidy and systemd-analyze, --fuzz clang with libFuzzer.
+# --has-fuzzer prepares nothing: exit status 0 where clang with libFuzzer is installed.
 #
 # Safe to repeat and quick when nothing changed: each step compares a stamp in .venv with a hash
 # of its inputs. Never asks a question. Missing system packages are installed through apt when
@@ -52,6 +54,11 @@ has_libfuzzer() {
     command -v clang >/dev/null && compgen -G \
         "$(clang -print-resource-dir)/lib/*/libclang_rt.fuzzer[-.]*" >/dev/null
 }
+
+if [[ "${1:-}" == --has-fuzzer ]]; then
+    has_libfuzzer
+    exit
+fi
 
 missing_packages() {
     local python=$1 version
@@ -106,6 +113,15 @@ build_inputs() {
 
 built_modules() { find raida_uring -name '_native*.so' -o -name '_loadgen*.so'; }
 
+# pip says with many lines that it cannot reach its index, and blames the first package for it.
+no_packages() {
+    if grep -qE '(NewConnection|ConnectTimeout|ReadTimeout|Proxy|SSL)Error|from versions: none' build/pip.log; then
+        die "PyPI cannot be reached, nor another index that pip is configured for; pip's words are in build/pip.log"
+    fi
+    cat build/pip.log >&2
+    die "pip could not install the dependencies"
+}
+
 # --- Steps --------------------------------------------------------------------------------------
 
 mkdir -p build
@@ -138,7 +154,7 @@ if [[ "$(cat "$VENV/.stamp-dependencies" 2>/dev/null)" != "$wanted" ]]; then
     say "installing dependencies"
     rm -f "$VENV/.stamp-build"
     # First the tools the build itself needs, so that every later rebuild works without a network.
-    "$VENV/bin/python" - pyproject.toml <<'PY' | xargs -d '\n' "$VENV/bin/pip" install -q
+    "$VENV/bin/python" - pyproject.toml <<'PY' | xargs -d '\n' "$VENV/bin/pip" install -q 2>build/pip.log || no_packages
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
     table = tomllib.load(file)

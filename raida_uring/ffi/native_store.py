@@ -13,7 +13,7 @@ from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stub
 
 
 class _Lib(Protocol):
-    """The functions of ru.h that this module calls."""
+    """The functions of store.h and survey.h that this module calls."""
 
     RU_STORE_AN: int
     RU_STORE_COIN: int

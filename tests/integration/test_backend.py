@@ -47,15 +47,20 @@ def held_descriptor(node: Node, client: socket.socket) -> int:
     node.wait_for_counts(connections_open=1)
     for name in os.listdir("/proc/self/fd"):
         try:
-            copy = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # no socket, or closed meanwhile
+            copy = os.dup(int(name))
+        except OSError:  # closed meanwhile
             continue
         try:
-            if copy.getpeername() == client.getsockname():
-                return copy.detach()
+            end = socket.socket(fileno=copy)
+        except OSError:  # no socket
+            os.close(copy)  # a ring, for one: it would lock memory as long as this process lives
+            continue
+        try:
+            if end.getpeername() == client.getsockname():
+                return end.detach()
         except OSError:  # not connected
             pass
-        copy.close()
+        end.close()
     raise AssertionError("the node's end of the connection was not found")
 
 

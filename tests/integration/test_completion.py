@@ -7,7 +7,6 @@ directory, and the line so made runs. The shells read no start-up files but what
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import require
 from tests.support.net import PATIENCE
 
 FILES = Path(__file__).parents[2] / "docs" / "completion"
@@ -59,8 +59,8 @@ class Terminal:
 @contextmanager
 def terminal(shell: str, home: Path) -> Iterator[Terminal]:
     """A shell in `home`, with this Python's programs first on its path."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+    if shell != "bash":
+        require(shell)
     programs = Path(sys.executable).parent
     environment = {
         "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",

@@ -42,6 +42,7 @@ from tests.support.coin_requests import (
 from tests.support.handlers import LOSE_META
 from tests.support.http import ask as http_ask
 from tests.support.http import sample_value, scrape, status_json
+from tests.support.needs import require
 from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import (
     HANDLERS,
@@ -206,16 +207,13 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
 
 
 def strace_refusal() -> str | None:
-    """Why strace cannot be used here; None when it can."""
-    try:
-        tried = subprocess.run(
-            ["strace", "-f", "-o", "/dev/null", "true"],
-            capture_output=True,
-            timeout=20 * PATIENCE,
-            check=False,
-        )
-    except FileNotFoundError:
-        return "strace is not installed"
+    """Why an installed strace cannot be used here; None when it can."""
+    tried = subprocess.run(
+        [require("strace"), "-f", "-o", "/dev/null", "true"],
+        capture_output=True,
+        timeout=20 * PATIENCE,
+        check=False,
+    )
     return None if tried.returncode == 0 else f"strace: {tried.stderr.decode().strip()}"
 
 

@@ -22,6 +22,7 @@ from tests.support.handlers import (
     blob_bytes,
     kept,
 )
+from tests.support.needs import require_ipv6
 from tests.support.net import (
     PATIENCE,
     Endpoint,
@@ -141,19 +142,21 @@ def test_request_tells_the_truth(ask: Ask) -> None:
     }
 
 
-def test_peer_is_the_one_that_asked() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_peer_is_the_one_that_asked(host: str) -> None:
+    if host == "::1":
+        require_ipv6()
     with running_node(network={"bind": None}, handlers=HANDLERS) as node:
         port = node.endpoint[1]
-        for host in ("127.0.0.1", "::1"):
-            with tcp_connect((host, port)) as client:
-                own = client.getsockname()[:2]
-                client.sendall(request(DESCRIBE))
-                seen = json.loads(reply_payload(client.recv(4096)))
-                assert tuple(seen["peer"]) == own
-            with udp_client((host, port)) as client:
-                client.bind((host, 0))
-                reply = udp_exchange(client, (host, port), request(DESCRIBE))
-                assert tuple(json.loads(reply_payload(reply))["peer"]) == client.getsockname()[:2]
+        with tcp_connect((host, port)) as client:
+            own = client.getsockname()[:2]
+            client.sendall(request(DESCRIBE))
+            seen = json.loads(reply_payload(client.recv(4096)))
+            assert tuple(seen["peer"]) == own
+        with udp_client((host, port)) as client:
+            client.bind((host, 0))
+            reply = udp_exchange(client, (host, port), request(DESCRIBE))
+            assert tuple(json.loads(reply_payload(reply))["peer"]) == client.getsockname()[:2]
 
 
 def test_kept_payload_never_changes() -> None:

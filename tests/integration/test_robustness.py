@@ -15,6 +15,7 @@ import pytest
 from raida_uring.errors import EngineError, StartError
 from tests.integration.test_faults import raw_udp
 from tests.support.handlers import DOZE, HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
+from tests.support.needs import require
 from tests.support.net import PATIENCE, read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
 from tests.support.node import (
     HANDLERS,
@@ -225,6 +226,7 @@ def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str)
     """Asked over one link while the way back leads over another: the reply takes the latter."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need CAP_SYS_ADMIN")
+    require("ip")
     script = Path(__file__).with_name("asymmetric_routes.sh")
     ended = subprocess.run(
         ["unshare", "--net", "bash", str(script), sys.executable, str(tmp_path), backend],

@@ -30,6 +30,7 @@ from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 from raida_uring.servicemanager import STORED_NAME
 from tests.support.handlers import DESCRIBE, UNTIL
+from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange
 from tests.support.node import (
     HANDLERS,
@@ -123,6 +124,7 @@ def test_sockets_outlive_the_node(tmp_path: Path) -> None:
 
 def test_peers_of_a_dual_stack_socket_have_their_own_addresses(tmp_path: Path) -> None:
     """Without BindIPv6Only= a unit's [::] takes IPv4, too: to a handler that is IPv4 as any."""
+    require_ipv6()
     with (
         socket.socket(socket.AF_INET6) as tcp,
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp,

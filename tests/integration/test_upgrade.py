@@ -22,6 +22,7 @@ from raida_uring.errors import StoreError
 from raida_uring.protocol import Status
 from raida_uring.store import Store
 from raida_uring.upgrade import Takeover
+from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE
 from tests.support.node import SERVE, daemon, environment, eventually
 from tests.support.store import MAP_BYTES, make_store
@@ -81,6 +82,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
 
 def test_ipv6_sockets_pass_on_too(tmp_path: Path) -> None:
     """What may be set before the bind only must not be set again."""
+    require_ipv6()
     with upgradable(tmp_path, network={"bind": ["127.0.0.1", "::1"]}) as node:
         upgrade(node)
         with socket.create_connection(("::1", node.endpoint[1]), ANSWER_TIMEOUT_S) as client:
@@ -180,6 +182,7 @@ def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
 
 def test_connections_find_their_address_again(tmp_path: Path) -> None:
     """Listeners are numbered anew when the addresses change."""
+    require_ipv6()
     with upgradable(tmp_path, network={"bind": ["127.0.0.1", "::1"]}) as node:
         clients = [PersistentClient((host, node.endpoint[1])) for host in ("::1", "127.0.0.1")]
         for client in clients:
@@ -195,6 +198,7 @@ def test_connections_find_their_address_again(tmp_path: Path) -> None:
 @pytest.mark.any_backend
 def test_a_new_address_gets_the_port_that_was_free(tmp_path: Path) -> None:
     """Port 0: one number for all addresses, also for one that comes first and later."""
+    require_ipv6()
     with upgradable(tmp_path, server={"port": 0}, network={"bind": ["127.0.0.1"]}) as node:
         config = tmp_path / "node.toml"
         config.write_text(config.read_text().replace('["127.0.0.1"]', '["::1", "127.0.0.1"]'))
@@ -297,7 +301,7 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
     with upgradable(tmp_path, **tables) as node:
         host, port = node.endpoint
         asked = Client_(host, port, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
-        clients = [PownClient(asked, 1 + 3000 * number) for number in range(3)]
+        clients = [PownClient(asked, denomination) for denomination in (1, 2, 3)]
         for client in clients:
             client.start()
         for _ in range(UPGRADES):
@@ -314,9 +318,13 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
             client.stopping = True
             client.join(ANSWER_TIMEOUT_S)
             assert client.fault is None
-        changed = {sn: an for client in clients for sn, an in client.acknowledged.items()}
+        changed = [
+            Coin(client.denomination, sn, an)
+            for client in clients
+            for sn, an in client.acknowledged.items()
+        ]
         for start in range(0, len(changed), 50):
-            coins = [Coin(1, sn, an) for sn, an in list(changed.items())[start : start + 50]]
+            coins = changed[start : start + 50]
             assert asked.ask(calls.detect(coins)).status == Status.ALL_PASS
 
         eventually(lambda: roots_are_true(asked, store), ANSWER_TIMEOUT_S)

@@ -315,7 +315,7 @@ def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
             node.signal(signal.SIGUSR2)
             says(node, "stopping: up to")
             new = secrets.token_bytes(16)
-            coin = Coin(1, 5000, PownClient.old(5000))
+            coin = Coin(1, 5000, PownClient.old(1, 5000))
             assert asked.ask(calls.pown([(coin, new)])).status == Status.ALL_PASS
             os.kill(serving_process(node), signal.SIGKILL)
             says(node, "this node serves again")

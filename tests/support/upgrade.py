@@ -294,22 +294,24 @@ def serves_operators(directory: Path, web: int) -> int:
 class PownClient(threading.Thread):
     """Gives coins of its own new ANs, one after the other, and keeps what was acknowledged."""
 
-    def __init__(self, node: Client_, first: int) -> None:
+    def __init__(self, node: Client_, denomination: int) -> None:
+        """denomination: 1 to 6, nobody else's, so that no client comes to another's coins."""
         super().__init__(daemon=True)
         self.node = node
-        self.first = first
+        self.denomination = denomination
         self.acknowledged: dict[int, bytes] = {}
         self.fault: str | None = None
         self.stopping = False
 
     def run(self) -> None:
-        for sn in itertools.count(self.first):
+        for sn in itertools.count(1):
             if self.stopping:
                 return
             time.sleep(PACE_S)
             new = secrets.token_bytes(16)
             try:
-                answer = self.node.ask(calls.pown([(Coin(1, sn, self.old(sn)), new)]))
+                coin = Coin(self.denomination, sn, self.old(self.denomination, sn))
+                answer = self.node.ask(calls.pown([(coin, new)]))
             except (OSError, RaidaError) as error:
                 self.fault = f"coin {sn}: {error}"
                 return
@@ -319,9 +321,9 @@ class PownClient(threading.Thread):
             self.acknowledged[sn] = new
 
     @staticmethod
-    def old(sn: int) -> bytes:
+    def old(denomination: int, sn: int) -> bytes:
         page, record = divmod(sn, 1024)
-        text = f"{SEED}01{page:04x}{record:02x}".encode()
+        text = f"{SEED}{denomination:02x}{page:04x}{record:02x}".encode()
         return hashlib.md5(text, usedforsecurity=False).digest()
 
 

@@ -21,6 +21,8 @@ import pytest
 from raida_uring import protocol
 from raida_uring.store import Store
 from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
+from tests.support.needs import require_ipv6
+from tests.support.net import PATIENCE
 from tests.support.store import MAP_BYTES, make_store
 
 TIMEOUT_S = 30.0
@@ -692,19 +694,25 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
     )
 
 
-def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Of each file: number, size, time of its last change, content.
+def state_of(directory: Path) -> dict[str, tuple[int, int, int, str]]:
+    """Of each file: number, size, time of its last change, a hash of its content.
 
-    Another process reads it: whoever closes `lock.mdb` takes his process's locks on it away, and
-    this process may have the store open.
+    Another process reads them: by closing lock.mdb, one that has the store open would give up the
+    locks that LMDB holds on it.
     """
-
-    def content(path: Path) -> bytes:
-        return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True).stdout
-
+    names = sorted(one.name for one in directory.iterdir())
+    hashed = subprocess.run(
+        ["sha256sum", "--", *names],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=30 * PATIENCE,
+        check=True,
+    ).stdout.splitlines()
+    found = [(directory / name).stat() for name in names]
     return {
-        one.name: (one.stat().st_ino, one.stat().st_size, one.stat().st_mtime_ns, content(one))
-        for one in directory.iterdir()
+        name: (one.st_ino, one.st_size, one.st_mtime_ns, line)
+        for name, one, line in zip(names, found, hashed, strict=True)
     }
 
 
@@ -865,6 +873,7 @@ def test_ping_tells_a_cut_reply_from_an_answer() -> None:
 
 
 def test_ping_reports_a_closed_port() -> None:
+    require_ipv6()
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as unused:
         unused.bind(("::1", 0))  # bound, not listening: connections are refused
         port = unused.getsockname()[1]

@@ -272,7 +272,7 @@ FAULTS = [
         for given, reason in (
             ('["127.0.0.1", "0.0.0.0"]', "0.0.0.0 includes 127.0.0.1"),
             ('["::", "::1"]', ":: includes ::1"),
-            ('["::ffff:127.0.0.1"]', "::ffff:7f00:1 is IPv4: write 127.0.0.1"),
+            ('["::ffff:127.0.0.1"]', "::ffff:127.0.0.1 is IPv4: write 127.0.0.1"),
             ('["224.0.0.1"]', "224.0.0.1 is a multicast address"),
             ('["fe80::1"]', "fe80::1 needs its interface, as in fe80::1%eth0"),
         )

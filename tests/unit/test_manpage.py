@@ -1,11 +1,11 @@
 """docs/raida-uring.1 says what the command line says, and is sound roff."""
 
 import os
-import shutil
 import subprocess
 
 import pytest
 
+from tests.support.needs import require
 from tools import manpage
 
 
@@ -24,8 +24,7 @@ def test_text_cannot_become_a_command_of_roff() -> None:
 
 @pytest.mark.parametrize("checker", [("mandoc", "-T", "lint"), ("man", "--warnings", "-l")])
 def test_checkers_have_nothing_to_say(checker: tuple[str, ...]) -> None:
-    if shutil.which(checker[0]) is None:
-        pytest.skip(f"{checker[0]} is not installed")
+    require(checker[0])
     own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(  # not with a sanitizer's runtime, which finds faults in groff
         [*checker, str(manpage.PAGE)],

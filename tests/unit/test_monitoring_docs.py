@@ -3,15 +3,13 @@ no other; Prometheus's own tool loads them and tries the rules."""
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from raida_uring import metrics
 from raida_uring.ffi import native
+from tests.support.needs import require
 
 DOCS = Path(__file__).parents[2] / "docs"
 HEADING = "| metric | type | labels | meaning |"
@@ -156,11 +154,8 @@ def test_the_dashboard_is_whole() -> None:
 
 
 def promtool(*arguments: str, directory: Path) -> None:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("no promtool (Debian package prometheus)")
     ended = subprocess.run(
-        [program, *arguments],
+        [require("promtool"), *arguments],
         cwd=directory,
         capture_output=True,
         text=True,

@@ -4,24 +4,22 @@ What must hold: they have no fault, and the service's sandbox stays as tight as 
 under a running systemd is tried by `make test-systemd`.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.needs import require
+
 UNITS = Path(__file__).parents[2] / "systemd"
 EXPOSURE_MAX = "20"  # tenths: 2.0
 
-pytestmark = [
-    pytest.mark.any_backend,
-    pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze"),
-]
+pytestmark = pytest.mark.any_backend
 
 
 def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["systemd-analyze", "--no-pager", *arguments],
+        [require("systemd-analyze"), "--no-pager", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -12,14 +12,8 @@ import pytest
 
 from raida_uring.client import Client, Transport, calls, resolve
 from raida_uring.errors import StartError
-from tests.support.net import (
-    Endpoint,
-    ipv6_loopback_works,
-    tcp_ask,
-    udp_ask,
-    udp_client,
-    udp_exchange,
-)
+from tests.support.needs import require_ipv6
+from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client, udp_exchange
 from tests.support.node import Table, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
@@ -31,8 +25,6 @@ from tests.support.wire import (
     vote,
     vote_agreed,
 )
-
-needs_ipv6 = pytest.mark.skipif(not ipv6_loopback_works(), reason="kernel without IPv6 (AF_INET6)")
 
 
 def assert_served(endpoint: Endpoint) -> None:
@@ -46,8 +38,8 @@ def assert_served(endpoint: Endpoint) -> None:
     assert reply_payload(tcp_ask(endpoint, request(VERSION_COMMAND))) == b"20250323"
 
 
-@needs_ipv6
 def test_ipv6_alone() -> None:
+    require_ipv6()
     with running_node(network={"bind": ["::1"]}) as node:
         assert_served(node.endpoint)
 
@@ -103,9 +95,9 @@ def test_interface_that_does_not_exist(tables: dict[str, Table]) -> None:
         pass
 
 
-@needs_ipv6
 def test_http_on_an_interface_s_own_address() -> None:
     """On loopback nobody has this one: what is missing is the address, not how it is written."""
+    require_ipv6()
     table = {"enabled": True, "listen": "fe80::1%lo", "port": 0}
     with (
         pytest.raises(StartError, match="listen there: Cannot assign requested address"),
@@ -121,8 +113,8 @@ def test_answers_from_the_address_asked(bind: list[str]) -> None:
             assert_served((host, node.endpoint[1]))
 
 
-@needs_ipv6
 def test_without_bind_every_address_of_both_families() -> None:
+    require_ipv6()
     with running_node(network={"bind": None}) as node:
         port = node.endpoint[1]
         assert {port} == {bound for _, bound in node.server.endpoints}
@@ -130,7 +122,6 @@ def test_without_bind_every_address_of_both_families() -> None:
             assert_served((host, port))
 
 
-@needs_ipv6
 @pytest.mark.parametrize(
     ("bind", "listen", "said"),
     [
@@ -143,6 +134,7 @@ def test_ipv6_alone_is_said(
     bind: list[str], listen: list[str], said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a program elsewhere would take IPv4 on the same socket."""
+    require_ipv6()
     caplog.set_level("INFO", "raida_uring")
     http = {"enabled": True, "listen": listen, "port": 0}
     with running_node(network={"bind": bind}, http=http) as node:

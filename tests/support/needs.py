@@ -1,0 +1,56 @@
+"""What single tests need beyond what set-up installs: programs, by Debian's package, and IPv6.
+
+A test that calls require() or require_ipv6() is skipped by name without. Run as `python -m
+tests.support.needs`, this says before the tests begin what would turn which skips into tests.
+"""
+
+import shutil
+import socket
+from typing import Final
+
+import pytest
+
+# Program -> Debian package, what is left out without it.
+PROGRAMS: Final = {
+    "fish": ("fish", "completion in fish"),
+    "ip": ("iproute2", "replies over the link that the routing table says"),
+    "man": ("man-db", "the manual page as man sees it"),
+    "mandoc": ("mandoc", "the manual page as mandoc sees it"),
+    "promtool": ("prometheus", "alert rules and dashboard as Prometheus sees them"),
+    "strace": ("strace", "what the disk was asked for, and what follows when it fails"),
+    "systemd-analyze": ("systemd", "the units as systemd sees them"),
+    "zsh": ("zsh", "completion in zsh"),
+}
+
+
+def require(program: str) -> str:
+    """The program's path; skips the calling test, naming the package, where it is missing."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"no {program} (Debian package {PROGRAMS[program][0]})")
+    return path
+
+
+def require_ipv6() -> None:
+    """Skips the calling test where not even loopback has an IPv6 address."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 (AF_INET6, ::1): {error.strerror}")
+
+
+def main() -> None:
+    """Print what is missing, or that nothing is."""
+    missing = [row for program, row in PROGRAMS.items() if shutil.which(program) is None]
+    if not missing:
+        print("every program is installed that a test needs")
+        return
+    print("not installed, so these tests are skipped, each by name:")
+    for package, left_out in missing:
+        print(f"    {package:<12} {left_out}")
+    print(f"to have them: apt-get install {' '.join(package for package, _ in missing)}")
+
+
+if __name__ == "__main__":
+    main()
