@@ -71,7 +71,7 @@
 #define RU_DISPATCH_HOLD_NS 2000000ULL  /* for a running batch, before one more worker is woken */
 #define RU_DISPATCH_SOON_NS 10000000ULL /* a batch that is older is not held for */
 #define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
-#define RU_DISPATCH_LOOK_NS 1000000ULL  /* between two looks at a batch that others wait for */
+#define RU_DISPATCH_LOOK_NS 2000000ULL  /* between two looks at a batch that others wait for */
 #define RU_DISPATCH_SAMPLE_NS 200000000ULL /* between two looks at whether handlers wait */
 #define RU_SERVICE_MAX_NS 10000000ULL      /* one slow handler must not pin the estimate for long */
 #define RU_REFUSALS_GAP_NS 5000000000ULL   /* without a refusal: connections are taken again */
