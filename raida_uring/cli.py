@@ -122,7 +122,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
-        return _complain(f"{error}: {remedies.for_threads()}")
+        _complain(f"{error}: {remedies.for_threads()}")
+        return _EXIT_FAILED
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED

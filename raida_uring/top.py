@@ -267,9 +267,9 @@ def _commands(view: Status) -> list[str]:
 
 
 def _named(status: str) -> str:
-    """A status with its name, where it has one."""
+    """A status with its name, but for the one that needs none, and where it has one."""
     name = status_name(int(status))
-    return status if name == UNLISTED else f"{status} {name}"
+    return status if name == UNLISTED or status == "250" else f"{status} {name}"
 
 
 def _count(value: float) -> str:
