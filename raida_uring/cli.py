@@ -26,18 +26,23 @@ from typing import Annotated, Any
 import typer
 
 import raida_uring
-from raida_uring import (
-    adminsocket,
-    client,
-    config,
-    inbox,
-    log,
-    operate,
-    protocol,
-    remedies,
-    upgrade,
-)
 from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
+
+try:  # what is installed may not be whole, or of another Python
+    from raida_uring import (
+        adminsocket,
+        client,
+        config,
+        inbox,
+        log,
+        operate,
+        protocol,
+        remedies,
+        upgrade,
+    )
+except ImportError as missing:
+    print(f"raida-uring: the data plane cannot be loaded: {missing}", file=sys.stderr)
+    sys.exit(1)
 
 _EXIT_NO_ANSWER = 1
 _EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
@@ -427,11 +432,8 @@ def probe(
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
-    try:
-        from raida_uring import kernel
-    except ImportError as error:
-        _complain(f"the data plane cannot be loaded: {error}")
-        return _EXIT_FAILED
+    from raida_uring import kernel
+
     found = kernel.probe(chosen)
     if as_json:
         print(json.dumps(kernel.as_dict(found), indent=2))

@@ -162,7 +162,8 @@ class Store:
         doing = f"opening the store {path}"
         result = _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out)
         if result == -errno.ENOMEM:
-            raise StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
+            fault = StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
+            raise fault if remedies.is_address_space_limited() else passing(fault)
         _stored(result, doing)
         self._store = out[0]
 

@@ -902,6 +902,7 @@ def test_the_asker_s_environment_does_not_matter(
 
 # A node beforehand imports what is needed: that user may be unable to read the interpreter's files.
 AS_ANOTHER_USER = """
+import encodings.ascii
 import sys
 from raida_uring import cli, daemon
 from tests.support.confine import become_ordinary
@@ -915,7 +916,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a node as somebody else")
 def test_root_finds_the_node_of_another_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     place.chmod(0o755)
     as_another = (sys.executable, "-c", AS_ANOTHER_USER, "serve")

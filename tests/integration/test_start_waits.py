@@ -359,13 +359,13 @@ def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
     assert refused.value.passes
 
 
-def test_memory_that_cannot_be_had_is_for_the_next_start(tmp_path: Path) -> None:
+def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     command = ["prlimit", f"--as={1 << 30}", *SERVE]
     store = {"path": str(path), "size_mib": 4096}
     with started_daemon(tmp_path, command=command, store=store) as node:
-        assert node.process.wait(STOP_TIMEOUT_S) == 1
-        assert node.stderr().splitlines()[-1].endswith(": Cannot allocate memory")
+        assert node.process.wait(STOP_TIMEOUT_S) == 2
+        assert "raise LimitAS= (ulimit -v)" in node.stderr().splitlines()[-1]
 
 
 # --- What a person must change ------------------------------------------------------------------
