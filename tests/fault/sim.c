@@ -50,9 +50,9 @@ static uint32_t worker_reply_size(const struct life *life, uint32_t number,
                                   const struct ru_record *record)
 {
     static const uint32_t sizes[] = {0, 6, 100, 260, 1400, 2000, 9000, 65000};
-    uint32_t size = sizes[sim_below(sim_chance(64) ? 8 : 4)];
+    uint32_t size = sizes[sim_below(sim_chance(96) ? 8 : 4)];
     /* Without a block at hand the worker waits for one, and everybody with it: seldom. */
-    bool waits = sim_chance(record->transport == RU_UDP ? 128 : 4);
+    bool waits = sim_chance(record->transport == RU_UDP ? 240 : 4);
     return size <= 260 || worker_rooms(life, number, size + 64) || waits ? size : 0;
 }
 
