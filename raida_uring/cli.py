@@ -26,23 +26,17 @@ from typing import Annotated, Any
 import typer
 
 import raida_uring
-from raida_uring.errors import ConfigError, EngineError, ProtocolError, RaidaError
+from raida_uring import adminsocket, client, inbox, log, protocol, remedies, upgrade
+from raida_uring.errors import PASSING, ConfigError, EngineError, ProtocolError, RaidaError
 
-try:  # what is installed may not be whole, or of another Python
-    from raida_uring import (
-        adminsocket,
-        client,
-        config,
-        inbox,
-        log,
-        operate,
-        protocol,
-        remedies,
-        upgrade,
-    )
+_NOT_WHOLE = "the program is not whole: {}: install it again"
+
+try:  # these need the data plane: what is installed may lack it, or be of another Python
+    from raida_uring import config, operate
 except ImportError as missing:
-    print(f"raida-uring: the data plane cannot be loaded: {missing}", file=sys.stderr)
-    sys.exit(1)
+    upgrade.tell_failure(_NOT_WHOLE.format(missing))
+    print(f"raida-uring: {_NOT_WHOLE.format(missing)}", file=sys.stderr)
+    sys.exit(1)  # as _run() does
 
 _EXIT_NO_ANSWER = 1
 _EXIT_FAULT = 2  # the caller's or the machine's: starting again would not help
@@ -50,8 +44,6 @@ _EXIT_NOT_RUNNING = 3  # whoever was to be asked
 _EXIT_FAILED = 1  # passes by itself, or while serving: a service manager should start it again
 _EXIT_INTERRUPTED = 130
 
-# What may be otherwise in a moment: a service manager should try again.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
 
 _NO_THREAD = "can't start new thread"  # as threading says it
@@ -123,7 +115,8 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain("out of memory")
         return _EXIT_FAILED
     except ImportError as error:
-        return _complain(f"the program is not whole: {error}: install it again")
+        _complain(_NOT_WHOLE.format(error))
+        return _EXIT_FAILED  # it may be being installed
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
@@ -159,7 +152,7 @@ def _complain_of_machine(error: OSError) -> int:
         _complain(f"the current directory is gone ({reason}): change to one that is there")
     else:
         _complain(reason)
-    return _EXIT_FAILED if error.errno in _PASSING else _EXIT_FAULT
+    return _EXIT_FAILED if error.errno in PASSING else _EXIT_FAULT
 
 
 def _has_directory() -> bool:
@@ -387,14 +380,6 @@ def serve(
             raise
         _complain(str(error))
         return _EXIT_FAILED
-    except MemoryError:
-        _complain("out of memory")
-        return _EXIT_FAILED
-    except RuntimeError as error:
-        if str(error) != _NO_THREAD:
-            raise
-        _complain(f"{error}: {remedies.for_threads()}")
-        return _EXIT_FAILED
     return 0
 
 
@@ -428,7 +413,7 @@ def probe(
 
     Says what it would run on. Tries each kernel feature, names the cause where io_uring is
     refused, and compares limits with what the node needs. Exits 0 if it would run on io_uring, 3 on
-    epoll only, 1 on neither.
+    epoll only, 1 on neither, 2 if nothing was tried.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
@@ -502,8 +487,8 @@ def list_commands(
 ) -> None:
     """List the commands that a node answers.
 
-    Number, name, lane, and whose handler it is; last, which numbers are left for commands of your
-    own.
+    Number, name, lane, whether a body is needed, and whose handler it is; last, which numbers are
+    left for commands of your own.
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     if config_path is not None:

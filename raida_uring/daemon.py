@@ -145,6 +145,7 @@ class Daemon:
         self._reload_lock = threading.Lock()
         self._drain_timeout_ms: int | None = None  # that the admin socket has asked for
         self._admin: Admin | None = None
+        self._admin_fault: str | None = None  # why there is none
         self._open_at = 0.0  # when HTTP and the admin socket are tried to be opened; 0: not
         self._open_quiet_until = 0.0  # until when it is not told that they are not to be had
         self._open_told: set[str] = set()
@@ -449,10 +450,10 @@ class Daemon:
         if self._admin is None:
             try:
                 self._admin = Admin(self, admin.path_of(server))
-                server.admin_fault = None
+                self._admin_fault = None
             except NOT_TO_BE_HAD as error:
-                server.admin_fault = str(error)
-        faults = {"http": server.http_fault, "admin": server.admin_fault}
+                self._admin_fault = str(error)
+        faults = {"http": server.http_fault, "admin": self._admin_fault}
         now, missing = time.monotonic(), {name for name, fault in faults.items() if fault}
         quiet = now < self._open_quiet_until
         self._open_at = 0.0
@@ -462,22 +463,21 @@ class Daemon:
             self._tell_missing(missing - self._open_told)
             self._open_told = missing
         if server.url is not None and http_before is None:
-            logger.info("status page, metrics and health on %s", server.url, extra=event("http"))
+            server.log_web()
 
     def _tell_missing(self, missing: set[str]) -> None:
-        server = self.server
         if "http" in missing:
             logger.error(
                 "no HTTP, tried again every %.0f s: %s",
                 OPEN_RETRY_LATER_S,
-                server.http_fault,
+                self.server.http_fault,
                 extra=event("http_failed"),
             )
         if "admin" in missing:
             logger.warning(
                 "no admin socket, tried again every %.0f s: %s",
                 OPEN_RETRY_LATER_S,
-                server.admin_fault,
+                self._admin_fault,
                 extra=event("admin_socket_failed"),
             )
 

@@ -1,7 +1,7 @@
 """What we raise on purpose, told apart by who has to act.
 
-The command line prints any of these as one line and exits 2; anything else is a bug of ours and
-keeps its traceback.
+The command line prints any of these as one line and exits with a status that docs/operate.md names;
+anything else is a bug of ours and keeps its traceback.
 """
 
 import errno
@@ -9,7 +9,7 @@ import os
 from typing import Final, TypeVar
 
 # Of the machine, at this moment: no descriptor, thread, memory, room on the disk.
-_PASSING: Final = frozenset(
+PASSING: Final = frozenset(
     (
         errno.EAGAIN,
         errno.ENOMEM,
@@ -43,7 +43,7 @@ class ToldToStopError(RaidaError):
 def passing(error: E, number: int | None = None, *, busy: bool = False) -> E:
     """`error`, marked as one that passes by itself. number: only if this errno (or its negative)
     does."""
-    error.passes = number is None or abs(number) in _PASSING
+    error.passes = number is None or abs(number) in PASSING
     error.busy = error.passes and busy
     return error
 

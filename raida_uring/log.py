@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import TracebackType
 
-FORMATS: Final = ("auto", "plain", "json", "journal")
 LEVELS: Final = ("debug", "info", "warning", "error")
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 
@@ -242,9 +241,9 @@ def configure(
 ) -> None:
     """Send the package's log to `stream` (None: standard error) from `level` on.
 
-    level: one of LEVELS. form: one of FORMATS; auto is journal where systemd connected `stream` to
-    it, else plain, which is what a person, a file and a container's log take alike. A further call
-    replaces the earlier one's effect.
+    level: one of LEVELS. form: as `[log] format`; auto is journal where systemd connected `stream`
+    to it, else plain, which is what a person, a file and a container's log take alike. A further
+    call replaces the earlier one's effect.
     """
     global _repeats
     stream = sys.stderr if stream is None else stream

@@ -37,6 +37,7 @@ import raida_uring
 from raida_uring import log
 from raida_uring.errors import StoreError
 from raida_uring.protocol.status import UNLISTED, status_name
+from raida_uring.sockets import format_endpoint
 
 if TYPE_CHECKING:
     from raida_uring.config import Config
@@ -350,10 +351,7 @@ def answered_json(commands: Iterable[Answered]) -> list[dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is observed. The engine, the store and the sockets stay open meanwhile.
-
-    helpers: threads of the node beside the I/O thread and the workers, which all run until it ends.
-    """
+    """What is observed. The engine, the store and the sockets stay open meanwhile."""
 
     config: "Config"
     engine: "Engine"
@@ -364,7 +362,6 @@ class Subject:
     integrity: "Integrity | None"
     io_thread: threading.Thread
     workers: Sequence[threading.Thread]
-    helpers: Sequence[threading.Thread]
     started_at: float  # seconds since 1970, by the clock as it is set now
     uptime_s: float
     draining: bool
@@ -396,10 +393,9 @@ class Observation:
 
     ages_s: of the oldest request that waits, by lane. pools: used and size. lent: of the used ones,
     those that workers hold in advance. kernel_drops: by address. host_errors: by address family.
-    thread_times: CPU and waiting for a core, seconds, by thread name. dead_threads: names of those
-    that have ended before the node. refused_s: since when connections are refused and how long ago
-    the latest was, None while they are taken. refusal: why io_uring is not used, empty where it is
-    or was not asked for.
+    thread_times: CPU and waiting for a core, seconds, by thread name. refused_s: since when
+    connections are refused and how long ago the latest was, None while they are taken. refusal: why
+    io_uring is not used, empty where it is or was not asked for.
     """
 
     config: "Config"
@@ -415,7 +411,6 @@ class Observation:
     kernel_drops: dict[str, int]
     host_errors: dict[str, int]
     thread_times: dict[str, tuple[float, float]]
-    dead_threads: tuple[str, ...]
     refused_s: tuple[float, float] | None
     descriptor_left: bool
     store: "Sizes | None"
@@ -444,10 +439,7 @@ class Observation:
 
     def faults(self) -> list[str]:
         """What requests fail for however few there are, in words; empty when nothing is wrong."""
-        reasons = [
-            f"the thread {name} has ended: see the log, and restart the node"
-            for name in self.dead_threads
-        ]
+        reasons = []
         if self.writing is not None and self.writing.fault is not None:
             reasons.append(f"the store cannot be written: {self.writing.fault}")
         if (refusals := self._refusals()) is not None:
@@ -507,18 +499,13 @@ def observe(subject: Subject) -> Observation:
         lent={name: gauges[f"{name}_lent"] for name in ("small_blocks", "large_blocks")},
         endpoints=tuple((bound.host, bound.port) for bound in subject.bound),
         kernel_drops={
-            _address(bound.host, bound.port): _drops(bound.udp) for bound in subject.bound
+            format_endpoint(bound.host, bound.port): _drops(bound.udp) for bound in subject.bound
         },
         host_errors=host_errors(),
         thread_times={
             "io": _thread_times([subject.io_thread]),
             "workers": _thread_times(subject.workers),
         },
-        dead_threads=tuple(
-            one.name
-            for one in (*subject.workers, *subject.helpers)
-            if one.ident is not None and not one.is_alive()
-        ),
         refused_s=_refused_s(gauges, now_ns),
         descriptor_left=_descriptor_left(),
         store=_sizes(subject.store),
@@ -533,10 +520,6 @@ def observe(subject: Subject) -> Observation:
         refusal="" if refusal is None else str(refusal),
         arena_size=engine.arena_size,
     )
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _drops(udp: socket.socket) -> int:
@@ -834,7 +817,7 @@ def status(seen: Observation) -> dict[str, object]:
             "raida_id": server.raida_id,
             "coin_id": server.coin_id,
             "version": raida_uring.__version__,
-            "endpoints": [_address(*endpoint) for endpoint in seen.endpoints],
+            "endpoints": [format_endpoint(*endpoint) for endpoint in seen.endpoints],
             "tier": seen.tier,
             "refusal": seen.refusal,
             "started_at": seen.started_at,

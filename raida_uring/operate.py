@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -191,27 +191,36 @@ def peers(
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    print("\n".join(peers_lines(found)))
+
+
+def peers_lines(found: Mapping[str, Any]) -> list[str]:
+    """What a node has told of its peers, for people. found: as the admin socket's `peers`."""
+    return [*_busiest(found), *_limited(found)]
+
+
+def _busiest(found: Mapping[str, Any]) -> Iterator[str]:
     window_s = max(found["window_s"], 0.1)
     if not found["peers"]:
-        print(f"no request reached a handler in the last {found['window_s']:g} s")
+        yield f"no request reached a handler in the last {found['window_s']:g} s"
         return
-    print(f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}")
+    yield f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}"
     for one in found["peers"]:
-        print(f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}")
-    print(f"in the last {found['window_s']:g} s")
-    _print_limited(found.get("limited_count", 0), found.get("limited", ()))
+        yield f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}"
+    yield f"in the last {found['window_s']:g} s"
 
 
-def _print_limited(count: int, limited: Iterable[dict[str, Any]]) -> None:
+def _limited(found: Mapping[str, Any]) -> Iterator[str]:
+    count, limited = found.get("limited_count", 0), found.get("limited", ())
     if not count:
         return
-    print("\nnot looked at, after too many failed checks of a key or other secret:")
-    print(f"{'WHO':<46}{'OVER':>12}{'FOR S':>12}")
-    listed = list(limited)
-    for one in listed:
-        print(f"{one['who']:<46}{one['transport'] or 'udp':>12}{one['rest_s']:>12.1f}")
-    if len(listed) < count:
-        print(f"and {count - len(listed)} more")
+    yield ""
+    yield "not looked at, after too many failed checks of a key or other secret:"
+    yield f"{'WHO':<46}{'OVER':>12}{'FOR S':>12}"
+    for one in limited:
+        yield f"{one['who']:<46}{one['transport'] or 'udp':>12}{one['rest_s']:>12.1f}"
+    if len(limited) < count:
+        yield f"and {count - len(limited)} more"
 
 
 def drain(

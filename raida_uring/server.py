@@ -89,7 +89,6 @@ class Server:
         self._web: Web | None = None
         self._patience = patience
         self.http_fault: str | None = None  # why there is no HTTP, which is wanted
-        self.admin_fault: str | None = None  # the same of the admin socket, which others open
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
@@ -230,27 +229,18 @@ class Server:
                 kernel.explain_refusal(errno.ENOMEM),
                 extra=event("queues_small"),
             )
+        self.log_web()
+
+    def log_web(self) -> None:
+        """Where HTTP is, once it is there."""
         if self._web is not None:
-            logger.info(
-                "status page, metrics and health on %s",
-                ", ".join(self._web.urls),
-                extra=event("http"),
-            )
+            urls = ", ".join(self._web.urls)
+            logger.info("status page, metrics and health on %s", urls, extra=event("http"))
+            _log_lack_of_ipv4("[http] listen", self._web.sockets)
 
     def _log_what_is_missing(self) -> None:
         """What somebody may take for granted, and look for in vain."""
-        listening: dict[str, Sequence[socket.socket]] = {
-            "[network] bind": [bound.tcp for bound in self._bound]
-        }
-        if self._web is not None:
-            listening["[http] listen"] = self._web.sockets
-        for place, found in listening.items():
-            if _lacks_ipv4(found):
-                logger.info(
-                    '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
-                    place,
-                    extra=event("ipv6_only", place=place),
-                )
+        _log_lack_of_ipv4("[network] bind", [bound.tcp for bound in self._bound])
         if self.config.http.enabled and "ipv4" not in metrics.host_errors():
             logger.info(
                 "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
@@ -451,18 +441,11 @@ class Server:
                 integrity=self._integrity,
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
-                helpers=self._helpers(),
                 started_at=self.started_at,
                 uptime_s=self.uptime_s,
                 draining=self._draining,
             )
         )
-
-    def _helpers(self) -> list[threading.Thread]:
-        """Its threads beside the I/O thread and the workers, that of HTTP excepted."""
-        kept = (self._requests, self._integrity, self._syncer, self._watch)
-        threads = [one.thread for one in kept if one is not None]
-        return [thread for thread in threads if thread is not None]
 
     def unready(self) -> list[str]:
         """Why no more requests should be sent here, in words; empty when they are welcome, and
@@ -740,6 +723,15 @@ class Server:
                 extra=event("handlers_stuck", workers=stuck),
             )
         return not stuck
+
+
+def _log_lack_of_ipv4(place: str, listening: Sequence[socket.socket]) -> None:
+    if _lacks_ipv4(listening):
+        logger.info(
+            '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+            place,
+            extra=event("ipv6_only", place=place),
+        )
 
 
 def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:

@@ -43,7 +43,6 @@ from raida_uring.threads import Vital
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
-MAP_BYTES_MIN: Final = 16 << 20
 COIN_BYTES: Final = 5
 AN_BYTES: Final = 16
 SEED_BYTES: Final = 16
@@ -217,7 +216,6 @@ class Store:
         # Set once nothing can be read or written any more until the store is opened again.
         self.fault: StoreError | None = None
         self.write_fault: str | None = None  # why changes fail, until one as large succeeds
-        self.write_fault_since = 0.0  # time.monotonic(), while there is one
         self.failed_commits = 0  # transactions that changed nothing, because the store failed
         self._fault_pages = 0  # a commit of so many pages shows that it can be written again
         self._noting = threading.Lock()
@@ -406,8 +404,6 @@ class Store:
         with self._noting:
             self.failed_commits += commits
             self._fault_pages = max(self._fault_pages, pages)
-            if self.write_fault is None:
-                self.write_fault_since = time.monotonic()
             self.write_fault = str(error).partition(": ")[2] or str(error)
 
     def look(self) -> None:

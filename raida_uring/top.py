@@ -230,7 +230,7 @@ def _work(view: Status) -> list[str]:
     if (http := view["http"]) is not None and http["fault"] is not None:
         lines.append(f"HTTP          none: {http['fault']}")
     if dropped := view["log_dropped"]:
-        lines.append(f"log           {dropped} lines dropped: nobody read it")
+        lines.append(f"log           {dropped} lines dropped: not read, or not written")
     return lines
 
 

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RU_LIKELY(x) __builtin_expect(!!(x), 1)
 #define RU_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 #define RU_CHECK(condition)                                                                        \

@@ -21,9 +21,8 @@ class _Lib(Protocol):
 
     RU_RECORD_SIZE: int
     RU_ROOTS_BYTES: int
-    RU_REPLY_BYTES_MAX: int
     RU_REQUEST_PREFIX_BYTES: int
-    RU_PEER_BYTES: int
+    RU_REQUEST_KINDS: int
     RU_CONFIG_LISTENERS: int
     RU_CLOSED_KEPT: int
     RU_CONNECTIONS_LISTED: int
@@ -97,12 +96,10 @@ _ffi: Any = _native.ffi
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
 NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
-KINDS: Final = range(3)  # enum ru_request_kind
-KIND_PLAIN, KIND_BARE, KIND_SEALED = KINDS
+KINDS: Final = range(_lib.RU_REQUEST_KINDS)
+KIND_PLAIN, _KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
-REPLY_SIZE_MAX: Final = _lib.RU_REPLY_BYTES_MAX
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
-PEER_SIZE: Final = _lib.RU_PEER_BYTES
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 
 COUNTER_NAMES: Final = tuple(

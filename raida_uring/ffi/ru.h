@@ -17,13 +17,10 @@
 /* cdef: begin */
 enum ru_constant {
     RU_CONFIG_LISTENERS = 16,
-    RU_CONFIG_CPUS = 1024,
     RU_FAULT_TEXT = 160,
     RU_RECORD_SIZE = 40,
     RU_ROOTS_BYTES = 480,
-    RU_REPLY_BYTES_MAX = 65536,
     RU_REQUEST_PREFIX_BYTES = 80,
-    RU_PEER_BYTES = 32,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
@@ -345,9 +342,8 @@ _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
 _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_network) == RU_EXEMPT_MAX,
                "exempt networks");
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
-_Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE && RU_REPLY_BYTES_MAX == RU_REPLY_MAX, "wire");
-_Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX && RU_PEER_BYTES == RU_PEER_SIZE,
-               "scratch");
+_Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE, "wire");
+_Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
 _Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
                    sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,
                "probe");

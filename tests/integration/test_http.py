@@ -498,23 +498,6 @@ def _answers(url: str) -> bool:
 
 
 @pytest.mark.any_backend
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_not_ready_once_a_thread_has_died(backend: str) -> None:
-    with running_node(http=HTTP, log={"requests_per_s": 10}) as node:
-        victim = next(thread for thread in node.server._helpers() if thread.name == "requests")
-        assert ask(url_of(node), "/readyz").status == 200
-        number = ctypes.c_ulong(victim.ident or 0)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(SystemExit))
-        victim.join(10 * PATIENCE)
-        answer = ask(url_of(node), "/readyz")
-        assert (answer.status, answer.text) == (
-            503,
-            "the thread requests has ended: see the log, and restart the node\n",
-        )
-        assert ask(url_of(node), "/healthz").status == 200
-
-
-@pytest.mark.any_backend
 def test_status_and_metrics_count_contexts_alike(backend: str) -> None:
     held = 3
     with (

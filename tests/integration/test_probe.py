@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from raida_uring import config, kernel
+from raida_uring.upgrade import ENVIRONMENT
 from tests.support.confine import IO_URING_CALLS
 from tests.support.net import PATIENCE, tcp_ask, udp_ask
 from tests.support.node import (
@@ -348,11 +350,31 @@ def test_the_tool_from_anywhere(tmp_path: Path) -> None:
     assert probed(done)["verdict"]["exit_status"] == 0
 
 
+WITHOUT_DATA_PLANE = (
+    "import sys; sys.modules['raida_uring.ffi._native'] = None\n"
+    "from raida_uring.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def test_the_data_plane_cannot_be_loaded() -> None:
-    block = "import sys; sys.modules['raida_uring.ffi._native'] = None\n"
-    done = run(
-        sys.executable, "-c", f"{block}from raida_uring.cli import main; sys.exit(main(['probe']))"
-    )
+    done = run(sys.executable, "-c", WITHOUT_DATA_PLANE, "probe")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("raida-uring: the data plane cannot be loaded: ")
+    assert done.stderr.startswith("raida-uring: the program is not whole: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_successor_without_data_plane_says_why() -> None:
+    """Whoever asked for the upgrade hears it, and not only the log."""
+    predecessor, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with predecessor, channel:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_DATA_PLANE, "serve"],
+            pass_fds=[channel.fileno()],
+            capture_output=True,
+            env=environment(**{ENVIRONMENT: json.dumps({"channel": channel.fileno()})}),
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 1
+        told = predecessor.recv(1 << 16).decode()
+        assert f"raida-uring: {told.removeprefix('failed ')}\n" == done.stderr.decode()

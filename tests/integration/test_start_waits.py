@@ -315,7 +315,7 @@ def test_http_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        http = {"enabled": True, "port": port}
+        http = {"enabled": True, "port": port, "listen": ["127.0.0.1", "127.0.0.2"]}
         with started_daemon(tmp_path, http=http, admin={"socket": str(path)}) as node:
             node.await_ready()
             assert answers(node.endpoint)
@@ -328,6 +328,8 @@ def test_http_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
             assert ask_http(f"http://127.0.0.1:{port}", "/healthz").status == 200
             assert node.terminate() == 0
             assert node.stderr().count("no HTTP") == 1
+            urls = ", ".join(f"http://127.0.0.{host}:{port}/" for host in (1, 2))
+            assert f"status page, metrics and health on {urls}\n" in node.stderr()
 
 
 def test_the_admin_socket_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:

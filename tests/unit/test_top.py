@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raida_uring import top
+from raida_uring import operate, top
 from raida_uring.errors import RaidaError
 
 COUNTERS = {
@@ -199,3 +199,17 @@ def test_blocks_that_workers_hold_in_advance_are_not_in_use() -> None:
     assert any("2K 544/4096" in line for line in top.render(now, None, 200, 100))
     now["lent"] = {"small_blocks": 540, "large_blocks": 68}
     assert any("2K 4/4096" in line for line in top.render(now, None, 200, 100))
+
+
+def test_who_is_limited_is_told_when_nobody_asks() -> None:
+    """A guesser that is kept away for longer than the peers are remembered reaches no handler."""
+    found = {
+        "window_s": 61.5,
+        "peers": [],
+        "limited_count": 2,
+        "limited": [{"who": "192.0.2.7", "transport": "udp", "rest_s": 12.25}],
+    }
+    lines = operate.peers_lines(found)
+    assert lines[0] == "no request reached a handler in the last 61.5 s"
+    assert [" ".join(line.split()) for line in lines[-2:]] == ["192.0.2.7 udp 12.2", "and 1 more"]
+    assert operate.peers_lines({**found, "limited_count": 0}) == lines[:1]
