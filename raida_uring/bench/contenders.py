@@ -195,7 +195,8 @@ def stolen_ticks() -> int:
 
 def final_counters(stderr: str) -> dict[str, int] | None:
     """The counters that the node logs when it stops, None without such a line."""
-    from raida_uring.metrics import COUNTERS  # the C module: not for everybody who asks for --help
+    # Here: not everybody who asks for --help needs prometheus_client.
+    from raida_uring.metrics import COUNTERS
 
     found = re.search(r"final counters (\{.*\})", stderr)  # without those that are 0
     return {**dict.fromkeys(COUNTERS, 0), **json.loads(found.group(1))} if found else None
