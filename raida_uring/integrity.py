@@ -129,7 +129,7 @@ class Integrity:
         self._wake = threading.Event()
         self._stopping = False
         self._followed: int | None = None  # transaction up to which another process was followed
-        self.thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._left = False
         self.lag_max_s = 0.0
         self.published = 0
@@ -181,8 +181,8 @@ class Integrity:
         if publish is not None:
             self._show(self._recent[0].levels)
         self._store.on_commit = self.notify
-        self.thread = Vital(target=self._run, name="integrity", daemon=True)
-        self.thread.start()
+        self._thread = Vital(target=self._run, name="integrity", daemon=True)
+        self._thread.start()
 
     def follow(self) -> None:
         """Another process is going to change the store, too, until leave() is called.
@@ -208,11 +208,11 @@ class Integrity:
         save: False when another one goes on changing it.
         """
         self._store.on_commit = None
-        if self.thread is not None:
+        if self._thread is not None:
             self._stopping = True
             self._wake.set()
-            self.thread.join()
-            self.thread = None
+            self._thread.join()
+            self._thread = None
         if not save or self._followed is not None:  # somebody else changes it, or did unseen
             return
         if self._pending:

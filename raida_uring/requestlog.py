@@ -114,7 +114,7 @@ class RequestLog:
         self._written = 0  # lines of this second
         self._held_back = 0  # requests and connections without a line, this second
         self._closed_missed = 0  # ... that the data plane had no room to note, since start
-        self.thread = Vital(target=self._run, name="requests", daemon=True)
+        self._thread = Vital(target=self._run, name="requests", daemon=True)
 
     def tap(self) -> Tap:
         """For one worker. Before start()."""
@@ -125,14 +125,14 @@ class RequestLog:
 
     def start(self) -> None:
         """From now on lines are written."""
-        self.thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Write what was noted, and end. Once no worker notes any more; before the engine goes."""
         self._stopping = True
         self._awake.set()
-        if self.thread.ident is not None:
-            self.thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def peers(self, count: int) -> tuple[float, list[tuple[str, float]]]:
         """How many seconds are looked back on, and the `count` busiest addresses with their

@@ -853,13 +853,13 @@ class Watch:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stopping = threading.Event()
-        self.thread = Vital(target=self._run, name="store-watch", daemon=True)
-        self.thread.start()
+        self._thread = Vital(target=self._run, name="store-watch", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Return once it does not use the store any more."""
         self._stopping.set()
-        self.thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         store, told = self._store, False
@@ -889,13 +889,13 @@ class Syncer:
         self._store = store
         self._interval_s = interval_s
         self._stopping = threading.Event()
-        self.thread = Vital(target=self._run, name="store-sync", daemon=True)
-        self.thread.start()
+        self._thread = Vital(target=self._run, name="store-sync", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Return once everything is on the disk, as far as it can be."""
         self._stopping.set()
-        self.thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         last = False
