@@ -36,6 +36,7 @@ from raida_uring.patience import Patience
 from raida_uring.server import NOT_TO_BE_HAD, Reloaded, Server
 from raida_uring.servicemanager import (
     WATCHDOG,
+    Adoption,
     notify,
     received_sockets,
     status,
@@ -152,6 +153,9 @@ class Daemon:
         self._extend_at = 0.0  # when the service manager is to hear that the start still waits
         self._last_word: int | StartError | None = None  # for whoever asks for an upgrade too late
         self._upgrades: queue.SimpleQueue[queue.SimpleQueue[int | StartError]] = queue.SimpleQueue()
+        self._adoption: Adoption | None = None  # by the service manager, that is under way
+        if self._takeover is not None and "NOTIFY_SOCKET" in os.environ:
+            self._adoption = Adoption(os.getppid())
         self._watchdog_s = watchdog_interval_s()
         self._watchdog_at = 0.0
         self._laps = 0
@@ -317,7 +321,7 @@ class Daemon:
 
     def _patience_s(self) -> float:
         """How long the main thread may wait to be told something."""
-        if self._stage in UNDER_WAY:
+        if self._stage in UNDER_WAY or self._adoption is not None:
             return LOOK_S
         if self._open_at:
             return OPEN_RETRY_S
@@ -368,6 +372,8 @@ class Daemon:
     def _tend(self) -> None:
         """What has to be done now and then, whatever happens."""
         self._feed_watchdog()
+        if self._adoption is not None and self._speaks and self._adoption.tend():
+            self._end_adoption()
         log.sweep()
         if self._open_at and time.monotonic() >= self._open_at:
             self._open_to_operators()
@@ -389,6 +395,7 @@ class Daemon:
             )
             if self._admin is not None:
                 self._admin.close()
+            self._end_adoption()
             if self._stage in UNDER_WAY and self._stage is not Stage.HANDING_OVER:
                 self._dismissed(hurry=True)  # a fault of ours: nobody looks after it any more
 
@@ -546,6 +553,7 @@ class Daemon:
         if server.phase != "serving":  # somebody has, at the last moment
             self._posted.append(Event.DRAIN)
             return
+        self._end_adoption()
         self._say(f"MAINPID={successor.pid}")
         self._speaks = False
         self._open_at = 0.0  # from now on it is the successor's to open
@@ -670,6 +678,11 @@ class Daemon:
         self._speaks = True
         store_sockets(self.server.descriptors)
         self._say(f"READY=1\n{status(self._status)}")
+
+    def _end_adoption(self) -> None:
+        if self._adoption is not None:
+            self._adoption.end()
+            self._adoption = None
 
     def _feed_watchdog(self) -> None:
         """Tell the service manager that the I/O thread turns: it alone can say so, by its laps.

@@ -9,8 +9,12 @@ import array
 import contextlib
 import logging
 import os
+import select
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -24,6 +28,7 @@ from raida_uring.upgrade import Inherited
 
 WATCHDOG: Final = "WATCHDOG=1"
 NOTIFY_TIMEOUT_S: Final = 1.0  # at the end, for a manager that does not read
+ADOPTION_TIMEOUT_S: Final = 10.0  # for a manager that does not read
 _LATER_MAX: Final = 64
 # What our sockets are called in the descriptor store; sockets of a .socket unit bear its name.
 STORED_NAME: Final = "raida-uring-stored"
@@ -111,6 +116,11 @@ class _Teller:
                 self._later.popleft()
                 self._lock.notify_all()
 
+    @property
+    def late(self) -> bool:
+        """Whether something is still to be told."""
+        return bool(self._later)
+
     def flush(self) -> None:
         with self._lock:
             self._lock.wait_for(lambda: not self._later, NOTIFY_TIMEOUT_S)
@@ -129,6 +139,89 @@ def _send(address: str, state: bytes, descriptors: Sequence[int], flags: int) ->
 
 def _log_failure(error: Exception) -> None:
     logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
+
+
+class Adoption:
+    """Has the manager see that this process has become its own child. Thread: control, which does
+    not wait here.
+
+    A successor is its predecessor's child when that names it (MAINPID=), and the manager's once
+    the predecessor has ended. systemd looks whose child a main process is when another one is
+    named, and never again; the end of a stranger's it does not wait for: a stop sends it SIGTERM
+    and SIGKILL at once. So another process is named, for the moment that it takes. Seen with
+    systemd 252: main_pid_alien in service_set_main_pid() and unit_kill_context().
+    """
+
+    def __init__(self, predecessor: int) -> None:
+        """predecessor: the process whose child this one is as yet."""
+        self._predecessor = predecessor
+        self._stand_in: subprocess.Popen[bytes] | None = None
+        self._bidden = False
+        self._deadline = 0.0
+
+    def tend(self) -> bool:
+        """Go on; whether it is over."""
+        if self._stand_in is None:
+            return os.getppid() != self._predecessor and not self._begin()
+        if not self._heard(self._stand_in) and time.monotonic() < self._deadline:
+            return False
+        notify(f"MAINPID={os.getpid()}")  # if the other process could not say so
+        self.end()
+        return True
+
+    def _begin(self) -> bool:
+        """Name another process; whether that could be done."""
+        try:
+            self._stand_in = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _STAND_IN],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            _log_failure(error)
+            return False
+        notify(f"MAINPID={self._stand_in.pid}")
+        self._deadline = time.monotonic() + ADOPTION_TIMEOUT_S
+        return True
+
+    def _heard(self, stand_in: "subprocess.Popen[bytes]") -> bool:
+        """Whether the manager has heard the other process name this one."""
+        if not self._bidden and not _teller.late and stand_in.stdin is not None:
+            self._bidden = True
+            with contextlib.suppress(OSError):  # it is gone
+                stand_in.stdin.write(b"\n")
+                stand_in.stdin.flush()
+        heard = select.poll()
+        heard.register(stand_in.stdout or -1, 0)
+        return bool(heard.poll(0))
+
+    def end(self) -> None:
+        """Let go of the other process, if there is one: it says nothing any more."""
+        if self._stand_in is None:
+            return
+        self._stand_in.kill()
+        for pipe in (self._stand_in.stdin, self._stand_in.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._stand_in.wait()  # not communicate(): the manager may still hold the other end
+        self._stand_in = None
+
+
+# Under NotifyAccess=main only the main process may name another: this one must do it, when it is
+# bidden. Its standard output hangs up once the manager has heard, and it ends with its parent.
+_STAND_IN: Final = """
+import os, socket, sys
+sys.stdin.readline()
+address = os.environ["NOTIFY_SOCKET"]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+    channel.connect("\\0" + address[1:] if address[0] == "@" else address)
+    channel.send(b"MAINPID=%d" % os.getppid())
+    socket.send_fds(channel, [b"BARRIER=1"], [1])
+os.close(1)
+sys.stdin.read()
+"""
 
 
 def status(text: str) -> str:

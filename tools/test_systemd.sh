@@ -12,13 +12,13 @@
 # the container gets is removed at the end. What was reported and the container's journal stay in
 # build/systemd/out.
 #
-#   LIMIT_S=900   for the container's whole life
+#   LIMIT_S=1800  for the container's whole life
 #
 # Exit status: 0 if every check passed, 1 if one failed, 3 if the container did not report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly STORE=$PWD/build/systemd LIMIT_S=${LIMIT_S:-900}
+readonly STORE=$PWD/build/systemd LIMIT_S=${LIMIT_S:-1800}
 readonly GROUP=raida-uring-test
 
 say() { printf 'test-systemd: %s\n' "$*" >&2; }

@@ -247,7 +247,14 @@ class Manager:
         self.environment = {"NOTIFY_SOCKET": str(path), "FDSTORE": str(room)}
         self.stored: list[socket.socket] = []
         self.assignments: list[str] = []
+        self.barriers: list[int] = []
+        self.listens = True  # so that it lifts barriers
         self._thread = threading.Thread(target=self._run)
+
+    def close_barriers(self) -> None:
+        """Say that all is heard that was told before them."""
+        while self.barriers:
+            os.close(self.barriers.pop())
 
     def __enter__(self) -> "Manager":
         self._thread.start()
@@ -258,6 +265,7 @@ class Manager:
             channel.sendto(b"", self.environment["NOTIFY_SOCKET"])
         self._thread.join()
         self._channel.close()
+        self.close_barriers()
         for one in self.stored:
             one.close()
 
@@ -267,6 +275,12 @@ class Manager:
             if not data:
                 return
             lines = data.decode().split("\n")
+            if lines == ["BARRIER=1"]:  # by its closing tells that it has heard all before
+                self.assignments += lines
+                self.barriers += descriptors
+                if self.listens:
+                    self.close_barriers()
+                continue
             given = [socket.socket(fileno=fd) for fd in descriptors]
             if "FDSTOREREMOVE=1" in lines:
                 assert f"FDNAME={STORED_NAME}" in lines
@@ -492,6 +506,44 @@ def test_a_successor_is_silent_until_it_is_the_main_process(tmp_path: Path) -> N
         assert "STOPPING=1" not in manager.assignments
         os.kill(successor, signal.SIGTERM)
         manager.was_told("STOPPING=1")
+
+
+@pytest.mark.any_backend
+def test_a_successor_is_named_again_once_it_is_the_manager_s_child(tmp_path: Path) -> None:
+    """systemd looks whose child the main process is when another one is named, and kills at a stop
+    one that is not its own, without waiting for its drain."""
+    port = free_port("127.0.0.1")
+    with Manager(tmp_path) as manager, activated(tmp_path, [], port, manager) as process:
+        manager.was_told("READY=1")
+        manager.forget_what_was_told()
+        process.send_signal(signal.SIGUSR2)
+        process.wait(STOP_TIMEOUT_S)
+        manager.was_told("BARRIER=1")
+        named = [line for line in manager.assignments if line.startswith("MAINPID=")]
+        assert named[0] == named[2] != named[1]
+        stand_in, successor = (Path("/proc") / line.removeprefix("MAINPID=") for line in named[1:3])
+        eventually(lambda: not stand_in.exists())
+        os.kill(int(successor.name), signal.SIGTERM)
+        eventually(lambda: not successor.exists(), STOP_TIMEOUT_S)
+
+
+@pytest.mark.any_backend
+def test_a_manager_that_is_late_to_hear_whose_child_a_successor_is(tmp_path: Path) -> None:
+    """The process that was named meanwhile stays until it has heard, and holds up no stop."""
+    port = free_port("127.0.0.1")
+    with Manager(tmp_path) as manager, activated(tmp_path, [], port, manager) as process:
+        manager.listens = False
+        manager.was_told("READY=1")
+        manager.forget_what_was_told()
+        process.send_signal(signal.SIGUSR2)
+        process.wait(STOP_TIMEOUT_S)
+        manager.was_told("BARRIER=1")
+        named = [line for line in manager.assignments if line.startswith("MAINPID=")]
+        successor, stand_in = (Path("/proc") / line.removeprefix("MAINPID=") for line in named[:2])
+        assert stand_in.exists()
+        os.kill(int(successor.name), signal.SIGTERM)
+        eventually(lambda: not stand_in.exists(), STOP_TIMEOUT_S)
+        eventually(lambda: not successor.exists(), STOP_TIMEOUT_S)
 
 
 def test_a_manager_that_does_not_listen_holds_nobody_up(

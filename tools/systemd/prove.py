@@ -7,30 +7,40 @@ some of them.
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
 import traceback
+import urllib.request
 from collections.abc import Callable, Iterator
 
 from raida_uring import protocol
 
 UNIT = "raida-uring.service"
 SOCKET_UNIT = "raida-uring.socket"
+JOURNALD = "systemd-journald.service"
 PROGRAM = "/opt/raida-uring/bin/raida-uring"
 CONFIG = pathlib.Path("/etc/raida-uring/node.toml")
 DROP_IN = pathlib.Path(f"/etc/systemd/system/{UNIT}.d/proof.conf")
 MODULES = pathlib.Path("/opt/proof")
-PORT = 50000
+STATE = pathlib.Path("/var/lib/raida-uring")
+PORT, HTTP_PORT = 50000, 60000
 WATCHDOG_S = 10  # as the unit has it
+STOP_TIMEOUT_S = 30  # that, too
 MARGIN_S = 8  # for the restart after that, on a busy machine
-NAP, LONG_NAP = (5, 200), (5, 201)
+# Handlers that take 2 s, 6 s (within a drain), and longer than WatchdogSec= and TimeoutStopSec=.
+NAP, DRAWN_NAP, LONG_NAP = (5, 200), (5, 202), (5, 201)
 NOTABLE_S = 5.0  # for a client to wait: printed, to be looked up in the journal
+PROMPT_S = 10.0  # for what has nothing to wait for, on a busy machine
+LATE_S = 3.0  # after which comes what a start finds missing
+CLOSING_S = 60.0  # for which a closed connection keeps its port, and for which a start waits
 
 _PTRACE_SEIZE, _PTRACE_INTERRUPT, _WALL = 0x4206, 0x4207, 0x40000000
 
@@ -125,15 +135,15 @@ def cursor() -> str:
     return str(json.loads(done.stdout)["__CURSOR"])
 
 
-def logged(name: str, since: str) -> dict[str, object]:
-    """The last entry of that event. Raises NotSoError when there is none within a second."""
+def logged(name: str, since: str, timeout_s: float = 2) -> dict[str, object]:
+    """The last entry of that event. Raises NotSoError when there is none so long."""
     entries: list[dict[str, object]] = []
 
     def found() -> bool:
         entries[:] = [entry for entry in journal(since) if entry.get("RAIDA_EVENT") == name]
         return bool(entries)
 
-    eventually(found, 2, f"no {name} in the journal")
+    eventually(found, timeout_s, f"no {name} in the journal")
     return entries[-1]
 
 
@@ -148,11 +158,39 @@ def configured(text: str) -> Iterator[None]:
         CONFIG.write_text(former)
 
 
-def fresh_start() -> None:
-    """Stopped and started, counters of systemd at zero."""
+def stopped() -> None:
+    """With counters of systemd at zero."""
     systemctl("stop", SOCKET_UNIT, UNIT, status=None)
     systemctl("reset-failed", UNIT, status=None)
+
+
+def fresh_start() -> None:
+    """Stopped and started, counters of systemd at zero."""
+    stopped()
     systemctl("start", UNIT)
+
+
+def extended(lines: str) -> None:
+    """Lines more in [Service] of the unit, from its next start on. Empty: none any more."""
+    if lines:
+        DROP_IN.parent.mkdir(exist_ok=True)
+        DROP_IN.write_text(f"[Service]\n{lines}\n")
+    else:
+        DROP_IN.unlink(missing_ok=True)
+    systemctl("daemon-reload")
+
+
+def must_be_active(restarts: int = 0) -> None:
+    """After so many restarts. Raises NotSoError."""
+    state, count = shown("ActiveState"), shown("NRestarts")
+    must(state == "active" and count == str(restarts), f"{state}, NRestarts={count}")
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
 
 
 # ---- clients ----
@@ -165,9 +203,11 @@ def build(command: tuple[int, int] = (0, 1)) -> bytes:
     )
 
 
-def ask_tcp(command: tuple[int, int] = (0, 1), port: int = PORT, timeout_s: float = 20) -> int:
+def ask_tcp(
+    command: tuple[int, int] = (0, 1), timeout_s: float = 20, host: str = "127.0.0.1"
+) -> int:
     """The status of the reply. Raises OSError, EOFError when the node hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout_s) as peer:
+    with socket.create_connection((host, PORT), timeout_s) as peer:
         peer.sendall(build(command))
         reply = peer.recv(4096)
         if not reply:
@@ -175,19 +215,22 @@ def ask_tcp(command: tuple[int, int] = (0, 1), port: int = PORT, timeout_s: floa
         return reply[2]
 
 
-def ask_udp(command: tuple[int, int] = (0, 1), port: int = PORT, timeout_s: float = 5) -> int:
+def ask_udp(
+    command: tuple[int, int] = (0, 1), timeout_s: float = 5, host: str = "127.0.0.1"
+) -> int:
     """The status of the reply. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    ((family, *_, place),) = socket.getaddrinfo(host, PORT, type=socket.SOCK_DGRAM)
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
         peer.settimeout(timeout_s)
-        peer.connect(("127.0.0.1", port))
+        peer.connect(place)
         peer.send(build(command))
         return peer.recv(4096)[2]
 
 
-def answers(port: int = PORT) -> bool:
+def answers(host: str = "127.0.0.1") -> bool:
     """Over both transports."""
     try:
-        return ask_udp(port=port, timeout_s=1) == ask_tcp(port=port, timeout_s=1) == 250
+        return ask_udp(timeout_s=1, host=host) == ask_tcp(timeout_s=1, host=host) == 250
     except (OSError, EOFError):
         return False
 
@@ -249,15 +292,36 @@ class Hammer:
         return text
 
 
+class Asking:
+    """A request that takes its time, under way: use as a context manager, which waits for it."""
+
+    def __init__(self, command: tuple[int, int] = NAP) -> None:
+        self._command = command
+        self.got: list[object] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Asking":
+        self._thread.start()
+        time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.got.append(ask_tcp(self._command, timeout_s=6 * WATCHDOG_S))
+        except (OSError, EOFError) as error:
+            self.got.append(error)
+
+
 # ---- checks ----
 
 
 @check
 def ready() -> str:
     """active only once it answers (Type=notify); STATUS text"""
-    DROP_IN.parent.mkdir(exist_ok=True)
-    DROP_IN.write_text(f"[Service]\nEnvironment=PYTHONPATH={MODULES}\n")
-    systemctl("daemon-reload")
+    extended(f"Environment=PYTHONPATH={MODULES}")
     with configured(CONFIG.read_text() + '\n[handlers]\nmodules = ["slow_import"]\n'):
         systemctl("start", "--no-block", UNIT)
         began = time.monotonic()
@@ -269,8 +333,7 @@ def ready() -> str:
             must(time.monotonic() - began < 60, "not active within 60 s")
         must(answers(), "active, and does not answer")
         must(waited_s > 2.5, f"activating for {waited_s:.1f} s only: a handler takes 3 s to load")
-    DROP_IN.unlink()
-    systemctl("daemon-reload")
+    extended("")
     text = shown("StatusText")
     must(text.startswith("serving on 0.0.0.0:50000, [::]:50000: "), f"STATUS is {text!r}")
     return f"activating for {waited_s:.1f} s; {text}"
@@ -383,33 +446,19 @@ def reload() -> str:
 @check
 def stop_drains() -> str:
     """`systemctl stop` answers what is under way, and ends well"""
-    DROP_IN.parent.mkdir(exist_ok=True)
-    DROP_IN.write_text(f"[Service]\nEnvironment=PYTHONPATH={MODULES}\n")
-    systemctl("daemon-reload")
+    extended(f"Environment=PYTHONPATH={MODULES}")
     with configured(CONFIG.read_text() + '\n[handlers]\nmodules = ["naps"]\n'):
         fresh_start()
         since = cursor()
-        statuses: list[object] = []
-
-        def ask() -> None:
-            try:
-                statuses.append(ask_tcp(NAP))
-            except (OSError, EOFError) as error:
-                statuses.append(error)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        time.sleep(0.5)
-        began = time.monotonic()
-        systemctl("stop", "--no-block", UNIT)
-        eventually(lambda: shown("ActiveState") == "deactivating", 2, "not deactivating")
-        text = shown("StatusText")
-        asking.join()
+        with Asking() as asking:
+            began = time.monotonic()
+            systemctl("stop", "--no-block", UNIT)
+            eventually(lambda: shown("ActiveState") == "deactivating", 2, "not deactivating")
+            text = shown("StatusText")
         eventually(lambda: shown("ActiveState") == "inactive", 10, "not inactive")
         took_s = time.monotonic() - began
-    DROP_IN.unlink()
-    systemctl("daemon-reload")
-    must(statuses == [250], f"a request under way got {statuses}")
+    extended("")
+    must(asking.got == [250], f"a request under way got {asking.got}")
     must(text.startswith("answering"), f"STATUS is {text!r}")
     must(shown("Result") == "success" and shown("ExecMainStatus") == "0", shown("Result"))
     final = logged("final_counters", since)
@@ -420,32 +469,16 @@ def stop_drains() -> str:
 @check
 def drain_outlasts_the_manager() -> str:
     """a drain longer than WatchdogSec= and TimeoutStopSec= answers what is under way"""
-    DROP_IN.parent.mkdir(exist_ok=True)
-    DROP_IN.write_text(
-        f"[Service]\nEnvironment=PYTHONPATH={MODULES}\nTimeoutStopSec={2 * WATCHDOG_S}s\n"
-    )
-    systemctl("daemon-reload")
+    extended(f"Environment=PYTHONPATH={MODULES}\nTimeoutStopSec={2 * WATCHDOG_S}s")
     with configured(CONFIG.read_text() + '\n[handlers]\nmodules = ["naps"]\n'):
         fresh_start()
-        statuses: list[object] = []
-
-        def ask() -> None:
-            try:
-                statuses.append(ask_tcp(LONG_NAP, timeout_s=6 * WATCHDOG_S))
-            except (OSError, EOFError) as error:
-                statuses.append(error)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        time.sleep(0.5)
-        began = time.monotonic()
-        done = run("drain", "--timeout", str(6 * WATCHDOG_S), "--config", str(CONFIG))
-        took_s = time.monotonic() - began
-        asking.join()
+        with Asking(LONG_NAP) as asking:
+            began = time.monotonic()
+            done = run("drain", "--timeout", str(6 * WATCHDOG_S), "--config", str(CONFIG))
+            took_s = time.monotonic() - began
         eventually(lambda: shown("ActiveState") == "inactive", 10, "not inactive")
-    DROP_IN.unlink()
-    systemctl("daemon-reload")
-    must(statuses == [250], f"a request under way got {statuses}, drain said {done.stderr}")
+    extended("")
+    must(asking.got == [250], f"a request under way got {asking.got}, drain said {done.stderr}")
     must(done.returncode == 0, f"drain: {done.returncode}: {done.stdout}{done.stderr}")
     must(shown("Result") == "success" and shown("ExecMainStatus") == "0", shown("Result"))
     return f"drained for {took_s:.1f} s"
@@ -504,6 +537,48 @@ def upgrade() -> str:
     systemctl("kill", "-s", "SIGKILL", UNIT)
     eventually(lambda: main_pid() not in (0, former_pid) and answers(), 15, "no restart after it")
     return f"main process {' -> '.join(map(str, pids))}; {hammer.summary()}"
+
+
+def stop_beside_upgrade(access: str, *, during: bool) -> str:
+    """A stop after an upgrade, or while the old process still answers, under NotifyAccess=."""
+    extended(f"Environment=PYTHONPATH={MODULES}\nNotifyAccess={access}")
+    with configured(CONFIG.read_text() + '\n[handlers]\nmodules = ["naps"]\n'):
+        fresh_start()
+        since, former = cursor(), main_pid()
+        gone = pathlib.Path(f"/proc/{former}")
+        with Asking(DRAWN_NAP) if during else contextlib.nullcontext() as of_the_old:
+            told("upgrade")
+            if not during:
+                eventually(lambda: not gone.exists(), 20, "the old one is there")
+                time.sleep(1.5 * WATCHDOG_S)  # the successor is heard
+            successor = main_pid()
+            must(successor not in (0, former), f"main process {former} -> {successor}")
+            must_be_active()
+            must(gone.exists() == during, "the old process should be there, or should not")
+            with Asking() as of_the_new:
+                took_s = timed(lambda: systemctl("stop", UNIT))
+    extended("")
+    got = of_the_new.got + ([] if of_the_old is None else of_the_old.got)
+    must(set(got) == {250}, f"requests under way got {got}, stopped after {took_s:.1f} s")
+    must(shown("Result") == "success", shown("Result"))
+    logged("final_counters", since)
+    refused = [
+        entry for entry in journal(since) if "reception only permitted" in str(entry["MESSAGE"])
+    ]
+    must(not refused, f"{len(refused)} notifications refused: {refused[:1]}")
+    return f"stopped after {took_s:.1f} s under NotifyAccess={access}"
+
+
+@check
+def stop_after_upgrade() -> str:
+    """after an upgrade, too, `systemctl stop` answers what is under way, and ends well"""
+    return ", ".join(stop_beside_upgrade(access, during=False) for access in ("all", "main"))
+
+
+@check
+def stop_during_upgrade() -> str:
+    """a stop while the old process still answers: both answer what they have, and end well"""
+    return stop_beside_upgrade("all", during=True)
 
 
 @check
@@ -615,8 +690,7 @@ def socket_activation() -> str:
 @check
 def wrong_configuration() -> str:
     """a wrong configuration ends the start with status 2 and is not tried again"""
-    systemctl("stop", SOCKET_UNIT, UNIT, status=None)
-    systemctl("reset-failed", UNIT, status=None)
+    stopped()
     since = cursor()
     with configured(CONFIG.read_text().replace("raida_id = 0", "raida_id = 77")):
         systemctl("start", UNIT, status=1)
@@ -627,6 +701,358 @@ def wrong_configuration() -> str:
     (line,) = [text for text in said if text.startswith("raida-uring: ")]
     must(not any("Traceback" in text for text in said), str(said))
     return line
+
+
+# ---- a log that nobody reads ----
+
+
+@contextlib.contextmanager
+def journald_stopped() -> Iterator[None]:
+    """By SIGSTOP. Its own watchdog gives it three minutes, and cursor() waits for it."""
+    journald = int(shown("MainPID", JOURNALD))
+    os.kill(journald, signal.SIGSTOP)
+    try:
+        stat = pathlib.Path(f"/proc/{journald}/stat")
+        eventually(lambda: stat.read_text().rpartition(") ")[2][0] == "T", 2, "not stopped")
+        yield
+        must(int(shown("MainPID", JOURNALD)) == journald, "journald was killed meanwhile")
+    finally:
+        os.kill(journald, signal.SIGCONT)
+
+
+def with_lines(per_s: int) -> str:
+    """The configuration with another [log] requests_per_s."""
+    text = CONFIG.read_text()
+    must("[log]\n" in text, "no [log]")
+    return text.replace("[log]\n", f"[log]\nrequests_per_s = {per_s}\n")
+
+
+def lines_dropped() -> int:
+    """As `raida-uring status` has it; 0 also when it does not answer."""
+    done = run("status", "--json", "--config", str(CONFIG))
+    return int(json.loads(done.stdout)["log"]["dropped"]) if done.returncode == 0 else 0
+
+
+def told(*arguments: str) -> float:
+    """Seconds that a command of the program took. Raises NotSoError unless it went well."""
+    began = time.monotonic()
+    done = run(*arguments, "--config", str(CONFIG))
+    must(done.returncode == 0, f"{arguments}: {done.returncode}: {done.stdout}{done.stderr}")
+    return time.monotonic() - began
+
+
+@check
+def journald_stands() -> str:
+    """journald stopped: the node serves and is told things; what was dropped is logged later"""
+    fresh_start()
+    since, former = cursor(), main_pid()
+    took: dict[str, float] = {}
+    with Hammer() as hammer:
+        with journald_stopped():
+            before = sum(hammer.answered.values())
+            time.sleep(2.5 * WATCHDOG_S)
+            per_s = (sum(hammer.answered.values()) - before) / (2.5 * WATCHDOG_S)
+            must(per_s > 100, f"{per_s:.0f} requests/s are not a line each for 100 lines/s")
+            must(main_pid() == former, "another process")
+            must_be_active()
+            took["status"] = told("status")
+            took["raida-uring reload"] = told("reload")
+            with configured(with_lines(1000)):  # drops sooner
+                took["systemctl reload"] = timed(lambda: systemctl("reload", UNIT))
+                took["upgrade"] = told("upgrade")
+                eventually(lambda: main_pid() not in (0, former), 5, "MAINPID as before")
+                must_be_active()
+                old, former = former, main_pid()
+                gone = pathlib.Path(f"/proc/{old}")
+                eventually(lambda: not gone.exists(), 20, "the old one is there")
+                took["restart"] = timed(lambda: systemctl("restart", UNIT))
+                must(main_pid() not in (0, former) and answers(), "no answer after a restart")
+                took["drop"] = eventually(lambda: lines_dropped() > 0, 60, "nothing dropped")
+                must_be_active()
+        entry = logged("lines_dropped", since, 60)
+        must(entry.get("_PID") == str(main_pid()), f"another process: {entry}")
+        must(entry["PRIORITY"] == "3", f"priority {entry['PRIORITY']}")
+    slowest = max(took, key=lambda name: 0 if name == "drop" else took[name])
+    must(took[slowest] < STOP_TIMEOUT_S / 2, f"{slowest}: {took[slowest]:.1f} s")
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
+    return f"{times}; {entry['MESSAGE']}; {hammer.summary()}"
+
+
+@check
+def journald_stands_at_the_stop() -> str:
+    """journald stopped: `systemctl stop` ends the node well and within its time-out"""
+    seen = []
+    for per_s, full in ((100, "journald's socket"), (1000, "the node's queue as well")):
+        with configured(with_lines(per_s)):
+            fresh_start()
+            since = cursor()
+            with journald_stopped():
+                with Hammer():
+                    if per_s == 100:
+                        time.sleep(WATCHDOG_S)  # twice what the socket takes
+                    else:
+                        eventually(lambda: lines_dropped() > 0, 60, "nothing dropped")
+                took_s = timed(lambda: systemctl("stop", UNIT))
+                must(shown("Result") == "success", f"{shown('Result')} after {took_s:.1f} s")
+            must(took_s < STOP_TIMEOUT_S / 2, f"{took_s:.1f} s with {full} full")
+            cursor()  # journald has caught up
+            said = [str(entry["MESSAGE"]) for entry in journal(since)]
+            ended = any("Deactivated successfully" in text for text in said)
+            must(ended, f"the journal knows no good end: {said[-5:]}")
+            killed = [text for text in said if "SIGKILL" in text or "timed out" in text]
+            must(not killed, str(killed))
+            seen.append(f"{took_s:.1f} s with {full} full")
+    return ", ".join(seen)
+
+
+# ---- starts that find something in their way ----
+
+
+def ip(*arguments: str) -> str:
+    """What iproute2 printed."""
+    done = subprocess.run(
+        ["ip", *arguments], check=True, timeout=30, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+@contextlib.contextmanager
+def interface(name: str = "proof") -> Iterator[None]:
+    """A virtual one that has a carrier, and no address but its link-local one."""
+    ip("link", "add", "name", name, "type", "veth", "peer", "name", "proof-peer")
+    try:
+        ip("link", "set", "proof-peer", "up")
+        ip("link", "set", name, "up")
+        yield
+    finally:
+        ip("link", "delete", name)
+
+
+def bound_to(address: str) -> str:
+    """The configuration with one address."""
+    return CONFIG.read_text().replace('"0.0.0.0", "::"', f'"{address}"')
+
+
+def begin_start() -> None:
+    """Without waiting for what comes of it."""
+    stopped()
+    systemctl("start", "--no-block", UNIT)
+
+
+def must_wait(seconds: float) -> str:
+    """For what it waits, as `systemctl status` shows it. Raises NotSoError unless it does."""
+    eventually(
+        lambda: shown("StatusText").startswith("waiting: "), PROMPT_S, "no STATUS that it waits"
+    )
+    time.sleep(seconds)
+    must(shown("ActiveState") == "activating", shown("ActiveState"))
+    must(shown("NRestarts") == "0", f"NRestarts={shown('NRestarts')}")
+    return shown("StatusText")
+
+
+def active_within(timeout_s: float, restarts: int = 0) -> float:
+    """Seconds until the unit is. Raises NotSoError, also for another number of restarts."""
+    took_s = eventually(lambda: shown("ActiveState") == "active", timeout_s, "not active")
+    must_be_active(restarts)
+    return took_s
+
+
+@check
+def late_address() -> str:
+    """an address of [network] bind comes after the start: active at once, answers there then"""
+    seen = []
+    for address, length in (("192.0.2.14", 24), ("2001:db8::14", 64)):
+        with interface(), configured(bound_to(address)):
+            since = cursor()
+            begin_start()
+            active_s = active_within(PROMPT_S)
+            logged("address_missing", since)
+            time.sleep(LATE_S)
+            must(not answers(address), "answers on an address that is not there")
+            ip("address", "add", f"{address}/{length}", "dev", "proof")
+            took_s = eventually(functools.partial(answers, address), PROMPT_S, "no answer")
+            must_be_active()
+            systemctl("stop", UNIT)
+            seen.append(f"{address}: active after {active_s:.1f} s, answers after {took_s:.1f} s")
+    return "; ".join(seen)
+
+
+@check
+def tentative_address() -> str:
+    """duplicate address detection at the start: active at once, answers once the address is good"""
+    address = "2001:db8::15"
+    with interface(), configured(bound_to(address)):
+        probes = pathlib.Path("/proc/sys/net/ipv6/conf/proof/dad_transmits")
+        probes.write_text("6")  # one a second
+        since = cursor()
+        stopped()
+        ip("address", "add", f"{address}/64", "dev", "proof")
+        systemctl("start", "--no-block", UNIT)
+        active_s = active_within(PROMPT_S)
+        tentative = "tentative" in ip("address", "show", "dev", "proof", "to", address)
+        must(tentative, f"the case was not met: active after {active_s:.1f} s")
+        logged("address_missing", since)
+        took_s = eventually(lambda: answers(address), 20, "no answer")
+        must_be_active()
+        systemctl("stop", UNIT)
+    return f"active after {active_s:.1f} s, answers {took_s:.1f} s later"
+
+
+@check
+def late_interface() -> str:
+    """an interface of [network] bind comes after the start, which waits: active then"""
+    address = "fe80::14%late"
+    with configured(bound_to(address)):
+        begin_start()
+        text = must_wait(LATE_S)
+        with interface("late"):
+            ip("address", "add", "fe80::14/64", "dev", "late", "nodad")
+            took_s = active_within(PROMPT_S)
+            eventually(lambda: answers(address), PROMPT_S, "no answer")
+            must_be_active()
+            systemctl("stop", UNIT)
+    return f"{text}; active {took_s:.1f} s after it"
+
+
+@contextlib.contextmanager
+def outgoing(port: int, host: str = "127.0.0.7") -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection from `port` of this machine: its client's and its server's end.
+
+    host: not where clients asked before, whose connections are in TIME-WAIT.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = server.getsockname()
+        with socket.create_connection(where, 5, (host, port)) as asking:
+            accepted, _ = server.accept()
+            with accepted:
+                yield asking, accepted
+
+
+def reset(one: socket.socket) -> None:
+    """Close it so that nothing waits for late segments."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
+
+
+@check
+def port_of_a_connection() -> str:
+    """the port is an outgoing connection's at the start, which waits: active once it is free"""
+    stopped()
+    with outgoing(PORT) as (asking, _):
+        begin_start()
+        text = must_wait(LATE_S)
+        reset(asking)
+        took_s = active_within(PROMPT_S)
+        must(answers(), "no answer")
+    return f"{text}; active {took_s:.1f} s after it"
+
+
+@check
+def port_in_time_wait() -> str:
+    """the port is held longer than a start waits: it ends with 1, the next one serves"""
+    extended(f"TimeoutStartSec={WATCHDOG_S}s")  # which the node asks to be longer
+    stopped()
+    since = cursor()
+    with outgoing(PORT) as (asking, accepted):
+        began = time.monotonic()
+        begin_start()
+        must_wait(LATE_S)
+        asking.close()
+        accepted.close()
+        active_within(CLOSING_S + 3 * PROMPT_S, restarts=1)
+        took_s = time.monotonic() - began
+    must(answers(), "no answer")
+    extended("")
+    said = [str(entry["MESSAGE"]) for entry in journal(since)]
+    must(any("status=1/FAILURE" in text for text in said), f"no exit status 1: {said}")
+    return f"active after {took_s:.0f} s, 1 restart"
+
+
+@check
+def exit_status_1() -> str:
+    """what ends a start with 1 is tried again as often as it takes"""
+    stopped()
+    since = cursor()
+    extended("LimitNPROC=1")
+    systemctl("start", "--no-block", UNIT)
+    tries = 7  # systemd's own limit is five in ten seconds
+    eventually(lambda: int(shown("NRestarts")) >= tries, 60, f"{shown('NRestarts')} restarts")
+    must(shown("ActiveState") == "activating", shown("ActiveState"))
+    extended("")
+    eventually(lambda: shown("ActiveState") == "active", PROMPT_S, "not active")
+    must(answers(), "no answer")
+    said = [str(entry["MESSAGE"]) for entry in journal(since)]
+    ended = [text for text in said if "Main process exited" in text]
+    must(all("status=1/FAILURE" in text for text in ended), str(ended))
+    line = next((text for text in said if text.startswith("raida-uring: ")), "")
+    must(line, f"no reason: {said}")
+    must(not any("Traceback" in text for text in said), str(said))
+    return f"{len(ended)} tries; {line}"
+
+
+def http_answers() -> bool:
+    """Whether the node says by HTTP that it is well."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{HTTP_PORT}/healthz", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def taken_by_servers(admin: pathlib.Path) -> Iterator[None]:
+    """Both places."""
+    with (
+        socket.create_server(("127.0.0.1", HTTP_PORT)),
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other,
+    ):
+        other.bind(str(admin))
+        other.listen()
+        yield
+        admin.unlink()
+
+
+@contextlib.contextmanager
+def taken_otherwise(admin: pathlib.Path) -> Iterator[None]:
+    """The port by a client, the path by a directory."""
+    admin.mkdir()
+    try:
+        with outgoing(HTTP_PORT, "127.0.0.1") as (asking, _):
+            yield
+            reset(asking)
+    finally:
+        admin.rmdir()
+
+
+@check
+def places_of_operators_taken() -> str:
+    """metrics port and admin path are taken: active all the same, and there once they are free"""
+    admin = STATE / "proof.sock"
+    text = f'{CONFIG.read_text()}\n[admin]\nsocket = "{admin}"\n'
+    seen = []
+    for taken in (taken_otherwise, taken_by_servers):  # by a client while HTTP had none
+        with configured(text):
+            stopped()
+            with taken(admin):
+                since = cursor()
+                begin_start()
+                active_s = active_within(PROMPT_S)
+                must(answers(), "no answer")
+                logged("http_failed", since)
+                logged("admin_socket_failed", since)
+                time.sleep(LATE_S)  # longer than it waits between two tries
+                must(answers(), "no answer any more")
+                must_be_active()
+            took_s = eventually(http_answers, PROMPT_S, "no HTTP")
+            eventually(
+                lambda: run("status", "--config", str(CONFIG)).returncode == 0,
+                PROMPT_S,
+                "no admin socket",
+            )
+            must_be_active()
+            systemctl("stop", UNIT)
+        seen.append(f"active after {active_s:.1f} s, there {took_s:.1f} s after it was free")
+    return "; ".join(seen)
 
 
 @check
@@ -660,6 +1086,9 @@ def prepare() -> None:
         "import time\n\nfrom raida_uring.handlers import Node, Reply, Request, command\n\n\n"
         f'@command(group={NAP[0]}, code={NAP[1]}, mode="slow")\n'
         "def nap(request: Request, node: Node) -> Reply:\n    time.sleep(2)\n    return Reply()\n\n"
+        f'@command(group={DRAWN_NAP[0]}, code={DRAWN_NAP[1]}, mode="slow")\n'
+        "def drawn_nap(request: Request, node: Node) -> Reply:\n"
+        "    time.sleep(6)\n    return Reply()\n\n"
         f'@command(group={LONG_NAP[0]}, code={LONG_NAP[1]}, mode="slow")\n'
         "def long_nap(request: Request, node: Node) -> Reply:\n"
         f"    time.sleep({3 * WATCHDOG_S})\n    return Reply()\n"
@@ -670,7 +1099,7 @@ def prepare() -> None:
 
 def main() -> None:
     """Run the chosen checks one after the other."""
-    signal.alarm(900)
+    signal.alarm(1700)
     chosen = pathlib.Path("/mnt/out/checks").read_text().split()
     prepare()
     version = systemctl("--version").splitlines()[0]
@@ -690,7 +1119,7 @@ def main() -> None:
         else:
             print(f"PASS {one.__name__}: {title}: {seen} [{time.monotonic() - began:.0f} s]")
         CONFIG.write_text(right)
-        DROP_IN.unlink(missing_ok=True)
+        extended("")
     print("END")
 
 
