@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 
 #define STORE_READERS 256
 #define STORE_MODE 0600
+#define STORE_BLOCK 4096       /* a disk gives as much at a time, at least */
 #define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
 #define STORE_NUMBERS_TRIED 64 /* process ids, until one is nobody's in another PID namespace */
 #define STORE_BIRTH_STACK 65536
@@ -108,6 +110,24 @@ const char *ru_store_error(int result)
 
 /* ---- the environment ---- */
 
+/* LMDB calls it EIO when less was written than asked for, which hides what cut the write short: a
+ * full disk, a quota, a limit of the process. An operator has to be told that, so ask again. */
+static int store_commit(MDB_env *env, MDB_txn *txn)
+{
+    mdb_filehandle_t data;
+    struct stat found;
+    struct rlimit limit;
+    int rc = mdb_txn_commit(txn); /* frees it, whatever comes of it */
+    if (rc != EIO || mdb_env_get_fd(env, &data) != 0 || fstat(data, &found) != 0)
+        return rc;
+    off_t end = (found.st_size + STORE_BLOCK - 1) / STORE_BLOCK * STORE_BLOCK;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && (rlim_t)end + STORE_BLOCK > limit.rlim_cur)
+        return EFBIG;
+    if (fallocate(data, FALLOC_FL_KEEP_SIZE, end, STORE_BLOCK) == 0)
+        return rc; /* the next commit has that room */
+    return errno == ENOSPC || errno == EDQUOT ? errno : rc;
+}
+
 static int store_open_tables(struct ru_store *store, bool create)
 {
     static const char *const names[RU_TABLES] = {"meta",   "pages",   "remains",
@@ -119,7 +139,7 @@ static int store_open_tables(struct ru_store *store, bool create)
     for (uint32_t i = 0; i < RU_TABLES && rc == 0; i++)
         rc = mdb_dbi_open(txn, names[i], create ? MDB_CREATE : 0, &store->tables[i]);
     if (rc == 0)
-        return mdb_txn_commit(txn);
+        return store_commit(store->env, txn);
     mdb_txn_abort(txn);
     return rc;
 }
@@ -510,7 +530,7 @@ int ru_view_commit(struct ru_view *view)
     if (rc == 0)
         rc = ru_storefile_check(view->store->file, true);
     if (rc == 0)
-        rc = mdb_txn_commit(view->txn); /* frees it, whatever comes of it */
+        rc = store_commit(view->store->env, view->txn);
     else
         mdb_txn_abort(view->txn);
     view->txn = NULL;

@@ -550,6 +550,22 @@ def test_full_disk(data: Path, small_disk: Path, tmp_path: Path) -> None:
     done("init", "--store", small_disk / "other")
 
 
+def test_a_disk_that_fills_within_a_commit_is_told(small_disk: Path, tmp_path: Path) -> None:
+    """The kernel writes a part of it then, which LMDB takes for a fault of the disk."""
+    sizes = {page_of(2, page): 3 * PAGE_SIZE for page in range(600)}
+    data = write_page_files(tmp_path / "Data", sizes)
+    full = "No space left on device"
+    refused(store("import", data, "--store", small_disk / "store"), full)
+    limited = subprocess.run(
+        ["prlimit", "--fsize=10000000", sys.executable, "-m", "raida_uring", "store", "import", data]
+        + ["--store", tmp_path / "limited"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused(limited, "File too large")
+
+
 def test_export_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     sizes = {page_of(2, page): 3 * PAGE_SIZE for page in range(600)}
     data = write_page_files(tmp_path / "Data", sizes)
