@@ -464,9 +464,9 @@ class Store:
         return self._store.forget_dead()
 
     def sizes(self) -> Sizes:
-        """How full it is."""
-        used, most = self._store.sizes()
-        with self.read() as coins:
+        """How full it is. Raises StoreError."""
+        with self.read() as coins:  # which looks first whether there is a file to count in
+            used, most = self._store.sizes()
             return Sizes(
                 used,
                 most,

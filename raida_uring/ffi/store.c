@@ -541,7 +541,7 @@ int ru_view_commit(struct ru_view *view)
         int dead; /* a reader that was killed keeps old pages from being used again */
         (void)mdb_reader_check(view->store->env, &dead);
     }
-    return store_result(rc);
+    return store_result(ru_storefile_explain(view->store->file, rc));
 }
 
 uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages)

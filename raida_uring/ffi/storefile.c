@@ -18,12 +18,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "store.h"
 
 #define STOREFILE_NAME "/data.mdb"
 #define STOREFILE_LINE (PATH_MAX + 128) /* of /proc/self/maps */
+#define STOREFILE_NEARLY_FULL (1 << 20)
 #define STOREFILE_FAILED 1 /* exit status after which a service manager starts the node again */
 
 struct storefile_map {
@@ -138,6 +140,14 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
     return 0;
 }
 
+int ru_storefile_explain(const struct ru_storefile *file, int error)
+{
+    struct statvfs disk;
+    if (error != EIO || file->descriptor < 0 || fstatvfs(file->descriptor, &disk) != 0)
+        return error;
+    return (uint64_t)disk.f_bavail * disk.f_frsize < STOREFILE_NEARLY_FULL ? ENOSPC : error;
+}
+
 /* ---- its map ---- */
 
 /* A line of /proc/self/maps. */
@@ -200,13 +210,12 @@ static void fault_say(const char *const *words)
         (void)!write(STDERR_FILENO, line, used);
 }
 
-static const struct ru_storefile *fault_in(uintptr_t at)
+static const struct ru_storefile *fault_in(uintptr_t at, uint32_t map)
 {
     for (const struct ru_storefile *one = __atomic_load_n(&files, __ATOMIC_ACQUIRE); one;
          one = one->next)
-        for (uint32_t i = 0; i < 2; i++)
-            if (at >= one->maps[i].at && at < one->maps[i].end)
-                return one;
+        if (at >= one->maps[map].at && at < one->maps[map].end)
+            return one;
     return NULL;
 }
 
@@ -214,11 +223,15 @@ static void fault_caught(int number, siginfo_t *info, void *context)
 {
     (void)context;
     bool sent = info->si_code <= 0; /* by kill(): no fault */
-    const struct ru_storefile *file = sent ? NULL : fault_in((uintptr_t)info->si_addr);
+    const struct ru_storefile *data = sent ? NULL : fault_in((uintptr_t)info->si_addr, 0);
+    const struct ru_storefile *lock = sent ? NULL : fault_in((uintptr_t)info->si_addr, 1);
+    const struct ru_storefile *file = data ? data : lock;
     if (file && number == SIGBUS) {
         fault_say((const char *[]){"raida-uring: the store ", file->path,
-                                   ": a part of it cannot be read (SIGBUS): it was cut off, or its "
-                                   "disk fails; restore it from a backup",
+                                   data ? ": a part of it cannot be read (SIGBUS): it was cut off, "
+                                          "or its disk fails; restore it from a backup"
+                                        : ": lock.mdb beside it was cut off (SIGBUS), no coin is "
+                                          "in there: start again, which makes it new",
                                    NULL});
         _exit(STOREFILE_FAILED);
     }

@@ -26,6 +26,10 @@ int ru_storefile_check(struct ru_storefile *file, bool named);
 /* It is not what it was: from now on it is of no use. */
 int ru_storefile_distrust(struct ru_storefile *file);
 
+/* What to tell of an error in writing it. LMDB has EIO for a write that the disk took a part of, as
+ * one that becomes full does: then ENOSPC. */
+int ru_storefile_explain(const struct ru_storefile *file, int error);
+
 /* Thread: the reader's. A fault on this thread is one of the store's from now on, until NULL. */
 void ru_storefile_enter(const struct ru_storefile *file);
 

@@ -404,6 +404,11 @@ class Disk:
                 except OSError:
                     continue
 
+    def leave(self, size: int) -> None:
+        """So many bytes, once it is full."""
+        ballast = self.outside / "ballast"
+        os.truncate(ballast, ballast.stat().st_size - size)
+
     def free(self) -> None:
         """Give it back."""
         (self.outside / "ballast").unlink()
@@ -496,6 +501,24 @@ def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) ->
     assert sum(map(int, counted)) == refused
     assert len(counted) < refused
     assert said.count("can be changed again") == 2
+
+
+def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, disk: Disk) -> None:
+    """LMDB calls that an input/output error, as if the disk had failed."""
+    make_store(disk.outside / "store")
+    command = [*disk.enter, *SERVE]
+    coins = {(2, page * 1024): default_an((2, page * 1024)) for page in range(4)}
+    change = pown_payload((coin, an, an_of(coin)) for coin, an in coins.items())
+    with started_daemon(tmp_path, command=command, **tables(disk.mounted / "store")) as node:
+        node.await_ready()
+        disk.fill()
+        disk.leave(1 << 14)
+        assert ask(node.endpoint, POWN, change)[0] == Status.FILESYSTEM
+        eventually(lambda: "cannot be changed: No space left on device" in node.stderr())
+        disk.free()
+        assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
+        node.signal(signal.SIGTERM)
+        assert node.process.wait(STOP_TIMEOUT_S) == 0
 
 
 def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) -> None:

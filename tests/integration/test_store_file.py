@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from raida_uring.adminsocket import result_of
 from raida_uring.errors import StoreError
 from raida_uring.protocol import Status
 from raida_uring.store import Store, month_now
@@ -27,14 +28,18 @@ from tests.support.coin_requests import (
     default_an,
     pown_payload,
 )
+from tests.support.http import ask as http_ask
+from tests.support.http import scrape, status_json
 from tests.support.node import (
     STOP_TIMEOUT_S,
     Daemon,
     eventually,
+    free_port,
     running_node,
     started_daemon,
 )
 from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.wire import ECHO_COMMAND
 
 pytestmark = pytest.mark.any_backend
 
@@ -77,7 +82,12 @@ def cut(file: Path) -> None:
     os.truncate(file, 8192)
 
 
-LOSSES = (remove, move, replace, move_directory, cut)
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+CUTS = (cut, empty)
+LOSSES = (remove, move, replace, move_directory, *CUTS)
 
 
 @pytest.mark.parametrize("lose", LOSSES)
@@ -90,7 +100,7 @@ def test_a_change_to_a_lost_file_is_not_acknowledged(
         assert pown(node) == Status.ALL_PASS
         lose(path / "data.mdb")
         assert pown(node, (2, 5000)) == Status.FILESYSTEM
-        if lose is cut:  # no byte of it may be believed
+        if lose in CUTS:  # no byte of it may be believed
             assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == (
                 Status.FILESYSTEM
             )
@@ -110,6 +120,30 @@ def test_a_lost_file_is_told_without_a_request(
         node.await_ready()
         lose(path / "data.mdb")
         eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_who_looks_at_a_node_without_its_file_does_not_end_it(
+    lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
+    port, socket_path = free_port(), tmp_path / "admin.sock"
+    settings = tables(path) | {
+        "http": {"enabled": True, "port": port},
+        "admin": {"socket": str(socket_path)},
+    }
+    url = f"http://127.0.0.1:{port}/"
+    with started_daemon(tmp_path, **settings) as node:
+        node.await_ready()
+        assert http_ask(url, "/readyz").status == 200
+        lose(path / "data.mdb")
+        for _ in range(2):
+            assert scrape(url)
+            assert status_json(url)
+            assert result_of(socket_path, "status")
+            eventually(lambda: http_ask(url, "/readyz").status == 503)
+            assert ask(node.endpoint, ECHO_COMMAND)[0] == Status.SUCCESS
+        assert node.terminate() == 0, node.stderr()
 
 
 def test_a_file_that_comes_back_is_written_again(tmp_path: Path) -> None:
@@ -224,7 +258,8 @@ def test_reading_what_was_cut_off_ends_with_a_line(name: str, filled: Path) -> N
     """Between the look at the file's length and the reading nothing can be known."""
     ended = run_script(READ_WHAT_IS_CUT, filled, name)
     assert (ended.returncode, ended.stdout) == (1, ""), ended
-    assert ended.stderr.startswith(f"raida-uring: the store {filled}/data.mdb: a part of it cannot")
+    what = {"data.mdb": "a part of it cannot", "lock.mdb": "lock.mdb beside it was cut off"}[name]
+    assert ended.stderr.startswith(f"raida-uring: the store {filled}/data.mdb: {what}")
     assert len(ended.stderr.splitlines()) == 1
 
 
