@@ -379,6 +379,13 @@ def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> N
         assert "raise LimitAS= (ulimit -v)" in node.stderr().splitlines()[-1]
 
 
+def test_a_limit_on_data_is_named_where_it_keeps_threads_away(tmp_path: Path) -> None:
+    command = ["prlimit", f"--data={100 << 20}", *SERVE]
+    with started_daemon(tmp_path, command=command) as node:
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert "raise LimitDATA= (ulimit -d)" in node.stderr().splitlines()[-1]
+
+
 # --- What a person must change ------------------------------------------------------------------
 
 
