@@ -594,15 +594,19 @@ def _lent(load: native.EngineLoad) -> dict[str, object]:
 
 
 def _resources() -> dict[str, object]:
-    process = psutil.Process()
-    with process.oneshot():
-        times = process.cpu_times()
-        return {
-            "cpu_s": times.user + times.system,
-            "memory_bytes": process.memory_info().rss,
-            "descriptors": process.num_fds(),
-            "threads": process.num_threads(),
-        }
+    """None: not known, as without a descriptor that is left to look with."""
+    times = os.times()
+    found: dict[str, object] = {"cpu_s": times.user + times.system}
+    try:
+        process = psutil.Process()
+        with process.oneshot():
+            return found | {
+                "memory_bytes": process.memory_info().rss,
+                "descriptors": process.num_fds(),
+                "threads": process.num_threads(),
+            }
+    except (OSError, psutil.Error):
+        return found | dict.fromkeys(("memory_bytes", "descriptors", "threads"))
 
 
 def _store(server: "Server") -> dict[str, object] | None:

@@ -159,7 +159,7 @@ class Daemon:
         self._watchdog_s = watchdog_interval_s()
         self._watchdog_at = 0.0
         self._laps = 0
-        self._process = psutil.Process()
+        self._process: psutil.Process  # to measure its use of the processor, once it serves
         self._resources_at = 0.0
 
     # -- for other threads -------------------------------------------------------------------------
@@ -272,6 +272,7 @@ class Daemon:
         if self._takeover is None:
             self._announce()
         self.server.begin_takeover(self._hear_of_predecessor)
+        self._process = psutil.Process()
         self._process.cpu_percent()  # the first call only starts the measurement
         self._resources_at = time.monotonic() + RESOURCE_INTERVAL_S
 

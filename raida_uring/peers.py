@@ -4,6 +4,7 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -50,7 +51,8 @@ class Addresses:
             if due:
                 self._again_at = time.monotonic() + LOOK_UP_INTERVAL_S
         if due:
-            threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: the next time, then
+                threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
         return False
 
     def _look_up(self) -> None:

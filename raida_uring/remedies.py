@@ -23,6 +23,8 @@ def for_threads() -> str:
         )
     if is_address_space_limited() and not _can_map(_STACK_BYTES):
         return "the limit on address space leaves no room for its stack: raise LimitAS= (ulimit -v)"
+    if _is_limited(resource.RLIMIT_DATA) and not _can_map(_STACK_BYTES, mmap.MAP_PRIVATE):
+        return "the limit on data leaves no room for its stack: raise LimitDATA= (ulimit -d)"
     return "raise TasksMax= (ulimit -u)"
 
 
@@ -54,12 +56,17 @@ def for_store_memory(map_bytes: int) -> str:
 
 def is_address_space_limited() -> bool:
     """Whether `ulimit -v` says how much this process may map."""
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return _is_limited(resource.RLIMIT_AS)
 
 
-def _can_map(size: int) -> bool:
+def _is_limited(kind: int) -> bool:
+    return resource.getrlimit(kind)[0] != resource.RLIM_INFINITY
+
+
+def _can_map(size: int, flags: int = mmap.MAP_SHARED) -> bool:
+    """flags: what is private, as a stack, counts as data, too."""
     try:
-        mmap.mmap(-1, size).close()
+        mmap.mmap(-1, size, flags | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
         return False
     return True

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Final, cast
 
+_INTERFACE: Final = r"[^\s/:\0]{1,15}"  # what the kernel takes for a name, IFNAMSIZ
+
 # --- Kinds of values --------------------------------------------------------------------------
 
 
@@ -132,6 +134,8 @@ def _parse_address(raw: object) -> str:
             raise ValueError(f"{raw} is IPv4: write {address.ipv4_mapped}")
         if address.is_link_local and address.scope_id is None:
             raise ValueError(f"{address} needs its interface, as in {address}%eth0")
+        if address.scope_id is not None and not re.fullmatch(_INTERFACE, address.scope_id):
+            raise ValueError(f"{toml_value(address.scope_id)} cannot be an interface")
     return str(address)
 
 

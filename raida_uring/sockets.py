@@ -411,9 +411,13 @@ def descriptor_limit() -> int:
 def connections_room(limit: int) -> int:
     """How many connections `limit` descriptors leave room for; not positive if for none.
 
-    Other descriptors of this process may already be many: they are counted, not guessed.
+    Other descriptors of this process may already be many: they are counted, not guessed. Raises
+    StartError where they cannot be.
     """
-    return limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+    try:
+        return limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
+    except psutil.Error:
+        raise StartError("/proc does not show this process: mount it, a node needs it") from None
 
 
 def raise_descriptor_limit() -> int:

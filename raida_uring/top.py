@@ -173,10 +173,18 @@ def _heading(view: Status) -> list[str]:
         f"{view['tier']}",
         *(f"{NOT_READY}{reason}" for reason in view["unready"]),
         f"cpu {resources['cpu_percent']:.0f} % (I/O {resources['io_cpu_percent']:.0f} %),"
-        f" {resources['memory_bytes'] / 2**20:.0f} MiB,"
-        f" {resources['descriptors']} descriptors, {resources['threads']} threads,"
-        f" pid {view['process']}",
+        f"{_sizes(resources)}, pid {view['process']}",
     ]
+
+
+def _sizes(resources: Mapping[str, Any]) -> str:
+    """Behind a comma. A node without a descriptor that is left cannot look at them."""
+    if resources["memory_bytes"] is None:
+        return " memory, descriptors, threads not known"
+    return (
+        f" {resources['memory_bytes'] / 2**20:.0f} MiB, {resources['descriptors']} descriptors,"
+        f" {resources['threads']} threads"
+    )
 
 
 def _traffic(view: Status) -> list[str]:

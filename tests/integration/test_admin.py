@@ -31,7 +31,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from raida_uring import admin, adminsocket, config
+from raida_uring import admin, adminsocket, config, top
 from raida_uring.admin import Admin
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
 from raida_uring.errors import RaidaError, StartError, StoreError
@@ -405,6 +405,29 @@ def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> N
         stream = client.makefile()
         for _ in range(150):
             assert "result" in json.loads(stream.readline())
+
+
+def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
+    """Just then it is asked for."""
+    with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(10 * PATIENCE)
+        answers = client.makefile()
+        client.sendall(b'{"command": "log-level"}\n')
+        assert "level" in answers.readline()
+        process = psutil.Process(running.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+        client.sendall(b'{"command": "status"}\n')
+        told = json.loads(answers.readline())["result"]
+        assert told["resources"]["memory_bytes"] is None
+        assert told["resources"]["cpu_s"] > 0
+        shown = "\n".join(top.render(told, told, 200, 100))
+        assert " memory, descriptors, threads not known, pid " in shown
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+        client.sendall(b'{"command": "status"}\n')
+        assert json.loads(answers.readline())["result"]["resources"]["descriptors"] > 0
 
 
 def test_a_node_without_descriptors_does_not_turn_in_circles(place: Path) -> None:

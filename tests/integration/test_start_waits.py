@@ -23,6 +23,7 @@ import pytest
 from raida_uring import client
 from raida_uring.adminsocket import result_of
 from raida_uring.errors import StartError
+from raida_uring.peers import Addresses
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
 from tests.support.net import PATIENCE, Endpoint, reset
@@ -361,6 +362,16 @@ def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
     assert refused.value.passes
 
 
+def test_a_name_is_asked_for_though_no_thread_looks_it_up() -> None:
+    """By the handler of a request, which has an answer without it."""
+    addresses = Addresses(["localhost:50000"])
+    before = threading.stack_size(1 << 47)
+    try:
+        assert not addresses.has("192.0.2.1")
+    finally:
+        threading.stack_size(before)
+
+
 def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     command = ["prlimit", f"--as={1 << 30}", *SERVE]
@@ -368,6 +379,13 @@ def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> N
     with started_daemon(tmp_path, command=command, store=store) as node:
         assert node.process.wait(STOP_TIMEOUT_S) == 2
         assert "raise LimitAS= (ulimit -v)" in node.stderr().splitlines()[-1]
+
+
+def test_a_limit_on_data_is_named_where_it_keeps_threads_away(tmp_path: Path) -> None:
+    command = ["prlimit", f"--data={100 << 20}", *SERVE]
+    with started_daemon(tmp_path, command=command) as node:
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert "raise LimitDATA= (ulimit -d)" in node.stderr().splitlines()[-1]
 
 
 # --- What a person must change ------------------------------------------------------------------
@@ -384,3 +402,22 @@ def test_what_does_not_pass_ends_with_2_at_once(tmp_path: Path) -> None:
         check=False,
     )
     assert (ended.returncode, "not a store" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["serve", "probe"])
+def test_a_root_without_proc_is_named(command: str) -> None:
+    script = 'mount -t tmpfs none /proc && echo made && exec "$@"'
+    program = (sys.executable, "-m", "raida_uring", command)
+    ended = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *program],
+        capture_output=True,
+        text=True,
+        timeout=30 * PATIENCE,
+        check=False,
+    )
+    if "made" not in ended.stdout:
+        pytest.skip("no mount namespace: unshare(CLONE_NEWNS) or mount() is not permitted")
+    assert ended.returncode == 2
+    words = "raida-uring: /proc does not show this process: mount it, a node needs it"
+    assert ended.stderr.splitlines()[-1] == words
+    assert "Traceback" not in ended.stderr

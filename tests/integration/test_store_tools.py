@@ -556,9 +556,9 @@ def test_a_disk_that_fills_within_a_commit_is_told(small_disk: Path, tmp_path: P
     data = write_page_files(tmp_path / "Data", sizes)
     full = "No space left on device"
     refused(store("import", data, "--store", small_disk / "store"), full)
+    program = (sys.executable, "-m", "raida_uring", "store", "import", data)
     limited = subprocess.run(
-        ["prlimit", "--fsize=10000000", sys.executable, "-m", "raida_uring", "store", "import", data]
-        + ["--store", tmp_path / "limited"],
+        ["prlimit", "--fsize=10000000", *program, "--store", tmp_path / "limited"],
         capture_output=True,
         text=True,
         check=False,

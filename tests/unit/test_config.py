@@ -275,6 +275,11 @@ FAULTS = [
             ('["::ffff:127.0.0.1"]', "::ffff:127.0.0.1 is IPv4: write 127.0.0.1"),
             ('["224.0.0.1"]', "224.0.0.1 is a multicast address"),
             ('["fe80::1"]', "fe80::1 needs its interface, as in fe80::1%eth0"),
+            (
+                '["fe80::1%a-name-that-is-too-long"]',
+                '"a-name-that-is-too-long" cannot be an interface',
+            ),
+            ('["fe80::1%\\u0000"]', '"\\u0000" cannot be an interface'),
         )
     ),
     (
