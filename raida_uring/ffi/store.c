@@ -85,6 +85,10 @@ const char *ru_store_error(int result)
                "again";
     case RU_STORE_GONE:
         return "data.mdb was removed or replaced while it was in use: put it back, or start again";
+    case RU_STORE_LONE:
+        return "lock.mdb was removed or replaced while it was in use: start again, or others read "
+               "what "
+               "is being written over";
     case RU_STORE_TWICE:
         return "this process has it open already";
     case MDB_MAP_FULL:

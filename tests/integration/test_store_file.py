@@ -113,6 +113,21 @@ def test_a_change_to_a_lost_file_is_not_acknowledged(
         assert node.terminate() == 0, node.stderr()
 
 
+@pytest.mark.parametrize("lose", [remove, move, replace, move_directory])
+def test_a_lost_lock_file_ends_changes(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    """Whoever opens the store later makes a new one, and reads pages that the node, which does not
+    know of him, writes over; a successor would write beside it."""
+    path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        assert pown(node) == Status.ALL_PASS
+        lose(path / "lock.mdb")
+        assert pown(node, (2, 5000)) == Status.FILESYSTEM
+        assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
+        eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
+        assert node.terminate() == 0, node.stderr()
+
+
 @pytest.mark.parametrize("lose", LOSSES)
 def test_a_lost_file_is_told_without_a_request(
     lose: Callable[[Path], None], tmp_path: Path
