@@ -19,8 +19,6 @@ class _Lib(Protocol):
     RU_STORE_COIN: int
     RU_STORE_DENOMINATIONS: int
     RU_STORE_DEN_PAGES: int
-    RU_STORE_CUT: int
-    RU_STORE_GONE: int
     RU_STORE_MISUSED: int
     RU_STORE_PAGE: int
     RU_STORE_PAGES: int
@@ -106,7 +104,6 @@ STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
     TABLE_TICKETS,
 ) = range(6)
 _MISUSED: Final = _lib.RU_STORE_MISUSED
-LOST: Final = frozenset((_lib.RU_STORE_CUT, _lib.RU_STORE_GONE))  # the file under an open store
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 

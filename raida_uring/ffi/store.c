@@ -32,11 +32,13 @@
 #define STORE_BLOCK 4096       /* a disk gives as much at a time, at least */
 #define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
 #define STORE_NUMBERS_TRIED 64 /* process ids, until one is nobody's in another PID namespace */
-#define STORE_BIRTH_STACK 65536
+#define STORE_CHILD_STACK 65536
 #define STORE_LOOKS 1000
 
 struct ru_store {
     MDB_env *env;
+    pid_t number; /* process id that LMDB knows us by */
+    int lock;     /* a descriptor of lock.mdb while that is not ours; else -1 */
     struct ru_storefile *file;
     MDB_dbi tables[RU_TABLES];
     uint64_t map_bytes;
@@ -85,6 +87,10 @@ const char *ru_store_error(int result)
                "again";
     case RU_STORE_GONE:
         return "data.mdb was removed or replaced while it was in use: put it back, or start again";
+    case RU_STORE_LONE:
+        return "lock.mdb was removed or replaced while it was in use: start again, or others read "
+               "what "
+               "is being written over";
     case RU_STORE_TWICE:
         return "this process has it open already";
     case MDB_MAP_FULL:
@@ -172,6 +178,12 @@ static bool store_is_unused(int directory)
     return unused;
 }
 
+static bool store_number_taken(int lock, pid_t number)
+{
+    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
+    return fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+}
+
 /* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. number_taken:
  * whether another process, of another PID namespace, is known to LMDB by our number. */
 static int store_reserve_lock(const char *path, pid_t number, unsigned int *flags,
@@ -188,10 +200,8 @@ static int store_reserve_lock(const char *path, pid_t number, unsigned int *flag
         if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
             *flags |= MDB_NOLOCK;
     } else {
-        struct flock held = {
-            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
         rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
-        *number_taken = fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+        *number_taken = store_number_taken(lock, number);
         close(lock); /* with it go all locks that this process has on the file: none, yet */
     }
     close(directory);
@@ -204,12 +214,36 @@ int ru_store_reserve_lock(const char *path, unsigned int *flags)
     return store_reserve_lock(path, getpid(), flags, &taken);
 }
 
+/* Call `work` under another process id than ours. As posix_spawn() does it, a child works in our
+ * memory, and with our descriptors, while this thread waits; it has no use but its number. */
+static int store_borrow_number(int (*work)(void *), void *argument)
+{
+    sigset_t all;
+    sigset_t before;
+    uint8_t *stack = mmap(NULL, STORE_CHILD_STACK, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return errno;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Without a signal at its end: nobody else is to wait for it. */
+    pid_t child =
+        clone(work, stack + STORE_CHILD_STACK, CLONE_VM | CLONE_FILES | CLONE_VFORK, argument);
+    int rc = child < 0 ? errno : 0;
+    while (child > 0 && waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
+        continue;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)munmap(stack, STORE_CHILD_STACK);
+    return rc;
+}
+
 struct store_birth {
     MDB_env *env;
     pid_t number;
     int rc;
 };
 
+/* LMDB asks here by which number it is to know the environment, and again when it is closed. */
 static int store_born(void *argument)
 {
     struct store_birth *birth = argument;
@@ -218,32 +252,46 @@ static int store_born(void *argument)
     return 0;
 }
 
-/* Make an environment that LMDB knows by another process id than ours: it asks for the id here and
- * never again. As posix_spawn() does it, a child works in our memory while this thread waits; it
- * has no use but its number. */
-static int store_borrow_number(struct store_birth *birth)
+/* By a number that nobody has. */
+static int store_parted(void *argument)
 {
-    sigset_t all;
-    sigset_t before;
-    uint8_t *stack = mmap(NULL, STORE_BIRTH_STACK, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
+    struct ru_store *store = argument;
+    if (store_number_taken(store->lock, getpid()))
+        return 0;
+    mdb_env_close(store->env);
+    store->env = NULL;
+    return 0;
+}
+
+/* LMDB gives up all slots of readers that have the number of whoever closes: under a number of our
+ * own that somebody else has, those would be his. Rather than that the environment is kept. */
+static void store_close_env(struct ru_store *store)
+{
+    for (uint32_t i = 0; i < STORE_NUMBERS_TRIED && store->lock >= 0 && store->env; i++)
+        (void)store_borrow_number(store_parted, store);
+    if (store->lock >= 0)
+        close(store->lock);
+    else if (store->env)
+        mdb_env_close(store->env);
+    store->lock = -1;
+    store->env = NULL;
+}
+
+/* For store_close_env(). Closed no earlier than LMDB's: its locks would go with it. */
+static int store_keep_lock(struct ru_store *store, const char *path)
+{
+    int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
         return errno;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    /* Without a signal at its end: nobody else is to wait for it. */
-    pid_t child = clone(store_born, stack + STORE_BIRTH_STACK, CLONE_VM | CLONE_VFORK, birth);
-    int rc = child < 0 ? errno : 0;
-    while (child > 0 && waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
-        continue;
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)munmap(stack, STORE_BIRTH_STACK);
-    return rc == 0 ? birth->rc : rc;
+    store->lock = openat(directory, "lock.mdb", O_RDONLY | O_CLOEXEC);
+    int rc = store->lock < 0 ? errno : 0;
+    close(directory);
+    return rc;
 }
 
 /* LMDB tells the processes that have a store open apart by their ids, with a lock each. In another
  * PID namespace, as of a second container, there may be one with ours. */
-static int store_make_env(const char *path, unsigned int *flags, MDB_env **env)
+static int store_make_env(struct ru_store *store, const char *path, unsigned int *flags)
 {
     bool taken;
     struct store_birth birth = {.number = getpid()};
@@ -253,11 +301,16 @@ static int store_make_env(const char *path, unsigned int *flags, MDB_env **env)
     for (uint32_t tries = 0; rc == 0 && taken && tries < STORE_NUMBERS_TRIED; tries++) {
         mdb_env_close(birth.env);
         birth.env = NULL;
-        rc = store_borrow_number(&birth);
+        rc = store_borrow_number(store_born, &birth);
+        if (rc == 0)
+            rc = birth.rc;
         if (rc == 0)
             rc = store_reserve_lock(path, birth.number, flags, &taken);
     }
-    *env = birth.env;
+    store->env = birth.env;
+    store->number = birth.number;
+    if (rc == 0 && birth.number != getpid())
+        rc = store_keep_lock(store, path);
     return rc;
 }
 
@@ -289,13 +342,35 @@ static void store_assert(MDB_env *env, const char *what)
     ru_storefile_damaged(mdb_env_get_userctx(env), what);
 }
 
+struct store_readers {
+    pid_t number;
+    bool found;
+};
+
+/* A line of LMDB's list of readers, which begins with a process id, or of its head. */
+static int store_read_reader(const char *line, void *argument)
+{
+    struct store_readers *readers = argument;
+    readers->found |= strtol(line, NULL, 10) == readers->number;
+    return 0;
+}
+
+/* Whether a killed process of our number has left a reader in the table. LMDB takes it for ours, and
+ * keeps its pages for as long as we live. Before we have readers ourselves. */
+static bool store_inherits_readers(const struct ru_store *store)
+{
+    struct store_readers readers = {.number = store->number};
+    (void)mdb_reader_list(store->env, store_read_reader, &readers);
+    return readers.found;
+}
+
 static int store_open_env(struct ru_store *store, const char *path, uint32_t flags)
 {
     unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
     env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
     env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
     mdb_filehandle_t descriptor = -1;
-    int rc = store_make_env(path, &env_flags, &store->env);
+    int rc = store_make_env(store, path, &env_flags);
     if (rc == 0)
         rc = mdb_env_set_maxdbs(store->env, RU_TABLES);
     if (rc == 0)
@@ -308,6 +383,7 @@ static int store_open_env(struct ru_store *store, const char *path, uint32_t fla
         rc = mdb_env_set_assert(store->env, store_assert);
     if (rc == 0)
         rc = mdb_env_open(store->env, path, env_flags, STORE_MODE);
+    bool inherits = rc == 0 && store_inherits_readers(store);
     if (rc == 0)
         rc = mdb_env_get_fd(store->env, &descriptor);
     if (rc == 0)
@@ -316,10 +392,11 @@ static int store_open_env(struct ru_store *store, const char *path, uint32_t fla
         rc = store_check_length(store->env, path);
     if (rc == 0)
         rc = store_open_tables(store, flags & RU_STORE_CREATE);
-    if (rc != 0 && store->env) {
-        mdb_env_close(store->env);
-        store->env = NULL;
-    }
+    if (rc == 0 && inherits && !(flags & RU_STORE_CREATE))
+        rc =
+            EAGAIN; /* closing gives them up, now that we have read, or the next try has another number */
+    if (rc != 0)
+        store_close_env(store);
     return rc;
 }
 
@@ -330,10 +407,11 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
     if (!made)
         return -ENOMEM;
     made->map_bytes = map_bytes;
+    made->lock = -1;
     int rc = ru_storefile_claim(path, &made->file);
     if (rc == 0) {
         rc = store_open_env(made, path, flags);
-        /* Somebody of another PID namespace has taken our number since we looked. */
+        /* Somebody of another PID namespace has taken our number since we looked, or had it once. */
         for (uint32_t tries = 0; rc == EAGAIN && tries < STORE_NUMBERS_TRIED; tries++)
             rc = store_open_env(made, path, flags);
     }
@@ -351,8 +429,7 @@ void ru_store_close(struct ru_store *store)
 {
     if (!store)
         return;
-    if (store->env)
-        mdb_env_close(store->env);
+    store_close_env(store);
     ru_storefile_release(store->file);
     free(store);
 }

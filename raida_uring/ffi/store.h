@@ -35,6 +35,7 @@ enum ru_store_fault {
     RU_STORE_CUT = -29998,   /* the file has become shorter, or another, while it was open */
     RU_STORE_GONE = -29997,  /* the file has lost its name, or another one bears it */
     RU_STORE_TWICE = -29996, /* open in this process already */
+    RU_STORE_LONE = -29995,  /* lock.mdb was removed or replaced: others do not know of us */
 };
 
 enum ru_store_table {

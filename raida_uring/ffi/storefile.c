@@ -24,6 +24,7 @@
 #include "store.h"
 
 #define STOREFILE_NAME "/data.mdb"
+#define STOREFILE_LOCK_NAME "/lock.mdb"
 #define STOREFILE_LINE (PATH_MAX + 128) /* of /proc/self/maps */
 #define STOREFILE_NEARLY_FULL (1 << 20)
 #define STOREFILE_FAILED 1 /* exit status after which a service manager starts the node again */
@@ -42,7 +43,9 @@ struct ru_storefile {
     dev_t device;
     ino_t inode;
     struct storefile_map maps[2]; /* of data.mdb and of lock.mdb */
-    char path[];                  /* of data.mdb */
+    dev_t lock_device;            /* once its map is known */
+    ino_t lock_inode;
+    char path[]; /* of data.mdb */
 };
 
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* for changes of the list */
@@ -107,12 +110,27 @@ void ru_storefile_release(struct ru_storefile *file)
 
 /* ---- whether it is there ---- */
 
-static bool storefile_moved(const struct ru_storefile *file)
+static bool storefile_moved(const char *path, dev_t device, ino_t inode)
 {
     struct stat found;
-    if (stat(file->path, &found) != 0)
+    if (stat(path, &found) != 0)
         return errno == ENOENT || errno == ENOTDIR; /* other reasons tell nothing of the file */
-    return found.st_dev != file->device || found.st_ino != file->inode;
+    return found.st_dev != device || found.st_ino != inode;
+}
+
+static void storefile_lock_path(const struct ru_storefile *file, char *path)
+{
+    (void)snprintf(path, PATH_MAX, "%.*s%s", (int)(strlen(file->path) - strlen(STOREFILE_NAME)),
+                   file->path, STOREFILE_LOCK_NAME);
+}
+
+static bool storefile_lock_moved(const struct ru_storefile *file)
+{
+    char path[PATH_MAX];
+    if (!file->maps[1].at)
+        return false;
+    storefile_lock_path(file, path);
+    return storefile_moved(path, file->lock_device, file->lock_inode);
 }
 
 int ru_storefile_distrust(struct ru_storefile *file)
@@ -135,9 +153,11 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
     /* Another thread may note an older size last: that is noted again the next time. */
     if (size > known)
         __atomic_store_n(&file->size, size, __ATOMIC_RELAXED);
-    if (found.st_nlink == 0 || (named && storefile_moved(file)))
-        return named ? RU_STORE_GONE : 0;
-    return 0;
+    if (!named)
+        return 0;
+    if (found.st_nlink == 0 || storefile_moved(file->path, file->device, file->inode))
+        return RU_STORE_GONE;
+    return storefile_lock_moved(file) ? RU_STORE_LONE : 0;
 }
 
 int ru_storefile_explain(const struct ru_storefile *file, int error)
@@ -169,15 +189,17 @@ static bool storefile_parse(const char *line, struct storefile_map *map, uint64_
 /* LMDB does not say where; the kernel does. Without /proc nobody knows. */
 static void storefile_find_maps(struct ru_storefile *file)
 {
-    static const char *const names[] = {STOREFILE_NAME, "/lock.mdb"};
+    static const char *const names[] = {STOREFILE_NAME, STOREFILE_LOCK_NAME};
     char line[STOREFILE_LINE];
     char lock[PATH_MAX];
     ino_t inodes[] = {file->inode, 0};
     struct stat found;
-    (void)snprintf(lock, sizeof(lock), "%.*s%s", (int)(strlen(file->path) - strlen(STOREFILE_NAME)),
-                   file->path, names[1]);
-    if (stat(lock, &found) == 0)
+    storefile_lock_path(file, lock);
+    if (stat(lock, &found) == 0) {
         inodes[1] = found.st_ino;
+        file->lock_device = found.st_dev;
+        file->lock_inode = found.st_ino;
+    }
     FILE *maps = fopen("/proc/self/maps", "re");
     if (!maps)
         return;

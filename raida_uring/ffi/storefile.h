@@ -19,7 +19,8 @@ void ru_storefile_watch(struct ru_storefile *file, int descriptor);
 /* Once it is closed, or could not be opened. */
 void ru_storefile_release(struct ru_storefile *file);
 
-/* Whether all of the file is still there. named: also whether it still has its name. A file that was
+/* Whether all of the file is still there. named: also whether it and lock.mdb still have their names,
+ * without which who opens the store later knows nothing of us, nor we of him. A file that was
  * once cut off stays of no use: what it gets again in length are zeros. */
 int ru_storefile_check(struct ru_storefile *file, bool named);
 

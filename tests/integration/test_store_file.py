@@ -5,6 +5,7 @@ so at once, by a line that names the store; no signal ends a process without suc
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ from tests.support.coin_requests import (
 from tests.support.http import ask as http_ask
 from tests.support.http import scrape, status_json
 from tests.support.node import (
+    SERVE,
     STOP_TIMEOUT_S,
     Daemon,
     eventually,
@@ -108,6 +110,21 @@ def test_a_change_to_a_lost_file_is_not_acknowledged(
             assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
         eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
         assert pown(node, (2, 9000)) == Status.FILESYSTEM
+        assert node.terminate() == 0, node.stderr()
+
+
+@pytest.mark.parametrize("lose", [remove, move, replace, move_directory])
+def test_a_lost_lock_file_ends_changes(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    """Whoever opens the store later makes a new one, and reads pages that the node, which does not
+    know of him, writes over; a successor would write beside it."""
+    path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        assert pown(node) == Status.ALL_PASS
+        lose(path / "lock.mdb")
+        assert pown(node, (2, 5000)) == Status.FILESYSTEM
+        assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
+        eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
         assert node.terminate() == 0, node.stderr()
 
 
@@ -353,10 +370,14 @@ def first_process(script: str, *arguments: object) -> Iterator["subprocess.Popen
             process.kill()
 
 
-def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
-    """LMDB tells its users apart by process id; every container has a process 1."""
+def require_pid_namespace() -> None:
     if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode != 0:
         pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
+
+
+def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
+    """LMDB tells its users apart by process id; every container has a process 1."""
+    require_pid_namespace()
     path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
     with contextlib.ExitStack() as stack:
         hows = ("read", "write", "read", "read")
@@ -381,6 +402,101 @@ def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
     assert store.forget_dead() == 0
     assert store.an(*COIN) == b"n" * 16
     store.close()
+
+
+READERS_AT, READER_BYTES = 128, 64  # in lock.mdb
+STORE = (sys.executable, "-m", "raida_uring", "store")
+
+
+def reader_numbers(path: Path) -> list[int]:
+    """The process ids in LMDB's table of readers."""
+    table = (path / "lock.mdb").read_bytes()[READERS_AT:]
+    numbers = (
+        int.from_bytes(table[at + 8 : at + 12], sys.byteorder)
+        for at in range(0, len(table) - READER_BYTES + 1, READER_BYTES)
+    )
+    return [number for number in numbers if number]
+
+
+@pytest.mark.parametrize("hows", [("write", "read", "read"), ("read", "write", "read")])
+def test_who_closes_leaves_others_of_its_process_id_alone(
+    hows: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A reader whose place was given up reads pages that are written over, then no more."""
+    require_pid_namespace()
+    path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
+    with contextlib.ExitStack() as stack:
+        users: list[tuple[subprocess.Popen[str], set[int]]] = []
+        known: set[int] = set()
+        for how in hows:
+            user = stack.enter_context(first_process(HOLD_OPEN, how, path))
+            assert user.stdout is not None
+            assert user.stdout.readline()
+            users.append((user, set(reader_numbers(path)) - known))
+            known |= users[-1][1]
+        assert len(known) == len(users)
+        for user, own in reversed(users):
+            _, complaint = user.communicate(timeout=STOP_TIMEOUT_S)
+            assert (user.returncode, complaint) == (0, "")
+            known -= own
+            assert set(reader_numbers(path)) == known
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+def test_what_a_killed_reader_left_is_given_up_by_the_next_of_its_process_id(
+    how: str, tmp_path: Path
+) -> None:
+    """While somebody else has the store open, so that the table of readers is not made anew."""
+    require_pid_namespace()
+    path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
+    with contextlib.ExitStack() as stack:
+
+        def user(how: str) -> "subprocess.Popen[str]":
+            started = stack.enter_context(first_process(HOLD_OPEN, how, path))
+            assert started.stdout is not None
+            assert started.stdout.readline()
+            return started
+
+        first = user(how)
+        user("read")
+        first.kill()
+        first.wait()
+        assert sorted(reader_numbers(path))[0] == 1
+        eventually(lambda: number_is_free(path, 1))
+        user(how)
+        assert len(reader_numbers(path)) == len(set(reader_numbers(path))) == 2
+
+
+def number_is_free(path: Path, number: int) -> bool:
+    """Whether LMDB knows nobody by it: a killed one's first process ends a moment later."""
+    with (path / "lock.mdb").open("r+b") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize("command", ["stat", "verify"])
+def test_a_node_reads_on_after_a_look_from_another_container(command: str, tmp_path: Path) -> None:
+    require_pid_namespace()
+    path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
+    in_namespace = ("unshare", "--pid", "--fork", "--kill-child")
+    with started_daemon(tmp_path, command=[*in_namespace, *SERVE], **tables(path)) as node:
+        node.await_ready()
+        for _ in range(2):
+            looked = subprocess.run(
+                [*in_namespace, *STORE, command, "--store", path],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert looked.returncode == 0, looked
+            for _ in range(10):
+                assert ask(node.endpoint, DETECT, coins_ans({COIN: b"o" * 16}))[0] == (
+                    Status.ALL_PASS
+                )
+        assert pown(node, (2, 9000)) == Status.ALL_PASS
 
 
 def mappings() -> Iterator[tuple[str, int, set[str]]]:
