@@ -563,7 +563,7 @@ def test_a_standing_io_thread_is_unhealthy(tmp_path: Path, backend: str) -> None
         port = free.getsockname()[1]
     with daemon(tmp_path, http={"enabled": True, "port": port}) as started:
         url = f"http://127.0.0.1:{port}/"
-        assert f"status page, metrics and health on {url}" in started.stderr()
+        eventually(lambda: f"status page, metrics and health on {url}" in started.stderr())
         assert ask(url, "/healthz").status == 200
         with stopped_thread(io_thread_of(started.process.pid)):
             answer = ask(url, "/healthz")

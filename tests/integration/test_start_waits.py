@@ -26,6 +26,7 @@ from raida_uring.errors import StartError
 from raida_uring.peers import Addresses
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
+from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE, Endpoint, reset
 from tests.support.node import (
     SERVE,
@@ -232,8 +233,7 @@ def test_a_node_does_not_take_its_own_sockets_for_another_s(
     kind: socket.SocketKind, host: str, other: str, tmp_path: Path
 ) -> None:
     """Where it has bound one family already, and the other is in use for a moment."""
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("no IPv6 on this machine")
+    require_ipv6()
     bind = [other, "::" if ":" in host else "0.0.0.0"]
     with (
         outgoing(kind, host=host) as (port, give_back),

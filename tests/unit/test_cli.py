@@ -972,6 +972,7 @@ def test_ping_learns_whose_port_it_is() -> None:
 @pytest.fixture
 def two_addresses(tmp_path: Path) -> list[str]:
     """What runs a command where the name `both.test` is ::1, and then 127.0.0.1."""
+    require_ipv6()
     hosts = tmp_path / "hosts"
     hosts.write_text("::1 both.test\n127.0.0.1 both.test\n")
     mounting = ["unshare", "--mount", "sh", "-c"]
