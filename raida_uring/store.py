@@ -937,7 +937,7 @@ def _refuse_existing(path: Path) -> None:
 def _own(path: Path) -> int:
     """Take the store for this process. Raises StoreError when another has it, OSError."""
     while True:
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_lock(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -954,6 +954,23 @@ def _own(path: Path) -> int:
             break
         os.close(lock)  # whoever had it has taken it away meanwhile
     _sign(lock)
+    return lock
+
+
+def _open_lock(path: Path) -> int:
+    """Root that serves a store for once must not keep out whose it is: what it makes is as data.mdb
+    is, as in ffi/store.c. Nothing that is there already changes hands, and no link is followed: its
+    owner may have put it there for root. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        lock = os.open(path / _LOCK, flags | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path / _LOCK, flags, 0o600)
+    with contextlib.suppress(OSError):  # there is no store yet
+        data = os.stat(path / FILE)
+        if os.geteuid() == 0 != data.st_uid:
+            os.fchown(lock, data.st_uid, data.st_gid)
+            os.fchmod(lock, data.st_mode & 0o666)
     return lock
 
 

@@ -629,6 +629,26 @@ def test_who_only_looks_leaves_nothing_of_its_own(
     assert {one.stat().st_uid for one in path.iterdir()} == {NOBODY}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to open another user's store")
+def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    (path / "data.mdb").chmod(0o640)
+    for one in (path, *path.iterdir()):
+        os.chown(one, NOBODY, NOBODY)
+    for lost in ("lock.mdb", "owner"):
+        (path / lost).unlink(missing_ok=True)  # as from a backup
+    Store(path).close()
+    found = {one.name: (one.stat().st_uid, one.stat().st_mode & 0o777) for one in path.iterdir()}
+    assert found == dict.fromkeys(("data.mdb", "lock.mdb", "owner"), (NOBODY, 0o640))
+    (path / "owner").unlink()
+    (tmp_path / "of root").write_text("kept")
+    (path / "owner").symlink_to(tmp_path / "of root")
+    with pytest.raises(StoreError, match="owner"):
+        Store(path)
+    assert (tmp_path / "of root").read_text() == "kept"
+    assert (tmp_path / "of root").stat().st_uid == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: Path) -> None:
     from raida_uring import store_tools
