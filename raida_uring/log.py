@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
@@ -163,6 +164,16 @@ class _JournalHandler(_Handler):
         return bytes(entry)
 
 
+@dataclass
+class _Kind:
+    """Lines of one level and message, whatever its arguments."""
+
+    since_s: float  # monotonic
+    example: str  # the first that was held back; the bare message until that is known
+    written: int = 1
+    held_back: int = 0
+
+
 class _Repeats(logging.Filter):
     """Holds back lines of one kind beyond REPEATS_MAX in REPEATS_INTERVAL_S. Any thread.
 
@@ -172,44 +183,58 @@ class _Repeats(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        # (level, message) -> since when, written, held back
-        self._kinds: dict[tuple[int, str], list[float]] = {}
+        self._kinds: dict[tuple[int, str], _Kind] = {}  # by level and message
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "unlimited", False):
             return True
         kind = (record.levelno, str(record.msg))
         now = time.monotonic()
+        held_back, first = 0, False
         with self._lock:
             state = self._kinds.get(kind)
-            if state is None or now - state[0] >= REPEATS_INTERVAL_S:
-                held_back = int(state[2]) if state is not None else 0
+            if state is None or now - state.since_s >= REPEATS_INTERVAL_S:
+                held_back = state.held_back if state is not None else 0
+                state = None
                 self._kinds.pop(kind, None)
                 if len(self._kinds) >= _KINDS_MAX:
                     self._kinds.pop(next(iter(self._kinds)))
-                self._kinds[kind] = [now, 1, 0]
-            elif state[1] < REPEATS_MAX:
-                state[1] += 1
+                self._kinds[kind] = _Kind(now, kind[1])
+            elif state.written < REPEATS_MAX:
+                state.written += 1
                 return True
             else:
-                state[2] += 1
-                return False
+                state.held_back += 1
+                first = state.held_back == 1
+        if state is not None:
+            if first:
+                state.example = _text(record)  # not under the lock: arguments may log themselves
+            return False
         if held_back:
-            record.msg = f"{record.getMessage()} ({held_back} such lines held back before)"
+            record.msg = f"{_text(record)} ({held_back} such lines held back before)"
             record.args = None
         return True
 
     def sweep(self) -> list[tuple[int, str, int]]:
-        """Kinds whose interval has ended with lines held back, and how many; forgets them."""
+        """Kinds whose interval has ended with lines held back: the level, the first of these lines,
+        how many; forgets them."""
         now = time.monotonic()
         ended = []
         with self._lock:
-            for kind, (since, _, held_back) in list(self._kinds.items()):
-                if now - since >= REPEATS_INTERVAL_S:
+            for kind, state in list(self._kinds.items()):
+                if now - state.since_s >= REPEATS_INTERVAL_S:
                     del self._kinds[kind]
-                    if held_back:
-                        ended.append((*kind, int(held_back)))
+                    if state.held_back:
+                        ended.append((kind[0], state.example, state.held_back))
         return ended
+
+
+def _text(record: logging.LogRecord) -> str:
+    """The message, also where a handler's module gave arguments that do not fit it."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return str(record.msg)
 
 
 class _LastResort(logging.Handler):
@@ -346,7 +371,7 @@ def sweep() -> None:
     for level, message, count in _repeats.sweep():
         logging.getLogger("raida_uring").log(
             level,
-            "%d lines held back: %s",
+            "%d lines held back, as: %s",
             count,
             message,
             extra={**event("repeated", count=count, line=message), "unlimited": True},

@@ -140,8 +140,8 @@ def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.M
         log.sweep()  # the interval has not ended
         now += log.REPEATS_INTERVAL_S
         logger.info("peer %d is odd", 99)
-        for _ in range(12):
-            logger.error("twelve times")
+        for number in range(12):
+            logger.error("twelve times: %d", number)
         now += log.REPEATS_INTERVAL_S
         log.sweep()
         log.sweep()
@@ -150,9 +150,27 @@ def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.M
         *(f"info peer {number} is odd" for number in range(10)),
         "info something else",
         "info peer 99 is odd (40 such lines held back before)",
-        *["error twelve times"] * 10,
-        "error 2 lines held back: twelve times",
+        *(f"error twelve times: {number}" for number in range(10)),
+        "error 2 lines held back, as: twelve times: 10",
     ]
+
+
+def test_arguments_that_do_not_fit_harm_nobody_who_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a handler's module may give them: the message stands for itself."""
+    now = 1000.0
+    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.handlers")
+        for _ in range(12):
+            logger.info("%d coins", "many")
+        now += log.REPEATS_INTERVAL_S
+        logger.info("%d coins", "many")
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last[9:] == "info %d coins (2 such lines held back before)"
 
 
 def test_lines_of_a_level_without_a_name_are_held_back_too(
@@ -168,7 +186,7 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
         now += log.REPEATS_INTERVAL_S
         log.sweep()
     last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert last[9:] == "level 25 2 lines held back: between info and warning"
+    assert last[9:] == "level 25 2 lines held back, as: between info and warning"
 
 
 def quickly(logger: logging.Logger, count: int, bytes_each: int) -> None:
