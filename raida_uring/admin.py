@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 import raida_uring
-from raida_uring import adminsocket, log, metrics
+from raida_uring import adminsocket, log, metrics, sockets
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.latency import percentiles_us
@@ -218,6 +218,8 @@ class Admin:
                 self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 undone.callback(os.close, self._wake_in)
                 undone.callback(os.close, self._wake_out)
+                self._reserve = sockets.Reserve()
+                undone.callback(self._reserve.close)
                 self._thread.start()
             except (OSError, RuntimeError) as error:  # no descriptor, no thread
                 raise StartError(f"[admin] socket {path}: {error}") from error
@@ -239,6 +241,7 @@ class Admin:
             pass  # gone already
         os.close(self._wake_in)
         os.close(self._wake_out)
+        self._reserve.close()
 
     # -- its own thread ---------------------------------------------------------------------------
 
@@ -269,8 +272,9 @@ class Admin:
         return 1.0 if self._clients else None
 
     def _accept(self) -> None:
+        self._reserve.fill()
         try:
-            channel, _ = self._listener.accept()
+            channel = self._reserve.accept(self._listener)
         except BlockingIOError:
             return  # gone again
         except OSError:
@@ -337,6 +341,7 @@ class Admin:
             self._clients.remove(client)
             self._selector.unregister(client.channel)
             client.channel.close()
+            self._reserve.fill()
 
     def _serve(self, client: _Client) -> None:
         """Raises OSError."""

@@ -426,3 +426,37 @@ def raise_descriptor_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return descriptor_limit()
+
+
+class Reserve:
+    """A descriptor in reserve: a node that has none left must be able to say so to whoever asks.
+    Thread: the one that accepts."""
+
+    def __init__(self) -> None:
+        """Empty where there is none to be had now."""
+        self._spare: int | None = None
+        self.fill()
+
+    def fill(self) -> None:
+        """Have one again, if there is one. Call when a connection has ended."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def accept(self, listening: socket.socket) -> socket.socket:
+        """The next connection, by the one in reserve if it must be; `listening` does not block.
+        Raises OSError."""
+        try:
+            channel, _ = listening.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
+                raise
+            self.close()
+            channel, _ = listening.accept()
+        return channel
+
+    def close(self) -> None:
+        """Give it up."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None

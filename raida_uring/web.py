@@ -12,7 +12,6 @@ for as long as it likes, since time-outs are per read. Source: RFC 9110, RFC 911
 
 import asyncio
 import contextlib
-import errno
 import importlib.resources
 import ipaddress
 import json
@@ -123,7 +122,7 @@ class Web:
         self._exposition = _Shared(lambda: metrics.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._sockets = _listen(config)
-        self._spare: int | None = None  # a descriptor, for when there is none
+        self._reserve = sockets.Reserve()
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -166,8 +165,7 @@ class Web:
             self._loop.close()
         for listening in self._sockets:
             listening.close()
-        if self._spare is not None:
-            os.close(self._spare)
+        self._reserve.close()
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -176,31 +174,25 @@ class Web:
             runner.run(self._serve())  # what is open then is cancelled by the runner
 
     async def _serve(self) -> None:
-        self._reserve()
         accepting = [asyncio.ensure_future(self._accept(each)) for each in self._sockets]
         await self._stopping.wait()
         for one in accepting:
             one.cancel()
 
-    def _reserve(self) -> None:
-        """Have a descriptor in reserve: a node that has none left must be able to say so."""
-        if self._spare is None:
-            with contextlib.suppress(OSError):
-                self._spare = os.open(os.devnull, os.O_RDONLY)
-
     async def _accept(self, listening: socket.socket) -> None:
         """asyncio's own server would log each refusal and rest for a second."""
         loop = asyncio.get_running_loop()
         while True:
-            self._reserve()
+            self._reserve.fill()
             try:
                 channel, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                taken = self._accept_by_reserve(listening, error)
-                if taken is None:
+            except OSError:
+                try:
+                    channel = self._reserve.accept(listening)
+                except OSError:
                     await asyncio.sleep(ACCEPT_RETRY_S)
                     continue
-                channel = taken
+                channel.setblocking(False)
             try:
                 reader, writer = await asyncio.open_connection(sock=channel, limit=HEAD_BYTES_MAX)
             except OSError:
@@ -209,18 +201,6 @@ class Web:
             connected = asyncio.ensure_future(self._connected(reader, writer))
             self._connections.add(connected)  # nobody else keeps it
             connected.add_done_callback(self._connections.discard)
-
-    def _accept_by_reserve(self, listening: socket.socket, error: OSError) -> socket.socket | None:
-        if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
-            return None
-        os.close(self._spare)
-        self._spare = None
-        try:
-            channel, _ = listening.accept()
-        except OSError:
-            return None
-        channel.setblocking(False)
-        return channel
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -239,7 +219,7 @@ class Web:
         finally:
             self._open.pop(transport, None)
             transport.abort()
-            self._loop.call_soon(self._reserve)  # once it is closed
+            self._loop.call_soon(self._reserve.fill)  # once it is closed
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head_only = False

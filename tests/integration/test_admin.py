@@ -430,21 +430,25 @@ def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
         assert json.loads(answers.readline())["result"]["resources"]["descriptors"] > 0
 
 
-def test_a_node_without_descriptors_does_not_turn_in_circles(place: Path) -> None:
-    """Who asks waits in the backlog for one."""
-    with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
+def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> None:
+    """By the one that it has in reserve. Who comes meanwhile waits in the backlog, and the node
+    does not turn in circles."""
+    with node(place) as (running, path), ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(6)]
         process = psutil.Process(running.process.pid)
-        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        _, most = process.rlimit(psutil.RLIMIT_NOFILE)
         used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), most))
+        for client in clients:
+            client.settimeout(10 * PATIENCE)
+            client.connect(str(path))
+            client.sendall(b'{"command": "log-level"}\n')
         before_s = sum(process.cpu_times()[:2])
-        client.connect(str(path))
         time.sleep(1.0)  # in which it may use a processor
         assert sum(process.cpu_times()[:2]) - before_s < 0.05 * PATIENCE
-        process.rlimit(psutil.RLIMIT_NOFILE, limits)
-        client.settimeout(10 * PATIENCE)
-        client.sendall(b'{"command": "log-level"}\n')
-        assert "level" in client.makefile().readline()
+        for client in clients:
+            assert "level" in client.makefile().readline()
+            client.shutdown(socket.SHUT_RDWR)
 
 
 def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
