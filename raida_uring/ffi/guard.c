@@ -212,31 +212,37 @@ static bool guard_charge_sender(const struct ru_guard *guard, const uint8_t *pee
     sender->id = ru_sources_member_id(&guard->sources, network->id, host.what - net.what);
     sender->name = host;
     ru_sources_expect(&guard->sources, sender->id);
+    check->count = 2;
     return true;
 }
 
-/* ... and to its key coin, a member of all coins. */
-static void guard_charge_coin(const struct ru_guard *guard, const uint8_t *header,
-                              uint8_t transport, struct ru_guard_check *check)
+/* The id of a key coin, a member of all coins, and its name; 0 when nothing limits it. */
+static uint64_t guard_coin_id(const struct ru_guard *guard, const uint8_t *header,
+                              struct ru_source_name *name)
 {
-    struct ru_guard_charge *coin = &check->charges[2];
-    check->count = check->obeyed = 2;
-    if (guard->settings.coin_per_s == 0 || !guard_name_key(header, &coin->name))
-        return;
-    coin->id =
-        ru_sources_member_id(&guard->sources, guard->groups[header[16] == 2], coin->name.what);
-    check->count = 3;
-    /* Over TCP the sender is proven, and its own bound suffices. */
-    check->obeyed = transport == RU_UDP ? 3 : 2;
+    if (guard->settings.coin_per_s == 0 || !guard_name_key(header, name))
+        return 0;
+    return ru_sources_member_id(&guard->sources, guard->groups[header[16] == 2], name->what);
 }
 
-static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
-                                       const struct ru_guard_check *check, uint64_t now_ns)
+static bool guard_is_past(const struct ru_guard *guard, enum ru_guard_bound bound, uint64_t id,
+                          uint64_t now_ns)
 {
-    for (uint32_t i = 0; i < check->obeyed; i++)
-        if (ru_sources_until(&guard->sources, check->charges[i].id) >
-            now_ns + guard->paces[i].slack_ns)
-            return (enum ru_guard_bound)(i + 1);
+    return ru_sources_until(&guard->sources, id) > now_ns + guard->paces[bound - 1].slack_ns;
+}
+
+/* sender: what its checks are charged to. coin: its id, or 0; over TCP the sender is proven, and its
+ * own bound suffices. */
+static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
+                                       const struct ru_guard_charge *sender, uint64_t coin,
+                                       uint8_t transport, uint64_t now_ns)
+{
+    if (guard_is_past(guard, RU_GUARD_SOURCE, sender[0].id, now_ns))
+        return RU_GUARD_SOURCE;
+    if (guard_is_past(guard, RU_GUARD_NETWORK, sender[1].id, now_ns))
+        return RU_GUARD_NETWORK;
+    if (transport == RU_UDP && coin != 0 && guard_is_past(guard, RU_GUARD_COIN, coin, now_ns))
+        return RU_GUARD_COIN;
     return RU_GUARD_NONE;
 }
 
@@ -264,18 +270,21 @@ enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
         guard_see(guard, peer, transport);
     if (!guard->seen.limited)
         return RU_GUARD_NONE;
-    guard_charge_coin(guard, header, transport, &guard->last);
-    return guard_judge(guard, &guard->last, now_ns);
+    struct ru_source_name coin;
+    return guard_judge(guard, guard->last.charges, guard_coin_id(guard, header, &coin), transport,
+                       now_ns);
 }
 
 /* What a check is charged to; false when nothing limits it. */
 static bool guard_ask(const struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
                       uint8_t transport, struct ru_guard_check *check)
 {
+    struct ru_guard_charge *coin = &check->charges[2];
     check->count = 0;
     if (!guard_charge_sender(guard, peer, transport, check))
         return false;
-    guard_charge_coin(guard, header, transport, check);
+    coin->id = guard_coin_id(guard, header, &coin->name);
+    check->count += coin->id != 0;
     return true;
 }
 
@@ -286,7 +295,7 @@ enum ru_guard_bound ru_guard_peek(struct ru_guard *guard, const uint8_t *peer,
     enum ru_guard_bound bound = RU_GUARD_NONE;
     (void)pthread_mutex_lock(&guard->sources.lock); /* for the settings */
     if (guard_ask(guard, peer, header, transport, &check))
-        bound = guard_judge(guard, &check, now_ns);
+        bound = guard_judge(guard, check.charges, check.charges[2].id, transport, now_ns);
     (void)pthread_mutex_unlock(&guard->sources.lock);
     return bound;
 }
@@ -298,7 +307,7 @@ enum ru_guard_bound ru_guard_fail(struct ru_guard *guard, const uint8_t *peer,
     enum ru_guard_bound bound = RU_GUARD_NONE;
     (void)pthread_mutex_lock(&guard->sources.lock);
     if (guard_ask(guard, peer, header, transport, &check))
-        bound = guard_judge(guard, &check, now_ns);
+        bound = guard_judge(guard, check.charges, check.charges[2].id, transport, now_ns);
     for (uint32_t i = 0; bound == RU_GUARD_NONE && i < check.count; i++)
         ru_sources_charge(&guard->sources, check.charges[i].id, check.charges[i].name,
                           guard->paces[i].interval_ns, guard_most_ns(&guard->paces[i], now_ns),

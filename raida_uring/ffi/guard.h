@@ -43,8 +43,7 @@ struct ru_guard_charge {
 /* What one check is charged to: sender, network, key coin. */
 struct ru_guard_check {
     struct ru_guard_charge charges[RU_GUARD_COIN];
-    uint32_t count;  /* charged */
-    uint32_t obeyed; /* ... of which the first may forbid it */
+    uint32_t count; /* of them; 0: not known */
 };
 
 /* Whom the loop looked at last: a flood often comes from one sender. */

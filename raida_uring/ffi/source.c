@@ -72,27 +72,10 @@ uint64_t ru_sources_id(const struct ru_sources *sources, struct ru_source_name n
     return id != 0 ? id : 1;
 }
 
-uint64_t ru_sources_member_id(const struct ru_sources *sources, uint64_t group, uint64_t member)
-{
-    uint64_t id = group + (member + 1) * (sources->key[0] | 1);
-    return id != 0 ? id : 1;
-}
-
-/* The first bucket of the line: the upper bits, which a multiplication mixes best. */
-static uint32_t source_line(uint64_t id)
-{
-    return (uint32_t)(id / (UINT64_MAX / RU_SOURCE_LINES + 1)) * RU_SOURCE_WAYS;
-}
-
-void ru_sources_expect(const struct ru_sources *sources, uint64_t id)
-{
-    __builtin_prefetch(&sources->buckets[source_line(id)]);
-}
-
 /* The bucket of `id`, or RU_SOURCE_BUCKETS. */
 static uint32_t source_find(const struct ru_sources *sources, uint64_t id)
 {
-    uint32_t line = source_line(id);
+    uint32_t line = ru_sources_line(id);
     for (uint32_t i = line; i < line + RU_SOURCE_WAYS; i++)
         if (__atomic_load_n(&sources->buckets[i].id, __ATOMIC_RELAXED) == id)
             return i;
@@ -102,24 +85,11 @@ static uint32_t source_find(const struct ru_sources *sources, uint64_t id)
 /* The bucket of its line that is forgiven first; one without a name is forgiven. */
 static uint32_t source_place(const struct ru_sources *sources, uint64_t id)
 {
-    uint32_t line = source_line(id), place = line;
+    uint32_t line = ru_sources_line(id), place = line;
     for (uint32_t i = line + 1; i < line + RU_SOURCE_WAYS; i++)
         if (sources->buckets[i].until_ns < sources->buckets[place].until_ns)
             place = i;
     return place;
-}
-
-/* Without a branch on where it stands: a flood would have each of them mispredicted. */
-uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id)
-{
-    const struct ru_bucket *line = &sources->buckets[source_line(id)];
-    uint64_t until_ns = 0;
-    for (uint32_t i = 0; i < RU_SOURCE_WAYS; i++) {
-        uint64_t here_ns = __atomic_load_n(&line[i].until_ns, __ATOMIC_RELAXED);
-        uint64_t mask = -(uint64_t)(__atomic_load_n(&line[i].id, __ATOMIC_RELAXED) == id);
-        until_ns |= here_ns & mask;
-    }
-    return until_ns;
 }
 
 /* ---- charges ---- */

@@ -43,12 +43,6 @@ struct ru_sources {
 int ru_sources_init(struct ru_sources *sources);
 void ru_sources_destroy(struct ru_sources *sources);
 uint64_t ru_sources_id(const struct ru_sources *sources, struct ru_source_name name);
-/* Of member number `member` of the group with the id `group`. */
-uint64_t ru_sources_member_id(const struct ru_sources *sources, uint64_t group, uint64_t member);
-/* Its bucket will be asked for soon. */
-void ru_sources_expect(const struct ru_sources *sources, uint64_t id);
-/* When the bucket is forgiven; 0 when there is none. */
-uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id);
 /* Charge a bucket with `interval_ns`, but have all of it forgiven by `most_ns`. id: of that name. */
 void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source_name name,
                        uint64_t interval_ns, uint64_t most_ns, uint64_t now_ns);
@@ -57,5 +51,41 @@ void ru_sources_cap(struct ru_sources *sources, uint32_t index, uint64_t most_ns
 /* Bucket `index` of RU_SOURCE_BUCKETS: its time, and its name. */
 uint64_t ru_sources_at(const struct ru_sources *sources, uint32_t index,
                        struct ru_source_name *name);
+
+/* ---- per datagram, and therefore here ---- */
+
+/* The id of member number `member` of the group with the id `group`. */
+static inline uint64_t ru_sources_member_id(const struct ru_sources *sources, uint64_t group,
+                                            uint64_t member)
+{
+    uint64_t id = group + (member + 1) * (sources->key[0] | 1);
+    return id != 0 ? id : 1;
+}
+
+/* The first bucket of the line: the upper bits, which a multiplication mixes best. */
+static inline uint32_t ru_sources_line(uint64_t id)
+{
+    return (uint32_t)(id / (UINT64_MAX / RU_SOURCE_LINES + 1)) * RU_SOURCE_WAYS;
+}
+
+/* The bucket of `id` will be asked for soon. */
+static inline void ru_sources_expect(const struct ru_sources *sources, uint64_t id)
+{
+    __builtin_prefetch(&sources->buckets[ru_sources_line(id)]);
+}
+
+/* When the bucket is forgiven; 0 when there is none. Without a branch on where it stands: a flood would
+ * have each of them mispredicted. */
+static inline uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id)
+{
+    const struct ru_bucket *line = &sources->buckets[ru_sources_line(id)];
+    uint64_t until_ns = 0;
+    for (uint32_t i = 0; i < RU_SOURCE_WAYS; i++) {
+        uint64_t here_ns = __atomic_load_n(&line[i].until_ns, __ATOMIC_RELAXED);
+        uint64_t mask = -(uint64_t)(__atomic_load_n(&line[i].id, __ATOMIC_RELAXED) == id);
+        until_ns |= here_ns & mask;
+    }
+    return until_ns;
+}
 
 #endif
