@@ -4,8 +4,8 @@ SETUP  := tools/setup.sh
 BIN    := .venv/bin
 PY_DIRS := raida_uring tests tools setup.py
 
-C_SOURCES := $(filter-out %/_native.c %/_loadgen.c,$(wildcard raida_uring/ffi/*.c raida_uring/bench/*.c))
-C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/bench/*.h \
+C_SOURCES := $(filter-out %/_native.c %/_loadgen.c,$(wildcard raida_uring/ffi/*/*.c raida_uring/bench/*.c))
+C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/ffi/*/*.h raida_uring/bench/*.h \
              tools/bench/*.[ch] tests/native/*.[ch] tests/fault/*.[ch])
 
 comma := ,
@@ -17,8 +17,7 @@ NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOU
 # -iquote, not -I: the data plane's limits.h must not hide the system's.
 NATIVE_INCLUDES := -I. -iquote raida_uring/ffi
 NATIVE_DIR   := build/native
-NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,\
-                $(filter-out %/backend_sim.c,$(filter raida_uring/ffi/%,$(C_SOURCES))))
+NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,$(filter raida_uring/ffi/%,$(C_SOURCES)))
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
 .DEFAULT_GOAL := build
@@ -94,7 +93,8 @@ test-browser: setup ## the status page in headless Chromium
 # Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
 THREAD_TESTS := queue source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
-THREAD_LIB   := $(addprefix raida_uring/ffi/,arena.c fast.c header.c queue.c guard.c source.c stats.c tally.c)
+THREAD_LIB   := $(addprefix raida_uring/ffi/,memory/arena.c wire/fast.c wire/header.c memory/queue.c guard/guard.c guard/source.c \
+                count/stats.c count/tally.c)
 
 test-threads: setup ## C queue tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
@@ -106,7 +106,8 @@ test-threads: setup ## C queue tests under the thread sanitizer
 FUZZ_DIR   := build/fuzz
 FUZZ_SEEDS := tests/native/corpus
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
-FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,arena.o block.o conn.o fast.o header.o hist.o queue.o stats.o udp.o)
+FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,memory/arena.o memory/block.o memory/queue.o \
+              count/hist.o count/stats.o wire/conn.o wire/fast.o wire/header.o wire/udp.o)
 FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
 
 # Only the data plane guides the fuzzer, not the test's own model. Without traced comparisons, which
@@ -150,8 +151,7 @@ $(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
-SIM_LIB   := $(NATIVE_DIR)/backend_sim.o \
-             $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
+SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
              store.o storefile.o survey.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
@@ -172,7 +172,7 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	    tests/integration/test_crash.py -k survives_kills
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
--include $(wildcard $(NATIVE_DIR)/*.d $(FUZZ_DIR)/*.d)
+-include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)
 
 upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
 	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
@@ -200,7 +200,7 @@ bench: setup ## measure against the smallest C, asyncio and uvloop servers
 bench-source: setup ## what the table of sources costs a datagram, one sender and a million
 	@mkdir -p $(NATIVE_DIR)
 	@$(NATIVE_CC) $(filter-out -O1 -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -O2 -fno-strict-aliasing $(NATIVE_INCLUDES) \
-	    -o $(NATIVE_DIR)/bench_source tools/bench/source.c raida_uring/ffi/guard.c raida_uring/ffi/source.c
+	    -o $(NATIVE_DIR)/bench_source tools/bench/source.c raida_uring/ffi/guard/*.c
 	@$(NATIVE_DIR)/bench_source
 
 bench-quick: setup ## the same, shorter and less steady

@@ -67,7 +67,7 @@ _FILE_BYTES_MAX: Final = 256 << 10
 # --- Settings ---------------------------------------------------------------------------------
 
 
-# Who enforces it, says it: where a range of ffi/config.c is narrower here, the reason stands by it.
+# Who enforces it, says it: where a range of ffi/engine/config.c is narrower here, the reason stands by it.
 def _enforced(field: str, *, power_of_two: bool = False, least: int | None = None) -> Kind:
     """What the data plane takes for a field of `struct ru_config`; least: ours, if it is higher."""
     lowest, most = native.config_range(field)

@@ -3,7 +3,7 @@ and the same as Prometheus metrics, as JSON, and as a verdict on readiness.
 
 Names, types and meanings stand in the two tables below; docs/operate.md repeats them and a test
 compares. No metric is labelled by client: their number is bounded whatever arrives.
-Source: architecture, "The conservation law"; the counters themselves stand in ffi/stats.h.
+Source: architecture, "The conservation law"; the counters themselves stand in ffi/count/stats.h.
 """
 
 import contextlib
@@ -139,7 +139,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "refused_sizes": "answered 252: longer than the longest reply",
     "worker_lock_wait_ns": "time of workers from a batch taken to the interpreter lock held",
 }
-"""What each counter of the data plane counts, in the order of ffi/stats.h."""
+"""What each counter of the data plane counts, in the order of ffi/count/stats.h."""
 
 _LEVELS: Final = frozenset({"udp_in_flight", "tcp_in_flight", "connections_open"})  # go down, too
 

@@ -959,7 +959,7 @@ def _own(path: Path) -> int:
 
 def _open_lock(path: Path) -> int:
     """Root that serves a store for once must not keep out whose it is: what it makes is as data.mdb
-    is, as in ffi/store.c. Nothing that is there already changes hands, and no link is followed: its
+    is, as in ffi/coins/store.c. Nothing that is there already changes hands, and no link is followed: its
     owner may have put it there for root. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:

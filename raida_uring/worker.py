@@ -1,7 +1,7 @@
 """Worker threads: take a batch, run the handlers, hand the answers back.
 
 A request costs a few hundred bytecodes here and one share of three C calls per batch; everything
-that needs no handler (header, length, body check, reply header) is done by ffi/worker.c outside the
+that needs no handler (header, length, body check, reply header) is done by ffi/engine/worker.c outside the
 interpreter lock.
 """
 
@@ -77,7 +77,7 @@ class _NotToldError(Exception):
 
 
 class _Gate:
-    """Who may be told what came of a check of a secret: see ffi/guard.h. Thread: the worker's."""
+    """Who may be told what came of a check of a secret: see ffi/guard/guard.h. Thread: the worker's."""
 
     def __init__(self) -> None:
         self.worker: native.Worker | None = None  # the data plane's end, once it is open

@@ -13,38 +13,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-HEADERS = ("ru.h", "store.h", "survey.h")
-SOURCES = (
-    "arena",
-    "backend",
-    "backend_epoll",
-    "backend_uring",
-    "block",
-    "closed",
-    "config",
-    "conn",
-    "control",
-    "datagram",
-    "dispatch",
-    "fast",
-    "guard",
-    "header",
-    "hist",
-    "loop",
-    "message",
-    "probe",
-    "queue",
-    "source",
-    "stats",
-    "store",
-    "storefile",
-    "stream",
-    "survey",
-    "tally",
-    "timer",
-    "udp",
-    "worker",
-)
+HEADERS = ("ru.h", "coins/store.h", "coins/survey.h")
+SOURCES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.c"))
 WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Wstrict-prototypes"]
 # cffi's generated file is not ours to keep free of these.
 GENERATED = ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
@@ -75,11 +45,12 @@ ffibuilder.set_source(
     "raida_uring.ffi._native",
     "".join(f'#include "raida_uring/ffi/{name}"\n' for name in HEADERS),
     # Relative to the project, where setuptools runs: an absolute path would end in the wheel.
-    sources=[f"raida_uring/ffi/{name}.c" for name in SOURCES],
-    depends=[f"raida_uring/ffi/{path.name}" for path in sorted(HERE.glob("*.h"))],
-    include_dirs=["."],  # not the folder itself: its limits.h would hide the system's
+    sources=[f"raida_uring/ffi/{path}" for path in SOURCES],
+    depends=[f"raida_uring/ffi/{path.relative_to(HERE)}" for path in sorted(HERE.rglob("*.h"))],
+    include_dirs=["."],
     define_macros=[("_GNU_SOURCE", None)],
-    extra_compile_args=flags(),
+    # Not -I: its limits.h would hide the system's.
+    extra_compile_args=["-iquote", "raida_uring/ffi", *flags()],
     extra_link_args=["-l:liburing.a", "-llmdb"]
     + ([f"-fsanitize={s}"] if (s := os.environ.get("RU_SANITIZE")) else []),
     py_limited_api=True,

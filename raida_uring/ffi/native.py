@@ -483,7 +483,7 @@ class Engine:
         return _Snapshot(values)
 
     def gauges(self) -> dict[str, int]:
-        """Thread: any. How things stood at the end of the newest lap, see ffi/stats.h."""
+        """Thread: any. How things stood at the end of the newest lap, see ffi/count/stats.h."""
         values = _ffi.new("uint64_t[]", len(GAUGE_NAMES))
         _lib.ru_engine_gauges(self._engine, values)
         return dict(zip(GAUGE_NAMES, values, strict=True))

@@ -17,9 +17,9 @@
  */
 #include <sanitizer/asan_interface.h>
 
-#include "conn.h"
+#include "wire/conn.h"
 #include "native.h"
-#include "udp.h"
+#include "wire/udp.h"
 
 #define SETTINGS 4
 #define INPUT_MAX 8192

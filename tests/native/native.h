@@ -16,9 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "arena.h"
-#include "fast.h"
-#include "token.h"
+#include "memory/arena.h"
+#include "wire/fast.h"
+#include "memory/token.h"
 
 /* ---- expectations ---- */
 

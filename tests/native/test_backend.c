@@ -8,7 +8,7 @@
  * Whatever a case does, the rig counts: every operation that was started ends by exactly one event
  * marked `ended`, and no event comes that nothing was started for.
  */
-#include "backend.h"
+#include "kernel/backend.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 
 #include "clock.h"
-#include "message.h"
+#include "kernel/message.h"
 #include "native.h"
 
 enum {

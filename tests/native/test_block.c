@@ -1,5 +1,5 @@
 /* test_block.c: a block has one owner at a time and comes back once. */
-#include "block.h"
+#include "memory/block.h"
 #include "native.h"
 
 enum {

@@ -3,7 +3,7 @@
  * Whatever happens: requests begun = answered + dropped + in flight, connections accepted = open +
  * closed, and every block comes back.
  */
-#include "conn.h"
+#include "wire/conn.h"
 #include "native.h"
 
 #define MS 1000000ULL

@@ -2,7 +2,7 @@
  *
  * Source: protocol specification 2.4 (decisions), 3.2 (CRC), 3.5 (body), 4.1 to 4.3 (replies).
  */
-#include "header.h"
+#include "wire/header.h"
 #include "native.h"
 
 static const uint8_t encryptions[] = {0, 1, 2, 4, 5};

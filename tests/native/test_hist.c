@@ -1,5 +1,5 @@
 /* test_hist.c: every duration lands in a bucket that knows it to 1/16. */
-#include "hist.h"
+#include "count/hist.h"
 #include "native.h"
 
 static void test_floors_are_the_first_of_their_bucket(void)

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "native.h"
-#include "queue.h"
+#include "memory/queue.h"
 
 #define CAPACITY 64
 #define ENTRIES_AT 128 /* not at the start: the offset must count */

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include "fast.h"
+#include "wire/fast.h"
 #include "native.h"
 
 #define VERSIONS 400000ULL

@@ -3,14 +3,14 @@
  * Also run under the thread sanitizer. What must hold: nobody is told of more failures than its bound
  * has; who fails none is never limited; nobody is limited by a stranger.
  */
-#include "source.h"
+#include "guard/source.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <pthread.h>
 
 #include "clock.h"
-#include "guard.h"
+#include "guard/guard.h"
 #include "native.h"
 
 #define SECOND RU_SECOND_NS

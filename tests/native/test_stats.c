@@ -3,7 +3,7 @@
 #include <sched.h>
 
 #include "native.h"
-#include "stats.h"
+#include "count/stats.h"
 
 #define PUBLICATIONS 200000U
 

@@ -3,7 +3,7 @@
  * Also run under the thread sanitizer. What must hold: a reader sees no torn or falling number, and
  * once the writers are done every reply is counted once.
  */
-#include "tally.h"
+#include "count/tally.h"
 
 #include <pthread.h>
 

@@ -4,7 +4,7 @@
  * and who sleeps as long as the wheel says is never more than a tick late.
  */
 #include "native.h"
-#include "timer.h"
+#include "memory/timer.h"
 
 #define COUNT 60
 #define UNSET UINT64_MAX

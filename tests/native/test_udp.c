@@ -4,7 +4,7 @@
  * hand it back, once.
  */
 #include "native.h"
-#include "udp.h"
+#include "wire/udp.h"
 
 #define CAPACITY 6
 #define HELD_MAX 4

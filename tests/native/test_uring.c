@@ -12,7 +12,7 @@
 #define RU_CQ_ENTRIES_MAX 8
 #define ru_backend_uring uring_under_test
 #define ru_backend_uring_locked_bytes uring_under_test_locked_bytes
-#include "backend_uring.c"
+#include "kernel/backend_uring.c"
 
 #include <fcntl.h>
 #include <netinet/in.h>

@@ -11,9 +11,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "arena.h"
+#include "memory/arena.h"
 #include "clock.h"
-#include "guard.h"
+#include "guard/guard.h"
 
 #define LOOKS 4000000U
 #define ROUNDS 9U

@@ -1,0 +1,311 @@
+/* storefile.c: the file under a store, as the machine sees it.
+ *
+ * Why: LMDB maps its file and trusts it. A file that is removed goes on taking changes, which are
+ * lost with the process; of one that is cut off a read is a SIGBUS, without a word; and a second
+ * open in one process takes the first one's locks away when it closes.
+ * Owner: the process; a list of what it has open, which the handler of signals reads without a lock.
+ * Memory: one entry for each open store.
+ */
+#include "coins/storefile.h"
+
+#include <errno.h>
+#include <linux/limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "coins/store.h"
+
+#define STOREFILE_NAME "/data.mdb"
+#define STOREFILE_LOCK_NAME "/lock.mdb"
+#define STOREFILE_LINE (PATH_MAX + 128) /* of /proc/self/maps */
+#define STOREFILE_NEARLY_FULL (1 << 20)
+#define STOREFILE_FAILED 1 /* exit status after which a service manager starts the node again */
+
+struct storefile_map {
+    uintptr_t at;
+    uintptr_t end;
+};
+
+struct ru_storefile {
+    struct ru_storefile *next;
+    uint64_t size; /* that it has had: LMDB never makes its file shorter */
+    uint32_t cut;
+    bool named;     /* device and inode are known */
+    int descriptor; /* LMDB's; -1: not open yet */
+    dev_t device;
+    ino_t inode;
+    struct storefile_map maps[2]; /* of data.mdb and of lock.mdb */
+    dev_t lock_device;            /* once its map is known */
+    ino_t lock_inode;
+    char path[]; /* of data.mdb */
+};
+
+static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* for changes of the list */
+static struct ru_storefile *files;
+
+/* initial-exec: a handler of signals must not be the first to ask for it, which would allocate. */
+static __thread const struct ru_storefile *in_use __attribute__((tls_model("initial-exec")));
+
+static const int fault_signals[] = {SIGBUS, SIGSEGV};
+static struct sigaction fault_before[sizeof(fault_signals) / sizeof(*fault_signals)];
+
+/* ---- what is open ---- */
+
+int ru_storefile_claim(const char *path, struct ru_storefile **file)
+{
+    size_t length = strlen(path);
+    struct ru_storefile *made = calloc(1, sizeof(*made) + length + sizeof(STOREFILE_NAME));
+    if (!made)
+        return -ENOMEM;
+    memcpy(made->path, path, length);
+    memcpy(made->path + length, STOREFILE_NAME, sizeof(STOREFILE_NAME));
+    made->descriptor = -1;
+    struct stat found;
+    if (stat(made->path, &found) == 0) {
+        made->named = true;
+        made->device = found.st_dev;
+        made->inode = found.st_ino;
+    }
+    pthread_mutex_lock(&files_lock);
+    bool twice = false;
+    for (const struct ru_storefile *one = files; one; one = one->next) {
+        twice |= strcmp(one->path, made->path) == 0;
+        twice |=
+            one->named && made->named && one->device == made->device && one->inode == made->inode;
+    }
+    if (!twice) {
+        made->next = files;
+        __atomic_store_n(&files, made, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&files_lock);
+    if (twice) {
+        free(made);
+        return RU_STORE_TWICE;
+    }
+    *file = made;
+    return 0;
+}
+
+void ru_storefile_release(struct ru_storefile *file)
+{
+    if (!file)
+        return;
+    pthread_mutex_lock(&files_lock);
+    struct ru_storefile **link = &files;
+    while (*link && *link != file)
+        link = &(*link)->next;
+    if (*link)
+        __atomic_store_n(link, file->next, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&files_lock);
+    free(file);
+}
+
+/* ---- whether it is there ---- */
+
+static bool storefile_moved(const char *path, dev_t device, ino_t inode)
+{
+    struct stat found;
+    if (stat(path, &found) != 0)
+        return errno == ENOENT || errno == ENOTDIR; /* other reasons tell nothing of the file */
+    return found.st_dev != device || found.st_ino != inode;
+}
+
+static void storefile_lock_path(const struct ru_storefile *file, char *path)
+{
+    (void)snprintf(path, PATH_MAX, "%.*s%s", (int)(strlen(file->path) - strlen(STOREFILE_NAME)),
+                   file->path, STOREFILE_LOCK_NAME);
+}
+
+static bool storefile_lock_moved(const struct ru_storefile *file)
+{
+    char path[PATH_MAX];
+    if (!file->maps[1].at)
+        return false;
+    storefile_lock_path(file, path);
+    return storefile_moved(path, file->lock_device, file->lock_inode);
+}
+
+int ru_storefile_distrust(struct ru_storefile *file)
+{
+    __atomic_store_n(&file->cut, 1, __ATOMIC_RELAXED);
+    return RU_STORE_CUT;
+}
+
+int ru_storefile_check(struct ru_storefile *file, bool named)
+{
+    struct stat found;
+    if (__atomic_load_n(&file->cut, __ATOMIC_RELAXED))
+        return RU_STORE_CUT;
+    if (file->descriptor < 0 || fstat(file->descriptor, &found) != 0)
+        return 0;
+    uint64_t size = (uint64_t)found.st_size;
+    uint64_t known = __atomic_load_n(&file->size, __ATOMIC_RELAXED);
+    if (size < known)
+        return ru_storefile_distrust(file);
+    /* Another thread may note an older size last: that is noted again the next time. */
+    if (size > known)
+        __atomic_store_n(&file->size, size, __ATOMIC_RELAXED);
+    if (!named)
+        return 0;
+    if (found.st_nlink == 0 || storefile_moved(file->path, file->device, file->inode))
+        return RU_STORE_GONE;
+    return storefile_lock_moved(file) ? RU_STORE_LONE : 0;
+}
+
+int ru_storefile_explain(const struct ru_storefile *file, int error)
+{
+    struct statvfs disk;
+    if (error != EIO || file->descriptor < 0 || fstatvfs(file->descriptor, &disk) != 0)
+        return error;
+    return (uint64_t)disk.f_bavail * disk.f_frsize < STOREFILE_NEARLY_FULL ? ENOSPC : error;
+}
+
+/* ---- its map ---- */
+
+/* A line of /proc/self/maps. */
+static bool storefile_parse(const char *line, struct storefile_map *map, uint64_t *inode)
+{
+    char *at;
+    map->at = strtoul(line, &at, 16);
+    if (*at != '-')
+        return false;
+    map->end = strtoul(at + 1, &at, 16);
+    for (uint32_t i = 0; i < 3; i++) { /* permissions, offset, device */
+        at += strspn(at, " ");
+        at += strcspn(at, " ");
+    }
+    *inode = strtoull(at, NULL, 10);
+    return true;
+}
+
+/* LMDB does not say where; the kernel does. Without /proc nobody knows. */
+static void storefile_find_maps(struct ru_storefile *file)
+{
+    static const char *const names[] = {STOREFILE_NAME, STOREFILE_LOCK_NAME};
+    char line[STOREFILE_LINE];
+    char lock[PATH_MAX];
+    ino_t inodes[] = {file->inode, 0};
+    struct stat found;
+    storefile_lock_path(file, lock);
+    if (stat(lock, &found) == 0) {
+        inodes[1] = found.st_ino;
+        file->lock_device = found.st_dev;
+        file->lock_inode = found.st_ino;
+    }
+    FILE *maps = fopen("/proc/self/maps", "re");
+    if (!maps)
+        return;
+    while (fgets(line, sizeof(line), maps)) {
+        struct storefile_map map;
+        uint64_t inode;
+        bool known = storefile_parse(line, &map, &inode);
+        for (uint32_t i = 0; i < 2 && known; i++)
+            if (inode == inodes[i] && strstr(line, names[i]))
+                file->maps[i] = map;
+        while (!strchr(line, '\n') && fgets(line, sizeof(line), maps))
+            continue; /* the rest of a long one */
+    }
+    (void)fclose(maps);
+}
+
+/* ---- faults ---- */
+
+/* Only what a handler of signals may call, and nothing that waits for a reader of standard error. */
+static void fault_say(const char *const *words)
+{
+    struct pollfd error = {.fd = STDERR_FILENO, .events = POLLOUT};
+    char line[PATH_MAX + 512];
+    size_t used = 0;
+    for (; *words; words++)
+        for (const char *at = *words; *at && used < sizeof(line) - 1; at++)
+            line[used++] = *at;
+    line[used++] = '\n';
+    if (poll(&error, 1, 0) == 1 && error.revents & POLLOUT)
+        (void)!write(STDERR_FILENO, line, used);
+}
+
+static const struct ru_storefile *fault_in(uintptr_t at, uint32_t map)
+{
+    for (const struct ru_storefile *one = __atomic_load_n(&files, __ATOMIC_ACQUIRE); one;
+         one = one->next)
+        if (at >= one->maps[map].at && at < one->maps[map].end)
+            return one;
+    return NULL;
+}
+
+static void fault_caught(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    bool sent = info->si_code <= 0; /* by kill(): no fault */
+    const struct ru_storefile *data = sent ? NULL : fault_in((uintptr_t)info->si_addr, 0);
+    const struct ru_storefile *lock = sent ? NULL : fault_in((uintptr_t)info->si_addr, 1);
+    const struct ru_storefile *file = data ? data : lock;
+    if (file && number == SIGBUS) {
+        fault_say((const char *[]){"raida-uring: the store ", file->path,
+                                   data ? ": a part of it cannot be read (SIGBUS): it was cut off, "
+                                          "or its disk fails; restore it from a backup"
+                                        : ": lock.mdb beside it was cut off (SIGBUS), no coin is "
+                                          "in there: start again, which makes it new",
+                                   NULL});
+        _exit(STOREFILE_FAILED);
+    }
+    if (!file && !sent)
+        file = in_use;
+    if (file)
+        fault_say((const char *[]){"raida-uring: the store ", file->path,
+                                   ": reading it ended the process (",
+                                   number == SIGBUS ? "SIGBUS" : "SIGSEGV",
+                                   "): it may be damaged, `raida-uring store verify` tells", NULL});
+    /* Whoever was there before is next: the faulting instruction is tried again. */
+    (void)sigaction(number, &fault_before[number == fault_signals[1]], NULL);
+    if (sent)
+        (void)raise(number);
+}
+
+static void fault_prepare(void)
+{
+    struct sigaction action = {.sa_sigaction = fault_caught, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    (void)sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof(fault_signals) / sizeof(*fault_signals); i++)
+        (void)sigaction(fault_signals[i], &action, &fault_before[i]);
+}
+
+void ru_storefile_watch(struct ru_storefile *file, int descriptor)
+{
+    static pthread_once_t prepared = PTHREAD_ONCE_INIT;
+    struct stat found;
+    if (fstat(descriptor, &found) != 0)
+        return;
+    if (!file->named) {
+        file->device = found.st_dev;
+        file->inode = found.st_ino;
+        file->named = true;
+    }
+    file->size = (uint64_t)found.st_size;
+    file->descriptor = descriptor;
+    storefile_find_maps(file);
+    const struct storefile_map *data = &file->maps[0];
+    if (data->at) /* every AN is in it */
+        (void)madvise((void *)data->at, data->end - data->at, MADV_DONTDUMP);
+    (void)pthread_once(&prepared, fault_prepare);
+}
+
+void ru_storefile_enter(const struct ru_storefile *file)
+{
+    in_use = file;
+}
+
+void ru_storefile_damaged(const struct ru_storefile *file, const char *what)
+{
+    fault_say((const char *[]){"raida-uring: the store ", file ? file->path : "", ": is damaged (",
+                               what, "): restore it from a backup", NULL});
+    _exit(STOREFILE_FAILED);
+}

@@ -1,0 +1,234 @@
+/* control.c: what other threads ask of the loop, served between two laps.
+ *
+ * Why: limits and connections are the loop's own, read without locks or atomics all over a lap. Who
+ * wants to change or see them offers a call and waits; the loop serves it where nothing is half
+ * done.
+ * Owner: the caller until the call is offered and after it is done, the loop in between. An offer
+ * that was not taken up in time is withdrawn, so that a loop that stands still holds nobody up.
+ * Memory: the call and its results stand in the engine; none is allocated.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/loop.h"
+
+#define CONTROL_WAIT_MS 5000
+#define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
+
+/* ---- loop ---- */
+
+static void control_apply(struct ru_engine *engine, const struct ru_live *live)
+{
+    const uint64_t ms = 1000000ULL;
+    struct ru_config *config = &engine->config;
+    engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
+    engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
+    engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
+    engine->front.identity.body_bytes_max = live->body_bytes_max;
+    engine->conns.used_max = live->connections_max;
+    engine->conns.timeouts = (struct ru_conn_timeouts){
+        .progress_ns = live->progress_timeout_ms * ms,
+        .header_ns = live->header_timeout_ms * ms,
+        .body_ns = live->body_timeout_ms * ms,
+        .write_ns = live->write_timeout_ms * ms,
+        .idle_ns = live->idle_timeout_ms * ms,
+    };
+    config->wait_max_ms = live->wait_max_ms;
+    config->busy_poll_us = live->busy_poll_us;
+    /* The one that workers read. */
+    __atomic_store_n(&config->udp_reply_factor_max, live->udp_reply_factor_max, __ATOMIC_RELAXED);
+    ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
+    ru_stream_watch_all(engine);
+}
+
+static void control_describe(struct ru_engine *engine, uint32_t index, struct ru_connection *into)
+{
+    const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    *into = (struct ru_connection){
+        .age_ns = engine->now_ns - conn->opened_ns,
+        .state_ns = engine->now_ns - conn->state_since_ns,
+        .requests = conn->requests,
+        .state = conn->state,
+    };
+    ru_stream_peer(engine, index, into->peer);
+}
+
+static void control_list(struct ru_engine *engine, struct ru_call *call)
+{
+    uint32_t index = call->first;
+    call->count = 0;
+    for (; index < engine->conns.capacity && call->count < RU_CONNECTIONS_LISTED; index++)
+        if (ru_conn_at(&engine->conns, index)->fd >= 0)
+            control_describe(engine, index, &call->connections[call->count++]);
+    call->first = index;
+}
+
+static void control_load(const struct ru_engine *engine, struct ru_load *load)
+{
+    const struct ru_config *config = &engine->config;
+    for (uint32_t lane = 0; lane < RU_LANES; lane++) {
+        load->queued[lane] = engine->lanes[lane].count;
+        load->busy[lane] = engine->lanes[lane].busy;
+        load->workers[lane] = engine->lanes[lane].workers;
+    }
+    load->udp_contexts = ru_udp_held(&engine->udp);
+    load->tcp_buffers = config->tcp_buffers - engine->buffers_free;
+    load->small_blocks = config->small_blocks - engine->blocks.free_count[RU_BLOCK_SMALL];
+    load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];
+    uint32_t workers = config->workers + config->slow_workers + config->writers;
+    load->small_lent = load->large_lent = 0;
+    for (uint32_t worker = 0; worker < workers; worker++) {
+        load->small_lent += engine->workers[worker].lent[RU_BLOCK_SMALL];
+        load->large_lent += engine->workers[worker].lent[RU_BLOCK_LARGE];
+    }
+}
+
+/* Serve again: connections are served on; what was cancelled and has ended is armed at once, lest the
+ * loop sleep on its sockets, the rest when it ends. */
+static int control_take_back(struct ru_engine *engine)
+{
+    if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
+        return -EINVAL;
+    engine->phase = RU_SERVING;
+    engine->hand_over_stuck = false;
+    __atomic_store_n(&engine->hand_over_fd, -1, __ATOMIC_RELAXED);
+    __atomic_store_n(&engine->drain_at_ns, 0, __ATOMIC_RELEASE);
+    ru_stream_arm(engine);
+    ru_datagram_arm(engine);
+    return 0;
+}
+
+/* Accept anew: a connection wakes one of the rings that accept, and the other one, which is gone,
+ * may have been woken for connections that it did not live to accept. */
+static void control_own(struct ru_engine *engine, uint32_t shared)
+{
+    engine->config.shared_sockets = shared;
+    for (uint32_t i = 0; i < engine->config.listeners_count && engine->phase == RU_SERVING; i++)
+        if (engine->listeners[i].accepting)
+            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
+}
+
+void ru_control_serve(struct ru_engine *engine)
+{
+    struct ru_call *call = &engine->call;
+    uint32_t offered = RU_CALL_OFFERED;
+    if (__atomic_load_n(&call->state, __ATOMIC_RELAXED) != RU_CALL_OFFERED ||
+        !__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_TAKEN, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED))
+        return;
+    switch ((enum ru_call_kind)call->kind) {
+    case RU_CALL_LIVE:
+        control_apply(engine, &call->live);
+        break;
+    case RU_CALL_CONNECTIONS:
+        control_list(engine, call);
+        break;
+    case RU_CALL_LOAD:
+        control_load(engine, &call->load);
+        break;
+    case RU_CALL_TAKE_BACK:
+        call->result = control_take_back(engine);
+        break;
+    case RU_CALL_OWN:
+        control_own(engine, call->shared);
+        break;
+    }
+    __atomic_store_n(&call->state, RU_CALL_DONE, __ATOMIC_RELEASE);
+    ru_sleeper_wake(&call->sleeper);
+}
+
+/* ---- any thread, one at a time ---- */
+
+static int control_withdraw(struct ru_call *call, int error)
+{
+    uint32_t offered = RU_CALL_OFFERED;
+    if (__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_IDLE, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_RELAXED))
+        return error;
+    return 0; /* taken up after all: it will be done in a moment */
+}
+
+static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
+{
+    struct ru_call *call = &engine->call;
+    const uint64_t one = 1;
+    uint64_t end_ns = ru_now_ns() + CONTROL_WAIT_MS * 1000000ULL;
+    RU_CHECK(call->state == RU_CALL_IDLE);
+    call->kind = (uint32_t)kind;
+    __atomic_store_n(&call->state, RU_CALL_OFFERED, __ATOMIC_RELEASE);
+    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+    for (;;) {
+        ru_sleeper_announce(&call->sleeper);
+        if (__atomic_load_n(&call->state, __ATOMIC_ACQUIRE) == RU_CALL_DONE)
+            break;
+        int result = 0;
+        if (__atomic_load_n(&engine->ready, __ATOMIC_ACQUIRE) != 1)
+            result = control_withdraw(call, -ESHUTDOWN);
+        else if (ru_now_ns() >= end_ns)
+            result = control_withdraw(call, -ETIMEDOUT);
+        if (result != 0) {
+            ru_sleeper_cancel(&call->sleeper);
+            return result;
+        }
+        ru_sleeper_wait(&call->sleeper, CONTROL_LOOK_MS);
+    }
+    ru_sleeper_cancel(&call->sleeper);
+    __atomic_store_n(&call->state, RU_CALL_IDLE, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* The configuration with what `live` may change in it. */
+static struct ru_config control_changed(const struct ru_engine *engine, const struct ru_live *live)
+{
+    struct ru_config config = engine->config;
+    config.batch_max = live->batch_max;
+    config.slow_queue_max = live->slow_queue_max;
+    config.udp_reply_factor_max = live->udp_reply_factor_max;
+    config.connections_max = live->connections_max;
+    config.body_bytes_max = live->body_bytes_max;
+    config.wait_max_ms = live->wait_max_ms;
+    config.checks = live->checks;
+    return config;
+}
+
+int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live)
+{
+    const struct ru_config changed = control_changed(engine, live);
+    if (ru_config_check(&changed, NULL) != 0 || live->connections_max > engine->conns.capacity)
+        return -EINVAL;
+    engine->call.live = *live;
+    return control_call(engine, RU_CALL_LIVE);
+}
+
+int ru_engine_load(struct ru_engine *engine, struct ru_load *load)
+{
+    int result = control_call(engine, RU_CALL_LOAD);
+    if (result == 0)
+        *load = engine->call.load;
+    return result;
+}
+
+int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
+                          struct ru_connection *connections)
+{
+    engine->call.first = *first;
+    int result = control_call(engine, RU_CALL_CONNECTIONS);
+    if (result != 0)
+        return result;
+    *first = engine->call.first;
+    memcpy(connections, engine->call.connections, engine->call.count * sizeof(*connections));
+    return (int)engine->call.count;
+}
+
+int ru_engine_take_back(struct ru_engine *engine)
+{
+    int result = control_call(engine, RU_CALL_TAKE_BACK);
+    return result != 0 ? result : engine->call.result;
+}
+
+int ru_engine_own(struct ru_engine *engine, uint32_t shared)
+{
+    engine->call.shared = shared;
+    return control_call(engine, RU_CALL_OWN);
+}

@@ -1,0 +1,218 @@
+/* datagram.c: datagrams between the UDP contexts and the backend. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
+
+#include "engine/loop.h"
+
+static uint8_t *datagram_payload(const struct ru_engine *engine, uint32_t slot)
+{
+    return engine->arena.base + ru_arena_slot_at(&engine->arena, slot) + engine->arena.payload_at;
+}
+
+/* The kernel has filled or given back a lent slot. */
+static void datagram_take(struct ru_engine *engine, uint32_t slot)
+{
+    ru_udp_move(&engine->udp, slot, RU_UDP_LOOP);
+}
+
+static void datagram_refuse_slow(struct ru_engine *engine, uint32_t slot)
+{
+    uint8_t *bytes = datagram_payload(engine, slot);
+    engine->counters.refused_slow++;
+    uint32_t size =
+        ru_fast_refuse(&engine->front, RU_STATUS_REQUEST_RATE, RU_SCOPE_ALL, bytes, bytes);
+    ru_datagram_reply(engine, slot, RU_NONE, size);
+}
+
+void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
+{
+    engine->counters.udp_dropped_limited++;
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+}
+
+static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t size)
+{
+    struct ru_counters *counters = &engine->counters;
+    uint32_t reply_size = 0;
+    enum ru_lane_number lane = RU_LANE_ORDINARY;
+    switch (ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot, size, engine->now_ns,
+                          &reply_size)) {
+    case RU_UDP_DROP_EMPTY:
+        counters->udp_dropped_empty++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
+    case RU_UDP_DROP_SHORT:
+        counters->udp_dropped_short++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
+    case RU_UDP_DROP_POOL:
+        counters->udp_dropped_pool++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
+    case RU_UDP_DROP_REPLY:
+        counters->udp_dropped_reply++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
+    case RU_UDP_REPLY_VOTE:
+        counters->udp_votes++;
+        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
+        return;
+    case RU_UDP_REPLY_ECHO:
+        counters->echoes++;
+        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
+        return;
+    case RU_UDP_REPLY_REFUSED:
+        counters->refused_headers++;
+        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
+        return;
+    case RU_UDP_QUEUE_SLOW:
+        lane = RU_LANE_SLOW;
+        break;
+    case RU_UDP_QUEUE_WRITE:
+        lane = RU_LANE_WRITE;
+        break;
+    case RU_UDP_QUEUE:
+        break;
+    }
+    if (ru_dispatch_limited(engine, slot))
+        ru_datagram_limit(engine, slot);
+    else if (ru_dispatch_queue(engine, lane, slot))
+        ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
+    else
+        datagram_refuse_slow(engine, slot);
+}
+
+void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
+{
+    struct ru_listener_state *listener = &engine->listeners[event->index];
+    if (event->ended) {
+        RU_CHECK(listener->receiving && engine->operations > 0);
+        listener->receiving = false;
+        engine->operations--;
+        engine->counters.udp_receive_ended++;
+        if (event->result == -ENOBUFS)
+            engine->counters.udp_no_buffers++;
+    }
+    if (event->buffer == RU_NONE)
+        return;
+    datagram_take(engine, event->buffer);
+    if (event->result < 0) {
+        ru_udp_move(&engine->udp, event->buffer, RU_UDP_FREE);
+        return;
+    }
+    struct ru_udp_context *context = &engine->udp.contexts[event->buffer];
+    context->listener = (uint8_t)event->index;
+    engine->received_last = event->index;
+    context->controlled = event->controlled;
+    engine->counters.udp_received++;
+    engine->counters.udp_truncated += event->truncated;
+    datagram_decide(engine, event->buffer, (uint32_t)event->result);
+}
+
+void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, uint32_t size)
+{
+    const struct ru_udp_context *context = &engine->udp.contexts[slot];
+    RU_CHECK(size > 0 && engine->sending_count < engine->udp.capacity);
+    const uint8_t *bytes = block == RU_NONE
+                               ? datagram_payload(engine, slot)
+                               : engine->arena.base + ru_arena_block_at(&engine->arena, block);
+    ru_udp_move(&engine->udp, slot, RU_UDP_SENDING);
+    engine->backend->ops->send_datagram(engine->backend, context->listener, slot, bytes, size,
+                                        context->controlled);
+    engine->sending[engine->sending_count++] = (struct ru_sending){slot, block};
+}
+
+void ru_datagram_failed(struct ru_engine *engine)
+{
+    /* Reported during the submission that took it. A lap that overfills the submission queue
+     * submits in between and hears of it before the release: then the count goes below 0. */
+    engine->unsettled--;
+    engine->counters.udp_dropped_send++;
+}
+
+void ru_datagram_release(struct ru_engine *engine)
+{
+    if (engine->sending_count == 0 || !engine->backend->ops->datagrams_sent(engine->backend))
+        return;
+    for (uint32_t i = 0; i < engine->sending_count; i++) {
+        ru_udp_move(&engine->udp, engine->sending[i].slot, RU_UDP_FREE);
+        if (engine->sending[i].block != RU_NONE)
+            ru_block_release(&engine->blocks, engine->sending[i].block);
+    }
+    engine->unsettled += (int32_t)engine->sending_count;
+    engine->sending_count = 0;
+}
+
+void ru_datagram_settle(struct ru_engine *engine)
+{
+    if (engine->unsettled <= 0)
+        return;
+    engine->counters.udp_answered += (uint32_t)engine->unsettled;
+    engine->unsettled = 0;
+}
+
+void ru_datagram_arm(struct ru_engine *engine)
+{
+    uint32_t slot;
+    if (engine->phase != RU_SERVING)
+        return;
+    while (engine->udp.counts[RU_UDP_LENT] < RU_SLOTS_LENT_MAX &&
+           (slot = ru_udp_lend(&engine->udp)) != RU_NONE)
+        engine->backend->ops->lend_slot(engine->backend, slot);
+    /* Armed on an empty ring a receive fails at once; wait until there is a slot. */
+    if (engine->udp.counts[RU_UDP_LENT] == 0)
+        return;
+    /* Whoever comes first may take all slots, so the one that did last time comes last. */
+    uint32_t count = engine->config.listeners_count;
+    for (uint32_t i = 1; i <= count; i++) {
+        uint32_t listener = (engine->received_last + i) % count;
+        if (engine->listeners[listener].receiving)
+            continue;
+        engine->backend->ops->receive_datagrams(engine->backend, listener);
+        engine->listeners[listener].receiving = true;
+        engine->operations++;
+    }
+}
+
+void ru_datagram_refuse(struct ru_engine *engine)
+{
+    struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
+    const struct sock_fprog program = {.len = 1, .filter = &none};
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) /* without it: a longer drain */
+        (void)setsockopt(engine->config.listeners[i].udp_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program,
+                         sizeof(program));
+}
+
+void ru_datagram_reclaim(struct ru_engine *engine)
+{
+    for (uint32_t slot = 0; slot < engine->udp.capacity; slot++)
+        if (engine->udp.contexts[slot].place == RU_UDP_LENT)
+            ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+}
+
+/* One datagram that is still queued in a socket; false when there is none. */
+static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
+{
+    uint32_t slot = ru_udp_lend(&engine->udp);
+    if (slot == RU_NONE)
+        return false;
+    struct ru_event event;
+    if (engine->backend->ops->receive_now(engine->backend, listener, slot, &event)) {
+        ru_datagram_event(engine, &event);
+        return true;
+    }
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+    return false;
+}
+
+void ru_datagram_drain(struct ru_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        uint32_t budget = RU_EVENTS_BATCH; /* per lap, so that replies leave in between */
+        if (!engine->listeners[i].receiving)
+            while (budget > 0 && datagram_receive_now(engine, i))
+                budget--;
+        engine->listeners[i].draining = !engine->listeners[i].receiving && budget == 0;
+    }
+}

@@ -1,0 +1,577 @@
+/* dispatch.c: requests to workers and back.
+ *
+ * Who gets what: only an idle worker is given work, the first idle one before the others, so that
+ * a quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
+ * lane's measured pace: a hundred quick requests, or one that takes long.
+ *
+ * How many at once: Python threads share one interpreter lock, and each call of a handler into C
+ * drops it. Two that run side by side then take it from each other at every call, for a fraction of
+ * what one of them does. So a further worker is woken only where those at work leave the interpreter
+ * idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch that runs alone,
+ * by how much of its time its thread was on a processor: a tenth means that ten may run at once. A
+ * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
+ * does one whose thread is seen to wait.
+ */
+#include "engine/loop.h"
+
+static struct ru_mailbox *dispatch_mailbox(const struct ru_engine *engine, uint32_t worker)
+{
+    RU_CHECK(worker < ru_config_workers(&engine->config));
+    return &ru_arena_page(&engine->arena)->mailboxes[worker];
+}
+
+/* ---- blocks lent in advance ---- */
+
+static void dispatch_lend(struct ru_engine *engine)
+{
+    uint32_t workers = ru_config_workers(&engine->config);
+    for (uint32_t worker = 0; worker < workers && engine->lent_missing > 0; worker++) {
+        struct ru_worker_state *state = &engine->workers[worker];
+        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        bool lent = false;
+        for (uint32_t size_class = 0; size_class < 2; size_class++) {
+            while (state->lent[size_class] < engine->lent_target[size_class]) {
+                uint32_t block = ru_block_acquire(&engine->blocks, (enum ru_block_class)size_class,
+                                                  ru_block_worker(worker));
+                if (block == RU_NONE)
+                    break;
+                ru_ring_push(&mailbox->lent[size_class], engine->arena.base, block);
+                state->lent[size_class]++;
+                engine->lent_count[size_class]++;
+                engine->lent_missing--;
+                lent = true;
+            }
+        }
+        if (lent)
+            ru_sleeper_wake(&mailbox->sleeper);
+    }
+}
+
+static uint32_t dispatch_share(uint32_t blocks, uint32_t workers, uint32_t most)
+{
+    uint32_t share = blocks / (2 * workers);
+    return share < most ? share : most;
+}
+
+void ru_dispatch_init(struct ru_engine *engine)
+{
+    const struct ru_config *config = &engine->config;
+    uint32_t workers = ru_config_workers(config);
+    engine->lanes[RU_LANE_ORDINARY] = (struct ru_lane){.workers = config->workers,
+                                                       .batch_max = config->batch_max,
+                                                       .queue_max = RU_NONE,
+                                                       .width = 1};
+    engine->lanes[RU_LANE_SLOW] = (struct ru_lane){.first_worker = config->workers,
+                                                   .workers = config->slow_workers,
+                                                   .batch_max = 1,
+                                                   .queue_max = config->slow_queue_max,
+                                                   .width = config->slow_workers,
+                                                   .spreads = true};
+    /* A commit waits for the disk: the more requests share one, the better. */
+    engine->lanes[RU_LANE_WRITE] =
+        (struct ru_lane){.first_worker = config->workers + config->slow_workers,
+                         .workers = config->writers,
+                         .batch_max = config->batch_max,
+                         .queue_max = config->writers > 0 ? RU_NONE : 0,
+                         .width = 1,
+                         .grouped = true};
+    for (uint32_t lane = 0; lane < RU_LANES; lane++) {
+        struct ru_sampling *sampling = &engine->lanes[lane].sampling;
+        sampling->worker = RU_NONE;
+        for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
+            sampling->shares[i] = 1000;
+        for (uint32_t transport = 0; transport < 2; transport++)
+            engine->lanes[lane].fifos[transport] = (struct ru_fifo){RU_NONE, RU_NONE};
+    }
+    engine->lent_target[0] = dispatch_share(config->small_blocks, workers, RU_LENT_SMALL_MAX);
+    engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
+    engine->lent_missing = workers * (engine->lent_target[0] + engine->lent_target[1]);
+    dispatch_lend(engine);
+    RU_CHECK(engine->lent_missing == 0); /* ru_engine_create() saw to it that there is room */
+}
+
+/* ---- to workers ---- */
+
+static void dispatch_count_limited(struct ru_engine *engine, enum ru_guard_bound bound)
+{
+    engine->counters.limited_source += bound == RU_GUARD_SOURCE;
+    engine->counters.limited_network += bound == RU_GUARD_NETWORK;
+    engine->counters.limited_coin += bound == RU_GUARD_COIN;
+}
+
+bool ru_dispatch_limited(struct ru_engine *engine, uint32_t context)
+{
+    const struct ru_context *described = ru_arena_context(&engine->arena, context);
+    const uint8_t *header = engine->arena.base + described->header_at;
+    if (!ru_guard_asks(&engine->guard, header))
+        return false;
+    enum ru_guard_bound bound =
+        ru_guard_look(&engine->guard, engine->arena.base + described->peer_at, header,
+                      described->transport, engine->now_ns);
+    dispatch_count_limited(engine, bound);
+    return bound != RU_GUARD_NONE;
+}
+
+bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number number, uint32_t context)
+{
+    struct ru_lane *lane = &engine->lanes[number];
+    if (lane->count >= lane->queue_max)
+        return false;
+    struct ru_fifo *fifo = &lane->fifos[context >= engine->arena.slots ? RU_TCP : RU_UDP];
+    engine->queue[context] = (struct ru_queue_entry){RU_NONE, engine->now_ns};
+    if (fifo->last != RU_NONE)
+        engine->queue[fifo->last].next = context;
+    else
+        fifo->first = context;
+    fifo->last = context;
+    lane->count++;
+    return true;
+}
+
+/* The next context of a lane that is not empty; UDP and TCP take turns. */
+static uint32_t dispatch_pop(struct ru_engine *engine, struct ru_lane *lane)
+{
+    RU_CHECK(lane->count > 0);
+    struct ru_fifo *fifo = &lane->fifos[lane->tcp_next ? RU_TCP : RU_UDP];
+    if (fifo->first == RU_NONE)
+        fifo = &lane->fifos[lane->tcp_next ? RU_UDP : RU_TCP];
+    lane->tcp_next = !lane->tcp_next;
+    uint32_t context = fifo->first;
+    RU_CHECK(context != RU_NONE);
+    fifo->first = engine->queue[context].next;
+    if (fifo->first == RU_NONE)
+        fifo->last = RU_NONE;
+    lane->count--;
+    return context;
+}
+
+static uint64_t dispatch_oldest_ns(const struct ru_engine *engine, const struct ru_lane *lane)
+{
+    uint64_t oldest_ns = UINT64_MAX;
+    for (uint32_t transport = 0; transport < 2; transport++) {
+        uint32_t first = lane->fifos[transport].first;
+        if (first != RU_NONE && engine->queue[first].since_ns < oldest_ns)
+            oldest_ns = engine->queue[first].since_ns;
+    }
+    return oldest_ns;
+}
+
+uint64_t ru_dispatch_oldest_ns(const struct ru_engine *engine, enum ru_lane_number lane)
+{
+    uint64_t oldest_ns = dispatch_oldest_ns(engine, &engine->lanes[lane]);
+    return oldest_ns == UINT64_MAX ? 0 : oldest_ns;
+}
+
+static uint32_t dispatch_batch(const struct ru_lane *lane)
+{
+    uint32_t batch;
+    if (lane->grouped)
+        return lane->batch_max;
+    if (lane->service_ns > 0) {
+        uint64_t fits = RU_DISPATCH_BUDGET_NS / lane->service_ns;
+        batch = fits < lane->batch_max ? (uint32_t)fits : lane->batch_max;
+    } else { /* nothing measured yet: share alike */
+        uint32_t idle = lane->workers - lane->busy;
+        batch = (lane->count + idle - 1) / idle;
+        if (batch > lane->batch_max)
+            batch = lane->batch_max;
+    }
+    return batch > 0 ? batch : 1;
+}
+
+/* Take a context out of the lane for `worker`; its token, or 0 if nobody waits for it any more, or it
+ * must not be looked at. */
+static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
+{
+    uint32_t context = dispatch_pop(engine, lane);
+    struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
+    ru_hist_add(hist, engine->now_ns - engine->queue[context].since_ns, 1);
+    if (context < engine->arena.slots) {
+        if (ru_dispatch_limited(engine, context)) { /* since it was queued */
+            ru_datagram_limit(engine, context);
+            return 0;
+        }
+        ru_udp_move(&engine->udp, context, RU_UDP_WORKER);
+        engine->udp.contexts[context].worker = (uint8_t)worker;
+        return ru_token_pack(0, context, engine->udp.contexts[context].generation);
+    }
+    uint32_t index = context - engine->arena.slots;
+    if (!ru_stream_dequeued(engine, index))
+        return 0;
+    if (ru_dispatch_limited(engine, context)) {
+        ru_stream_limit(engine, index);
+        return 0;
+    }
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    conn->with_worker = true;
+    conn->worker = (uint8_t)worker;
+    conn->turn = ru_token_advance(conn->turn);
+    return ru_token_pack(0, context, conn->turn);
+}
+
+/* ---- how many at once ---- */
+
+/* Processor time of a worker's thread so far; 0 when it cannot be told. */
+static uint64_t dispatch_cpu_ns(const struct ru_engine *engine, uint32_t worker)
+{
+    clockid_t clock = __atomic_load_n(&engine->workers[worker].clock, __ATOMIC_RELAXED);
+    struct timespec used;
+    if (clock == 0 || clock_gettime(clock, &used) != 0) /* not open yet; ended */
+        return 0;
+    return (uint64_t)used.tv_sec * RU_SECOND_NS + (uint64_t)used.tv_nsec;
+}
+
+/* As many as fill the interpreter, twice over: too many cost little where they wait. But one where
+ * it works for most of its time. */
+static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
+{
+    if (share >= RU_DISPATCH_WORKING)
+        return 1;
+    uint32_t width = 2 * 1000 / (share > 0 ? share : 1);
+    return width < lane->workers ? width : lane->workers;
+}
+
+/* The batch that was watched took `spent_ns`. The largest of some shares counts: a thread whose
+ * processor was taken away for a while has not waited. */
+static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uint64_t spent_ns)
+{
+    struct ru_sampling *sampling = &lane->sampling;
+    uint64_t cpu_ns = dispatch_cpu_ns(engine, sampling->worker) - sampling->cpu_ns;
+    bool told = sampling->cpu_ns != 0 && cpu_ns < spent_ns;
+    uint32_t share = told ? (uint32_t)(cpu_ns * 1000 / spent_ns) : 1000;
+    uint32_t largest = 0;
+    sampling->worker = RU_NONE;
+    sampling->shares[sampling->next++ % RU_DISPATCH_SAMPLES] = (uint16_t)share;
+    for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
+        if (sampling->shares[i] > largest)
+            largest = sampling->shares[i];
+    lane->width = dispatch_width(lane, largest);
+    /* At once while they disagree. */
+    sampling->due_ns =
+        dispatch_width(lane, share) == lane->width ? engine->now_ns + RU_DISPATCH_SAMPLE_NS : 0;
+}
+
+static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
+{
+    struct ru_sampling *sampling = &lane->sampling;
+    if (lane->spreads || lane->workers == 1 || lane->service_ns == 0 ||
+        engine->now_ns < sampling->due_ns)
+        return;
+    sampling->worker = worker;
+    sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
+}
+
+/* While requests wait for running batches: does one of those wait itself? Its thread has then hardly
+ * been on a processor between two looks. */
+static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+        struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
+        if (state->outstanding == 0 || state->waits ||
+            engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
+            continue;
+        uint64_t cpu_ns = dispatch_cpu_ns(engine, lane->first_worker + i);
+        state->waits = state->looked_ns != 0 && cpu_ns != 0 &&
+                       (cpu_ns - state->cpu_ns) * 4 < engine->now_ns - since_ns;
+        state->looked_ns = engine->now_ns;
+        state->cpu_ns = cpu_ns;
+    }
+}
+
+/* The batch that is watched may be one that blocks: then it is judged before it has come back. */
+static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
+{
+    if (lane->sampling.worker == RU_NONE)
+        return;
+    const struct ru_worker_state *state = &engine->workers[lane->sampling.worker];
+    uint64_t age_ns = engine->now_ns - state->given_ns;
+    if (age_ns >= RU_DISPATCH_SOON_NS || state->waits)
+        dispatch_sampled(engine, lane, age_ns);
+}
+
+/* How many of the lane's batches are young and at work, and when to see about the first of them. */
+static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_lane *lane,
+                               uint64_t *until_ns)
+{
+    uint32_t young = 0;
+    *until_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+        const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
+        uint64_t end_ns = state->given_ns + RU_DISPATCH_SOON_NS;
+        uint64_t look_ns =
+            (state->looked_ns != 0 ? state->looked_ns : state->given_ns) + RU_DISPATCH_LOOK_NS;
+        if (state->outstanding == 0 || state->waits || engine->now_ns >= end_ns)
+            continue;
+        young++;
+        if (look_ns < end_ns)
+            end_ns = look_ns;
+        if (end_ns < *until_ns)
+            *until_ns = end_ns;
+    }
+    return young;
+}
+
+/* Until when the lane's next batch has to wait for those that run; 0: it has not. */
+static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
+{
+    uint64_t until_ns;
+    uint32_t young = dispatch_young(engine, lane, &until_ns);
+    bool alone = lane->sampling.worker != RU_NONE ||
+                 (!lane->spreads && engine->now_ns >= lane->sampling.due_ns);
+    if (young == 0 || lane->service_ns == 0) /* nothing measured yet: share alike */
+        return 0;
+    if (young >= (alone ? 1 : lane->width))
+        return until_ns;
+    /* One that is new may be back in a moment, and take more requests at once. */
+    uint64_t hold_ns = dispatch_oldest_ns(engine, lane) + RU_DISPATCH_HOLD_NS;
+    if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
+        return 0;
+    return hold_ns < until_ns ? hold_ns : until_ns;
+}
+
+/* ---- giving ---- */
+
+static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker,
+                          uint32_t batch)
+{
+    struct ru_worker_state *state = &engine->workers[worker];
+    struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    uint64_t until_ns;
+    bool alone = dispatch_young(engine, lane, &until_ns) == 0;
+    RU_CHECK(state->outstanding == 0 && batch <= RU_BATCH_MAX);
+    while (state->outstanding < batch && lane->count > 0) {
+        uint64_t token = dispatch_take(engine, lane, worker);
+        if (token == 0)
+            continue;
+        ru_ring_push(&mailbox->in, engine->arena.base, token);
+        state->outstanding++;
+    }
+    if (state->outstanding == 0)
+        return;
+    state->batch = state->outstanding;
+    state->given_ns = engine->now_ns;
+    state->looked_ns = 0;
+    state->waits = false;
+    lane->busy++;
+    if (alone)
+        dispatch_sample(engine, lane, worker);
+    engine->counters.dispatched += state->outstanding;
+    engine->counters.batches++;
+    ru_sleeper_wake(&mailbox->sleeper);
+}
+
+void ru_dispatch_run(struct ru_engine *engine)
+{
+    for (uint32_t number = 0; number < RU_LANES; number++) {
+        struct ru_lane *lane = &engine->lanes[number];
+        if (lane->count > 0)
+            dispatch_look(engine, lane);
+        dispatch_age(engine, lane);
+        for (uint32_t i = 0; i < lane->workers && lane->count > 0; i++) {
+            uint32_t worker = lane->first_worker + i;
+            if (engine->workers[worker].outstanding > 0)
+                continue;
+            if (dispatch_held_until_ns(engine, lane) != 0)
+                break;
+            dispatch_give(engine, lane, worker, dispatch_batch(lane));
+        }
+    }
+}
+
+uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
+{
+    uint64_t wait_ns = UINT64_MAX;
+    for (uint32_t number = 0; number < RU_LANES; number++) {
+        const struct ru_lane *lane = &engine->lanes[number];
+        if (lane->count == 0 || lane->busy == lane->workers)
+            continue;
+        uint64_t until_ns = dispatch_held_until_ns(engine, lane);
+        uint64_t rest_ns = until_ns > engine->now_ns ? until_ns - engine->now_ns : 1;
+        if (rest_ns < wait_ns)
+            wait_ns = rest_ns;
+    }
+    return wait_ns;
+}
+
+/* ---- back from workers ---- */
+
+/* What the worker wrote about its reply, checked: the arena is not ours alone. */
+struct dispatch_reply {
+    uint32_t block;
+    uint32_t size;
+};
+
+static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uint32_t worker,
+                                 uint32_t own_block, struct dispatch_reply *reply)
+{
+    const struct ru_context *shared = ru_arena_context(&engine->arena, context);
+    uint32_t block = __atomic_load_n(&shared->reply_block, __ATOMIC_RELAXED);
+    uint32_t size = __atomic_load_n(&shared->reply_size, __ATOMIC_RELAXED);
+    uint32_t room = context < engine->arena.slots ? engine->arena.payload_size : RU_INLINE_SIZE;
+    if (block != RU_NONE) {
+        bool own = block == own_block;
+        if (!own && !ru_block_move(&engine->blocks, block, ru_block_worker(worker), context))
+            return false;
+        if (!own) {
+            uint32_t size_class = ru_block_class(&engine->blocks, block);
+            engine->workers[worker].lent[size_class]--;
+            engine->lent_count[size_class]--;
+            engine->lent_missing++;
+        }
+        room = ru_arena_block_size(&engine->arena, block);
+        if (size > room || size > RU_REPLY_MAX) {
+            if (!own)
+                ru_block_release(&engine->blocks, block);
+            return false;
+        }
+    }
+    *reply = (struct dispatch_reply){block, size};
+    return size <= room;
+}
+
+static void dispatch_latency(struct ru_engine *engine, enum ru_histogram_kind kind,
+                             uint32_t context)
+{
+    uint64_t since_ns = engine->queue[context].since_ns;
+    ru_hist_add(&ru_arena_page(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
+}
+
+/* A reply that cannot be used is answered 252 from the request's header. */
+static uint32_t dispatch_internal(struct ru_engine *engine, uint32_t context)
+{
+    engine->counters.tokens_refused++;
+    uint32_t at =
+        context < engine->arena.slots
+            ? ru_arena_slot_at(&engine->arena, context) + engine->arena.payload_at
+            : ru_arena_area_at(&engine->arena, context - engine->arena.slots) + RU_PEER_SIZE;
+    uint8_t *bytes = engine->arena.base + at;
+    return ru_fast_refuse(&engine->front, RU_STATUS_INTERNAL, RU_SCOPE_ALL, bytes, bytes);
+}
+
+/* Whether the worker did not look at the request, because too many checks had failed. */
+static bool dispatch_worker_limited(struct ru_engine *engine, uint32_t context)
+{
+    const struct ru_context *shared = ru_arena_context(&engine->arena, context);
+    uint8_t bound = __atomic_load_n(&shared->limited, __ATOMIC_RELAXED);
+    dispatch_count_limited(engine, (enum ru_guard_bound)bound);
+    return bound != RU_GUARD_NONE;
+}
+
+static void dispatch_return_datagram(struct ru_engine *engine, uint32_t slot, uint32_t worker)
+{
+    struct dispatch_reply reply = {.block = RU_NONE};
+    if (!dispatch_check_reply(engine, slot, worker, RU_NONE, &reply)) {
+        reply = (struct dispatch_reply){RU_NONE, dispatch_internal(engine, slot)};
+    } else if (reply.size == 0 && dispatch_worker_limited(engine, slot)) {
+        ru_datagram_limit(engine, slot);
+        return;
+    } else if (reply.size == 0) { /* the worker found no block for it */
+        engine->counters.udp_dropped_no_block++;
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        return;
+    }
+    dispatch_latency(engine, RU_HISTOGRAM_UDP, slot);
+    ru_datagram_reply(engine, slot, reply.block, reply.size);
+}
+
+static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint32_t worker)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    uint32_t context = engine->arena.slots + index;
+    struct dispatch_reply reply = {.block = RU_NONE};
+    bool usable = dispatch_check_reply(engine, context, worker, conn->body_block, &reply);
+    conn->with_worker = false;
+    if (conn->state == RU_CONN_DONE) { /* the peer left meanwhile */
+        conn->reply_block = usable ? reply.block : RU_NONE;
+        ru_stream_settle(engine, index);
+        return;
+    }
+    if (!usable || reply.size == 0)
+        reply = (struct dispatch_reply){RU_NONE, dispatch_internal(engine, context)};
+    if (dispatch_worker_limited(engine, context)) {
+        engine->counters.refused_limited++;
+        conn->refused = true;
+    }
+    dispatch_latency(engine, RU_HISTOGRAM_TCP, context);
+    ru_stream_replied(engine, index, reply.block, reply.size);
+}
+
+static void dispatch_return(struct ru_engine *engine, uint32_t worker, uint64_t token)
+{
+    struct ru_worker_state *state = &engine->workers[worker];
+    bool datagram = ru_udp_token_valid(&engine->udp, token, worker);
+    if (state->outstanding == 0 ||
+        (!datagram && !ru_conn_token_valid(&engine->conns, token, worker))) {
+        engine->counters.tokens_refused++;
+        return;
+    }
+    state->outstanding--;
+    if (datagram)
+        dispatch_return_datagram(engine, ru_token_index(token), worker);
+    else
+        dispatch_return_conn(engine, ru_token_index(token) - engine->arena.slots, worker);
+}
+
+/* A batch has come back: how long did one request of it take? The worker's own clock, so that its
+ * waking does not count. Lower samples weigh more: a sample may be inflated by waiting for the
+ * interpreter lock, and batches made smaller for that would only make the waiting worse. */
+static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
+{
+    const struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    struct ru_worker_state *state = &engine->workers[worker];
+    uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
+    uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
+    if (lane->sampling.worker == worker)
+        dispatch_sampled(engine, lane, busy_ns - state->busy_ns + 1);
+    state->busy_ns = busy_ns;
+    if (sample_ns > RU_SERVICE_MAX_NS)
+        sample_ns = RU_SERVICE_MAX_NS;
+    if (lane->service_ns == 0 || sample_ns < lane->service_ns)
+        lane->service_ns = (lane->service_ns + sample_ns) / 2 + 1;
+    else
+        lane->service_ns += (sample_ns - lane->service_ns) / 32;
+    RU_CHECK(lane->busy > 0);
+    lane->busy--;
+}
+
+void ru_dispatch_collect(struct ru_engine *engine)
+{
+    for (uint32_t number = 0; number < RU_LANES; number++) {
+        struct ru_lane *lane = &engine->lanes[number];
+        for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
+            uint32_t worker = lane->first_worker + i;
+            struct ru_worker_state *state = &engine->workers[worker];
+            if (state->outstanding == 0)
+                continue;
+            struct ru_ring *out = &dispatch_mailbox(engine, worker)->out;
+            uint64_t token;
+            while (ru_ring_pop(out, engine->arena.base, &token))
+                dispatch_return(engine, worker, token);
+            if (state->outstanding == 0)
+                dispatch_measure(engine, lane, worker);
+        }
+    }
+    if (engine->lent_missing > 0)
+        dispatch_lend(engine);
+}
+
+bool ru_dispatch_pending(const struct ru_engine *engine)
+{
+    uint32_t workers = ru_config_workers(&engine->config);
+    for (uint32_t worker = 0; worker < workers; worker++)
+        if (engine->workers[worker].outstanding > 0 &&
+            ru_ring_count(&dispatch_mailbox(engine, worker)->out) > 0)
+            return true;
+    return false;
+}
+
+void ru_dispatch_close(struct ru_engine *engine)
+{
+    uint32_t workers = ru_config_workers(&engine->config);
+    for (uint32_t worker = 0; worker < workers; worker++) {
+        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        __atomic_store_n(&mailbox->closed, 1, __ATOMIC_RELEASE);
+        ru_sleeper_wake(&mailbox->sleeper);
+    }
+}

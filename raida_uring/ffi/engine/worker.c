@@ -1,0 +1,516 @@
+/* worker.c: a worker's half: take a batch, open it, answer it.
+ *
+ * Runs on the worker's own thread without the interpreter lock. Requests are copied out of their
+ * contexts before they are looked at, so neither a late datagram nor a handler that keeps its
+ * payload can see another request's bytes. What does not need a handler is answered here.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "engine/loop.h"
+
+#define WORKER_UDP_REPLY_MAX 65507U
+#define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
+
+/* What is needed to answer, kept from the opened request. */
+struct worker_entry {
+    uint64_t token;
+    const uint8_t *header;    /* in the scratch */
+    const uint8_t *challenge; /* in the scratch, or NULL */
+    bool sealed;
+    uint8_t limited; /* enum ru_guard_bound: not looked at */
+};
+
+struct ru_worker {
+    struct ru_engine *engine;
+    struct ru_mailbox *mailbox;
+    struct ru_tally **tallies; /* by command; the engine's */
+    uint32_t opened;           /* entries and records of the batch */
+    uint32_t answered;         /* ... of which the first are answered */
+    uint32_t used;             /* bytes of the scratch */
+    uint64_t since_ns;         /* busy since; 0: not busy */
+    uint64_t taken_ns;         /* a batch was taken then, and Python has not come back; 0: it has */
+    uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
+    uint32_t looked;           /* the record that asked for a check last */
+    uint32_t random_left;
+    uint8_t random[WORKER_RANDOM_SIZE];
+    struct worker_entry entries[RU_BATCH_MAX];
+    struct ru_record records[RU_BATCH_MAX];
+    uint8_t scratch[RU_SCRATCH_SIZE];
+};
+
+/* A reply to one request. */
+struct worker_answer {
+    uint8_t status;
+    const uint8_t *seal; /* what a sealed reply's header shows: challenge or nonce; NULL: nothing */
+    const uint8_t *payload;
+    uint32_t size;
+};
+
+/* ---- life ---- */
+
+int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
+{
+    *worker = NULL;
+    if (index >= ru_config_workers(&engine->config))
+        return -EINVAL;
+    struct ru_mailbox *mailbox = &ru_arena_page(&engine->arena)->mailboxes[index];
+    if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
+        return -EBUSY;
+    struct ru_worker *made =
+        mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (made == MAP_FAILED) {
+        __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
+        return -ENOMEM;
+    }
+    (void)madvise(made, sizeof(*made), MADV_DONTDUMP); /* opened requests: no core file has them */
+    char name[24];                                     /* the kernel takes 15 characters */
+    (void)snprintf(name, sizeof(name), "raida-work-%u", index);
+    (void)pthread_setname_np(pthread_self(), name);
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
+        __atomic_store_n(&engine->workers[index].clock, clock, __ATOMIC_RELAXED);
+    made->engine = engine;
+    made->mailbox = mailbox;
+    made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
+    *worker = made;
+    return 0;
+}
+
+/* Another thread reads it meanwhile. */
+static void worker_raise(uint64_t *counter)
+{
+    __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+/* ---- replies ---- */
+
+static void worker_wake_loop(struct ru_worker *worker)
+{
+    const uint64_t one = 1;
+    if (ru_sleeper_claim(&ru_arena_page(&worker->engine->arena)->loop_sleeper))
+        (void)!write(worker->engine->wake_fd, &one, sizeof(one));
+}
+
+static const uint8_t *worker_nonce(struct ru_worker *worker)
+{
+    if (worker->random_left < RU_REPLY_NONCE_SIZE) {
+        RU_CHECK(getrandom(worker->random, sizeof(worker->random), 0) == sizeof(worker->random));
+        worker->random_left = sizeof(worker->random);
+    }
+    worker->random_left -= RU_REPLY_NONCE_SIZE;
+    return worker->random + worker->random_left;
+}
+
+static bool worker_lent_block(struct ru_worker *worker, enum ru_block_class size_class,
+                              uint32_t *block)
+{
+    uint64_t word;
+    if (!ru_ring_pop(&worker->mailbox->lent[size_class], worker->engine->arena.base, &word))
+        return false;
+    *block = (uint32_t)word;
+    return true;
+}
+
+static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
+{
+    const struct ru_mailbox *mailbox = worker->mailbox;
+    return ru_ring_count(&mailbox->lent[RU_BLOCK_LARGE]) > 0 ||
+           (size <= RU_SMALL_BLOCK && ru_ring_count(&mailbox->lent[RU_BLOCK_SMALL]) > 0);
+}
+
+/* A lent block for `size` bytes. None at hand: the ones just used come back when the loop has sent
+ * them, so wait a little; less for a datagram, whose sender does not. RU_NONE: the whole batch
+ * behind this reply has waited long enough. */
+static uint32_t worker_block(struct ru_worker *worker, uint32_t size, bool datagram)
+{
+    uint32_t block;
+    uint64_t end_ns = ru_now_ns() + (datagram ? RU_LEND_UDP_NS : RU_LEND_TCP_NS);
+    for (;;) {
+        if (size <= RU_SMALL_BLOCK && worker_lent_block(worker, RU_BLOCK_SMALL, &block))
+            return block;
+        if (worker_lent_block(worker, RU_BLOCK_LARGE, &block))
+            return block;
+        if (ru_now_ns() >= end_ns || __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
+            return RU_NONE;
+        worker_wake_loop(worker);
+        ru_sleeper_announce(&worker->mailbox->sleeper);
+        if (worker_block_at_hand(worker, size))
+            ru_sleeper_cancel(&worker->mailbox->sleeper);
+        else
+            ru_sleeper_wait(&worker->mailbox->sleeper, RU_LEND_WAIT_MS);
+    }
+}
+
+/* Where a reply of `size` bytes goes; NULL when there is no room for it. */
+static uint8_t *worker_room(struct ru_worker *worker, const struct ru_context *context,
+                            uint32_t size, uint32_t *block)
+{
+    const struct ru_arena *arena = &worker->engine->arena;
+    *block = RU_NONE;
+    if (size <= context->inline_size)
+        return arena->base + context->inline_at;
+    *block = context->body_block;
+    if (*block == RU_NONE || size > ru_arena_block_size(arena, *block))
+        *block = worker_block(worker, size, context->transport == RU_UDP);
+    return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
+}
+
+/* The bytes at the front of a sealed reply's payload that belong into its header. */
+static uint32_t worker_seal_size(const struct worker_entry *entry)
+{
+    return ru_header_size(entry->header) == RU_HEADER_SMALL ? RU_CHALLENGE_SIZE
+                                                            : RU_REPLY_NONCE_SIZE;
+}
+
+static uint16_t worker_command(const struct worker_entry *entry)
+{
+    return (uint16_t)(entry->header[4] << 8 | entry->header[5]);
+}
+
+/* A reply as the interpreter hands it over. A sealed one is a bare status, or has its seal first;
+ * anything between is a fault of ours, and 252 tells nothing of the plain text. */
+static struct worker_answer worker_read_answer(struct ru_worker *worker,
+                                               const struct worker_entry *entry, uint8_t status,
+                                               const uint8_t *payload, uint32_t size)
+{
+    if (!entry->sealed || size == 0)
+        return (struct worker_answer){.status = status, .payload = payload, .size = size};
+    uint32_t seal_size = worker_seal_size(entry);
+    if (size < seal_size) {
+        worker_raise(&worker->mailbox->counters.refused_sizes);
+        return (struct worker_answer){.status = RU_STATUS_INTERNAL};
+    }
+    return (struct worker_answer){status, payload, payload + seal_size, size - seal_size};
+}
+
+/* Apply the limits on replies; the size of the whole reply. */
+static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry *entry,
+                             const struct ru_context *context, struct worker_answer *answer)
+{
+    uint32_t header_size = ru_header_size(entry->header);
+    uint32_t factor =
+        __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
+    uint32_t most = context->transport == RU_UDP ? WORKER_UDP_REPLY_MAX : RU_REPLY_MAX;
+    uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
+    uint8_t refusal = 0;
+    if (size > most) {
+        refusal = RU_STATUS_INTERNAL;
+        worker_raise(&worker->mailbox->counters.refused_sizes);
+    } else if (context->transport == RU_UDP && factor > 0 && answer->size > 0 &&
+               size > (uint64_t)factor * context->request_size) {
+        refusal = RU_STATUS_NOT_IMPLEMENTED; /* ask again over TCP */
+        worker_raise(&worker->mailbox->counters.refused_factors);
+    }
+    if (refusal == 0)
+        return (uint32_t)size;
+    *answer = (struct worker_answer){.status = refusal, .seal = answer->seal};
+    return header_size;
+}
+
+static void worker_return(struct ru_worker *worker, uint64_t token)
+{
+    ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
+}
+
+/* record: where to note what became of it, or NULL. */
+static void worker_answer(struct ru_worker *worker, const struct worker_entry *entry,
+                          struct worker_answer answer, uint64_t now_ns, struct ru_record *record)
+{
+    const struct ru_arena *arena = &worker->engine->arena;
+    struct ru_context *context = ru_arena_context(arena, ru_token_index(entry->token));
+    if (entry->limited != RU_GUARD_NONE)
+        answer = (struct worker_answer){.status = RU_STATUS_REQUEST_RATE};
+    uint32_t size = worker_limit(worker, entry, context, &answer);
+    uint32_t block;
+    uint8_t *out = worker_room(worker, context, size, &block);
+    if (!out && context->transport == RU_TCP) { /* a bare status always fits */
+        answer = (struct worker_answer){.status = RU_STATUS_MEMORY, .seal = answer.seal};
+        size = ru_header_size(entry->header);
+        out = worker_room(worker, context, size, &block);
+    }
+    if (entry->limited != RU_GUARD_NONE && context->transport == RU_UDP)
+        out = NULL; /* its sender may be somebody else's victim */
+    uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
+    context->limited = entry->limited;
+    context->reply_block = block;
+    context->reply_size = out ? size : 0;
+    if (record) { /* the context is the loop's once it has gone back */
+        record->reply_size = context->reply_size;
+        record->reply_us = execution_us;
+        record->reply_status = answer.status;
+    }
+    if (out) {
+        /* Not from the first byte: how slowly a client sends is no property of the command. */
+        ru_tally_count(worker->tallies, worker_command(entry), answer.status,
+                       now_ns - context->complete_ns);
+        struct ru_reply reply = {
+            .raida_id = (uint8_t)worker->engine->config.raida_id,
+            .status = answer.status,
+            .scope = RU_SCOPE_ALL,
+            .execution_us = execution_us,
+            .body_size = answer.size > 0 ? answer.size + RU_TERMINATOR_SIZE : 0,
+            .request = entry->header,
+            .challenge = entry->sealed ? answer.seal : entry->challenge,
+        };
+        if (ru_reply_header_size(&reply) == RU_HEADER_LARGE)
+            reply.nonce = answer.seal ? answer.seal : worker_nonce(worker);
+        out += ru_reply_header_write(&reply, out);
+        if (answer.size > 0) {
+            memcpy(out, answer.payload, answer.size);
+            memset(out + answer.size, 0x3E, RU_TERMINATOR_SIZE);
+        }
+    }
+    worker_return(worker, entry->token);
+}
+
+/* Account for the time since the last account, for the loop's estimate of the pace. */
+static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
+{
+    uint64_t *busy_ns = &worker->mailbox->busy_ns;
+    __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
+    worker->since_ns = now_ns;
+}
+
+int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
+                    const uint32_t *sizes, const uint8_t *payload)
+{
+    if (count > worker->opened - worker->answered)
+        return -EINVAL;
+    uint64_t now_ns = ru_now_ns();
+    worker_spent(worker, now_ns);
+    for (uint32_t i = 0; i < count; i++) {
+        struct ru_record *record = &worker->records[worker->answered];
+        const struct worker_entry *entry = &worker->entries[worker->answered++];
+        worker_answer(worker, entry,
+                      worker_read_answer(worker, entry, statuses[i], payload, sizes[i]), now_ns,
+                      record);
+        payload += sizes[i];
+    }
+    worker_wake_loop(worker);
+    return 0;
+}
+
+/* ---- checks of secrets ---- */
+
+/* The entry whose payload stands at `payload_at`; requests are looked at in order. */
+static struct worker_entry *worker_entry_at(struct ru_worker *worker, uint32_t payload_at)
+{
+    for (uint32_t left = worker->opened; left > 0; left--) {
+        if (worker->looked >= worker->opened)
+            worker->looked = 0;
+        if (worker->records[worker->looked].payload_at == payload_at)
+            return &worker->entries[worker->looked];
+        worker->looked++;
+    }
+    return NULL;
+}
+
+typedef enum ru_guard_bound worker_ask(struct ru_guard *guard, const uint8_t *peer,
+                                       const uint8_t *header, uint8_t transport, uint64_t now_ns);
+
+static int worker_ask_guard(struct ru_worker *worker, uint32_t payload_at, worker_ask *ask)
+{
+    struct worker_entry *entry = worker_entry_at(worker, payload_at);
+    RU_CHECK(entry != NULL);
+    if (entry->limited == RU_GUARD_NONE)
+        entry->limited =
+            (uint8_t)ask(&worker->engine->guard, entry->header - RU_PEER_SIZE, entry->header,
+                         worker->records[worker->looked].transport, ru_now_ns());
+    return entry->limited == RU_GUARD_NONE;
+}
+
+int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at)
+{
+    return worker_ask_guard(worker, payload_at, ru_guard_peek);
+}
+
+int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed)
+{
+    int told = worker_ask_guard(worker, payload_at, failed ? ru_guard_fail : ru_guard_peek);
+    if (told && failed)
+        worker_raise(&worker->mailbox->counters.checks_failed);
+    return told;
+}
+
+void ru_worker_return(struct ru_worker *worker, uint64_t token)
+{
+    worker_return(worker, token);
+    worker_wake_loop(worker);
+}
+
+/* ---- requests ---- */
+
+static enum ru_request_kind worker_kind(const struct worker_entry *entry,
+                                        const struct ru_context *context)
+{
+    if (entry->sealed)
+        return RU_REQUEST_SEALED;
+    return context->body_size > 0 ? RU_REQUEST_PLAIN : RU_REQUEST_BARE;
+}
+
+static void worker_record(struct ru_worker *worker, const struct worker_entry *entry,
+                          const struct ru_context *context, const uint8_t *body)
+{
+    struct ru_record *record = &worker->records[worker->opened];
+    uint32_t payload_at = (uint32_t)(body - worker->scratch);
+    uint32_t payload_size = context->body_present;
+    if (!entry->sealed) {
+        payload_at += payload_size > 0 ? RU_CHALLENGE_SIZE : 0;
+        payload_size -= payload_size > 0 ? RU_PLAIN_BODY_MIN : 0;
+    }
+    *record = (struct ru_record){
+        .token = entry->token,
+        .payload_at = payload_at,
+        .payload_size = payload_size,
+        .command = worker_command(entry),
+        .kind = worker_kind(entry, context),
+        .encryption = entry->header[16],
+        .shard = entry->header[3],
+        .transport = context->transport,
+        .body_size = context->body_size,
+        .request_size = context->request_size,
+    };
+    worker->entries[worker->opened++] = *entry;
+}
+
+/* Copy a request out of its context, check a plain body, and add it to the batch; or answer it. */
+static void worker_open_request(struct ru_worker *worker, uint64_t token)
+{
+    const struct ru_arena *arena = &worker->engine->arena;
+    const struct ru_context *context = ru_arena_context(arena, ru_token_index(token));
+    uint8_t *peer = worker->scratch + worker->used;
+    uint8_t *header = peer + RU_PEER_SIZE;
+    uint8_t *body = header + RU_HEADER_LARGE;
+    memcpy(peer, arena->base + context->peer_at, RU_PEER_SIZE);
+    memcpy(header, arena->base + context->header_at, context->header_size);
+    memcpy(body, arena->base + context->body_at, context->body_present);
+    worker->used += (uint32_t)(RU_REQUEST_PREFIX + (context->body_present + 7U) / 8U * 8U);
+
+    struct worker_entry entry = {.token = token, .header = header, .sealed = header[16] != 0};
+    enum ru_status status = RU_STATUS_OK;
+    if (!entry.sealed && context->body_size > 0)
+        status = ru_body_check_plain(body, context->body_size, &entry.challenge);
+    if (status == RU_STATUS_OK) {
+        worker_record(worker, &entry, context, body);
+        return;
+    }
+    worker_raise(&worker->mailbox->counters.refused_bodies);
+    uint64_t now_ns = ru_now_ns();
+    worker_spent(worker, now_ns);
+    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns, NULL);
+    worker_wake_loop(worker);
+}
+
+static bool worker_next(struct ru_worker *worker, uint64_t *token)
+{
+    *token = worker->waiting;
+    worker->waiting = 0;
+    return *token != 0 || ru_ring_pop(&worker->mailbox->in, worker->engine->arena.base, token);
+}
+
+static bool worker_has_work(const struct ru_worker *worker)
+{
+    return worker->waiting != 0 || ru_ring_count(&worker->mailbox->in) > 0;
+}
+
+/* Open as many requests as fit; 0 only when there are none left that need a handler. */
+static uint32_t worker_fill(struct ru_worker *worker)
+{
+    worker->opened = worker->answered = worker->looked = 0;
+    worker->since_ns = ru_now_ns();
+    while (worker->opened == 0 && worker_has_work(worker)) {
+        uint64_t token;
+        worker->used = 0;
+        while (worker->opened < RU_BATCH_MAX && worker_next(worker, &token)) {
+            const struct ru_context *context =
+                ru_arena_context(&worker->engine->arena, ru_token_index(token));
+            if (worker->used + RU_REQUEST_PREFIX + context->body_present + 8U > RU_SCRATCH_SIZE) {
+                worker->waiting = token;
+                break;
+            }
+            worker_open_request(worker, token);
+        }
+    }
+    return worker->opened;
+}
+
+static void worker_answer_rest(struct ru_worker *worker)
+{
+    while (worker->answered < worker->opened) {
+        const struct worker_entry *entry = &worker->entries[worker->answered++];
+        struct worker_answer answer = {.status = RU_STATUS_INTERNAL};
+        worker_answer(worker, entry, answer, ru_now_ns(), NULL);
+    }
+    worker_wake_loop(worker);
+}
+
+int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
+{
+    struct ru_mailbox *mailbox = worker->mailbox;
+    uint64_t end_ns = ru_now_ns() + timeout_ms * 1000000ULL;
+    if (worker->answered < worker->opened)
+        worker_answer_rest(worker);
+    for (;;) {
+        uint32_t count = worker_fill(worker);
+        if (count > 0) {
+            worker->taken_ns = ru_now_ns();
+            return (int)count;
+        }
+        if (__atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE))
+            return -ESHUTDOWN;
+        ru_sleeper_announce(&mailbox->sleeper);
+        uint64_t now_ns = ru_now_ns();
+        if (worker_has_work(worker) || __atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE) ||
+            now_ns >= end_ns)
+            ru_sleeper_cancel(&mailbox->sleeper);
+        else
+            ru_sleeper_wait(&mailbox->sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
+        if (ru_now_ns() >= end_ns && !worker_has_work(worker))
+            return 0;
+    }
+}
+
+void ru_worker_close(struct ru_worker *worker)
+{
+    if (!worker)
+        return;
+    struct ru_mailbox *mailbox = worker->mailbox;
+    do
+        worker_answer_rest(worker);
+    while (worker_fill(worker) > 0);
+    (void)munmap(worker, sizeof(*worker));
+    __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
+}
+
+const struct ru_record *ru_worker_records(struct ru_worker *worker)
+{
+    return worker->records;
+}
+
+const uint8_t *ru_worker_data(struct ru_worker *worker)
+{
+    return worker->scratch;
+}
+
+uint32_t ru_worker_data_size(const struct ru_worker *worker)
+{
+    return worker->used;
+}
+
+uint32_t ru_worker_resumed(struct ru_worker *worker)
+{
+    if (worker->taken_ns != 0) {
+        uint64_t *wait_ns = &worker->mailbox->counters.lock_wait_ns;
+        uint64_t spent_ns = ru_now_ns() - worker->taken_ns;
+        __atomic_store_n(wait_ns, *wait_ns + spent_ns, __ATOMIC_RELAXED);
+        worker->taken_ns = 0;
+    }
+    return worker->used;
+}

@@ -1,0 +1,838 @@
+/* backend_epoll.c: the epoll backend: operations that complete, over sockets that become ready.
+ *
+ * What the kernel does:
+ * - Edge-triggered, a socket is reported once per arrival of something new. Adding one, or changing
+ *   what it is watched for, reports what is already there.
+ * - A short count does not prove that a socket is empty: recv() stops at an urgent mark, recvmmsg()
+ *   keeps an error for its next call, and the end of a stream is not counted. EAGAIN proves it: what
+ *   comes later is a new edge.
+ * - Every write to an eventfd is an edge; it need not be read.
+ * - close() takes a socket out of the set, unless a child between fork and exec still holds it.
+ *
+ * What follows. Everything is watched edge-triggered, and a source counts as readable, or writable,
+ * from its edge until a call on it returns EAGAIN: no edge can be lost, none has to be asked for
+ * again. An operation tries its call at once and meets epoll only if that returns EAGAIN, so a
+ * connection costs one epoll_ctl() or none. Level-triggered would need a call each time an operation
+ * begins or ends, or report a socket without one in every lap.
+ *
+ * Sources with something to do stand in a FIFO. Each of them has one bounded turn per lap, whoever
+ * floods; while some are ready the kernel is asked for others only after every EPOLL_UNPOLLED_MAX
+ * events. An edge of a connection that was replaced meanwhile is known by its generation.
+ *
+ * Costs: one system call per receive and send on TCP where the ring has one per lap; on UDP one per
+ * batch of up to EPOLL_BATCH each way. Nothing is allocated after open().
+ */
+#include "kernel/backend.h"
+
+#include <errno.h>
+#include <linux/time_types.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "kernel/message.h"
+
+#define EPOLL_BATCH 64         /* datagrams per system call; also a UDP socket's turn */
+#define EPOLL_ACCEPTS 64       /* a listener's turn */
+#define EPOLL_RECEIVES 8       /* a connection's turn, of RU_TCP_BUFFER bytes each */
+#define EPOLL_UNPOLLED_MAX 256 /* events between looks at the set while the FIFO is not empty */
+
+/* The wake eventfd, a listener's UDP or TCP socket, or a connection, and the operations on it. */
+struct epoll_source {
+    uint32_t next;       /* in the FIFO */
+    uint32_t generation; /* of the connection; 0 for the others */
+    int fd;
+    uint32_t watched; /* EPOLL* bits; 0: not in the set */
+    uint8_t *room;    /* to receive into; NULL: lent buffers */
+    uint32_t room_size;
+    uint32_t size;
+    const uint8_t *bytes; /* to send */
+    int32_t sent_result;
+    bool listed;   /* in the FIFO */
+    bool readable; /* may have something: no EAGAIN since its last edge */
+    bool writable;
+    bool receiving; /* receives, accepts, or watches the eventfd */
+    bool once;
+    bool cancelled;
+    bool sending;
+    bool sent; /* sent_result is known and not reported yet */
+    bool send_cancelled;
+    bool send_last; /* close the descriptor when the send has ended */
+};
+
+/* Replies that wait for the next wait(), or for a full batch. */
+struct epoll_outgoing {
+    uint32_t count;
+    uint32_t failed; /* not reported yet */
+    int32_t error;   /* of the last one */
+    struct mmsghdr messages[EPOLL_BATCH];
+    struct iovec vectors[EPOLL_BATCH];
+};
+
+/* What the loop has lent, most recent first: that is still in the processor's cache. */
+struct epoll_stack {
+    uint32_t *items;
+    uint32_t count;
+    uint32_t capacity;
+};
+
+struct epoll_backend {
+    struct ru_backend base;
+    int fd;
+    bool waits_in_ns; /* epoll_pwait2, 5.11 */
+    struct epoll_event *found;
+    uint32_t found_max;
+
+    struct epoll_source *sources;
+    uint32_t sources_count;
+    uint32_t ready_first;
+    uint32_t ready_last;
+    uint32_t ready_count;
+    uint32_t turns;    /* left in this lap */
+    uint32_t unpolled; /* events since the set was last looked at */
+    bool saw_all;      /* ... in the last wait, and found to hold no more */
+
+    struct epoll_stack slots;
+    struct epoll_stack buffers;
+    struct mmsghdr incoming[EPOLL_BATCH]; /* the first `staged` stand ready, each with its slot */
+    struct iovec vectors[EPOLL_BATCH];
+    uint32_t incoming_slots[EPOLL_BATCH];
+    uint32_t staged;
+    struct epoll_outgoing *outgoing; /* per listener */
+    uint32_t failed;                 /* of all listeners */
+};
+
+static struct epoll_backend *epoll_of(struct ru_backend *backend)
+{
+    return (struct epoll_backend *)(void *)backend;
+}
+
+/* ---- sources ---- */
+
+/* They are numbered: the eventfd, UDP sockets, TCP listeners, connections. */
+static uint32_t epoll_first(const struct epoll_backend *epoll, enum ru_operation operation)
+{
+    uint32_t listeners = epoll->base.setup.config->listeners_count;
+    switch (operation) {
+    case RU_OP_DATAGRAMS:
+    case RU_OP_SEND_DATAGRAM:
+        return 1;
+    case RU_OP_ACCEPT:
+        return 1 + listeners;
+    case RU_OP_RECEIVE:
+    case RU_OP_SEND:
+        return 1 + 2 * listeners;
+    case RU_OP_WAKE:
+    case RU_OP_IGNORED:
+        break;
+    }
+    return 0;
+}
+
+static struct epoll_source *epoll_source(struct epoll_backend *epoll, enum ru_operation operation,
+                                         uint32_t index)
+{
+    uint32_t number = epoll_first(epoll, operation) + index;
+    RU_CHECK(number < epoll->sources_count);
+    return &epoll->sources[number];
+}
+
+/* The operation that `source` receives with. */
+static enum ru_operation epoll_operation(const struct epoll_backend *epoll,
+                                         const struct epoll_source *source)
+{
+    uint32_t number = (uint32_t)(source - epoll->sources);
+    if (number >= epoll_first(epoll, RU_OP_RECEIVE))
+        return RU_OP_RECEIVE;
+    if (number >= epoll_first(epoll, RU_OP_ACCEPT))
+        return RU_OP_ACCEPT;
+    return number >= epoll_first(epoll, RU_OP_DATAGRAMS) ? RU_OP_DATAGRAMS : RU_OP_WAKE;
+}
+
+static struct ru_event epoll_event(const struct epoll_backend *epoll,
+                                   const struct epoll_source *source, enum ru_operation operation,
+                                   int32_t result)
+{
+    uint32_t number = (uint32_t)(source - epoll->sources);
+    return (struct ru_event){
+        .operation = (uint8_t)operation,
+        .index = number - epoll_first(epoll, operation),
+        .generation = source->generation,
+        .result = result,
+        .buffer = RU_NONE,
+    };
+}
+
+/* Whether a turn would get somewhere. */
+static bool epoll_due(const struct epoll_source *source)
+{
+    return (source->receiving && (source->readable || source->cancelled)) ||
+           (source->sending && (source->writable || source->sent || source->send_cancelled));
+}
+
+static void epoll_list(struct epoll_backend *epoll, struct epoll_source *source)
+{
+    uint32_t number = (uint32_t)(source - epoll->sources);
+    if (source->listed || !epoll_due(source))
+        return;
+    source->listed = true;
+    source->next = RU_NONE;
+    if (epoll->ready_count > 0)
+        epoll->sources[epoll->ready_last].next = number;
+    else
+        epoll->ready_first = number;
+    epoll->ready_last = number;
+    epoll->ready_count++;
+}
+
+static struct epoll_source *epoll_unlist_first(struct epoll_backend *epoll)
+{
+    RU_CHECK(epoll->ready_count > 0);
+    struct epoll_source *source = &epoll->sources[epoll->ready_first];
+    RU_CHECK(source->listed);
+    source->listed = false;
+    epoll->ready_first = source->next;
+    epoll->ready_count--;
+    return source;
+}
+
+/* Watch `source` for `events` as well. 0 or -errno. */
+static int epoll_watch(struct epoll_backend *epoll, struct epoll_source *source, uint32_t events)
+{
+    if ((source->watched & events) == events)
+        return 0;
+    uint32_t number = (uint32_t)(source - epoll->sources);
+    struct epoll_event event = {.events = source->watched | events | EPOLLET,
+                                .data.u64 = ru_token_pack(0, number, source->generation)};
+    int change = source->watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    if (epoll_ctl(epoll->fd, change, source->fd, &event) != 0)
+        return -errno;
+    source->watched |= events;
+    return 0;
+}
+
+/* ---- life ---- */
+
+static int epoll_fail(const struct ru_backend_setup *setup, const char *step, int error)
+{
+    (void)snprintf(setup->fault, RU_FAULT_TEXT, "%s", step);
+    return error;
+}
+
+static bool epoll_stack_make(struct epoll_stack *stack, uint32_t capacity)
+{
+    stack->items = calloc(capacity, sizeof(*stack->items));
+    stack->capacity = capacity;
+    return stack->items != NULL;
+}
+
+static bool epoll_allocate(struct epoll_backend *epoll)
+{
+    const struct ru_config *config = epoll->base.setup.config;
+    epoll->found_max = config->events_per_lap;
+    epoll->sources_count = epoll_first(epoll, RU_OP_RECEIVE) + config->connections_max;
+    epoll->found = calloc(epoll->found_max, sizeof(*epoll->found));
+    epoll->sources = calloc(epoll->sources_count, sizeof(*epoll->sources));
+    epoll->outgoing = calloc(config->listeners_count, sizeof(*epoll->outgoing));
+    return epoll->found && epoll->sources && epoll->outgoing &&
+           epoll_stack_make(&epoll->slots, epoll->base.setup.arena->slots) &&
+           epoll_stack_make(&epoll->buffers, config->tcp_buffers);
+}
+
+/* Sleep until something is ready: how many events were found, or -1 with errno. */
+static int epoll_sleep(struct epoll_backend *epoll, uint64_t timeout_ns)
+{
+#ifdef SYS_epoll_pwait2
+    if (epoll->waits_in_ns) {
+        struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / RU_SECOND_NS),
+                                            .tv_nsec = (long long)(timeout_ns % RU_SECOND_NS)};
+        return (int)syscall(SYS_epoll_pwait2, epoll->fd, epoll->found, (int)epoll->found_max,
+                            &timeout, NULL, (size_t)0);
+    }
+#endif
+    return epoll_wait(epoll->fd, epoll->found, (int)epoll->found_max,
+                      (int)((timeout_ns + 999999) / 1000000));
+}
+
+static int epoll_watch_first(struct epoll_backend *epoll, enum ru_operation operation,
+                             uint32_t index, int fd)
+{
+    struct epoll_source *source = epoll_source(epoll, operation, index);
+    source->fd = fd;
+    source->readable = operation != RU_OP_WAKE;
+    return epoll_watch(epoll, source, EPOLLIN);
+}
+
+static int epoll_make(struct epoll_backend *epoll)
+{
+    const struct ru_backend_setup *setup = &epoll->base.setup;
+    epoll->fd = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll->fd < 0)
+        return epoll_fail(setup, "epoll_create1", -errno);
+    /* Old kernels answer ENOSYS, old sandboxes EPERM. */
+    epoll->waits_in_ns = true;
+    epoll->waits_in_ns = epoll_sleep(epoll, 0) >= 0;
+    int result = epoll_watch_first(epoll, RU_OP_WAKE, 0, setup->wake_fd);
+    for (uint32_t i = 0; i < setup->config->listeners_count && result == 0; i++) {
+        const struct ru_listener_config *listener = &setup->config->listeners[i];
+        result = epoll_watch_first(epoll, RU_OP_DATAGRAMS, i, listener->udp_fd);
+        if (result == 0)
+            result = epoll_watch_first(epoll, RU_OP_ACCEPT, i, listener->tcp_fd);
+    }
+    return result == 0 ? 0 : epoll_fail(setup, "epoll_ctl", result);
+}
+
+static void epoll_close(struct ru_backend *backend)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    if (epoll->fd >= 0)
+        (void)close(epoll->fd);
+    free(epoll->slots.items);
+    free(epoll->buffers.items);
+    free(epoll->outgoing);
+    free(epoll->sources);
+    free(epoll->found);
+    free(epoll);
+}
+
+static int epoll_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
+{
+    struct epoll_backend *epoll = calloc(1, sizeof(*epoll));
+    if (!epoll)
+        return epoll_fail(setup, "allocating the backend", -ENOMEM);
+    epoll->base.ops = &ru_backend_epoll;
+    epoll->base.setup = *setup;
+    epoll->fd = -1;
+    int result = epoll_allocate(epoll) ? epoll_make(epoll)
+                                       : epoll_fail(setup, "allocating the backend", -ENOMEM);
+    if (result != 0) {
+        epoll_close(&epoll->base);
+        return result;
+    }
+    (void)snprintf(epoll->base.tier, sizeof(epoll->base.tier), "epoll%s",
+                   epoll->waits_in_ns ? "" : ", waiting in whole milliseconds");
+    *backend = &epoll->base;
+    return 0;
+}
+
+/* ---- operations ---- */
+
+static void epoll_start(struct epoll_backend *epoll, struct epoll_source *source)
+{
+    RU_CHECK(!source->receiving);
+    source->receiving = true;
+    source->cancelled = false;
+    epoll_list(epoll, source);
+}
+
+/* Its ended event; the result is 0, -errno, or the bytes of a single receive. */
+static struct ru_event epoll_end(const struct epoll_backend *epoll, struct epoll_source *source,
+                                 int32_t result)
+{
+    RU_CHECK(source->receiving);
+    source->receiving = false;
+    source->cancelled = false;
+    struct ru_event event = epoll_event(epoll, source, epoll_operation(epoll, source), result);
+    event.ended = true;
+    return event;
+}
+
+static void epoll_watch_wake(struct ru_backend *backend)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    epoll_start(epoll, epoll_source(epoll, RU_OP_WAKE, 0));
+}
+
+static void epoll_accept(struct ru_backend *backend, uint32_t listener)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    epoll_start(epoll, epoll_source(epoll, RU_OP_ACCEPT, listener));
+}
+
+static void epoll_receive_datagrams(struct ru_backend *backend, uint32_t listener)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    epoll_start(epoll, epoll_source(epoll, RU_OP_DATAGRAMS, listener));
+}
+
+/* The source of a connection; one that is new has left nothing of the one before it. */
+static struct epoll_source *epoll_connection(struct epoll_backend *epoll, uint32_t conn,
+                                             uint32_t generation, int fd)
+{
+    struct epoll_source *source = epoll_source(epoll, RU_OP_RECEIVE, conn);
+    if (source->generation == generation) {
+        RU_CHECK(source->fd == fd);
+        return source;
+    }
+    RU_CHECK(!source->receiving && !source->sending);
+    *source = (struct epoll_source){
+        .next = source->next,
+        .generation = generation,
+        .fd = fd,
+        .listed = source->listed,
+        .readable = true,
+        .writable = true,
+    };
+    return source;
+}
+
+static void epoll_receive(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                          bool once)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
+    source->once = once;
+    source->room = NULL;
+    epoll_start(epoll, source);
+}
+
+static void epoll_receive_into(struct ru_backend *backend, uint32_t conn, uint32_t generation,
+                               int fd, uint8_t *bytes, uint32_t size)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
+    RU_CHECK(size > 0);
+    source->once = true;
+    source->room = bytes;
+    source->room_size = size;
+    epoll_start(epoll, source);
+}
+
+static void epoll_try_send(struct epoll_backend *epoll, struct epoll_source *source)
+{
+    ssize_t size = send(source->fd, source->bytes, source->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    int32_t result = size >= 0 ? (int32_t)size : -errno;
+    if (result == -EAGAIN) {
+        source->writable = false;
+        result = epoll_watch(epoll, source, EPOLLIN | EPOLLOUT);
+        if (result == 0)
+            return;
+    }
+    source->sent = true;
+    source->sent_result = result;
+}
+
+static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *source,
+                             const uint8_t *bytes, uint32_t size, bool last)
+{
+    RU_CHECK(!source->sending && size > 0);
+    source->sending = true;
+    source->sent = false;
+    source->send_cancelled = false;
+    source->send_last = last;
+    source->bytes = bytes;
+    source->size = size;
+    if (source->writable)
+        epoll_try_send(epoll, source);
+    epoll_list(epoll, source);
+}
+
+static void epoll_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                       const uint8_t *bytes, uint32_t size)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
+    epoll_start_send(epoll, source, bytes, size, false);
+}
+
+static void epoll_send_last(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                            const uint8_t *bytes, uint32_t size)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
+    RU_CHECK(!source->receiving);
+    epoll_start_send(epoll, source, bytes, size, true);
+}
+
+static void epoll_flush(struct epoll_backend *epoll, uint32_t listener)
+{
+    struct epoll_outgoing *outgoing = &epoll->outgoing[listener];
+    int fd = epoll->base.setup.config->listeners[listener].udp_fd;
+    uint32_t done = 0;
+    while (done < outgoing->count) {
+        int sent = sendmmsg(fd, outgoing->messages + done, outgoing->count - done,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent > 0) {
+            done += (uint32_t)sent;
+            continue;
+        }
+        /* An error is that of the first: leave it out. */
+        outgoing->error = -errno;
+        outgoing->failed++;
+        epoll->failed++;
+        done++;
+    }
+    outgoing->count = 0;
+}
+
+static void epoll_send_datagram(struct ru_backend *backend, uint32_t listener, uint32_t slot,
+                                const uint8_t *bytes, uint32_t size, bool controlled)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_outgoing *outgoing = &epoll->outgoing[listener];
+    uint32_t i = outgoing->count++;
+    ru_message_to_reply(&outgoing->messages[i].msg_hdr, &outgoing->vectors[i], backend->setup.arena,
+                        slot, bytes, size, controlled);
+    if (outgoing->count == EPOLL_BATCH)
+        epoll_flush(epoll, listener);
+}
+
+static bool epoll_datagrams_sent(struct ru_backend *backend)
+{
+    const struct epoll_backend *epoll = epoll_of(backend);
+    for (uint32_t i = 0; i < backend->setup.config->listeners_count; i++)
+        if (epoll->outgoing[i].count > 0)
+            return false;
+    return true;
+}
+
+static void epoll_cancel(struct ru_backend *backend, enum ru_operation operation, uint32_t index,
+                         uint32_t generation)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_source(epoll, operation, index);
+    if (source->generation != generation)
+        return; /* never started anything */
+    if (operation == RU_OP_SEND)
+        source->send_cancelled = source->sending;
+    else
+        source->cancelled = source->receiving;
+    epoll_list(epoll, source);
+}
+
+static void epoll_close_descriptor(struct ru_backend *backend, int fd)
+{
+    (void)backend;
+    (void)close(fd);
+}
+
+/* A close alone does not end the watch: another process holds the socket open. */
+static void epoll_forget_descriptor(struct ru_backend *backend, int fd)
+{
+    (void)epoll_ctl(epoll_of(backend)->fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void epoll_lend(struct epoll_stack *stack, uint32_t item)
+{
+    RU_CHECK(item < stack->capacity && stack->count < stack->capacity);
+    stack->items[stack->count++] = item;
+}
+
+static void epoll_lend_slot(struct ru_backend *backend, uint32_t slot)
+{
+    epoll_lend(&epoll_of(backend)->slots, slot);
+}
+
+static void epoll_lend_buffer(struct ru_backend *backend, uint32_t buffer)
+{
+    epoll_lend(&epoll_of(backend)->buffers, buffer);
+}
+
+/* ---- turns ---- */
+
+static void epoll_stage(struct epoll_backend *epoll, uint32_t place, uint32_t slot)
+{
+    epoll->incoming_slots[place] = slot;
+    ru_message_to_receive(&epoll->incoming[place].msg_hdr, &epoll->vectors[place],
+                          epoll->base.setup.arena, slot);
+}
+
+/* The first `used` messages have been received into: put others in their places, from the end when
+ * no slot is lent. The kernel has not touched the rest. */
+static void epoll_restage(struct epoll_backend *epoll, uint32_t used)
+{
+    struct epoll_stack *slots = &epoll->slots;
+    uint32_t place = 0;
+    RU_CHECK(used <= epoll->staged);
+    for (; place < used && slots->count > 0; place++)
+        epoll_stage(epoll, place, slots->items[--slots->count]);
+    for (; place < used && epoll->staged > used; place++)
+        epoll_stage(epoll, place, epoll->incoming_slots[--epoll->staged]);
+    if (place < used)
+        epoll->staged = place;
+}
+
+static uint32_t epoll_least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* One batch. Another one at once would find the socket empty whenever the clients wait for the
+ * replies to this one. */
+static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                                     struct ru_event *events, uint32_t count)
+{
+    struct epoll_stack *slots = &epoll->slots;
+    while (epoll->staged < EPOLL_BATCH && slots->count > 0)
+        epoll_stage(epoll, epoll->staged++, slots->items[--slots->count]);
+    if (epoll->staged == 0) {
+        events[0] = epoll_end(epoll, source, -ENOBUFS);
+        return 1;
+    }
+    int got = recvmmsg(source->fd, epoll->incoming, epoll_least(epoll->staged, count), MSG_DONTWAIT,
+                       NULL);
+    if (got < 0 && errno == EAGAIN) {
+        source->readable = false;
+        return 0;
+    }
+    if (got < 0) {
+        events[0] = epoll_end(epoll, source, -errno);
+        return 1;
+    }
+    uint32_t listener = (uint32_t)(source - epoll->sources) - epoll_first(epoll, RU_OP_DATAGRAMS);
+    for (uint32_t i = 0; i < (uint32_t)got; i++)
+        ru_message_received(epoll->base.setup.arena, listener, epoll->incoming_slots[i],
+                            &epoll->incoming[i].msg_hdr, epoll->incoming[i].msg_len, &events[i]);
+    epoll_restage(epoll, (uint32_t)got);
+    if (epoll->staged == 0) { /* as in a ring; which listener is first to get slots is the loop's */
+        source->receiving = false;
+        events[got - 1].ended = true;
+    }
+    return (uint32_t)got;
+}
+
+static uint32_t epoll_accept_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                                  struct ru_event *events, uint32_t count)
+{
+    uint32_t most = epoll_least(count, EPOLL_ACCEPTS);
+    uint32_t used = 0;
+    while (used < most && source->receiving) {
+        int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            events[used++] = epoll_event(epoll, source, RU_OP_ACCEPT, fd);
+        } else if (errno == EAGAIN) {
+            source->readable = false;
+            break;
+        } else {
+            events[used++] = epoll_end(epoll, source, -errno);
+        }
+    }
+    return used;
+}
+
+/* One recv(). Whether it gave an event. */
+static bool epoll_receive_some(struct epoll_backend *epoll, struct epoll_source *source,
+                               struct ru_event *event)
+{
+    struct epoll_stack *buffers = &epoll->buffers;
+    uint32_t buffer = RU_NONE;
+    uint8_t *room = source->room;
+    uint32_t room_size = source->room_size;
+    if (!room) {
+        if (buffers->count == 0) {
+            *event = epoll_end(epoll, source, -ENOBUFS);
+            return true;
+        }
+        buffer = buffers->items[buffers->count - 1];
+        room = epoll->base.setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER;
+        room_size = RU_TCP_BUFFER;
+    }
+    ssize_t size = recv(source->fd, room, room_size, MSG_DONTWAIT);
+    int32_t result = size >= 0 ? (int32_t)size : -errno;
+    if (result == -EAGAIN) {
+        source->readable = false;
+        result = epoll_watch(epoll, source, EPOLLIN);
+        if (result == 0)
+            return false;
+    }
+    *event = result <= 0 || source->once ? epoll_end(epoll, source, result)
+                                         : epoll_event(epoll, source, RU_OP_RECEIVE, result);
+    if (result > 0 && buffer != RU_NONE) {
+        buffers->count--;
+        event->buffer = buffer;
+    }
+    return true;
+}
+
+static uint32_t epoll_receive_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                                   struct ru_event *events, uint32_t count)
+{
+    uint32_t most = epoll_least(count, EPOLL_RECEIVES);
+    uint32_t used = 0;
+    while (used < most && source->receiving && epoll_receive_some(epoll, source, &events[used]))
+        used++;
+    return used;
+}
+
+static uint32_t epoll_wake_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                                struct ru_event *events)
+{
+    source->readable = false;
+    events[0] = epoll_event(epoll, source, RU_OP_WAKE, 0);
+    return 1;
+}
+
+static uint32_t epoll_send_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                                struct ru_event *events)
+{
+    if (!source->sent && source->send_cancelled) {
+        source->sent = true;
+        source->sent_result = -ECANCELED;
+    }
+    if (!source->sent && source->writable)
+        epoll_try_send(epoll, source);
+    if (!source->sent)
+        return 0;
+    source->sending = false;
+    if (source->send_last)
+        (void)close(source->fd);
+    events[0] = epoll_event(epoll, source, RU_OP_SEND, source->sent_result);
+    events[0].ended = true;
+    return 1;
+}
+
+static uint32_t epoll_turn(struct epoll_backend *epoll, struct epoll_source *source,
+                           struct ru_event *events, uint32_t count)
+{
+    uint32_t used = 0;
+    if (source->sending)
+        used = epoll_send_turn(epoll, source, events);
+    events += used;
+    if (used == count || !source->receiving)
+        return used;
+    if (source->cancelled) {
+        events[0] = epoll_end(epoll, source, -ECANCELED);
+        return used + 1;
+    }
+    if (!source->readable)
+        return used;
+    switch (epoll_operation(epoll, source)) {
+    case RU_OP_DATAGRAMS:
+        return used + epoll_datagrams_turn(epoll, source, events, count - used);
+    case RU_OP_ACCEPT:
+        return used + epoll_accept_turn(epoll, source, events, count - used);
+    case RU_OP_RECEIVE:
+        return used + epoll_receive_turn(epoll, source, events, count - used);
+    case RU_OP_WAKE:
+        return used + epoll_wake_turn(epoll, source, events);
+    case RU_OP_SEND:
+    case RU_OP_SEND_DATAGRAM:
+    case RU_OP_IGNORED:
+        break;
+    }
+    RU_CHECK(!"a source receives");
+    return used;
+}
+
+/* ---- events ---- */
+
+static void epoll_note(struct epoll_backend *epoll, const struct epoll_event *event)
+{
+    uint32_t number = ru_token_index(event->data.u64);
+    RU_CHECK(number < epoll->sources_count);
+    struct epoll_source *source = &epoll->sources[number];
+    if (source->generation != ru_token_generation(event->data.u64))
+        return; /* closed here, but a child still holds it */
+    if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        source->readable = true;
+    if (event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+        source->writable = true;
+    epoll_list(epoll, source);
+}
+
+static int epoll_look(struct epoll_backend *epoll, uint64_t timeout_ns, uint64_t spin_ns)
+{
+    int count = 0;
+    if (timeout_ns > 0 && spin_ns > 0) {
+        uint64_t end_ns = ru_now_ns() + (spin_ns < timeout_ns ? spin_ns : timeout_ns);
+        do
+            count = epoll_sleep(epoll, 0);
+        while (count == 0 && ru_now_ns() < end_ns);
+    }
+    if (count == 0)
+        count = epoll_sleep(epoll, timeout_ns);
+    if (count < 0 && errno == EINTR) /* stopped and continued, perhaps: it has not looked */
+        count = epoll_sleep(epoll, 0);
+    epoll->unpolled = 0;
+    if (count < 0)
+        return -errno;
+    epoll->saw_all = (uint32_t)count < epoll->found_max;
+    for (int i = 0; i < count; i++)
+        epoll_note(epoll, &epoll->found[i]);
+    return 0;
+}
+
+static int epoll_wait_events(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    for (uint32_t i = 0; i < backend->setup.config->listeners_count; i++)
+        epoll_flush(epoll, i);
+    int result = 0;
+    epoll->saw_all = false;
+    bool ready = epoll->ready_count > 0 || epoll->failed > 0;
+    if (!ready)
+        result = epoll_look(epoll, timeout_ns, spin_ns);
+    else if (epoll->unpolled >= EPOLL_UNPOLLED_MAX)
+        result = epoll_look(epoll, 0, 0);
+    epoll->turns = epoll->ready_count;
+    return result;
+}
+
+/* Datagrams that could not be sent. All of them, before the lap's other events come to an end: then
+ * the loop takes the rest for answered. */
+static uint32_t epoll_report_failed(struct epoll_backend *epoll, struct ru_event *events,
+                                    uint32_t count)
+{
+    uint32_t used = 0;
+    for (uint32_t i = 0; epoll->failed > 0 && used < count; i++) {
+        struct epoll_outgoing *outgoing = &epoll->outgoing[i];
+        for (; outgoing->failed > 0 && used < count; outgoing->failed--, epoll->failed--) {
+            const struct epoll_source *source = epoll_source(epoll, RU_OP_SEND_DATAGRAM, i);
+            events[used] = epoll_event(epoll, source, RU_OP_SEND_DATAGRAM, outgoing->error);
+            events[used++].ended = true;
+        }
+    }
+    return used;
+}
+
+static uint32_t epoll_reap(struct ru_backend *backend, struct ru_event *events, uint32_t count)
+{
+    struct epoll_backend *epoll = epoll_of(backend);
+    uint32_t used = epoll_report_failed(epoll, events, count);
+    for (; used < count && epoll->turns > 0; epoll->turns--) {
+        struct epoll_source *source = epoll_unlist_first(epoll);
+        used += epoll_turn(epoll, source, events + used, count - used);
+        epoll_list(epoll, source);
+    }
+    epoll->unpolled += used;
+    return used;
+}
+
+static bool epoll_saw_all(const struct ru_backend *backend)
+{
+    return ((const struct epoll_backend *)(const void *)backend)->saw_all;
+}
+
+static bool epoll_overflowed(struct ru_backend *backend)
+{
+    (void)backend; /* what is not looked at stays with its socket */
+    return false;
+}
+
+const struct ru_backend_ops ru_backend_epoll = {
+    .open = epoll_open,
+    .close = epoll_close,
+    .watch_wake = epoll_watch_wake,
+    .accept = epoll_accept,
+    .receive_datagrams = epoll_receive_datagrams,
+    .receive = epoll_receive,
+    .receive_into = epoll_receive_into,
+    .send = epoll_send,
+    .send_last = epoll_send_last,
+    .send_datagram = epoll_send_datagram,
+    .datagrams_sent = epoll_datagrams_sent,
+    .cancel = epoll_cancel,
+    .close_descriptor = epoll_close_descriptor,
+    .forget_descriptor = epoll_forget_descriptor,
+    .lend_slot = epoll_lend_slot,
+    .lend_buffer = epoll_lend_buffer,
+    .wait = epoll_wait_events,
+    .reap = epoll_reap,
+    .saw_all = epoll_saw_all,
+    .overflowed = epoll_overflowed,
+    .receive_now = ru_message_receive_now,
+};

@@ -1,0 +1,142 @@
+/* arena.c: one sealed memfd mapping, laid out from the configuration.
+ *
+ * fallocate() reserves every page, so that a full memory is an error at start and never a SIGBUS
+ * later; the seals keep anyone who gets the descriptor from resizing it under us.
+ */
+#include "memory/arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct arena_cursor {
+    uint64_t at;
+};
+
+static uint32_t arena_place(struct arena_cursor *cursor, uint64_t count, uint64_t size)
+{
+    uint64_t at = cursor->at;
+    cursor->at += (count * size + RU_CACHE_LINE - 1) / RU_CACHE_LINE * RU_CACHE_LINE;
+    return (uint32_t)at; /* arena_layout() refuses what does not fit 32 bits */
+}
+
+/* Entries of a token ring: every UDP context, and never less than a worker may hold. */
+static uint32_t arena_ring_capacity(const struct ru_arena *arena)
+{
+    uint32_t capacity = RU_BATCH_MAX;
+    while (capacity < arena->slots)
+        capacity *= 2;
+    return capacity;
+}
+
+static int arena_layout(struct ru_arena *arena, const struct ru_config *config)
+{
+    uint32_t workers = ru_config_workers(config);
+    bool wildcard = false;
+    for (uint32_t i = 0; i < config->listeners_count; i++)
+        wildcard |= config->listeners[i].wildcard != 0;
+    arena->slots = config->udp_contexts + config->udp_reserve;
+    arena->contexts = arena->slots + config->connections_max;
+    arena->control_size = wildcard ? RU_CONTROL_SIZE : 0;
+    arena->payload_at = RU_SLOT_HEAD + RU_PEER_SIZE + arena->control_size;
+    arena->payload_size = config->udp_payload_size;
+    uint32_t used = arena->payload_at + arena->payload_size;
+    arena->slot_size = (used + RU_CACHE_LINE - 1) / RU_CACHE_LINE * RU_CACHE_LINE;
+    arena->small_blocks = config->small_blocks;
+    arena->large_blocks = config->large_blocks;
+
+    struct arena_cursor cursor = {0};
+    uint32_t ring = arena_ring_capacity(arena);
+    arena->page_at = arena_place(&cursor, 1, sizeof(struct ru_arena_page));
+    arena->contexts_at = arena_place(&cursor, arena->contexts, sizeof(struct ru_context));
+    arena->rings_at = arena_place(&cursor, (uint64_t)workers * 2 * (ring + RU_LENT_RING), 8);
+    arena->slots_at = arena_place(&cursor, arena->slots, arena->slot_size);
+    arena->areas_at = arena_place(&cursor, config->connections_max, RU_TCP_AREA);
+    arena->small_at = arena_place(&cursor, arena->small_blocks, RU_SMALL_BLOCK);
+    arena->large_at = arena_place(&cursor, arena->large_blocks, RU_LARGE_BLOCK);
+    arena->size = cursor.at;
+    return cursor.at > UINT32_MAX ? -EINVAL : 0;
+}
+
+int ru_arena_reserve(int fd, uint64_t size)
+{
+    uint64_t at = 0;
+    uint32_t interruptions = 0;
+    while (at < size) {
+        uint64_t step = size - at < RU_RESERVE_STEP ? size - at : RU_RESERVE_STEP;
+        int error = posix_fallocate(fd, (off_t)at, (off_t)step);
+        if (error == 0)
+            at += step;
+        else if (error != EINTR || interruptions++ == RU_RESERVE_INTERRUPTIONS_MAX)
+            return -error;
+    }
+    return 0;
+}
+
+static int arena_map(struct ru_arena *arena)
+{
+    arena->fd = memfd_create("raida-uring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (arena->fd < 0)
+        return -errno;
+    if (ftruncate(arena->fd, (off_t)arena->size) != 0)
+        return -errno;
+    int result = ru_arena_reserve(arena->fd, arena->size);
+    if (result != 0)
+        return result;
+    if (fcntl(arena->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        return -errno;
+    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    (void)madvise(base, arena->size, MADV_DONTDUMP); /* requests with ANs: no core file has them */
+    arena->base = base;
+    return 0;
+}
+
+static void arena_ring(struct ru_ring *ring, uint32_t capacity, uint32_t *at)
+{
+    ring->mask = capacity - 1;
+    ring->entries_at = *at;
+    *at += capacity * 8;
+}
+
+static void arena_rings(struct ru_arena *arena, uint32_t workers)
+{
+    struct ru_arena_page *page = ru_arena_page(arena);
+    uint32_t capacity = arena_ring_capacity(arena);
+    uint32_t at = arena->rings_at;
+    for (uint32_t i = 0; i < workers; i++) {
+        arena_ring(&page->mailboxes[i].in, capacity, &at);
+        arena_ring(&page->mailboxes[i].out, capacity, &at);
+        arena_ring(&page->mailboxes[i].lent[0], RU_LENT_RING, &at);
+        arena_ring(&page->mailboxes[i].lent[1], RU_LENT_RING, &at);
+    }
+    RU_CHECK(at <= arena->slots_at);
+}
+
+int ru_arena_create(struct ru_arena *arena, const struct ru_config *config)
+{
+    memset(arena, 0, sizeof(*arena));
+    arena->fd = -1;
+    int result = arena_layout(arena, config);
+    if (result == 0)
+        result = arena_map(arena);
+    if (result != 0) {
+        ru_arena_destroy(arena);
+        return result;
+    }
+    arena_rings(arena, ru_config_workers(config));
+    return 0;
+}
+
+void ru_arena_destroy(struct ru_arena *arena)
+{
+    if (arena->base)
+        (void)munmap(arena->base, arena->size);
+    if (arena->fd >= 0)
+        (void)close(arena->fd);
+    arena->base = NULL;
+    arena->fd = -1;
+}

@@ -1,0 +1,158 @@
+/* arena.h: the one memory that workers share with the loop.
+ *
+ * Everything is addressed by index and byte offset, never by pointer, so that a worker process
+ * could map it elsewhere. Contexts 0 to slots-1 are UDP, the following ones TCP connections.
+ */
+#ifndef RU_ARENA_H
+#define RU_ARENA_H
+
+#include <stdint.h>
+
+#include "wire/fast.h"
+#include "count/hist.h"
+#include "memory/queue.h"
+#include "ru.h"
+#include "count/stats.h"
+#include "memory/token.h"
+
+/* Workers of all lanes, in the order of their indexes: ordinary, slow, writing. */
+static inline uint32_t ru_config_workers(const struct ru_config *config)
+{
+    return config->workers + config->slow_workers + config->writers;
+}
+
+enum ru_transport {
+    RU_UDP = 0,
+    RU_TCP = 1
+};
+
+/* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
+ * but what is marked as the worker's; it keeps its own copy of whatever it must be able to trust. */
+struct ru_context {
+    uint64_t arrival_ns; /* of its first byte */
+    uint32_t peer_at;
+    uint32_t header_at;
+    uint32_t body_at;
+    uint32_t request_size; /* header and body as received; not what a datagram has behind them */
+    uint32_t inline_at;    /* where a reply of up to inline_size bytes goes */
+    uint32_t inline_size;
+    uint32_t body_block;   /* the block that holds the body, or RU_NONE */
+    uint16_t body_size;    /* BL */
+    uint16_t body_present; /* bytes of it that arrived; less than BL only on UDP */
+    uint8_t transport;     /* enum ru_transport */
+    uint8_t header_size;
+    uint8_t limited; /* worker: enum ru_guard_bound, why it was not looked at */
+    uint8_t spare[5];
+    uint64_t complete_ns; /* when all of it had been received */
+    uint32_t reply_block; /* worker: where the reply is, RU_NONE for inline */
+    uint32_t reply_size;  /* worker */
+};
+_Static_assert(sizeof(struct ru_context) == RU_CACHE_LINE, "one line per context");
+
+/* At the front of each UDP slot; as struct io_uring_recvmsg_out, which the kernel writes there. */
+struct ru_slot_head {
+    uint32_t peer_size;
+    uint32_t control_size; /* of the record of the address that was asked; 0 without */
+    uint32_t payload_size;
+    uint32_t flags;
+};
+_Static_assert(sizeof(struct ru_slot_head) == RU_SLOT_HEAD, "slot head");
+
+/* What a worker counts itself. */
+struct ru_worker_counters {
+    uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
+    uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
+    uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
+    uint64_t checks_failed;   /* of a secret */
+    uint64_t lock_wait_ns;    /* from a batch taken to the interpreter lock held */
+};
+
+/* Between the loop and one worker. */
+struct ru_mailbox {
+    struct ru_ring in;      /* tokens to the worker */
+    struct ru_ring out;     /* tokens back */
+    struct ru_ring lent[2]; /* blocks lent in advance: small, large */
+    struct ru_sleeper sleeper;
+    _Alignas(RU_CACHE_LINE) uint32_t closed; /* loop: no more tokens will come */
+    uint32_t open;                           /* worker: a handle exists */
+    uint64_t busy_ns;                        /* worker: spent on requests since it was opened */
+    struct ru_worker_counters counters;      /* worker */
+};
+
+struct ru_arena_page {
+    struct ru_counters_page counters;
+    struct ru_gauges_page gauges;
+    struct ru_hist histograms[RU_HISTOGRAM_COUNT];
+    struct ru_roots roots;
+    uint8_t classes[RU_COMMANDS_COUNT];
+    struct ru_sleeper loop_sleeper;
+    struct ru_mailbox mailboxes[RU_WORKERS_MAX];
+};
+
+struct ru_arena {
+    uint8_t *base;
+    uint64_t size;
+    int fd;
+    uint32_t slots;      /* UDP contexts and their slots */
+    uint32_t contexts;   /* all */
+    uint32_t payload_at; /* of the datagram within a slot */
+    uint32_t payload_size;
+    uint32_t control_size;
+    uint32_t slot_size;
+    uint32_t small_blocks;
+    uint32_t large_blocks;
+    uint32_t page_at, contexts_at, slots_at, areas_at, small_at, large_at, rings_at;
+};
+
+/* Reserve the first `size` bytes of a memfd. Older kernels break fallocate() off for a signal, and
+ * 6.1 also for what a ring that is being closed leaves its thread to do, with no signal at all. It
+ * then gives back what it had, so it goes in steps. 0 or -errno. */
+int ru_arena_reserve(int fd, uint64_t size);
+/* Map, reserve and seal. 0, or -errno with nothing left behind. */
+int ru_arena_create(struct ru_arena *arena, const struct ru_config *config);
+void ru_arena_destroy(struct ru_arena *arena);
+
+static inline struct ru_arena_page *ru_arena_page(const struct ru_arena *arena)
+{
+    return (struct ru_arena_page *)(void *)(arena->base + arena->page_at);
+}
+
+static inline struct ru_context *ru_arena_context(const struct ru_arena *arena, uint32_t index)
+{
+    RU_CHECK(index < arena->contexts);
+    return (struct ru_context *)(void *)(arena->base + arena->contexts_at) + index;
+}
+
+static inline uint32_t ru_arena_slot_at(const struct ru_arena *arena, uint32_t slot)
+{
+    RU_CHECK(slot < arena->slots);
+    return arena->slots_at + slot * arena->slot_size;
+}
+
+static inline struct ru_slot_head *ru_arena_slot_head(const struct ru_arena *arena, uint32_t slot)
+{
+    return (struct ru_slot_head *)(void *)(arena->base + ru_arena_slot_at(arena, slot));
+}
+
+/* Offset of connection `conn`'s area: its peer, then RU_INLINE_SIZE bytes. */
+static inline uint32_t ru_arena_area_at(const struct ru_arena *arena, uint32_t conn)
+{
+    RU_CHECK(conn < arena->contexts - arena->slots);
+    return arena->areas_at + conn * RU_TCP_AREA;
+}
+
+/* Blocks are numbered small first, then large. */
+static inline uint32_t ru_arena_block_at(const struct ru_arena *arena, uint32_t block)
+{
+    RU_CHECK(block < arena->small_blocks + arena->large_blocks);
+    if (block < arena->small_blocks)
+        return arena->small_at + block * RU_SMALL_BLOCK;
+    return arena->large_at + (block - arena->small_blocks) * RU_LARGE_BLOCK;
+}
+
+static inline uint32_t ru_arena_block_size(const struct ru_arena *arena, uint32_t block)
+{
+    return block < arena->small_blocks ? RU_SMALL_BLOCK : RU_LARGE_BLOCK;
+}
+
+#endif

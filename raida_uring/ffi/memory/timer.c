@@ -1,0 +1,119 @@
+/* timer.c: a hashed timer wheel over preallocated nodes.
+ *
+ * Why hashed and not a heap: connections move their deadline far more often than they reach it.
+ * A deadline further away than one turn of the wheel stays in its bucket and is looked at once a
+ * turn; at 1,024 buckets of 17 ms that is once in 17 s.
+ */
+#include "memory/timer.h"
+
+#include "check.h"
+#include "limits.h"
+#include "memory/token.h"
+
+static uint64_t timer_tick(uint64_t ns)
+{
+    return ns / RU_TICK_NS;
+}
+
+static void timer_link(struct ru_timer *timer, uint32_t index, uint32_t bucket)
+{
+    struct ru_timer_node *node = &timer->nodes[index];
+    node->bucket = bucket;
+    node->previous = RU_NONE;
+    node->next = timer->heads[bucket];
+    if (node->next != RU_NONE)
+        timer->nodes[node->next].previous = index;
+    timer->heads[bucket] = index;
+    timer->occupied[bucket / 64] |= 1ULL << (bucket % 64);
+}
+
+void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, uint32_t count,
+                   uint64_t now_ns)
+{
+    timer->nodes = nodes;
+    timer->count = count;
+    timer->set_count = 0;
+    timer->tick = timer_tick(now_ns);
+    for (uint32_t i = 0; i < RU_TIMER_BUCKETS; i++)
+        timer->heads[i] = RU_NONE;
+    for (uint32_t i = 0; i < RU_TIMER_BUCKETS / 64; i++)
+        timer->occupied[i] = 0;
+    for (uint32_t i = 0; i < count; i++)
+        nodes[i] = (struct ru_timer_node){.bucket = RU_NONE};
+}
+
+void ru_timer_clear(struct ru_timer *timer, uint32_t index)
+{
+    RU_CHECK(index < timer->count);
+    struct ru_timer_node *node = &timer->nodes[index];
+    if (node->bucket == RU_NONE)
+        return;
+    RU_CHECK(timer->set_count > 0);
+    if (node->previous != RU_NONE)
+        timer->nodes[node->previous].next = node->next;
+    else
+        timer->heads[node->bucket] = node->next;
+    if (node->next != RU_NONE)
+        timer->nodes[node->next].previous = node->previous;
+    if (timer->heads[node->bucket] == RU_NONE)
+        timer->occupied[node->bucket / 64] &= ~(1ULL << (node->bucket % 64));
+    node->bucket = RU_NONE;
+    timer->set_count--;
+}
+
+void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns)
+{
+    ru_timer_clear(timer, index);
+    /* +1: a bucket is looked at when its whole tick has passed, so no deadline is met early. */
+    uint64_t tick = timer_tick(deadline_ns) + 1;
+    if (tick < timer->tick)
+        tick = timer->tick;
+    timer->nodes[index].deadline_ns = deadline_ns;
+    timer_link(timer, index, (uint32_t)(tick % RU_TIMER_BUCKETS));
+    timer->set_count++;
+}
+
+uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
+{
+    uint64_t now_tick = timer_tick(now_ns);
+    if (timer->set_count == 0) {
+        timer->tick = now_tick;
+        return RU_NONE;
+    }
+    if (now_tick - timer->tick >= RU_TIMER_BUCKETS && now_tick > timer->tick)
+        timer->tick = now_tick - RU_TIMER_BUCKETS + 1; /* one turn sees every bucket */
+    for (; timer->tick <= now_tick; timer->tick++) {
+        uint32_t bucket = (uint32_t)(timer->tick % RU_TIMER_BUCKETS);
+        if (!(timer->occupied[bucket / 64] & 1ULL << (bucket % 64)))
+            continue;
+        for (uint32_t i = timer->heads[bucket]; i != RU_NONE; i = timer->nodes[i].next) {
+            if (timer->nodes[i].deadline_ns <= now_ns) {
+                ru_timer_clear(timer, i);
+                return i;
+            }
+        }
+        if (timer->tick == now_tick)
+            break; /* later deadlines of the current tick may still be added */
+    }
+    return RU_NONE;
+}
+
+uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns)
+{
+    if (timer->set_count == 0)
+        return UINT64_MAX;
+    for (uint32_t step = 0; step <= RU_TIMER_BUCKETS;) {
+        uint64_t tick = timer->tick + step;
+        uint32_t bucket = (uint32_t)(tick % RU_TIMER_BUCKETS);
+        uint64_t rest = timer->occupied[bucket / 64] >> (bucket % 64);
+        if (rest) {
+            uint64_t due = (tick + (uint32_t)__builtin_ctzll(rest)) * RU_TICK_NS;
+            if (due > now_ns)
+                return due - now_ns;
+            /* Far deadlines in the current bucket: look again when the next one is due. */
+            return RU_TICK_NS - now_ns % RU_TICK_NS;
+        }
+        step += 64 - bucket % 64;
+    }
+    return RU_TICK_NS;
+}

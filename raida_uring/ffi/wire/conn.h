@@ -1,0 +1,192 @@
+/* conn.h: TCP framing and the connection state machine.
+ *
+ * Owner: the loop thread. Makes no system calls: takes bytes and results, returns what to do next.
+ * It knows how long a request is and when it may be answered, never what it means.
+ */
+#ifndef RU_CONN_H
+#define RU_CONN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memory/arena.h"
+#include "memory/block.h"
+#include "wire/fast.h"
+#include "count/stats.h"
+
+enum ru_conn_state {
+    RU_CONN_FREE,
+    RU_CONN_READ_HEADER,
+    RU_CONN_WAIT_BLOCK, /* header valid, no block free for the body */
+    RU_CONN_READ_BODY,
+    RU_CONN_PROCESSING, /* queued or with a worker, which owns the context until it comes back */
+    RU_CONN_WRITE,
+    RU_CONN_LINGER, /* answered and ended; what the peer still sends is read and thrown away */
+    RU_CONN_DONE,   /* closing: waits for operations in flight and for the worker */
+    RU_CONN_STATES,
+};
+
+enum ru_conn_action {
+    RU_CONN_NOTHING,
+    RU_CONN_SEND,  /* send ru_conn_unsent() */
+    RU_CONN_QUEUE, /* hand to the ordinary lane */
+    RU_CONN_QUEUE_SLOW,
+    RU_CONN_QUEUE_WRITE,
+    RU_CONN_STARVE, /* wait for a block: ru_conn_unstarve() */
+    RU_CONN_NEXT,   /* answered; ready for a further request */
+    RU_CONN_END,    /* answered, now in LINGER: shut down our half, wait for the peer's end */
+    RU_CONN_CLOSE,  /* now in DONE */
+};
+
+/* Why a connection ended; the order is that of conn_reasons in conn.c. */
+enum ru_conn_reason {
+    RU_CLOSED_DONE,
+    RU_CLOSED_EOF,
+    RU_CLOSED_RESET,
+    RU_CLOSED_HEADER_TIMEOUT,
+    RU_CLOSED_BODY_TIMEOUT,
+    RU_CLOSED_WRITE_TIMEOUT,
+    RU_CLOSED_IDLE_TIMEOUT,
+    RU_CLOSED_EARLY, /* before its peer's name could be read */
+    RU_CLOSED_DRAIN,
+    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
+    RU_CLOSED_REASONS,
+};
+
+struct ru_conn {
+    int fd;              /* -1 once closed */
+    uint32_t generation; /* advances whenever the connection becomes free */
+    uint32_t turn;       /* in tokens: advances with every request that a worker gets */
+    uint32_t next;       /* free stack */
+    uint8_t state;
+    uint8_t reason; /* once DONE */
+    uint8_t listener;
+    uint8_t worker; /* while with_worker */
+    bool queued;    /* in a lane */
+    bool with_worker;
+    bool request_open; /* between a request's first byte and its end */
+    bool answered_before;
+    bool refused; /* answered unread: the connection ends with its reply */
+    uint8_t header_have;
+    struct ru_header header;
+    uint32_t body_have;
+    uint32_t body_block;
+    uint32_t reply_at; /* arena offset */
+    uint32_t reply_block;
+    uint32_t reply_size;
+    uint32_t reply_sent;
+    uint64_t state_since_ns;
+    uint64_t progress_ns;
+    uint64_t request_since_ns;
+    uint64_t opened_ns;
+    uint64_t requests; /* begun */
+
+    /* The loop's own: operations in flight and bytes not yet consumed. */
+    bool receiving;
+    bool cancelling; /* the receive was asked to end */
+    bool sending;
+    bool cancelling_send;
+    bool closes_itself; /* its descriptor is closed behind the send in flight */
+    bool eof;           /* the peer sent its last byte */
+    bool named;         /* its peer's name stands in its area */
+    bool deaf;          /* further bytes are thrown away */
+    bool crowded;       /* the last receive filled its memory: there may be more */
+    bool starved;       /* waits in one of the loop's queues for a buffer or a block */
+    uint8_t starved_of;
+    uint32_t held_first; /* lent buffers with bytes for later, oldest first */
+    uint32_t held_last;
+    uint32_t lingered; /* bytes thrown away since it was answered */
+    uint32_t starved_next;
+    uint32_t starved_previous;
+};
+
+struct ru_conn_timeouts {
+    uint64_t progress_ns, header_ns, body_ns, write_ns, idle_ns;
+};
+
+struct ru_conns {
+    struct ru_conn *conns;
+    uint32_t capacity;
+    uint32_t free_head;
+    uint32_t used_count;        /* not FREE */
+    uint32_t used_max;          /* at most; up to the capacity */
+    uint32_t waiting_counts[2]; /* WAIT_BLOCK */
+    bool persistent;
+    struct ru_conn_timeouts timeouts;
+    struct ru_front *front;
+    const struct ru_arena *arena;
+    struct ru_blocks *blocks;
+    struct ru_counters *counters;
+};
+
+int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
+                  const struct ru_arena *arena, struct ru_blocks *blocks,
+                  struct ru_counters *counters);
+void ru_conns_destroy(struct ru_conns *conns);
+struct ru_conn *ru_conn_at(struct ru_conns *conns, uint32_t index);
+/* A free connection in READ_HEADER, or RU_NONE. The caller writes its peer into the area. */
+uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t now_ns);
+/* Give back a connection whose descriptor is closed and that no worker holds. */
+void ru_conn_release(struct ru_conns *conns, uint32_t index);
+/* Consume bytes while a request is being read; *used of them. */
+enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const uint8_t *bytes,
+                                 uint32_t size, uint64_t now_ns, uint32_t *used);
+/* Where the next bytes of a body that has a block may be received straight to, and how many;
+ * NULL for everything that is received into lent buffers. */
+uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size);
+/* `size` bytes were received there. */
+enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
+                                     uint64_t now_ns);
+/* Try again for a block. */
+enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+/* The peer's last byte has been consumed, while reading. */
+enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+/* A reply of `size` bytes stands in the connection's area, or in `block`, which is now its own. */
+enum ru_conn_action ru_conn_replied(struct ru_conns *conns, uint32_t index, uint32_t block,
+                                    uint32_t size, uint64_t now_ns);
+/* Answer with a bare status instead of handing to a worker. State PROCESSING. */
+enum ru_conn_action ru_conn_refuse(struct ru_conns *conns, uint32_t index, enum ru_status status,
+                                   uint64_t now_ns);
+/* A send ended with `result`: bytes or -errno. After the last one of a connection it is in
+ * LINGER or DONE, see ru_conn_lingers(). */
+enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t result,
+                                 uint64_t now_ns);
+/* Begin to close; DONE from any state but FREE and DONE. */
+void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason reason,
+                   uint64_t now_ns);
+const uint8_t *ru_conn_unsent(const struct ru_conns *conns, uint32_t index, uint32_t *size);
+/* When the connection is to be closed unless something happens; UINT64_MAX: never. */
+uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
+                             enum ru_conn_reason *reason);
+/* Count the end of the connection (its descriptor is closed). */
+void ru_conn_count_closed(struct ru_conns *conns, uint32_t index);
+/* True if `token` names a connection whose request is with `worker` now. */
+bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t worker);
+
+/* The class of block that the announced body needs. */
+static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn)
+{
+    return conn->header.body_size <= RU_SMALL_BLOCK ? RU_BLOCK_SMALL : RU_BLOCK_LARGE;
+}
+
+/* Whether a connection that ends with the reply which is being sent must hear its peer out first. A
+ * small reply leaves at once and whole, before any reset; so it is spared that, unless something is
+ * known to come behind its request. */
+static inline bool ru_conn_lingers(const struct ru_conn *conn)
+{
+    return !conn->eof && (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->crowded);
+}
+
+/* Between two requests, or before the first. */
+static inline bool ru_conn_idle(const struct ru_conn *conn)
+{
+    return conn->state == RU_CONN_READ_HEADER && !conn->request_open &&
+           conn->held_first == RU_NONE && !conn->eof;
+}
+
+static inline bool ru_conn_reading(const struct ru_conn *conn)
+{
+    return conn->state == RU_CONN_READ_HEADER || conn->state == RU_CONN_READ_BODY;
+}
+
+#endif

@@ -1,0 +1,53 @@
+/* fast.h: what the I/O thread answers by itself.
+ *
+ * Pure but for the roots table, which one publisher writes while the loop reads.
+ */
+#ifndef RU_FAST_H
+#define RU_FAST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire/header.h"
+#include "limits.h"
+
+/* Two copies, so that a publisher that is preempted halfway never makes a vote wait: readers use
+ * the copy of the last finished version and look again only if a second version was begun. */
+struct ru_roots {
+    uint64_t begun;
+    uint64_t done;
+    uint8_t copies[2][RU_ROOTS_SIZE];
+};
+
+void ru_roots_publish(struct ru_roots *roots, const uint8_t *values);
+
+/* A cheap generator for header bytes that must merely vary; never for keys or nonces of ciphers. */
+struct ru_random {
+    uint64_t state;
+};
+void ru_random_fill(struct ru_random *random, uint8_t *out, size_t size);
+
+struct ru_front {
+    struct ru_identity identity;
+    struct ru_roots *roots;
+    struct ru_random random;
+};
+
+static inline bool ru_fast_is_vote(const uint8_t *bytes, size_t size)
+{
+    return size == RU_VOTE_SIZE && bytes[0] == 7;
+}
+
+/* Answer a vote into out[17]; out may be the vote itself. */
+void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *out);
+/* Write an error reply for a header-decision or length status. Returns its size; out may be the
+ * request itself. */
+uint32_t ru_fast_refuse(struct ru_front *front, enum ru_status status, enum ru_scope scope,
+                        const uint8_t *request, uint8_t *out);
+/* Answer a plain echo that passes every check. Returns the reply's size, or 0: a worker's work.
+ * body: whole, header->body_size bytes; out may be the request itself. */
+uint32_t ru_fast_echo(const struct ru_front *front, const struct ru_header *header,
+                      const uint8_t *request, const uint8_t *body, uint8_t *out);
+
+#endif

@@ -1,0 +1,74 @@
+/* udp.h: fixed pool of UDP request contexts, and what becomes of a datagram.
+ *
+ * Owner: the loop thread. A context is a slot of the provided-buffer ring; at every instant it is
+ * in exactly one place. Makes no system calls.
+ */
+#ifndef RU_UDP_H
+#define RU_UDP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memory/arena.h"
+#include "wire/fast.h"
+
+enum ru_udp_place {
+    RU_UDP_FREE,    /* on our stack */
+    RU_UDP_LENT,    /* the kernel may receive into it */
+    RU_UDP_LOOP,    /* being looked at, within one lap */
+    RU_UDP_QUEUED,  /* waits for a worker */
+    RU_UDP_WORKER,  /* a worker's until it comes back */
+    RU_UDP_SENDING, /* its reply waits for the lap's submission */
+    RU_UDP_PLACES,
+};
+
+struct ru_udp_context {
+    uint32_t generation; /* advances whenever the context becomes free */
+    uint32_t next;       /* free stack */
+    uint8_t place;
+    uint8_t listener;
+    uint8_t worker;
+    bool controlled; /* the slot holds the record of the address that was asked */
+};
+
+struct ru_udp_pool {
+    struct ru_udp_context *contexts;
+    uint32_t capacity;
+    uint32_t held_max; /* queued and with workers, together: the rest is the reserve */
+    uint32_t free_head;
+    uint32_t counts[RU_UDP_PLACES];
+};
+
+enum ru_udp_action {
+    RU_UDP_DROP_EMPTY,
+    RU_UDP_DROP_SHORT,
+    RU_UDP_DROP_POOL,
+    RU_UDP_DROP_REPLY,
+    RU_UDP_REPLY_VOTE, /* reply_size bytes stand at the slot's payload */
+    RU_UDP_REPLY_ECHO,
+    RU_UDP_REPLY_REFUSED,
+    RU_UDP_QUEUE,
+    RU_UDP_QUEUE_SLOW,
+    RU_UDP_QUEUE_WRITE,
+};
+
+int ru_udp_init(struct ru_udp_pool *pool, uint32_t capacity, uint32_t held_max);
+void ru_udp_destroy(struct ru_udp_pool *pool);
+/* Take the most recently freed context for the kernel to fill, or RU_NONE. FREE to LENT. */
+uint32_t ru_udp_lend(struct ru_udp_pool *pool);
+/* Move a context; aborts on a move that the table of legal moves does not hold. */
+void ru_udp_move(struct ru_udp_pool *pool, uint32_t index, enum ru_udp_place to);
+/* True if `token` names a context that is with `worker` now. */
+bool ru_udp_token_valid(const struct ru_udp_pool *pool, uint64_t token, uint32_t worker);
+/* Contexts between receipt and answer. */
+uint32_t ru_udp_in_flight(const struct ru_udp_pool *pool);
+/* Contexts queued or with workers, together: up to `[udp] contexts`, the reserve not among them. */
+uint32_t ru_udp_held(const struct ru_udp_pool *pool);
+
+/* Decide a datagram of `size` bytes that stands in context `index` (place LOOP), fill its arena
+ * context, and write the reply of an action RU_UDP_REPLY_* at its payload. */
+enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *front,
+                                 const struct ru_arena *arena, uint32_t index, uint32_t size,
+                                 uint64_t now_ns, uint32_t *reply_size);
+
+#endif
