@@ -2,7 +2,7 @@
 
 import sys
 
-from raida_uring.cli import main
+from raida_uring.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

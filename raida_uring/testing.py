@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
-from raida_uring import arguments, config, handlers, protocol, sealing
+from raida_uring import config, handlers, protocol
 from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
 from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
-from raida_uring.message import DATAGRAM_MAX, REPLY_MAX, fault_of, payload_max, size_fault
-from raida_uring.protocol import Status
+from raida_uring.handlers.message import DATAGRAM_MAX, REPLY_MAX, fault_of, payload_max, size_fault
+from raida_uring.protocol import Status, arguments, sealing
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
 

@@ -9,7 +9,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from raida_uring.cli import main
+        from raida_uring.cli.main import main
     except ImportError as error:
         print(f"kernel_probe: the package raida_uring cannot be imported: {error}", file=sys.stderr)
         sys.exit(2)

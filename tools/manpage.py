@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import raida_uring
-from raida_uring.cli import app
+from raida_uring.cli.main import app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEMPLATE = DOCS / "raida-uring.1.in"

@@ -19,7 +19,7 @@ from raida_uring.client.sync import (
 )
 from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
 from raida_uring.protocol import Coin, CoinName, calls
-from raida_uring.sealing import Key
+from raida_uring.protocol.sealing import Key
 
 if TYPE_CHECKING:
     from raida_uring.client.aio import AsyncClient

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from raida_uring import protocol, resolver
+from raida_uring import protocol
+from raida_uring.client import resolver
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import Answer, StrayError, read_vote
 from raida_uring.client.sync import explain_timeout, naming, no_name

@@ -7,10 +7,11 @@ import os
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
-from raida_uring import arguments, protocol
+from raida_uring import protocol
 from raida_uring.client.question import TRANSPORTS, Question, Transport
+from raida_uring.protocol import arguments
 from raida_uring.protocol.calls import RAIDA_COUNT, Call
-from raida_uring.sealing import Key
+from raida_uring.protocol.sealing import Key
 
 T = TypeVar("T")
 

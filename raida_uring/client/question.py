@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
-from raida_uring import arguments, protocol, sealing
+from raida_uring import protocol
 from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
-from raida_uring.protocol import ParsedReply, Status
+from raida_uring.protocol import ParsedReply, Status, arguments, sealing
 from raida_uring.protocol.calls import Call
-from raida_uring.sealing import Key
+from raida_uring.protocol.sealing import Key
 
 T = TypeVar("T")
 Transport = Literal["udp", "tcp"]

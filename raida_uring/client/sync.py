@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from raida_uring import arguments, protocol
+from raida_uring import protocol
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import (
     DATAGRAM_BYTES_MAX,
@@ -22,6 +22,7 @@ from raida_uring.client.question import (
     Transport,
     read_vote,
 )
+from raida_uring.protocol import arguments
 from raida_uring.protocol.calls import Call
 
 T = TypeVar("T")

@@ -27,9 +27,9 @@ from typing import Any, Final, Literal
 
 from raida_uring import protocol
 from raida_uring.errors import ConfigError
+from raida_uring.handlers.message import Reply, Request
+from raida_uring.handlers.node import Node
 from raida_uring.log import event
-from raida_uring.message import Reply, Request
-from raida_uring.node import Node
 
 __all__ = ["Command", "Handler", "Mode", "Node", "Reply", "Request", "command", "load"]
 

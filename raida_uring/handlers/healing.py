@@ -8,8 +8,7 @@ import hashlib
 from collections import Counter
 from typing import Final
 
-from raida_uring import peers, tickets
-from raida_uring.handlers import Node, Reply, Request, command
+from raida_uring.handlers import Node, Reply, Request, command, peers
 from raida_uring.handlers.coins import (
     ALL_FAIL,
     COIN_AN,
@@ -28,6 +27,7 @@ from raida_uring.store import (
     EQUAL,
     UNREADABLE,
     month_now,
+    tickets,
 )
 
 RAIDA_COUNT: Final = 25

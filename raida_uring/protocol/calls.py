@@ -12,8 +12,8 @@ from enum import IntEnum
 from functools import reduce
 from typing import Final, Generic, TypeVar
 
-from raida_uring import arguments
 from raida_uring.errors import ArgumentError, ProtocolError
+from raida_uring.protocol import arguments
 from raida_uring.protocol.coin import (
     AN_BYTES,
     DENOMINATIONS,

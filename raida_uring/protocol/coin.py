@@ -7,8 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from raida_uring import arguments
 from raida_uring.errors import ArgumentError, ProtocolError
+from raida_uring.protocol import arguments
 from raida_uring.protocol.status import Status
 
 AN_BYTES: Final = 16

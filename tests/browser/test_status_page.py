@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from raida_uring import metrics
+from raida_uring.observe import metrics
 from tests.support.browser import Page, browser, find
 from tests.support.handlers import NAP
 from tests.support.http import ask
@@ -26,7 +26,7 @@ from tests.support.node import HANDLERS, REPOSITORY, Node, running_node
 from tests.support.store import make_recorded_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 
-PAGE = REPOSITORY / "raida_uring" / "status.html"
+PAGE = REPOSITORY / "raida_uring" / "observe" / "status.html"
 HTTP = {"enabled": True}
 
 WIDE = (1280, 1640)

@@ -31,9 +31,12 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from raida_uring import admin, adminsocket, config, top
-from raida_uring.admin import Admin
-from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
+from raida_uring import config
+from raida_uring.admin import client as adminsocket
+from raida_uring.admin import server as admin
+from raida_uring.admin.client import NodeError, NotRunningError, ask, result_of
+from raida_uring.admin.server import Admin
+from raida_uring.cli import top
 from raida_uring.errors import RaidaError, StartError, StoreError
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
@@ -119,7 +122,8 @@ def test_socket_is_for_its_owner_alone(place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> None:
     asking = (
-        "import os, sys; from pathlib import Path; from raida_uring import adminsocket\n"
+        "import os, sys; from pathlib import Path\n"
+        "from raida_uring.admin import client as adminsocket\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status')['process'])\n"
         "except Exception as error: print(error)\n"
@@ -160,7 +164,8 @@ def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
         finally:
             os.seteuid(0)
         code = (
-            "import os, sys; from pathlib import Path; from raida_uring import adminsocket\n"
+            "import os, sys; from pathlib import Path\n"
+            "from raida_uring.admin import client as adminsocket\n"
             "os.setgid(65534); os.setuid(65534)\n"
             "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status'))\n"
             "except Exception as error: print(error)"
@@ -936,7 +941,8 @@ def test_the_asker_s_environment_does_not_matter(
 AS_ANOTHER_USER = """
 import encodings.ascii
 import sys
-from raida_uring import cli, daemon
+from raida_uring.cli import main as cli
+from raida_uring.node import daemon
 from tests.support.confine import become_ordinary
 from tests.support.node import running_node
 cli.main(["config", "show"])

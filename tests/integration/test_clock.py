@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import adminsocket, top
+from raida_uring.admin import client as adminsocket
+from raida_uring.cli import top
 from tests.support import http
 from tests.support.net import udp_ask
 from tests.support.node import Daemon, daemon, free_port

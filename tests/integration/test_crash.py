@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from raida_uring import top
-from raida_uring.adminsocket import result_of
+from raida_uring.admin.client import result_of
+from raida_uring.cli import top
 from raida_uring.protocol import Status
 from tests.support.coin_requests import (
     DETECT,

@@ -27,9 +27,15 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from raida_uring import admin, metrics
+from raida_uring.admin import server as admin
 from raida_uring.errors import StartError
-from raida_uring.web import CONNECTIONS_MAX, EXCHANGE_TIMEOUT_S, HEAD_BYTES_MAX, SHARE_INTERVAL_S
+from raida_uring.observe import metrics
+from raida_uring.observe.web import (
+    CONNECTIONS_MAX,
+    EXCHANGE_TIMEOUT_S,
+    HEAD_BYTES_MAX,
+    SHARE_INTERVAL_S,
+)
 from tests.support.handlers import HOLD, MIRROR, NAP, RAISE, SLOW_HOLD, gate
 from tests.support.http import ask, sample_value, samples_of, scrape, status_json, sum_of
 from tests.support.net import (
@@ -770,7 +776,8 @@ def test_what_a_process_may_see_of_itself_is_enough(tmp_path: Path, backend: str
     """/proc as a unit with ProcSubset=pid has it."""
     (tmp_path / "node.toml").write_text(config_text({"http": HTTP}))
     code = (
-        "import sys; from raida_uring import config, metrics; from raida_uring import server\n"
+        "import sys; from raida_uring import config; from raida_uring.observe import metrics\n"
+        "from raida_uring.node import server\n"
         "from tests.support.http import scrape\n"
         "node = server.Server(config.load(sys.argv[1])); node.start()\n"
         "print(*(name for name, _ in scrape(node.url)), *metrics.host_errors()); node.stop()"

@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring import adminsocket
-from raida_uring.logwriter import QUEUE_BYTES_MAX
+from raida_uring.admin import client as adminsocket
+from raida_uring.log.writer import QUEUE_BYTES_MAX
 from tests.support.http import scrape
 from tests.support.net import PATIENCE, Endpoint, udp_ask
 from tests.support.node import (

@@ -27,7 +27,9 @@ AMPLE_BYTES: Final = 4 << 20
 # first, and nothing executed after.
 ORDINARY: Final = """
 import sys
-from raida_uring import config, daemon, handlers, log, server
+from raida_uring import config, handlers, log
+from raida_uring.node import daemon
+from raida_uring.node import server
 from tests.support.confine import become_ordinary
 
 chosen = config.load(sys.argv[2])

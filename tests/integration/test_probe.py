@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import pytest
 
-from raida_uring import config, kernel
-from raida_uring.upgrade import ENVIRONMENT
+from raida_uring import config
+from raida_uring.node import probe as kernel
+from raida_uring.node.upgrade import ENVIRONMENT
 from tests.support.confine import IO_URING_CALLS
 from tests.support.net import PATIENCE, tcp_ask, udp_ask
 from tests.support.node import (
@@ -55,7 +56,7 @@ def confined(how: str, *options: str) -> subprocess.CompletedProcess[str]:
     All modules are loaded, and a ring was used, before anything is taken away.
     """
     code = (
-        "import contextlib, io, sys; from raida_uring.cli import main; "
+        "import contextlib, io, sys; from raida_uring.cli.main import main; "
         "from tests.support.confine import *\n"
         "with contextlib.redirect_stdout(io.StringIO()): main(['probe', '--json'])\n"
         f"{how}; sys.exit(main(['probe', *sys.argv[1:]]))"
@@ -352,7 +353,7 @@ def test_the_tool_from_anywhere(tmp_path: Path) -> None:
 
 WITHOUT_DATA_PLANE = (
     "import sys; sys.modules['raida_uring.ffi._native'] = None\n"
-    "from raida_uring.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from raida_uring.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 
 

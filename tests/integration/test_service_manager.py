@@ -23,12 +23,13 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import adminsocket, servicemanager
+from raida_uring.admin import client as adminsocket
 from raida_uring.client import Client
-from raida_uring.daemon import STOP_MARGIN_S
+from raida_uring.node import servicemanager
+from raida_uring.node.daemon import STOP_MARGIN_S
+from raida_uring.node.servicemanager import STORED_NAME
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
-from raida_uring.servicemanager import STORED_NAME
 from tests.support.handlers import DESCRIBE, UNTIL
 from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange

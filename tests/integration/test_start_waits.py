@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import pytest
 
 from raida_uring import client
-from raida_uring.adminsocket import result_of
+from raida_uring.admin.client import result_of
 from raida_uring.errors import StartError
-from raida_uring.peers import Addresses
+from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
 from tests.support.needs import require_ipv6
@@ -51,7 +51,8 @@ _CLONE_NEWNET = 0x40000000
 IMPATIENT = (
     sys.executable,
     "-c",
-    "import sys; from raida_uring import cli, patience; patience.TIMEOUT_S = 0.4; "
+    "import sys; from raida_uring.cli import main as cli; "
+    "from raida_uring.node import patience; patience.TIMEOUT_S = 0.4; "
     "sys.exit(cli.main(sys.argv[1:]))",
     "serve",
 )

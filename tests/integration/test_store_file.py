@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from raida_uring.adminsocket import result_of
+from raida_uring.admin.client import result_of
 from raida_uring.errors import StoreError
 from raida_uring.protocol import Status
 from raida_uring.store import Store, month_now

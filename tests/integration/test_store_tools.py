@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import integrity
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
-from raida_uring.store_tools import UNFINISHED_EXPORT, file_name, verify
+from raida_uring.store import trees as integrity
+from raida_uring.store.transfer import UNFINISHED_EXPORT, file_name, verify
 from tests.support.net import PATIENCE
 from tests.support.node import (
     REPOSITORY,
@@ -190,7 +190,7 @@ def test_killed_import_is_incomplete(data: Path, tmp_path: Path, existing: bool)
     if existing:
         done("init", "--store", path)
     script = (
-        "import os, pathlib, sys; from raida_uring.store_tools import import_files\n"
+        "import os, pathlib, sys; from raida_uring.store.transfer import import_files\n"
         "stop = lambda done, total: done >= total // 2 and os.kill(os.getpid(), 9)\n"
         "import_files(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), progress=stop)"
     )
@@ -579,7 +579,7 @@ def test_export_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
     """In this process, which has loaded everything that another user may not read."""
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     path = Path(shutil.copytree(imported, tmp_path / "store"))
     closed = tmp_path / "closed"
@@ -651,7 +651,7 @@ def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: Path) -> None:
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     path = Path(shutil.copytree(imported, for_all / "store"))
     (path / "owner").unlink(missing_ok=True)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import adminsocket
+from raida_uring.admin import client as adminsocket
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import StoreError
+from raida_uring.node.upgrade import Takeover
 from raida_uring.protocol import Status
 from raida_uring.store import Store
-from raida_uring.upgrade import Takeover
 from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE
 from tests.support.node import SERVE, daemon, environment, eventually

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import adminsocket
-from raida_uring.admin import PROGRESS_INTERVAL_S
+from raida_uring.admin import client as adminsocket
+from raida_uring.admin.server import PROGRESS_INTERVAL_S
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import StoreError

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring import adminsocket
-from raida_uring.metrics import COUNTERS
+from raida_uring.admin import client as adminsocket
+from raida_uring.observe.metrics import COUNTERS
 from tests.support.net import PATIENCE
 from tests.support.node import HANDLERS, STOP_TIMEOUT_S, Daemon, daemon, eventually, told
 from tests.support.store import MAP_BYTES, make_recorded_store

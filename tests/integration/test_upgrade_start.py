@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring import adminsocket
+from raida_uring.admin import client as adminsocket
 from tests.support.net import PATIENCE
 from tests.support.node import environment, eventually, told
 from tests.support.store import MAP_BYTES, make_store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raida_uring import config
 from raida_uring.errors import ConfigError, EngineError, StartError
 from raida_uring.ffi import native
-from raida_uring.server import Server
+from raida_uring.node.server import Server
 from tests.support.node import config_text
 from tests.support.store import make_store
 

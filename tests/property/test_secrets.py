@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raida_uring import protocol, sealing
+from raida_uring import protocol
 from raida_uring.protocol import Coin as KeyCoin
-from raida_uring.protocol import Status
-from raida_uring.sealing import Key
+from raida_uring.protocol import Status, sealing
+from raida_uring.protocol.sealing import Key
 from tests.support.coin_requests import (
     AUDIT,
     DETECT,

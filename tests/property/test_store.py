@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raida_uring import integrity
 from raida_uring.errors import StoreError
-from raida_uring.integrity import Integrity
 from raida_uring.store import AN_BYTES, DIFFERS, EQUAL, UNREADABLE, Coins, Store
+from raida_uring.store import trees as integrity
+from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import (
     default_an,
     leaf_of,

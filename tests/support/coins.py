@@ -13,7 +13,7 @@ SN_MAX: int = STORE["pages_per_denomination"] * RECORDS_PER_PAGE - 1
 
 
 class Coins:
-    """What `raida_uring.sealing.Keys` asks for, from the fixture's rules. Any thread."""
+    """What `raida_uring.protocol.sealing.Keys` asks for, from the fixture's rules. Any thread."""
 
     def __init__(self) -> None:
         entries: list[dict[str, Any]] = STORE["records"]

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import psutil
 
-from raida_uring import adminsocket
+from raida_uring.admin import client as adminsocket
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import RaidaError
-from raida_uring.integrity import Integrity
 from raida_uring.protocol import Status
 from raida_uring.store import Store
+from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import POWN, ask, default_an, pown_payload
 from tests.support.handlers import LOSE_LOOP, LOSE_META, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client

@@ -262,7 +262,7 @@ def test_words_that_cannot_be_written_do_not_change_the_exit_status(buffered: st
 CLOSED = """
 import os, sys
 report = os.open(sys.argv[1], os.O_WRONLY)
-from raida_uring import cli
+from raida_uring.cli import main as cli
 sys.argv[1:] = ["config", "check", "/nonexistent.toml"]
 status = cli.main()
 leads_to = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
@@ -284,8 +284,8 @@ def test_closed_standard_streams_lead_nowhere(tmp_path: Path) -> None:
 def test_threads_that_cannot_be_had_are_one_line_and_status_1() -> None:
     """By the same error as where a limit on processes is reached, which binds root nowhere."""
     script = (
-        "import sys, threading; threading.stack_size(1 << 47); from raida_uring.cli import main; "
-        "sys.exit(main(['serve', '--port', '0']))"
+        "import sys, threading; threading.stack_size(1 << 47); "
+        "from raida_uring.cli.main import main; sys.exit(main(['serve', '--port', '0']))"
     )
     done = run_script(script, capture_output=True)
     assert done.returncode == 1  # may pass: a service manager is to try again
@@ -374,7 +374,7 @@ def run_without_directory(tmp_path: Path, *args: str) -> subprocess.CompletedPro
     gone.mkdir()
     script = (
         "import os, sys; os.rmdir(os.getcwd()); "
-        "from raida_uring.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from raida_uring.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     return run_script(
         script, *args, cwd=gone, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
@@ -414,7 +414,7 @@ def test_a_node_serves_though_its_directory_is_gone(tmp_path: Path) -> None:
         '[server]\nraida_id = 0\nport = 0\n[network]\nbind = ["127.0.0.1"]\n'
         '[admin]\nsocket = "a"\n[http]\nenabled = false\n'
     )
-    script = "import os, sys; os.rmdir(os.getcwd()); from raida_uring.cli import main; main()"
+    script = "import os, sys; os.rmdir(os.getcwd()); from raida_uring.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "serve", "--config", str(path)],
         cwd=gone,
@@ -539,7 +539,8 @@ def test_metadata_of_other_packages_keep_no_node_from_starting(
 def ask_service(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """`raida-uring` where the service has its socket in `tmp_path`/service, and root no rights."""
     script = (
-        "import pathlib, sys; from raida_uring import adminsocket, cli; "
+        "import pathlib, sys; from raida_uring.admin import client as adminsocket; "
+        "from raida_uring.cli import main as cli; "
         "adminsocket.SERVICE_PATH = pathlib.Path(sys.argv.pop(1)); sys.exit(cli.main())"
     )
     return run_script(
@@ -647,7 +648,7 @@ def test_a_configuration_that_may_not_be_read_names_the_owner(tmp_path: Path, cl
     path = directory / "node.toml"
     path.write_text("[server]\nraida_id = 1\n")
     (path if closed == "file" else directory).chmod(0)
-    script = "import sys; from raida_uring.cli import main; sys.exit(main())"
+    script = "import sys; from raida_uring.cli.main import main; sys.exit(main())"
     try:
         for args in (["serve", "--config"], ["config", "check"], ["status", "--config"]):
             done = run_script(

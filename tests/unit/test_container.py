@@ -8,7 +8,7 @@ import tomllib
 
 import typer
 
-from raida_uring.cli import app
+from raida_uring.cli.main import app
 from tests.support.node import REPOSITORY
 from tools.container.replay import CONTAINERFILE, instructions, words
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from raida_uring import metrics
 from raida_uring.ffi import native
+from raida_uring.observe import metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operate.md"
 HEADING = "| counter | law | meaning |"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import integrity
-from raida_uring.integrity import Integrity
 from raida_uring.store import Store
+from raida_uring.store import trees as integrity
+from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import an_of, leaf_of
 from tests.support.node import eventually
 from tests.support.store import MAP_BYTES, coin_bytes, make_store

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
-from raida_uring import kernel
 from raida_uring.ffi import native
-from raida_uring.kernel import Circumstances, Feature, Limit, Probe, Verdict
+from raida_uring.node import probe as kernel
+from raida_uring.node.probe import Circumstances, Feature, Limit, Probe, Verdict
 
 FREE: Final = Circumstances(
     disabled=0,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.daemon import LIFE, Event, Stage
+from raida_uring.node.daemon import LIFE, Event, Stage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 HEADING = "| stage | the node | what happens → then |"

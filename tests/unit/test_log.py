@@ -17,7 +17,7 @@ from typing import TextIO
 import pytest
 
 from raida_uring import log
-from raida_uring.logwriter import QUEUE_BYTES_MAX
+from raida_uring.log.writer import QUEUE_BYTES_MAX
 from tests.support.net import PATIENCE
 
 

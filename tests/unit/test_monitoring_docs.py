@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from raida_uring import metrics
 from raida_uring.ffi import native
+from raida_uring.observe import metrics
 from tests.support.needs import require
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from raida_uring.message import Reply, pack
+from raida_uring.handlers.message import Reply, pack
 
 GOOD = Reply(250, b"payload")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.cli import _plain_serve
+from raida_uring.cli.main import _plain_serve
 
 PLAIN = [
     ([], {}),
@@ -47,7 +47,7 @@ def test_other_commands_are_typer_s(argv: list[str]) -> None:
 
 def test_what_a_start_does_not_load() -> None:
     program = (
-        "import sys; from raida_uring import cli; status = cli.main(sys.argv[1:]); "
+        "import sys; from raida_uring.cli import main as cli; status = cli.main(sys.argv[1:]); "
         "print(status, 'pydantic' in sys.modules)"
     )
     ended = subprocess.run(

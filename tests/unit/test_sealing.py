@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raida_uring import protocol, sealing
+from raida_uring import protocol
 from raida_uring.errors import ProtocolError
-from raida_uring.protocol import Coin, CoinName, Status
-from raida_uring.sealing import Key, Opened, Opener
+from raida_uring.protocol import Coin, CoinName, Status, sealing
+from raida_uring.protocol.sealing import Key, Opened, Opener
 from tests.support.coins import Coins
 from tests.support.wire import RAIDA_ID, Vector, load_vectors
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raida_uring.sketch import SpaceSaving
+from raida_uring.observe.sketch import SpaceSaving
 
 STREAMS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=300)
 

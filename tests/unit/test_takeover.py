@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from raida_uring.errors import StartError
-from raida_uring.upgrade import ENVIRONMENT, Takeover, _carry
+from raida_uring.node.upgrade import ENVIRONMENT, Takeover, _carry
 
 WHOLE = {"sockets": [["127.0.0.1", 50000, 7, 8]], "owner": -1, "shared": False}
 

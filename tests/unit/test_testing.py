@@ -11,7 +11,7 @@ from raida_uring import config
 from raida_uring.client import Key, RefusedError, Transport, calls
 from raida_uring.errors import ConfigError, StoreError
 from raida_uring.handlers import Node, Reply, Request, _commands_of, command
-from raida_uring.message import fault_of
+from raida_uring.handlers.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raida_uring import operate, top
+from raida_uring.cli import operate, top
 from raida_uring.errors import RaidaError
 
 COUNTERS = {

@@ -12,12 +12,12 @@ import struct
 import threading
 import time
 
-from raida_uring import config, sealing
+from raida_uring import config
 from raida_uring.ffi import native
 from raida_uring.handlers import Node, Reply, Request
-from raida_uring.protocol import Coin, parse_reply
-from raida_uring.sealing import Key
-from raida_uring.worker import Worker, _Gate, _Sealed, join_all
+from raida_uring.protocol import Coin, parse_reply, sealing
+from raida_uring.protocol.sealing import Key
+from raida_uring.workers.worker import Worker, _Gate, _Sealed, join_all
 from tests.support.coins import Coins
 
 COINS = Coins()

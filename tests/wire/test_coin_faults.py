@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import tickets
 from raida_uring.protocol import Status, build_vote
-from raida_uring.store import Store
+from raida_uring.store import Store, tickets
 from tests.support import coin_requests as support
 from tests.support.coin_requests import (
     AUDIT,
@@ -244,7 +243,7 @@ def test_b7_one_claim_for_each_raida(node: Node) -> None:
 
 def test_b7_no_ticket_is_zero(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([bytes(4), bytes(4), b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2"])
-    monkeypatch.setattr("raida_uring.tickets.secrets.token_bytes", lambda _count: next(drawn))
+    monkeypatch.setattr("raida_uring.store.tickets.secrets.token_bytes", lambda _count: next(drawn))
     opened = Store(store, map_bytes=MAP_BYTES)
     with opened.write() as view:
         assert tickets.issue(view, b"") == b"\0\0\0\1"

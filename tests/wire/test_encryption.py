@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from raida_uring import protocol, sealing
-from raida_uring.protocol import Coin
-from raida_uring.sealing import Key
+from raida_uring import protocol
+from raida_uring.protocol import Coin, sealing
+from raida_uring.protocol.sealing import Key
 from tests.support.coins import Coins
 from tests.support.handlers import (
     BARE,

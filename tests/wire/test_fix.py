@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from raida_uring import peers
+from raida_uring.handlers import peers
 from raida_uring.protocol import Status
 from tests.support.coin_requests import FIX, an_of, ask, default_an, detects
 from tests.support.handlers import SLOW_HOLD, gate

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring import config, sealing
-from raida_uring.protocol import Coin
-from raida_uring.sealing import Key
+from raida_uring import config
+from raida_uring.protocol import Coin, sealing
+from raida_uring.protocol.sealing import Key
 from tests.support.coin_requests import GET_TICKET, VALIDATE_TICKET, ask, default_an
 from tests.support.coins import Coins
 from tests.support.handlers import MIRROR

@@ -23,8 +23,8 @@ import psutil
 
 from raida_uring.errors import StartError
 from raida_uring.log import event
+from raida_uring.node.upgrade import Inherited
 from raida_uring.threads import Vital
-from raida_uring.upgrade import Inherited
 
 WATCHDOG: Final = "WATCHDOG=1"
 NOTIFY_TIMEOUT_S: Final = 1.0  # at the end, for a manager that does not read

@@ -19,23 +19,26 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring import config as configuration
-from raida_uring import handlers, kernel, log, metrics, remedies, sockets
+from raida_uring import handlers, log, remedies
 from raida_uring.config import Config, engine_settings
+from raida_uring.config.kinds import LIVE, LOWER
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
-from raida_uring.integrity import Integrity
+from raida_uring.handlers.node import Node, Stats
 from raida_uring.log import event
-from raida_uring.node import Node, Stats
-from raida_uring.patience import Patience, retry
-from raida_uring.requestlog import RequestLog, Tap
-from raida_uring.sealing import Keys
-from raida_uring.settings import LIVE, LOWER
+from raida_uring.node import probe as kernel
+from raida_uring.node import sockets
+from raida_uring.node.patience import Patience, retry
+from raida_uring.node.upgrade import Inherited, Successor, Takeover
+from raida_uring.observe import metrics
+from raida_uring.observe.requestlog import RequestLog, Tap
+from raida_uring.observe.web import Web
+from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Sizes, Store, Syncer, Watch
+from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
-from raida_uring.upgrade import Inherited, Successor, Takeover
-from raida_uring.web import Web
-from raida_uring.worker import Worker, join_all
+from raida_uring.workers.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
 # What HTTP and the admin socket may fail with, also for want of a descriptor or a thread: none of

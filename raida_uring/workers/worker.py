@@ -1,8 +1,8 @@
 """Worker threads: take a batch, run the handlers, hand the answers back.
 
 A request costs a few hundred bytecodes here and one share of three C calls per batch; everything
-that needs no handler (header, length, body check, reply header) is done by ffi/engine/worker.c outside the
-interpreter lock.
+that needs no handler (header, length, body check, reply header) is done by ffi/engine/worker.c
+outside the interpreter lock.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from raida_uring.handlers import (
     Request,
     name_of,
 )
+from raida_uring.handlers.message import PAYLOAD_FITS, SEAL_BYTES, fault_of, pack, size_fault
 from raida_uring.log import event
-from raida_uring.message import PAYLOAD_FITS, SEAL_BYTES, fault_of, pack, size_fault
+from raida_uring.observe.requestlog import Tap
 from raida_uring.protocol import Status
-from raida_uring.requestlog import Tap
-from raida_uring.sealing import Keys, Opened, Opener
+from raida_uring.protocol.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
 
@@ -77,7 +77,7 @@ class _NotToldError(Exception):
 
 
 class _Gate:
-    """Who may be told what came of a check of a secret: see ffi/guard/guard.h. Thread: the worker's."""
+    """Who may be told the result of a check of a secret: see ffi/guard/guard.h. Thread: worker."""
 
     def __init__(self) -> None:
         self.worker: native.Worker | None = None  # the data plane's end, once it is open

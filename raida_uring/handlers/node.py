@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from raida_uring.config import Config, page_readers
 from raida_uring.errors import StoreError
-from raida_uring.message import Reply
-from raida_uring.peers import Addresses
+from raida_uring.handlers.message import Reply
+from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Coins, Store
 
 if TYPE_CHECKING:
-    from raida_uring.integrity import Integrity
+    from raida_uring.store.trees import Integrity
 
 
 @dataclass(frozen=True, slots=True)

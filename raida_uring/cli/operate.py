@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from raida_uring import adminsocket, config, top
+from raida_uring import config
+from raida_uring.admin import client as adminsocket
+from raida_uring.cli import top
 from raida_uring.errors import ConfigError, RaidaError
 
 _EXIT_DROPPED = 1

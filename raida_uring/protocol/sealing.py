@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from raida_uring import arguments
 from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import (
     AN_BYTES,
@@ -30,6 +29,7 @@ from raida_uring.protocol import (
     Coin,
     ParsedReply,
     Status,
+    arguments,
     build_front,
     crc32_challenge,
 )

@@ -23,17 +23,20 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 import raida_uring
-from raida_uring import adminsocket, log, metrics, sockets
+from raida_uring import log
+from raida_uring.admin import client as adminsocket
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
-from raida_uring.latency import percentiles_us
+from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import event
-from raida_uring.message import unpack_peer
+from raida_uring.node import sockets
+from raida_uring.observe import metrics
+from raida_uring.observe.latency import percentiles_us
 from raida_uring.threads import Vital
 
 if TYPE_CHECKING:
-    from raida_uring.daemon import Daemon
-    from raida_uring.server import Server
+    from raida_uring.node.daemon import Daemon
+    from raida_uring.node.server import Server
 
 CLIENTS_MAX: Final = 16
 REQUEST_BYTES_MAX: Final = 4096

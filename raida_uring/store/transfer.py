@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raida_uring import integrity, tickets
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import (
@@ -39,7 +38,9 @@ from raida_uring.store import (
     Store,
     explained,
     size_of,
+    tickets,
 )
+from raida_uring.store import trees as integrity
 
 FILE_BYTES_MAX: Final = 1 << 20  # a longer page file is something else
 COMMIT_PAGES: Final = 1000  # changed at once: 17 MB

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from raida_uring import protocol, resolver
+from raida_uring import protocol
+from raida_uring.client import resolver
 from raida_uring.client.question import Answer, Question
 from raida_uring.config import Server
 from raida_uring.errors import ProtocolError, RaidaError

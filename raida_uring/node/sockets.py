@@ -23,8 +23,8 @@ import psutil
 from raida_uring.config import Config
 from raida_uring.errors import StartError, passing
 from raida_uring.log import event
-from raida_uring.patience import Patience, retry
-from raida_uring.upgrade import Inherited
+from raida_uring.node.patience import Patience, retry
+from raida_uring.node.upgrade import Inherited
 
 DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
 DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection

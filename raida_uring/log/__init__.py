@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from raida_uring.logwriter import Destination, Journal, Stream, Text, Writer, divert
+from raida_uring.log.writer import Destination, Journal, Stream, Text, Writer, divert
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs

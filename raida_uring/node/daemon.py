@@ -26,15 +26,17 @@ from typing import Final
 
 import psutil
 
-from raida_uring import admin, log, servicemanager, sockets, threads
-from raida_uring.admin import Admin
+from raida_uring import log, threads
+from raida_uring.admin import server as admin
+from raida_uring.admin.server import Admin
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError, ToldToStopError
-from raida_uring.inbox import Inbox
 from raida_uring.log import event
-from raida_uring.patience import Patience
-from raida_uring.server import NOT_TO_BE_HAD, Reloaded, Server
-from raida_uring.servicemanager import (
+from raida_uring.node import servicemanager, sockets
+from raida_uring.node.inbox import Inbox
+from raida_uring.node.patience import Patience
+from raida_uring.node.server import NOT_TO_BE_HAD, Reloaded, Server
+from raida_uring.node.servicemanager import (
     WATCHDOG,
     Adoption,
     notify,
@@ -44,7 +46,7 @@ from raida_uring.servicemanager import (
     stores_sockets,
     watchdog_interval_s,
 )
-from raida_uring.upgrade import Successor, Takeover, how_ended
+from raida_uring.node.upgrade import Successor, Takeover, how_ended
 
 RESOURCE_INTERVAL_S: Final = 60.0
 IDLE_S: Final = 1.0  # between two looks at what nobody tells ...

@@ -26,13 +26,16 @@ from typing import Annotated, Any
 import typer
 
 import raida_uring
-from raida_uring import adminsocket, client, inbox, log, protocol, remedies, upgrade
+from raida_uring import client, log, protocol, remedies
+from raida_uring.admin import client as adminsocket
 from raida_uring.errors import PASSING, ConfigError, EngineError, ProtocolError, RaidaError
+from raida_uring.node import inbox, upgrade
 
 _NOT_WHOLE = "the program is not whole: {}: install it again"
 
 try:  # these need the data plane: what is installed may lack it, or be of another Python
-    from raida_uring import config, operate
+    from raida_uring import config
+    from raida_uring.cli import operate
 except ImportError as missing:
     upgrade.tell_failure(_NOT_WHOLE.format(missing))
     print(f"raida-uring: {_NOT_WHOLE.format(missing)}", file=sys.stderr)
@@ -61,7 +64,7 @@ def _guide(name: str) -> str:
     """Where a guide of docs/ is: below the prefix of a wheel, or in the checkout."""
     for directory in (
         Path(sys.prefix, "share/doc/raida-uring"),
-        Path(__file__).resolve().parent.parent / "docs",
+        Path(__file__).resolve().parents[2] / "docs",
     ):
         if (directory / name).is_file():
             return str(directory / name)
@@ -370,7 +373,7 @@ def serve(
         )
 
     # Here and not above: other commands do without.
-    from raida_uring.daemon import serve as serve_until_stopped
+    from raida_uring.node.daemon import serve as serve_until_stopped
 
     reread = None if config_path is None else functools.partial(read, config_path)
     try:
@@ -417,7 +420,7 @@ def probe(
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
-    from raida_uring import kernel
+    from raida_uring.node import probe as kernel
 
     found = kernel.probe(chosen)
     if as_json:
@@ -622,7 +625,7 @@ def store_import(
     stay so. An import that was cut short leaves a store that does not serve: run it again.
     """
     chosen, map_bytes = _choose_store(config_path, path)
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     try:
         with _Progress("importing") as progress:
@@ -663,7 +666,7 @@ def store_export(
     byte, but for coins that changed since.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     try:
         with _Progress("exporting") as progress:
@@ -686,7 +689,7 @@ def store_verify(config_path: _ConfigOption = None, path: _StoreOption = None) -
     is wrong and exits 1 then.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     with _Progress("verifying") as progress:
         faults = store_tools.verify(chosen, progress=progress)
@@ -710,7 +713,7 @@ def store_stat(
     Sizes, pages, coins in circulation, tickets and the last change.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring import store_tools
+    from raida_uring.store import transfer as store_tools
 
     found = store_tools.stat(chosen)
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.table().rstrip("\n"))

@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
+from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import event
-from raida_uring.message import unpack_peer
+from raida_uring.observe.sketch import SpaceSaving
 from raida_uring.protocol import status_name
-from raida_uring.sketch import SpaceSaving
 from raida_uring.threads import Vital
 
 ROUND_S: Final = 0.25  # a line is written this late at most

@@ -25,10 +25,11 @@ from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote
 
-from raida_uring import metrics, sockets
 from raida_uring.config import Http
 from raida_uring.errors import StartError
 from raida_uring.log import event
+from raida_uring.node import sockets
+from raida_uring.observe import metrics
 from raida_uring.threads import Vital
 
 CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
@@ -115,7 +116,9 @@ class Web:
         """Listen, so that a port in use is known at once. Raises StartError."""
         self._observe = observe
         self._beat = beat
-        self._page = importlib.resources.files("raida_uring").joinpath("status.html").read_bytes()
+        self._page = (
+            importlib.resources.files("raida_uring.observe").joinpath("status.html").read_bytes()
+        )
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._names = frozenset(config.hosts)
         self._status = _Shared(self._make_status)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import raida_uring
 from raida_uring.errors import RaidaError
-from raida_uring.latency import PERCENTILES, percentiles_us
+from raida_uring.observe.latency import PERCENTILES, percentiles_us
 from raida_uring.protocol.status import UNLISTED, status_name
 
 _LATENCIES: Final = {"udp": "UDP handlers", "tcp": "TCP handlers", "queue": "queue", "lap": "lap"}

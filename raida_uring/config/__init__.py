@@ -24,10 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from raida_uring import ownership
-from raida_uring.errors import ConfigError
-from raida_uring.ffi import native
-from raida_uring.settings import (
+from raida_uring import remedies
+from raida_uring.config.kinds import (
     LIVE,
     LOWER,
     Kind,
@@ -48,6 +46,8 @@ from raida_uring.settings import (
     toml_value,
     whole,
 )
+from raida_uring.errors import ConfigError
+from raida_uring.ffi import native
 
 RAIDA_COUNT: Final = 25
 LISTENERS_MAX: Final = native.LISTENERS_MAX
@@ -67,7 +67,8 @@ _FILE_BYTES_MAX: Final = 256 << 10
 # --- Settings ---------------------------------------------------------------------------------
 
 
-# Who enforces it, says it: where a range of ffi/engine/config.c is narrower here, the reason stands by it.
+# The data plane enforces its ranges and tells them. Where one is narrower here than in
+# ffi/engine/config.c, the reason stands beside it.
 def _enforced(field: str, *, power_of_two: bool = False, least: int | None = None) -> Kind:
     """What the data plane takes for a field of `struct ru_config`; least: ours, if it is higher."""
     lowest, most = native.config_range(field)
@@ -580,7 +581,7 @@ def load(path: str | os.PathLike[str]) -> Config:
             raise ConfigError(f"{source}: is longer than {_FILE_BYTES_MAX >> 10} KiB")
         text = raw.decode()
     except PermissionError as error:
-        whose = ownership.describe(Path(path))
+        whose = remedies.describe_owner(Path(path))
         raise ConfigError(f"{source}: cannot be read: {error.strerror}: {whose}") from None
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None

@@ -36,16 +36,16 @@ from prometheus_client.registry import Collector
 import raida_uring
 from raida_uring import log
 from raida_uring.errors import StoreError
+from raida_uring.node.sockets import format_endpoint
 from raida_uring.protocol.status import UNLISTED, status_name
-from raida_uring.sockets import format_endpoint
 
 if TYPE_CHECKING:
     from raida_uring.config import Config
     from raida_uring.ffi.native import Engine, Histogram
     from raida_uring.handlers import Command
-    from raida_uring.integrity import Integrity
-    from raida_uring.sockets import Bound
+    from raida_uring.node.sockets import Bound
     from raida_uring.store import Sizes, Store
+    from raida_uring.store.trees import Integrity
 
 # --- Laws -------------------------------------------------------------------------------------
 

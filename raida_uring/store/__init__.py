@@ -38,7 +38,7 @@ from raida_uring.ffi.native_store import (
     UNREADABLE,
 )
 from raida_uring.log import event
-from raida_uring.ownership import user_name
+from raida_uring.remedies import user_name
 from raida_uring.threads import Vital
 
 FORMAT: Final = b"1"
@@ -959,8 +959,8 @@ def _own(path: Path) -> int:
 
 def _open_lock(path: Path) -> int:
     """Root that serves a store for once must not keep out whose it is: what it makes is as data.mdb
-    is, as in ffi/coins/store.c. Nothing that is there already changes hands, and no link is followed: its
-    owner may have put it there for root. Raises OSError."""
+    is, as in ffi/coins/store.c. Nothing that is there already changes hands, and no link is
+    followed: its owner may have put it there for root. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         lock = os.open(path / _LOCK, flags | os.O_EXCL, 0o600)

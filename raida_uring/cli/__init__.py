@@ -1,0 +1,1 @@
+"""The `raida-uring` command: a file for each group of commands. Nothing imports it."""

@@ -1,0 +1,1 @@
+"""What a node tells about itself: counters, metrics, the status page, the request log."""
