@@ -689,10 +689,10 @@ def store_verify(config_path: _ConfigOption = None, path: _StoreOption = None) -
     is wrong and exits 1 then.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store.verify import verify
 
     with _Progress("verifying") as progress:
-        faults = store_tools.verify(chosen, progress=progress)
+        faults = verify(chosen, progress=progress)
     for fault in faults[:_SHOWN_MAX]:
         print(fault)
     if len(faults) > _SHOWN_MAX:
@@ -713,9 +713,9 @@ def store_stat(
     Sizes, pages, coins in circulation, tickets and the last change.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store.verify import stat
 
-    found = store_tools.stat(chosen)
+    found = stat(chosen)
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.table().rstrip("\n"))
 
 

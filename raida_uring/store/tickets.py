@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 
 from raida_uring.errors import RaidaError
 from raida_uring.ffi.native_store import TABLE_TICKETS
-from raida_uring.store import COIN_BYTES, DENOMINATION_BYTES, SERIALS, Coins, Store
+from raida_uring.store.coins import Coins
+from raida_uring.store.layout import COIN_BYTES, DENOMINATION_BYTES, SERIALS
+from raida_uring.store.store import Store
 
 TICKETS_MAX: Final = 512  # alive at once
 LIFETIME_S: Final = 300

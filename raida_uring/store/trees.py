@@ -18,7 +18,8 @@ from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
 from raida_uring.log import event
-from raida_uring.store import Coins, Store
+from raida_uring.store.coins import Coins
+from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
 HASH_BYTES: Final = 32

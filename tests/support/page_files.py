@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raida_uring.store import PAGE_SIZE, STORE_PAGES
-from raida_uring.store.transfer import file_name
+from raida_uring.store.layout import file_name
 
 
 def page_bytes(page: int, size: int = PAGE_SIZE) -> bytes:

@@ -1,0 +1,354 @@
+"""One thread's view of the store: coins and entries read, changed and committed.
+
+A page that was never written is a default page: its ANs follow from the store's secret seed, its
+coins are not in circulation. Source: wire specification, section 8.
+"""
+
+import hmac
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from raida_uring.errors import StoreError
+from raida_uring.ffi import native_store
+from raida_uring.ffi.native_store import DEFAULT, DIFFERS, EQUAL, PAGE_RECORDS, PAGE_SIZE
+from raida_uring.log import event
+from raida_uring.store.layout import AN_BYTES, COIN, COIN_BYTES, page_of
+
+if TYPE_CHECKING:
+    from raida_uring.store.store import Store
+
+_STATES_DEFAULT: Final = bytes((DEFAULT,))
+_STATES_DIFFERS: Final = bytes((DIFFERS,))
+_KEY_BYTES_MAX: Final = 511  # LMDB's
+
+logger = logging.getLogger("raida_uring.store")
+
+
+class _Lent:
+    """Coins.lent(): by hand, since a generator's context costs as much as the change of a coin."""
+
+    __slots__ = ("_coins",)
+
+    def __init__(self, coins: "Coins") -> None:
+        self._coins = coins
+
+    def __enter__(self) -> "Coins":
+        self._coins._lent = True
+        return self._coins
+
+    def __exit__(self, *_: object) -> None:
+        self._coins._lent = False
+
+
+class Coins:
+    """One thread's view of the store, from begin() to end() or commit().
+
+    Coins are given as the wire has them: `stride` bytes apart, denomination (1 byte) and serial
+    number (4) in front. Results are one byte a coin: EQUAL, DIFFERS, or UNREADABLE for a coin that
+    no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
+    """
+
+    def __init__(self, store: "Store", view: native_store.View, *, writing: bool) -> None:
+        self.store = store
+        self.view = view
+        self._kept: dict[tuple[int, bytes], bytes | None] = {}
+        self._staged: dict[tuple[int, bytes], bytes | None] = {}
+        self._after: list[Callable[[], None]] = []
+        self._after_staged: list[Callable[[], None]] = []
+        self._mark = 0
+        self._wrote = False
+        self._lent = False
+        self._writing = writing
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def lent(self) -> "_Lent":
+        """For the length of a `with` whoever has it can use it, but not begin, end or commit it."""
+        return _Lent(self)
+
+    def _require_own(self) -> None:
+        if self._lent:
+            raise RuntimeError("a view begins, ends and commits by itself: not a handler's affair")
+
+    def _require_writing(self) -> None:
+        if not self._writing:
+            raise RuntimeError('this view only reads: changes are for handlers of mode "write"')
+
+    def begin(self) -> None:
+        """See the newest state; a writing view waits until no other one writes."""
+        self._require_own()
+        try:
+            self.view.begin()
+        except StoreError as error:
+            if self._writing:
+                self.store.note_unwritten(error)
+            raise
+
+    def end(self) -> None:
+        """Forget it, with every change."""
+        self._require_own()
+        self.view.end()
+        self._forget()
+
+    def close(self) -> None:
+        """End it for good."""
+        self._require_own()
+        self.view.close()
+        self._forget()
+
+    def keep(self) -> None:
+        """Count what was changed since the last keep() or undo() as done."""
+        self._require_own()
+        self._mark = self.view.mark()
+        if self._staged:
+            self._kept |= self._staged
+            self._staged.clear()
+        if self._after_staged:
+            self._after += self._after_staged
+            self._after_staged.clear()
+
+    def undo(self) -> None:
+        """Take back what was changed since the last keep() or undo()."""
+        self._require_own()
+        self.view.undo(self._mark)
+        self._staged.clear()
+        self._after_staged.clear()
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._wrote or self._kept or self._staged or self.view.mark())
+
+    def commit(self) -> None:
+        """Make every change that was kept durable, all or none, and end.
+
+        Raises StoreError (nothing has changed then): the disk is full or fails, its file is gone,
+        the store is full.
+        """
+        self._settle(write=True)
+
+    def finish(self) -> None:
+        """commit(), but write nothing where nothing has changed."""
+        self._settle(write=self.changed)
+
+    def _settle(self, *, write: bool) -> None:
+        self._require_own()
+        pages: list[int] = []
+        changed = self.changed
+        try:
+            if write:
+                pages = self.view.dirty()
+                for (table, key), value in self._kept.items():
+                    self.view.put(table, key, value)
+                self.view.commit()
+                if changed:  # else nothing had to be written, and nothing is known
+                    self.store.note_written(len(pages))
+            after = self._after[:]
+        except StoreError as error:
+            self.store.note_unwritten(error, len(pages))
+            raise
+        finally:
+            self.view.end()
+            self._forget()
+        if pages and self.store.on_commit is not None:
+            self.store.on_commit(pages)
+        for action in after:
+            try:
+                action()
+            except BaseException as error:
+                # The changes stand, its own and everybody else's: to raise would deny them.
+                logger.error(
+                    "what was to be done after a commit failed: %r",
+                    error,
+                    exc_info=error,
+                    extra=event("after_commit_failed"),
+                )
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Have something done once the current request's changes are durable. Must not fail: what
+        it raises is logged and the changes stand."""
+        self._require_writing()
+        self._after_staged.append(action)
+
+    def _forget(self) -> None:
+        self._mark = 0
+        self._wrote = False
+        self._kept.clear()
+        self._staged.clear()
+        self._after.clear()
+        self._after_staged.clear()
+
+    # -- coins -------------------------------------------------------------------------------------
+
+    def an(self, denomination: int, serial_number: int) -> bytes | None:
+        """A coin's AN, 16 bytes; None when its page cannot be read. Raises TypeError."""
+        try:
+            coin = COIN.pack(denomination, serial_number)
+        except struct.error:
+            if isinstance(denomination, int) and isinstance(serial_number, int):
+                return None
+            raise TypeError(
+                "a denomination and a serial number are integers, not "
+                f"{type(denomination).__name__} and {type(serial_number).__name__}"
+            ) from None
+        record, state = self.view.record(coin)
+        if state == DEFAULT:
+            return self.store.default_an(denomination, serial_number)
+        return record[:AN_BYTES] if state == EQUAL else None
+
+    def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
+        """Compare the AN that stands `an_at` bytes behind each coin's start with the stored one."""
+        states = self.view.match(coins, count, stride, an_at)
+        if DEFAULT not in states:
+            return states
+        found = bytearray(states)
+        for index in _positions(states):
+            start = index * stride
+            an = self._default_an(coins, start)
+            given = coins[start + an_at : start + an_at + AN_BYTES]
+            found[index] = EQUAL if hmac.compare_digest(an, given) else DIFFERS
+        return bytes(found)
+
+    def gather(self, coins: bytes, count: int, stride: int = COIN_BYTES) -> tuple[bytes, bytes]:
+        """The coins' records, 17 bytes each (zeros where unreadable), and the states."""
+        records, states = self.view.gather(coins, count, stride)
+        if DEFAULT not in states:
+            return records, states
+        size = native_store.RECORD_BYTES
+        whole, found = bytearray(records), bytearray(states)
+        for index in _positions(states):
+            whole[index * size : index * size + AN_BYTES] = self._default_an(coins, index * stride)
+            found[index] = EQUAL
+        return bytes(whole), bytes(found)
+
+    def exchange(
+        self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
+    ) -> bytes:
+        """In order: where the AN at `an_at` is the stored one, store the one at `new_at`."""
+        mark = self.view.mark()
+        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        if DEFAULT not in states:
+            return states
+        # Writing a default page costs a thousand hashes, so only those who know an AN of it may
+        # have it written; of any other default page no coin can change, however often it is listed.
+        right = bytearray(states)
+        for index in _positions(states):
+            start = index * stride
+            given = coins[start + an_at : start + an_at + AN_BYTES]
+            if not hmac.compare_digest(self._default_an(coins, start), given):
+                right[index] = DIFFERS
+        if DEFAULT in right:
+            self.view.undo(mark)
+            self._write_defaults(coins, bytes(right), stride)
+            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
+        return states.replace(_STATES_DEFAULT, _STATES_DIFFERS)
+
+    def set(
+        self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
+    ) -> bytes:
+        """Store the AN at `an_at` for each coin; EQUAL where that was done."""
+        mark = self.view.mark()
+        states = self.view.set(coins, count, stride, an_at, month)
+        if DEFAULT in states:
+            self.view.undo(mark)
+            self._write_defaults(coins, states, stride)
+            states = self.view.set(coins, count, stride, an_at, month)
+        return states
+
+    def page(self, number: int) -> bytes | None:
+        """The 17,408 bytes of one of the store's pages; None when it cannot be read."""
+        data, state = self.view.page(number)
+        if state == DEFAULT:
+            return self.store.default_page(number)
+        return data if state == EQUAL else None
+
+    def remains(self, number: int) -> bytes | None:
+        """What an imported file had instead of a page: None nothing out of the ordinary, else the
+        file's bytes behind a letter: `m` missing, `s` short, `t` the tail behind a whole page."""
+        return self.view.get(native_store.TABLE_REMAINS, number.to_bytes(2))
+
+    def put_file(self, number: int, content: bytes | None) -> None:
+        """Make one of the store's pages what a page file holds; None: the file is missing.
+
+        No undo() takes it back.
+        """
+        key = number.to_bytes(2)
+        if content is not None and len(content) >= PAGE_SIZE:
+            tail = content[PAGE_SIZE:]
+            self.view.put(native_store.TABLE_REMAINS, key, b"t" + tail if tail else None)
+            self.view.fill(number, content[:PAGE_SIZE])
+            self._wrote = True
+            return
+        self.view.put(native_store.TABLE_REMAINS, key, b"m" if content is None else b"s" + content)
+        self.view.put(native_store.TABLE_PAGES, key, b"")
+        self.view.put(native_store.TABLE_CHANGED, key, b"")
+        self._wrote = True
+
+    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
+        """Write the pages of those coins that are DEFAULT in `states`."""
+        for index in _positions(states):
+            denomination, serial_number = _coin_at(coins, index * stride)
+            page = page_of(denomination, serial_number // PAGE_RECORDS)
+            if self.view.page(page)[1] == DEFAULT:
+                self.view.fill(page, self.store.default_page(page))
+
+    def _default_an(self, coins: bytes, start: int) -> bytes:
+        return self.store.default_an(*_coin_at(coins, start))
+
+    # -- entries of the other tables ------------------------------------------------------------
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """An entry, this view's own changes included; None when there is none."""
+        name = (table, key)
+        if name in self._staged:
+            return self._staged[name]
+        if name in self._kept:
+            return self._kept[name]
+        return self.view.get(table, key)
+
+    def put(self, table: int, key: bytes, value: bytes | None) -> None:
+        """Change an entry; None removes it. table: native_store.TABLE_*. key: 1 to 511 bytes.
+
+        Raises ValueError or TypeError for what is none of that, RuntimeError on a reading view.
+        """
+        # Said now, to the one who asks: at commit it would fail everybody's changes, or nobody's.
+        self._require_writing()
+        if type(key) is not bytes or not (value is None or type(value) is bytes):
+            raise TypeError("a key is bytes, a value bytes or None")
+        if not 1 <= len(key) <= _KEY_BYTES_MAX:
+            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
+        if type(table) is not int or not 0 <= table < native_store.TABLES:
+            raise ValueError(f"there is no table {table!r}")
+        self._staged[table, key] = value
+
+    def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry of a table in the order of the keys, this view's own changes included."""
+        own = {
+            key: value for (of, key), value in (self._kept | self._staged).items() if of == table
+        }
+        for key, value in self._stored_entries(table):
+            if key not in own:
+                yield key, value
+        for key, changed in own.items():
+            if changed is not None:
+                yield key, changed
+
+    def _stored_entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        key = b""
+        while (found := self.view.seek(table, key)) is not None:
+            yield found
+            key = found[0] + b"\0"  # the next possible key
+
+
+def _positions(states: bytes) -> Iterator[int]:
+    at = states.find(_STATES_DEFAULT)
+    while at >= 0:
+        yield at
+        at = states.find(_STATES_DEFAULT, at + 1)
+
+
+def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
+    denomination, serial_number = COIN.unpack_from(coins, start)
+    return denomination, serial_number

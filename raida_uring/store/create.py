@@ -1,0 +1,83 @@
+"""Make a store. Thread: control."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from raida_uring.errors import StoreError, passing
+from raida_uring.ffi import native_store
+from raida_uring.store import files
+from raida_uring.store.layout import (
+    FORMAT,
+    FORMAT_KEY,
+    MAP_BYTES_DEFAULT,
+    SEED_BYTES,
+    SEED_KEY,
+    UNFINISHED_KEY,
+)
+
+
+def create(
+    path: Path | str,
+    *,
+    seed: str | None = None,
+    map_bytes: int = MAP_BYTES_DEFAULT,
+    unfinished: str | None = None,
+) -> None:
+    """Make an empty store: every page is a default page.
+
+    seed: text in front of what default ANs are hashed from; None draws a secret one.
+    unfinished: see Store.mark_unfinished(). Raises StoreError when the directory holds a store
+    already or cannot be written.
+    """
+    path = Path(path)
+    missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
+    owner = -1
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.refuse_existing(path)
+        had_owner = os.path.lexists(path / files.LOCK)
+        owner = files.own(path)
+        files.refuse_existing(path)  # again, now that nobody else can be making one
+        _make(path, seed, map_bytes, unfinished)
+    except FileExistsError:
+        raise StoreError(f"{path}: is not a directory") from None
+    except OSError as error:
+        raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+    finally:
+        if owner >= 0:
+            if not os.path.lexists(path / files.FILE) and not had_owner:
+                (path / files.LOCK).unlink(missing_ok=True)
+            os.close(owner)
+        for one in missing:  # the innermost first; only what nothing was made in
+            with contextlib.suppress(OSError):
+                one.rmdir()
+
+
+def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) -> None:
+    """Whoever calls it owns the directory. Raises StoreError, OSError, with nothing made."""
+    had_readers = os.path.lexists(path / files.READERS)
+    try:
+        store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
+        try:
+            view = store.view(writing=True)
+            try:
+                view.begin()
+                drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+                view.put(native_store.TABLE_META, FORMAT_KEY, FORMAT)
+                view.put(native_store.TABLE_META, SEED_KEY, drawn)
+                if unfinished is not None:
+                    view.put(native_store.TABLE_META, UNFINISHED_KEY, unfinished.encode())
+                view.commit()
+            finally:
+                view.close()
+        finally:
+            store.close()
+        files.sync_directory(path)
+        files.sync_directory(path.absolute().parent)
+    except BaseException:
+        (path / files.FILE).unlink(missing_ok=True)
+        if not had_readers:
+            (path / files.READERS).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,57 @@
+"""What a store numbers: denominations, pages, records, months. Pure. Source: wire specification,
+section 8."""
+
+import functools
+import struct
+import time
+from typing import Final
+
+from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, PAGE_RECORDS
+
+FORMAT: Final = b"1"
+MAP_BYTES_DEFAULT: Final = 2 << 30
+# Entries of the table META.
+FORMAT_KEY: Final = b"format"
+SEED_KEY: Final = b"seed"
+RAIDA_KEY: Final = b"raida"  # the RAIDA that has served it, one byte
+UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
+
+COIN_BYTES: Final = 5
+AN_BYTES: Final = 16
+SEED_BYTES: Final = 16
+DENOMINATION_MIN: Final = -8
+# The denominations as the wire has them, -8 to 6.
+DENOMINATION_BYTES: Final = bytes(
+    (DENOMINATION_MIN + index) & 0xFF for index in range(DENOMINATIONS)
+)
+SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
+PAGES_OF_FOLDER: Final = 256  # of the reference server's files
+COIN: Final = struct.Struct(">bI")  # as the wire names it
+
+
+def page_of(denomination: int, page: int) -> int:
+    """The number that the store gives page `page` (0 to 999) of a denomination (-8 to 6)."""
+    return (denomination - DENOMINATION_MIN) * DEN_PAGES + page
+
+
+def denomination_of(page: int) -> int:
+    """The denomination, -8 to 6, of one of the store's pages."""
+    return page // DEN_PAGES + DENOMINATION_MIN
+
+
+def month_now(seconds: float | None = None) -> int:
+    """The month of an ownership change as a record holds it: months since February 2023, UTC."""
+    return _month_of(int(time.time() if seconds is None else seconds) // 3600)
+
+
+@functools.lru_cache(maxsize=2)  # no month changes within an hour of UTC
+def _month_of(hour: int) -> int:
+    now = time.gmtime(hour * 3600)
+    return ((now.tm_year - 2023) * 12 + now.tm_mon - 2) % 256
+
+
+def file_name(page: int) -> str:
+    """Where the file of one of the store's pages stands below the `Data` directory."""
+    index, number = divmod(page, DEN_PAGES)
+    folder = number // PAGES_OF_FOLDER
+    return f"{DENOMINATION_BYTES[index]:02x}/{folder:02x}/{number:04x}.bin"

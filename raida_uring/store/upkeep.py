@@ -1,0 +1,78 @@
+"""Threads that look after an open store: whether it can be written, and that commits reach the
+disk."""
+
+import logging
+import threading
+from typing import Final
+
+from raida_uring.errors import StoreError
+from raida_uring.log import event
+from raida_uring.store.store import Store
+from raida_uring.threads import Vital
+
+WATCH_INTERVAL_S: Final = 1.0
+
+logger = logging.getLogger("raida_uring.store")
+
+
+class Watch:
+    """Looks at an open store every WATCH_INTERVAL_S and logs when changes begin to fail, and when
+    they succeed again. On a thread of its own: a disk may hang."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stopping = threading.Event()
+        self._thread = Vital(target=self._run, name="store-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return once it does not use the store any more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        store, told = self._store, False
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            store.look()
+            fault = store.write_fault
+            if fault is not None and not told:
+                logger.error(
+                    "the store %s cannot be changed: %s",
+                    store.path,
+                    fault,
+                    extra=event("store_unwritable", path=str(store.path)),
+                )
+            elif told and fault is None:
+                logger.info(
+                    "the store %s can be changed again",
+                    store.path,
+                    extra=event("store_writes_again", path=str(store.path)),
+                )
+            told = fault is not None
+
+
+class Syncer:
+    """Brings commits to the disk every so often, for a store that does not wait for it."""
+
+    def __init__(self, store: Store, interval_s: float) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = Vital(target=self._run, name="store-sync", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return once everything is on the disk, as far as it can be."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stopping.wait(self._interval_s)
+            try:
+                self._store.sync()
+            except StoreError as error:
+                logger.error(
+                    "changes are not safe from a power loss: %s", error, extra=event("sync_failed")
+                )
