@@ -31,7 +31,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from raida_uring import admin, adminsocket, config, top
+from raida_uring import admin, adminsocket, config, sockets, top
 from raida_uring.admin import Admin
 from raida_uring.adminsocket import NodeError, NotRunningError, ask, result_of
 from raida_uring.errors import RaidaError, StartError, StoreError
@@ -844,28 +844,47 @@ def test_top_on_a_terminal_that_nobody_knows_is_one_line(place: Path, term: str)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
 
 
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """To this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_who_left_meanwhile_does_not_cost_the_reserve() -> None:
+    """The kernel wants a descriptor before it looks whether anybody is there."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, descriptors_left(1):
+        listening.setblocking(False)
+        reserve = sockets.Reserve()
+        with pytest.raises(BlockingIOError):
+            reserve.accept(listening)
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)  # it is another's then
+        reserve.close()
+        os.close(os.dup(0))
+
+
 @pytest.mark.any_backend
 @pytest.mark.parametrize("free", range(4))
 def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path, free: int) -> None:
     """It takes four. The start fails then in one line, a successor serves without."""
     path = tmp_path / "admin.sock"
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with running_node() as node:
         daemon_of = cast(Any, SimpleNamespace(server=node.server))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
-        taken: list[int] = []
-        try:
-            with suppress(OSError):
-                while True:
-                    taken.append(os.dup(0))
-            for _ in range(free):
-                os.close(taken.pop())
-            with pytest.raises(StartError, match="Too many open files"):
-                Admin(daemon_of, path)
-        finally:
-            for fd in taken:
-                os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with descriptors_left(free), pytest.raises(StartError, match="Too many open files"):
+            Admin(daemon_of, path)
         assert not path.exists()
         Admin(daemon_of, path).close()
 
