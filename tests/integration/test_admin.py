@@ -407,6 +407,14 @@ def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> N
             assert "result" in json.loads(stream.readline())
 
 
+def take_free_descriptors(process: psutil.Process) -> tuple[int, int]:
+    """By a limit at the first that is free now; the limits before."""
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+    process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
+    return before
+
+
 def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
     """Just then it is asked for."""
     with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
@@ -416,16 +424,13 @@ def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
         client.sendall(b'{"command": "log-level"}\n')
         assert "level" in answers.readline()
         process = psutil.Process(running.process.pid)
-        limits = process.rlimit(psutil.RLIMIT_NOFILE)
-        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+        limits = take_free_descriptors(process)
         for _ in range(10):  # what the node had open for a moment at its start may be free again
             client.sendall(b'{"command": "status"}\n')
             told = json.loads(answers.readline())["result"]
             if told["resources"]["memory_bytes"] is None:
                 break
-            used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-            process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+            take_free_descriptors(process)
         assert told["resources"]["memory_bytes"] is None
         assert told["resources"]["cpu_s"] > 0
         shown = "\n".join(top.render(told, told, 200, 100))
@@ -441,9 +446,7 @@ def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> 
     with node(place) as (running, path), ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(6)]
         process = psutil.Process(running.process.pid)
-        _, most = process.rlimit(psutil.RLIMIT_NOFILE)
-        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), most))
+        take_free_descriptors(process)
         for client in clients:
             client.settimeout(10 * PATIENCE)
             client.connect(str(path))
@@ -454,6 +457,20 @@ def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> 
         for client in clients:
             assert "level" in client.makefile().readline()
             client.shutdown(socket.SHUT_RDWR)
+
+
+def test_who_asks_nothing_gives_up_the_descriptor_in_reserve(place: Path) -> None:
+    with node(place) as (running, path), ExitStack() as stack:
+        # Several: what the node had open for a moment at its start may be free again.
+        *idle, asking = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+        take_free_descriptors(psutil.Process(running.process.pid))
+        for client in (*idle, asking):
+            client.connect(str(path))
+        asking.settimeout(COMMAND_TIMEOUT_S)
+        asking.sendall(b'{"command": "log-level"}\n')
+        assert b"level" in asking.recv(1000)
+        told, _, _ = select.select(idle, [], [], 0)
+        assert b"too long" in told[0].recv(1000)
 
 
 def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
