@@ -129,6 +129,8 @@ def _refusal(path: Path, error: OSError) -> str:
     denied = None
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         denied = _denied(path, os.R_OK | os.W_OK)
+    if error.errno == errno.ELOOP:
+        denied = f"{error.filename or path}: is a symbolic link, which is not followed: remove it"
     return denied or f"{error.filename or path}: {error.strerror}"
 
 
