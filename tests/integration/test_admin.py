@@ -991,7 +991,7 @@ def test_root_finds_the_node_of_another_user(place: Path, monkeypatch: pytest.Mo
     with daemon(place, command=as_another) as running:
         told = run_in({}, "status", "--json", "--config", str(place / "node.toml"))
         assert json.loads(told)["process"] == running.process.pid
-        directory = Path(f"/tmp/raida-uring-{100_000 + running.process.pid}")  # noqa: S108
+        directory = Path(f"/tmp/raida-uring-{100_000 + running.process.pid}")  # noqa: S108  its default
         assert (directory / f"{running.endpoint[1]}.sock").exists()
     shutil.rmtree(directory)
 

@@ -77,7 +77,7 @@ def test_refused_request_is_sent_to_its_end(persistent: bool) -> None:
         refused[2] ^= 1  # another RAIDA's
         for at in range(0, len(refused), 5000):
             client.sendall(refused[at : at + 5000])
-            time.sleep(0.002)
+            time.sleep(0.002)  # so that the rest comes behind the refusal
         reply = b""
         while piece := client.recv(1000):
             reply += piece

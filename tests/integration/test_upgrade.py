@@ -280,7 +280,7 @@ def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
     """Its end would be that of all others in there."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no PID namespaces for this user")
+        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
     with daemon(tmp_path, command=[*unshare, *SERVE]) as node:
         inside = child_of(node)
         inside.send_signal(signal.SIGUSR2)
