@@ -45,7 +45,7 @@ PEERS_LISTED_MAX: Final = 256
 DRAIN_TIMEOUT_S_MAX: Final = 86400.0
 STUCK_S: Final = 10.0  # a client that does not take its answer is let go
 IDLE_S: Final = 60.0  # and one that asks nothing ...
-IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no place
+IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no place for it
 END_S: Final = 1.0  # all that clients have for their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
@@ -280,8 +280,9 @@ class Admin:
             channel = self._reserve.accept(self._listener)
         except BlockingIOError:
             return  # gone again
-        except OSError:
-            time.sleep(ACCEPT_PAUSE_S)  # no descriptor: the client is there at once again
+        except OSError:  # no descriptor
+            if not self._make_place():
+                time.sleep(ACCEPT_PAUSE_S)  # the client is there at once again
             return
         raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         process, user, _ = _CREDENTIALS.unpack(raw)
@@ -296,7 +297,7 @@ class Admin:
                 user,
                 extra=event("admin_refused", process=process, user=user),
             )
-        elif not self._has_place():
+        elif len(self._clients) >= CLIENTS_MAX and not self._make_place():
             refusal = f"{CLIENTS_MAX} clients already: too many"
         if refusal is not None:
             try:
@@ -328,13 +329,11 @@ class Admin:
             client.send({"error": "nothing was asked for too long"})
         self._forget(client)
 
-    def _has_place(self) -> bool:
+    def _make_place(self) -> bool:
         """For one more: of those that ask nothing, the one that has been silent longest leaves."""
-        if len(self._clients) < CLIENTS_MAX:
-            return True
         now = time.monotonic()
-        longest = max(self._clients, key=lambda client: client.idle_s(now))
-        if longest.idle_s(now) <= IDLE_CROWDED_S:
+        longest = max(self._clients, key=lambda client: client.idle_s(now), default=None)
+        if longest is None or longest.idle_s(now) <= IDLE_CROWDED_S:
             return False
         self._dismiss(longest)
         return True

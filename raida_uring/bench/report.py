@@ -401,11 +401,15 @@ def _case_lines(report: CaseReport) -> list[str]:
             f"{_number(ratio(report, name, YARDSTICK), '.2f'):>8}{len(outcome.calm.runs):6}"
             f"{outcome.median('requests_per_s'):10.0f}"
             f"{outcome.median('p50_us'):9.0f}{outcome.median('p99_us'):9.0f}"
-            f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
+            f"{_failures(outcome)}"
             f"{_number(outcome.io_syscalls_per_request, '.3f'):>14}"
             f"{outcome.median('other_cpu'):8.2f}"
         )
     return lines
+
+
+def _failures(outcome: Outcome) -> str:
+    return f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
 
 
 def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
@@ -456,7 +460,7 @@ def _coin_lines(reports: Sequence[CoinReport]) -> list[str]:
             f"  {one.case.name:18}{rate:10.0f}"
             f"{_number(coin_ratio(reports, one.case.name), '.2f'):>10}{rate * one.case.coins:13.0f}"
             f"{outcome.median('requests_per_s'):10.0f}{outcome.median('p50_us'):9.0f}"
-            f"{outcome.total('lost'):6}{outcome.total('wrong') + outcome.total('stray'):6}"
+            f"{_failures(outcome)}"
             f"{outcome.median('other_cpu'):8.2f}"
         )
     return lines
@@ -476,7 +480,7 @@ def _workers_lines(reports: Sequence[WorkersReport]) -> list[str]:
             f"  {one.name:22}{alone.median('requests_per_s'):10.0f}"
             f"{many.median('requests_per_s'):10.0f}{_number(one.ratio, '.2f'):>8}"
             f"{alone.median('p99_us'):11.0f}{many.median('p99_us'):9.0f}"
-            f"{both.total('lost'):6}{both.total('wrong') + both.total('stray'):6}"
+            f"{_failures(both)}"
         )
     return lines
 

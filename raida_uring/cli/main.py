@@ -299,6 +299,10 @@ _Backend = Annotated[
 ]
 
 
+def _config_option(text: str) -> Any:
+    return typer.Option("--config", metavar="FILE", readable=False, help=text)
+
+
 # --- serve ------------------------------------------------------------------------------------
 
 
@@ -306,11 +310,8 @@ _Backend = Annotated[
 def serve(
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            readable=False,
-            help="TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key.",
+        _config_option(
+            "TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key."
         ),
     ] = None,
     host: Annotated[
@@ -406,9 +407,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config", metavar="FILE", readable=False, help="TOML file whose needs are to be met."
-        ),
+        _config_option("TOML file whose needs are to be met."),
     ] = None,
     backend: _Backend = None,
 ) -> int:
@@ -478,12 +477,9 @@ def _check_deep(chosen: config.Config, path: Path) -> str:
 def list_commands(
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            readable=False,
-            help="TOML file whose modules are imported, which runs their code. Without it: the "
-            "built-in commands of a node without a store, and those of entry points.",
+        _config_option(
+            "TOML file whose modules are imported, which runs their code. Without it: the "
+            "built-in commands of a node without a store, and those of entry points."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -521,12 +517,7 @@ def config_show(
 
 _ConfigOption = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        readable=False,
-        help="TOML file that says where the store is, and how large it may grow.",
-    ),
+    _config_option("TOML file that says where the store is, and how large it may grow."),
 ]
 _StoreOption = Annotated[
     Path | None,

@@ -296,7 +296,7 @@ def _version_of(node: _Node, process: int) -> str:
             told = node.result_of("status")
             if told["process"] == process:
                 return str(told["version"])
-        time.sleep(_TAKEOVER_LOOK_S)
+        time.sleep(_TAKEOVER_LOOK_S)  # nobody tells
     return "?"
 
 

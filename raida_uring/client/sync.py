@@ -71,6 +71,8 @@ def naming(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and isinstance(error, TimeoutError):
+            raise TimeoutError(f"{format_endpoint(host, port)}: {error}") from None
         if error.errno is None:
             raise  # in words of ours
         # A resolver's numbers are its own, and asyncio has words for the others that say less.

@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, Final, cast
 
 _INTERFACE: Final = r"[^\s/:\0]{1,15}"  # what the kernel takes for a name, IFNAMSIZ
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")  # a network's own is not known here
 
 # --- Kinds of values --------------------------------------------------------------------------
 
@@ -129,6 +130,8 @@ def _parse_address(raw: object) -> str:
         raise ValueError(f"{toml_value(raw)} is not an IP address")
     if address.is_multicast:
         raise ValueError(f"{address} is a multicast address")
+    if address == _BROADCAST:
+        raise ValueError(f"{address} is the broadcast address")
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             raise ValueError(f"{raw} is IPv4: write {address.ipv4_mapped}")

@@ -22,6 +22,7 @@ class _Lib(Protocol):
     RU_RECORD_SIZE: int
     RU_ROOTS_BYTES: int
     RU_REQUEST_PREFIX_BYTES: int
+    RU_INLINE_BYTES: int
     RU_REQUEST_KINDS: int
     RU_CONFIG_LISTENERS: int
     RU_CLOSED_KEPT: int
@@ -101,6 +102,7 @@ KIND_PLAIN, _KIND_BARE, KIND_SEALED = KINDS
 ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
+INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
 
 COUNTER_NAMES: Final = tuple(
     _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())

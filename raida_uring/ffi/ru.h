@@ -21,6 +21,7 @@ enum ru_constant {
     RU_RECORD_SIZE = 40,
     RU_ROOTS_BYTES = 480,
     RU_REQUEST_PREFIX_BYTES = 80,
+    RU_INLINE_BYTES = 352,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
@@ -344,6 +345,7 @@ _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_networ
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
 _Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
+_Static_assert(RU_INLINE_BYTES == RU_INLINE_SIZE, "inline reply");
 _Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
                    sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,
                "probe");

@@ -188,7 +188,10 @@ class _Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "unlimited", False):
             return True
-        kind = (record.levelno, str(record.msg))
+        try:
+            kind = (record.levelno, str(record.msg))
+        except Exception:
+            return True  # emit() deals with it
         now = time.monotonic()
         held_back, first = 0, False
         with self._lock:

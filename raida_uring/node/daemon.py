@@ -237,6 +237,7 @@ class Daemon:
         good meanwhile, or a successor at the very end.
         """
         threads.on_death = self._thread_died
+        servicemanager.prepare()
         with self._inbox:
             try:
                 self.server.start()

@@ -50,6 +50,13 @@ def notify(state: str, descriptors: Sequence[int] = ()) -> None:
     _teller.tell(address, state, descriptors)
 
 
+def prepare() -> None:
+    """Have what notify() needs: a node without a descriptor must still be able to say it lives.
+    Once, at the start."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        _teller.prepare()
+
+
 def flush() -> None:
     """Wait until the service manager has been told everything, for NOTIFY_TIMEOUT_S at most."""
     _teller.flush()
@@ -66,12 +73,22 @@ class _Teller:
         self._lock = threading.Condition()
         self._later: deque[tuple[str, bytes, list[int]]] = deque()  # the first is being sent
         self._thread: Vital | None = None
+        self._channel: socket.socket | None = None  # for good
+
+    def prepare(self) -> None:
+        with self._lock, contextlib.suppress(OSError):  # no descriptor yet: the next word asks anew
+            self._open()
+
+    def _open(self) -> socket.socket:
+        if self._channel is None:
+            self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        return self._channel
 
     def tell(self, address: str, state: str, descriptors: Sequence[int]) -> None:
         with self._lock:
             if not self._later:
                 try:
-                    _send(address, state.encode(), descriptors, socket.MSG_DONTWAIT)
+                    _send(self._open(), address, state.encode(), descriptors, socket.MSG_DONTWAIT)
                     return
                 except BlockingIOError:
                     pass
@@ -106,8 +123,9 @@ class _Teller:
             with self._lock:
                 self._lock.wait_for(lambda: bool(self._later))
                 address, state, descriptors = self._later[0]
+                channel = self._open()  # which there is: the first try was by it
             try:
-                _send(address, state, descriptors, 0)
+                _send(channel, address, state, descriptors, 0)
             except OSError as error:
                 _log_failure(error)
             for fd in descriptors:
@@ -129,12 +147,13 @@ class _Teller:
 _teller = _Teller()
 
 
-def _send(address: str, state: bytes, descriptors: Sequence[int], flags: int) -> None:
+def _send(
+    channel: socket.socket, address: str, state: bytes, descriptors: Sequence[int], flags: int
+) -> None:
     """Raises OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        # Not socket.send_fds(), which forgets the address.
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-        channel.sendmsg([state], [rights] if descriptors else [], flags, address)
+    # Not socket.send_fds(), which forgets the address.
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+    channel.sendmsg([state], [rights] if descriptors else [], flags, address)
 
 
 def _log_failure(error: Exception) -> None:

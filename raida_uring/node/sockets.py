@@ -452,7 +452,11 @@ class Reserve:
             if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
                 raise
             self.close()
-            channel, _ = listening.accept()
+            try:
+                channel, _ = listening.accept()
+            except OSError:  # nobody is there: the kernel looks for a descriptor first
+                self.fill()
+                raise
         return channel
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import select
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,10 +125,14 @@ class Web:
         self._status = _Shared(self._make_status)
         self._exposition = _Shared(lambda: metrics.exposition(self._observe()))
         self._seen = _Shared(self._observe)
-        self._sockets = _listen(config)
-        self._reserve = sockets.Reserve()
         self._connections: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
+        self._sockets = _listen(config)
+        with contextlib.ExitStack() as undone:
+            for listening in self._sockets:
+                undone.enter_context(listening)
+            self._loop = _make_loop()
+            undone.pop_all()
+        self._reserve = sockets.Reserve()
         self._stopping = asyncio.Event()
         self._thread = Vital(target=self._run, name="http", daemon=True)
         self._paths: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
@@ -350,6 +355,17 @@ def _listen_on(host: str, port: int) -> socket.socket:
         ) from error
     listening.setblocking(False)
     return listening
+
+
+def _make_loop() -> asyncio.AbstractEventLoop:
+    """Raises StartError without the descriptors for it: asyncio's would leave half a loop behind,
+    and that a traceback in the log."""
+    try:
+        for one in (select.epoll(), *socket.socketpair()):
+            one.close()
+        return asyncio.new_event_loop()
+    except OSError as error:
+        raise StartError(f"[http] cannot be served: {error.strerror}") from error
 
 
 # --- Requests -----------------------------------------------------------------------------------

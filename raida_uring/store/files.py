@@ -54,6 +54,8 @@ def refusal(path: Path, error: OSError) -> str:
     cause = None
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         cause = denied(path, os.R_OK | os.W_OK)
+    if error.errno == errno.ELOOP:
+        cause = f"{error.filename or path}: is a symbolic link, which is not followed: remove it"
     return cause or f"{error.filename or path}: {error.strerror}"
 
 

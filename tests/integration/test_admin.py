@@ -38,6 +38,8 @@ from raida_uring.admin.client import NodeError, NotRunningError, ask, result_of
 from raida_uring.admin.server import Admin
 from raida_uring.cli import top
 from raida_uring.errors import RaidaError, StartError, StoreError
+from raida_uring.node import sockets
+from tests.support.confine import default_directory
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
     PATIENCE,
@@ -412,6 +414,14 @@ def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> N
             assert "result" in json.loads(stream.readline())
 
 
+def take_free_descriptors(process: psutil.Process) -> tuple[int, int]:
+    """By a limit at the first that is free now; the limits before."""
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+    process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
+    return before
+
+
 def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
     """Just then it is asked for."""
     with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
@@ -421,16 +431,13 @@ def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
         client.sendall(b'{"command": "log-level"}\n')
         assert "level" in answers.readline()
         process = psutil.Process(running.process.pid)
-        limits = process.rlimit(psutil.RLIMIT_NOFILE)
-        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+        limits = take_free_descriptors(process)
         for _ in range(10):  # what the node had open for a moment at its start may be free again
             client.sendall(b'{"command": "status"}\n')
             told = json.loads(answers.readline())["result"]
             if told["resources"]["memory_bytes"] is None:
                 break
-            used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-            process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+            take_free_descriptors(process)
         assert told["resources"]["memory_bytes"] is None
         assert told["resources"]["cpu_s"] > 0
         shown = "\n".join(top.render(told, told, 200, 100))
@@ -446,9 +453,7 @@ def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> 
     with node(place) as (running, path), ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(6)]
         process = psutil.Process(running.process.pid)
-        _, most = process.rlimit(psutil.RLIMIT_NOFILE)
-        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), most))
+        take_free_descriptors(process)
         for client in clients:
             client.settimeout(10 * PATIENCE)
             client.connect(str(path))
@@ -459,6 +464,20 @@ def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> 
         for client in clients:
             assert "level" in client.makefile().readline()
             client.shutdown(socket.SHUT_RDWR)
+
+
+def test_who_asks_nothing_gives_up_the_descriptor_in_reserve(place: Path) -> None:
+    with node(place) as (running, path), ExitStack() as stack:
+        # Several: what the node had open for a moment at its start may be free again.
+        *idle, asking = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+        take_free_descriptors(psutil.Process(running.process.pid))
+        for client in (*idle, asking):
+            client.connect(str(path))
+        asking.settimeout(COMMAND_TIMEOUT_S)
+        asking.sendall(b'{"command": "log-level"}\n')
+        assert b"level" in asking.recv(1000)
+        told, _, _ = select.select(idle, [], [], 0)
+        assert b"too long" in told[0].recv(1000)
 
 
 def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
@@ -849,28 +868,47 @@ def test_top_on_a_terminal_that_nobody_knows_is_one_line(place: Path, term: str)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
 
 
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """To this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_who_left_meanwhile_does_not_cost_the_reserve() -> None:
+    """The kernel wants a descriptor before it looks whether anybody is there."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, descriptors_left(1):
+        listening.setblocking(False)
+        reserve = sockets.Reserve()
+        with pytest.raises(BlockingIOError):
+            reserve.accept(listening)
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)  # it is another's then
+        reserve.close()
+        os.close(os.dup(0))
+
+
 @pytest.mark.any_backend
 @pytest.mark.parametrize("free", range(4))
 def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path, free: int) -> None:
     """It takes four. The start fails then in one line, a successor serves without."""
     path = tmp_path / "admin.sock"
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with running_node() as node:
         daemon_of = cast(Any, SimpleNamespace(server=node.server))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
-        taken: list[int] = []
-        try:
-            with suppress(OSError):
-                while True:
-                    taken.append(os.dup(0))
-            for _ in range(free):
-                os.close(taken.pop())
-            with pytest.raises(StartError, match="Too many open files"):
-                Admin(daemon_of, path)
-        finally:
-            for fd in taken:
-                os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with descriptors_left(free), pytest.raises(StartError, match="Too many open files"):
+            Admin(daemon_of, path)
         assert not path.exists()
         Admin(daemon_of, path).close()
 
@@ -961,7 +999,7 @@ def test_root_finds_the_node_of_another_user(place: Path, monkeypatch: pytest.Mo
     with daemon(place, command=as_another) as running:
         told = run_in({}, "status", "--json", "--config", str(place / "node.toml"))
         assert json.loads(told)["process"] == running.process.pid
-        directory = Path(f"/tmp/raida-uring-{100_000 + running.process.pid}")  # noqa: S108
+        directory = default_directory(running.process.pid)
         assert (directory / f"{running.endpoint[1]}.sock").exists()
     shutil.rmtree(directory)
 

@@ -336,7 +336,8 @@ def test_silence(ask: Ask, transport: str) -> None:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
     ):
         silent.bind(listener.getsockname())
-        with pytest.raises(TimeoutError, match=r"^timed out$"):
+        port = listener.getsockname()[1]
+        with pytest.raises(TimeoutError, match=rf"^127\.0\.0\.1:{port}: timed out$"):
             ask(listener.getsockname(), calls.version(), transport=transport, timeout_s=0.1)
 
 

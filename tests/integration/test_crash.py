@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,7 +41,7 @@ from tests.support.coin_requests import (
 from tests.support.handlers import LOSE_META
 from tests.support.http import ask as http_ask
 from tests.support.http import sample_value, scrape, status_json
-from tests.support.needs import require
+from tests.support.needs import namespace, require
 from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import (
     HANDLERS,
@@ -53,7 +52,7 @@ from tests.support.node import (
     eventually,
     started_daemon,
 )
-from tests.support.store import MAP_BYTES, Coin, make_store
+from tests.support.store import Coin, make_store, tables_over
 from tests.support.wire import request
 
 KILLS = int(os.environ.get("KILLS", round(10 * VOLUME)))
@@ -62,14 +61,6 @@ OWNERS = 6
 SERVING_S_MAX = 0.4 * PATIENCE
 STARTING_S_MAX = 1.0
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
-
-
-def tables(store: Path, **more: object) -> Any:
-    """A node with trees over this store."""
-    return {
-        "server": {"synchronization_enabled": True},
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20, **more},
-    }
 
 
 @dataclass
@@ -177,7 +168,7 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
     draw = random.Random(seed)
     clients = owners()
     store = make_store(tmp_path / "store")
-    settings = tables(store)
+    settings = tables_over(store)
     roots = check_store(store, clients)
     unacknowledged = 0
     for _ in range(KILLS):
@@ -298,7 +289,7 @@ def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str)
         pytest.skip(refusal)
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-s", "64", "-o", str(trace), "-e", f"trace={TRACED}", *SERVE]
-    settings = tables(
+    settings = tables_over(
         make_store(tmp_path / "store"), durability=durability, sync_interval_ms=600_000
     )
     clients = owners()[:3]
@@ -337,7 +328,7 @@ def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon
         pytest.skip(refusal)
     traced = ["-e", "trace=fdatasync,pwrite64,pwritev", "-e", f"inject={faults}"]
     command = ["strace", "-f", "-o", "/dev/null", *traced, *SERVE]
-    with started_daemon(directory, command=command, **tables(store)) as node:
+    with started_daemon(directory, command=command, **tables_over(store)) as node:
         node.await_ready()
         yield node
         if node.process.poll() is None:
@@ -361,7 +352,7 @@ def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
     # strace counts the calls of each thread for itself. After a second the node tries by itself.
     assert 1 <= told.count(Status.FILESYSTEM) <= 3
     assert told.count(Status.ALL_PASS) == 12 - told.count(Status.FILESYSTEM)
-    with daemon(tmp_path, **tables(store)) as node:
+    with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
 
 
@@ -370,7 +361,7 @@ def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) 
     exit that the service manager answers with a restart is better than 194 for ever."""
     store = make_store(tmp_path / "store")
     one = Owner(1, "udp", [(0, 1), (5, 9)])
-    with started_daemon(tmp_path, handlers=HANDLERS, **tables(store)) as node:
+    with started_daemon(tmp_path, handlers=HANDLERS, **tables_over(store)) as node:
         node.await_ready()
         assert ask(node.endpoint, LOSE_META, b"")[0] == Status.SUCCESS
         old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
@@ -379,7 +370,7 @@ def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) 
         assert node.process.wait(STOP_TIMEOUT_S) == 1
     assert "the store must be opened again, so the node ends" in node.stderr()
     assert "Traceback" not in node.stderr()
-    with daemon(tmp_path, **tables(store)) as node:
+    with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
 
 
@@ -419,24 +410,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     """Of 8 MiB."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
-    script = 'mount -t tmpfs -o size=8m,mode=0777 tmpfs "$0" && echo mounted && exec sleep infinity'
-    with subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script, str(mounted)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stderr is not None
-        try:
-            if holder.stdout.readline() != b"mounted\n":
-                pytest.skip(f"no mount namespace: {holder.stderr.read().decode().strip()}")
-            yield Disk(
-                mounted,
-                Path(f"/proc/{holder.pid}/root{mounted}"),
-                ("nsenter", f"--target={holder.pid}", "--mount", f"--wd={tmp_path}"),
-            )
-        finally:
-            holder.kill()
+    script = 'mount -t tmpfs -o size=8m,mode=0777 tmpfs "$0"'
+    with namespace("mount", script, mounted) as pid:
+        yield Disk(
+            mounted,
+            Path(f"/proc/{pid}/root{mounted}"),
+            ("nsenter", f"--target={pid}", "--mount", f"--wd={tmp_path}"),
+        )
 
 
 def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) -> None:
@@ -447,7 +427,7 @@ def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) ->
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/"
     socket_path = tmp_path / "admin.sock"
-    settings = tables(disk.mounted / "store") | {
+    settings = tables_over(disk.mounted / "store") | {
         "http": {"enabled": True, "port": port},
         "admin": {"socket": str(socket_path)},
     }
@@ -509,7 +489,7 @@ def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, disk: Disk
     command = [*disk.enter, *SERVE]
     coins = {(2, page * 1024): default_an((2, page * 1024)) for page in range(4)}
     change = pown_payload((coin, an, an_of(coin)) for coin, an in coins.items())
-    with started_daemon(tmp_path, command=command, **tables(disk.mounted / "store")) as node:
+    with started_daemon(tmp_path, command=command, **tables_over(disk.mounted / "store")) as node:
         node.await_ready()
         disk.fill()
         disk.leave(1 << 14)
@@ -523,7 +503,7 @@ def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, disk: Disk
 
 def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) -> None:
     make_store(disk.outside / "store")
-    settings = tables(disk.mounted / "store")
+    settings = tables_over(disk.mounted / "store")
     command = [*disk.enter, *SERVE]
     kept = {(0, 0): default_an((0, 0))}
     pages = iter(range(1000))

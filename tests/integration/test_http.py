@@ -453,6 +453,53 @@ def test_not_ready_while_connections_are_refused(backend: str) -> None:
         )
 
 
+LISTEN_WITHOUT = """
+import os, resource
+from raida_uring import log
+from raida_uring.config import Http
+from raida_uring.errors import StartError
+from raida_uring.web import Web
+
+log.configure("info")
+log.guard_process()
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+config = Http(port=0, listen=("127.0.0.1",))
+Web(config, None, None).stop()  # what Python keeps from now on is open
+before = os.listdir("/proc/self/fd")
+for free in range(10):
+    taken = [os.dup(0) for _ in range(free)]
+    end = os.dup(0)
+    for fd in [*taken, end]:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (end, most))
+    try:
+        Web(config, None, None).stop()
+        print("served")
+    except (StartError, OSError) as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    assert os.listdir("/proc/self/fd") == before, free
+"""
+
+
+@pytest.mark.any_backend
+def test_too_few_descriptors_for_http_leave_nothing_behind() -> None:
+    """A node tries again and again: neither descriptors nor tracebacks may add up."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LISTEN_WITHOUT],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60 * PATIENCE,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = ended.stdout.splitlines()
+    assert len(told) == 10
+    assert told[-1] == "served"
+    assert all("Too many open files" in line for line in told[: told.index("served")])
+
+
 def test_not_ready_without_a_descriptor(tmp_path: Path, backend: str) -> None:
     """And says so, though it could not even take the connection that asks."""
     with socket.create_server(("127.0.0.1", 0)) as free:

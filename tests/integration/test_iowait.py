@@ -29,5 +29,5 @@ def test_sleeping_node_is_not_counted_as_waiting_for_a_disk(backend: str) -> Non
         seen = []
         for _ in range(LOOKS):
             seen.append(tasks_in_iowait())
-            time.sleep(0.02)
+            time.sleep(0.02)  # the looks are to be apart
         assert min(seen) < NODES, seen

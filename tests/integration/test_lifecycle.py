@@ -52,6 +52,7 @@ from tests.support.node import (
     free_port,
     insist,
     running_node,
+    told,
     total,
 )
 from tests.support.store import MAP_BYTES, make_store
@@ -65,6 +66,27 @@ from tests.support.wire import (
     vote,
     vote_agreed,
 )
+
+# Takes every descriptor in the node's last line before it says that it is ready: on the thread that
+# says so, and therefore before.
+TAKE_DESCRIPTORS = """
+import logging, os, resource
+from raida_uring.handlers import Reply, command
+
+@command(group=15, code=1)
+def nothing(request, node):
+    return Reply()
+
+def take(record):
+    if getattr(record, "event", "") == "hint":
+        free = os.dup(0)
+        os.close(free)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+    return True
+
+logging.getLogger("raida_uring").addFilter(take)
+"""
 
 
 def resources() -> Counter[str]:
@@ -426,3 +448,23 @@ def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
         process.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
         eventually(lambda: "resources are not known: " in node.stderr())
         process.rlimit(psutil.RLIMIT_NOFILE, limits)
+
+
+def test_a_node_without_a_descriptor_once_it_is_ready_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And tells the service manager that it lives."""
+    (tmp_path / "scarce.py").write_text(TAKE_DESCRIPTORS)
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    scarce = {"modules": ["scarce"]}
+    with daemon(tmp_path, import_paths=[tmp_path], handlers=scarce) as node:
+        free = psutil.Process(node.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0]
+        assert sorted(map(int, os.listdir(f"/proc/{node.process.pid}/fd")))[:free] == [*range(free)]
+        seen: list[str] = []
+
+        def lives() -> bool:
+            seen.extend(told(node.notify))
+            return seen.count("WATCHDOG=1") >= 2
+
+        eventually(lives, timeout_s=20 * PATIENCE)
+        assert status(udp_ask(node.endpoint, request(ECHO_COMMAND))) == Status.SUCCESS

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from raida_uring.ffi import native
 from tests.support.handlers import BLOB, blob_bytes
 from tests.support.net import PATIENCE, tcp_connect
 from tests.support.node import HANDLERS, Node, running_node
@@ -14,7 +15,6 @@ from tests.support.wire import ECHO_COMMAND, request, status
 
 LINGER_S = 2.0
 SMALL_BUFFER = 4096
-INLINE_BYTES = 352  # RU_INLINE_SIZE: a reply of so many leaves at once, and its connection ends
 # A reply of the first size waits in the kernel for a slow reader, one of the last stays in a block.
 SIZES = [100, 1_000, 17_000, 60_000]
 
@@ -41,9 +41,9 @@ def read_slowly(client: socket.socket) -> bytes:
     try:
         while piece := client.recv(1000):
             data += piece
-            time.sleep(0.001)
+            time.sleep(0.001)  # what makes it slow
     except ConnectionResetError:
-        if not 0 < len(data) <= INLINE_BYTES:
+        if not 0 < len(data) <= native.INLINE_SIZE:
             raise
     return bytes(data)
 
@@ -77,7 +77,7 @@ def test_refused_request_is_sent_to_its_end(persistent: bool) -> None:
         refused[2] ^= 1  # another RAIDA's
         for at in range(0, len(refused), 5000):
             client.sendall(refused[at : at + 5000])
-            time.sleep(0.002)
+            time.sleep(0.002)  # so that the rest comes behind the refusal
         reply = b""
         while piece := client.recv(1000):
             reply += piece

@@ -7,6 +7,7 @@ log says which and why, and a node that follows another at once gets what that o
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.confine import default_directory
 from tests.support.net import PATIENCE, tcp_ask, udp_ask
 from tests.support.node import config_text, daemon, environment
 from tests.support.wire import ECHO_COMMAND, request, status
@@ -80,6 +82,7 @@ def test_says_what_it_got_and_serves(tmp_path: Path, memlock_bytes: int) -> None
         assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
         log = node.stderr()
         assert node.terminate() == 0
+    shutil.rmtree(default_directory(node.process.pid), ignore_errors=True)
     told = re.search(r"serving on \S+: (.*)", log)
     assert told, log
     if told[1].startswith("epoll"):

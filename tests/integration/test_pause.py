@@ -32,7 +32,7 @@ def pause(node: Daemon, sent: list[tuple[socket.socket, bytes]]) -> None:
     node.signal(signal.SIGSTOP)
     for client, rest in sent:
         client.sendall(rest)
-    time.sleep(TIMEOUT_S * 1.5)
+    time.sleep(TIMEOUT_S * 1.5)  # the pause itself: every deadline passes in it
     node.signal(signal.SIGCONT)
 
 

@@ -92,7 +92,7 @@ def test_network_that_is_down() -> None:
     """The kernel's features do not depend on an interface, and neither does what the node does."""
     how = "leave_network()"
     if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
-        pytest.skip("no network namespaces for this user")
+        pytest.skip("no network namespace: unshare(CLONE_NEWNET) is not permitted")
     shown = probed(confined(how, "--json"))
     assert shown["verdict"]["backend"] == "uring"
     assert by_key(shown["features"])["mmsg"]["works"]
@@ -290,7 +290,7 @@ def test_capabilities_of_a_user_namespace_are_none() -> None:
     applies, and is named as the cause where it was in the way."""
     how = f"enter_user_namespace(memlock_bytes={64 << 10})"
     if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
-        pytest.skip("no user namespaces for this user")
+        pytest.skip("no user namespace: unshare(CLONE_NEWUSER) is not permitted")
     shown = probed(confined(how, "--json"))
     around = shown["circumstances"]
     assert (around["privileged"], around["memlock_bytes"]) == (False, 64 << 10)

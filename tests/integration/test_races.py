@@ -34,7 +34,7 @@ from tests.support.coin_requests import (
 )
 from tests.support.net import read_to_close, tcp_connect, udp_client, udp_exchange
 from tests.support.node import Node, running_node
-from tests.support.store import MAP_BYTES, Coin, make_store
+from tests.support.store import Coin, make_store, tables_over
 from tests.support.wire import request
 
 WINDOW = 50  # coins raced for at once: a batch then holds several races
@@ -46,10 +46,7 @@ LAG_S_MAX = 2.0  # far above the promise: the machine may be busy
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     store = make_store(tmp_path / "store")
-    with running_node(
-        server={"synchronization_enabled": True},
-        store={"path": str(store), "size_mib": MAP_BYTES >> 20},
-    ) as started:
+    with running_node(**tables_over(store)) as started:
         yield started
 
 

@@ -225,7 +225,7 @@ def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None
 def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str) -> None:
     """Asked over one link while the way back leads over another: the reply takes the latter."""
     if os.geteuid() != 0:
-        pytest.skip("network namespaces need CAP_SYS_ADMIN")
+        pytest.skip("no network namespace: unshare(CLONE_NEWNET) needs CAP_SYS_ADMIN")
     require("ip")
     script = Path(__file__).with_name("asymmetric_routes.sh")
     ended = subprocess.run(

@@ -287,7 +287,7 @@ class Manager:
                 assert f"FDNAME={STORED_NAME}" in lines
                 forgotten, self.stored = self.stored, []
                 if forgotten and not given:
-                    time.sleep(self.CLOSING_TAKES_S)
+                    time.sleep(self.CLOSING_TAKES_S)  # as systemd, which closes them later
                 for one in forgotten:
                     one.close()
             if "FDSTORE=1" in lines:

@@ -8,7 +8,6 @@ it again (exit status 1); a stop is obeyed meanwhile; only what a person must ch
 import contextlib
 import ctypes
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from raida_uring.errors import StartError
 from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
-from tests.support.needs import require_ipv6
+from tests.support.needs import namespace, require, require_ipv6
 from tests.support.net import PATIENCE, Endpoint, reset
 from tests.support.node import (
     SERVE,
@@ -100,26 +99,14 @@ class Network:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    if shutil.which("ip") is None:
-        pytest.skip("no ip (Debian package iproute2)")
-    with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo made && exec sleep infinity"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stderr is not None
-        try:
-            if holder.stdout.readline() != b"made\n":
-                pytest.skip(f"no network namespace: {holder.stderr.read().decode().strip()}")
-            made = Network(holder.pid)
-            made.ip("link", "set", "lo", "up")
-            made.ip("link", "add", "name", "one", "type", "veth", "peer", "name", "other")
-            made.ip("link", "set", "other", "up")
-            made.ip("link", "set", "one", "up")
-            yield made
-        finally:
-            holder.kill()
+    require("ip")
+    with namespace("net") as pid:
+        made = Network(pid)
+        made.ip("link", "set", "lo", "up")
+        made.ip("link", "add", "name", "one", "type", "veth", "peer", "name", "other")
+        made.ip("link", "set", "other", "up")
+        made.ip("link", "set", "one", "up")
+        yield made
 
 
 def answers(endpoint: Endpoint) -> bool:

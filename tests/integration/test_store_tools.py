@@ -643,10 +643,27 @@ def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> Non
     (path / "owner").unlink()
     (tmp_path / "of root").write_text("kept")
     (path / "owner").symlink_to(tmp_path / "of root")
-    with pytest.raises(StoreError, match="owner"):
+    with pytest.raises(StoreError, match="owner: is a symbolic link, which is not followed"):
         Store(path)
     assert (tmp_path / "of root").read_text() == "kept"
     assert (tmp_path / "of root").stat().st_uid == 0
+
+
+def test_a_link_in_place_of_lock_mdb_is_not_followed(tmp_path: Path) -> None:
+    """The store's owner may have put it there for root."""
+    path = make_store(tmp_path / "store")
+    other = tmp_path / "other"
+    other.write_text("kept")
+    for led_to in (other, tmp_path / "made"):
+        (path / "lock.mdb").unlink()
+        (path / "lock.mdb").symlink_to(led_to)
+        for asked in ("stat", "verify", "export"):
+            where = ["--store", path, *([tmp_path / "files"] if asked == "export" else [])]
+            refused(store(asked, *where), "lock.mdb is a symbolic link, which is not followed")
+        with pytest.raises(StoreError, match=r"lock\.mdb is a symbolic link"):
+            Store(path)
+    assert other.read_text() == "kept"
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")

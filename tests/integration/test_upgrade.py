@@ -25,7 +25,7 @@ from raida_uring.store import Store
 from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE
 from tests.support.node import SERVE, daemon, environment, eventually
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import MAP_BYTES, make_store, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
     UPGRADES,
@@ -280,7 +280,7 @@ def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
     """Its end would be that of all others in there."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no PID namespaces for this user")
+        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
     with daemon(tmp_path, command=[*unshare, *SERVE]) as node:
         inside = child_of(node)
         inside.send_signal(signal.SIGUSR2)
@@ -294,11 +294,7 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
     """Both processes write to one store for a moment: no acknowledged change may be missing, and
     the successor's trees must know what its predecessor changed last."""
     store = make_store(tmp_path / "store")
-    tables: dict[str, dict[str, object]] = {
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
-        "server": {"synchronization_enabled": True},
-    }
-    with upgradable(tmp_path, **tables) as node:
+    with upgradable(tmp_path, **tables_over(store)) as node:
         host, port = node.endpoint
         asked = Client_(host, port, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
         clients = [PownClient(asked, denomination) for denomination in (1, 2, 3)]

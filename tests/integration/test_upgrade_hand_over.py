@@ -24,7 +24,7 @@ from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.handlers import UNTIL
 from tests.support.node import eventually, free_port, told
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import MAP_BYTES, make_store, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
     PersistentClient,
@@ -306,11 +306,7 @@ def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None
 def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
     """Its commits are its predecessor's to follow."""
     store = make_store(tmp_path / "store")
-    tables: dict[str, dict[str, object]] = {
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
-        "server": {"synchronization_enabled": True},
-    }
-    with upgradable(tmp_path, **tables) as node:
+    with upgradable(tmp_path, **tables_over(store)) as node:
         asked = Client_(*node.endpoint, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
         with held_request(node, tmp_path):
             node.signal(signal.SIGUSR2)

@@ -117,7 +117,7 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
             for _ in range(UPGRADES):
                 pid, interval = upgrade(node, path, pid)
                 intervals.append(interval)
-                time.sleep(BETWEEN_S)
+                time.sleep(BETWEEN_S)  # the load without an upgrade is measured, too
             outcomes = {kind: one for load in loads for kind, one in load.finish().items()}
         finally:
             for load in loads:

@@ -27,7 +27,7 @@ from tests.support.coin_requests import (
 from tests.support.handlers import gate
 from tests.support.net import udp_client
 from tests.support.node import Node, eventually, running_node
-from tests.support.store import Coin, coin_bytes, make_store
+from tests.support.store import Coin, coin_bytes, make_store, tables_over
 from tests.support.wire import ADMIN_KEY, SHOW_STATS_COMMAND, request
 from tests.support.write_handlers import (
     BAD_ENTRY,
@@ -60,11 +60,7 @@ def store(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(store: Path, size_mib: int = SIZE_MIB) -> Iterator[Node]:
-    with running_node(
-        server={"synchronization_enabled": True},
-        store={"path": str(store), "size_mib": size_mib},
-        handlers=MODULES,
-    ) as node:
+    with running_node(**tables_over(store, size_mib), handlers=MODULES) as node:
         yield node
 
 

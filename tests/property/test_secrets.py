@@ -51,7 +51,7 @@ from tests.support.coin_requests import (
 from tests.support.handlers import BARE, GROUP, gate
 from tests.support.net import DATAGRAM_BYTES_MAX, Endpoint, tcp_ask, udp_ask, udp_client
 from tests.support.node import Node, Table, eventually, running_node
-from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, tables_over
 from tests.support.wire import (
     ADMIN_KEY,
     COIN_ID,
@@ -99,11 +99,7 @@ def every_backend(backend: str) -> None:
 @contextmanager
 def serving(store: Path, handlers: Table = MODULES) -> Iterator[Node]:
     """With trees, so that public commands have something to tell."""
-    with running_node(
-        server={"synchronization_enabled": True},
-        store={"path": str(store), "size_mib": SIZE_MIB},
-        handlers=handlers,
-    ) as node:
+    with running_node(**tables_over(store, SIZE_MIB), handlers=handlers) as node:
         eventually(lambda: any(all_roots(node.endpoint)))
         yield node
 

@@ -14,6 +14,7 @@ import resource
 import select
 import socket
 import struct
+from pathlib import Path
 from typing import Final
 
 # The same numbers on every architecture that has io_uring.
@@ -219,6 +220,15 @@ def give_up(*capabilities: int) -> None:
             _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
+def _ordinary_user(process: int) -> int:
+    return 100_000 + process  # one each: the kernel sums locked memory per user
+
+
+def default_directory(process: int) -> Path:
+    """Where a node that became ordinary in `process` has its admin socket; the test removes it."""
+    return Path(f"/tmp/raida-uring-{_ordinary_user(process)}")  # noqa: S108  the node's default
+
+
 def become_ordinary(*, memlock_bytes: int | None) -> None:
     """Lower the limit of locked memory, and become a user without rights who runs nothing else.
 
@@ -228,7 +238,7 @@ def become_ordinary(*, memlock_bytes: int | None) -> None:
     if memlock_bytes is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock_bytes, memlock_bytes))
     if os.geteuid() == 0:
-        user = 100_000 + os.getpid()  # the kernel sums locked memory per user
+        user = _ordinary_user(os.getpid())
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)

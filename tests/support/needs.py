@@ -1,11 +1,15 @@
-"""What single tests need beyond what set-up installs: programs, by Debian's package, and IPv6.
+"""What single tests need beyond what set-up installs: programs, by Debian's package, IPv6, and
+namespaces.
 
-A test that calls require() or require_ipv6() is skipped by name without. Run as `python -m
-tests.support.needs`, this says before the tests begin what would turn which skips into tests.
+A test that asks here for what is missing is skipped, by name. As `python -m tests.support.needs`,
+this says before the tests what would turn which skips into tests.
 """
 
 import shutil
 import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
@@ -38,6 +42,27 @@ def require_ipv6() -> None:
             probe.bind(("::1", 0))
     except OSError as error:
         pytest.skip(f"no IPv6 (AF_INET6, ::1): {error.strerror}")
+
+
+@contextmanager
+def namespace(kind: str, script: str = "true", *arguments: object) -> Iterator[int]:
+    """A process, by its id, that holds a namespace open: "mount" or "net". script: what is done in
+    it first, by sh with `arguments` from $0 on; skips the calling test where that fails."""
+    with subprocess.Popen(
+        ["unshare", f"--{kind}", "sh", "-c", f"{script} && echo made && exec sleep infinity"]
+        + [str(one) for one in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        try:
+            if holder.stdout.readline() != "made\n":
+                pytest.skip(f"no {kind} namespace: {holder.stderr.read().strip()}")
+            yield holder.pid
+        finally:
+            holder.kill()
 
 
 def main() -> None:

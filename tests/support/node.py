@@ -346,7 +346,7 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(path)
         os.chmod(directory, 0o755)  # noqa: S103  a daemon may run as another user
-        os.chmod(path, 0o666)  # noqa: S103
+        os.chmod(path, 0o666)  # noqa: S103  likewise
         try:
             yield notify, path
         finally:

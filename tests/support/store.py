@@ -1,6 +1,7 @@
 """Stores for tests: the one of the recordings, and small ones made on the spot."""
 
 from pathlib import Path
+from typing import Any
 
 from raida_uring.store import PAGE_SIZE, Store, page_of
 from tests.support.wire import FIXTURE_ROOTS, FIXTURE_STORE
@@ -27,6 +28,14 @@ def make_store(path: Path, records: dict[Coin, tuple[bytes, int]] | None = None)
             coins.set(coin_bytes(coin) + an, 1, 21, month)
     store.close()
     return path
+
+
+def tables_over(store: Path, size_mib: int = MAP_BYTES >> 20, **more: object) -> Any:
+    """Configuration tables of a node with trees over this store. more: further keys of [store]."""
+    return {
+        "server": {"synchronization_enabled": True},
+        "store": {"path": str(store), "size_mib": size_mib, **more},
+    }
 
 
 def make_recorded_store(path: Path) -> Path:

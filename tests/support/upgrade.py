@@ -57,7 +57,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while not self.stopping:
-                time.sleep(PACE_S)
+                time.sleep(PACE_S)  # between two requests
                 started = time.monotonic()
                 reply = self.ask(self.requests[self.answers % len(self.requests)])
                 if status(reply) != Status.SUCCESS:
@@ -251,7 +251,7 @@ from raida_uring.handlers import Reply, command
 here = pathlib.Path(__file__).parent
 while (here / "hold").exists():
     (here / "waits").touch()
-    time.sleep(0.01)
+    time.sleep(0.01)  # between looks
 
 @command(group=6, code=200)
 def nothing(request, node):
@@ -307,7 +307,7 @@ class PownClient(threading.Thread):
         for sn in itertools.count(1):
             if self.stopping:
                 return
-            time.sleep(PACE_S)
+            time.sleep(PACE_S)  # between two requests
             new = secrets.token_bytes(16)
             try:
                 coin = Coin(self.denomination, sn, self.old(self.denomination, sn))

@@ -42,7 +42,7 @@ spinning = Company()
 def nap(request: Request, node: object) -> Reply:
     """Sleeps, without the interpreter lock."""
     with napping.one():
-        time.sleep(TAKES_S)
+        time.sleep(TAKES_S)  # the work itself
     return Reply()
 
 

@@ -274,6 +274,8 @@ FAULTS = [
             ('["::", "::1"]', ":: includes ::1"),
             ('["::ffff:127.0.0.1"]', "::ffff:127.0.0.1 is IPv4: write 127.0.0.1"),
             ('["224.0.0.1"]', "224.0.0.1 is a multicast address"),
+            ('["ff02::1%lo"]', "ff02::1%lo is a multicast address"),
+            ('["255.255.255.255"]', "255.255.255.255 is the broadcast address"),
             ('["fe80::1"]', "fe80::1 needs its interface, as in fe80::1%eth0"),
             (
                 '["fe80::1%a-name-that-is-too-long"]',

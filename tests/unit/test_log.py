@@ -173,6 +173,22 @@ def test_arguments_that_do_not_fit_harm_nobody_who_logs(
     assert last[9:] == "info %d coins (2 such lines held back before)"
 
 
+def test_a_message_that_has_no_text_harms_nobody_who_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream)
+        logger = logging.getLogger("raida_uring.handlers")
+        logger.info(Odd())
+        logger.info("next")
+    assert (tmp_path / "log").read_text()[9:] == "info next\n"
+
+
 def test_lines_of_a_level_without_a_name_are_held_back_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

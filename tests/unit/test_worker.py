@@ -10,7 +10,6 @@ leave is not taken for one.
 
 import struct
 import threading
-import time
 
 from raida_uring import config
 from raida_uring.ffi import native
@@ -104,8 +103,7 @@ def test_threads_that_have_ended_are_joined() -> None:
     ended.leave.set()
     ended.thread = joined = Joined(target=bool, daemon=True)
     joined.start()
-    while joined.is_alive():
-        time.sleep(0.001)
+    threading.Thread.join(joined)  # which it does not note
     assert join_all([ended]) == []
     assert joined.joined
 

@@ -38,7 +38,7 @@ from tests.support.coin_requests import (
 )
 from tests.support.net import Endpoint, reset, tcp_connect, udp_client, udp_exchange
 from tests.support.node import Node, Table, daemon, eventually, running_node
-from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, tables_over
 from tests.support.wire import request
 
 COINS = [(0, 5), (0, 6), (3, 2047), (-8, 1_023_999), (6, 0)]
@@ -47,11 +47,7 @@ ANS = {coin: an_of("own", coin) for coin in COINS}
 
 def tables(store: Path, **others: Table) -> dict[str, Table]:
     """A node with trees over this store."""
-    return {
-        "server": {"synchronization_enabled": True},
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20, "pages_for": "all"},
-        **others,
-    }
+    return {**tables_over(store, pages_for="all"), **others}
 
 
 @pytest.fixture

@@ -93,6 +93,8 @@ const char *ru_store_error(int result)
                "is being written over";
     case RU_STORE_TWICE:
         return "this process has it open already";
+    case -ELOOP:
+        return "lock.mdb is a symbolic link, which is not followed: remove it";
     case MDB_MAP_FULL:
         return "the store is full: raise [store] size_mib";
     case MDB_CORRUPTED:
@@ -151,13 +153,15 @@ static int store_open_tables(struct ru_store *store, bool create)
 }
 
 /* Open lock.mdb; make it if need be. Whoever looks first, root perhaps, must not keep the store's
- * owner out, so what is made is as data.mdb is. */
+ * owner out, so what is made is as data.mdb is. Nor does root write where a link leads: the store's
+ * owner may have put it there. */
 static int store_open_lock(int directory)
 {
     struct stat data;
     int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, STORE_MODE);
     if (lock < 0)
-        return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_CLOEXEC) : -1;
+        return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_NOFOLLOW | O_CLOEXEC)
+                               : -1;
     if (fstatat(directory, "data.mdb", &data, 0) == 0) {
         (void)!fchown(lock, data.st_uid, data.st_gid); /* only root may, and only root needs it */
         (void)fchmod(lock, data.st_mode & 0666);
@@ -169,7 +173,7 @@ static int store_open_lock(int directory)
  * need the right to write. */
 static bool store_is_unused(int directory)
 {
-    int lock = openat(directory, "lock.mdb", O_RDONLY | O_CLOEXEC);
+    int lock = openat(directory, "lock.mdb", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (lock < 0)
         return errno == ENOENT;
     struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -197,6 +201,7 @@ static int store_reserve_lock(const char *path, pid_t number, unsigned int *flag
     int rc = 0;
     if (lock < 0) { /* LMDB knows whether it needs it, and why it cannot have it */
         bool denied = errno == EACCES || errno == EPERM;
+        rc = errno == ELOOP ? ELOOP : 0;
         if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
             *flags |= MDB_NOLOCK;
     } else {
@@ -205,7 +210,7 @@ static int store_reserve_lock(const char *path, pid_t number, unsigned int *flag
         close(lock); /* with it go all locks that this process has on the file: none, yet */
     }
     close(directory);
-    return rc == ENOSPC || rc == EDQUOT ? rc : 0;
+    return rc == ENOSPC || rc == EDQUOT || rc == ELOOP ? rc : 0;
 }
 
 int ru_store_reserve_lock(const char *path, unsigned int *flags)
@@ -283,7 +288,7 @@ static int store_keep_lock(struct ru_store *store, const char *path)
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return errno;
-    store->lock = openat(directory, "lock.mdb", O_RDONLY | O_CLOEXEC);
+    store->lock = openat(directory, "lock.mdb", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     int rc = store->lock < 0 ? errno : 0;
     close(directory);
     return rc;
