@@ -135,7 +135,7 @@ def _run(argv: Sequence[str] | None) -> int:
         fault = error.format_message().rstrip(".")
         end = "" if fault.endswith("?") else "."
         return _complain(f"{fault}{end} See {_command_path(error, given)} --help.")
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
@@ -808,7 +808,7 @@ def ping(
             metavar="S",
             min=0.001,
             max=3600,
-            help="Seconds to wait for an answer.",
+            help="Seconds to wait for an answer, and for the addresses of a name.",
         ),
     ] = 2.0,
     raida_id: Annotated[
@@ -834,7 +834,7 @@ def ping(
     known = raida_id is not None and raida_id < config.RAIDA_COUNT
     host, port = _parse_endpoint(endpoint, _FIRST_PORT + (raida_id or 0) * known)
     try:
-        addresses = [text for _, text in client.resolve_all(host, port)]
+        addresses = [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
     except OSError as error:
         raise RaidaError(f"{host}: {error.strerror or error}") from None
     asking = _Asking(
