@@ -12,7 +12,12 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # else it was started with the signal ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from raida_uring import cli
+    try:
+        from raida_uring import cli
+    except Exception as error:  # what is short of memory fails in many ways
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"raida-uring: cannot be loaded: {reason}", file=sys.stderr)
+        return 1  # may pass: it is being installed, or memory is short
 
     signal.signal(signal.SIGINT, handler)
     return cli.main()

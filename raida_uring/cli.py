@@ -29,11 +29,14 @@ import raida_uring
 from raida_uring import adminsocket, client, inbox, log, protocol, remedies, upgrade
 from raida_uring.errors import PASSING, ConfigError, EngineError, ProtocolError, RaidaError
 
+_NO_ROOM = "failed to map segment"  # as the dynamic loader says that memory is short
 _NOT_WHOLE = "the program is not whole: {}: install it again"
 
 try:  # these need the data plane: what is installed may lack it, or be of another Python
     from raida_uring import config, operate
 except ImportError as missing:
+    if _NO_ROOM in str(missing):
+        raise MemoryError(str(missing)) from None
     upgrade.tell_failure(_NOT_WHOLE.format(missing))
     print(f"raida-uring: {_NOT_WHOLE.format(missing)}", file=sys.stderr)
     sys.exit(1)  # as _run() does
@@ -112,9 +115,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         return _complain_of_machine(error)
     except MemoryError:
-        _complain("out of memory")
-        return _EXIT_FAILED
+        return _complain_of_memory()
     except ImportError as error:
+        if _NO_ROOM in str(error):
+            return _complain_of_memory()
         _complain(_NOT_WHOLE.format(error))
         return _EXIT_FAILED  # it may be being installed
     except RuntimeError as error:
@@ -138,6 +142,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _complain_of_memory() -> int:
+    remedy = remedies.for_memory()
+    _complain(f"out of memory: {remedy}" if remedy else "out of memory")
+    return _EXIT_FAILED
 
 
 def _complain_of_machine(error: OSError) -> int:

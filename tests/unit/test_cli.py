@@ -368,6 +368,36 @@ def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
     assert ("lower [udp]" in last) == ("ulimit -v" in last and "reserving" in last)
 
 
+def test_a_program_without_room_for_itself_is_one_line_and_status_1() -> None:
+    """However much it lacks: while it loads, and when it begins to work."""
+    script = (
+        "import os, resource, sys; most = int(sys.argv[1]) << 20; "
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'raida_uring', 'config', 'show'])"
+    )
+    tried = 0
+    for mib in range(16, 1024, 4):
+        done = run_script(script, str(mib), capture_output=True)
+        if done.returncode == 0:
+            break
+        if "raida-uring: " not in done.stderr and "/raida_uring/" not in done.stderr:
+            continue  # Python itself has none
+        tried += 1
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "install it again" not in done.stderr
+    assert tried
+
+
+def test_want_of_memory_under_a_limit_on_address_space_says_what_helps() -> None:
+    script = (
+        "import errno\n"
+        "from raida_uring import remedies\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))\n"
+        "print(remedies.for_memory())"
+    )
+    assert run_script(script, capture_output=True).stdout == "raise LimitAS= (ulimit -v)\n"
+
+
 def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
     make_store(tmp_path / "coins")
     script = (
