@@ -20,16 +20,25 @@ _FILTERED: Final = "a seccomp filter, as of a container engine, refuses one"
 def for_threads() -> str:
     """What to do when Python "can't start new thread", which does not tell why. Call it while the
     threads that there are still run."""
+    # The limits first: where they bind, there is no room for what looks further, either.
+    if is_address_space_limited() and not _can_map(_STACK_BYTES):
+        return "the limit on address space leaves no room for its stack: raise LimitAS= (ulimit -v)"
+    if _is_limited(resource.RLIMIT_DATA) and not _can_map(_STACK_BYTES, mmap.MAP_PRIVATE):
+        return "the limit on data leaves no room for its stack: raise LimitDATA= (ulimit -d)"
     if _thread_error() == errno.EPERM:
         return (
             "clone3() is not permitted: the container engine's seccomp filter is too old for this "
             "C library: update the engine (Docker 20.10.10 or later)"
         )
-    if is_address_space_limited() and not _can_map(_STACK_BYTES):
-        return "the limit on address space leaves no room for its stack: raise LimitAS= (ulimit -v)"
-    if _is_limited(resource.RLIMIT_DATA) and not _can_map(_STACK_BYTES, mmap.MAP_PRIVATE):
-        return "the limit on data leaves no room for its stack: raise LimitDATA= (ulimit -d)"
     return "raise TasksMax= (ulimit -u)"
+
+
+def for_memory() -> str:
+    """What to do when there is no memory even for something small. Empty where nothing is known to
+    help."""
+    if is_address_space_limited():
+        return "raise LimitAS= (ulimit -v)"
+    return "raise LimitDATA= (ulimit -d)" if _is_limited(resource.RLIMIT_DATA) else ""
 
 
 def for_node_memory(number: int) -> str:

@@ -31,12 +31,15 @@ from raida_uring.admin import client as adminsocket
 from raida_uring.errors import PASSING, ConfigError, EngineError, ProtocolError, RaidaError
 from raida_uring.node import inbox, upgrade
 
+_NO_ROOM = "failed to map segment"  # as the dynamic loader says that memory is short
 _NOT_WHOLE = "the program is not whole: {}: install it again"
 
 try:  # these need the data plane: what is installed may lack it, or be of another Python
     from raida_uring import config
     from raida_uring.cli import operate
 except ImportError as missing:
+    if _NO_ROOM in str(missing):
+        raise MemoryError(str(missing)) from None
     upgrade.tell_failure(_NOT_WHOLE.format(missing))
     print(f"raida-uring: {_NOT_WHOLE.format(missing)}", file=sys.stderr)
     sys.exit(1)  # as _run() does
@@ -115,9 +118,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         return _complain_of_machine(error)
     except MemoryError:
-        _complain("out of memory")
-        return _EXIT_FAILED
+        return _complain_of_memory()
     except ImportError as error:
+        if _NO_ROOM in str(error):
+            return _complain_of_memory()
         _complain(_NOT_WHOLE.format(error))
         return _EXIT_FAILED  # it may be being installed
     except RuntimeError as error:
@@ -138,9 +142,15 @@ def _run(argv: Sequence[str] | None) -> int:
         fault = error.format_message().rstrip(".")
         end = "" if fault.endswith("?") else "."
         return _complain(f"{fault}{end} See {_command_path(error, given)} --help.")
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _complain_of_memory() -> int:
+    remedy = remedies.for_memory()
+    _complain(f"out of memory: {remedy}" if remedy else "out of memory")
+    return _EXIT_FAILED
 
 
 def _complain_of_machine(error: OSError) -> int:
@@ -802,7 +812,7 @@ def ping(
             metavar="S",
             min=0.001,
             max=3600,
-            help="Seconds to wait for an answer.",
+            help="Seconds to wait for an answer, and for the addresses of a name.",
         ),
     ] = 2.0,
     raida_id: Annotated[
@@ -828,7 +838,7 @@ def ping(
     known = raida_id is not None and raida_id < config.RAIDA_COUNT
     host, port = _parse_endpoint(endpoint, _FIRST_PORT + (raida_id or 0) * known)
     try:
-        addresses = [text for _, text in client.resolve_all(host, port)]
+        addresses = [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
     except OSError as error:
         raise RaidaError(f"{host}: {error.strerror or error}") from None
     asking = _Asking(

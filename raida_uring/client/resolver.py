@@ -1,13 +1,13 @@
-"""Names to addresses in an event loop, and a connection to the first of them that takes it.
+"""Names to addresses within a time, and in an event loop a connection to the first that takes it.
 
-Thread: the event loop's.
+Thread: any for find(), the event loop's for the rest.
 """
 
 import asyncio
 import socket
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Final
 
 Found = list[tuple[Any, Any, int, str, Any]]
@@ -19,10 +19,26 @@ _lookups_lock = threading.Lock()
 
 async def addresses(host: str, port: int) -> Found:
     """Every address of a name, as for TCP. Raises OSError, ValueError."""
+    found = _find(host, port)
+    return found if isinstance(found, list) else await asyncio.wrap_future(found)
+
+
+def find(host: str, port: int, timeout_s: float | None) -> Found:
+    """As addresses(), for who waits. Raises TimeoutError, too."""
+    found = _find(host, port)
+    if isinstance(found, list):
+        return found
+    wait({found}, timeout_s)  # not result(), whose TimeoutError may be the resolver's own
+    if not found.done():
+        raise TimeoutError("timed out: the addresses of the name were not found in time")
+    return found.result()
+
+
+def _find(host: str, port: int) -> "Found | Future[Found]":
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, ValueError):
-        return await asyncio.wrap_future(_lookup(host, port))
+        return _lookup(host, port)
 
 
 async def connect(found: Found, timeout_s: float) -> socket.socket:

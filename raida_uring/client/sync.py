@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from raida_uring import protocol
+from raida_uring.client import resolver
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import (
     DATAGRAM_BYTES_MAX,
@@ -35,7 +36,7 @@ _Place = tuple[socket.AddressFamily, _Address]
 class Client(Peer):
     """One node, asked synchronously. Holds no socket; any thread, several at once.
 
-    Arguments as `Peer`; timeout_s counts from the moment that the name is resolved.
+    Arguments as `Peer`; timeout_s includes resolving the name.
     """
 
     def ask(self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None) -> Answer[T]:
@@ -96,8 +97,8 @@ def _ask_udp(
 ) -> T:
     """Ask the first address of `host` at which a port is open, and return what `read` makes of the
     first datagram that it takes; others are ignored."""
-    found = _resolve(host, port)
     deadline_s = time.perf_counter() + timeout_s
+    found = _resolve(host, port, timeout_s)
     for family, address in found[:-1]:
         try:
             return _ask_udp_at(family, address, data, read, deadline_s)
@@ -135,8 +136,8 @@ def _ask_udp_at(
 
 def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes, float]:
     """The reply's bytes, or as many as came, and the time it took."""
-    found = _resolve(host, port)
     deadline_s = time.perf_counter() + timeout_s
+    found = _resolve(host, port, timeout_s)
     peer, start_s = _connect(found, deadline_s)
     with peer:
         unsent: OSError | None = None
@@ -200,18 +201,23 @@ def format_endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
+def resolve(
+    host: str, port: int, *, timeout_s: float | None = None
+) -> tuple[socket.AddressFamily, str]:
     """Return the family and text of the first address of `host`, a name or an address; where that
     is valid on one interface only, with the interface.
 
-    Raises OSError if it has none, ArgumentError.
+    timeout_s: None for as long as the resolver of the system takes. Raises OSError if it has none,
+    TimeoutError, ArgumentError.
     """
-    return resolve_all(host, port)[0]
+    return resolve_all(host, port, timeout_s=timeout_s)[0]
 
 
-def resolve_all(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+def resolve_all(
+    host: str, port: int, *, timeout_s: float | None = None
+) -> list[tuple[socket.AddressFamily, str]]:
     """As resolve(), of every address of `host`, in the order in which they are to be tried."""
-    return [(family, _text_of(address)) for family, address in _resolve(host, port)]
+    return [(family, _text_of(address)) for family, address in _resolve(host, port, timeout_s)]
 
 
 def _text_of(address: _Address) -> str:
@@ -219,12 +225,12 @@ def _text_of(address: _Address) -> str:
     return str(address[0]) + (f"%{socket.if_indextoname(scope)}" if scope else "")
 
 
-def _resolve(host: str, port: int) -> list[_Place]:
+def _resolve(host: str, port: int, timeout_s: float | None) -> list[_Place]:
     """As resolve_all(), with the addresses as connect() takes them; at least one."""
     arguments.host("host", host)
     arguments.whole("port", port, 0, 65535)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = resolver.find(host, port, timeout_s)
     except UnicodeError:
         raise no_name(host) from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))

@@ -12,10 +12,12 @@ Pure but for reading the file and asking which CPUs this process may use. Any th
 
 import dataclasses
 import difflib
+import errno
 import ipaddress
 import os
 import re
 import secrets
+import select
 import socket
 import stat
 import tomllib
@@ -61,6 +63,7 @@ _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _SECONDS_MAX: Final = 2**31 - 1
 _TIMEOUT_MS_MAX: Final = 3_600_000
 _SHOWN_CHARS_MAX: Final = 80
+_PIPE_TIMEOUT_S: Final = 5  # without a byte; less than a watchdog's patience
 _FILE_BYTES_MAX: Final = 256 << 10
 
 
@@ -575,8 +578,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     """Read and check the TOML file at `path`. Raises ConfigError, one line that names the place."""
     source = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            raw = file.read(_FILE_BYTES_MAX + 1)
+        raw = _read(path, _FILE_BYTES_MAX + 1)
         if len(raw) > _FILE_BYTES_MAX:
             raise ConfigError(f"{source}: is longer than {_FILE_BYTES_MAX >> 10} KiB")
         text = raw.decode()
@@ -589,6 +591,24 @@ def load(path: str | os.PathLike[str]) -> Config:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{source}: line {line}: is not UTF-8 text") from None
     return parse(text, source)
+
+
+def _read(path: str | os.PathLike[str], bytes_max: int) -> bytes:
+    """What is in a file, or comes through a pipe: a reload must not wait for who never writes."""
+    # Non-blocking: to open a FIFO waits for a writer, too. It changes nothing for a file.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    raw = b""
+    with open(os.open(path, flags), "rb", buffering=0) as file:
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        while len(raw) < bytes_max:
+            if not poll.poll(_PIPE_TIMEOUT_S * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"nothing came within {_PIPE_TIMEOUT_S} s")
+            part = file.read(bytes_max - len(raw))
+            if part == b"":
+                break
+            raw += part or b""  # None: another reader of the pipe was faster
+    return raw
 
 
 def exposed_keys(path: str | os.PathLike[str], config: Config) -> str | None:

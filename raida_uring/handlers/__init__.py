@@ -194,10 +194,13 @@ def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:
     for name in modules:
         source = f"[handlers] modules: {name}"
         try:
-            yield source, importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # a script without its `if __name__`
+            module = importlib.import_module(name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit: a script without its `if __name__`
             hint = "; without .py" if name.endswith(".py") else ""
             raise ConfigError(f"{source}: cannot be imported: {_reason(error)}{hint}") from error
+        yield source, module
 
 
 def _place(thing: object) -> str:
@@ -208,12 +211,16 @@ def _place(thing: object) -> str:
 
 def _reason(error: BaseException) -> str:
     """What was raised, and by which line of the module or of what it imports."""
+    try:
+        text = str(error)
+    except Exception as fault:  # of a class of the module's own
+        text = f"it cannot say why: {type(fault).__name__} in its __str__"
     ours = (__file__, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(ours):
             where = f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
-            return f"{type(error).__name__}: {error}{where}"
-    return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {text}{where}"
+    return f"{type(error).__name__}: {text}"
 
 
 def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:

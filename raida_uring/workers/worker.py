@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from raida_uring import remedies
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import (
@@ -233,7 +234,9 @@ class Worker:
                     self._fault.errno if isinstance(self._fault, OSError) else self._fault.number
                 )
                 number = found or number
-            refused = StartError(f"worker {self._index} cannot run: {self._fault}")
+            remedy = remedies.for_memory() if number == errno.ENOMEM else ""
+            why = f"{self._fault}; {remedy}" if remedy else str(self._fault)
+            refused = StartError(f"worker {self._index} cannot run: {why}")
             raise passing(refused, number) from self._fault
 
     def discard(self) -> None:

@@ -281,6 +281,46 @@ def test_closed_standard_streams_lead_nowhere(tmp_path: Path) -> None:
     )
 
 
+SLOW = "import sys, time\nprint('loading', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["serve --port 0", "config show", "status", "ping 127.0.0.1", "--help"]
+)
+def test_ctrl_c_while_the_program_loads_ends_it_without_a_word(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "typer.py").write_text(SLOW)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert interrupted_while_loading(command.split(), env=environment) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_a_module_of_handlers_loads_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "slow_handlers.py").write_text(SLOW)
+    file = tmp_path / "node.toml"
+    file.write_text('[server]\nraida_id = 1\n[handlers]\nmodules = ["slow_handlers"]\n')
+    for command in (["commands", "--config"], ["config", "check", "--deep"]):
+        status, text = interrupted_while_loading([*command, str(file)])
+        assert status == 130
+        assert "Traceback" not in text
+
+
+def interrupted_while_loading(
+    command: list[str], env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """The exit status, and what is on standard error behind the line of what loads slowly."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "raida_uring", *command], stderr=subprocess.PIPE, text=True, env=env
+    )
+    with started:
+        assert started.stderr is not None
+        for line in started.stderr:
+            if line == "loading\n":
+                break
+        started.send_signal(signal.SIGINT)
+        return started.wait(TIMEOUT_S), started.stderr.read()
+
+
 def test_threads_that_cannot_be_had_are_one_line_and_status_1() -> None:
     """By the same error as where a limit on processes is reached, which binds root nowhere."""
     script = (
@@ -326,6 +366,36 @@ def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
     assert expected in last
     assert "TasksMax" not in last
     assert ("lower [udp]" in last) == ("ulimit -v" in last and "reserving" in last)
+
+
+def test_a_program_without_room_for_itself_is_one_line_and_status_1() -> None:
+    """However much it lacks: while it loads, and when it begins to work."""
+    script = (
+        "import os, resource, sys; most = int(sys.argv[1]) << 20; "
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'raida_uring', 'config', 'show'])"
+    )
+    tried = 0
+    for mib in range(16, 1024, 4):
+        done = run_script(script, str(mib), capture_output=True)
+        if done.returncode == 0:
+            break
+        if "raida-uring: " not in done.stderr and "/raida_uring/" not in done.stderr:
+            continue  # Python itself has none
+        tried += 1
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "install it again" not in done.stderr
+    assert tried
+
+
+def test_want_of_memory_under_a_limit_on_address_space_says_what_helps() -> None:
+    script = (
+        "import errno\n"
+        "from raida_uring import remedies\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))\n"
+        "print(remedies.for_memory())"
+    )
+    assert run_script(script, capture_output=True).stdout == "raise LimitAS= (ulimit -v)\n"
 
 
 def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
@@ -686,6 +756,15 @@ def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
             "import sys\nsys.exit(0)",
             "cannot be imported: SystemExit: 0 (shallow_or_deep.py, line 2)",
         ),
+        (
+            "class Odd(BaseException): pass\nraise Odd('so')",
+            "cannot be imported: Odd: so (shallow_or_deep.py, line 2)",
+        ),
+        (
+            "class Mute(Exception):\n    def __str__(self): return 1\nraise Mute",
+            "cannot be imported: Mute: it cannot say why: TypeError in its __str__"
+            " (shallow_or_deep.py, line 3)",
+        ),
         ("x = 1", f"declares no command ({module})"),
         (
             HANDLER.replace("def", "async def"),
@@ -1037,7 +1116,8 @@ def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
     (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
     script = (
         "import asyncio, socket, sys, time\n"
-        "from raida_uring.client import AsyncClient, calls\n"
+        "from raida_uring.client import AsyncClient, Client, calls, request\n"
+        "from raida_uring.cli.main import main\n"
         "dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); dns.bind(('127.0.0.53', 53))\n"
         "async def ask():\n"
         "    for transport in ('udp', 'tcp'):\n"
@@ -1045,7 +1125,15 @@ def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
         "                           transport=transport)\n"
         "        try: await node.ask(calls.echo())\n"
         "        except TimeoutError: print('late')\n"
-        "begin = time.monotonic(); asyncio.run(ask()); print(time.monotonic() - begin < 4)"
+        "def wait(transport):\n"
+        "    node = Client('raida7.test', 50007, raida_id=7, timeout_s=0.3, transport=transport)\n"
+        "    for ask in (lambda: node.ask(calls.echo()), node.vote, lambda: request(\n"
+        "            'raida7.test', 50007, bytes(50), timeout_s=0.3, transport=transport)):\n"
+        "        try: ask()\n"
+        "        except TimeoutError: print('late')\n"
+        "begin = time.monotonic(); asyncio.run(ask()); wait('udp'); wait('tcp')\n"
+        "print(main(['ping', 'raida7.test', '-W', '0.3', '-c', '1']))\n"
+        "print(time.monotonic() - begin < 8)"  # one look-up that waits for its end takes 10 s
     )
     mounting = (
         'ip link set lo up && mount --bind "$0/resolv.conf" /etc/resolv.conf && '
@@ -1062,7 +1150,8 @@ def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
     )
     if done.returncode in (1, 127) and "Traceback" not in done.stderr:
         pytest.skip(f"no namespaces, or no ip (Debian package iproute2): {done.stderr}")
-    assert done.stdout == "late\nlate\nTrue\n", done.stderr
+    assert done.stdout == "late\n" * 8 + "2\nTrue\n", done.stderr
+    assert "raida7.test: timed out: the addresses of the name" in done.stderr
 
 
 def test_answer_is_what_the_protocol_says() -> None:

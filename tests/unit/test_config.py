@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,37 @@ def test_long_values_are_shortened() -> None:
 def test_endless_values_are_faults_like_others(value: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         config.parse(f"[server]\nraida_id = {value}\n", "node.toml")
+
+
+def test_a_pipe_that_nobody_writes_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that reads its file again would wait for ever, and not stop either."""
+    monkeypatch.setattr(config, "_PIPE_TIMEOUT_S", 0.05)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match=r"/fifo: cannot be read: nothing came within 0\.05 s$"):
+        config.load(tmp_path / "fifo")
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    """`serve --config <(decrypt node.toml)`: what comes in pieces, and late."""
+    reading, writing = os.pipe()
+    rest = threading.Event()
+
+    def write() -> None:
+        os.write(writing, b"[server]\nraida")
+        rest.wait()
+        os.write(writing, b"_id = 7\n")
+        os.close(writing)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    threading.Timer(0.05, rest.set).start()
+    try:
+        assert config.load(f"/dev/fd/{reading}").server.raida_id == 7
+    finally:
+        writer.join()
+        os.close(reading)
 
 
 def test_endless_files_are_not_read() -> None:
