@@ -151,7 +151,8 @@ $(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
-SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o message.o probe.o \
+SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o uring_sizes.o backend_epoll.o epoll_turn.o message.o \
+             probe.o probe_trials.o \
              store.o storefile.o survey.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 

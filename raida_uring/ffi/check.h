@@ -20,4 +20,11 @@
         }                                                                                          \
     } while (0)
 
+/* Where no case of ours leads. */
+#define RU_UNREACHABLE()                                                                           \
+    do {                                                                                           \
+        (void)fprintf(stderr, "raida-uring: unreachable (%s:%d)\n", __FILE__, __LINE__);           \
+        abort();                                                                                   \
+    } while (0)
+
 #endif

@@ -11,7 +11,11 @@
 #undef RU_CQ_ENTRIES_MAX
 #define RU_CQ_ENTRIES_MAX 8
 #define ru_backend_uring uring_under_test
-#define ru_backend_uring_locked_bytes uring_under_test_locked_bytes
+#define ru_uring_sizes_power small_power
+#define ru_uring_sizes_cq_entries small_cq_entries
+#define ru_uring_sizes_locked_bytes small_locked_bytes
+#define ru_uring_sizes_may_fit small_may_fit
+#include "kernel/uring_sizes.c"
 #include "kernel/backend_uring.c"
 
 #include <fcntl.h>

@@ -123,8 +123,4 @@ struct ru_backend_refusal {
 int ru_backend_open(struct ru_backend **backend, const struct ru_backend_setup *setup,
                     struct ru_backend_refusal *refusal);
 
-/* Bytes that the whole ring of `config`, with `slots` datagrams lent at most, is charged for where
- * the kernel counts rings as locked memory. */
-uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots);
-
 #endif

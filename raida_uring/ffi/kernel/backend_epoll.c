@@ -22,197 +22,23 @@
  * Costs: one system call per receive and send on TCP where the ring has one per lap; on UDP one per
  * batch of up to EPOLL_BATCH each way. Nothing is allocated after open().
  */
-#include "kernel/backend.h"
+#include "kernel/epoll.h"
 
 #include <errno.h>
 #include <linux/time_types.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "clock.h"
 #include "kernel/message.h"
 
-#define EPOLL_BATCH 64         /* datagrams per system call; also a UDP socket's turn */
-#define EPOLL_ACCEPTS 64       /* a listener's turn */
-#define EPOLL_RECEIVES 8       /* a connection's turn, of RU_TCP_BUFFER bytes each */
 #define EPOLL_UNPOLLED_MAX 256 /* events between looks at the set while the FIFO is not empty */
-
-/* The wake eventfd, a listener's UDP or TCP socket, or a connection, and the operations on it. */
-struct epoll_source {
-    uint32_t next;       /* in the FIFO */
-    uint32_t generation; /* of the connection; 0 for the others */
-    int fd;
-    uint32_t watched; /* EPOLL* bits; 0: not in the set */
-    uint8_t *room;    /* to receive into; NULL: lent buffers */
-    uint32_t room_size;
-    uint32_t size;
-    const uint8_t *bytes; /* to send */
-    int32_t sent_result;
-    bool listed;   /* in the FIFO */
-    bool readable; /* may have something: no EAGAIN since its last edge */
-    bool writable;
-    bool receiving; /* receives, accepts, or watches the eventfd */
-    bool once;
-    bool cancelled;
-    bool sending;
-    bool sent; /* sent_result is known and not reported yet */
-    bool send_cancelled;
-    bool send_last; /* close the descriptor when the send has ended */
-};
-
-/* Replies that wait for the next wait(), or for a full batch. */
-struct epoll_outgoing {
-    uint32_t count;
-    uint32_t failed; /* not reported yet */
-    int32_t error;   /* of the last one */
-    struct mmsghdr messages[EPOLL_BATCH];
-    struct iovec vectors[EPOLL_BATCH];
-};
-
-/* What the loop has lent, most recent first: that is still in the processor's cache. */
-struct epoll_stack {
-    uint32_t *items;
-    uint32_t count;
-    uint32_t capacity;
-};
-
-struct epoll_backend {
-    struct ru_backend base;
-    int fd;
-    bool waits_in_ns; /* epoll_pwait2, 5.11 */
-    struct epoll_event *found;
-    uint32_t found_max;
-
-    struct epoll_source *sources;
-    uint32_t sources_count;
-    uint32_t ready_first;
-    uint32_t ready_last;
-    uint32_t ready_count;
-    uint32_t turns;    /* left in this lap */
-    uint32_t unpolled; /* events since the set was last looked at */
-    bool saw_all;      /* ... in the last wait, and found to hold no more */
-
-    struct epoll_stack slots;
-    struct epoll_stack buffers;
-    struct mmsghdr incoming[EPOLL_BATCH]; /* the first `staged` stand ready, each with its slot */
-    struct iovec vectors[EPOLL_BATCH];
-    uint32_t incoming_slots[EPOLL_BATCH];
-    uint32_t staged;
-    struct epoll_outgoing *outgoing; /* per listener */
-    uint32_t failed;                 /* of all listeners */
-};
 
 static struct epoll_backend *epoll_of(struct ru_backend *backend)
 {
     return (struct epoll_backend *)(void *)backend;
-}
-
-/* ---- sources ---- */
-
-/* They are numbered: the eventfd, UDP sockets, TCP listeners, connections. */
-static uint32_t epoll_first(const struct epoll_backend *epoll, enum ru_operation operation)
-{
-    uint32_t listeners = epoll->base.setup.config->listeners_count;
-    switch (operation) {
-    case RU_OP_DATAGRAMS:
-    case RU_OP_SEND_DATAGRAM:
-        return 1;
-    case RU_OP_ACCEPT:
-        return 1 + listeners;
-    case RU_OP_RECEIVE:
-    case RU_OP_SEND:
-        return 1 + 2 * listeners;
-    case RU_OP_WAKE:
-    case RU_OP_IGNORED:
-        break;
-    }
-    return 0;
-}
-
-static struct epoll_source *epoll_source(struct epoll_backend *epoll, enum ru_operation operation,
-                                         uint32_t index)
-{
-    uint32_t number = epoll_first(epoll, operation) + index;
-    RU_CHECK(number < epoll->sources_count);
-    return &epoll->sources[number];
-}
-
-/* The operation that `source` receives with. */
-static enum ru_operation epoll_operation(const struct epoll_backend *epoll,
-                                         const struct epoll_source *source)
-{
-    uint32_t number = (uint32_t)(source - epoll->sources);
-    if (number >= epoll_first(epoll, RU_OP_RECEIVE))
-        return RU_OP_RECEIVE;
-    if (number >= epoll_first(epoll, RU_OP_ACCEPT))
-        return RU_OP_ACCEPT;
-    return number >= epoll_first(epoll, RU_OP_DATAGRAMS) ? RU_OP_DATAGRAMS : RU_OP_WAKE;
-}
-
-static struct ru_event epoll_event(const struct epoll_backend *epoll,
-                                   const struct epoll_source *source, enum ru_operation operation,
-                                   int32_t result)
-{
-    uint32_t number = (uint32_t)(source - epoll->sources);
-    return (struct ru_event){
-        .operation = (uint8_t)operation,
-        .index = number - epoll_first(epoll, operation),
-        .generation = source->generation,
-        .result = result,
-        .buffer = RU_NONE,
-    };
-}
-
-/* Whether a turn would get somewhere. */
-static bool epoll_due(const struct epoll_source *source)
-{
-    return (source->receiving && (source->readable || source->cancelled)) ||
-           (source->sending && (source->writable || source->sent || source->send_cancelled));
-}
-
-static void epoll_list(struct epoll_backend *epoll, struct epoll_source *source)
-{
-    uint32_t number = (uint32_t)(source - epoll->sources);
-    if (source->listed || !epoll_due(source))
-        return;
-    source->listed = true;
-    source->next = RU_NONE;
-    if (epoll->ready_count > 0)
-        epoll->sources[epoll->ready_last].next = number;
-    else
-        epoll->ready_first = number;
-    epoll->ready_last = number;
-    epoll->ready_count++;
-}
-
-static struct epoll_source *epoll_unlist_first(struct epoll_backend *epoll)
-{
-    RU_CHECK(epoll->ready_count > 0);
-    struct epoll_source *source = &epoll->sources[epoll->ready_first];
-    RU_CHECK(source->listed);
-    source->listed = false;
-    epoll->ready_first = source->next;
-    epoll->ready_count--;
-    return source;
-}
-
-/* Watch `source` for `events` as well. 0 or -errno. */
-static int epoll_watch(struct epoll_backend *epoll, struct epoll_source *source, uint32_t events)
-{
-    if ((source->watched & events) == events)
-        return 0;
-    uint32_t number = (uint32_t)(source - epoll->sources);
-    struct epoll_event event = {.events = source->watched | events | EPOLLET,
-                                .data.u64 = ru_token_pack(0, number, source->generation)};
-    int change = source->watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-    if (epoll_ctl(epoll->fd, change, source->fd, &event) != 0)
-        return -errno;
-    source->watched |= events;
-    return 0;
 }
 
 /* ---- life ---- */
@@ -329,18 +155,6 @@ static void epoll_start(struct epoll_backend *epoll, struct epoll_source *source
     epoll_list(epoll, source);
 }
 
-/* Its ended event; the result is 0, -errno, or the bytes of a single receive. */
-static struct ru_event epoll_end(const struct epoll_backend *epoll, struct epoll_source *source,
-                                 int32_t result)
-{
-    RU_CHECK(source->receiving);
-    source->receiving = false;
-    source->cancelled = false;
-    struct ru_event event = epoll_event(epoll, source, epoll_operation(epoll, source), result);
-    event.ended = true;
-    return event;
-}
-
 static void epoll_watch_wake(struct ru_backend *backend)
 {
     struct epoll_backend *epoll = epoll_of(backend);
@@ -402,20 +216,6 @@ static void epoll_receive_into(struct ru_backend *backend, uint32_t conn, uint32
     epoll_start(epoll, source);
 }
 
-static void epoll_try_send(struct epoll_backend *epoll, struct epoll_source *source)
-{
-    ssize_t size = send(source->fd, source->bytes, source->size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    int32_t result = size >= 0 ? (int32_t)size : -errno;
-    if (result == -EAGAIN) {
-        source->writable = false;
-        result = epoll_watch(epoll, source, EPOLLIN | EPOLLOUT);
-        if (result == 0)
-            return;
-    }
-    source->sent = true;
-    source->sent_result = result;
-}
-
 static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *source,
                              const uint8_t *bytes, uint32_t size, bool last)
 {
@@ -427,7 +227,7 @@ static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *s
     source->bytes = bytes;
     source->size = size;
     if (source->writable)
-        epoll_try_send(epoll, source);
+        ru_epoll_try_send(epoll, source);
     epoll_list(epoll, source);
 }
 
@@ -532,192 +332,6 @@ static void epoll_lend_buffer(struct ru_backend *backend, uint32_t buffer)
     epoll_lend(&epoll_of(backend)->buffers, buffer);
 }
 
-/* ---- turns ---- */
-
-static void epoll_stage(struct epoll_backend *epoll, uint32_t place, uint32_t slot)
-{
-    epoll->incoming_slots[place] = slot;
-    ru_message_to_receive(&epoll->incoming[place].msg_hdr, &epoll->vectors[place],
-                          epoll->base.setup.arena, slot);
-}
-
-/* The first `used` messages have been received into: put others in their places, from the end when
- * no slot is lent. The kernel has not touched the rest. */
-static void epoll_restage(struct epoll_backend *epoll, uint32_t used)
-{
-    struct epoll_stack *slots = &epoll->slots;
-    uint32_t place = 0;
-    RU_CHECK(used <= epoll->staged);
-    for (; place < used && slots->count > 0; place++)
-        epoll_stage(epoll, place, slots->items[--slots->count]);
-    for (; place < used && epoll->staged > used; place++)
-        epoll_stage(epoll, place, epoll->incoming_slots[--epoll->staged]);
-    if (place < used)
-        epoll->staged = place;
-}
-
-static uint32_t epoll_least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
-/* One batch. Another one at once would find the socket empty whenever the clients wait for the
- * replies to this one. */
-static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                                     struct ru_event *events, uint32_t count)
-{
-    struct epoll_stack *slots = &epoll->slots;
-    while (epoll->staged < EPOLL_BATCH && slots->count > 0)
-        epoll_stage(epoll, epoll->staged++, slots->items[--slots->count]);
-    if (epoll->staged == 0) {
-        events[0] = epoll_end(epoll, source, -ENOBUFS);
-        return 1;
-    }
-    int got = recvmmsg(source->fd, epoll->incoming, epoll_least(epoll->staged, count), MSG_DONTWAIT,
-                       NULL);
-    if (got < 0 && errno == EAGAIN) {
-        source->readable = false;
-        return 0;
-    }
-    if (got < 0) {
-        events[0] = epoll_end(epoll, source, -errno);
-        return 1;
-    }
-    uint32_t listener = (uint32_t)(source - epoll->sources) - epoll_first(epoll, RU_OP_DATAGRAMS);
-    for (uint32_t i = 0; i < (uint32_t)got; i++)
-        ru_message_received(epoll->base.setup.arena, listener, epoll->incoming_slots[i],
-                            &epoll->incoming[i].msg_hdr, epoll->incoming[i].msg_len, &events[i]);
-    epoll_restage(epoll, (uint32_t)got);
-    if (epoll->staged == 0) { /* as in a ring; which listener is first to get slots is the loop's */
-        source->receiving = false;
-        events[got - 1].ended = true;
-    }
-    return (uint32_t)got;
-}
-
-static uint32_t epoll_accept_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                                  struct ru_event *events, uint32_t count)
-{
-    uint32_t most = epoll_least(count, EPOLL_ACCEPTS);
-    uint32_t used = 0;
-    while (used < most && source->receiving) {
-        int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            events[used++] = epoll_event(epoll, source, RU_OP_ACCEPT, fd);
-        } else if (errno == EAGAIN) {
-            source->readable = false;
-            break;
-        } else {
-            events[used++] = epoll_end(epoll, source, -errno);
-        }
-    }
-    return used;
-}
-
-/* One recv(). Whether it gave an event. */
-static bool epoll_receive_some(struct epoll_backend *epoll, struct epoll_source *source,
-                               struct ru_event *event)
-{
-    struct epoll_stack *buffers = &epoll->buffers;
-    uint32_t buffer = RU_NONE;
-    uint8_t *room = source->room;
-    uint32_t room_size = source->room_size;
-    if (!room) {
-        if (buffers->count == 0) {
-            *event = epoll_end(epoll, source, -ENOBUFS);
-            return true;
-        }
-        buffer = buffers->items[buffers->count - 1];
-        room = epoll->base.setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER;
-        room_size = RU_TCP_BUFFER;
-    }
-    ssize_t size = recv(source->fd, room, room_size, MSG_DONTWAIT);
-    int32_t result = size >= 0 ? (int32_t)size : -errno;
-    if (result == -EAGAIN) {
-        source->readable = false;
-        result = epoll_watch(epoll, source, EPOLLIN);
-        if (result == 0)
-            return false;
-    }
-    *event = result <= 0 || source->once ? epoll_end(epoll, source, result)
-                                         : epoll_event(epoll, source, RU_OP_RECEIVE, result);
-    if (result > 0 && buffer != RU_NONE) {
-        buffers->count--;
-        event->buffer = buffer;
-    }
-    return true;
-}
-
-static uint32_t epoll_receive_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                                   struct ru_event *events, uint32_t count)
-{
-    uint32_t most = epoll_least(count, EPOLL_RECEIVES);
-    uint32_t used = 0;
-    while (used < most && source->receiving && epoll_receive_some(epoll, source, &events[used]))
-        used++;
-    return used;
-}
-
-static uint32_t epoll_wake_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                                struct ru_event *events)
-{
-    source->readable = false;
-    events[0] = epoll_event(epoll, source, RU_OP_WAKE, 0);
-    return 1;
-}
-
-static uint32_t epoll_send_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                                struct ru_event *events)
-{
-    if (!source->sent && source->send_cancelled) {
-        source->sent = true;
-        source->sent_result = -ECANCELED;
-    }
-    if (!source->sent && source->writable)
-        epoll_try_send(epoll, source);
-    if (!source->sent)
-        return 0;
-    source->sending = false;
-    if (source->send_last)
-        (void)close(source->fd);
-    events[0] = epoll_event(epoll, source, RU_OP_SEND, source->sent_result);
-    events[0].ended = true;
-    return 1;
-}
-
-static uint32_t epoll_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                           struct ru_event *events, uint32_t count)
-{
-    uint32_t used = 0;
-    if (source->sending)
-        used = epoll_send_turn(epoll, source, events);
-    events += used;
-    if (used == count || !source->receiving)
-        return used;
-    if (source->cancelled) {
-        events[0] = epoll_end(epoll, source, -ECANCELED);
-        return used + 1;
-    }
-    if (!source->readable)
-        return used;
-    switch (epoll_operation(epoll, source)) {
-    case RU_OP_DATAGRAMS:
-        return used + epoll_datagrams_turn(epoll, source, events, count - used);
-    case RU_OP_ACCEPT:
-        return used + epoll_accept_turn(epoll, source, events, count - used);
-    case RU_OP_RECEIVE:
-        return used + epoll_receive_turn(epoll, source, events, count - used);
-    case RU_OP_WAKE:
-        return used + epoll_wake_turn(epoll, source, events);
-    case RU_OP_SEND:
-    case RU_OP_SEND_DATAGRAM:
-    case RU_OP_IGNORED:
-        break;
-    }
-    RU_CHECK(!"a source receives");
-    return used;
-}
-
 /* ---- events ---- */
 
 static void epoll_note(struct epoll_backend *epoll, const struct epoll_event *event)
@@ -795,7 +409,7 @@ static uint32_t epoll_reap(struct ru_backend *backend, struct ru_event *events, 
     uint32_t used = epoll_report_failed(epoll, events, count);
     for (; used < count && epoll->turns > 0; epoll->turns--) {
         struct epoll_source *source = epoll_unlist_first(epoll);
-        used += epoll_turn(epoll, source, events + used, count - used);
+        used += ru_epoll_turn(epoll, source, events + used, count - used);
         epoll_list(epoll, source);
     }
     epoll->unpolled += used;

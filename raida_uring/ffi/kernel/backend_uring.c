@@ -19,11 +19,10 @@
 
 #include "clock.h"
 #include "kernel/message.h"
+#include "kernel/uring_sizes.h"
 
 #define URING_GROUP_SLOTS 0
 #define URING_GROUP_BUFFERS 1
-#define URING_CQ_SLACK 4096
-#define URING_LOCKED_SLACK 16384 /* heads of the rings, and rounding to pages */
 
 /* Linux 6.15; not in the headers of liburing 2.3. */
 #define URING_FEAT_NO_IOWAIT (1U << 17)
@@ -110,51 +109,6 @@ static int uring_fail(const struct ru_backend_setup *setup, const char *step, in
     return error;
 }
 
-/* ---- sizes ---- */
-
-static uint32_t uring_power(uint32_t least)
-{
-    uint32_t power = 1;
-    while (power < least)
-        power *= 2;
-    return power;
-}
-
-static uint32_t uring_cq_entries(const struct ru_config *config)
-{
-    uint64_t need = (uint64_t)config->udp_contexts + config->udp_reserve + config->tcp_buffers +
-                    2ULL * config->connections_max + URING_CQ_SLACK;
-    uint32_t entries = RU_SQ_ENTRIES;
-    while (entries < need && entries < RU_CQ_ENTRIES_MAX)
-        entries *= 2;
-    return entries;
-}
-
-/* What the kernel charges for a ring whose completion queue has `cq_entries`. */
-static uint64_t uring_locked_bytes(const struct ru_config *config, uint32_t slots,
-                                   uint32_t cq_entries)
-{
-    return RU_SQ_ENTRIES * (sizeof(struct io_uring_sqe) + sizeof(uint32_t)) +
-           cq_entries * sizeof(struct io_uring_cqe) +
-           ((uint64_t)uring_power(slots) + uring_power(config->tcp_buffers)) *
-               sizeof(struct io_uring_buf) +
-           URING_LOCKED_SLACK;
-}
-
-uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots)
-{
-    return uring_locked_bytes(config, slots, uring_cq_entries(config));
-}
-
-/* Whether the limit alone leaves room for such a ring. */
-static bool uring_may_fit(const struct ru_backend_setup *setup, uint32_t cq_entries)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0)
-        return true;
-    return limit.rlim_cur >= uring_locked_bytes(setup->config, setup->arena->slots, cq_entries);
-}
-
 /* ---- life ---- */
 
 static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier,
@@ -167,7 +121,7 @@ static int uring_make_tier(struct uring_backend *uring, const struct uring_tier 
         return result;
     uring->ring_made = true;
     uring->send_takes_address = tier->send_takes_address;
-    if (cq_entries < uring_cq_entries(uring->base.setup.config))
+    if (cq_entries < ru_uring_sizes_cq_entries(uring->base.setup.config))
         (void)snprintf(uring->base.tier, sizeof(uring->base.tier),
                        "%s, %u completions for lack of locked memory", tier->name, cq_entries);
     else
@@ -203,7 +157,7 @@ static int uring_make_messages(struct uring_backend *uring)
 static int uring_group_make(struct uring_backend *uring, struct uring_group *group, uint16_t id,
                             uint32_t least)
 {
-    uint32_t entries = uring_power(least);
+    uint32_t entries = ru_uring_sizes_power(least);
     group->ring_size = entries * sizeof(struct io_uring_buf);
     group->mask = entries - 1;
     void *memory = mmap(NULL, group->ring_size, PROT_READ | PROT_WRITE,
@@ -322,11 +276,11 @@ static int uring_open_sized(struct ru_backend **backend, const struct ru_backend
 static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
 {
     const struct timespec pause = {.tv_nsec = RU_RING_RETRY_NS};
-    uint32_t cq_entries = uring_cq_entries(setup->config);
+    uint32_t cq_entries = ru_uring_sizes_cq_entries(setup->config);
     uint64_t end_ns = ru_now_ns() + RU_RING_WAIT_NS;
     int result = uring_open_sized(backend, setup, cq_entries);
     while (result == -ENOMEM) {
-        if (uring_may_fit(setup, cq_entries) && ru_now_ns() < end_ns)
+        if (ru_uring_sizes_may_fit(setup, cq_entries) && ru_now_ns() < end_ns)
             (void)nanosleep(&pause, NULL);
         else if (cq_entries > RU_SQ_ENTRIES)
             cq_entries /= 2;
