@@ -2,7 +2,7 @@
 
 A thread of its own, so that neither the data plane nor a worker waits for an operator, nor an
 operator for them. Only root and the node's own user are answered (SO_PEERCRED), whatever the
-permissions of the path. Requests, clients and answers are bounded. The format is adminsocket.py's.
+permissions of the path. Requests, clients and answers are bounded. The format is that of client.py.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import psutil
 
 import raida_uring
 from raida_uring import log
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import default_path
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
@@ -65,7 +65,7 @@ class _RequestError(RaidaError):
 def path_of(server: "Server") -> Path:
     """Where the configuration says, else the default path."""
     given = server.config.admin.socket
-    return Path(given) if given else adminsocket.default_path(server.endpoints[0][1])
+    return Path(given) if given else default_path(server.endpoints[0][1])
 
 
 def _listen(path: Path) -> socket.socket:

@@ -27,8 +27,7 @@ from typing import Final
 import psutil
 
 from raida_uring import log, threads
-from raida_uring.admin import server as admin
-from raida_uring.admin.server import Admin
+from raida_uring.admin.server import Admin, path_of
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError, ToldToStopError
 from raida_uring.log import event
@@ -461,7 +460,7 @@ class Daemon:
             server.open_web()
         if self._admin is None:
             try:
-                self._admin = Admin(self, admin.path_of(server))
+                self._admin = Admin(self, path_of(server))
                 self._admin_fault = None
             except NOT_TO_BE_HAD as error:
                 self._admin_fault = str(error)

@@ -18,18 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raida_uring import config as configuration
 from raida_uring import handlers, log, remedies
-from raida_uring.config import Config, engine_settings
+from raida_uring.config import (
+    Config,
+    Difference,
+    check_settings,
+    differences,
+    engine_settings,
+    with_settings,
+)
 from raida_uring.config.kinds import LIVE, LOWER
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
 from raida_uring.handlers.node import Node, Stats
 from raida_uring.log import event
-from raida_uring.node import probe as kernel
 from raida_uring.node import sockets
 from raida_uring.node.patience import Patience, retry
+from raida_uring.node.probe import LACK_OF_MEMORY, explain_refusal
 from raida_uring.node.upgrade import Inherited, Successor, Takeover
 from raida_uring.observe import metrics
 from raida_uring.observe.requestlog import RequestLog, Tap
@@ -226,10 +232,10 @@ class Server:
             extra=event("serving", endpoints=self._places(), tier=self.tier),
         )
         self._log_what_is_missing()
-        if kernel.LACK_OF_MEMORY in self._engine.tier:
+        if LACK_OF_MEMORY in self._engine.tier:
             logger.warning(
                 "smaller queues than asked for: %s",
-                kernel.explain_refusal(errno.ENOMEM),
+                explain_refusal(errno.ENOMEM),
                 extra=event("queues_small"),
             )
         self.log_web()
@@ -602,9 +608,9 @@ class Server:
         All or nothing: raises EngineError, with nothing changed, when the data plane does not take
         it.
         """
-        changes = configuration.differences(self.config, wanted)
+        changes = differences(self.config, wanted)
         applied = [change for change in changes if self._is_live(change)]
-        config = configuration.with_settings(self.config, applied)
+        config = with_settings(self.config, applied)
         with self._lock:
             self._running_engine().set_live(self._live_settings(config))
         self.config = config
@@ -620,7 +626,7 @@ class Server:
         self.config = dataclasses.replace(self.config, log=changed)
         log.set_level(level)
 
-    def _is_live(self, change: configuration.Difference) -> bool:
+    def _is_live(self, change: Difference) -> bool:
         if change.setting.reload == LOWER:
             return isinstance(change.new, int) and change.new <= self._connections_reserved
         return change.setting.reload == LIVE
@@ -640,7 +646,7 @@ class Server:
             "idle_timeout_ms": config.tcp.idle_timeout_ms,
             "wait_max_ms": config.network.wait_max_ms,
             "busy_poll_us": config.network.busy_poll_us,
-            "checks": configuration.check_settings(config),
+            "checks": check_settings(config),
         }
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -757,9 +763,9 @@ class Reloaded:
     applied: in effect. restart: differ from what is in effect, and wait for the next start.
     """
 
-    applied: list[configuration.Difference]
-    restart: list[configuration.Difference]
+    applied: list[Difference]
+    restart: list[Difference]
 
 
 def _explain_refusal(error: EngineError) -> str:
-    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number, error.doing)}"
+    return f"io_uring refused: {error}; {explain_refusal(error.number, error.doing)}"

@@ -39,8 +39,8 @@ from raida_uring.store import (
     explained,
     size_of,
     tickets,
+    trees,
 )
-from raida_uring.store import trees as integrity
 
 FILE_BYTES_MAX: Final = 1 << 20  # a longer page file is something else
 COMMIT_PAGES: Final = 1000  # changed at once: 17 MB
@@ -360,7 +360,7 @@ def _leaf_faults(coins: Coins, progress: Progress) -> Iterator[str]:
             yield f"a changed page is named {key.hex()}, which no page is"
         changed.add(page)
     for key, value in coins.entries(TABLE_LEAVES):
-        saved = integrity.saved_leaves(value)
+        saved = trees.saved_leaves(value)
         if len(key) != 1 or key[0] >= DENOMINATIONS or saved is None:
             yield f"leaves {key.hex()} are no denomination's"
             continue
@@ -369,9 +369,9 @@ def _leaf_faults(coins: Coins, progress: Progress) -> Iterator[str]:
             page = key[0] * DEN_PAGES + number
             if number % PROGRESS_PAGES == 0:
                 progress((STORE_PAGES + page) // 2, STORE_PAGES)
-            at = number * integrity.HASH_BYTES
-            kept = (leaves[at : at + integrity.HASH_BYTES], counts[number])
-            if page not in changed and integrity.leaf_of(coins, page) != kept:
+            at = number * trees.HASH_BYTES
+            kept = (leaves[at : at + trees.HASH_BYTES], counts[number])
+            if page not in changed and trees.leaf_of(coins, page) != kept:
                 yield f"page {file_name(page)} differs from the leaf that was saved for it"
     progress(STORE_PAGES, STORE_PAGES)
 

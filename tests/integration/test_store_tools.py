@@ -20,8 +20,8 @@ import pytest
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
-from raida_uring.store import trees as integrity
 from raida_uring.store.transfer import UNFINISHED_EXPORT, file_name, verify
+from raida_uring.store.trees import Integrity
 from tests.support.net import PATIENCE
 from tests.support.node import (
     REPOSITORY,
@@ -495,7 +495,7 @@ def test_verify_finds(
     table: int, key: bytes, value: bytes | None, words: str, copied: Path
 ) -> None:
     with unsafely(copied) as opened:
-        trees = integrity.Integrity(opened)
+        trees = Integrity(opened)
         trees.load()
         trees.save()  # so that leaves are compared
     assert verify(copied) == []
@@ -579,7 +579,7 @@ def test_export_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
     """In this process, which has loaded everything that another user may not read."""
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store import transfer
 
     path = Path(shutil.copytree(imported, tmp_path / "store"))
     closed = tmp_path / "closed"
@@ -591,10 +591,10 @@ def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
         for attempt in (
             lambda: Store(path),
             lambda: Store.create(closed / "store"),
-            lambda: store_tools.stat(path),
-            lambda: store_tools.verify(path),
-            lambda: store_tools.export_files(path, tmp_path / "out"),
-            lambda: store_tools.import_files(closed, tmp_path / "other"),
+            lambda: transfer.stat(path),
+            lambda: transfer.verify(path),
+            lambda: transfer.export_files(path, tmp_path / "out"),
+            lambda: transfer.import_files(closed, tmp_path / "other"),
         ):
             with denied:
                 attempt()
@@ -651,7 +651,7 @@ def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: Path) -> None:
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store import transfer
 
     path = Path(shutil.copytree(imported, for_all / "store"))
     (path / "owner").unlink(missing_ok=True)
@@ -662,8 +662,8 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
     def look() -> None:
         os.seteuid(NOBODY)
         try:
-            assert store_tools.verify(path) == []
-            assert store_tools.stat(path).pages_written > 0
+            assert transfer.verify(path) == []
+            assert transfer.stat(path).pages_written > 0
         finally:
             os.seteuid(0)
 
