@@ -25,11 +25,11 @@ import psutil
 import raida_uring
 from raida_uring import log
 from raida_uring.admin.client import default_path
+from raida_uring.descriptors import Reserve
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import event
-from raida_uring.node import sockets
 from raida_uring.observe import metrics
 from raida_uring.observe.latency import percentiles_us
 from raida_uring.threads import Vital
@@ -221,7 +221,7 @@ class Admin:
                 self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 undone.callback(os.close, self._wake_in)
                 undone.callback(os.close, self._wake_out)
-                self._reserve = sockets.Reserve()
+                self._reserve = Reserve()
                 undone.callback(self._reserve.close)
                 self._thread.start()
             except (OSError, RuntimeError) as error:  # no descriptor, no thread

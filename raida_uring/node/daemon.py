@@ -27,11 +27,12 @@ from typing import Final
 import psutil
 
 from raida_uring import log, threads
+from raida_uring.addresses import format_endpoint
 from raida_uring.admin.server import Admin, path_of
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError, ToldToStopError
 from raida_uring.log import event
-from raida_uring.node import servicemanager, sockets
+from raida_uring.node import servicemanager
 from raida_uring.node.inbox import Inbox
 from raida_uring.node.patience import Patience
 from raida_uring.node.server import NOT_TO_BE_HAD, Reloaded, Server
@@ -265,7 +266,7 @@ class Daemon:
         log.log_death(thread, error)
 
     def _begin(self) -> None:
-        places = ", ".join(sockets.format_endpoint(*one) for one in self.server.endpoints)
+        places = ", ".join(format_endpoint(*one) for one in self.server.endpoints)
         self._status = f"serving on {places}: {self.server.tier}"
         if self._takeover is None:
             self._open_to_operators()
@@ -846,7 +847,7 @@ def _reachable(endpoint: tuple[str, int]) -> str:
     """The endpoint as a client on this machine may name it."""
     host, port = endpoint
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
-    return sockets.format_endpoint(loopback.get(host, host), port)
+    return format_endpoint(loopback.get(host, host), port)
 
 
 def _program() -> str:

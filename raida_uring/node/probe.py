@@ -21,14 +21,10 @@ from typing import Final, Literal
 
 import raida_uring
 from raida_uring.config import Config, engine_settings
+from raida_uring.descriptors import connections_room, descriptor_limit
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
-from raida_uring.node.sockets import (
-    connections_room,
-    descriptor_limit,
-    is_ephemeral,
-    size_buffers,
-)
+from raida_uring.node.sockets import is_ephemeral, size_buffers
 from raida_uring.remedies import user_name
 
 SCHEMA: Final = 1  # of as_dict(); raised when a key is removed or changes its meaning

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring import handlers, log, remedies
+from raida_uring.addresses import Bound, format_endpoint
 from raida_uring.config import (
     Config,
     Difference,
@@ -28,6 +29,7 @@ from raida_uring.config import (
     with_settings,
 )
 from raida_uring.config.kinds import LIVE, LOWER
+from raida_uring.descriptors import connections_room, raise_descriptor_limit
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
@@ -87,7 +89,7 @@ class Server:
         )
         self._node: Node | None = None
         self._handing_over = False
-        self._bound: list[sockets.Bound] = []
+        self._bound: list[Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
@@ -262,12 +264,12 @@ class Server:
         return _explain_refusal(error)
 
     def _places(self) -> str:
-        return ", ".join(sockets.format_endpoint(*endpoint) for endpoint in self.endpoints)
+        return ", ".join(format_endpoint(*endpoint) for endpoint in self.endpoints)
 
     def _limit_connections(self) -> int:
-        limit = sockets.raise_descriptor_limit()
+        limit = raise_descriptor_limit()
         wanted = self.config.limits.connections_max
-        room = sockets.connections_room(limit)
+        room = connections_room(limit)
         if room < 1:
             raise StartError(
                 f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
