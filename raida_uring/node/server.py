@@ -36,9 +36,10 @@ from raida_uring.handlers import ECHO_NUMBER, Command
 from raida_uring.handlers.node import Node, Stats
 from raida_uring.log import event
 from raida_uring.node import sockets
+from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.node.patience import Patience, retry
-from raida_uring.node.probe import LACK_OF_MEMORY, explain_refusal
-from raida_uring.node.upgrade import Inherited, Successor, Takeover
+from raida_uring.node.sockets import Inherited
+from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.observe import metrics
 from raida_uring.observe.requestlog import RequestLog, Tap
 from raida_uring.observe.web import Web

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,6 @@ from raida_uring.config import Config
 from raida_uring.errors import StartError, passing
 from raida_uring.log import event
 from raida_uring.node.patience import Patience, retry
-from raida_uring.node.upgrade import Inherited
 
 PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
 RELEASE_TIMEOUT_S: Final = 5.0  # for the service manager to close sockets that are not served now
@@ -46,6 +45,49 @@ _INODE: Final = 5  # the fields behind the state, up to it
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 logger = logging.getLogger("raida_uring.sockets")
+
+
+class Inherited:
+    """Listening sockets that this process was started with. Thread: control."""
+
+    def __init__(self, port: int, sockets: dict[str, tuple[int, int]]) -> None:
+        """sockets: descriptors of the UDP and TCP socket by host; all on `port`."""
+        self.port = port
+        self._sockets = sockets
+        # Has the service manager close its copies too, soon after the call; None if it keeps none.
+        self.forget: Callable[[], None] | None = None
+        self.of_unit = False  # of a .socket unit, which keeps them open whoever serves them
+        self.releasing = False  # some addresses are still in use, but free in a moment
+
+    def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
+        """The UDP and TCP socket of an address, None when there is none of it."""
+        descriptors = self._sockets.pop(host, None)
+        if descriptors is None:
+            return None
+        udp, tcp = (socket.socket(fileno=fd) for fd in descriptors)
+        for one in (udp, tcp):
+            one.set_inheritable(False)
+            one.setblocking(False)
+        return udp, tcp
+
+    def close_all_but(self, port: int, hosts: Collection[str]) -> None:
+        """Close the sockets of addresses that are not served. port: 0 is any."""
+        unserved = [host for host in self._sockets if port not in (0, self.port)]
+        unserved = unserved or [host for host in self._sockets if host not in hosts]
+        for host in unserved:
+            for fd in self._sockets.pop(host):
+                os.close(fd)
+        if unserved and self.forget is not None:
+            self.forget()
+            self.releasing = True
+        if unserved and self.of_unit:
+            logger.warning(
+                "sockets of the .socket unit that nobody serves, since the configuration names "
+                "others: %s port %d; whoever connects there waits in vain",
+                ", ".join(unserved),
+                self.port,
+                extra=event("sockets_unserved", hosts=unserved, port=self.port),
+            )
 
 
 def bind_all(

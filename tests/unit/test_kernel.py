@@ -9,7 +9,8 @@ import pytest
 
 from raida_uring.ffi import native
 from raida_uring.node import probe
-from raida_uring.node.probe import Circumstances, Feature, Limit, Probe, Verdict
+from raida_uring.node.causes import Circumstances, call_of, diagnose, explain_refusal
+from raida_uring.node.probe import Feature, Limit, Probe, Verdict
 
 FREE: Final = Circumstances(
     disabled=0,
@@ -65,7 +66,7 @@ GROUP: Final = dataclasses.replace(FREE, disabled=1, group=77)
 def test_a_refusal_has_a_cause_and_a_remedy(
     number: int, call: str | None, around: Circumstances, cause: str, words: str
 ) -> None:
-    refusal = probe.diagnose(number, call, around)
+    refusal = diagnose(number, call, around)
     assert refusal.cause == cause
     assert words in str(refusal)
     assert refusal.remedy
@@ -84,11 +85,11 @@ def test_a_refusal_has_a_cause_and_a_remedy(
     ],
 )
 def test_what_failed_tells_which_call_is_refused(doing: str, call: str | None) -> None:
-    assert probe._call_of(doing) == call
+    assert call_of(doing) == call
 
 
 def test_the_old_question_is_still_answered() -> None:
-    assert "6.0 or later needed" in probe.explain_refusal(errno.EINVAL)
+    assert "6.0 or later needed" in explain_refusal(errno.EINVAL)
 
 
 # --- Shape ------------------------------------------------------------------------------------
@@ -223,11 +224,11 @@ def worst() -> Probe:
             for key in LIMITS
         ),
         circumstances=FREE,
-        refusal=probe.diagnose(errno.EPERM, "setup", FILTERED),
+        refusal=diagnose(errno.EPERM, "setup", FILTERED),
         verdict=Verdict(
             "epoll",
             "io_uring, DEFER_TASKRUN, 32768 completions for lack of locked memory",
-            str(probe.diagnose(errno.EPERM, "setup", FILTERED)),
+            str(diagnose(errno.EPERM, "setup", FILTERED)),
             3,
         ),
     )
