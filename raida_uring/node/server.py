@@ -41,12 +41,13 @@ from raida_uring.node.patience import Patience, retry
 from raida_uring.node.sockets import Inherited
 from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.observe import metrics
-from raida_uring.observe.requestlog import RequestLog, Tap
+from raida_uring.observe.requestlog import RequestLog
 from raida_uring.observe.web import Web
 from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Sizes, Store, Syncer, Watch
 from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
+from raida_uring.workers.tap import Tap
 from raida_uring.workers.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
