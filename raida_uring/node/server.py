@@ -51,9 +51,9 @@ from raida_uring.workers.tap import Tap
 from raida_uring.workers.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
-# What HTTP and the admin socket may fail with, also for want of a descriptor or a thread: none of
-# it may end a node that serves.
-NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
+# HTTP and the admin socket may fail with these, also for want of a descriptor or a thread. None of
+# them may end a node that serves.
+UNAVAILABLE: Final = (StartError, OSError, RuntimeError)
 CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
 
 logger = logging.getLogger("raida_uring")
@@ -195,7 +195,7 @@ class Server:
         inherited = self._received if self._takeover is None else self._takeover.sockets
         self._bound = sockets.bind_all(self.config, inherited, self._patience)
         if self._takeover is None:  # else once the predecessor has left the port
-            with contextlib.suppress(*NOT_TO_BE_HAD if self._patience is not None else ()):
+            with contextlib.suppress(*UNAVAILABLE if self._patience is not None else ()):
                 self.open_web()
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
@@ -706,7 +706,7 @@ class Server:
 
     def open_web(self) -> None:
         """Serve the status page and metrics, if that is wanted and not done. Raises one of
-        NOT_TO_BE_HAD, which http_fault has in words then."""
+        UNAVAILABLE, which http_fault has in words then."""
         if not self.config.http.enabled or self._web is not None:
             return
         try:
@@ -716,7 +716,7 @@ class Server:
             except RuntimeError:
                 web.stop()
                 raise
-        except NOT_TO_BE_HAD as error:
+        except UNAVAILABLE as error:
             self.http_fault = str(error)
             raise
         self._web, self.http_fault = web, None

@@ -285,10 +285,15 @@ class Takeover:
         )
         self._thread.start()
 
-    def join(self) -> None:
+    def end(self) -> None:
         """Once `gone` is true: end the thread."""
         if self._thread is not None:
             self._thread.join()
+        logger.info(
+            "took over: %d connections passed on, the predecessor is gone",
+            self.taken,
+            extra=event("took_over", connections=self.taken),
+        )
 
     def _run(
         self,
