@@ -2,7 +2,7 @@
 
 A thread of its own, so that neither the data plane nor a worker waits for an operator, nor an
 operator for them. Only root and the node's own user are answered (SO_PEERCRED), whatever the
-permissions of the path. Requests, clients and answers are bounded. The format is adminsocket.py's.
+permissions of the path. Requests, clients and answers are bounded. The format is that of client.py.
 """
 
 import contextlib
@@ -18,25 +18,22 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psutil
 
 import raida_uring
 from raida_uring import log
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import default_path
+from raida_uring.admin.node import Node, Served
+from raida_uring.descriptors import Reserve
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import event
-from raida_uring.node import sockets
 from raida_uring.observe import metrics
 from raida_uring.observe.latency import percentiles_us
 from raida_uring.threads import Vital
-
-if TYPE_CHECKING:
-    from raida_uring.node.daemon import Daemon
-    from raida_uring.node.server import Server
 
 CLIENTS_MAX: Final = 16
 REQUEST_BYTES_MAX: Final = 4096
@@ -62,10 +59,10 @@ class _RequestError(RaidaError):
 # --- The socket's path ------------------------------------------------------------------------
 
 
-def path_of(server: "Server") -> Path:
+def path_of(server: Served) -> Path:
     """Where the configuration says, else the default path."""
     given = server.config.admin.socket
-    return Path(given) if given else adminsocket.default_path(server.endpoints[0][1])
+    return Path(given) if given else default_path(server.endpoints[0][1])
 
 
 def _listen(path: Path) -> socket.socket:
@@ -166,7 +163,7 @@ class _Client:
 class _Drain:
     """What a client that asked for a drain is told while it lasts."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Served) -> None:
         self._server = server
         self._since = time.monotonic()
         self._dropped_before = _dropped_by_drain(server.counters())
@@ -189,7 +186,7 @@ def _dropped_by_drain(counters: dict[str, int]) -> int:
 class Admin:
     """The listening socket and its thread. Thread: the one that made it, but for what it says."""
 
-    def __init__(self, daemon: "Daemon", path: Path) -> None:
+    def __init__(self, node: Node, path: Path) -> None:
         """Answer from now on. Raises StartError."""
         try:
             self._path = path.absolute()
@@ -197,8 +194,8 @@ class Admin:
             raise StartError(
                 f"[admin] socket {path}: the current directory is gone: name the whole path"
             ) from error
-        self._daemon = daemon
-        self._server = daemon.server
+        self._node = node
+        self._server = node.server
         self._commands: dict[str, Callable[[_Client, dict[str, Any]], dict[str, object] | None]] = {
             "status": self._status,
             "connections": self._connections,
@@ -221,7 +218,7 @@ class Admin:
                 self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 undone.callback(os.close, self._wake_in)
                 undone.callback(os.close, self._wake_out)
-                self._reserve = sockets.Reserve()
+                self._reserve = Reserve()
                 undone.callback(self._reserve.close)
                 self._thread.start()
             except (OSError, RuntimeError) as error:  # no descriptor, no thread
@@ -428,7 +425,7 @@ class Admin:
     # -- commands ---------------------------------------------------------------------------------
 
     def _status(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
-        file = self._daemon.file  # whose node it is; not told over HTTP
+        file = self._node.file  # whose node it is; not told over HTTP
         return {**status(self._server), "config": None if file is None else os.path.realpath(file)}
 
     def _connections(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
@@ -465,7 +462,7 @@ class Admin:
         return {"level": log.current_level()}
 
     def _reload(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
-        reloaded = self._daemon.reload()
+        reloaded = self._node.reload()
         return {
             "applied": [str(change) for change in reloaded.applied],
             "restart": [str(change) for change in reloaded.restart],
@@ -481,7 +478,7 @@ class Admin:
         client.drain = drain
 
     def _upgrade(self, client: _Client, _given: dict[str, Any]) -> None:
-        client.upgrade = self._daemon.begin_upgrade()
+        client.upgrade = self._node.begin_upgrade()
 
     def _stop(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
         timeout_s = self._server.config.network.drain_timeout_ms / 1000
@@ -494,7 +491,7 @@ class Admin:
             timeout_s,
             extra=event("drain_asked", timeout_ms=round(timeout_s * 1000)),
         )
-        self._daemon.begin_drain(round(timeout_s * 1000))
+        self._node.begin_drain(round(timeout_s * 1000))
 
 
 def _whole(given: dict[str, Any], name: str, default: int, most: int) -> int:
@@ -519,7 +516,7 @@ def _describe(one: native.Connection) -> dict[str, object]:
 # --- Status -----------------------------------------------------------------------------------
 
 
-def status(server: "Server") -> dict[str, object]:
+def status(server: Served) -> dict[str, object]:
     """Everything about the node at one moment, as JSON takes it. Any thread.
 
     Raises StartError when it does not run. Counters are one consistent set; what else there is was
@@ -585,7 +582,7 @@ def _lanes(load: native.EngineLoad) -> dict[str, object]:
     }
 
 
-def _memory(server: "Server", load: native.EngineLoad) -> dict[str, object]:
+def _memory(server: Served, load: native.EngineLoad) -> dict[str, object]:
     limits, config = server.config.limits, server.config
     return {
         "udp_contexts": [load.udp_contexts, config.udp.contexts],
@@ -616,7 +613,7 @@ def _resources() -> dict[str, object]:
         return found | dict.fromkeys(("memory_bytes", "descriptors", "threads"))
 
 
-def _store(server: "Server") -> dict[str, object] | None:
+def _store(server: Served) -> dict[str, object] | None:
     try:
         sizes = server.store_sizes()
     except StoreError:

@@ -27,7 +27,7 @@ import typer
 
 import raida_uring
 from raida_uring import client, log, protocol, remedies
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NotRunningError
 from raida_uring.errors import PASSING, ConfigError, EngineError, ProtocolError, RaidaError
 from raida_uring.node import inbox, upgrade
 
@@ -132,7 +132,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except EngineError as error:
         _complain(str(error))
         return _EXIT_FAILED
-    except adminsocket.NotRunningError as error:
+    except NotRunningError as error:
         _complain(str(error))
         return _EXIT_NOT_RUNNING
     except RaidaError as error:
@@ -429,13 +429,14 @@ def probe(
     """
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
-    from raida_uring.node import probe as kernel
+    from raida_uring.node.probe import as_dict, table
+    from raida_uring.node.probe import probe as probe_kernel
 
-    found = kernel.probe(chosen)
+    found = probe_kernel(chosen)
     if as_json:
-        print(json.dumps(kernel.as_dict(found), indent=2))
+        print(json.dumps(as_dict(found), indent=2))
     else:
-        print(kernel.table(found), end="")
+        print(table(found), end="")
     return found.verdict.exit_status
 
 
@@ -626,11 +627,11 @@ def store_import(
     stay so. An import that was cut short leaves a store that does not serve: run it again.
     """
     chosen, map_bytes = _choose_store(config_path, path)
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store import transfer
 
     try:
         with _Progress("importing") as progress:
-            found = store_tools.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
+            found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
     except KeyboardInterrupt:
         _complain(f"{chosen}: interrupted: holds only a part of the coins; import again")
         return _EXIT_INTERRUPTED
@@ -667,11 +668,11 @@ def store_export(
     byte, but for coins that changed since.
     """
     chosen, _ = _choose_store(config_path, path)
-    from raida_uring.store import transfer as store_tools
+    from raida_uring.store import transfer
 
     try:
         with _Progress("exporting") as progress:
-            written = store_tools.export_files(chosen, target, progress=progress)
+            written = transfer.export_files(chosen, target, progress=progress)
     except KeyboardInterrupt:
         _complain(f"{target}: interrupted: not all files are there; remove it")
         return _EXIT_INTERRUPTED

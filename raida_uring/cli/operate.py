@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from raida_uring import config
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NodeError, Wanted, ask, find, result_of
 from raida_uring.cli import top
 from raida_uring.errors import ConfigError, RaidaError
 
@@ -67,28 +67,28 @@ class _Node:
     the place."""
 
     path: Path
-    wanted: adminsocket.Wanted | None
+    wanted: Wanted | None
 
     def ask(self, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
-        """As adminsocket.ask()."""
-        return adminsocket.ask(self.path, command, wanted=self.wanted, **arguments)
+        """As admin.client.ask()."""
+        return ask(self.path, command, wanted=self.wanted, **arguments)
 
     def result_of(self, command: str, **arguments: object) -> dict[str, Any]:
-        """As adminsocket.result_of()."""
-        return adminsocket.result_of(self.path, command, wanted=self.wanted, **arguments)
+        """As admin.client.result_of()."""
+        return result_of(self.path, command, wanted=self.wanted, **arguments)
 
 
 def _node(given: Path | None, config_path: Path | None) -> _Node:
-    """Raises ConfigError, and what adminsocket.find() raises."""
+    """Raises ConfigError, and what admin.client.find() raises."""
     if given is not None:
         return _Node(given, None)
     chosen = config.embedded_default() if config_path is None else config.load(config_path)
-    wanted = adminsocket.Wanted(chosen.server.raida_id, chosen.server.port, config_path)
+    wanted = Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
         return _Node(Path(chosen.admin.socket), wanted)
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    path = adminsocket.find(wanted)
+    path = find(wanted)
     return _Node(path, None if config_path is None else wanted)
 
 
@@ -308,7 +308,7 @@ def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     """
     try:
         found = _node(socket, config_path).result_of("reload")
-    except (ConfigError, adminsocket.NodeError) as error:  # the fault may keep us from the socket
+    except (ConfigError, NodeError) as error:  # the fault may keep us from the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:
         print(f"applied: {change}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import raida_uring
+from raida_uring.addresses import format_endpoint
 from raida_uring.errors import RaidaError
 from raida_uring.observe.latency import PERCENTILES, percentiles_us
 from raida_uring.protocol.status import UNLISTED, status_name
@@ -163,9 +164,7 @@ def _render(view: Status, width: int, height: int) -> list[str]:
 
 
 def _heading(view: Status) -> list[str]:
-    places = ", ".join(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in view["endpoints"]
-    )
+    places = ", ".join(format_endpoint(host, port) for host, port in view["endpoints"])
     resources = view["resources"]
     return [
         f"RAIDA {view['raida_id']}  {view['phase']}  {places}  up {_duration(view['uptime_s'])}"

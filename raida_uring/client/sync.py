@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from raida_uring import protocol
+from raida_uring import addresses, protocol
 from raida_uring.client import resolver
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import (
@@ -198,7 +198,7 @@ def format_endpoint(host: str, port: int) -> str:
     """Return `host:port`, an IPv6 address in brackets. Raises ArgumentError."""
     arguments.host("host", host)
     arguments.whole("port", port, 0, 65535)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return addresses.format_endpoint(host, port)
 
 
 def resolve(

@@ -18,32 +18,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raida_uring import config as configuration
 from raida_uring import handlers, log, remedies
-from raida_uring.config import Config, engine_settings
+from raida_uring.addresses import Bound, format_endpoint
+from raida_uring.config import (
+    Config,
+    Difference,
+    check_settings,
+    differences,
+    engine_settings,
+    with_settings,
+)
 from raida_uring.config.kinds import LIVE, LOWER
+from raida_uring.descriptors import connections_room, raise_descriptor_limit
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command
 from raida_uring.handlers.node import Node, Stats
 from raida_uring.log import event
-from raida_uring.node import probe as kernel
 from raida_uring.node import sockets
+from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.node.patience import Patience, retry
-from raida_uring.node.upgrade import Inherited, Successor, Takeover
+from raida_uring.node.sockets import Inherited
+from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.observe import metrics
-from raida_uring.observe.requestlog import RequestLog, Tap
+from raida_uring.observe.requestlog import RequestLog
 from raida_uring.observe.web import Web
 from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Sizes, Store, Syncer, Watch
 from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
+from raida_uring.workers.tap import Tap
 from raida_uring.workers.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
-# What HTTP and the admin socket may fail with, also for want of a descriptor or a thread: none of
-# it may end a node that serves.
-NOT_TO_BE_HAD: Final = (StartError, OSError, RuntimeError)
+# HTTP and the admin socket may fail with these, also for want of a descriptor or a thread. None of
+# them may end a node that serves.
+UNAVAILABLE: Final = (StartError, OSError, RuntimeError)
 CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
 
 logger = logging.getLogger("raida_uring")
@@ -81,7 +91,7 @@ class Server:
         )
         self._node: Node | None = None
         self._handing_over = False
-        self._bound: list[sockets.Bound] = []
+        self._bound: list[Bound] = []
         self._engine: native.Engine | None = None
         self._workers: list[Worker] = []
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
@@ -185,7 +195,7 @@ class Server:
         inherited = self._received if self._takeover is None else self._takeover.sockets
         self._bound = sockets.bind_all(self.config, inherited, self._patience)
         if self._takeover is None:  # else once the predecessor has left the port
-            with contextlib.suppress(*NOT_TO_BE_HAD if self._patience is not None else ()):
+            with contextlib.suppress(*UNAVAILABLE if self._patience is not None else ()):
                 self.open_web()
         listeners = [
             native.Listener(bound.udp.fileno(), bound.tcp.fileno(), bound.wildcard)
@@ -226,10 +236,10 @@ class Server:
             extra=event("serving", endpoints=self._places(), tier=self.tier),
         )
         self._log_what_is_missing()
-        if kernel.LACK_OF_MEMORY in self._engine.tier:
+        if LACK_OF_MEMORY in self._engine.tier:
             logger.warning(
                 "smaller queues than asked for: %s",
-                kernel.explain_refusal(errno.ENOMEM),
+                explain_refusal(errno.ENOMEM),
                 extra=event("queues_small"),
             )
         self.log_web()
@@ -256,12 +266,12 @@ class Server:
         return _explain_refusal(error)
 
     def _places(self) -> str:
-        return ", ".join(sockets.format_endpoint(*endpoint) for endpoint in self.endpoints)
+        return ", ".join(format_endpoint(*endpoint) for endpoint in self.endpoints)
 
     def _limit_connections(self) -> int:
-        limit = sockets.raise_descriptor_limit()
+        limit = raise_descriptor_limit()
         wanted = self.config.limits.connections_max
-        room = sockets.connections_room(limit)
+        room = connections_room(limit)
         if room < 1:
             raise StartError(
                 f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
@@ -602,9 +612,9 @@ class Server:
         All or nothing: raises EngineError, with nothing changed, when the data plane does not take
         it.
         """
-        changes = configuration.differences(self.config, wanted)
+        changes = differences(self.config, wanted)
         applied = [change for change in changes if self._is_live(change)]
-        config = configuration.with_settings(self.config, applied)
+        config = with_settings(self.config, applied)
         with self._lock:
             self._running_engine().set_live(self._live_settings(config))
         self.config = config
@@ -620,7 +630,7 @@ class Server:
         self.config = dataclasses.replace(self.config, log=changed)
         log.set_level(level)
 
-    def _is_live(self, change: configuration.Difference) -> bool:
+    def _is_live(self, change: Difference) -> bool:
         if change.setting.reload == LOWER:
             return isinstance(change.new, int) and change.new <= self._connections_reserved
         return change.setting.reload == LIVE
@@ -640,7 +650,7 @@ class Server:
             "idle_timeout_ms": config.tcp.idle_timeout_ms,
             "wait_max_ms": config.network.wait_max_ms,
             "busy_poll_us": config.network.busy_poll_us,
-            "checks": configuration.check_settings(config),
+            "checks": check_settings(config),
         }
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -696,7 +706,7 @@ class Server:
 
     def open_web(self) -> None:
         """Serve the status page and metrics, if that is wanted and not done. Raises one of
-        NOT_TO_BE_HAD, which http_fault has in words then."""
+        UNAVAILABLE, which http_fault has in words then."""
         if not self.config.http.enabled or self._web is not None:
             return
         try:
@@ -706,7 +716,7 @@ class Server:
             except RuntimeError:
                 web.stop()
                 raise
-        except NOT_TO_BE_HAD as error:
+        except UNAVAILABLE as error:
             self.http_fault = str(error)
             raise
         self._web, self.http_fault = web, None
@@ -757,9 +767,9 @@ class Reloaded:
     applied: in effect. restart: differ from what is in effect, and wait for the next start.
     """
 
-    applied: list[configuration.Difference]
-    restart: list[configuration.Difference]
+    applied: list[Difference]
+    restart: list[Difference]
 
 
 def _explain_refusal(error: EngineError) -> str:
-    return f"io_uring refused: {error}; {kernel.explain_refusal(error.number, error.doing)}"
+    return f"io_uring refused: {error}; {explain_refusal(error.number, error.doing)}"

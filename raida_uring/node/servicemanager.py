@@ -23,7 +23,7 @@ import psutil
 
 from raida_uring.errors import StartError
 from raida_uring.log import event
-from raida_uring.node.upgrade import Inherited
+from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
 WATCHDOG: Final = "WATCHDOG=1"
@@ -316,7 +316,7 @@ def received_sockets() -> Inherited | None:
         _forget_sockets()
         inherited = Inherited(0, {})
         inherited.releasing = True
-    inherited.let_go = _forget_sockets
+    inherited.forget = _forget_sockets
     return inherited
 
 

@@ -8,26 +8,20 @@ import errno
 import ipaddress
 import logging
 import os
-import resource
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import psutil
-
+from raida_uring.addresses import Bound, bind_address, format_endpoint
 from raida_uring.config import Config
 from raida_uring.errors import StartError, passing
 from raida_uring.log import event
 from raida_uring.node.patience import Patience, retry
-from raida_uring.node.upgrade import Inherited
 
-DESCRIPTORS_MAX: Final = 1 << 20  # stands for "no limit"
-DESCRIPTORS_RESERVED: Final = 256  # for everything that is no connection
 PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
 RELEASE_TIMEOUT_S: Final = 5.0  # for the service manager to close sockets that are not served now
 RELEASE_RETRY_S: Final = 0.01
@@ -53,24 +47,47 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 logger = logging.getLogger("raida_uring.sockets")
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """One address that the node answers on."""
+class Inherited:
+    """Listening sockets that this process was started with. Thread: control."""
 
-    host: str
-    port: int
-    udp: socket.socket
-    tcp: socket.socket
+    def __init__(self, port: int, sockets: dict[str, tuple[int, int]]) -> None:
+        """sockets: descriptors of the UDP and TCP socket by host; all on `port`."""
+        self.port = port
+        self._sockets = sockets
+        # Has the service manager close its copies too, soon after the call; None if it keeps none.
+        self.forget: Callable[[], None] | None = None
+        self.of_unit = False  # of a .socket unit, which keeps them open whoever serves them
+        self.releasing = False  # some addresses are still in use, but free in a moment
 
-    @property
-    def wildcard(self) -> bool:
-        """Whether it stands for several addresses, so that replies must say which was asked."""
-        return self.host in ("0.0.0.0", "::")  # noqa: S104  compared, not bound
+    def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
+        """The UDP and TCP socket of an address, None when there is none of it."""
+        descriptors = self._sockets.pop(host, None)
+        if descriptors is None:
+            return None
+        udp, tcp = (socket.socket(fileno=fd) for fd in descriptors)
+        for one in (udp, tcp):
+            one.set_inheritable(False)
+            one.setblocking(False)
+        return udp, tcp
 
-    def close(self) -> None:
-        """Close both sockets."""
-        self.udp.close()
-        self.tcp.close()
+    def close_all_but(self, port: int, hosts: Collection[str]) -> None:
+        """Close the sockets of addresses that are not served. port: 0 is any."""
+        unserved = [host for host in self._sockets if port not in (0, self.port)]
+        unserved = unserved or [host for host in self._sockets if host not in hosts]
+        for host in unserved:
+            for fd in self._sockets.pop(host):
+                os.close(fd)
+        if unserved and self.forget is not None:
+            self.forget()
+            self.releasing = True
+        if unserved and self.of_unit:
+            logger.warning(
+                "sockets of the .socket unit that nobody serves, since the configuration names "
+                "others: %s port %d; whoever connects there waits in vain",
+                ", ".join(unserved),
+                self.port,
+                extra=event("sockets_unserved", hosts=unserved, port=self.port),
+            )
 
 
 def bind_all(
@@ -196,7 +213,7 @@ def _no_socket(host: str, error: OSError) -> StartError:
 def _bind(one: socket.socket, host: str, port: int) -> bool:
     """Whether no interface has the address yet: DHCP, duplicate address detection and failover
     bring it later, and it is bound for that moment. Raises OSError."""
-    place = address_of(host, port)
+    place = bind_address(host, port)
     try:
         one.bind(place)
     except OSError as error:
@@ -209,13 +226,6 @@ def _bind(one: socket.socket, host: str, port: int) -> bool:
         one.bind(place)
         return True
     return False
-
-
-def address_of(host: str, port: int) -> tuple[object, ...]:
-    """What bind() takes: a link-local address needs its interface's number, not only its name."""
-    if "%" not in host:
-        return (host, port)
-    return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0][4]
 
 
 @contextlib.contextmanager
@@ -395,72 +405,3 @@ def _size_buffer(udp: socket.socket, option: int, force: int, wanted: int) -> in
     except OSError:
         udp.setsockopt(socket.SOL_SOCKET, option, wanted)
     return udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel counts its overhead too
-
-
-def format_endpoint(host: str, port: int) -> str:
-    """`host:port`, with IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def descriptor_limit() -> int:
-    """How many descriptors this process may have once the soft limit is raised to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return hard if hard != resource.RLIM_INFINITY else DESCRIPTORS_MAX
-
-
-def connections_room(limit: int) -> int:
-    """How many connections `limit` descriptors leave room for; not positive if for none.
-
-    Other descriptors of this process may already be many: they are counted, not guessed. Raises
-    StartError where they cannot be.
-    """
-    try:
-        return limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
-    except psutil.Error:
-        raise StartError("/proc does not show this process: mount it, a node needs it") from None
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one; return what holds now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return descriptor_limit()
-
-
-class Reserve:
-    """A descriptor in reserve: a node that has none left must be able to say so to whoever asks.
-    Thread: the one that accepts."""
-
-    def __init__(self) -> None:
-        """Empty where there is none to be had now."""
-        self._spare: int | None = None
-        self.fill()
-
-    def fill(self) -> None:
-        """Have one again, if there is one. Call when a connection has ended."""
-        if self._spare is None:
-            with contextlib.suppress(OSError):
-                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def accept(self, listening: socket.socket) -> socket.socket:
-        """The next connection, by the one in reserve if it must be; `listening` does not block.
-        Raises OSError."""
-        try:
-            channel, _ = listening.accept()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
-                raise
-            self.close()
-            try:
-                channel, _ = listening.accept()
-            except OSError:  # nobody is there: the kernel looks for a descriptor first
-                self.fill()
-                raise
-        return channel
-
-    def close(self) -> None:
-        """Give it up."""
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None

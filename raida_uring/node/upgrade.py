@@ -24,11 +24,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
+from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
@@ -206,49 +207,6 @@ def tell_failure(reason: str) -> None:
         pass  # nobody waits
 
 
-class Inherited:
-    """Listening sockets that this process was started with. Thread: control."""
-
-    def __init__(self, port: int, sockets: dict[str, tuple[int, int]]) -> None:
-        """sockets: descriptors of the UDP and TCP socket by host; all on `port`."""
-        self.port = port
-        self._sockets = sockets
-        # Has whoever else holds them close them, too, soon after it returns; None: it does not.
-        self.let_go: Callable[[], None] | None = None
-        self.of_unit = False  # a .socket unit keeps them open whoever serves them
-        self.releasing = False  # addresses are in use that will be free in a moment
-
-    def take(self, host: str) -> tuple[socket.socket, socket.socket] | None:
-        """The UDP and TCP socket of an address, None when there is none of it."""
-        descriptors = self._sockets.pop(host, None)
-        if descriptors is None:
-            return None
-        udp, tcp = (socket.socket(fileno=fd) for fd in descriptors)
-        for one in (udp, tcp):
-            one.set_inheritable(False)
-            one.setblocking(False)
-        return udp, tcp
-
-    def close_all_but(self, port: int, hosts: Collection[str]) -> None:
-        """Close the sockets of addresses that are not served. port: 0 is any."""
-        unserved = [host for host in self._sockets if port not in (0, self.port)]
-        unserved = unserved or [host for host in self._sockets if host not in hosts]
-        for host in unserved:
-            for fd in self._sockets.pop(host):
-                os.close(fd)
-        if unserved and self.let_go is not None:
-            self.let_go()
-            self.releasing = True
-        if unserved and self.of_unit:
-            logger.warning(
-                "sockets of the .socket unit that nobody serves, since the configuration names "
-                "others: %s port %d; whoever connects there waits in vain",
-                ", ".join(unserved),
-                self.port,
-                extra=event("sockets_unserved", hosts=unserved, port=self.port),
-            )
-
-
 class Takeover:
     """What a successor got from its predecessor. Thread: begin() starts one of its own; what it
     learns is set for any thread to see."""
@@ -327,10 +285,15 @@ class Takeover:
         )
         self._thread.start()
 
-    def join(self) -> None:
+    def end(self) -> None:
         """Once `gone` is true: end the thread."""
         if self._thread is not None:
             self._thread.join()
+        logger.info(
+            "took over: %d connections passed on, the predecessor is gone",
+            self.taken,
+            extra=event("took_over", connections=self.taken),
+        )
 
     def _run(
         self,

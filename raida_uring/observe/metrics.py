@@ -35,15 +35,14 @@ from prometheus_client.registry import Collector
 
 import raida_uring
 from raida_uring import log
+from raida_uring.addresses import Bound, format_endpoint
 from raida_uring.errors import StoreError
-from raida_uring.node.sockets import format_endpoint
 from raida_uring.protocol.status import UNLISTED, status_name
 
 if TYPE_CHECKING:
     from raida_uring.config import Config
     from raida_uring.ffi.native import Engine, Histogram
     from raida_uring.handlers import Command
-    from raida_uring.node.sockets import Bound
     from raida_uring.store import Sizes, Store
     from raida_uring.store.trees import Integrity
 
@@ -357,7 +356,7 @@ class Subject:
     engine: "Engine"
     commands: Sequence["Command"]
     connections_max: int
-    bound: Sequence["Bound"]
+    bound: Sequence[Bound]
     store: "Store | None"
     integrity: "Integrity | None"
     io_thread: threading.Thread

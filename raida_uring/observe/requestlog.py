@@ -1,18 +1,15 @@
 """Who asked what: a line for each request and connection, within a limit, and the busiest peers.
 
-A worker that has answered a batch notes a few of its requests: as many as may still be written
-this second, and a handful picked evenly for the peers. What it costs is bounded per batch and per
-round, whatever the load; everything else (names, words, writing) is this module's own thread's
-affair. Connections are noted by the data plane as they end. Requests that the I/O thread answers
-alone (votes, plain echoes, refused headers) are counted, not noted.
+Workers note requests through a tap (workers/tap.py); the data plane notes connections as they end.
+Everything else (names, words, writing) is done by this module's own thread. Requests that the I/O
+thread answers alone (votes, plain echoes, refused headers) are counted, not noted.
 """
 
 import logging
 import struct
 import threading
 import time
-from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
@@ -21,75 +18,17 @@ from raida_uring.log import event
 from raida_uring.observe.sketch import SpaceSaving
 from raida_uring.protocol import status_name
 from raida_uring.threads import Vital
+from raida_uring.workers.tap import SAMPLES_PER_ROUND, Noted, Tap
 
 ROUND_S: Final = 0.25  # a line is written this late at most
 IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
-SAMPLES_PER_ROUND: Final = 24  # requests that a worker notes for the peers
-SAMPLES_PER_BATCH: Final = 4
 PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
 WINDOW_S: Final = 60.0
-ADDRESS_BYTES: Final = 28
 
 _NOTE: Final = struct.Struct(native.NOTE_FORMAT)
-_PREFIX: Final = native.REQUEST_PREFIX_SIZE
-_PLAIN_PREFIX: Final = _PREFIX + 16  # the challenge
-_PLACE: Final = struct.Struct("<8xI6xB").unpack_from  # payload_at and kind, of struct ru_record
 _TRANSPORTS: Final = ("udp", "tcp")
 
 logger = logging.getLogger("raida_uring.requests")
-
-
-class Noted(NamedTuple):
-    """One request, as a worker noted it."""
-
-    peer: bytes
-    note: bytes
-
-
-class Tap:
-    """A worker's end. Thread: the worker's; the log's thread sets what may be noted per round.
-
-    Neither waits for the other: a number that both write at once is off by a batch at most.
-    """
-
-    __slots__ = ("_awake", "lines", "lines_left", "requests", "samples", "samples_left")
-
-    def __init__(self, awake: threading.Event) -> None:
-        self._awake = awake
-        self.requests = 0
-        self.lines: deque[Noted] = deque()
-        self.lines_left = 0
-        self.samples: deque[bytes] = deque()
-        self.samples_left = SAMPLES_PER_ROUND
-
-    def note(self, worker: native.Worker, count: int) -> None:
-        """Take note of a batch whose `count` requests have been answered, before the next take."""
-        self.requests += count
-        if self.lines_left <= 0 and self.samples_left <= 0:
-            return
-        records, scratch = worker.records(count), worker.scratch
-        lines = min(count, self.lines_left)
-        if lines > 0:
-            self.lines_left -= lines
-            for index in range(lines):
-                at = index * native.RECORD_SIZE
-                note = bytes(records[at : at + native.RECORD_SIZE])
-                self.lines.append(Noted(_peer(records, at, scratch), note))
-        if self.samples_left > 0:
-            step = (count + SAMPLES_PER_BATCH - 1) // SAMPLES_PER_BATCH
-            # Not always the first of a batch: whoever wakes a worker is not a fair sample.
-            for index in range(self.requests % step, count, step):
-                self.samples_left -= 1
-                self.samples.append(_peer(records, index * native.RECORD_SIZE, scratch))
-        if not self._awake.is_set():
-            self._awake.set()
-
-
-def _peer(records: Any, at: int, scratch: Any) -> bytes:
-    """The sockaddr in front of the body of the request whose record is at `at`."""
-    payload_at, kind = _PLACE(records, at)
-    start = payload_at - (_PLAIN_PREFIX if kind == native.KIND_PLAIN else _PREFIX)
-    return bytes(scratch[start : start + ADDRESS_BYTES])
 
 
 class RequestLog:

@@ -26,10 +26,11 @@ from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote
 
+from raida_uring.addresses import bind_address, format_endpoint
 from raida_uring.config import Http
+from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
 from raida_uring.log import event
-from raida_uring.node import sockets
 from raida_uring.observe import metrics
 from raida_uring.threads import Vital
 
@@ -132,7 +133,7 @@ class Web:
                 undone.enter_context(listening)
             self._loop = _make_loop()
             undone.pop_all()
-        self._reserve = sockets.Reserve()
+        self._reserve = Reserve()
         self._stopping = asyncio.Event()
         self._thread = Vital(target=self._run, name="http", daemon=True)
         self._paths: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
@@ -152,7 +153,7 @@ class Web:
     def urls(self) -> list[str]:
         """Of the status page, for each address."""
         places = (listening.getsockname()[:2] for listening in self._sockets)
-        return [f"http://{sockets.format_endpoint(*place)}/" for place in places]
+        return [f"http://{format_endpoint(*place)}/" for place in places]
 
     @property
     def url(self) -> str:
@@ -341,7 +342,7 @@ def _listen_on(host: str, port: int) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(sockets.address_of(host, port))
+            listening.bind(bind_address(host, port))
             listening.listen(CONNECTIONS_MAX)
         except OSError:
             listening.close()

@@ -31,11 +31,11 @@ from raida_uring.handlers import (
 )
 from raida_uring.handlers.message import PAYLOAD_FITS, SEAL_BYTES, fault_of, pack, size_fault
 from raida_uring.log import event
-from raida_uring.observe.requestlog import Tap
 from raida_uring.protocol import Status
 from raida_uring.protocol.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
+from raida_uring.workers.tap import Tap
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often

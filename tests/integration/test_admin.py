@@ -32,13 +32,20 @@ import psutil
 import pytest
 
 from raida_uring import config
-from raida_uring.admin import client as adminsocket
-from raida_uring.admin import server as admin
-from raida_uring.admin.client import NodeError, NotRunningError, ask, result_of
+from raida_uring.admin import server
+from raida_uring.admin.client import (
+    NodeError,
+    NotRunningError,
+    Wanted,
+    ask,
+    default_path,
+    find,
+    result_of,
+)
 from raida_uring.admin.server import Admin
 from raida_uring.cli import top
+from raida_uring.descriptors import Reserve
 from raida_uring.errors import RaidaError, StartError, StoreError
-from raida_uring.node import sockets
 from tests.support.confine import default_directory
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import (
@@ -125,9 +132,9 @@ def test_socket_is_for_its_owner_alone(place: Path) -> None:
 def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> None:
     asking = (
         "import os, sys; from pathlib import Path\n"
-        "from raida_uring.admin import client as adminsocket\n"
+        "from raida_uring.admin import client\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status')['process'])\n"
+        "try: print(client.result_of(Path(sys.argv[1]), 'status')['process'])\n"
         "except Exception as error: print(error)\n"
     )
 
@@ -167,9 +174,9 @@ def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
             os.seteuid(0)
         code = (
             "import os, sys; from pathlib import Path\n"
-            "from raida_uring.admin import client as adminsocket\n"
+            "from raida_uring.admin import client\n"
             "os.setgid(65534); os.setuid(65534)\n"
-            "try: print(adminsocket.result_of(Path(sys.argv[1]), 'status'))\n"
+            "try: print(client.result_of(Path(sys.argv[1]), 'status'))\n"
             "except Exception as error: print(error)"
         )
         forged.settimeout(COMMAND_TIMEOUT_S)
@@ -235,7 +242,7 @@ def test_directory_that_others_may_write_to_is_refused(place: Path) -> None:
 def test_default_path_follows_from_the_port(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(place / "run"))
     with daemon(place) as running:
-        path = adminsocket.default_path(running.endpoint[1])
+        path = default_path(running.endpoint[1])
         assert path == place / "run" / "admin.sock"
         assert result_of(path, "status")["process"] == running.process.pid
 
@@ -294,7 +301,7 @@ def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
 
         with pytest.raises(StoreError, match="MDB_READERS_FULL"):
             look()
-        told = admin.status(node.server)
+        told = server.status(node.server)
         assert told["store"] is None
         assert told["phase"] == "serving"
 
@@ -485,7 +492,7 @@ def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
         for client in clients:
             client.connect(str(path))
-        assert len(clients) == admin.CLIENTS_MAX + 1
+        assert len(clients) == server.CLIENTS_MAX + 1
         refused = clients[-1]
         refused.settimeout(10 * PATIENCE)
         assert "too many" in refused.makefile().readline()
@@ -511,7 +518,7 @@ def test_idle_clients_lock_nobody_out(place: Path) -> None:
 def test_who_asks_nothing_is_let_go_in_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "IDLE_S", 0.5)
+    monkeypatch.setattr(server, "IDLE_S", 0.5)
     path = place / "own" / "admin.sock"
     thread = Admin(cast(Any, SimpleNamespace(server=None)), path)
     try:
@@ -891,7 +898,7 @@ def test_who_left_meanwhile_does_not_cost_the_reserve() -> None:
     """The kernel wants a descriptor before it looks whether anybody is there."""
     with socket.create_server(("127.0.0.1", 0)) as listening, descriptors_left(1):
         listening.setblocking(False)
-        reserve = sockets.Reserve()
+        reserve = Reserve()
         with pytest.raises(BlockingIOError):
             reserve.accept(listening)
         with pytest.raises(OSError, match="Too many open files"):
@@ -1019,7 +1026,7 @@ def test_root_believes_no_socket_where_others_make_names(place: Path) -> None:
         forged.listen()
         forged.settimeout(0.2)
         with pytest.raises(NotRunningError, match="no node listens on"):
-            adminsocket.find(adminsocket.Wanted(7, port, place / "node.toml"))
+            find(Wanted(7, port, place / "node.toml"))
         with pytest.raises(TimeoutError):
             forged.accept()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import result_of
 from raida_uring.cli import top
 from tests.support import http
 from tests.support.net import udp_ask
@@ -114,12 +114,12 @@ def test_durations_and_rates_do_not_follow_a_step(tmp_path: Path, clock: Clock) 
     ) as node:
         url = f"http://127.0.0.1:{port}"
         with asked_all_the_time(node):
-            before = adminsocket.result_of(path, "status")
+            before = result_of(path, "status")
             for shift in (-3600, 86400 * 365, 0):
                 clock.set(shift)
                 asked_s = time.monotonic()
                 time.sleep(0.5)  # what is looked at is an interval
-                now = adminsocket.result_of(path, "status")
+                now = result_of(path, "status")
                 most_s = time.monotonic() - asked_s + 60
                 view = top.summary(now, before)
                 assert 0.4 < view["interval_s"] < most_s
@@ -143,7 +143,7 @@ def test_an_absurd_year_is_a_warning(tmp_path: Path, clock: Clock, year: int) ->
     with daemon(tmp_path, admin={"socket": str(path)}) as node:
         assert node.stderr().count(f"warning the clock is in the year {year}") == 1
         clock.set(0)  # NTP has come
-        now = adminsocket.result_of(path, "status")
+        now = result_of(path, "status")
         assert 0 < now["uptime_s"] < 600
         assert abs(now["started_at"] + now["uptime_s"] - time.time()) < 5
 

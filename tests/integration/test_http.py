@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from raida_uring.admin import server as admin
+from raida_uring.admin.server import status
 from raida_uring.errors import StartError
 from raida_uring.observe import metrics
 from raida_uring.observe.web import (
@@ -563,7 +563,7 @@ def test_status_and_metrics_count_contexts_alike(backend: str) -> None:
             node.wait_for(lambda now: now["udp_received"] == held)
 
             def used() -> tuple[object, ...]:
-                memory: Any = admin.status(node.server)["memory"]
+                memory: Any = status(node.server)["memory"]
                 seen = scrape(url_of(node))
                 return (
                     memory["udp_contexts"],

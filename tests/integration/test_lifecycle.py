@@ -439,7 +439,7 @@ def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
 
 def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
     """A handler that leaks descriptors leaves none for the look at them."""
-    looks_often = "import raida_uring.node.daemon as it; it.RESOURCE_INTERVAL_S = 0.1; "
+    looks_often = "import raida_uring.node.resources as it; it.INTERVAL_S = 0.1; "
     run = "import sys; from raida_uring.cli.main import main; sys.exit(main())"
     with daemon(tmp_path, command=[sys.executable, "-c", looks_often + run, "serve"]) as node:
         eventually(lambda: "resources: cpu" in node.stderr())

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import ask, result_of
 from raida_uring.log.writer import QUEUE_BYTES_MAX
 from tests.support.http import scrape
 from tests.support.net import PATIENCE, Endpoint, udp_ask
@@ -88,7 +88,7 @@ class Spoken:
         return False
 
     def dropped(self) -> int:
-        told = int(adminsocket.result_of(self.admin, "status")["log"]["dropped"])
+        told = int(result_of(self.admin, "status")["log"]["dropped"])
         assert scrape(self.http)["raida_log_dropped_total", ()] >= told
         return told
 
@@ -98,7 +98,7 @@ class Spoken:
             assert status(udp_ask(self.endpoint, request(VERSION_COMMAND))) == 250
             assert status(udp_ask(self.endpoint, request(FAIL))) == 252
             assert status(udp_ask(self.endpoint, request(PRINT))) == 250
-        adminsocket.result_of(self.admin, "reload")
+        result_of(self.admin, "reload")
         self.process.send_signal(signal.SIGHUP)
         assert self.heard("RELOADING=1", 20 * PATIENCE)
         assert self.heard("WATCHDOG=1", 20 * PATIENCE)
@@ -262,13 +262,13 @@ def test_an_upgrade_and_a_drain_go_on(tmp_path: Path) -> None:
     with pipe() as (_, writing), spoken(tmp_path, writing) as node:
         fill(writing)
         talk_until_dropped(node)
-        (*_, upgraded) = adminsocket.ask(node.admin, "upgrade")
+        (*_, upgraded) = ask(node.admin, "upgrade")
         assert node.process.wait(STOP_TIMEOUT_S) == 0
         successor = psutil.Process(int(upgraded["process"]))
         try:
-            eventually(lambda: adminsocket.result_of(node.admin, "status")["process"] != 0)
+            eventually(lambda: result_of(node.admin, "status")["process"] != 0)
             assert status(udp_ask(node.endpoint, request(FAIL))) == 252
-            (*_, last) = adminsocket.ask(node.admin, "drain", timeout_s=5)
+            (*_, last) = ask(node.admin, "drain", timeout_s=5)
             assert last["phase"] in ("draining", "stopped")
             gone, _ = psutil.wait_procs([successor], STOP_TIMEOUT_S)
             assert gone
@@ -322,7 +322,7 @@ def test_a_service_manager_that_stands_is_told_later(tmp_path: Path) -> None:
                         filler.sendto(b"FILLED=1", place)
             began = time.monotonic()
             for _ in range(5):
-                adminsocket.result_of(node.admin, "reload")
+                result_of(node.admin, "reload")
             assert time.monotonic() - began < 2.5 * PATIENCE, "each waited for it"
             node.process.send_signal(signal.SIGHUP)
             node.process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 from raida_uring import config
-from raida_uring.node import probe as kernel
+from raida_uring.node import probe
 from raida_uring.node.upgrade import ENVIRONMENT
 from tests.support.confine import IO_URING_CALLS
 from tests.support.net import PATIENCE, tcp_ask, udp_ask
@@ -80,7 +80,7 @@ def by_key(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def test_says_what_the_node_then_does() -> None:
-    found = kernel.probe(config.embedded_default())
+    found = probe.probe(config.embedded_default())
     with running_node() as node:
         assert node.server.tier == found.verdict.tier
     assert (found.verdict.backend, found.verdict.exit_status) == ("uring", 0)
@@ -159,7 +159,7 @@ def test_a_kernel_that_lacks_one_registration(tmp_path: Path, operation: int) ->
     assert told
     if feature["use"] == "optional":
         assert verdict["exit_status"] == 0
-        assert told[1] == verdict["tier"] == kernel.probe(config.embedded_default()).verdict.tier
+        assert told[1] == verdict["tier"] == probe.probe(config.embedded_default()).verdict.tier
         return
     assert (verdict["tier"], verdict["exit_status"]) == ("epoll", 3)
     assert shown["refusal"]["cause"] == "too_old"
@@ -183,17 +183,17 @@ def test_leaves_nothing_behind() -> None:
         rings = Path("/proc/self/maps").read_text().count("io_uring")
         return sorted(os.listdir("/proc/self/fd")), rings
 
-    kernel.probe(config.embedded_default())  # what is loaded once
+    probe.probe(config.embedded_default())  # what is loaded once
     before = resources()
     for _ in range(3):
-        kernel.probe(config.embedded_default())
+        probe.probe(config.embedded_default())
     assert resources() == before
 
 
 def test_a_kernel_feature_is_tried_again_and_again_with_one_result() -> None:
-    first = kernel.probe(config.embedded_default())
+    first = probe.probe(config.embedded_default())
     for _ in range(10):
-        assert kernel.probe(config.embedded_default()).features == first.features
+        assert probe.probe(config.embedded_default()).features == first.features
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import result_of
 from raida_uring.client import Client
 from raida_uring.node import servicemanager
-from raida_uring.node.daemon import STOP_MARGIN_S
+from raida_uring.node.service import STOP_MARGIN_S
 from raida_uring.node.servicemanager import STORED_NAME
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
@@ -183,8 +183,8 @@ def test_a_stop_has_the_time_of_its_drain(tmp_path: Path, monkeypatch: pytest.Mo
         socket.create_connection(node.endpoint, 10 * PATIENCE) as client,
     ):
         client.sendall(request(UNTIL, str(held).encode()))
-        eventually(lambda: adminsocket.result_of(path, "status")["in_flight"]["tcp"] == 1)
-        adminsocket.result_of(path, "stop")
+        eventually(lambda: result_of(path, "status")["in_flight"]["tcp"] == 1)
+        result_of(path, "stop")
         said: list[str] = []
 
         def stops() -> bool:
@@ -209,7 +209,7 @@ def test_a_reload_that_a_stop_overtakes_does_not_say_that_it_serves(tmp_path: Pa
         socket.create_connection(node.endpoint, 10 * PATIENCE) as client,
     ):
         client.sendall(request(UNTIL, str(held).encode()))
-        eventually(lambda: adminsocket.result_of(path, "status")["in_flight"]["tcp"] == 1)
+        eventually(lambda: result_of(path, "status")["in_flight"]["tcp"] == 1)
         text = config.read_text()
         config.unlink()
         os.mkfifo(config)  # a file that takes its time
@@ -219,7 +219,7 @@ def test_a_reload_that_a_stop_overtakes_does_not_say_that_it_serves(tmp_path: Pa
             said.extend(told(node.notify))
             return any(one.startswith(what) for one in said)
 
-        reloading = threading.Thread(target=adminsocket.result_of, args=(path, "reload"))
+        reloading = threading.Thread(target=result_of, args=(path, "reload"))
         reloading.start()
         eventually(lambda: says("RELOADING=1"))
         node.signal(signal.SIGTERM)

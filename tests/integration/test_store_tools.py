@@ -20,9 +20,9 @@ import pytest
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
-from raida_uring.store import trees as integrity
 from raida_uring.store.layout import file_name
 from raida_uring.store.transfer import UNFINISHED_EXPORT, export_files, import_files
+from raida_uring.store.trees import Integrity
 from raida_uring.store.verify import stat, verify
 from tests.support.net import PATIENCE
 from tests.support.node import (
@@ -497,7 +497,7 @@ def test_verify_finds(
     table: int, key: bytes, value: bytes | None, words: str, copied: Path
 ) -> None:
     with unsafely(copied) as opened:
-        trees = integrity.Integrity(opened)
+        trees = Integrity(opened)
         trees.load()
         trees.save()  # so that leaves are compared
     assert verify(copied) == []

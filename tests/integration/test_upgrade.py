@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import result_of
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import StoreError
@@ -204,7 +204,7 @@ def test_a_new_address_gets_the_port_that_was_free(tmp_path: Path) -> None:
         config.write_text(config.read_text().replace('["127.0.0.1"]', '["::1", "127.0.0.1"]'))
         upgrade(node)
         path = tmp_path / "admin.sock"
-        endpoints = adminsocket.result_of(path, "status")["endpoints"]
+        endpoints = result_of(path, "status")["endpoints"]
         assert [host for host, _ in endpoints] == ["::1", "127.0.0.1"]
         assert len({port for _, port in endpoints}) == 1
 

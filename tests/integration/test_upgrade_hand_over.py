@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import result_of
 from raida_uring.admin.server import PROGRESS_INTERVAL_S
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
@@ -256,7 +256,7 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
             with client, contextlib.suppress(ConnectionError):
                 assert status(read_reply(client)) == Status.SUCCESS
         says(node, "admin socket", 2)  # nobody has told it that the first one is free
-        told_by = adminsocket.result_of(tmp_path / "admin.sock", "status")
+        told_by = result_of(tmp_path / "admin.sock", "status")
         assert told_by["process"] == successor.pid
         successor.terminate()
         eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NotRunningError, result_of
 from raida_uring.observe.metrics import COUNTERS
 from tests.support.net import PATIENCE
 from tests.support.node import HANDLERS, STOP_TIMEOUT_S, Daemon, daemon, eventually, told
@@ -46,15 +46,15 @@ def upgrade(node: Daemon, path: Path, pid: int) -> tuple[int, Interval]:
     """Replace process `pid`; its successor, and from when to when the hand-over lasted."""
     predecessor = os.pidfd_open(pid)
     began = time.monotonic()
-    successor = int(adminsocket.result_of(path, "upgrade")["process"])
+    successor = int(result_of(path, "upgrade")["process"])
     await_end(predecessor)
     ended = time.monotonic()
     told(node.notify)  # or its queue would be full after ten lines
 
     def answers() -> bool:
         try:
-            return bool(adminsocket.result_of(path, "status")["process"] == successor)
-        except adminsocket.NotRunningError:
+            return bool(result_of(path, "status")["process"] == successor)
+        except NotRunningError:
             return False
 
     eventually(answers, UPGRADE_TIMEOUT_S, what=node.stderr)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NodeError, ask, result_of
 from tests.support.net import PATIENCE
 from tests.support.node import environment, eventually, told
 from tests.support.store import MAP_BYTES, make_store
@@ -136,7 +136,7 @@ def test_reload_and_watchdog_while_the_successor_starts(
             return seen.count("WATCHDOG=1") >= 3
 
         eventually(fed, 20 * PATIENCE)
-        assert adminsocket.result_of(tmp_path / "admin.sock", "status")["phase"] == "serving"
+        assert result_of(tmp_path / "admin.sock", "status")["phase"] == "serving"
         assert serving_process(node) == node.process.pid
         (tmp_path / "hold").unlink()
 
@@ -166,11 +166,11 @@ def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> Non
 def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     with slow_to_start(tmp_path) as node:
         successor = child_of(node)
-        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        asked = ask(tmp_path / "admin.sock", "upgrade")
         assert "phase" in next(asked)  # it waits for the same successor
         assert node.terminate(8 * PATIENCE) == 0
         assert gone(successor.pid)
-        with pytest.raises(adminsocket.NodeError, match="this node was told to stop meanwhile"):
+        with pytest.raises(NodeError, match="this node was told to stop meanwhile"):
             list(asked)
         assert "no upgrade" in node.stderr()
 
@@ -179,7 +179,7 @@ def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
 def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
     """Whatever it has taken meanwhile, it answers."""
     with slow_to_start(tmp_path) as node:
-        adminsocket.result_of(tmp_path / "admin.sock", "drain")
+        result_of(tmp_path / "admin.sock", "drain")
         assert node.process.wait(8 * PATIENCE) == 0
         assert "no upgrade" in node.stderr()
 
@@ -236,9 +236,9 @@ def test_who_waits_for_an_upgrade_hears_what_has_failed(
     store = make_store(tmp_path / "store")
     tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
     with slow_to_start(tmp_path, store=tables) as node:
-        asked = adminsocket.ask(tmp_path / "admin.sock", "upgrade")
+        asked = ask(tmp_path / "admin.sock", "upgrade")
         assert "phase" in next(asked)
         fail(node, what)
-        with pytest.raises(adminsocket.NodeError, match=f"node has failed meanwhile: .*{cause}"):
+        with pytest.raises(NodeError, match=f"node has failed meanwhile: .*{cause}"):
             list(asked)
         assert node.process.wait(ANSWER_TIMEOUT_S) == 1

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raida_uring.errors import StoreError
-from raida_uring.store import AN_BYTES, DIFFERS, EQUAL, UNREADABLE, Coins, Store
-from raida_uring.store import trees as integrity
+from raida_uring.store import AN_BYTES, DIFFERS, EQUAL, UNREADABLE, Coins, Store, trees
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import (
     default_an,
@@ -244,7 +243,7 @@ def test_leaves_that_are_behind_are_not_saved(monkeypatch: pytest.MonkeyPatch) -
         trees.start(None, lambda: 0)
         with monkeypatch.context() as patch:
             patch.setattr(Integrity, "_leaf", fails)
-            patch.setattr(integrity, "RETRY_S", 0.0)
+            patch.setattr(trees, "RETRY_S", 0.0)
             with store.write() as coins:
                 coins.set(coin_bytes(READABLE[0]) + ANS[3], 1, 21, 1)
             trees.stop()
@@ -300,12 +299,12 @@ def test_a_reader_that_was_killed_does_not_fill_the_store() -> None:
 def test_an_updated_tree_is_a_tree_built_anew(drawn: tuple[int, list[dict[int, bytes]]]) -> None:
     count, updates = drawn
     leaves = [index.to_bytes(32) for index in range(count)]
-    tree = integrity.build(b"".join(leaves))
+    tree = trees.build(b"".join(leaves))
     for update in updates:
         before = tree
-        tree = integrity.update(tree, update)
-        assert before == integrity.build(b"".join(leaves))
+        tree = trees.update(tree, update)
+        assert before == trees.build(b"".join(leaves))
         for index, leaf in update.items():
             leaves[index] = leaf
-        assert tree == integrity.build(b"".join(leaves))
+        assert tree == trees.build(b"".join(leaves))
         assert tree[-1] == root_of(leaves)

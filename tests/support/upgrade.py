@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import result_of
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import RaidaError
@@ -181,7 +181,7 @@ def handing_over(node: Daemon, directory: Path) -> Iterator[int]:
 
 def states(node: Daemon, directory: Path) -> set[str]:
     """Of the node's connections, as the admin socket tells."""
-    listed = adminsocket.result_of(directory / "admin.sock", "connections")["connections"]
+    listed = result_of(directory / "admin.sock", "connections")["connections"]
     return {one["state"] for one in listed}
 
 
@@ -274,7 +274,7 @@ def slow_to_start(directory: Path, **tables: dict[str, object]) -> Iterator[Daem
 def serves_admin(path: Path) -> int:
     """The process that has the admin socket; 0 if it is not open."""
     try:
-        return int(adminsocket.result_of(path, "status")["process"])
+        return int(result_of(path, "status")["process"])
     except (OSError, RaidaError):
         return 0
 
@@ -282,7 +282,7 @@ def serves_admin(path: Path) -> int:
 def serves_operators(directory: Path, web: int) -> int:
     """The process that has the admin socket and the HTTP port; 0 if they are not both open."""
     try:
-        process = adminsocket.result_of(directory / "admin.sock", "status")["process"]
+        process = result_of(directory / "admin.sock", "status")["process"]
         connection = http.client.HTTPConnection("127.0.0.1", web, timeout=ANSWER_TIMEOUT_S)
         connection.request("GET", "/healthz")
         with contextlib.closing(connection):

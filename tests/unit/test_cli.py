@@ -609,9 +609,9 @@ def test_metadata_of_other_packages_keep_no_node_from_starting(
 def ask_service(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """`raida-uring` where the service has its socket in `tmp_path`/service, and root no rights."""
     script = (
-        "import pathlib, sys; from raida_uring.admin import client as adminsocket; "
+        "import pathlib, sys; from raida_uring.admin import client; "
         "from raida_uring.cli import main as cli; "
-        "adminsocket.SERVICE_PATH = pathlib.Path(sys.argv.pop(1)); sys.exit(cli.main())"
+        "client.SERVICE_PATH = pathlib.Path(sys.argv.pop(1)); sys.exit(cli.main())"
     )
     return run_script(
         script,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.store import Store
-from raida_uring.store import trees as integrity
+from raida_uring.store import Store, trees
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import an_of, leaf_of
 from tests.support.node import eventually
@@ -50,7 +49,7 @@ def leaf_in(store: Store) -> bytes:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integrity, "RETRY_S", 0.01)
+    monkeypatch.setattr(trees, "RETRY_S", 0.01)
 
 
 def test_an_unexpected_fault_does_not_end_it(

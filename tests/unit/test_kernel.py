@@ -8,8 +8,9 @@ from typing import Final
 import pytest
 
 from raida_uring.ffi import native
-from raida_uring.node import probe as kernel
-from raida_uring.node.probe import Circumstances, Feature, Limit, Probe, Verdict
+from raida_uring.node import probe
+from raida_uring.node.causes import Circumstances, call_of, diagnose, explain_refusal
+from raida_uring.node.probe import Feature, Limit, Probe, Verdict
 
 FREE: Final = Circumstances(
     disabled=0,
@@ -65,7 +66,7 @@ GROUP: Final = dataclasses.replace(FREE, disabled=1, group=77)
 def test_a_refusal_has_a_cause_and_a_remedy(
     number: int, call: str | None, around: Circumstances, cause: str, words: str
 ) -> None:
-    refusal = kernel.diagnose(number, call, around)
+    refusal = diagnose(number, call, around)
     assert refusal.cause == cause
     assert words in str(refusal)
     assert refusal.remedy
@@ -84,16 +85,16 @@ def test_a_refusal_has_a_cause_and_a_remedy(
     ],
 )
 def test_what_failed_tells_which_call_is_refused(doing: str, call: str | None) -> None:
-    assert kernel._call_of(doing) == call
+    assert call_of(doing) == call
 
 
 def test_the_old_question_is_still_answered() -> None:
-    assert "6.0 or later needed" in kernel.explain_refusal(errno.EINVAL)
+    assert "6.0 or later needed" in explain_refusal(errno.EINVAL)
 
 
 # --- Shape ------------------------------------------------------------------------------------
 
-# What tools may rely on; None stands for a value that may be null. Change it with kernel.SCHEMA.
+# What tools may rely on; None stands for a value that may be null. Change it with probe.SCHEMA.
 SCHEMA_1: Final = {
     "schema": int,
     "version": str,
@@ -207,7 +208,7 @@ def worst() -> Probe:
         configured="auto",
         features=tuple(
             Feature(key, title, since, use, False, "EAFNOSUPPORT", without)
-            for key, (title, since, use, without) in kernel._FEATURES.items()
+            for key, (title, since, use, without) in probe._FEATURES.items()
         ),
         limits=tuple(
             Limit(
@@ -223,30 +224,30 @@ def worst() -> Probe:
             for key in LIMITS
         ),
         circumstances=FREE,
-        refusal=kernel.diagnose(errno.EPERM, "setup", FILTERED),
+        refusal=diagnose(errno.EPERM, "setup", FILTERED),
         verdict=Verdict(
             "epoll",
             "io_uring, DEFER_TASKRUN, 32768 completions for lack of locked memory",
-            str(kernel.diagnose(errno.EPERM, "setup", FILTERED)),
+            str(diagnose(errno.EPERM, "setup", FILTERED)),
             3,
         ),
     )
 
 
 def test_json_keeps_its_shape() -> None:
-    assert kernel.SCHEMA == 1
-    shown = json.loads(json.dumps(kernel.as_dict(worst())))
+    assert probe.SCHEMA == 1
+    shown = json.loads(json.dumps(probe.as_dict(worst())))
     assert_shaped(shown, SCHEMA_1)
 
 
 def test_every_trial_has_its_row() -> None:
-    assert tuple(kernel._FEATURES) == FEATURES
+    assert tuple(probe._FEATURES) == FEATURES
     assert set(native.PROBE_NAMES) == set(FEATURES)
 
 
 def test_the_table_shows_every_row_and_fits() -> None:
-    lines = kernel.table(worst()).splitlines()
-    for title, since, _, without in kernel._FEATURES.values():
+    lines = probe.table(worst()).splitlines()
+    for title, since, _, without in probe._FEATURES.values():
         assert f"  {title:<40}{'no EAFNOSUPPORT':<15}{since:<8}{without}".rstrip() in lines
-    assert max(map(len, lines)) <= kernel.TABLE_COLUMNS
+    assert max(map(len, lines)) <= probe.TABLE_COLUMNS
     assert not [line for line in lines if line != line.rstrip()]

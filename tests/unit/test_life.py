@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.node.daemon import LIFE, Event, Stage
+from raida_uring.config import embedded_default
+from raida_uring.node.daemon import Daemon
+from raida_uring.node.life import LIFE, Action, Event, Life, Stage, Step
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
-HEADING = "| stage | the node | what happens → then |"
 
-ANY_TIME = [Event.STOP, Event.HURRY, Event.DRAIN, Event.RELOAD, Event.UPGRADE, Event.OVER]
+ANY_TIME = [Event.STOP, Event.STOP_NOW, Event.DRAIN, Event.RELOAD, Event.UPGRADE, Event.OVER]
+# The columns of the table in the document; other events have one column together.
+COLUMNS = [*ANY_TIME, Event.FAULT]
+HEADING = f"| stage | {' | '.join(event.name for event in COLUMNS)} | others |"
 ALIVE = [stage for stage in Stage if stage is not Stage.ENDED]
 
 
@@ -36,7 +40,7 @@ def test_every_stage_is_reached() -> None:
 @pytest.mark.parametrize("stage", ALIVE)
 def test_a_node_ends_once_told_twice(stage: Stage) -> None:
     """However far it has come: nothing of it waits for anybody."""
-    for happened in (Event.STOP, Event.HURRY, Event.OVER, Event.OVER):
+    for happened in (Event.STOP, Event.STOP_NOW, Event.OVER, Event.OVER):
         if stage is not Stage.ENDED:
             stage = LIFE[stage][happened].to or stage
     assert stage is Stage.ENDED
@@ -52,25 +56,55 @@ def test_what_is_put_off_is_done_in_the_end(stage: Stage) -> None:
             assert all(happened in LIFE[after] for after in nexts - {Stage.ENDED})
 
 
+def test_every_action_is_in_the_table_and_is_carried_out() -> None:
+    named = {
+        action for steps in LIFE.values() for step in steps.values() for action in step.actions
+    }
+    assert named == set(Action)
+    assert set(Daemon(embedded_default())._actions) == set(Action)
+
+
+def test_a_deferred_event_comes_before_what_the_next_actions_post() -> None:
+    life = Life(Stage.INHERITING)
+    assert life.happen(Event.STOP) == (Action.STOP_LATER,)
+    assert life.posted() is None
+    assert life.happen(Event.GONE) == (Action.END_TAKEOVER,)
+    assert life.stage is Stage.ALONE
+    life.post(Event.FAILED)
+    assert [life.posted(), life.posted(), life.posted()] == [Event.STOP, Event.FAILED, None]
+    assert life.happen(Event.FAILED) == ()  # ignored at this stage
+    assert life.stage is Stage.ALONE
+
+
+def cell(step: Step | None) -> str:
+    if step is None or not (step.to or step.deferred or step.actions):
+        return "–"
+    if step.to is not None:
+        return step.to.name
+    if step.deferred:
+        return "now and later" if step.actions else "later"
+    return "now"
+
+
 def expected_rows() -> list[str]:
     rows = []
     for stage in ALIVE:
-        groups: dict[str, list[str]] = {}
-        for happened, step in LIFE[stage].items():
-            then = f" → {step.to.name}" if step.to else ""
-            if step.deferred:
-                then = " → and again later" if step.actions else " → later"
-            if then or step.actions:
-                groups.setdefault(then, []).append(happened.name)
-        said = "; ".join(", ".join(names) + then for then, names in groups.items())
-        rows.append(f"| {stage.name} | {stage.value} | {said} |")
+        steps = LIFE[stage]
+        cells = [cell(steps.get(happened)) for happened in COLUMNS]
+        others = [
+            f"{happened.name}: {cell(step)}"
+            for happened, step in steps.items()
+            if happened not in COLUMNS
+        ]
+        rows.append(f"| {' | '.join([stage.name, *cells, ', '.join(others) or '–'])} |")
     return rows
 
 
 def test_the_documentation_shows_it() -> None:
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    text = DOCUMENT.read_text(encoding="utf-8")
+    lines = text.splitlines()
     start = lines.index(HEADING) + 2
     assert lines[start : start + len(ALIVE)] == expected_rows()
     assert not lines[start + len(ALIVE)].startswith("|")
-    for happened in Event:
-        assert f"`{happened.name}`: {happened.value}" in "\n".join(lines)
+    for one in (*Stage, *Event):
+        assert f"- `{one.name}`: {one.value}\n" in text

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.node.probe import circumstances
+from raida_uring.node.causes import circumstances
 from tests.support.confine import IO_URING_CALLS
 from tests.support.net import (
     Endpoint,

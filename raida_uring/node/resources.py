@@ -1,0 +1,72 @@
+"""A line of the log a minute: what the process uses of the machine. Thread: main."""
+
+import logging
+import os
+import time
+from typing import Final
+
+import psutil
+
+from raida_uring.log import event
+from raida_uring.node.server import Server
+
+INTERVAL_S: Final = 60.0
+
+logger = logging.getLogger("raida_uring")
+
+
+class Resources:
+    """Writes the line when it is due."""
+
+    def __init__(self, server: Server) -> None:
+        """The first line comes after one interval."""
+        self._server = server
+        self._looked_at = time.monotonic()
+        self._cpu_s = _cpu_s()
+
+    def tend(self) -> None:
+        """Write the line if it is time."""
+        now = time.monotonic()
+        if now < self._looked_at + INTERVAL_S or self._server.phase != "serving":
+            return
+        used_s = _cpu_s() - self._cpu_s
+        self._server.tend_store()
+        self._log(100 * used_s / (now - self._looked_at))
+        self._looked_at, self._cpu_s = now, self._cpu_s + used_s
+
+    def _log(self, cpu_percent: float) -> None:
+        """cpu_percent: of one processor."""
+        try:
+            process = psutil.Process()
+            with process.oneshot():
+                memory = process.memory_info().rss >> 20
+                descriptors, threads = process.num_fds(), process.num_threads()
+        except (OSError, psutil.Error) as error:  # no descriptor left to look with
+            logger.warning("resources are not known: %s", error, extra=event("resources_unknown"))
+            return
+        counters = self._server.counters()
+        requests = counters["udp_received"] + counters["tcp_requests"]
+        logger.info(
+            "resources: cpu %.0f %%, memory %d MiB, descriptors %d, threads %d, connections %d, "
+            "requests %d",
+            cpu_percent,
+            memory,
+            descriptors,
+            threads,
+            counters["connections_open"],
+            requests,
+            extra=event(
+                "resources",
+                cpu_percent=round(cpu_percent),
+                memory_mib=memory,
+                descriptors=descriptors,
+                threads=threads,
+                connections=counters["connections_open"],
+                requests=requests,
+            ),
+        )
+
+
+def _cpu_s() -> float:
+    """Processor time of this process so far. Needs no descriptor, unlike psutil."""
+    return sum(os.times()[:2])
