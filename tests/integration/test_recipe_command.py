@@ -32,7 +32,7 @@ def steps() -> tuple[dict[str, str], str, list[str]]:
 
 def apply(diff: str, path: Path) -> None:
     """Replace the diff's old lines by its new ones; they must stand there once."""
-    lines = diff.splitlines()[1:]
+    lines = diff.splitlines()
     old = "\n".join(line[1:] for line in lines if line[0] != "+")
     new = "\n".join(line[1:] for line in lines if line[0] != "-")
     text = path.read_text(encoding="utf-8")
