@@ -1,7 +1,7 @@
 """What we raise on purpose, told apart by who has to act.
 
-The command line prints any of these as one line and exits with a status that docs/operate.md names;
-anything else is a bug of ours and keeps its traceback.
+The command line prints any of these as one line and exits with a status that docs/reference.md
+names; anything else is a bug of ours and keeps its traceback.
 """
 
 import errno

@@ -594,6 +594,13 @@ def store_init(
             help="For tests: what the ANs of new coins are made from, instead of a secret.",
         ),
     ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Put one coin into circulation and print Python lines that pown it.",
+        ),
+    ] = False,
 ) -> None:
     """Make an empty store: no coin is in circulation.
 
@@ -605,6 +612,13 @@ def store_init(
     from raida_uring.store import Store
 
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
+    if demo:
+        from raida_uring.cli import demo as demonstration
+
+        served = config.embedded_default() if config_path is None else config.load(config_path)
+        an = demonstration.circulate(chosen, map_bytes)
+        print(demonstration.script(_printable(chosen), an, served), end="")
+        return
     print(f"{_printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
     if config_path is None:
         print(f"Serve it with `path` of [store], see {_guide('configure.md')}.")

@@ -2,8 +2,8 @@
 
 The package logs through `logging.getLogger("raida_uring")` and its children. Every line of ours has
 a name, given by `extra=event("name", field=value)`: a collector's handle, listed in
-docs/operate.md. Nobody who logs waits for whoever reads it (logwriter.py). Not for the I/O thread,
-which counts instead.
+docs/reference.md. A thread that logs never waits for a reader of the log (writer.py). Not for the
+I/O thread, which counts instead.
 """
 
 import json

@@ -147,7 +147,7 @@ def diagnose(number: int, call: str | None, around: Circumstances) -> Refusal:
         return Refusal(
             "too_old", "this kernel lacks an io_uring feature the node needs", "6.0 or later needed"
         )
-    return Refusal("other", os.strerror(number), "see docs/operate.md")
+    return Refusal("other", os.strerror(number), "see docs/troubleshooting.md")
 
 
 def _diagnose_switch(around: Circumstances) -> Refusal | None:

@@ -1,7 +1,7 @@
 """What the node tells about itself: its counters' meanings and laws, one observation of everything,
 and the same as Prometheus metrics, as JSON, and as a verdict on readiness.
 
-Names, types and meanings stand in the two tables below; docs/operate.md repeats them and a test
+Names, types and meanings stand in the two tables below; docs/reference.md repeats them and a test
 compares. No metric is labelled by client: their number is bounded whatever arrives.
 Source: architecture, "The conservation law"; the counters themselves stand in ffi/count/stats.h.
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring import __version__
 from raida_uring.admin.client import result_of
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
@@ -141,7 +142,8 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr
             assert done.stdout == (
-                f"0.1.0 \u2192 0.1.0: process {serving_process(node)} serves, {before} leaves\n"
+                f"{__version__} \u2192 {__version__}: "
+                f"process {serving_process(node)} serves, {before} leaves\n"
             )
             eventually(
                 lambda: (

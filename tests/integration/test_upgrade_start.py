@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raida_uring import __version__
 from raida_uring.admin.client import NodeError, ask, result_of
 from tests.support.net import PATIENCE
 from tests.support.node import environment, eventually, told
@@ -114,7 +115,7 @@ def test_asked_twice_at_once(tmp_path: Path) -> None:
         said = {one.communicate(timeout=60 * PATIENCE) for one in both}
         assert [one.returncode for one in both] == [0, 0]
         served = f"process {serving_process(node)} serves, {before} leaves"
-        assert said == {(f"0.1.0 \u2192 0.1.0: {served}\n", "")}
+        assert said == {(f"{__version__} \u2192 {__version__}: {served}\n", "")}
         says(node, "the predecessor is gone")
         assert node.stderr().count("upgrade: starting the successor") == 1
         assert answers(node)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from raida_uring import protocol
+from raida_uring import __version__, protocol
 from raida_uring.store import Store
 from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
 from tests.support.needs import require_ipv6
@@ -676,7 +676,7 @@ def test_help_says_where_the_guide_is() -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout == "raida-uring 0.1.0\n"
+    assert run("--version").stdout == f"raida-uring {__version__}\n"
 
 
 def test_config_check_says_so(tmp_path: Path) -> None:

@@ -66,5 +66,5 @@ def test_the_wheel_and_its_context_are_what_dist_makes() -> None:
     assert copied == "raida_uring-*.whl"
     assert "dist/" in made
     assert "raida_uring-*.whl" in made
-    guide = (REPOSITORY / "docs" / "operate.md").read_text()
+    guide = (REPOSITORY / "docs" / "install.md").read_text()
     assert f"-f {CONTAINERFILE.relative_to(REPOSITORY)} dist" in guide

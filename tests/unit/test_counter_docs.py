@@ -1,11 +1,11 @@
-"""docs/operate.md lists every counter of the data plane with its law, and no other."""
+"""docs/reference.md lists every counter of the data plane with its law, and no other."""
 
 from pathlib import Path
 
 from raida_uring.ffi import native
 from raida_uring.observe import metrics
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operate.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference.md"
 HEADING = "| counter | law | meaning |"
 LAW_NAMES = ("UDP", "TCP", "connections")  # in the order of metrics.LAWS
 NO_LAW = "–"
@@ -35,12 +35,12 @@ def law_of(counter: str) -> str:
 
 def test_every_counter_is_documented() -> None:
     missing = set(native.COUNTER_NAMES) - {counter for counter, _ in documented()}
-    assert not missing, f"add to docs/operate.md: {sorted(missing)}"
+    assert not missing, f"add to docs/reference.md: {sorted(missing)}"
 
 
 def test_every_documented_counter_exists() -> None:
     stray = {counter for counter, _ in documented()} - set(native.COUNTER_NAMES)
-    assert not stray, f"remove from docs/operate.md: {sorted(stray)}"
+    assert not stray, f"remove from docs/reference.md: {sorted(stray)}"
 
 
 def test_the_order_is_the_code_s() -> None:
@@ -49,4 +49,4 @@ def test_the_order_is_the_code_s() -> None:
 
 def test_each_counter_stands_beside_its_law() -> None:
     wrong = {counter: law for counter, law in documented() if law != law_of(counter)}
-    assert not wrong, f"docs/operate.md names another law than metrics.LAWS: {wrong}"
+    assert not wrong, f"docs/reference.md names another law than metrics.LAWS: {wrong}"

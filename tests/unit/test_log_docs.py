@@ -1,11 +1,11 @@
-"""docs/operate.md lists every event that the package logs, and no other."""
+"""docs/reference.md lists every event that the package logs, and no other."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "operate.md"
+DOCUMENT = ROOT / "docs" / "reference.md"
 HEADING = "| event | level | line | meaning |"
 LEVELS = {
     "debug": "debug",

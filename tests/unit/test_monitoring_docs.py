@@ -1,5 +1,5 @@
-"""docs/operate.md lists every metric as the code has it, and the dashboard and the alert rules use
-no other; Prometheus's own tool loads them and tries the rules."""
+"""docs/reference.md lists every metric and alert as the code has it, and the dashboard and the
+alert rules use no other metric; Prometheus's own tool loads them and tries the rules."""
 
 import json
 import re
@@ -23,9 +23,10 @@ HISTOGRAM_SUFFIXES = ("_bucket", "_count", "_sum")
 
 
 def rows_under(heading: str) -> list[str]:
-    lines = (DOCS / "operate.md").read_text(encoding="utf-8").splitlines()
+    lines = (DOCS / "reference.md").read_text(encoding="utf-8").splitlines()
     start = lines.index(heading) + 2
-    end = next(at for at in range(start, len(lines)) if not lines[at].startswith("|"))
+    ends = (at for at in range(start, len(lines)) if not lines[at].startswith("|"))
+    end = next(ends, len(lines))
     return lines[start:end]
 
 
@@ -47,8 +48,20 @@ def test_every_counter_has_a_meaning_and_the_documents_is_the_same() -> None:
 
 
 def test_metrics_of_the_process_are_documented() -> None:
-    text = (DOCS / "operate.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in metrics.PROCESS_METRICS)
+
+
+def test_alerts_are_documented_with_severity_and_duration() -> None:
+    rules = ALERTS.read_text(encoding="utf-8").split("- alert: ")[1:]
+    expected = []
+    for rule in rules:
+        severity, lasts = re.search(r"severity: (\w+)", rule), re.search(r"for: (\w+)", rule)
+        assert severity is not None
+        after = lasts[1] if lasts is not None else "–"
+        expected.append([f"`{rule.split()[0]}`", severity[1], after])
+    rows = rows_under("| alert | severity | after | what to do |")
+    assert [[cell.strip() for cell in row.split("|")[1:4]] for row in rows] == expected
 
 
 # --- Dashboard and rules ------------------------------------------------------------------------

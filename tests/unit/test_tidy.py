@@ -19,7 +19,7 @@ SOLE_IMPORTERS = {
 
 GENERATED = {"_native.c", "_loadgen.c"}
 TEXT_SUFFIXES = {".c", ".h", ".md", ".py", ".service", ".sh", ".sysusers", ".toml", ".yaml"}
-TOP_LEVEL = ("raida_uring", "tests", "tools", "docs", "systemd", ".ci")
+TOP_LEVEL = ("raida_uring", "tests", "tools", "docs", "examples", "systemd", ".ci")
 
 # Spelled so that this file does not match itself.
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")

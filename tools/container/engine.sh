@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The part of test_image.sh that podman does: build the image, run it as docs/operate.md says.
+# The part of test_image.sh that podman does: build the image, run it as docs/install.md says.
 #
 # usage: unshare --mount tools/container/engine.sh build DIRECTORY
 #        unshare --mount --net --pid --fork --kill-child --mount-proc tools/container/engine.sh live DIRECTORY

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs as a unit inside the container that tools/test_systemd.sh boots: installs the node as
-# docs/operate.md says, has prove.py try the unit, and ends the container.
+# docs/install.md says, has prove.py try the unit, and ends the container.
 #
 # usage: guest.sh
 # /mnt/checkout and /mnt/wheels come from the host, read-only; /mnt/out takes what is reported.
@@ -29,10 +29,10 @@ install_node() (
 )
 
 if install_node; then
-    echo "PASS installed as docs/operate.md says"
+    echo "PASS installed as docs/install.md says"
     /opt/raida-uring/bin/python -u /mnt/checkout/tools/systemd/prove.py
 else
-    fail "installed as docs/operate.md says"
+    fail "installed as docs/install.md says"
 fi
 journalctl --no-pager -o json >/mnt/out/journal.json
 journalctl --no-pager -o short-monotonic >/mnt/out/journal

@@ -1,0 +1,1 @@
+"""Two commands for a raida-uring node: one needs nothing, one reads coins."""

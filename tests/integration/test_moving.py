@@ -1,0 +1,56 @@
+"""docs/moving.md's commands, run as they stand: there, check, and back, byte for byte."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raida_uring.store import PAGE_SIZE, page_of
+from tests.support.net import PATIENCE
+from tests.support.node import REPOSITORY, environment
+from tests.support.page_files import tree, write_page_files
+
+pytestmark = pytest.mark.any_backend
+
+GUIDE = (REPOSITORY / "docs" / "moving.md").read_text(encoding="utf-8")
+SIZES = {page_of(-8, 0): PAGE_SIZE, page_of(0, 256): PAGE_SIZE + 1, page_of(6, 17): 17}
+
+# As the reference server wants it.
+CONFIG = """\
+[server]
+raida_id = 14
+coin_id = 6
+port = 50014
+admin_key = "00112233445566778899aabbccddeeff"
+proxy_key = "00112233445566778899aabbccddeeff"
+threads = 8
+synchronization_enabled = true
+raida_servers = [{servers}]
+""".format(servers=", ".join(f'"raida{number}.example:{50000 + number}"' for number in range(25)))
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    reference, state = tmp_path / "srv", tmp_path / "lib"
+    state.mkdir()
+    data = write_page_files(reference / "Data", SIZES)
+    (reference / "config.toml").write_text(CONFIG)
+    before = tree(data)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    lines = "".join(blocks).replace("/srv/raida", str(reference))
+    lines = lines.replace("/var/lib/raida-uring", str(state))
+    lines = lines.replace("raida-uring ", f"{sys.executable} -m raida_uring ")
+    ended = subprocess.run(
+        ["bash", "-euxc", lines],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120 * PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert tree(data) == before == tree(reference / "Data.before")
+    assert not (state / "check").exists()
