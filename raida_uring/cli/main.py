@@ -359,13 +359,15 @@ def serve(
             "runs as root, whose rights it does not need: a user of its own is safer",
             extra=log.event("runs_as_root"),
         )
-    if config.hands_pages_to_anybody(chosen):
+    from raida_uring.handlers import page_readers
+
+    if page_readers.hands_pages_to_anybody(chosen):
         logger.warning(
             "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
             '[store] pages_for = "none", the default, forbids it',
             extra=log.event("pages_for_all"),
         )
-    elif config.hands_pages_to_peers(chosen):
+    elif page_readers.hands_pages_to_peers(chosen):
         logger.warning(
             "whoever has an address of raida_servers is handed pages of coins with every AN "
             '(14/4), which no RAIDA needs: [store] pages_for = "none", the default, forbids it',
@@ -552,7 +554,7 @@ def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, in
             raise ConfigError(f"{config_path}: [store] path is not set")
         return Path(chosen.path), chosen.size_mib << 20
     assert path is not None  # noqa: S101  for the type checker
-    return path, config.Store().size_mib << 20
+    return path, config.StoreTable().size_mib << 20
 
 
 class _Progress:

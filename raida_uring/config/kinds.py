@@ -1,6 +1,6 @@
-"""How a setting is declared, which kinds of values there are, and how a value is written as TOML.
+"""How a setting is declared, the kinds of values, and how a value is written as TOML.
 
-Which settings exist is config.py's affair. Pure. Any thread.
+tables.py declares the settings. Pure. Any thread.
 """
 
 import dataclasses
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Final, cast
 
+from raida_uring.protocol.arguments import is_whole
+
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _INTERFACE: Final = r"[^\s/:\0]{1,15}"  # what the kernel takes for a name, IFNAMSIZ
 
 # --- Kinds of values --------------------------------------------------------------------------
@@ -34,8 +37,7 @@ def whole(low: int, high: int, *, power_of_two: bool = False) -> Kind:
     """Take an integer from `low` to `high`, both included."""
 
     def parse(raw: object) -> int:
-        # type(), not isinstance(): to Python True is an int, to TOML it is not.
-        if type(raw) is not int or not low <= raw <= high or (power_of_two and raw & (raw - 1)):
+        if not is_whole(raw, low, high) or (power_of_two and raw & (raw - 1)):
             raise ValueError
         return raw
 
@@ -218,6 +220,17 @@ def _list_of(
     return Kind(allowed, parse)
 
 
+def mapped_networks(given: tuple[str, ...]) -> list[dict[str, object]]:
+    """Networks as `struct ru_network`: IPv6, with IPv4 mapped into it."""
+    mapped: list[dict[str, object]] = []
+    for network in map(ipaddress.ip_network, given):
+        packed, bits = network.network_address.packed, network.prefixlen
+        if network.version == 4:
+            packed, bits = _IPV4_MAPPED + packed, 8 * len(_IPV4_MAPPED) + bits
+        mapped.append({"address": packed, "bits": bits})
+    return mapped
+
+
 # --- Declarations -----------------------------------------------------------------------------
 
 
@@ -234,7 +247,9 @@ class Setting:
     default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
     default_text: how the default reads in documentation.
     secret: never printed unless asked for, not even in an error.
-    reload: RESTART, LIVE or LOWER: what becomes of a change when the file is read again.
+    reload: RESTART, LIVE or LOWER: when a changed value takes effect after a reload.
+    c_field: the field of `struct ru_config` that the setting fills; None: the data plane does not
+    need it. c_value: converts the value to the field's; a list also fills the field's `_count`.
     """
 
     table: str
@@ -247,6 +262,19 @@ class Setting:
     mandatory: bool
     secret: bool
     reload: str
+    c_field: str | None
+    c_value: Callable[[Any], object]
+
+    def of(self, config: object) -> Any:
+        """The setting's value in `config`, a `Config`."""
+        return getattr(getattr(config, self.table), self.key)
+
+    def __str__(self) -> str:
+        return f"[{self.table}] {self.key}"
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 def declare(
@@ -258,6 +286,8 @@ def declare(
     unit: str = "",
     secret: bool = False,
     reload: str = RESTART,
+    c_field: str | None = None,
+    c_value: Callable[[Any], object] = _as_it_is,
 ) -> Any:
     """Return a dataclass field that is a setting. With neither default the file must give it."""
     metadata = {
@@ -267,6 +297,8 @@ def declare(
         "unit": unit,
         "secret": secret,
         "reload": reload,
+        "c_field": c_field,
+        "c_value": c_value,
     }
     if default is MISSING:
         return field(metadata=metadata, repr=not secret)

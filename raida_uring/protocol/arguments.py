@@ -6,7 +6,7 @@ they may be secrets.
 """
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
 from raida_uring.errors import ArgumentError
 
@@ -28,12 +28,22 @@ def _shown(value: object) -> str:
         text = repr(value)
     except Exception:
         text = f"a {type(value).__name__}"
+    return shorten(text)
+
+
+def shorten(text: str) -> str:
+    """`text`, or its beginning and an ellipsis: a value in an error message."""
     return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."
+
+
+def is_whole(value: object, low: int, high: int) -> TypeGuard[int]:
+    """Whether it is an integer from `low` to `high`, both included; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
     """An integer from `low` to `high`, both included; True and False are none."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    if not is_whole(value, low, high):
         refuse(name, value, f"an integer from {low} to {high}")
     return value
 
