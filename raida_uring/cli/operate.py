@@ -17,16 +17,15 @@ from typing import Annotated, Any
 
 import typer
 
-from raida_uring import config
+from raida_uring import log
 from raida_uring.admin import client as adminsocket
 from raida_uring.cli import top
+from raida_uring.cli.console import EXIT_DROPPED
+from raida_uring.cli.options import Json, load_config
 from raida_uring.errors import ConfigError, RaidaError
 
-_EXIT_DROPPED = 1
 _TAKEOVER_TIMEOUT_S = 5.0  # for the successor to have the admin socket
 _TAKEOVER_LOOK_S = 0.05
-
-_LEVELS = ("debug", "info", "warning", "error")
 
 _Socket = Annotated[
     Path | None,
@@ -47,11 +46,10 @@ _ConfigFile = Annotated[
         "on port 50000, else the service.",
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def _complete_level(incomplete: str) -> list[str]:
-    return [level for level in _LEVELS if level.startswith(incomplete)]
+    return [level for level in log.LEVELS if level.startswith(incomplete)]
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +80,7 @@ def _node(given: Path | None, config_path: Path | None) -> _Node:
     """Raises ConfigError, and what adminsocket.find() raises."""
     if given is not None:
         return _Node(given, None)
-    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    chosen = load_config(config_path)
     wanted = adminsocket.Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
         return _Node(Path(chosen.admin.socket), wanted)
@@ -92,7 +90,7 @@ def _node(given: Path | None, config_path: Path | None) -> _Node:
     return _Node(path, None if config_path is None else wanted)
 
 
-def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
+def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Json = False) -> None:
     """Tell how a running node is.
 
     Tier and why, uptime, load, latency, drops, resources.
@@ -161,7 +159,7 @@ def connections(
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=65535, help="Print so many at most.")
     ] = 1000,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List open TCP connections."""
     found = _node(socket, config_path).result_of("connections", limit=limit)
@@ -181,7 +179,7 @@ def peers(
     count: Annotated[
         int, typer.Option("-c", "--count", metavar="N", min=1, max=256, help="So many at most.")
     ] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List who asks most, and who is not looked at.
 
@@ -253,14 +251,14 @@ def drain(
             print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
             shown = line
     print(f"stopped; {last['dropped']} requests given up")
-    return _EXIT_DROPPED if last["dropped"] else 0
+    return EXIT_DROPPED if last["dropped"] else 0
 
 
 def log_level(
     level: Annotated[
         str | None,
         typer.Argument(
-            metavar=f"[{'|'.join(_LEVELS)}]",
+            metavar=f"[{'|'.join(log.LEVELS)}]",
             autocompletion=_complete_level,
             help="Without it: print the level.",
         ),
