@@ -10,16 +10,23 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import Final
 
-from raida_uring.config.kinds import RESTART, Setting, toml_value
+from raida_uring.config.kinds import LIVE, LOWER, RESTART, Setting, toml_value
 from raida_uring.config.load import parse
 from raida_uring.config.tables import EVERY, SETTINGS, TABLE_TYPES, Config
 
 _COLUMNS: Final = 100
+_CHANGES: Final = {
+    RESTART: "a change needs a restart",
+    LIVE: "a reload applies a change",
+    LOWER: "a reload applies a change, up to the value at start",
+}
 
 _SAMPLE_HEAD: Final = """\
-# Settings of raida-uring, with meaning and default. Copy this file, remove the # before a setting
-# and change its value; settings that are left out keep their defaults. `raida-uring config check
-# FILE` checks the result. The file holds keys: let only the node's user read it.
+# Every setting of raida-uring, with its meaning and its default.
+#
+# To change a setting remove the # in front of it; a setting that is left out keeps its default.
+# Check the result with `raida-uring config check FILE`. The file may hold keys: let nobody but the
+# node's user read it (chmod 640).
 """
 
 
@@ -72,8 +79,7 @@ def _bounds(setting: Setting) -> str:
     unit = f" ({setting.unit})" if setting.unit else ""
     told = re.sub(r"\[\w+\]\(([^)]*)\)", r"docs/\1", setting.default_text)  # a link's target
     default = "" if setting.mandatory else f"; default: {told}"
-    change = "a change needs a restart" if setting.reload == RESTART else f"{setting.reload}"
-    return f"{unit}{default}; {change}"
+    return f"{unit}{default}; {_CHANGES[setting.reload]}"
 
 
 def _assignment(setting: Setting, default: Config, config: Config, show_secrets: bool) -> str:

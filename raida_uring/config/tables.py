@@ -78,12 +78,12 @@ class ServerTable:
 
     raida_id: int = _engine_setting(
         "raida_id",
-        "own number among the RAIDA",
+        "this node's number among the RAIDA",
         kind=whole(0, RAIDA_COUNT - 1),
     )
     coin_id: int = _engine_setting(
         "coin_id",
-        "coin that requests must name",
+        "coin id that requests must carry",
         default=6,
         kind=whole(0, 255),
     )
@@ -94,37 +94,38 @@ class ServerTable:
     )
     admin_key: bytes | None = declare(
         hex_key(),
-        "16-byte key of the admin commands; without it they always refuse",
+        "16-byte key of the admin commands; without it they are always refused",
         default=None,
         secret=True,
     )
     version: str = declare(
         text_like("[ -~]{8}", "a string of 8 printable ASCII characters"),
-        "text that the version command answers",
+        "answer of the version command",
         default="20250323",
     )
     synchronization_enabled: bool = declare(
         flag(),
-        "compare the store with other RAIDA; off, and without a store: roots count as zero",
+        "publish the roots of the integrity trees, by which RAIDA compare their stores; off, and "
+        "without a store: all roots are zero",
         default=False,
     )
     udp_effective_payload: int = _engine_setting(
         "udp_payload_size",
-        "longest request taken over UDP; what a longer datagram has beyond is cut off",
+        "longest request taken over UDP; a longer datagram is cut to this length",
         unit="bytes",
         default=1440,
     )
     threads: int = declare(
-        whole(0, 255), "worker threads, unless [workers] count says; 0: not given", default=0
+        whole(0, 255), "worker threads, unless [workers] count is set; 0: not given", default=0
     )
     raida_servers: tuple[str, ...] | None = declare(
         host_ports(RAIDA_COUNT),
-        "the RAIDA in order of their numbers, this one included: whom fix asks",
+        "addresses of the RAIDA in the order of their numbers, this one included; fix asks them",
         default=None,
     )
     backup_freq: int = declare(
         whole(1, _SECONDS_MAX),
-        "longest time a change waits for the disk; not used yet",
+        "longest time until a change is on the disk; not used yet",
         unit="s",
         default=300,
     )
@@ -216,41 +217,42 @@ class TcpTable:
 
     persistent: bool = _engine_setting(
         "tcp_persistent",
-        "keep a connection for further requests; off: one each",
+        "keep a connection open for further requests; off: one request each",
         default=False,
         kind=flag(),
     )
     progress_timeout_ms: int = _engine_setting(
         "progress_timeout_ms",
-        "a request or reply under way that does not advance is closed",
+        "time without progress after which a connection with a request or reply under way is "
+        "closed",
         unit="ms",
         default=2000,
         reload=LIVE,
     )
     header_timeout_ms: int = _engine_setting(
         "header_timeout_ms",
-        "a header must be complete within",
+        "time for a header to arrive completely",
         unit="ms",
         default=5000,
         reload=LIVE,
     )
     body_timeout_ms: int = _engine_setting(
         "body_timeout_ms",
-        "a body must be complete within",
+        "time for a body to arrive completely",
         unit="ms",
         default=15000,
         reload=LIVE,
     )
     write_timeout_ms: int = _engine_setting(
         "write_timeout_ms",
-        "a reply must be taken within",
+        "time for the peer to take a reply",
         unit="ms",
         default=15000,
         reload=LIVE,
     )
     idle_timeout_ms: int = _engine_setting(
         "idle_timeout_ms",
-        "a persistent connection between requests is closed after",
+        "time without a request after which a persistent connection is closed",
         unit="ms",
         default=60000,
         reload=LIVE,
@@ -262,11 +264,14 @@ class TcpTable:
         whole(1, 32767), "time between keepalive probes", unit="s", default=10
     )
     keepalive_probes: int = declare(
-        whole(1, 127), "unanswered probes that end a connection", unit="probes", default=5
+        whole(1, 127),
+        "unanswered probes after which a connection is closed",
+        unit="probes",
+        default=5,
     )
     buffers: int = _engine_setting(
         "tcp_buffers",
-        "receive buffers of 2 KiB that all connections share",
+        "receive buffers of 2 KiB, shared by all connections",
         unit="buffers",
         default=4096,
         power_of_two=True,
@@ -286,7 +291,7 @@ class UdpTable:
     )
     reserve: int = _engine_setting(
         "udp_reserve",
-        "further contexts that keep votes served when handlers hold all others",
+        "further contexts, for votes and echoes while handlers hold all others",
         unit="contexts",
         default=512,
     )
@@ -330,7 +335,7 @@ class WorkersTable:
         reload=LIVE,
     )
     cpus: tuple[int, ...] = declare(
-        cpu_numbers(), "CPUs that the workers may use; empty: all of the process", default=()
+        cpu_numbers(), "CPUs that the workers may use; empty: every CPU of the process", default=()
     )
 
 
@@ -347,7 +352,7 @@ class LimitsTable:
     )
     body_bytes_max: int = _engine_setting(
         "body_bytes_max",
-        "longest request body; a longer one gets 16",
+        "longest request body; a longer one is answered 16",
         unit="bytes",
         default=65536,
         reload=LIVE,
@@ -355,42 +360,45 @@ class LimitsTable:
     )
     small_blocks: int = _engine_setting(
         "small_blocks",
-        "memory blocks for bodies and replies beyond a UDP slot; at least two for each worker, the "
-        "writing one of a store included",
+        "memory blocks of 2 KiB for bodies and replies beyond a UDP slot; at least two for each "
+        "worker, the one of the writing lane included",
         unit="blocks",
         default=4096,
     )
     large_blocks: int = _engine_setting(
         "large_blocks",
-        "the same for the largest, 64 KiB each",
+        "the same for bodies and replies beyond a small block, 64 KiB each",
         unit="blocks",
         default=256,
     )
     udp_reply_factor_max: int = _engine_setting(
         "udp_reply_factor_max",
-        "a UDP reply may be this many times as long as its request, else 89; 0: no limit",
+        "how many times as long as its request a UDP reply may be; a longer one becomes 89; 0: "
+        "no limit",
         unit="times",
         default=16,
         reload=LIVE,
     )
     slow_queue_max: int = _engine_setting(
         "slow_queue_max",
-        "requests waiting for a slow worker; further ones get 160",
+        "requests that wait for a slow worker; further ones are answered 160",
         unit="requests",
         default=64,
         reload=LIVE,
     )
     failed_checks_burst: int = _engine_setting(
         "checks.burst",
-        "checks of a key or other secret that an address (IPv6: a /64) may fail at once; past that "
-        "it gets no answer over UDP, 160 over TCP, to whatever asks for a check; 0: no limit",
+        "checks of a key or other secret that an address (IPv6: a /64) may fail at once; after "
+        "that its requests that need a check are not answered over UDP, and answered 160 over "
+        "TCP; 0: no limit",
         unit="checks",
         default=20,
         reload=LIVE,
     )
     failed_checks_per_min: int = _engine_setting(
         "checks.per_min",
-        "... and in the long run; its network (/24, /48) has 16 times as many of both",
+        "checks that it may fail in the long run; its network (/24, /48) may fail 16 times as "
+        "many, at once and in the long run",
         unit="checks/min",
         default=60,
         reload=LIVE,
@@ -398,8 +406,8 @@ class LimitsTable:
     )
     failed_checks_per_coin_s: int = _engine_setting(
         "checks.coin_per_s",
-        "checks that may fail under one key coin, whoever asks, before requests under it go "
-        "unanswered over UDP (encryption types 1 and 2); 0: no limit",
+        "checks that may fail under one key coin, from any address, before requests under it are "
+        "not answered over UDP (encryption types 1 and 2); 0: no limit",
         unit="checks/s",
         default=10,
         reload=LIVE,
@@ -426,13 +434,13 @@ class LogTable:
     )
     format: str = declare(
         choice("auto", "plain", "json", "journal"),
-        "shape of the lines; auto: fields for the journal under systemd, else plain text",
+        "form of the lines; auto: fields for the journal under systemd, else plain text",
         default="auto",
         reload=LIVE,
     )
     requests_per_s: int = declare(
         whole(0, 100_000),
-        "lines about requests and connections, beyond which they are only counted; 0: none",
+        "lines about requests and connections; further ones are only counted; 0: none",
         unit="lines/s",
         default=100,
         reload=LIVE,
@@ -445,7 +453,7 @@ class AdminTable:
 
     socket: str | None = declare(
         path_within(107),
-        "unix socket of status, drain, reload and the like",
+        "unix socket of the commands that ask a running node, such as status, drain and reload",
         default=None,
         default_text="see [operate](operate.md#the-admin-socket)",
     )
@@ -460,18 +468,18 @@ class HttpTable:
     )
     listen: tuple[str, ...] = declare(
         listening_addresses(LISTENERS_MAX, or_one=True),
-        "addresses of that server, which asks nobody for a password",
+        "addresses of the HTTP server, which asks for no password",
         default=("127.0.0.1",),
     )
     port: int = declare(
         whole(0, 65535),
-        "its TCP port; 0 takes a free one",
+        "TCP port of the HTTP server; 0 takes a free one",
         default_text="[server] port + 10000, - 10000 if past 65535; 0 if that is 0",
     )
     hosts: tuple[str, ...] = declare(
         host_names(),
-        "names that it may be asked by, as a reverse proxy's; IP addresses and names without a "
-        "dot always may",
+        "host names that its clients may use, as through a reverse proxy; IP addresses and names "
+        "without a dot are always accepted",
         default=(),
     )
 
@@ -489,14 +497,14 @@ class StoreTable:
     )
     size_mib: int = declare(
         whole(16, 1 << 20),
-        "most that the store may grow to; a store full of coins takes about 320",
+        "size that the store may grow to; a store full of coins takes about 320",
         unit="MiB",
         default=2048,
     )
     durability: str = declare(
         choice("commit", "interval"),
-        "when a change is acknowledged: once it is on the disk, or before; with interval a power "
-        "loss takes the last changes with it and may damage the store",
+        "when a change is acknowledged: once it is on the disk (commit), or before (interval); "
+        "with interval a power loss takes the last changes and may damage the store",
         default="commit",
     )
     sync_interval_ms: int = declare(
@@ -507,8 +515,8 @@ class StoreTable:
     )
     pages_for: str = declare(
         choice("all", "peers", "none"),
-        "who may read whole pages (14/4), and with them every AN that stands there: anybody, as "
-        "with the reference server, the addresses of raida_servers, or nobody; no RAIDA needs them",
+        "who may read whole pages of coins (14/4), with every AN in them: anybody, as with the "
+        "reference server, the addresses of raida_servers, or nobody; no RAIDA needs them",
         default="none",
     )
 
@@ -519,7 +527,7 @@ class UpgradeTable:
 
     start_timeout_s: int = declare(
         whole(1, 3600),
-        "at an upgrade, time for the successor to serve; a large store has trees to build",
+        "time for a successor to start serving; a large store has trees to build",
         unit="s",
         default=60,
         reload=LIVE,
@@ -531,7 +539,7 @@ class HandlersTable:
     """[handlers]: commands of third parties."""
 
     modules: tuple[str, ...] = declare(
-        module_names(), "modules imported at start, which register commands", default=()
+        module_names(), "modules that are imported at start and register commands", default=()
     )
 
 
