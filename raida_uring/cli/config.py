@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from raida_uring import config
-from raida_uring.cli.options import Json, add_module_path, load_config
+from raida_uring.cli.options import Json, add_module_path, config_option, load_config
 from raida_uring.errors import ConfigError
 
 app = typer.Typer(help="Check a configuration, or show what takes effect.")
@@ -84,12 +84,9 @@ def show(
 def list_commands(
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            readable=False,
-            help="TOML file whose modules are imported, which runs their code. Without it: the "
-            "built-in commands of a node without a store, and those of entry points.",
+        config_option(
+            "TOML file whose modules are imported, which runs their code. Without it: the "
+            "built-in commands of a node without a store, and those of entry points."
         ),
     ] = None,
     as_json: Json = False,

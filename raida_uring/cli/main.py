@@ -17,7 +17,7 @@ import typer
 
 import raida_uring
 from raida_uring import remedies
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NotRunningError
 from raida_uring.cli.console import (
     EXIT_FAILED,
     EXIT_FAULT,
@@ -117,7 +117,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return complain(f"{error}: {remedies.for_threads()}", EXIT_FAILED)
     except EngineError as error:
         return complain(str(error), EXIT_FAILED)
-    except adminsocket.NotRunningError as error:
+    except NotRunningError as error:
         return complain(str(error), EXIT_NOT_RUNNING)
     except RaidaError as error:
         return complain(str(error))

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import typer
 
 from raida_uring import log
-from raida_uring.admin import client as adminsocket
+from raida_uring.admin.client import NodeError, Wanted, ask, find, result_of
 from raida_uring.cli import top
 from raida_uring.cli.console import EXIT_DROPPED
-from raida_uring.cli.options import Json, load_config
+from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError, RaidaError
 
 _TAKEOVER_TIMEOUT_S = 5.0  # for the successor to have the admin socket
@@ -38,12 +38,9 @@ _Socket = Annotated[
 ]
 _ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        readable=False,
-        help="TOML file that the node serves, to find its socket. Without either option: the node "
-        "on port 50000, else the service.",
+    config_option(
+        "TOML file that the node serves, to find its socket. Without either option: the node on "
+        "port 50000, else the service."
     ),
 ]
 
@@ -65,28 +62,28 @@ class _Node:
     the place."""
 
     path: Path
-    wanted: adminsocket.Wanted | None
+    wanted: Wanted | None
 
     def ask(self, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
-        """As adminsocket.ask()."""
-        return adminsocket.ask(self.path, command, wanted=self.wanted, **arguments)
+        """As admin.client.ask()."""
+        return ask(self.path, command, wanted=self.wanted, **arguments)
 
     def result_of(self, command: str, **arguments: object) -> dict[str, Any]:
-        """As adminsocket.result_of()."""
-        return adminsocket.result_of(self.path, command, wanted=self.wanted, **arguments)
+        """As admin.client.result_of()."""
+        return result_of(self.path, command, wanted=self.wanted, **arguments)
 
 
 def _node(given: Path | None, config_path: Path | None) -> _Node:
-    """Raises ConfigError, and what adminsocket.find() raises."""
+    """Raises ConfigError, and what admin.client.find() raises."""
     if given is not None:
         return _Node(given, None)
     chosen = load_config(config_path)
-    wanted = adminsocket.Wanted(chosen.server.raida_id, chosen.server.port, config_path)
+    wanted = Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
         return _Node(Path(chosen.admin.socket), wanted)
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    path = adminsocket.find(wanted)
+    path = find(wanted)
     return _Node(path, None if config_path is None else wanted)
 
 
@@ -306,7 +303,7 @@ def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     """
     try:
         found = _node(socket, config_path).result_of("reload")
-    except (ConfigError, adminsocket.NodeError) as error:  # the fault may keep us from the socket
+    except (ConfigError, NodeError) as error:  # the fault may keep us from the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:
         print(f"applied: {change}")

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,12 @@ Backend = Annotated[
         "io_uring.",
     ),
 ]
+
+
+def config_option(text: str) -> Any:
+    """The option --config, with its help text."""
+    return typer.Option("--config", metavar="FILE", readable=False, help=text)
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

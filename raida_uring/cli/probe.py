@@ -4,19 +4,15 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from raida_uring import config
-from raida_uring.cli.options import Backend, Json, load_config
+from raida_uring.cli.options import Backend, Json, config_option, load_config
 
 
 def probe(
     as_json: Json = False,
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config", metavar="FILE", readable=False, help="TOML file whose needs are to be met."
-        ),
+        config_option("TOML file whose needs are to be met."),
     ] = None,
     backend: Backend = None,
 ) -> int:
@@ -28,11 +24,12 @@ def probe(
     """
     chosen = load_config(config_path)
     chosen = config.with_overrides(chosen, backend=backend)
-    from raida_uring.node import probe as kernel
+    from raida_uring.node.probe import as_dict, table
+    from raida_uring.node.probe import probe as probe_kernel
 
-    found = kernel.probe(chosen)
+    found = probe_kernel(chosen)
     if as_json:
-        print(json.dumps(kernel.as_dict(found), indent=2))
+        print(json.dumps(as_dict(found), indent=2))
     else:
-        print(kernel.table(found), end="")
+        print(table(found), end="")
     return found.verdict.exit_status

@@ -13,7 +13,7 @@ import typer
 
 from raida_uring import config, log
 from raida_uring.cli.console import EXIT_FAILED, complain
-from raida_uring.cli.options import Backend, add_module_path, load_config
+from raida_uring.cli.options import Backend, add_module_path, config_option, load_config
 from raida_uring.errors import RaidaError
 from raida_uring.node import inbox
 
@@ -26,12 +26,7 @@ logger = logging.getLogger("raida_uring")
 def serve(
     config_path: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            readable=False,
-            help="TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key.",
-        ),
+        config_option("TOML file. Without it: RAIDA 0 on 127.0.0.1:50000 with a random admin key."),
     ] = None,
     host: Annotated[
         str | None,

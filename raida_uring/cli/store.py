@@ -11,19 +11,14 @@ import typer
 
 from raida_uring import config
 from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide, printable
-from raida_uring.cli.options import Json
+from raida_uring.cli.options import Json, config_option
 from raida_uring.errors import ConfigError
 
 app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
 
 _ConfigOption = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        readable=False,
-        help="TOML file that says where the store is, and how large it may grow.",
-    ),
+    config_option("TOML file that says where the store is, and how large it may grow."),
 ]
 _StoreOption = Annotated[
     Path | None,
