@@ -25,9 +25,9 @@ def check(
         ),
     ] = False,
 ) -> None:
-    """Say whether a configuration would be accepted.
+    """Check whether a configuration would be accepted.
 
-    Looks at the file alone, unless told to look deeper.
+    Looks at the file alone, unless --deep is given.
     """
     chosen = config.load(path)
     found = _check_deep(chosen, path) if deep else ""
@@ -93,8 +93,8 @@ def list_commands(
 ) -> None:
     """List the commands that a node answers.
 
-    Number, name, lane, whether a body is needed, and whose handler it is; last, which numbers are
-    left for commands of your own.
+    Number, name, lane, whether a body is needed, and whose handler it is; the last line gives the
+    numbers that are left for commands of your own.
     """
     chosen = load_config(config_path)
     if config_path is not None:

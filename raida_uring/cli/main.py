@@ -74,7 +74,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command; without one show what there is."""
+    """Take the options before a command; without a command print the help."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -157,12 +157,12 @@ def _speak_utf8() -> None:
     """Read and write UTF-8 whatever the locale: configurations are UTF-8 text, and what they name
     must be the same file for an operator's shell and for the service.
 
-    Python settles how names of files are encoded before any code of ours runs: in another locale
-    the program begins anew, in UTF-8 mode.
+    Python chooses the encoding of file names before any of our code runs: in another locale the
+    program starts itself again, in UTF-8 mode.
     """
     if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.utf8_mode:
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-        with contextlib.suppress(OSError):  # no memory: as well as it goes, then
+        with contextlib.suppress(OSError):  # no memory: go on in the locale's encoding
             os.execv(sys.executable, command)  # noqa: S606  this program, no shell
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -170,9 +170,9 @@ def _speak_utf8() -> None:
 
 
 def _command_path(error: typer.TyperException, argv: Sequence[str]) -> str:
-    """The command whose help tells what was to be typed, as it is typed.
+    """The command whose help explains the right usage, as it is typed.
 
-    Faults that a command's own code finds come without a context: the arguments name it then. No
+    An error raised by a command's own code has no context: the arguments then name the command. No
     option of a group of commands takes a value.
     """
     context = getattr(error, "ctx", None)

@@ -58,8 +58,8 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """Whom a command asks. wanted: what the configuration says of it, None where --socket names
-    the place."""
+    """The node that a command asks. wanted: which node the configuration describes; None if
+    --socket names the socket."""
 
     path: Path
     wanted: Wanted | None
@@ -88,7 +88,7 @@ def _node(given: Path | None, config_path: Path | None) -> _Node:
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Json = False) -> None:
-    """Tell how a running node is.
+    """Print the state of a running node.
 
     Tier and why, uptime, load, latency, drops, resources.
     """
@@ -100,7 +100,7 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Jso
 
 
 def _print_view(lines: list[str]) -> None:
-    """What keeps a node from being ready in red, where that is seen."""
+    """Print the view, with the reasons against readiness in red where the output has colours."""
     red, plain = ("\x1b[31m", "\x1b[0m") if _shows_colours() else ("", "")
     for line in lines:
         text = line.rstrip()
@@ -142,7 +142,7 @@ def live_top(
         top.watch(functools.partial(node.result_of, "status"), interval_s)
         return
     before = node.result_of("status")
-    time.sleep(interval_s)  # it is what is measured
+    time.sleep(interval_s)  # the interval that is measured
     now = node.result_of("status")
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
@@ -178,11 +178,11 @@ def peers(
     ] = 20,
     as_json: Json = False,
 ) -> None:
-    """List who asks most, and who is not looked at.
+    """List the busiest peers, and those that are limited.
 
-    Who asks most: in the last one to two minutes, estimated from samples. Counts requests that
-    reach a handler; votes and plain echoes are answered without one. Who is not looked at has
-    failed too many checks of a key or other secret, see [limits] failed_checks_burst.
+    The busiest in the last one to two minutes, estimated from samples of the requests that reach a
+    handler; votes and plain echoes are answered without one. Limited are those that have failed
+    too many checks of a key or other secret, see [limits] failed_checks_burst.
     """
     found = _node(socket, config_path).result_of("peers", count=count)
     if as_json:
@@ -192,7 +192,7 @@ def peers(
 
 
 def peers_lines(found: Mapping[str, Any]) -> list[str]:
-    """What a node has told of its peers, for people. found: as the admin socket's `peers`."""
+    """The peers of a node as text. found: the admin socket's answer to `peers`."""
     return [*_busiest(found), *_limited(found)]
 
 
@@ -234,10 +234,10 @@ def drain(
         ),
     ] = None,
 ) -> int:
-    """Stop a node once it has answered.
+    """Stop a node after it has answered its requests.
 
-    It takes nothing new, answers what it has, and ends. Prints progress. Exits 0 if everything was
-    answered, 1 if requests were given up.
+    It accepts nothing new, answers the requests it has, and ends. Prints progress. Exits 0 if
+    everything was answered, 1 if requests were given up.
     """
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
@@ -263,7 +263,7 @@ def log_level(
     socket: _Socket = None,
     config_path: _ConfigFile = None,
 ) -> None:
-    """Print or set what a node logs.
+    """Print or set the log level of a node.
 
     The least severity written, until the next start or reload.
     """
@@ -272,9 +272,9 @@ def log_level(
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Replace a running node by what is installed now.
+    """Replace a running node by the version installed now.
 
-    Exits 2 when the new one does not come up, and says why; the running node has gone on then.
+    Exits 2 when the new node does not start, and says why; the running node then goes on.
     """
     node = _node(socket, config_path)
     before = node.result_of("status")
@@ -284,10 +284,10 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
 
 def _version_of(node: _Node, process: int) -> str:
-    """Of a node that takes over the admin socket now."""
+    """The version of the node that is taking over the admin socket."""
     deadline = time.monotonic() + _TAKEOVER_TIMEOUT_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(RaidaError):  # between the two nobody listens
+        with contextlib.suppress(RaidaError):  # neither process listens for a moment
             told = node.result_of("status")
             if told["process"] == process:
                 return str(told["version"])
@@ -296,14 +296,14 @@ def _version_of(node: _Node, process: int) -> str:
 
 
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Let a node read its file again.
+    """Let a node read its configuration file again.
 
     Prints what was applied and what needs a restart. Exits 2 when the file has a fault: nothing has
     changed then.
     """
     try:
         found = _node(socket, config_path).result_of("reload")
-    except (ConfigError, NodeError) as error:  # the fault may keep us from the socket
+    except (ConfigError, NodeError) as error:  # a faulty file may also hide the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:
         print(f"applied: {change}")

@@ -16,11 +16,11 @@ def probe(
     ] = None,
     backend: Backend = None,
 ) -> int:
-    """Tell what this machine grants the node.
+    """Report what this machine grants the node.
 
-    Says what it would run on. Tries each kernel feature, names the cause where io_uring is
-    refused, and compares limits with what the node needs. Exits 0 if it would run on io_uring, 3 on
-    epoll only, 1 on neither, 2 if nothing was tried.
+    Says which backend the node would run on. Tries each kernel feature, names the cause where
+    io_uring is refused, and compares limits with what the node needs. Exits 0 if it would run on
+    io_uring, 3 on epoll only, 1 on neither, 2 if nothing was tried.
     """
     chosen = load_config(config_path)
     chosen = config.with_overrides(chosen, backend=backend)

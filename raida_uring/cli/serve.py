@@ -109,7 +109,7 @@ def _warn_of_pages(chosen: config.Config) -> None:
 
 
 def _warn_of_clock() -> None:
-    """The month of a change and the life of a ticket follow from it."""
+    """The month of a change and the life of a ticket are taken from the clock."""
     year = time.gmtime().tm_year
     if year not in _YEARS:
         logger.warning(

@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -29,8 +29,8 @@ _StoreOption = Annotated[
         help="The store's directory. Either it or --config is needed.",
     ),
 ]
-_SHOWN_MAX = 20  # lines of one kind; the rest is counted
-_PROGRESS_INTERVAL_S = 0.1
+_SHOWN_MAX: Final = 20  # lines of one kind; further ones are counted
+_PROGRESS_INTERVAL_S: Final = 0.1
 
 
 def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
@@ -48,7 +48,7 @@ def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, in
 
 
 class _Progress:
-    """A line on standard error that is written over, if that is a terminal."""
+    """A progress line on standard error, overwritten in place; nothing if it is no terminal."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
@@ -87,7 +87,7 @@ def init(
 ) -> None:
     """Make an empty store: no coin is in circulation.
 
-    The ANs of all coins follow from a secret that is drawn now.
+    The ANs of all coins are derived from a random secret.
     """
     if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
         raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
@@ -113,8 +113,9 @@ def import_files(
 ) -> int:
     """Fill a new store with the coins of a reference server.
 
-    Makes the store unless it is there, empty. Files that are short, missing or longer than a page
-    stay so. An import that was cut short leaves a store that does not serve: run it again.
+    Makes the store unless an empty one is there. Files that are short, missing or longer than a
+    page are kept as they are. An interrupted import leaves a store that no node serves: import
+    again.
     """
     chosen, map_bytes = _choose_store(config_path, path)
     from raida_uring.store import transfer
@@ -155,8 +156,8 @@ def export_files(
 ) -> int:
     """Write a store as a reference server's `Data` directory.
 
-    All files are of one moment; the node may be running. What was imported comes back byte for
-    byte, but for coins that changed since.
+    All files show the same moment; the node may be running. An imported store is exported byte for
+    byte, except for coins that have changed since.
     """
     chosen, _ = _choose_store(config_path, path)
     from raida_uring.store import transfer
@@ -179,8 +180,8 @@ def export_files(
 def verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
     """Check a store; the node may be running.
 
-    Reads every byte, and compares saved leaves of the integrity trees with the coins. Prints what
-    is wrong and exits 1 then.
+    Reads every byte, and compares saved leaves of the integrity trees with the coins. Exits 1 and
+    prints what is wrong if it finds a fault.
     """
     chosen, _ = _choose_store(config_path, path)
     from raida_uring.store import transfer
@@ -202,7 +203,7 @@ def stat(
     path: _StoreOption = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a store holds; the node may be running.
+    """Describe a store; the node may be running.
 
     Sizes, pages, coins in circulation, tickets and the last change.
     """

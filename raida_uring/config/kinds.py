@@ -79,7 +79,7 @@ def text_like(pattern: str, allowed: str) -> Kind:
 
 
 def path_within(bytes_max: int) -> Kind:
-    """Take a path that is not longer than `bytes_max` as the kernel has it."""
+    """Take a path of at most `bytes_max` bytes in the encoding of file names."""
 
     def parse(raw: object) -> str:
         if not isinstance(raw, str) or "\0" in raw or not 1 <= len(os.fsencode(raw)) <= bytes_max:
@@ -180,7 +180,7 @@ def module_names() -> Kind:
 
 
 def cpu_numbers() -> Kind:
-    """Take a list of CPU numbers. Whether the machine has them is not asked here."""
+    """Take a list of CPU numbers. The machine may not have them."""
     return _list_of(whole(0, 1023).parse, "a list of CPU numbers from 0 to 1023, none twice")
 
 
@@ -234,9 +234,9 @@ def mapped_networks(given: tuple[str, ...]) -> list[dict[str, object]]:
 # --- Declarations -----------------------------------------------------------------------------
 
 
-RESTART: Final = "restart"  # takes effect at the next start
-LIVE: Final = "live"  # takes effect at once
-LOWER: Final = "live, up to its value at start"  # memory was reserved for so many
+RESTART: Final = "restart"  # a change takes effect at the next start
+LIVE: Final = "live"  # ... at a reload
+LOWER: Final = "live, up to its value at start"  # memory was reserved for that value
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ def declare(
     c_field: str | None = None,
     c_value: Callable[[Any], object] = _as_it_is,
 ) -> Any:
-    """Return a dataclass field that is a setting. With neither default the file must give it."""
+    """Return a dataclass field that is a setting. Without a default the file must give it."""
     metadata = {
         "kind": kind,
         "meaning": meaning,
