@@ -27,7 +27,7 @@ from raida_uring.config.together import check_http, check_together
 from raida_uring.errors import ConfigError
 from raida_uring.protocol.arguments import shorten
 
-HTTP_PORT_OFFSET: Final = 10000
+_HTTP_PORT_OFFSET: Final = 10000
 _FILE_BYTES_MAX: Final = 256 << 10
 
 
@@ -148,7 +148,9 @@ def _http_port(port: int) -> int:
     """The default of [http] port for a node on `port`."""
     if port == 0:
         return 0
-    return port + HTTP_PORT_OFFSET if port + HTTP_PORT_OFFSET <= 65535 else port - HTTP_PORT_OFFSET
+    return (
+        port + _HTTP_PORT_OFFSET if port + _HTTP_PORT_OFFSET <= 65535 else port - _HTTP_PORT_OFFSET
+    )
 
 
 def _read_table(table: str, given: dict[str, object], source: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _engine_setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTable:
-    """[server]: who this node is. The reference server's keys, and `version`."""
+    """[server]: the identity of the node. The reference server's keys, and `version`."""
 
     raida_id: int = _engine_setting(
         "raida_id",
@@ -341,7 +341,7 @@ class WorkersTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsTable:
-    """[limits]: what the node holds at most."""
+    """[limits]: bounds on connections, memory, replies and failed checks."""
 
     connections_max: int = _engine_setting(
         "connections_max",
@@ -449,7 +449,7 @@ class LogTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminTable:
-    """[admin]: how the node is asked and told while it runs."""
+    """[admin]: the socket through which commands ask a running node."""
 
     socket: str | None = declare(
         path_within(107),
@@ -486,7 +486,7 @@ class HttpTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreTable:
-    """[store]: where coins live."""
+    """[store]: where coins are kept."""
 
     path: str | None = _engine_setting(
         "writers",
@@ -523,7 +523,7 @@ class StoreTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpgradeTable:
-    """[upgrade]: the node's replacement by its successor."""
+    """[upgrade]: replacing a running node by a newly started one."""
 
     start_timeout_s: int = declare(
         whole(1, 3600),
@@ -536,7 +536,7 @@ class UpgradeTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlersTable:
-    """[handlers]: commands of third parties."""
+    """[handlers]: commands of other packages."""
 
     modules: tuple[str, ...] = declare(
         module_names(), "modules that are imported at start and register commands", default=()
