@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-fresh check fmt format-check lint types werror tidy \
         test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades bench bench-source bench-quick dist test-wheel test-image man clean help
+        upgrades bench bench-source bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports.
 .NOTPARALLEL:
 
@@ -223,6 +223,9 @@ test-image: dist ## the Containerfile by podman, or its steps without an engine,
 
 man: setup ## docs/raida-uring.1, from the command line's own tree
 	$(BIN)/python tools/manpage.py
+
+docs: setup ## what the settings' declarations say: the table in docs/configure.md, systemd/raida-uring.toml
+	$(BIN)/python tools/settings.py
 
 clean: ## remove everything that the targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

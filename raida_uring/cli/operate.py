@@ -17,16 +17,15 @@ from typing import Annotated, Any
 
 import typer
 
-from raida_uring import config
+from raida_uring import log
 from raida_uring.admin.client import NodeError, Wanted, ask, find, result_of
 from raida_uring.cli import top
+from raida_uring.cli.console import EXIT_DROPPED
+from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError, RaidaError
 
-_EXIT_DROPPED = 1
 _TAKEOVER_TIMEOUT_S = 5.0  # for the successor to have the admin socket
 _TAKEOVER_LOOK_S = 0.05
-
-_LEVELS = ("debug", "info", "warning", "error")
 
 _Socket = Annotated[
     Path | None,
@@ -39,19 +38,15 @@ _Socket = Annotated[
 ]
 _ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        readable=False,
-        help="TOML file that the node serves, to find its socket. Without either option: the node "
-        "on port 50000, else the service.",
+    config_option(
+        "TOML file that the node serves, to find its socket. Without either option: the node on "
+        "port 50000, else the service."
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def _complete_level(incomplete: str) -> list[str]:
-    return [level for level in _LEVELS if level.startswith(incomplete)]
+    return [level for level in log.LEVELS if level.startswith(incomplete)]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,8 +58,8 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """Whom a command asks. wanted: what the configuration says of it, None where --socket names
-    the place."""
+    """The node that a command asks. wanted: which node the configuration describes; None if
+    --socket names the socket."""
 
     path: Path
     wanted: Wanted | None
@@ -82,7 +77,7 @@ def _node(given: Path | None, config_path: Path | None) -> _Node:
     """Raises ConfigError, and what admin.client.find() raises."""
     if given is not None:
         return _Node(given, None)
-    chosen = config.embedded_default() if config_path is None else config.load(config_path)
+    chosen = load_config(config_path)
     wanted = Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
         return _Node(Path(chosen.admin.socket), wanted)
@@ -92,8 +87,8 @@ def _node(given: Path | None, config_path: Path | None) -> _Node:
     return _Node(path, None if config_path is None else wanted)
 
 
-def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Json = False) -> None:
-    """Tell how a running node is.
+def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Json = False) -> None:
+    """Print the state of a running node.
 
     Tier and why, uptime, load, latency, drops, resources.
     """
@@ -105,7 +100,7 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: _Js
 
 
 def _print_view(lines: list[str]) -> None:
-    """What keeps a node from being ready in red, where that is seen."""
+    """Print the view, with the reasons against readiness in red where the output has colours."""
     red, plain = ("\x1b[31m", "\x1b[0m") if _shows_colours() else ("", "")
     for line in lines:
         text = line.rstrip()
@@ -147,7 +142,7 @@ def live_top(
         top.watch(functools.partial(node.result_of, "status"), interval_s)
         return
     before = node.result_of("status")
-    time.sleep(interval_s)  # it is what is measured
+    time.sleep(interval_s)  # the interval that is measured
     now = node.result_of("status")
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
@@ -161,7 +156,7 @@ def connections(
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=65535, help="Print so many at most.")
     ] = 1000,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List open TCP connections."""
     found = _node(socket, config_path).result_of("connections", limit=limit)
@@ -181,13 +176,13 @@ def peers(
     count: Annotated[
         int, typer.Option("-c", "--count", metavar="N", min=1, max=256, help="So many at most.")
     ] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
-    """List who asks most, and who is not looked at.
+    """List the busiest peers, and those that are limited.
 
-    Who asks most: in the last one to two minutes, estimated from samples. Counts requests that
-    reach a handler; votes and plain echoes are answered without one. Who is not looked at has
-    failed too many checks of a key or other secret, see [limits] failed_checks_burst.
+    The busiest in the last one to two minutes, estimated from samples of the requests that reach a
+    handler; votes and plain echoes are answered without one. Limited are those that have failed
+    too many checks of a key or other secret, see [limits] failed_checks_burst.
     """
     found = _node(socket, config_path).result_of("peers", count=count)
     if as_json:
@@ -197,7 +192,7 @@ def peers(
 
 
 def peers_lines(found: Mapping[str, Any]) -> list[str]:
-    """What a node has told of its peers, for people. found: as the admin socket's `peers`."""
+    """The peers of a node as text. found: the admin socket's answer to `peers`."""
     return [*_busiest(found), *_limited(found)]
 
 
@@ -239,10 +234,10 @@ def drain(
         ),
     ] = None,
 ) -> int:
-    """Stop a node once it has answered.
+    """Stop a node after it has answered its requests.
 
-    It takes nothing new, answers what it has, and ends. Prints progress. Exits 0 if everything was
-    answered, 1 if requests were given up.
+    It accepts nothing new, answers the requests it has, and ends. Prints progress. Exits 0 if
+    everything was answered, 1 if requests were given up.
     """
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
@@ -253,14 +248,14 @@ def drain(
             print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
             shown = line
     print(f"stopped; {last['dropped']} requests given up")
-    return _EXIT_DROPPED if last["dropped"] else 0
+    return EXIT_DROPPED if last["dropped"] else 0
 
 
 def log_level(
     level: Annotated[
         str | None,
         typer.Argument(
-            metavar=f"[{'|'.join(_LEVELS)}]",
+            metavar=f"[{'|'.join(log.LEVELS)}]",
             autocompletion=_complete_level,
             help="Without it: print the level.",
         ),
@@ -268,7 +263,7 @@ def log_level(
     socket: _Socket = None,
     config_path: _ConfigFile = None,
 ) -> None:
-    """Print or set what a node logs.
+    """Print or set the log level of a node.
 
     The least severity written, until the next start or reload.
     """
@@ -277,9 +272,9 @@ def log_level(
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Replace a running node by what is installed now.
+    """Replace a running node by the version installed now.
 
-    Exits 2 when the new one does not come up, and says why; the running node has gone on then.
+    Exits 2 when the new node does not start, and says why; the running node then goes on.
     """
     node = _node(socket, config_path)
     before = node.result_of("status")
@@ -289,10 +284,10 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
 
 
 def _version_of(node: _Node, process: int) -> str:
-    """Of a node that takes over the admin socket now."""
+    """The version of the node that is taking over the admin socket."""
     deadline = time.monotonic() + _TAKEOVER_TIMEOUT_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(RaidaError):  # between the two nobody listens
+        with contextlib.suppress(RaidaError):  # neither process listens for a moment
             told = node.result_of("status")
             if told["process"] == process:
                 return str(told["version"])
@@ -301,14 +296,14 @@ def _version_of(node: _Node, process: int) -> str:
 
 
 def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
-    """Let a node read its file again.
+    """Let a node read its configuration file again.
 
     Prints what was applied and what needs a restart. Exits 2 when the file has a fault: nothing has
     changed then.
     """
     try:
         found = _node(socket, config_path).result_of("reload")
-    except (ConfigError, NodeError) as error:  # the fault may keep us from the socket
+    except (ConfigError, NodeError) as error:  # a faulty file may also hide the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:
         print(f"applied: {change}")

@@ -27,7 +27,7 @@ Status = Mapping[str, Any]
 
 @contextlib.contextmanager
 def _understood(now: Status) -> Iterator[None]:
-    """Whoever has installed another version may ask a node that still runs the one before."""
+    """Turn a status of another version's form into an error: the node may not be upgraded yet."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
@@ -49,7 +49,7 @@ def summary(now: Status, before: Status | None) -> dict[str, Any]:
 
 def _summary(now: Status, before: Status | None) -> dict[str, Any]:
     if before is not None and before["process"] != now["process"]:
-        before = None  # it was restarted meanwhile
+        before = None  # the node was restarted in between
     then = before["counters"] if before is not None else dict.fromkeys(now["counters"], 0)
     interval_s = now["uptime_s"] - (before["uptime_s"] if before is not None else 0.0)
     rates = {
@@ -93,7 +93,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         "in_flight": now["in_flight"],
         "lanes": now["lanes"],
         "memory": now["memory"],
-        "lent": now.get("lent") or {},  # not told by 0.1.0
+        "lent": now.get("lent") or {},  # missing in 0.1.0
         "connections": now["connections"],
         "resources": {
             **now["resources"],
@@ -101,13 +101,13 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
             "io_cpu_percent": rates["loop_cpu_ns"] / 1e7,
         },
         "store": now["store"],
-        "http": now.get("http"),  # older nodes do not tell
+        "http": now.get("http"),  # missing in older nodes
         "log_dropped": now.get("log", {}).get("dropped", 0),
     }
 
 
 def _command(now: Status, before: Status | None, interval_s: float) -> dict[str, Any]:
-    """before: the same command a moment ago; its mean is of what was answered since."""
+    """before: the same command at the earlier look; the mean is of the replies since then."""
     count, spent_s = now["answered"], now["spent_s"]
     if before is not None and count > before["answered"]:
         count, spent_s = count - before["answered"], spent_s - before["spent_s"]
@@ -128,7 +128,7 @@ def _latency_us(now: list[list[int]], before: list[list[int]]) -> dict[str, floa
 
 
 def render(now: Status, before: Status | None, width: int, height: int) -> list[str]:
-    """The view as lines of at most `width` columns; what matters most is first.
+    """The view as lines of at most `width` columns; the most important first.
 
     Where `height` lines do not hold it, blank ones go first, the lowest of them before the others;
     then the commands that are asked least: the last line counts them. Raises RaidaError as
@@ -177,7 +177,7 @@ def _heading(view: Status) -> list[str]:
 
 
 def _sizes(resources: Mapping[str, Any]) -> str:
-    """Behind a comma. A node without a descriptor that is left cannot look at them."""
+    """Follows a comma. A node that has no descriptor left cannot read them."""
     if resources["memory_bytes"] is None:
         return " memory, descriptors, threads not known"
     return (
@@ -223,7 +223,7 @@ def _work(view: Status) -> list[str]:
         "small_blocks": "2K",
         "large_blocks": "64K",
     }
-    # Without what workers hold in advance: an idle node would seem to leak.
+    # Without the blocks that workers hold in advance: an idle node would seem to leak.
     used = "  ".join(
         f"{names[name]} {used - view['lent'].get(name, 0)}/{most}"
         for name, (used, most) in view["memory"].items()
@@ -274,13 +274,13 @@ def _commands(view: Status) -> list[str]:
 
 
 def _named(status: str) -> str:
-    """A status with its name, but for the one that needs none, and where it has one."""
+    """A status and its name; 250, the success, and statuses without a name stand alone."""
     name = status_name(int(status))
     return status if name == UNLISTED or status == "250" else f"{status} {name}"
 
 
 def _count(value: float) -> str:
-    """Four digits at least, so that a small change of a large number is seen."""
+    """At least four digits, so that a small change of a large number shows."""
     for unit in ("", "k", "M"):
         if value < 10_000:
             return f"{value:.0f}{unit}" if unit == "" or value >= 1000 else f"{value:.1f}{unit}"
@@ -367,4 +367,4 @@ def _put(screen: Any, row: int, line: str, style: int) -> None:
     try:
         screen.addstr(row, 0, line.encode("ascii", "replace"), style)  # whatever the locale
     except curses.error:
-        pass  # it was made smaller in between
+        pass  # the terminal has become smaller

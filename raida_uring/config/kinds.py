@@ -1,6 +1,6 @@
-"""How a setting is declared, which kinds of values there are, and how a value is written as TOML.
+"""How a setting is declared, the kinds of values, and how a value is written as TOML.
 
-Which settings exist is config.py's affair. Pure. Any thread.
+tables.py declares the settings. Pure. Any thread.
 """
 
 import dataclasses
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Final, cast
 
+from raida_uring.protocol.arguments import is_whole
+
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _INTERFACE: Final = r"[^\s/:\0]{1,15}"  # what the kernel takes for a name, IFNAMSIZ
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")  # a network's own is not known here
 
@@ -35,8 +38,7 @@ def whole(low: int, high: int, *, power_of_two: bool = False) -> Kind:
     """Take an integer from `low` to `high`, both included."""
 
     def parse(raw: object) -> int:
-        # type(), not isinstance(): to Python True is an int, to TOML it is not.
-        if type(raw) is not int or not low <= raw <= high or (power_of_two and raw & (raw - 1)):
+        if not is_whole(raw, low, high) or (power_of_two and raw & (raw - 1)):
             raise ValueError
         return raw
 
@@ -78,7 +80,7 @@ def text_like(pattern: str, allowed: str) -> Kind:
 
 
 def path_within(bytes_max: int) -> Kind:
-    """Take a path that is not longer than `bytes_max` as the kernel has it."""
+    """Take a path of at most `bytes_max` bytes in the encoding of file names."""
 
     def parse(raw: object) -> str:
         if not isinstance(raw, str) or "\0" in raw or not 1 <= len(os.fsencode(raw)) <= bytes_max:
@@ -181,7 +183,7 @@ def module_names() -> Kind:
 
 
 def cpu_numbers() -> Kind:
-    """Take a list of CPU numbers. Whether the machine has them is not asked here."""
+    """Take a list of CPU numbers. The machine may not have them."""
     return _list_of(whole(0, 1023).parse, "a list of CPU numbers from 0 to 1023, none twice")
 
 
@@ -221,12 +223,23 @@ def _list_of(
     return Kind(allowed, parse)
 
 
+def mapped_networks(given: tuple[str, ...]) -> list[dict[str, object]]:
+    """Networks as `struct ru_network`: IPv6, with IPv4 mapped into it."""
+    mapped: list[dict[str, object]] = []
+    for network in map(ipaddress.ip_network, given):
+        packed, bits = network.network_address.packed, network.prefixlen
+        if network.version == 4:
+            packed, bits = _IPV4_MAPPED + packed, 8 * len(_IPV4_MAPPED) + bits
+        mapped.append({"address": packed, "bits": bits})
+    return mapped
+
+
 # --- Declarations -----------------------------------------------------------------------------
 
 
-RESTART: Final = "restart"  # takes effect at the next start
-LIVE: Final = "live"  # takes effect at once
-LOWER: Final = "live, up to its value at start"  # memory was reserved for so many
+RESTART: Final = "restart"  # a change takes effect at the next start
+LIVE: Final = "live"  # ... at a reload
+LOWER: Final = "live, up to its value at start"  # memory was reserved for that value
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +250,9 @@ class Setting:
     default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
     default_text: how the default reads in documentation.
     secret: never printed unless asked for, not even in an error.
-    reload: RESTART, LIVE or LOWER: what becomes of a change when the file is read again.
+    reload: RESTART, LIVE or LOWER: when a changed value takes effect after a reload.
+    c_field: the field of `struct ru_config` that the setting fills; None: the data plane does not
+    need it. c_value: converts the value to the field's; a list also fills the field's `_count`.
     """
 
     table: str
@@ -250,6 +265,19 @@ class Setting:
     mandatory: bool
     secret: bool
     reload: str
+    c_field: str | None
+    c_value: Callable[[Any], object]
+
+    def of(self, config: object) -> Any:
+        """The setting's value in `config`, a `Config`."""
+        return getattr(getattr(config, self.table), self.key)
+
+    def __str__(self) -> str:
+        return f"[{self.table}] {self.key}"
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 def declare(
@@ -261,8 +289,10 @@ def declare(
     unit: str = "",
     secret: bool = False,
     reload: str = RESTART,
+    c_field: str | None = None,
+    c_value: Callable[[Any], object] = _as_it_is,
 ) -> Any:
-    """Return a dataclass field that is a setting. With neither default the file must give it."""
+    """Return a dataclass field that is a setting. Without a default the file must give it."""
     metadata = {
         "kind": kind,
         "meaning": meaning,
@@ -270,6 +300,8 @@ def declare(
         "unit": unit,
         "secret": secret,
         "reload": reload,
+        "c_field": c_field,
+        "c_value": c_value,
     }
     if default is MISSING:
         return field(metadata=metadata, repr=not secret)

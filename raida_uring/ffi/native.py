@@ -35,6 +35,7 @@ class _Lib(Protocol):
 
     def ru_config_check(self, config: Any, fault: Any) -> int: ...
     def ru_config_range(self, field: bytes, least: Any, most: Any) -> int: ...
+    def ru_config_is_live(self, field: bytes) -> int: ...
     def ru_engine_create(self, config: Any, engine: Any, fault: Any) -> int: ...
     def ru_engine_destroy(self, engine: Any) -> None: ...
     def ru_engine_run(self, engine: Any) -> int: ...
@@ -65,7 +66,7 @@ class _Lib(Protocol):
         self, engine: Any, kind: int, buckets: Any, count: int, sum_ns: Any
     ) -> int: ...
     def ru_hist_floor_ns(self, bucket: int) -> int: ...
-    def ru_engine_set_live(self, engine: Any, live: Any) -> int: ...
+    def ru_engine_set_live(self, engine: Any, config: Any) -> int: ...
     def ru_engine_load(self, engine: Any, load: Any) -> int: ...
     def ru_engine_connections(self, engine: Any, first: Any, connections: Any) -> int: ...
     def ru_engine_closed(self, engine: Any, closed: Any, missed: Any) -> int: ...
@@ -244,6 +245,11 @@ def config_range(field: str) -> tuple[int, int]:
     return least[0], most[0]
 
 
+def config_is_live(field: str) -> bool:
+    """Thread: any. Whether Engine.set_live() changes a field of `struct ru_config`."""
+    return bool(_lib.ru_config_is_live(field.encode()))
+
+
 def check_config(settings: Mapping[str, object]) -> ConfigFault | None:
     """Thread: any. What an engine would refuse of `settings`, as Engine takes them, if anything."""
     fault = _ffi.new("struct ru_config_fault *")
@@ -344,12 +350,13 @@ class Engine:
     def set_live(self, settings: Mapping[str, object]) -> None:
         """Thread: any. Let the loop take over what may change while it serves.
 
-        settings: the fields of `struct ru_live`, by name. Raises EngineError: EINVAL when one is
-        out of range, ESHUTDOWN when the loop does not run, ETIMEDOUT when it stands still.
+        settings: as for __init__(); those that are not config_is_live() are ignored. Raises
+        EngineError: EINVAL when one is out of range, ESHUTDOWN when the loop does not run,
+        ETIMEDOUT when it stands still.
         """
-        live = _ffi.new("struct ru_live *", dict(settings))
+        settings_c = _ffi.new("struct ru_config *", dict(settings))
         with self._call_lock:
-            _check(_lib.ru_engine_set_live(self._engine, live), "changing limits")
+            _check(_lib.ru_engine_set_live(self._engine, settings_c), "changing limits")
 
     def load(self) -> EngineLoad:
         """Thread: any. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""

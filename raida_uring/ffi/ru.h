@@ -64,6 +64,7 @@ struct ru_checks {
     struct ru_network exempt[64];
 };
 
+/* What an engine is created with. Ranges, and which fields may change later: engine/config.c. */
 struct ru_config {
     struct ru_listener_config listeners[16];
     uint32_t listeners_count;
@@ -132,23 +133,6 @@ struct ru_record {
     uint8_t spare[3];
 };
 
-/* What may change while the node serves. */
-struct ru_live {
-    uint32_t batch_max;
-    uint32_t slow_queue_max;
-    uint32_t udp_reply_factor_max; /* 0: no limit */
-    uint32_t connections_max;      /* at most what the engine was created with */
-    uint32_t body_bytes_max;
-    uint32_t progress_timeout_ms;
-    uint32_t header_timeout_ms;
-    uint32_t body_timeout_ms;
-    uint32_t write_timeout_ms;
-    uint32_t idle_timeout_ms;
-    uint32_t wait_max_ms;
-    uint32_t busy_poll_us;
-    struct ru_checks checks;
-};
-
 /* What has failed too many checks of a secret to have another one made. */
 struct ru_limited {
     uint8_t family;    /* 4, 6: address; 1: key coin; 2: the first five bytes of a locker's key */
@@ -196,6 +180,8 @@ struct ru_worker;
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
 /* Thread: any. What a field may be, whatever the others are; -EINVAL when there is no such limit. */
 int ru_config_range(const char *field, uint32_t *least, uint32_t *most);
+/* Thread: any. 1 for a field that ru_engine_set_live() changes, else 0. */
+int ru_config_is_live(const char *field);
 /* Thread: control. Maps and reserves all memory. -ENOMEM, -ENOSPC, -EFBIG when it cannot be had,
  * -EINVAL and the fault as ru_config_check(); ru_engine is NULL then. */
 int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
@@ -262,10 +248,12 @@ void ru_engine_wake(struct ru_engine *engine);
 uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
                              uint32_t count, uint64_t *sum_ns);
 uint64_t ru_hist_floor_ns(uint32_t bucket);
-/* Thread: any, one call of this and the next at a time. Returns once the loop applies `live`, at the
- * end of a lap. Connections over a lower limit stay; deadlines count from when they began. -EINVAL
- * when a value is out of range, -ESHUTDOWN when the loop does not run, -ETIMEDOUT after 5 s. */
-int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live);
+/* Thread: any, one call of this and the next at a time. Returns once the loop applies the fields of
+ * `config` for which ru_config_is_live(), at the end of a lap; the others are ignored. Connections
+ * over a lower limit stay; deadlines count from when they began. -EINVAL when a value is out of range
+ * or connections_max is above its value at creation, -ESHUTDOWN when the loop does not run,
+ * -ETIMEDOUT after 5 s. */
+int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config);
 /* Thread: any, as above. Up to RU_CONNECTIONS_LISTED open connections from number *first on, which
  * becomes the number to go on from; their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
 int ru_engine_connections(struct ru_engine *engine, uint32_t *first,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raida_uring.config import Config, page_readers
+from raida_uring.config import Config
 from raida_uring.errors import StoreError
 from raida_uring.handlers.message import Reply
+from raida_uring.handlers.page_readers import page_readers
 from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Coins, Store
 

@@ -15,7 +15,7 @@ from typing import Final
 from raida_uring import protocol
 from raida_uring.client import resolver
 from raida_uring.client.question import Answer, Question
-from raida_uring.config import Server
+from raida_uring.config import ServerTable
 from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.log import event
 from raida_uring.protocol import CoinName, Status, calls
@@ -72,7 +72,7 @@ Heed = Callable[[set[bytes], int], bool]
 these no longer matter."""
 
 
-async def redeem(server: Server, tickets: Mapping[int, bytes], heed: Heed) -> None:
+async def redeem(server: ServerTable, tickets: Mapping[int, bytes], heed: Heed) -> None:
     """Ask RAIDA number `i` for the coins of `tickets[i]`, all at once, over TCP.
 
     Returns once all have answered, or heed() says that enough have. A RAIDA that is not configured,
@@ -96,7 +96,7 @@ async def redeem(server: Server, tickets: Mapping[int, bytes], heed: Heed) -> No
         await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -> set[bytes]:
+async def _redeem_one(server: ServerTable, raida: int, address: str, ticket: bytes) -> set[bytes]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             answer = await _ask(server, raida, address, ticket)
@@ -114,7 +114,7 @@ async def _redeem_one(server: Server, raida: int, address: str, ticket: bytes) -
 
 
 async def _ask(
-    server: Server, raida: int, address: str, ticket: bytes
+    server: ServerTable, raida: int, address: str, ticket: bytes
 ) -> Answer[tuple[CoinName, ...]]:
     question = Question(
         calls.validate_ticket(server.raida_id, int.from_bytes(ticket)),

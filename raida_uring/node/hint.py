@@ -8,14 +8,14 @@ import sys
 from typing import Final
 
 from raida_uring.addresses import format_endpoint
-from raida_uring.config import Server
+from raida_uring.config import ServerTable
 
 # What `ping` assumes: this coin, and port 50000 + the RAIDA's number.
 COIN_ID: Final = 6
 PORT_OF_FIRST: Final = 50000
 
 
-def ping_command(asked: Server, endpoint: tuple[str, int]) -> str:
+def ping_command(asked: ServerTable, endpoint: tuple[str, int]) -> str:
     """A `ping` that the node answers. endpoint: host and port that it listens on."""
     hint = f"{_program()} ping {_reachable(endpoint)}"
     if endpoint[1] != PORT_OF_FIRST + asked.raida_id:

@@ -21,14 +21,14 @@ from typing import Final
 from raida_uring import handlers, log, remedies
 from raida_uring.addresses import Bound, format_endpoint
 from raida_uring.config import (
+    LIVE,
+    LOWER,
     Config,
     Difference,
-    check_settings,
     differences,
     engine_settings,
     with_settings,
 )
-from raida_uring.config.kinds import LIVE, LOWER
 from raida_uring.descriptors import connections_room, raise_descriptor_limit
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
@@ -616,7 +616,8 @@ class Server:
         applied = [change for change in changes if self._is_live(change)]
         config = with_settings(self.config, applied)
         with self._lock:
-            self._running_engine().set_live(self._live_settings(config))
+            connections_max = min(config.limits.connections_max, self._connections_reserved)
+            self._running_engine().set_live(engine_settings(config, connections_max))
         self.config = config
         if self._requests is not None:
             self._requests.lines_per_s = config.log.requests_per_s
@@ -634,24 +635,6 @@ class Server:
         if change.setting.reload == LOWER:
             return isinstance(change.new, int) and change.new <= self._connections_reserved
         return change.setting.reload == LIVE
-
-    def _live_settings(self, config: Config) -> dict[str, object]:
-        """The fields of struct ru_live."""
-        return {
-            "batch_max": config.workers.batch_max,
-            "slow_queue_max": config.limits.slow_queue_max,
-            "udp_reply_factor_max": config.limits.udp_reply_factor_max,
-            "connections_max": min(config.limits.connections_max, self._connections_reserved),
-            "body_bytes_max": config.limits.body_bytes_max,
-            "progress_timeout_ms": config.tcp.progress_timeout_ms,
-            "header_timeout_ms": config.tcp.header_timeout_ms,
-            "body_timeout_ms": config.tcp.body_timeout_ms,
-            "write_timeout_ms": config.tcp.write_timeout_ms,
-            "idle_timeout_ms": config.tcp.idle_timeout_ms,
-            "wait_max_ms": config.network.wait_max_ms,
-            "busy_poll_us": config.network.busy_poll_us,
-            "checks": check_settings(config),
-        }
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the I/O thread has ended; whether it has."""

@@ -27,7 +27,7 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import unquote
 
 from raida_uring.addresses import bind_address, format_endpoint
-from raida_uring.config import Http
+from raida_uring.config import HttpTable
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
 from raida_uring.log import event
@@ -113,7 +113,7 @@ class Web:
     """
 
     def __init__(
-        self, config: Http, observe: Callable[[], metrics.Observation], beat: Callable[[], int]
+        self, config: HttpTable, observe: Callable[[], metrics.Observation], beat: Callable[[], int]
     ) -> None:
         """Listen, so that a port in use is known at once. Raises StartError."""
         self._observe = observe
@@ -317,7 +317,7 @@ class Web:
         return True
 
 
-def _listen(config: Http) -> list[socket.socket]:
+def _listen(config: HttpTable) -> list[socket.socket]:
     """One socket for each address; port 0 takes the number that the first one gets for all of them.
     Raises StartError that names the setting."""
     done: list[socket.socket] = []

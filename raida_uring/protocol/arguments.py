@@ -1,4 +1,4 @@
-"""Whether a caller passed what the public interface takes, and the words for what it does not.
+"""Checks of the arguments of the public interface, and the words for a wrong one.
 
 Pure. Any thread. Each function returns the value, for use in place, or raises ArgumentError with
 the argument's name, its value and what is allowed. Of bytes and keys only size and type are shown:
@@ -6,13 +6,13 @@ they may be secrets.
 """
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
 from raida_uring.errors import ArgumentError
 
 T = TypeVar("T")
 
-TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take no more than some hundred of them
+TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take no more than a few hundred years
 _SHOWN_CHARS_MAX: Final = 80
 
 
@@ -28,12 +28,22 @@ def _shown(value: object) -> str:
         text = repr(value)
     except Exception:
         text = f"a {type(value).__name__}"
+    return shorten(text)
+
+
+def shorten(text: str) -> str:
+    """`text`, or its beginning and an ellipsis: a value in an error message."""
     return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."
+
+
+def is_whole(value: object, low: int, high: int) -> TypeGuard[int]:
+    """Whether it is an integer from `low` to `high`, both included; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
     """An integer from `low` to `high`, both included; True and False are none."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    if not is_whole(value, low, high):
         refuse(name, value, f"an integer from {low} to {high}")
     return value
 
@@ -59,7 +69,7 @@ def octets(name: str, value: object, size: int | None = None, *, most: int | Non
 
 
 class _TypeOf:
-    """Stands for a value that may be a secret in the wrong type."""
+    """Shows the type in place of a value that may be a secret."""
 
     def __init__(self, value: object) -> None:
         self._name = type(value).__name__
@@ -99,14 +109,14 @@ def several(name: str, values: Iterable[T], allowed: str) -> tuple[T, ...]:
 
 
 def host(name: str, value: object) -> str:
-    """A host name or an address, as far as its characters tell."""
+    """A host name or an address, judged by its characters alone."""
     if not isinstance(value, str) or not value or any(one <= " " or one == "\x7f" for one in value):
         refuse(name, value, "a host name or an IP address")
     return value
 
 
 def port(name: str, value: object) -> int:
-    """Where a request can be sent."""
+    """A port that a request can be sent to."""
     return whole(name, value, 1, 65535)
 
 

@@ -12,20 +12,21 @@
 
 /* ---- calls ---- */
 
-static struct ru_live control_live(const struct life *life)
+static struct ru_config control_live(const struct life *life)
 {
-    return (struct ru_live){.batch_max = 1 + sim_below(LIFE_BATCH_MAX),
-                            .slow_queue_max = 1 + sim_below(4),
-                            .udp_reply_factor_max = sim_chance(128) ? 16 : 0,
-                            .connections_max = 1 + sim_below(life->config.connections_max),
-                            .body_bytes_max = sim_chance(200) ? 65536 : 1000,
-                            .progress_timeout_ms = 10 + sim_below(3000),
-                            .header_timeout_ms = 10 + sim_below(5000),
-                            .body_timeout_ms = 10 + sim_below(15000),
-                            .write_timeout_ms = 10 + sim_below(15000),
-                            .idle_timeout_ms = 10 + sim_below(30000),
-                            .wait_max_ms = 1 + sim_below(10000),
-                            .checks = life->config.checks};
+    struct ru_config live = life->config;
+    live.batch_max = 1 + sim_below(LIFE_BATCH_MAX);
+    live.slow_queue_max = 1 + sim_below(4);
+    live.udp_reply_factor_max = sim_chance(128) ? 16 : 0;
+    live.connections_max = 1 + sim_below(life->config.connections_max);
+    live.body_bytes_max = sim_chance(200) ? 65536 : 1000;
+    live.progress_timeout_ms = 10 + sim_below(3000);
+    live.header_timeout_ms = 10 + sim_below(5000);
+    live.body_timeout_ms = 10 + sim_below(15000);
+    live.write_timeout_ms = 10 + sim_below(15000);
+    live.idle_timeout_ms = 10 + sim_below(30000);
+    live.wait_max_ms = 1 + sim_below(10000);
+    return live;
 }
 
 static void control_offer(struct life *life, enum ru_call_kind kind)

@@ -456,14 +456,14 @@ def test_not_ready_while_connections_are_refused(backend: str) -> None:
 LISTEN_WITHOUT = """
 import os, resource
 from raida_uring import log
-from raida_uring.config import Http
+from raida_uring.config import HttpTable
 from raida_uring.errors import StartError
-from raida_uring.web import Web
+from raida_uring.observe.web import Web
 
 log.configure("info")
 log.guard_process()
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-config = Http(port=0, listen=("127.0.0.1",))
+config = HttpTable(port=0, listen=("127.0.0.1",))
 Web(config, None, None).stop()  # what Python keeps from now on is open
 before = os.listdir("/proc/self/fd")
 for free in range(10):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from raida_uring import config
 from raida_uring.errors import ConfigError
 from raida_uring.ffi import native
+from raida_uring.handlers import page_readers
 
 KEY = "00112233445566778899aabbccddeeff"
 SERVERS = ", ".join(f'"raida{number}.example.com:{50000 + number}"' for number in range(25))
@@ -150,6 +152,14 @@ def test_every_default_is_allowed() -> None:
                 continue
             raw = list(setting.default) if isinstance(setting.default, tuple) else setting.default
             assert setting.kind.parse(raw) == setting.default, setting.key
+
+
+def test_the_data_plane_applies_what_is_declared_live_and_nothing_else() -> None:
+    declared = {
+        field.replace("exempt", "exempt_count"): setting.reload != config.RESTART
+        for field, setting in config.FIELDS.items()
+    }
+    assert {field: native.config_is_live(field) for field in declared} == declared
 
 
 def test_config_is_frozen() -> None:
@@ -424,7 +434,7 @@ def test_a_pipe_that_nobody_writes_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that reads its file again would wait for ever, and not stop either."""
-    monkeypatch.setattr(config, "_PIPE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sys.modules["raida_uring.config.load"], "_PIPE_TIMEOUT_S", 0.05)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ConfigError, match=r"/fifo: cannot be read: nothing came within 0\.05 s$"):
         config.load(tmp_path / "fifo")
@@ -561,5 +571,5 @@ def test_who_is_handed_pages(
         f"[store]\n{store.format(readers)}\n"
     )
     loaded = config.load(path)
-    assert config.hands_pages_to_anybody(loaded) == (handed and readers == "all")
-    assert config.hands_pages_to_peers(loaded) == (handed and readers == "peers")
+    assert page_readers.hands_pages_to_anybody(loaded) == (handed and readers == "all")
+    assert page_readers.hands_pages_to_peers(loaded) == (handed and readers == "peers")

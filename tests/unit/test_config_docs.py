@@ -1,50 +1,46 @@
-"""docs/configure.md lists every setting exactly as the code has it, and no other."""
+"""docs/configure.md and the annotated sample say of each setting what its declaration says."""
 
-from pathlib import Path
+import re
 
 from raida_uring import config
+from raida_uring.cli.main import main
+from tools import settings
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "configure.md"
-HEADING = "| table | key | unit | must be | default | on reload | meaning |"
-
-
-def expected_rows() -> list[str]:
-    """The table's rows as the code says them, in order."""
-    rows = []
-    for table, settings in config.SETTINGS.items():
-        for setting in settings.values():
-            unit = setting.unit or "–"
-            default = setting.default_text
-            if not setting.mandatory and setting.default is not None:
-                default = f"`{default}`"
-            rows.append(
-                f"| `[{table}]` | `{setting.key}` | {unit} | {setting.kind.allowed} | {default} "
-                f"| {setting.reload} | {setting.meaning} |"
-            )
-    return rows
+DEFAULTS = "[server]\nraida_id = 0\n"
 
 
-def documented_rows() -> list[str]:
-    """The rows under the heading, as they stand."""
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    start = lines.index(HEADING) + 2
-    rows = []
-    for line in lines[start:]:
-        if not line.startswith("|"):
-            break
-        rows.append(line)
-    return rows
+def test_the_table_is_what_the_declarations_say() -> None:
+    text = settings.TABLE.read_text(encoding="utf-8")
+    assert settings.document(text) == text, "run `make docs`"
 
 
-def test_every_setting_is_documented() -> None:
-    missing = [row for row in expected_rows() if row not in documented_rows()]
-    assert not missing, "add to docs/configure.md:\n" + "\n".join(missing)
+def test_the_sample_is_what_the_declarations_say() -> None:
+    assert settings.SAMPLE.read_text(encoding="utf-8") == config.annotated(), "run `make docs`"
 
 
-def test_every_documented_setting_exists() -> None:
-    stray = [row for row in documented_rows() if row not in expected_rows()]
-    assert not stray, "remove from docs/configure.md:\n" + "\n".join(stray)
+def test_the_sample_holds_every_setting_once() -> None:
+    keys = re.findall(r"^#?(\w+) =", config.annotated(), re.M)
+    assert keys == [key for table in config.SETTINGS.values() for key in table]
 
 
-def test_the_order_is_the_code_s() -> None:
-    assert documented_rows() == expected_rows()
+def test_the_sample_uncommented_is_the_default_configuration() -> None:
+    uncommented = re.sub(r"^#(\w+ = .)", r"\1", config.annotated(), flags=re.M)
+    assert uncommented.count("\n#") < config.annotated().count("\n#")
+    assert config.parse(uncommented, "sample") == config.parse(DEFAULTS, "defaults")
+
+
+def test_the_sample_passes_the_check_as_it_is() -> None:
+    assert main(["config", "check", str(settings.SAMPLE)]) == 0
+
+
+def test_an_annotated_configuration_loads_to_the_same() -> None:
+    text = (
+        f'[server]\nraida_id = 3\nadmin_key = "{"00" * 16}"\n[workers]\ncount = 9\n'
+        '[tcp]\npersistent = true\n[store]\npath = "coins"\n'
+    )
+    chosen = config.parse(text, "node.toml")
+    shown = config.annotated(chosen, show_secrets=True)
+    assert config.parse(shown, "shown") == chosen
+    given = set(re.findall(r"^(\w+ = .*)", text, re.M))
+    assert set(re.findall(r"^(\w+ = .*)", shown, re.M)) == given
+    assert "00" * 16 not in config.annotated(chosen)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.cli.main import _plain_serve
+from raida_uring.cli.serve import plain_options
 
 PLAIN = [
     ([], {}),
@@ -32,17 +32,17 @@ FOR_TYPER = [
 
 @pytest.mark.parametrize(("given", "understood"), PLAIN)
 def test_plain_options(given: list[str], understood: dict[str, object]) -> None:
-    assert _plain_serve(["serve", *given]) == understood
+    assert plain_options(["serve", *given]) == understood
 
 
 @pytest.mark.parametrize("given", FOR_TYPER)
 def test_the_rest_is_typer_s(given: list[str]) -> None:
-    assert _plain_serve(["serve", *given]) is None
+    assert plain_options(["serve", *given]) is None
 
 
 @pytest.mark.parametrize("argv", [[], ["ping", "--port", "1"], ["config", "check"]])
 def test_other_commands_are_typer_s(argv: list[str]) -> None:
-    assert _plain_serve(argv) is None
+    assert plain_options(argv) is None
 
 
 def test_what_a_start_does_not_load() -> None:

@@ -343,7 +343,7 @@ def test_settings_of_the_data_plane() -> None:
         "[server]\nraida_id = 1\n[limits]\n"
         'failed_checks_exempt = ["192.0.2.0/24", "2001:db8::/32", "::1"]\n'
     )
-    checks = config.check_settings(config.parse(text, "test.toml"))
+    checks = config.engine_settings(config.parse(text, "test.toml"), 100)["checks"]
     assert checks["exempt_count"] == 3
     assert checks["exempt"] == [
         {"address": bytes(10) + b"\xff\xff\xc0\0\x02\0", "bits": 120},

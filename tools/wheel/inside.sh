@@ -26,7 +26,8 @@ rm -rf /node "$DAY"
 /node/bin/pip install -q --disable-pip-version-check --no-index --find-links /packages raida-uring
 for file in share/man/man1/raida-uring.1 share/bash-completion/completions/raida-uring \
     share/zsh/site-functions/_raida-uring share/fish/vendor_completions.d/raida-uring.fish \
-    share/raida-uring/systemd/raida-uring.service share/doc/raida-uring/configure.md; do
+    share/raida-uring/systemd/raida-uring.service share/raida-uring/systemd/raida-uring.toml \
+    share/doc/raida-uring/configure.md; do
     [[ -s "/node/$file" ]] || fail "$file is not installed"
 done
 

@@ -1,18 +1,23 @@
-/* config.c: what a configuration may hold.
+/* config.c: the values that a configuration may hold, and which of them may change at run time.
  *
- * The one place that knows: the engine refuses by it, and the configuration file is read by it, so
- * that what passes a check of the file starts. Pure; any thread.
+ * The one place that knows: the engine refuses a configuration by this table, and the configuration
+ * file is read by it, so a file that passes its check can be served. Pure; any thread.
  */
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/config.h"
 #include "memory/arena.h"
-#include "ru.h"
 
 #define CONFIG_EVENTS_MAX 65536
 #define CONFIG_WAIT_MS_MAX 600000
+#define CONFIG_TIMEOUT_MS_MAX 3600000
+#define CONFIG_BUSY_POLL_US_MAX 1000000
+#define CONFIG_SLOW_QUEUE_MAX 65535
+#define CONFIG_REPLY_FACTOR_MAX 65535
 #define CONFIG_SMALL_BLOCKS_MAX 65536
 #define CONFIG_LARGE_BLOCKS_MAX 65536
 #define CONFIG_ADDRESS_BITS 128
@@ -22,39 +27,66 @@ struct config_range {
     const char *field;
     uint32_t at;
     uint32_t least, most;
+    bool live; /* ru_engine_set_live() changes it */
 };
 
-#define RANGE(field, least, most)                                                                  \
-    {                                                                                              \
-#field, offsetof(struct ru_config, field), least, most                                     \
-    }
+/* clang-format off */
+#define ROW(field, least, most, live) \
+    {#field, offsetof(struct ru_config, field), least, most, live}
+#define FIXED(field, least, most) ROW(field, least, most, false)
+#define LIVE(field, least, most) ROW(field, least, most, true)
+/* clang-format on */
 
-/* Whatever the other fields are. */
+/* The limits of each field, whatever the other fields are. */
 static const struct config_range config_ranges[] = {
-    RANGE(listeners_count, 1, RU_LISTENERS_MAX),
-    RANGE(backend, RU_BACKEND_AUTO, RU_BACKEND_EPOLL),
-    RANGE(raida_id, 0, 255),
-    RANGE(coin_id, 0, 65535),
-    RANGE(workers, 1, RU_LANE_WORKERS_MAX),
-    RANGE(slow_workers, 1, RU_LANE_WORKERS_MAX),
-    RANGE(writers, 0, RU_WRITERS_MAX),
-    RANGE(batch_max, 1, RU_BATCH_MAX),
-    RANGE(slow_queue_max, 1, UINT32_MAX),
-    RANGE(udp_contexts, 1, RU_SLOTS_MAX - 1),
-    RANGE(udp_reserve, 1, RU_SLOTS_MAX - 1),
-    RANGE(udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX),
-    RANGE(connections_max, 1, RU_CONNECTIONS_MAX),
-    RANGE(body_bytes_max, 0, RU_REPLY_MAX),
-    RANGE(small_blocks, CONFIG_BLOCKS_PER_WORKER, CONFIG_SMALL_BLOCKS_MAX),
-    RANGE(large_blocks, CONFIG_BLOCKS_PER_WORKER, CONFIG_LARGE_BLOCKS_MAX),
-    RANGE(tcp_buffers, 1, RU_BUFFERS_MAX),
-    RANGE(events_per_lap, 1, CONFIG_EVENTS_MAX),
-    RANGE(wait_max_ms, 1, CONFIG_WAIT_MS_MAX),
-    RANGE(checks.burst, 0, RU_CHECKS_MAX),
-    RANGE(checks.per_min, 0, RU_CHECKS_MAX),
-    RANGE(checks.coin_per_s, 0, RU_CHECKS_MAX),
-    RANGE(checks.exempt_count, 0, RU_EXEMPT_MAX),
+    FIXED(listeners_count, 1, RU_LISTENERS_MAX),
+    FIXED(backend, RU_BACKEND_AUTO, RU_BACKEND_EPOLL),
+    FIXED(raida_id, 0, 255),
+    FIXED(coin_id, 0, 65535),
+    FIXED(workers, 1, RU_LANE_WORKERS_MAX),
+    FIXED(slow_workers, 1, RU_LANE_WORKERS_MAX),
+    FIXED(writers, 0, RU_WRITERS_MAX),
+    LIVE(batch_max, 1, RU_BATCH_MAX),
+    LIVE(slow_queue_max, 1, CONFIG_SLOW_QUEUE_MAX),
+    FIXED(udp_contexts, 1, RU_SLOTS_MAX - 1),
+    FIXED(udp_reserve, 1, RU_SLOTS_MAX - 1),
+    FIXED(udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX),
+    LIVE(udp_reply_factor_max, 0, CONFIG_REPLY_FACTOR_MAX),
+    LIVE(connections_max, 1, RU_CONNECTIONS_MAX),
+    LIVE(body_bytes_max, 0, RU_REPLY_MAX),
+    FIXED(small_blocks, CONFIG_BLOCKS_PER_WORKER, CONFIG_SMALL_BLOCKS_MAX),
+    FIXED(large_blocks, CONFIG_BLOCKS_PER_WORKER, CONFIG_LARGE_BLOCKS_MAX),
+    FIXED(tcp_buffers, 1, RU_BUFFERS_MAX),
+    FIXED(tcp_persistent, 0, 1),
+    LIVE(progress_timeout_ms, 1, CONFIG_TIMEOUT_MS_MAX),
+    LIVE(header_timeout_ms, 1, CONFIG_TIMEOUT_MS_MAX),
+    LIVE(body_timeout_ms, 1, CONFIG_TIMEOUT_MS_MAX),
+    LIVE(write_timeout_ms, 1, CONFIG_TIMEOUT_MS_MAX),
+    LIVE(idle_timeout_ms, 1, CONFIG_TIMEOUT_MS_MAX),
+    FIXED(events_per_lap, 1, CONFIG_EVENTS_MAX),
+    LIVE(wait_max_ms, 1, CONFIG_WAIT_MS_MAX),
+    LIVE(busy_poll_us, 0, CONFIG_BUSY_POLL_US_MAX),
+    LIVE(checks.burst, 0, RU_CHECKS_MAX),
+    LIVE(checks.per_min, 0, RU_CHECKS_MAX),
+    LIVE(checks.coin_per_s, 0, RU_CHECKS_MAX),
+    LIVE(checks.exempt_count, 0, RU_EXEMPT_MAX),
 };
+#define CONFIG_RANGES (sizeof(config_ranges) / sizeof(config_ranges[0]))
+
+static const struct config_range *config_find(const char *field)
+{
+    for (size_t i = 0; i < CONFIG_RANGES; i++)
+        if (strcmp(config_ranges[i].field, field) == 0)
+            return &config_ranges[i];
+    return NULL;
+}
+
+static uint32_t config_value(const struct ru_config *config, const struct config_range *range)
+{
+    uint32_t value;
+    memcpy(&value, (const uint8_t *)config + range->at, sizeof(value));
+    return value;
+}
 
 static int config_refuse(struct ru_config_fault *fault, const char *field, uint32_t value,
                          uint32_t least, uint32_t most)
@@ -97,10 +129,9 @@ static int config_check_together(const struct ru_config *config, struct ru_confi
 
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault)
 {
-    for (size_t i = 0; i < sizeof(config_ranges) / sizeof(config_ranges[0]); i++) {
+    for (size_t i = 0; i < CONFIG_RANGES; i++) {
         const struct config_range *range = &config_ranges[i];
-        uint32_t value;
-        memcpy(&value, (const uint8_t *)config + range->at, sizeof(value));
+        const uint32_t value = config_value(config, range);
         if (value < range->least || value > range->most)
             return config_refuse(fault, range->field, value, range->least, range->most);
     }
@@ -109,12 +140,27 @@ int ru_config_check(const struct ru_config *config, struct ru_config_fault *faul
 
 int ru_config_range(const char *field, uint32_t *least, uint32_t *most)
 {
-    for (size_t i = 0; i < sizeof(config_ranges) / sizeof(config_ranges[0]); i++) {
-        if (strcmp(config_ranges[i].field, field) != 0)
-            continue;
-        *least = config_ranges[i].least;
-        *most = config_ranges[i].most;
-        return 0;
+    const struct config_range *range = config_find(field);
+    if (!range)
+        return -EINVAL;
+    *least = range->least;
+    *most = range->most;
+    return 0;
+}
+
+int ru_config_is_live(const char *field)
+{
+    const struct config_range *range = config_find(field);
+    return range && range->live;
+}
+
+void ru_config_take_live(struct ru_config *config, const struct ru_config *changed)
+{
+    for (size_t i = 0; i < CONFIG_RANGES; i++) {
+        const struct config_range *range = &config_ranges[i];
+        uint32_t *field = (uint32_t *)(void *)((uint8_t *)config + range->at);
+        if (range->live)
+            __atomic_store_n(field, config_value(changed, range), __ATOMIC_RELAXED);
     }
-    return -EINVAL;
+    memcpy(config->checks.exempt, changed->checks.exempt, sizeof(config->checks.exempt));
 }

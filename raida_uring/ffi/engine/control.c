@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/config.h"
 #include "engine/loop.h"
 
 #define CONTROL_WAIT_MS 5000
@@ -18,10 +19,10 @@
 
 /* ---- loop ---- */
 
-static void control_apply(struct ru_engine *engine, const struct ru_live *live)
+static void control_apply(struct ru_engine *engine, const struct ru_config *live)
 {
     const uint64_t ms = 1000000ULL;
-    struct ru_config *config = &engine->config;
+    ru_config_take_live(&engine->config, live);
     engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
@@ -34,10 +35,6 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
         .write_ns = live->write_timeout_ms * ms,
         .idle_ns = live->idle_timeout_ms * ms,
     };
-    config->wait_max_ms = live->wait_max_ms;
-    config->busy_poll_us = live->busy_poll_us;
-    /* The one that workers read. */
-    __atomic_store_n(&config->udp_reply_factor_max, live->udp_reply_factor_max, __ATOMIC_RELAXED);
     ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
 }
@@ -178,26 +175,13 @@ static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
     return 0;
 }
 
-/* The configuration with what `live` may change in it. */
-static struct ru_config control_changed(const struct ru_engine *engine, const struct ru_live *live)
+int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config)
 {
-    struct ru_config config = engine->config;
-    config.batch_max = live->batch_max;
-    config.slow_queue_max = live->slow_queue_max;
-    config.udp_reply_factor_max = live->udp_reply_factor_max;
-    config.connections_max = live->connections_max;
-    config.body_bytes_max = live->body_bytes_max;
-    config.wait_max_ms = live->wait_max_ms;
-    config.checks = live->checks;
-    return config;
-}
-
-int ru_engine_set_live(struct ru_engine *engine, const struct ru_live *live)
-{
-    const struct ru_config changed = control_changed(engine, live);
-    if (ru_config_check(&changed, NULL) != 0 || live->connections_max > engine->conns.capacity)
+    struct ru_config changed = engine->config;
+    ru_config_take_live(&changed, config);
+    if (ru_config_check(&changed, NULL) != 0 || changed.connections_max > engine->conns.capacity)
         return -EINVAL;
-    engine->call.live = *live;
+    engine->call.live = changed;
     return control_call(engine, RU_CALL_LIVE);
 }
 

@@ -147,7 +147,7 @@ struct ru_call {
     uint32_t state;
     uint32_t kind; /* enum ru_call_kind */
     struct ru_sleeper sleeper;
-    struct ru_live live;
+    struct ru_config live;
     struct ru_load load;
     int result;      /* of RU_CALL_TAKE_BACK */
     uint32_t shared; /* for RU_CALL_OWN */

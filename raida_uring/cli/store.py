@@ -1,0 +1,228 @@
+"""`raida-uring store`: make, fill, save, check or describe a coin store."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from raida_uring import config
+from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide, printable
+from raida_uring.cli.options import Json, config_option, load_config
+from raida_uring.errors import ConfigError
+
+app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
+
+_ConfigOption = Annotated[
+    Path | None,
+    config_option("TOML file that says where the store is, and how large it may grow."),
+]
+_StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        readable=False,
+        help="The store's directory. Either it or --config is needed.",
+    ),
+]
+_SHOWN_MAX: Final = 20  # lines of one kind; further ones are counted
+_PROGRESS_INTERVAL_S: Final = 0.1
+
+
+def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
+    """The store's directory, and the most bytes that it may grow to."""
+    if (config_path is None) == (path is None):
+        both = "" if path is None else ", not both"
+        raise typer.BadParameter(f"say which store: --config FILE or --store DIR{both}")
+    if config_path is not None:
+        chosen = config.load(config_path).store
+        if chosen.path is None:
+            raise ConfigError(f"{config_path}: [store] path is not set")
+        return Path(chosen.path), chosen.size_mib << 20
+    assert path is not None  # noqa: S101  for the type checker
+    return path, config.StoreTable().size_mib << 20
+
+
+class _Progress:
+    """A progress line on standard error, overwritten in place; nothing if it is no terminal."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._shown = sys.stderr.isatty()
+        self._next_s = 0.0
+        self._width = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._shown or (time.monotonic() < self._next_s and done < total):
+            return
+        self._next_s = time.monotonic() + _PROGRESS_INTERVAL_S
+        bar = "#" * (30 * done // total)
+        line = f"{self._doing} [{bar:<30}] {100 * done // total:3} %"
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+        self._width = len(line)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            print(f"\r{'':{self._width}}\r", end="", file=sys.stderr, flush=True)
+
+
+@app.command("init")
+def init(
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="For tests: what the ANs of new coins are made from, instead of a secret.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Put one coin into circulation and print Python lines that pown it.",
+        ),
+    ] = False,
+) -> None:
+    """Make an empty store: no coin is in circulation.
+
+    The ANs of all coins are derived from a random secret.
+    """
+    if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
+        raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
+    chosen, map_bytes = _choose_store(config_path, path)
+    from raida_uring.store import Store
+
+    Store.create(chosen, seed=seed, map_bytes=map_bytes)
+    if demo:
+        from raida_uring.cli import demo as demonstration
+
+        served = load_config(config_path)
+        an = demonstration.circulate(chosen, map_bytes)
+        print(demonstration.script(printable(chosen), an, served), end="")
+        return
+    print(f"{printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
+    if config_path is None:
+        print(f"Serve it with `path` of [store], see {guide('configure.md')}.")
+
+
+@app.command("import")
+def import_files(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="`Data` of a reference server, stopped."
+        ),
+    ],
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+) -> int:
+    """Fill a new store with the coins of a reference server.
+
+    Makes the store unless an empty one is there. Files that are short, missing or longer than a
+    page are kept as they are. An interrupted import leaves a store that no node serves: import
+    again.
+    """
+    chosen, map_bytes = _choose_store(config_path, path)
+    from raida_uring.store import transfer
+
+    try:
+        with _Progress("importing") as progress:
+            found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
+    except KeyboardInterrupt:
+        return complain(
+            f"{chosen}: interrupted: holds only a part of the coins; import again", EXIT_INTERRUPTED
+        )
+    for name in found.unknown[:_SHOWN_MAX]:
+        complain(f"warning: {name} is no page file, not imported")
+    if found.unknown_count > _SHOWN_MAX:
+        complain(f"warning: {found.unknown_count - _SHOWN_MAX} further files are no page files")
+    if found.missing or found.short:
+        complain(
+            f"warning: {found.missing} page files are missing and {found.short} too short: "
+            "their coins cannot be read"
+        )
+    print(
+        f"{printable(chosen)}: imported {found.whole + found.longer} pages, {found.short} short "
+        f"files, {found.missing} missing ones; {found.longer} were longer than a page"
+    )
+    return 0
+
+
+@app.command("export")
+def export_files(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", readable=False, help="Directory that is empty, or not there."
+        ),
+    ],
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+) -> int:
+    """Write a store as a reference server's `Data` directory.
+
+    All files show the same moment; the node may be running. An imported store is exported byte for
+    byte, except for coins that have changed since.
+    """
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring.store import transfer
+
+    try:
+        with _Progress("exporting") as progress:
+            written = transfer.export_files(chosen, target, progress=progress)
+    except KeyboardInterrupt:
+        return complain(
+            f"{target}: interrupted: not all files are there; remove it", EXIT_INTERRUPTED
+        )
+    print(
+        f"{printable(target)}: {written.files} files written"
+        + (f", {written.missing} missing as they were imported" if written.missing else "")
+    )
+    return 0
+
+
+@app.command("verify")
+def verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
+    """Check a store; the node may be running.
+
+    Reads every byte, and compares saved leaves of the integrity trees with the coins. Exits 1 and
+    prints what is wrong if it finds a fault.
+    """
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring.store.verify import verify as find_faults
+
+    with _Progress("verifying") as progress:
+        faults = find_faults(chosen, progress=progress)
+    for fault in faults[:_SHOWN_MAX]:
+        print(fault)
+    if len(faults) > _SHOWN_MAX:
+        print(f"and {len(faults) - _SHOWN_MAX} more")
+    if not faults:
+        print(f"{printable(chosen)}: correct")
+    return EXIT_FAILED if faults else 0
+
+
+@app.command("stat")
+def stat(
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Describe a store; the node may be running.
+
+    Sizes, pages, coins in circulation, tickets and the last change.
+    """
+    chosen, _ = _choose_store(config_path, path)
+    from raida_uring.store.verify import stat as describe
+
+    found = describe(chosen)
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.table().rstrip("\n"))
