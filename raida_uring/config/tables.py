@@ -77,15 +77,10 @@ class ServerTable:
     """[server]: the identity of the node. The reference server's keys, and `version`."""
 
     raida_id: int = _engine_setting(
-        "raida_id",
-        "this node's number among the RAIDA",
-        kind=whole(0, RAIDA_COUNT - 1),
+        "raida_id", "this node's number among the RAIDA", kind=whole(0, RAIDA_COUNT - 1)
     )
     coin_id: int = _engine_setting(
-        "coin_id",
-        "coin id that requests must carry",
-        default=6,
-        kind=whole(0, 255),
+        "coin_id", "coin id that requests must carry", default=6, kind=whole(0, 255)
     )
     port: int = declare(
         whole(0, 65535),
@@ -196,11 +191,7 @@ class NetworkTable:
         default=10000,
     )
     wait_max_ms: int = _engine_setting(
-        "wait_max_ms",
-        "longest sleep of the I/O thread",
-        unit="ms",
-        default=10000,
-        reload=LIVE,
+        "wait_max_ms", "longest sleep of the I/O thread", unit="ms", default=10000, reload=LIVE
     )
     drain_timeout_ms: int = declare(
         whole(0, 600_000),
@@ -322,17 +313,10 @@ class WorkersTable:
         least=0,
     )
     slow_count: int = _engine_setting(
-        "slow_workers",
-        "threads for slow handlers, which wait for peers",
-        unit="threads",
-        default=8,
+        "slow_workers", "threads for slow handlers, which wait for peers", unit="threads", default=8
     )
     batch_max: int = _engine_setting(
-        "batch_max",
-        "requests a worker takes at once",
-        unit="requests",
-        default=128,
-        reload=LIVE,
+        "batch_max", "requests a worker takes at once", unit="requests", default=128, reload=LIVE
     )
     cpus: tuple[int, ...] = declare(
         cpu_numbers(), "CPUs that the workers may use; empty: every CPU of the process", default=()
@@ -426,12 +410,7 @@ class LimitsTable:
 class LogTable:
     """[log]: what is written to standard error or the journal."""
 
-    level: str = declare(
-        choice(*log.LEVELS),
-        "least severity written",
-        default="info",
-        reload=LIVE,
-    )
+    level: str = declare(choice(*log.LEVELS), "least severity written", default="info", reload=LIVE)
     format: str = declare(
         choice("auto", "plain", "json", "journal"),
         "form of the lines; auto: fields for the journal under systemd, else plain text",
