@@ -20,4 +20,11 @@
         }                                                                                          \
     } while (0)
 
+/* The place where no path leads, unless we have a bug. */
+#define RU_UNREACHABLE(what)                                                                       \
+    do {                                                                                           \
+        (void)fprintf(stderr, "raida-uring: unreachable: %s (%s:%d)\n", what, __FILE__, __LINE__); \
+        abort();                                                                                   \
+    } while (0)
+
 #endif

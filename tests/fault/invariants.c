@@ -52,7 +52,7 @@ static void find_places(const struct ru_engine *engine, struct places *places)
         uint32_t count = 0;
         for (uint32_t transport = 0; transport < 2; transport++) {
             uint32_t i = engine->lanes[number].fifos[transport].first;
-            for (; i != RU_NONE; i = engine->queue[i].next, count++)
+            for (; i != RU_NONE; i = engine->waiting.links[i].next, count++)
                 check(++places->queued[i] == 1, "context queued twice", i);
         }
         check(count == engine->lanes[number].count, "length of a lane", count);
@@ -105,7 +105,7 @@ static void check_worker(const struct life *life, uint32_t number)
 static void check_worker_woken(struct life *life, uint32_t number)
 {
     struct life_worker *worker = &life->workers[number];
-    struct ru_mailbox *mailbox = &ru_arena_page(&life->engine->arena)->mailboxes[number];
+    struct ru_mailbox *mailbox = &ru_page_of(&life->engine->arena)->mailboxes[number];
     if (worker->asleep && sim_futex_woken(&mailbox->sleeper.asleep))
         worker->asleep = false;
     check(!worker->asleep || ru_ring_count(&mailbox->in) == 0, "a worker sleeps on its work",
@@ -114,33 +114,33 @@ static void check_worker_woken(struct life *life, uint32_t number)
 
 /* ---- connections ---- */
 
-static uint32_t starved_length(const struct ru_engine *engine, uint32_t what)
+static uint32_t queue_length(const struct ru_engine *engine, uint32_t shortage)
 {
-    uint32_t count = 0;
-    for (uint32_t i = engine->starved[what].first; i != RU_NONE; count++) {
+    uint32_t count = 0, i = engine->memory_queues[shortage].first;
+    for (; i != RU_NONE; i = engine->memory_links[i].next, count++) {
         const struct ru_conn *conn = &engine->conns.conns[i];
-        check(conn->starved && conn->starved_of == what, "stranger in a queue", i);
-        check(count < engine->conns.capacity, "ring in a queue", what);
-        i = conn->starved_next;
+        check(conn->awaits_memory && conn->shortage == shortage, "stranger in a queue", i);
+        check(count < engine->conns.capacity, "ring in a queue", shortage);
     }
     return count;
 }
 
-static void check_starved(const struct ru_engine *engine, bool sleeping)
+static void check_memory_queues(const struct ru_engine *engine, bool sleeping)
 {
+    const struct ru_list *queues = engine->memory_queues;
     uint32_t marked = 0, queued = 0;
     for (uint32_t i = 0; i < engine->conns.capacity; i++)
-        marked += engine->conns.conns[i].starved;
-    for (uint32_t what = 0; what < RU_STARVED_QUEUES; what++)
-        queued += starved_length(engine, what);
-    check(marked == queued, "starved connection forgotten", marked);
-    check(!sleeping || engine->phase != RU_SERVING || engine->buffers_free == 0 ||
-              engine->starved[RU_STARVED_OF_BUFFER].first == RU_NONE,
+        marked += engine->conns.conns[i].awaits_memory;
+    for (uint32_t shortage = 0; shortage < RU_SHORTAGES; shortage++)
+        queued += queue_length(engine, shortage);
+    check(marked == queued, "waiting connection forgotten", marked);
+    if (!sleeping || engine->phase != RU_SERVING)
+        return;
+    check(engine->buffers_free == 0 || ru_list_is_empty(&queues[RU_SHORT_OF_BUFFER]),
           "sleeps on free buffers", engine->buffers_free);
-    for (uint32_t what = 0; what < 2; what++)
-        check(!sleeping || engine->phase != RU_SERVING || engine->blocks.free_count[what] == 0 ||
-                  engine->starved[what].first == RU_NONE,
-              "sleeps on free blocks", what);
+    for (uint32_t size_class = 0; size_class < 2; size_class++)
+        check(engine->blocks.free_count[size_class] == 0 || ru_list_is_empty(&queues[size_class]),
+              "sleeps on free blocks", size_class);
 }
 
 static void check_conn_operations(const struct ru_engine *engine, uint32_t index)
@@ -153,10 +153,10 @@ static void check_conn_operations(const struct ru_engine *engine, uint32_t index
           "send", index);
     check((conn->state == RU_CONN_WRITE) <= conn->sending, "reply that nobody sends", index);
     if (conn->state == RU_CONN_WAIT_BLOCK)
-        check(conn->starved && conn->starved_of != RU_STARVED_OF_BUFFER, "body that nobody awaits",
-              index);
+        check(conn->awaits_memory && conn->shortage != RU_SHORT_OF_BUFFER,
+              "body that nobody awaits", index);
     if (ru_conn_reading(conn) || conn->state == RU_CONN_LINGER)
-        check(conn->receiving || (conn->starved && conn->starved_of == RU_STARVED_OF_BUFFER),
+        check(conn->receiving || (conn->awaits_memory && conn->shortage == RU_SHORT_OF_BUFFER),
               "connection that nobody listens to", index);
     if (conn->state == RU_CONN_PROCESSING)
         check(conn->queued != conn->with_worker, "request that nobody handles", index);
@@ -255,8 +255,8 @@ static void check_buffers(const struct ru_engine *engine)
         const struct ru_conn *conn = &engine->conns.conns[i];
         if (conn->state == RU_CONN_FREE)
             continue;
-        for (uint32_t buffer = conn->held_first; buffer != RU_NONE;
-             buffer = engine->held[buffer].next)
+        for (uint32_t buffer = conn->unread.first; buffer != RU_NONE;
+             buffer = engine->unread_links[buffer].next)
             check(++held[buffer] == 1, "buffer of two", buffer);
     }
     for (uint32_t buffer = 0; buffer < engine->config.tcp_buffers; buffer++) {
@@ -298,7 +298,7 @@ static void check_spin(struct life *life, bool sleeping)
 
 void life_check_awake(const struct life *life, bool sleeping)
 {
-    check(!sleeping || life->engine->phase >= RU_FORCED || !ru_dispatch_pending(life->engine) ||
+    check(!sleeping || life->engine->phase >= RU_FORCED || !ru_dispatch_has_returns(life->engine) ||
               sim_wake_pending(),
           "the loop sleeps on returned work", 0);
 }
@@ -312,7 +312,7 @@ void life_check(struct life *life, bool sleeping)
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)
         check_conn(life, i, &places);
-    check_starved(engine, sleeping);
+    check_memory_queues(engine, sleeping);
     check_blocks(engine);
     check_buffers(engine);
     check_listeners(engine);

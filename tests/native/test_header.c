@@ -9,7 +9,7 @@ static const uint8_t encryptions[] = {0, 1, 2, 4, 5};
 #define ENCRYPTIONS_COUNT (sizeof(encryptions) / sizeof(encryptions[0]))
 
 static uint8_t classes[RU_COMMANDS_COUNT] = {[NATIVE_ECHO] = RU_CLASS_ECHO,
-                                             [NATIVE_WORKER] = RU_CLASS_WORKER,
+                                             [NATIVE_WORKER] = RU_CLASS_ORDINARY,
                                              [NATIVE_SLOW] = RU_CLASS_SLOW};
 static const struct ru_identity identity = {
     .raida_id = NATIVE_RAIDA_ID, .coin_id = NATIVE_COIN_ID, .classes = classes};
@@ -114,7 +114,7 @@ static void test_every_command(void)
         (void)native_header(bytes, 0, (enum native_command)command, 0, 0);
         enum ru_status status = ru_header_decide(&other, bytes, &header);
         uint8_t lane = command < RU_COMMANDS_COUNT ? drawn[command] : RU_CLASS_NONE;
-        EXPECT_EQUAL(header.lane, lane);
+        EXPECT_EQUAL(header.lane_class, lane);
         EXPECT_EQUAL(status, command >= RU_COMMANDS_COUNT ? 5 : lane == RU_CLASS_NONE ? 6 : 0);
     }
 }

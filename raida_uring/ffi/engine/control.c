@@ -7,11 +7,15 @@
  * that was not taken up in time is withdrawn, so that a loop that stands still holds nobody up.
  * Memory: the call and its results stand in the engine; none is allocated.
  */
+#include "engine/control.h"
+
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "engine/loop.h"
+#include "engine/accept.h"
+#include "engine/datagram.h"
+#include "engine/engine.h"
+#include "engine/stream.h"
 
 #define CONTROL_WAIT_MS 5000
 #define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
@@ -20,7 +24,6 @@
 
 static void control_apply(struct ru_engine *engine, const struct ru_live *live)
 {
-    const uint64_t ms = 1000000ULL;
     struct ru_config *config = &engine->config;
     engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
@@ -28,11 +31,11 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
     engine->front.identity.body_bytes_max = live->body_bytes_max;
     engine->conns.used_max = live->connections_max;
     engine->conns.timeouts = (struct ru_conn_timeouts){
-        .progress_ns = live->progress_timeout_ms * ms,
-        .header_ns = live->header_timeout_ms * ms,
-        .body_ns = live->body_timeout_ms * ms,
-        .write_ns = live->write_timeout_ms * ms,
-        .idle_ns = live->idle_timeout_ms * ms,
+        .progress_ns = ru_clock_ms_to_ns(live->progress_timeout_ms),
+        .header_ns = ru_clock_ms_to_ns(live->header_timeout_ms),
+        .body_ns = ru_clock_ms_to_ns(live->body_timeout_ms),
+        .write_ns = ru_clock_ms_to_ns(live->write_timeout_ms),
+        .idle_ns = ru_clock_ms_to_ns(live->idle_timeout_ms),
     };
     config->wait_max_ms = live->wait_max_ms;
     config->busy_poll_us = live->busy_poll_us;
@@ -94,7 +97,7 @@ static int control_take_back(struct ru_engine *engine)
     engine->hand_over_stuck = false;
     __atomic_store_n(&engine->hand_over_fd, -1, __ATOMIC_RELAXED);
     __atomic_store_n(&engine->drain_at_ns, 0, __ATOMIC_RELEASE);
-    ru_stream_arm(engine);
+    ru_accept_arm(engine);
     ru_datagram_arm(engine);
     return 0;
 }
@@ -152,18 +155,17 @@ static int control_withdraw(struct ru_call *call, int error)
 static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
 {
     struct ru_call *call = &engine->call;
-    const uint64_t one = 1;
-    uint64_t end_ns = ru_now_ns() + CONTROL_WAIT_MS * 1000000ULL;
+    uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(CONTROL_WAIT_MS);
     RU_CHECK(call->state == RU_CALL_IDLE);
     call->kind = (uint32_t)kind;
     __atomic_store_n(&call->state, RU_CALL_OFFERED, __ATOMIC_RELEASE);
-    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+    ru_engine_wake(engine);
     for (;;) {
         ru_sleeper_announce(&call->sleeper);
         if (__atomic_load_n(&call->state, __ATOMIC_ACQUIRE) == RU_CALL_DONE)
             break;
         int result = 0;
-        if (__atomic_load_n(&engine->ready, __ATOMIC_ACQUIRE) != 1)
+        if (__atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE) != RU_STAGE_RUNNING)
             result = control_withdraw(call, -ESHUTDOWN);
         else if (ru_now_ns() >= end_ns)
             result = control_withdraw(call, -ETIMEDOUT);

@@ -1,9 +1,12 @@
 /* datagram.c: datagrams between the UDP contexts and the backend. */
+#include "engine/datagram.h"
+
 #include <errno.h>
 #include <linux/filter.h>
 #include <sys/socket.h>
 
-#include "engine/loop.h"
+#include "engine/admission.h"
+#include "engine/engine.h"
 
 static uint8_t *datagram_payload(const struct ru_engine *engine, uint32_t slot)
 {
@@ -31,11 +34,21 @@ void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
     ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
 }
 
+static void datagram_queue(struct ru_engine *engine, uint32_t slot)
+{
+    struct ru_lane *lane = &engine->lanes[engine->udp.contexts[slot].lane];
+    if (ru_admission_refuses(engine, slot))
+        ru_datagram_limit(engine, slot);
+    else if (ru_lane_push(lane, &engine->waiting, RU_UDP, slot, engine->now_ns))
+        ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
+    else
+        datagram_refuse_slow(engine, slot);
+}
+
 static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t size)
 {
     struct ru_counters *counters = &engine->counters;
     uint32_t reply_size = 0;
-    enum ru_lane_number lane = RU_LANE_ORDINARY;
     switch (ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot, size, engine->now_ns,
                           &reply_size)) {
     case RU_UDP_DROP_EMPTY:
@@ -66,21 +79,10 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
         counters->refused_headers++;
         ru_datagram_reply(engine, slot, RU_NONE, reply_size);
         return;
-    case RU_UDP_QUEUE_SLOW:
-        lane = RU_LANE_SLOW;
-        break;
-    case RU_UDP_QUEUE_WRITE:
-        lane = RU_LANE_WRITE;
-        break;
     case RU_UDP_QUEUE:
-        break;
+        datagram_queue(engine, slot);
+        return;
     }
-    if (ru_dispatch_limited(engine, slot))
-        ru_datagram_limit(engine, slot);
-    else if (ru_dispatch_queue(engine, lane, slot))
-        ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
-    else
-        datagram_refuse_slow(engine, slot);
 }
 
 void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
@@ -144,7 +146,7 @@ void ru_datagram_release(struct ru_engine *engine)
     engine->sending_count = 0;
 }
 
-void ru_datagram_settle(struct ru_engine *engine)
+void ru_datagram_count_answered(struct ru_engine *engine)
 {
     if (engine->unsettled <= 0)
         return;

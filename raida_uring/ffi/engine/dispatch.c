@@ -12,13 +12,12 @@
  * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
  * does one whose thread is seen to wait.
  */
-#include "engine/loop.h"
+#include "engine/dispatch.h"
 
-static struct ru_mailbox *dispatch_mailbox(const struct ru_engine *engine, uint32_t worker)
-{
-    RU_CHECK(worker < ru_config_workers(&engine->config));
-    return &ru_arena_page(&engine->arena)->mailboxes[worker];
-}
+#include "engine/admission.h"
+#include "engine/datagram.h"
+#include "engine/engine.h"
+#include "engine/stream.h"
 
 /* ---- blocks lent in advance ---- */
 
@@ -27,7 +26,7 @@ static void dispatch_lend(struct ru_engine *engine)
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers && engine->lent_missing > 0; worker++) {
         struct ru_worker_state *state = &engine->workers[worker];
-        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
         bool lent = false;
         for (uint32_t size_class = 0; size_class < 2; size_class++) {
             while (state->lent[size_class] < engine->lent_target[size_class]) {
@@ -49,8 +48,7 @@ static void dispatch_lend(struct ru_engine *engine)
 
 static uint32_t dispatch_share(uint32_t blocks, uint32_t workers, uint32_t most)
 {
-    uint32_t share = blocks / (2 * workers);
-    return share < most ? share : most;
+    return ru_number_min32(blocks / (2 * workers), most);
 }
 
 void ru_dispatch_init(struct ru_engine *engine)
@@ -81,7 +79,7 @@ void ru_dispatch_init(struct ru_engine *engine)
         for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
             sampling->shares[i] = 1000;
         for (uint32_t transport = 0; transport < 2; transport++)
-            engine->lanes[lane].fifos[transport] = (struct ru_fifo){RU_NONE, RU_NONE};
+            engine->lanes[lane].fifos[transport] = RU_LIST_EMPTY;
     }
     engine->lent_target[0] = dispatch_share(config->small_blocks, workers, RU_LENT_SMALL_MAX);
     engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
@@ -91,76 +89,6 @@ void ru_dispatch_init(struct ru_engine *engine)
 }
 
 /* ---- to workers ---- */
-
-static void dispatch_count_limited(struct ru_engine *engine, enum ru_guard_bound bound)
-{
-    engine->counters.limited_source += bound == RU_GUARD_SOURCE;
-    engine->counters.limited_network += bound == RU_GUARD_NETWORK;
-    engine->counters.limited_coin += bound == RU_GUARD_COIN;
-}
-
-bool ru_dispatch_limited(struct ru_engine *engine, uint32_t context)
-{
-    const struct ru_context *described = ru_arena_context(&engine->arena, context);
-    const uint8_t *header = engine->arena.base + described->header_at;
-    if (!ru_guard_asks(&engine->guard, header))
-        return false;
-    enum ru_guard_bound bound =
-        ru_guard_look(&engine->guard, engine->arena.base + described->peer_at, header,
-                      described->transport, engine->now_ns);
-    dispatch_count_limited(engine, bound);
-    return bound != RU_GUARD_NONE;
-}
-
-bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number number, uint32_t context)
-{
-    struct ru_lane *lane = &engine->lanes[number];
-    if (lane->count >= lane->queue_max)
-        return false;
-    struct ru_fifo *fifo = &lane->fifos[context >= engine->arena.slots ? RU_TCP : RU_UDP];
-    engine->queue[context] = (struct ru_queue_entry){RU_NONE, engine->now_ns};
-    if (fifo->last != RU_NONE)
-        engine->queue[fifo->last].next = context;
-    else
-        fifo->first = context;
-    fifo->last = context;
-    lane->count++;
-    return true;
-}
-
-/* The next context of a lane that is not empty; UDP and TCP take turns. */
-static uint32_t dispatch_pop(struct ru_engine *engine, struct ru_lane *lane)
-{
-    RU_CHECK(lane->count > 0);
-    struct ru_fifo *fifo = &lane->fifos[lane->tcp_next ? RU_TCP : RU_UDP];
-    if (fifo->first == RU_NONE)
-        fifo = &lane->fifos[lane->tcp_next ? RU_UDP : RU_TCP];
-    lane->tcp_next = !lane->tcp_next;
-    uint32_t context = fifo->first;
-    RU_CHECK(context != RU_NONE);
-    fifo->first = engine->queue[context].next;
-    if (fifo->first == RU_NONE)
-        fifo->last = RU_NONE;
-    lane->count--;
-    return context;
-}
-
-static uint64_t dispatch_oldest_ns(const struct ru_engine *engine, const struct ru_lane *lane)
-{
-    uint64_t oldest_ns = UINT64_MAX;
-    for (uint32_t transport = 0; transport < 2; transport++) {
-        uint32_t first = lane->fifos[transport].first;
-        if (first != RU_NONE && engine->queue[first].since_ns < oldest_ns)
-            oldest_ns = engine->queue[first].since_ns;
-    }
-    return oldest_ns;
-}
-
-uint64_t ru_dispatch_oldest_ns(const struct ru_engine *engine, enum ru_lane_number lane)
-{
-    uint64_t oldest_ns = dispatch_oldest_ns(engine, &engine->lanes[lane]);
-    return oldest_ns == UINT64_MAX ? 0 : oldest_ns;
-}
 
 static uint32_t dispatch_batch(const struct ru_lane *lane)
 {
@@ -183,11 +111,11 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
  * must not be looked at. */
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
-    uint32_t context = dispatch_pop(engine, lane);
-    struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
-    ru_hist_add(hist, engine->now_ns - engine->queue[context].since_ns, 1);
+    uint32_t context = ru_lane_pop(lane, &engine->waiting);
+    struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
+    ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
     if (context < engine->arena.slots) {
-        if (ru_dispatch_limited(engine, context)) { /* since it was queued */
+        if (ru_admission_refuses(engine, context)) { /* since it was queued */
             ru_datagram_limit(engine, context);
             return 0;
         }
@@ -198,15 +126,15 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
     uint32_t index = context - engine->arena.slots;
     if (!ru_stream_dequeued(engine, index))
         return 0;
-    if (ru_dispatch_limited(engine, context)) {
+    if (ru_admission_refuses(engine, context)) {
         ru_stream_limit(engine, index);
         return 0;
     }
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     conn->with_worker = true;
     conn->worker = (uint8_t)worker;
-    conn->turn = ru_token_advance(conn->turn);
-    return ru_token_pack(0, context, conn->turn);
+    conn->token_generation = ru_token_advance(conn->token_generation);
+    return ru_token_pack(0, context, conn->token_generation);
 }
 
 /* ---- how many at once ---- */
@@ -324,7 +252,7 @@ static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const str
     if (young >= (alone ? 1 : lane->width))
         return until_ns;
     /* One that is new may be back in a moment, and take more requests at once. */
-    uint64_t hold_ns = dispatch_oldest_ns(engine, lane) + RU_DISPATCH_HOLD_NS;
+    uint64_t hold_ns = ru_lane_oldest_ns(lane, &engine->waiting) + RU_DISPATCH_HOLD_NS;
     if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
         return 0;
     return hold_ns < until_ns ? hold_ns : until_ns;
@@ -336,7 +264,7 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
                           uint32_t batch)
 {
     struct ru_worker_state *state = &engine->workers[worker];
-    struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
     uint64_t until_ns;
     bool alone = dispatch_young(engine, lane, &until_ns) == 0;
     RU_CHECK(state->outstanding == 0 && batch <= RU_BATCH_MAX);
@@ -433,8 +361,8 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
 static void dispatch_latency(struct ru_engine *engine, enum ru_histogram_kind kind,
                              uint32_t context)
 {
-    uint64_t since_ns = engine->queue[context].since_ns;
-    ru_hist_add(&ru_arena_page(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
+    uint64_t since_ns = engine->waiting.since_ns[context];
+    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
 }
 
 /* A reply that cannot be used is answered 252 from the request's header. */
@@ -454,7 +382,7 @@ static bool dispatch_worker_limited(struct ru_engine *engine, uint32_t context)
 {
     const struct ru_context *shared = ru_arena_context(&engine->arena, context);
     uint8_t bound = __atomic_load_n(&shared->limited, __ATOMIC_RELAXED);
-    dispatch_count_limited(engine, (enum ru_guard_bound)bound);
+    ru_admission_count(engine, (enum ru_guard_bound)bound);
     return bound != RU_GUARD_NONE;
 }
 
@@ -484,7 +412,7 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
     conn->with_worker = false;
     if (conn->state == RU_CONN_DONE) { /* the peer left meanwhile */
         conn->reply_block = usable ? reply.block : RU_NONE;
-        ru_stream_settle(engine, index);
+        ru_stream_continue_closing(engine, index);
         return;
     }
     if (!usable || reply.size == 0)
@@ -518,7 +446,7 @@ static void dispatch_return(struct ru_engine *engine, uint32_t worker, uint64_t 
  * interpreter lock, and batches made smaller for that would only make the waiting worse. */
 static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
-    const struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
     struct ru_worker_state *state = &engine->workers[worker];
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
     uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
@@ -544,7 +472,7 @@ void ru_dispatch_collect(struct ru_engine *engine)
             struct ru_worker_state *state = &engine->workers[worker];
             if (state->outstanding == 0)
                 continue;
-            struct ru_ring *out = &dispatch_mailbox(engine, worker)->out;
+            struct ru_ring *out = &ru_page_mailbox(&engine->arena, worker)->out;
             uint64_t token;
             while (ru_ring_pop(out, engine->arena.base, &token))
                 dispatch_return(engine, worker, token);
@@ -556,12 +484,12 @@ void ru_dispatch_collect(struct ru_engine *engine)
         dispatch_lend(engine);
 }
 
-bool ru_dispatch_pending(const struct ru_engine *engine)
+bool ru_dispatch_has_returns(const struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++)
         if (engine->workers[worker].outstanding > 0 &&
-            ru_ring_count(&dispatch_mailbox(engine, worker)->out) > 0)
+            ru_ring_count(&ru_page_mailbox(&engine->arena, worker)->out) > 0)
             return true;
     return false;
 }
@@ -570,7 +498,7 @@ void ru_dispatch_close(struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++) {
-        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
         __atomic_store_n(&mailbox->closed, 1, __ATOMIC_RELEASE);
         ru_sleeper_wake(&mailbox->sleeper);
     }

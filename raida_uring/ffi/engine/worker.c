@@ -11,9 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
-#include "engine/loop.h"
+#include "engine/engine.h"
 
 #define WORKER_UDP_REPLY_MAX 65507U
 #define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
@@ -60,7 +59,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     *worker = NULL;
     if (index >= ru_config_workers(&engine->config))
         return -EINVAL;
-    struct ru_mailbox *mailbox = &ru_arena_page(&engine->arena)->mailboxes[index];
+    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, index);
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
     struct ru_worker *made =
@@ -93,9 +92,8 @@ static void worker_raise(uint64_t *counter)
 
 static void worker_wake_loop(struct ru_worker *worker)
 {
-    const uint64_t one = 1;
-    if (ru_sleeper_claim(&ru_arena_page(&worker->engine->arena)->loop_sleeper))
-        (void)!write(worker->engine->wake_fd, &one, sizeof(one));
+    if (ru_sleeper_claim(&ru_page_of(&worker->engine->arena)->loop_sleeper))
+        ru_engine_wake(worker->engine);
 }
 
 static const uint8_t *worker_nonce(struct ru_worker *worker)
@@ -454,7 +452,7 @@ static void worker_answer_rest(struct ru_worker *worker)
 int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
 {
     struct ru_mailbox *mailbox = worker->mailbox;
-    uint64_t end_ns = ru_now_ns() + timeout_ms * 1000000ULL;
+    uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(timeout_ms);
     if (worker->answered < worker->opened)
         worker_answer_rest(worker);
     for (;;) {
@@ -471,7 +469,8 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
             now_ns >= end_ns)
             ru_sleeper_cancel(&mailbox->sleeper);
         else
-            ru_sleeper_wait(&mailbox->sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
+            ru_sleeper_wait(&mailbox->sleeper,
+                            (uint32_t)((end_ns - now_ns) / RU_MILLISECOND_NS) + 1);
         if (ru_now_ns() >= end_ns && !worker_has_work(worker))
             return 0;
     }

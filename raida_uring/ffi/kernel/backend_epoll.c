@@ -714,8 +714,7 @@ static uint32_t epoll_turn(struct epoll_backend *epoll, struct epoll_source *sou
     case RU_OP_IGNORED:
         break;
     }
-    RU_CHECK(!"a source receives");
-    return used;
+    RU_UNREACHABLE("a source receives");
 }
 
 /* ---- events ---- */

@@ -11,6 +11,7 @@
 
 #include "memory/arena.h"
 #include "memory/block.h"
+#include "memory/list.h"
 #include "wire/fast.h"
 #include "count/stats.h"
 
@@ -28,14 +29,12 @@ enum ru_conn_state {
 
 enum ru_conn_action {
     RU_CONN_NOTHING,
-    RU_CONN_SEND,  /* send ru_conn_unsent() */
-    RU_CONN_QUEUE, /* hand to the ordinary lane */
-    RU_CONN_QUEUE_SLOW,
-    RU_CONN_QUEUE_WRITE,
-    RU_CONN_STARVE, /* wait for a block: ru_conn_unstarve() */
-    RU_CONN_NEXT,   /* answered; ready for a further request */
-    RU_CONN_END,    /* answered, now in LINGER: shut down our half, wait for the peer's end */
-    RU_CONN_CLOSE,  /* now in DONE */
+    RU_CONN_SEND,        /* send ru_conn_unsent() */
+    RU_CONN_QUEUE,       /* hand to the lane of its header */
+    RU_CONN_AWAIT_BLOCK, /* wait for a block: ru_conn_retry_block() */
+    RU_CONN_NEXT,        /* answered; ready for a further request */
+    RU_CONN_END,         /* answered, now in LINGER: shut down our half, wait for the peer's end */
+    RU_CONN_CLOSE,       /* now in DONE */
 };
 
 /* Why a connection ended; the order is that of conn_reasons in conn.c. */
@@ -54,10 +53,10 @@ enum ru_conn_reason {
 };
 
 struct ru_conn {
-    int fd;              /* -1 once closed */
-    uint32_t generation; /* advances whenever the connection becomes free */
-    uint32_t turn;       /* in tokens: advances with every request that a worker gets */
-    uint32_t next;       /* free stack */
+    int fd;                    /* -1 once closed */
+    uint32_t generation;       /* advances whenever the connection becomes free */
+    uint32_t token_generation; /* in tokens: advances with every request that a worker gets */
+    uint32_t next;             /* free stack */
     uint8_t state;
     uint8_t reason; /* once DONE */
     uint8_t listener;
@@ -86,18 +85,15 @@ struct ru_conn {
     bool cancelling; /* the receive was asked to end */
     bool sending;
     bool cancelling_send;
-    bool closes_itself; /* its descriptor is closed behind the send in flight */
-    bool eof;           /* the peer sent its last byte */
-    bool named;         /* its peer's name stands in its area */
-    bool deaf;          /* further bytes are thrown away */
-    bool crowded;       /* the last receive filled its memory: there may be more */
-    bool starved;       /* waits in one of the loop's queues for a buffer or a block */
-    uint8_t starved_of;
-    uint32_t held_first; /* lent buffers with bytes for later, oldest first */
-    uint32_t held_last;
-    uint32_t lingered; /* bytes thrown away since it was answered */
-    uint32_t starved_next;
-    uint32_t starved_previous;
+    bool closes_itself;    /* its descriptor is closed behind the send in flight */
+    bool eof;              /* the peer sent its last byte */
+    bool peer_known;       /* its peer's name stands in its area */
+    bool discards;         /* further bytes are thrown away */
+    bool more_expected;    /* the last receive filled its memory: there may be more */
+    bool awaits_memory;    /* waits in one of the loop's queues for a buffer or a block */
+    uint8_t shortage;      /* ... in which */
+    struct ru_list unread; /* buffers with bytes for later, oldest first */
+    uint32_t lingered;     /* bytes thrown away since it was answered */
 };
 
 struct ru_conn_timeouts {
@@ -138,7 +134,7 @@ uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *siz
 enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
                                      uint64_t now_ns);
 /* Try again for a block. */
-enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* The peer's last byte has been consumed, while reading. */
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* A reply of `size` bytes stands in the connection's area, or in `block`, which is now its own. */
@@ -174,14 +170,15 @@ static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn
  * known to come behind its request. */
 static inline bool ru_conn_lingers(const struct ru_conn *conn)
 {
-    return !conn->eof && (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->crowded);
+    return !conn->eof &&
+           (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->more_expected);
 }
 
 /* Between two requests, or before the first. */
 static inline bool ru_conn_idle(const struct ru_conn *conn)
 {
     return conn->state == RU_CONN_READ_HEADER && !conn->request_open &&
-           conn->held_first == RU_NONE && !conn->eof;
+           ru_list_is_empty(&conn->unread) && !conn->eof;
 }
 
 static inline bool ru_conn_reading(const struct ru_conn *conn)

@@ -3,15 +3,6 @@
 
 #include <string.h>
 
-void ru_roots_publish(struct ru_roots *roots, const uint8_t *values)
-{
-    uint64_t version = roots->done + 1;
-    __atomic_store_n(&roots->begun, version, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    memcpy(roots->copies[version & 1], values, RU_ROOTS_SIZE);
-    __atomic_store_n(&roots->done, version, __ATOMIC_RELEASE);
-}
-
 void ru_random_fill(struct ru_random *random, uint8_t *out, size_t size)
 {
     for (size_t at = 0; at < size; at += 8) {
@@ -58,7 +49,7 @@ uint32_t ru_fast_echo(const struct ru_front *front, const struct ru_header *head
     uint8_t copy[RU_HEADER_SMALL];
     uint8_t challenge[RU_CHALLENGE_SIZE];
     const uint8_t *shown = NULL;
-    if (header->lane != RU_CLASS_ECHO || header->encryption != 0)
+    if (header->lane_class != RU_CLASS_ECHO || header->encryption != 0)
         return 0;
     if (header->body_size > 0) {
         if (ru_body_check_plain(body, header->body_size, &shown) != RU_STATUS_OK)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "limits.h"
+#include "ru.h"
 
 enum ru_status {
     RU_STATUS_OK = 0, /* never on the wire: "no objection" */
@@ -33,15 +34,6 @@ enum ru_status {
     RU_STATUS_ROUTING = 255,
 };
 
-/* Who answers a command: one byte per (group, command), published by the control plane. */
-enum ru_lane_class {
-    RU_CLASS_NONE = 0,   /* no such command: status 6 */
-    RU_CLASS_WORKER = 1, /* a handler on the ordinary lane */
-    RU_CLASS_SLOW = 2,   /* a handler on the slow lane */
-    RU_CLASS_ECHO = 3,   /* the I/O thread when plain and valid, else a worker */
-    RU_CLASS_WRITE = 4,  /* a handler on the writing lane */
-};
-
 struct ru_identity {
     uint8_t raida_id;
     uint16_t coin_id;
@@ -52,7 +44,7 @@ struct ru_identity {
 struct ru_header {
     uint8_t size; /* bytes: 32 or 48 */
     uint8_t encryption;
-    uint8_t lane;       /* enum ru_lane_class */
+    uint8_t lane_class; /* enum ru_lane_class */
     uint16_t body_size; /* BL: bytes of body announced */
 };
 
@@ -79,6 +71,22 @@ struct ru_reply {
 static inline uint8_t ru_header_size(const uint8_t *bytes)
 {
     return bytes[16] <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+}
+
+/* The lane of a request that a worker answers. */
+static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)
+{
+    switch ((enum ru_lane_class)header->lane_class) {
+    case RU_CLASS_SLOW:
+        return RU_LANE_SLOW;
+    case RU_CLASS_WRITE:
+        return RU_LANE_WRITE;
+    case RU_CLASS_NONE: /* refused by its header */
+    case RU_CLASS_ORDINARY:
+    case RU_CLASS_ECHO:
+        break;
+    }
+    return RU_LANE_ORDINARY;
 }
 
 static inline uint16_t ru_get_u16(const uint8_t *bytes)
