@@ -1,11 +1,13 @@
-/* invariants.c: what holds whenever the loop is about to wait.
+/* invariants.c: what holds whenever the loop is about to wait, beside the engine's own invariants.
  *
- * The sums balance; every context, block and buffer is in exactly one place, on the node's books and
- * on the kernel's; whoever has to be served next is known to somebody who will.
+ * The sums balance; the node's books agree with the kernel's and the workers'; whoever has to be
+ * served next is known to somebody who will.
  */
 #include "life.h"
 
 #include <string.h>
+
+#include "engine/invariants.h"
 
 #define SPIN_LAPS_MAX 100
 
@@ -48,15 +50,12 @@ static void find_places(const struct ru_engine *engine, struct places *places)
     memset(places, 0, sizeof(*places));
     for (uint32_t i = pool->free_head; i != RU_NONE; i = pool->contexts[i].next)
         check(++places->free[i] == 1, "context free twice", i);
-    for (uint32_t number = 0; number < RU_LANES; number++) {
-        uint32_t count = 0;
+    for (uint32_t number = 0; number < RU_LANES; number++)
         for (uint32_t transport = 0; transport < 2; transport++) {
             uint32_t i = engine->lanes[number].fifos[transport].first;
-            for (; i != RU_NONE; i = engine->waiting.links[i].next, count++)
+            for (; i != RU_NONE; i = engine->waiting.links[i].next)
                 check(++places->queued[i] == 1, "context queued twice", i);
         }
-        check(count == engine->lanes[number].count, "length of a lane", count);
-    }
     for (uint32_t i = 0; i < engine->sending_count; i++)
         check(++places->sending[engine->sending[i].slot] == 1, "context sent twice", i);
 }
@@ -93,7 +92,12 @@ static void check_worker(const struct life *life, uint32_t number)
     const struct life_worker *worker = &life->workers[number];
     const struct ru_record *records = ru_worker_records(worker->handle);
     uint32_t held = worker->count - worker->answered;
-    check(held <= engine->workers[number].outstanding, "tokens of a worker", number);
+    const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, number);
+    const struct ru_worker_state *state = &engine->workers[number];
+    check(held + ru_ring_count(&mailbox->in) <= state->outstanding, "tokens of a worker", number);
+    for (uint32_t size_class = 0; size_class < 2; size_class++)
+        check(ru_ring_count(&mailbox->lent[size_class]) <= state->lent[size_class],
+              "blocks in a mailbox", number);
     for (uint32_t i = worker->answered; i < worker->count; i++) {
         uint64_t token = records[i].token;
         check(ru_udp_token_valid(&engine->udp, token, number) ||
@@ -114,28 +118,9 @@ static void check_worker_woken(struct life *life, uint32_t number)
 
 /* ---- connections ---- */
 
-static uint32_t queue_length(const struct ru_engine *engine, uint32_t shortage)
-{
-    uint32_t count = 0, i = engine->memory_queues[shortage].first;
-    for (; i != RU_NONE; i = engine->memory_links[i].next, count++) {
-        const struct ru_conn *conn = &engine->conns.conns[i];
-        check(conn->awaits_memory && conn->shortage == shortage, "stranger in a queue", i);
-        check(count < engine->conns.capacity, "ring in a queue", shortage);
-    }
-    return count;
-}
-
-static void check_memory_queues(const struct ru_engine *engine, bool sleeping)
+static void check_memory_queues(const struct ru_engine *engine)
 {
     const struct ru_list *queues = engine->memory_queues;
-    uint32_t marked = 0, queued = 0;
-    for (uint32_t i = 0; i < engine->conns.capacity; i++)
-        marked += engine->conns.conns[i].awaits_memory;
-    for (uint32_t shortage = 0; shortage < RU_SHORTAGES; shortage++)
-        queued += queue_length(engine, shortage);
-    check(marked == queued, "waiting connection forgotten", marked);
-    if (!sleeping || engine->phase != RU_SERVING)
-        return;
     check(engine->buffers_free == 0 || ru_list_is_empty(&queues[RU_SHORT_OF_BUFFER]),
           "sleeps on free buffers", engine->buffers_free);
     for (uint32_t size_class = 0; size_class < 2; size_class++)
@@ -212,7 +197,7 @@ static void own(uint32_t *owners, uint32_t block, uint32_t owner)
 static void check_blocks(const struct ru_engine *engine)
 {
     const struct ru_blocks *blocks = &engine->blocks;
-    uint32_t owners[256], lent[2][LIFE_WORKERS_MAX] = {{0}};
+    uint32_t owners[256];
     uint32_t count = blocks->count[0] + blocks->count[1];
     memset(owners, 0xFF, sizeof(owners));
     for (uint32_t i = 0; i < engine->conns.capacity; i++) {
@@ -224,27 +209,11 @@ static void check_blocks(const struct ru_engine *engine)
     }
     for (uint32_t i = 0; i < engine->sending_count; i++)
         own(owners, engine->sending[i].block, engine->sending[i].slot);
-    uint32_t free_count[2] = {0};
     for (uint32_t block = 0; block < count; block++) {
-        uint32_t size_class = ru_block_class(blocks, block), owner = blocks->owners[block];
+        uint32_t owner = blocks->owners[block];
         bool workers = owner != RU_NONE && (owner & ru_block_worker(0));
-        check(workers ? owners[block] == RU_NONE : owners[block] == owner, "owner of a block",
-              block);
-        if (workers)
-            lent[size_class][owner & 0xFF]++;
-        free_count[size_class] += owner == RU_NONE;
+        check(owners[block] == (workers ? RU_NONE : owner), "owner of a block", block);
     }
-    check(free_count[0] == blocks->free_count[0] && free_count[1] == blocks->free_count[1],
-          "free blocks", free_count[0]);
-    uint32_t lent_count[2] = {0};
-    for (uint32_t i = 0; i < LIFE_WORKERS_MAX; i++) {
-        lent_count[0] += lent[0][i];
-        lent_count[1] += lent[1][i];
-        check(lent[0][i] == engine->workers[i].lent[0] && lent[1][i] == engine->workers[i].lent[1],
-              "blocks of a worker", i);
-    }
-    check(lent_count[0] == engine->lent_count[0] && lent_count[1] == engine->lent_count[1],
-          "blocks of all workers", lent_count[0]);
 }
 
 static void check_buffers(const struct ru_engine *engine)
@@ -307,12 +276,14 @@ void life_check(struct life *life, bool sleeping)
 {
     const struct ru_engine *engine = life->engine;
     struct places places;
+    ru_invariants_check_all(engine);
     check_laws(life);
     find_places(engine, &places);
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)
         check_conn(life, i, &places);
-    check_memory_queues(engine, sleeping);
+    if (sleeping && engine->phase == RU_SERVING)
+        check_memory_queues(engine);
     check_blocks(engine);
     check_buffers(engine);
     check_listeners(engine);

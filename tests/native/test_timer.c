@@ -68,6 +68,7 @@ static void wheel_poll(struct wheel *wheel)
     uint64_t earliest = wheel_earliest(wheel);
     EXPECT(earliest == UNSET || earliest + RU_TICK_NS > wheel->now_ns);
     EXPECT_EQUAL(wheel->timer.set_count, wheel_set_count(wheel));
+    ru_timer_check(&wheel->timer);
 }
 
 static void wheel_check_wait(const struct wheel *wheel)

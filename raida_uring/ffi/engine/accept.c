@@ -36,6 +36,7 @@ static void accept_note_refusal(struct ru_engine *engine)
 static void accept_open(struct ru_engine *engine, uint32_t listener, int fd, bool adopted)
 {
     struct ru_counters *counters = &engine->counters;
+    RU_CHECK(fd >= 0 && listener < engine->config.listeners_count);
     counters->connections_accepted++;
     if (engine->phase >= RU_FORCED) { /* nobody would serve it, nor end its operations */
         counters->connections_closed_drain++;
@@ -96,9 +97,9 @@ void ru_accept_event(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_listener_state *listener = &engine->listeners[event->index];
     if (event->ended) {
-        RU_CHECK(listener->accepting && engine->operations > 0);
+        RU_CHECK(listener->accepting);
         listener->accepting = false;
-        engine->operations--;
+        ru_engine_end_operation(engine);
         engine->counters.accept_ended++;
     }
     if (event->result >= 0)
@@ -122,7 +123,7 @@ void ru_accept_arm(struct ru_engine *engine)
             engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
         listener->accept_paused = false;
         listener->accepting = true;
-        engine->operations++;
+        ru_engine_begin_operation(engine);
         engine->backend->ops->accept(engine->backend, i);
     }
 }

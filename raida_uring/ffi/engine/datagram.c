@@ -87,11 +87,12 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
 
 void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
 {
+    RU_CHECK(event->index < engine->config.listeners_count);
     struct ru_listener_state *listener = &engine->listeners[event->index];
     if (event->ended) {
-        RU_CHECK(listener->receiving && engine->operations > 0);
+        RU_CHECK(listener->receiving);
         listener->receiving = false;
-        engine->operations--;
+        ru_engine_end_operation(engine);
         engine->counters.udp_receive_ended++;
         if (event->result == -ENOBUFS)
             engine->counters.udp_no_buffers++;
@@ -116,6 +117,8 @@ void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, 
 {
     const struct ru_udp_context *context = &engine->udp.contexts[slot];
     RU_CHECK(size > 0 && engine->sending_count < engine->udp.capacity);
+    RU_CHECK(size <= (block == RU_NONE ? engine->arena.payload_size
+                                       : ru_arena_block_size(&engine->arena, block)));
     const uint8_t *bytes = block == RU_NONE
                                ? datagram_payload(engine, slot)
                                : engine->arena.base + ru_arena_block_at(&engine->arena, block);
@@ -162,6 +165,7 @@ void ru_datagram_arm(struct ru_engine *engine)
     while (engine->udp.counts[RU_UDP_LENT] < RU_SLOTS_LENT_MAX &&
            (slot = ru_udp_lend(&engine->udp)) != RU_NONE)
         engine->backend->ops->lend_slot(engine->backend, slot);
+    RU_CHECK(engine->udp.counts[RU_UDP_LENT] <= RU_SLOTS_LENT_MAX);
     /* Armed on an empty ring a receive fails at once; wait until there is a slot. */
     if (engine->udp.counts[RU_UDP_LENT] == 0)
         return;
@@ -173,7 +177,7 @@ void ru_datagram_arm(struct ru_engine *engine)
             continue;
         engine->backend->ops->receive_datagrams(engine->backend, listener);
         engine->listeners[listener].receiving = true;
-        engine->operations++;
+        ru_engine_begin_operation(engine);
     }
 }
 
@@ -188,6 +192,8 @@ void ru_datagram_refuse(struct ru_engine *engine)
 
 void ru_datagram_reclaim(struct ru_engine *engine)
 {
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
+        RU_CHECK(!engine->listeners[i].receiving);
     for (uint32_t slot = 0; slot < engine->udp.capacity; slot++)
         if (engine->udp.contexts[slot].place == RU_UDP_LENT)
             ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
@@ -196,6 +202,7 @@ void ru_datagram_reclaim(struct ru_engine *engine)
 /* One datagram that is still queued in a socket; false when there is none. */
 static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 {
+    RU_CHECK(!engine->listeners[listener].receiving);
     uint32_t slot = ru_udp_lend(&engine->udp);
     if (slot == RU_NONE)
         return false;

@@ -131,6 +131,7 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
         return 0;
     }
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->with_worker && !conn->queued);
     conn->with_worker = true;
     conn->worker = (uint8_t)worker;
     conn->token_generation = ru_token_advance(conn->token_generation);
@@ -164,6 +165,7 @@ static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
 static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uint64_t spent_ns)
 {
     struct ru_sampling *sampling = &lane->sampling;
+    RU_CHECK(sampling->worker != RU_NONE && spent_ns > 0);
     uint64_t cpu_ns = dispatch_cpu_ns(engine, sampling->worker) - sampling->cpu_ns;
     bool told = sampling->cpu_ns != 0 && cpu_ns < spent_ns;
     uint32_t share = told ? (uint32_t)(cpu_ns * 1000 / spent_ns) : 1000;
@@ -185,6 +187,7 @@ static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint
     if (lane->spreads || lane->workers == 1 || lane->service_ns == 0 ||
         engine->now_ns < sampling->due_ns)
         return;
+    RU_CHECK(sampling->worker == RU_NONE);
     sampling->worker = worker;
     sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
 }
@@ -282,6 +285,7 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
     state->looked_ns = 0;
     state->waits = false;
     lane->busy++;
+    ru_lane_check(lane);
     if (alone)
         dispatch_sample(engine, lane, worker);
     engine->counters.dispatched += state->outstanding;
@@ -343,6 +347,8 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
             return false;
         if (!own) {
             uint32_t size_class = ru_block_class(&engine->blocks, block);
+            RU_CHECK(engine->workers[worker].lent[size_class] > 0);
+            RU_CHECK(engine->lent_count[size_class] > 0);
             engine->workers[worker].lent[size_class]--;
             engine->lent_count[size_class]--;
             engine->lent_missing++;
@@ -409,6 +415,8 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
     uint32_t context = engine->arena.slots + index;
     struct dispatch_reply reply = {.block = RU_NONE};
     bool usable = dispatch_check_reply(engine, context, worker, conn->body_block, &reply);
+    RU_CHECK(conn->with_worker && !conn->queued);
+    RU_CHECK(conn->state == RU_CONN_PROCESSING || conn->state == RU_CONN_DONE);
     conn->with_worker = false;
     if (conn->state == RU_CONN_DONE) { /* the peer left meanwhile */
         conn->reply_block = usable ? reply.block : RU_NONE;
@@ -448,6 +456,7 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
 {
     const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
     struct ru_worker_state *state = &engine->workers[worker];
+    RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
     uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
     if (lane->sampling.worker == worker)
@@ -459,7 +468,6 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
         lane->service_ns = (lane->service_ns + sample_ns) / 2 + 1;
     else
         lane->service_ns += (sample_ns - lane->service_ns) / 32;
-    RU_CHECK(lane->busy > 0);
     lane->busy--;
 }
 

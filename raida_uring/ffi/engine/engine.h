@@ -181,4 +181,17 @@ struct ru_engine {
     struct ru_backend_refusal refusal;
 };
 
+/* At submission and at completion of each operation that the backend counts. */
+static inline void ru_engine_begin_operation(struct ru_engine *engine)
+{
+    RU_CHECK(engine->operations < UINT32_MAX);
+    engine->operations++;
+}
+
+static inline void ru_engine_end_operation(struct ru_engine *engine)
+{
+    RU_CHECK(engine->operations > 0);
+    engine->operations--;
+}
+
 #endif

@@ -15,6 +15,7 @@
 #include "engine/datagram.h"
 #include "engine/dispatch.h"
 #include "engine/engine.h"
+#include "engine/invariants.h"
 #include "engine/stream.h"
 
 /* As many events can be ahead of one: a turn of every connection's. */
@@ -30,10 +31,10 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     case RU_OP_WAKE:
         engine->counters.wakes++;
         if (event->ended)
-            engine->operations--;
+            ru_engine_end_operation(engine);
         if (event->ended && engine->phase != RU_ENDING) {
             engine->backend->ops->watch_wake(engine->backend);
-            engine->operations++;
+            ru_engine_begin_operation(engine);
         }
         break;
     case RU_OP_DATAGRAMS:
@@ -63,6 +64,7 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
         uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
         for (uint32_t i = 0; i < count; i++)
             loop_event(engine, &engine->events[i]);
+        RU_CHECK(count <= want);
         left -= count;
         if (count < want) {
             ru_datagram_count_answered(engine);
@@ -78,6 +80,7 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
  * order in which things came. */
 static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_all)
 {
+    RU_CHECK(before_ns <= engine->now_ns);
     if (engine->untaken == 0)
         engine->judged_ns = before_ns;
     took_all = took_all && engine->backend->ops->saw_all(engine->backend);
@@ -91,8 +94,9 @@ static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_a
 static void loop_publish(struct ru_engine *engine)
 {
     struct ru_counters *counters = &engine->counters;
-    counters->udp_in_flight =
-        (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
+    int64_t in_flight = (int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled;
+    RU_CHECK(in_flight >= 0);
+    counters->udp_in_flight = (uint64_t)in_flight;
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
         counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -211,6 +215,7 @@ static int loop_lap(struct ru_engine *engine)
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
     ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
+    ru_invariants_check_lap(engine);
     return 0;
 }
 
@@ -224,6 +229,8 @@ static bool loop_leaves_sockets(const struct ru_engine *engine)
 
 static void loop_begin_drain(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_SERVING);
+    ru_invariants_check_all(engine);
     engine->phase = RU_DRAINING;
     engine->emptied = false;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
@@ -262,6 +269,7 @@ static bool loop_drained(const struct ru_engine *engine)
 /* What handlers still hold is lost: count it, so that the sums balance. */
 static void loop_abandon(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_ENDING);
     for (uint32_t slot = 0; slot < engine->udp.capacity; slot++) {
         uint8_t place = engine->udp.contexts[slot].place;
         if (place == RU_UDP_QUEUED || place == RU_UDP_WORKER) {
@@ -280,6 +288,7 @@ static void loop_abandon(struct ru_engine *engine)
  * hand-over may be taken back. */
 static void loop_empty_sockets(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING && !loop_listening(engine));
     bool leaves = loop_leaves_sockets(engine), first = !engine->emptied;
     engine->emptied = true;
     /* Even if they are another's: a connection wakes one of the rings that accept, and if that was
@@ -323,6 +332,7 @@ static int loop_serve(struct ru_engine *engine)
 /* Every operation has to report back before the ring and the memory it points at may go. */
 static int loop_end(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING || engine->phase == RU_FORCED);
     engine->phase = RU_ENDING;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         if (engine->listeners[i].accepting)
@@ -390,6 +400,7 @@ static int loop_open_backend(struct ru_engine *engine)
 
 static int loop_open(struct ru_engine *engine)
 {
+    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING);
     int result = loop_pin(engine);
     if (result == 0)
         result = loop_open_backend(engine);
@@ -401,13 +412,15 @@ static int loop_open(struct ru_engine *engine)
     engine->buffers_free = engine->config.tcp_buffers;
     engine->now_ns = ru_now_ns();
     engine->backend->ops->watch_wake(engine->backend);
-    engine->operations++;
+    ru_engine_begin_operation(engine);
     ru_datagram_arm(engine);
     ru_accept_arm(engine);
     /* What was armed is the kernel's before anyone is told that we serve. */
     result = engine->backend->ops->wait(engine->backend, 0, 0);
-    if (result == 0)
+    if (result == 0) {
+        ru_invariants_check_all(engine);
         return 0;
+    }
     (void)snprintf(engine->fault, sizeof(engine->fault), "the first lap");
     engine->backend->ops->close(engine->backend);
     engine->backend = NULL;

@@ -28,6 +28,7 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
 static void stream_return_buffer(struct ru_engine *engine, uint32_t buffer)
 {
     RU_CHECK(buffer < engine->config.tcp_buffers);
+    RU_CHECK(engine->buffers_free < engine->config.tcp_buffers);
     engine->backend->ops->lend_buffer(engine->backend, buffer);
     engine->buffers_free++;
 }
@@ -35,6 +36,7 @@ static void stream_return_buffer(struct ru_engine *engine, uint32_t buffer)
 static void stream_keep(struct ru_engine *engine, struct ru_conn *conn, uint32_t buffer,
                         uint32_t size)
 {
+    RU_CHECK(size > 0 && size <= RU_TCP_BUFFER);
     engine->unread[buffer] = (struct ru_unread){.size = (uint16_t)size};
     ru_list_append(&conn->unread, engine->unread_links, buffer);
 }
@@ -42,6 +44,7 @@ static void stream_keep(struct ru_engine *engine, struct ru_conn *conn, uint32_t
 static void stream_drop_first(struct ru_engine *engine, struct ru_conn *conn)
 {
     uint32_t buffer = conn->unread.first;
+    RU_CHECK(buffer != RU_NONE);
     ru_list_remove(&conn->unread, engine->unread_links, buffer);
     stream_return_buffer(engine, buffer);
 }
@@ -80,7 +83,9 @@ static void stream_await_memory(struct ru_engine *engine, uint32_t index, enum r
 static void stream_receive(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    RU_CHECK(!conn->receiving && conn->fd >= 0);
+    RU_CHECK(!conn->receiving && conn->fd >= 0 && !conn->closes_itself);
+    RU_CHECK(ru_conn_reading(conn) || conn->state == RU_CONN_PROCESSING ||
+             conn->state == RU_CONN_LINGER);
     uint32_t size;
     uint8_t *room = ru_conn_body_room(&engine->conns, index, &size);
     if (!room && engine->buffers_free == 0) {
@@ -90,7 +95,7 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
     stream_leave_queue(engine, index);
     conn->receiving = true;
     conn->more_expected = false; /* if there is more, this brings it */
-    engine->operations++;
+    ru_engine_begin_operation(engine);
     if (room) {
         engine->backend->ops->receive_into(engine->backend, index, conn->generation, conn->fd, room,
                                            size);
@@ -121,7 +126,7 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
     uint32_t size;
     const uint8_t *bytes = ru_conn_unsent(&engine->conns, index, &size);
     conn->sending = true;
-    engine->operations++;
+    ru_engine_begin_operation(engine);
     /* A small reply always fits an empty send buffer: nothing is learnt by waiting to close. */
     conn->closes_itself = !engine->conns.persistent && !conn->receiving && size <= RU_INLINE_SIZE &&
                           !ru_conn_lingers(conn);
@@ -267,6 +272,7 @@ static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
         engine->hand_over_stuck |= errno != EPIPE && errno != ECONNRESET;
         return false;
     }
+    RU_CHECK(!conn->request_open && !conn->queued && !conn->with_worker);
     engine->backend->ops->forget_descriptor(engine->backend, conn->fd);
     stream_close(engine, index, RU_CLOSED_HANDED_OVER);
     return true;
@@ -274,6 +280,7 @@ static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
 
 void ru_stream_begin(struct ru_engine *engine, uint32_t index)
 {
+    RU_CHECK(ru_conn_idle(ru_conn_at(&engine->conns, index)));
     if (stream_hand_over(engine, index))
         return;
     stream_receive(engine, index);
@@ -354,6 +361,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
         ru_stream_limit(engine, index);
         return;
     }
+    RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->queued && !conn->with_worker);
     if (ru_lane_push(lane, &engine->waiting, RU_TCP, context, engine->now_ns)) {
         conn->queued = true;
         /* Listen on, to learn of a reset while the handler runs; further bytes end it. */
@@ -461,6 +469,7 @@ static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru
 static void stream_linger_on(struct ru_engine *engine, uint32_t index, int32_t result)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->state == RU_CONN_LINGER && conn->discards);
     bool failed = result < 0 && result != -ENOBUFS && result != -ECANCELED;
     conn->lingered += result > 0 ? (uint32_t)result : 0;
     if (conn->eof || failed || conn->lingered > RU_LINGER_MAX)
@@ -476,7 +485,7 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
     conn->cancelling = false; /* heard of after it was cancelled: the cancellation came too early */
     if (event->ended) {
         conn->receiving = false;
-        engine->operations--;
+        ru_engine_end_operation(engine);
     }
     enum ru_conn_action action = stream_take(engine, event);
     if (event->result == 0)
@@ -501,7 +510,7 @@ static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->sending && event->ended);
     conn->sending = false;
-    engine->operations--;
+    ru_engine_end_operation(engine);
     bool cut_short =
         conn->closes_itself && event->result < (int32_t)(conn->reply_size - conn->reply_sent);
     if (conn->state == RU_CONN_DONE)

@@ -52,6 +52,13 @@ struct worker_answer {
     uint32_t size;
 };
 
+static void worker_check(const struct ru_worker *worker)
+{
+    RU_CHECK(worker->answered <= worker->opened && worker->opened <= RU_BATCH_MAX);
+    RU_CHECK(worker->used <= RU_SCRATCH_SIZE);
+    RU_CHECK(worker->random_left <= WORKER_RANDOM_SIZE);
+}
+
 /* ---- life ---- */
 
 int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
@@ -259,7 +266,9 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         };
         if (ru_reply_header_size(&reply) == RU_HEADER_LARGE)
             reply.nonce = answer.seal ? answer.seal : worker_nonce(worker);
-        out += ru_reply_header_write(&reply, out);
+        uint32_t header_size = ru_reply_header_write(&reply, out);
+        RU_CHECK(header_size + reply.body_size == size);
+        out += header_size;
         if (answer.size > 0) {
             memcpy(out, answer.payload, answer.size);
             memset(out + answer.size, 0x3E, RU_TERMINATOR_SIZE);
@@ -271,6 +280,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
 /* Account for the time since the last account, for the loop's estimate of the pace. */
 static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 {
+    RU_CHECK(worker->since_ns != 0 && now_ns >= worker->since_ns);
     uint64_t *busy_ns = &worker->mailbox->busy_ns;
     __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
     worker->since_ns = now_ns;
@@ -279,6 +289,7 @@ static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload)
 {
+    worker_check(worker);
     if (count > worker->opened - worker->answered)
         return -EINVAL;
     uint64_t now_ns = ru_now_ns();
@@ -356,6 +367,7 @@ static enum ru_request_kind worker_kind(const struct worker_entry *entry,
 static void worker_record(struct ru_worker *worker, const struct worker_entry *entry,
                           const struct ru_context *context, const uint8_t *body)
 {
+    RU_CHECK(worker->opened < RU_BATCH_MAX && context->body_present <= context->body_size);
     struct ru_record *record = &worker->records[worker->opened];
     uint32_t payload_at = (uint32_t)(body - worker->scratch);
     uint32_t payload_size = context->body_present;
@@ -436,6 +448,7 @@ static uint32_t worker_fill(struct ru_worker *worker)
             worker_open_request(worker, token);
         }
     }
+    worker_check(worker);
     return worker->opened;
 }
 

@@ -30,6 +30,22 @@ void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, struct r
         nodes[i] = (struct ru_timer_node){.bucket = RU_NONE};
 }
 
+void ru_timer_check(const struct ru_timer *timer)
+{
+    uint32_t listed = 0, set = 0;
+    for (uint32_t bucket = 0; bucket < RU_TIMER_BUCKETS; bucket++) {
+        const struct ru_list *list = &timer->buckets[bucket];
+        bool occupied = timer->occupied[bucket / 64] & 1ULL << (bucket % 64);
+        RU_CHECK(occupied == !ru_list_is_empty(list));
+        listed += ru_list_check(list, timer->links, timer->count);
+        for (uint32_t i = list->first; i != RU_NONE; i = timer->links[i].next)
+            RU_CHECK(timer->nodes[i].bucket == bucket);
+    }
+    for (uint32_t i = 0; i < timer->count; i++)
+        set += timer->nodes[i].bucket != RU_NONE;
+    RU_CHECK(listed == set && set == timer->set_count);
+}
+
 void ru_timer_clear(struct ru_timer *timer, uint32_t index)
 {
     RU_CHECK(index < timer->count);

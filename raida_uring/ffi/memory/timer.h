@@ -37,5 +37,7 @@ void ru_timer_clear(struct ru_timer *timer, uint32_t index);
 uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns);
 /* Nanoseconds until the wheel needs a look; UINT64_MAX when nothing is set. */
 uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns);
+/* Invariants, in time that grows with the number of nodes. */
+void ru_timer_check(const struct ru_timer *timer);
 
 #endif

@@ -132,7 +132,8 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
     if (!conns->conns)
         return -ENOMEM;
     for (uint32_t i = conns->capacity; i > 0; i--) {
-        conns->conns[i - 1] = (struct ru_conn){.fd = -1, .generation = 1, .next = conns->free_head};
+        conns->conns[i - 1] = (struct ru_conn){
+            .fd = -1, .generation = 1, .next = conns->free_head, .unread = RU_LIST_EMPTY};
         conns->free_head = i - 1;
     }
     return 0;
