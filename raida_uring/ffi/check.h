@@ -20,10 +20,10 @@
         }                                                                                          \
     } while (0)
 
-/* The place where no path leads, unless we have a bug. */
-#define RU_UNREACHABLE(what)                                                                       \
+/* Where no case of ours leads. */
+#define RU_UNREACHABLE()                                                                           \
     do {                                                                                           \
-        (void)fprintf(stderr, "raida-uring: unreachable: %s (%s:%d)\n", what, __FILE__, __LINE__); \
+        (void)fprintf(stderr, "raida-uring: unreachable (%s:%d)\n", __FILE__, __LINE__);           \
         abort();                                                                                   \
     } while (0)
 

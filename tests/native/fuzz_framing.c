@@ -260,12 +260,12 @@ static bool foresee_one(const struct script *script, uint32_t at, struct log *lo
         return false;
     }
     at = log->consumed = at + header_size + body_size;
-    if (header.lane_class == RU_CLASS_ECHO && bytes[16] == 0 &&
+    if (header.lane == RU_CLASS_ECHO && bytes[16] == 0 &&
         plain_valid(bytes + header_size, body_size)) {
         foresee_reply(log_add(log, 'E', at, 0), RU_STATUS_SUCCESS, bytes, body_size);
         return script->persistent;
     }
-    bool slow = header.lane_class == RU_CLASS_SLOW;
+    bool slow = header.lane == RU_CLASS_SLOW;
     log_add(log, slow ? 'S' : 'Q', at, header_size + body_size);
     if (slow && script->slow_full)
         foresee_reply(log_add(log, 'R', at, 0), RU_STATUS_REQUEST_RATE, bytes, 0);

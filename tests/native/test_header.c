@@ -114,7 +114,7 @@ static void test_every_command(void)
         (void)native_header(bytes, 0, (enum native_command)command, 0, 0);
         enum ru_status status = ru_header_decide(&other, bytes, &header);
         uint8_t lane = command < RU_COMMANDS_COUNT ? drawn[command] : RU_CLASS_NONE;
-        EXPECT_EQUAL(header.lane_class, lane);
+        EXPECT_EQUAL(header.lane, lane);
         EXPECT_EQUAL(status, command >= RU_COMMANDS_COUNT ? 5 : lane == RU_CLASS_NONE ? 6 : 0);
     }
 }

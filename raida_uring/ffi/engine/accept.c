@@ -1,7 +1,7 @@
 /* accept.c: connections that are new to the engine: accepted, or taken over from another process.
  *
- * When descriptors run out, clients are shed: a descriptor held in reserve is given up for a moment to
- * accept and close, so that they see a closed connection and not a hanging one.
+ * When descriptors run out, clients are shed: a descriptor held in reserve is given up for a moment
+ * to accept and close, so that they see a closed connection and not a hanging one.
  */
 #include "engine/accept.h"
 
@@ -23,8 +23,8 @@ static void accept_reject(int fd)
     (void)close(fd);
 }
 
-/* A client was refused, or waits for want of a descriptor. Refusals that are RU_REFUSALS_GAP_NS
- * apart at most are one spell, so that whoever asks is told since when, not how often. */
+/* A client was refused, or waits because no descriptor is left. Refusals at most RU_REFUSALS_GAP_NS
+ * apart are one spell: an operator asks since when, not how often. */
 static void accept_note_refusal(struct ru_engine *engine)
 {
     if (engine->refused_at_ns == 0 || engine->now_ns - engine->refused_at_ns > RU_REFUSALS_GAP_NS)
@@ -32,13 +32,13 @@ static void accept_note_refusal(struct ru_engine *engine)
     engine->refused_at_ns = engine->now_ns;
 }
 
-/* adopted: another process has served it; it may have been answered before. */
+/* adopted: another process has served the connection, and may have answered requests on it. */
 static void accept_open(struct ru_engine *engine, uint32_t listener, int fd, bool adopted)
 {
     struct ru_counters *counters = &engine->counters;
     RU_CHECK(fd >= 0 && listener < engine->config.listeners_count);
     counters->connections_accepted++;
-    if (engine->phase >= RU_FORCED) { /* nobody would serve it, nor end its operations */
+    if (engine->phase >= RU_FORCED) { /* no further lap would serve it */
         counters->connections_closed_drain++;
         accept_reject(fd);
         return;
@@ -65,7 +65,7 @@ void ru_accept_adopt(struct ru_engine *engine)
     }
 }
 
-/* Do not accept for a moment: what failed would fail again at once. */
+/* Do not accept for a moment, since it would fail again at once. */
 static void accept_pause(struct ru_engine *engine, uint32_t listener)
 {
     accept_note_refusal(engine);
@@ -73,8 +73,7 @@ static void accept_pause(struct ru_engine *engine, uint32_t listener)
     engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
 }
 
-/* Out of descriptors: give up the reserve for a moment to accept and close, so that clients see a
- * closed connection and not a hanging one. */
+/* Out of descriptors: see the head of this file. */
 static void accept_shed(struct ru_engine *engine, uint32_t listener)
 {
     for (uint32_t i = 0; i < ACCEPT_SHED_MAX && engine->reserve_fd >= 0; i++) {
@@ -132,7 +131,8 @@ void ru_accept_drain(struct ru_engine *engine, bool refuse)
 {
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         int listener = engine->config.listeners[i].tcp_fd;
-        for (uint32_t budget = RU_CONNECTIONS_MAX; budget > 0; budget--) { /* not for ever */
+        for (uint32_t budget = RU_CONNECTIONS_MAX; budget > 0;
+             budget--) { /* an end, whatever clients do */
             int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd < 0)
                 break;

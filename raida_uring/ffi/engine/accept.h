@@ -15,7 +15,8 @@ void ru_accept_event(struct ru_engine *engine, const struct ru_event *event);
 void ru_accept_arm(struct ru_engine *engine);
 /* Take the connections that another process has passed on, see ru_engine_adopt(). */
 void ru_accept_adopt(struct ru_engine *engine);
-/* Accept what the listeners' backlogs still hold, then, if so wanted, refuse further connections. */
+/* Accept what the listeners' backlogs still hold, then, if so wanted, refuse further
+ * connections. */
 void ru_accept_drain(struct ru_engine *engine, bool refuse);
 
 #endif

@@ -1,7 +1,7 @@
 /* config.c: what a configuration may hold.
  *
- * The one place that knows: the engine refuses by it, and the configuration file is read by it, so
- * that what passes a check of the file starts. Pure; any thread.
+ * The only place that knows: the engine and the reader of the configuration file both check by it,
+ * so a file that passes its check starts. Pure; any thread.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -29,7 +29,7 @@ struct config_range {
 #field, offsetof(struct ru_config, field), least, most                                     \
     }
 
-/* Whatever the other fields are. */
+/* The limits of single fields. */
 static const struct config_range config_ranges[] = {
     RANGE(listeners_count, 1, RU_LISTENERS_MAX),
     RANGE(backend, RU_BACKEND_AUTO, RU_BACKEND_EPOLL),
@@ -77,7 +77,7 @@ static int config_check_checks(const struct ru_checks *checks, struct ru_config_
     return 0;
 }
 
-/* What no field can tell alone. */
+/* The limits that depend on other fields. */
 static int config_check_together(const struct ru_config *config, struct ru_config_fault *fault)
 {
     uint32_t blocks_min = CONFIG_BLOCKS_PER_WORKER * ru_config_workers(config);

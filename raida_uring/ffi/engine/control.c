@@ -1,10 +1,10 @@
 /* control.c: what other threads ask of the loop, served between two laps.
  *
- * Why: limits and connections are the loop's own, read without locks or atomics all over a lap. Who
- * wants to change or see them offers a call and waits; the loop serves it where nothing is half
- * done.
- * Owner: the caller until the call is offered and after it is done, the loop in between. An offer
- * that was not taken up in time is withdrawn, so that a loop that stands still holds nobody up.
+ * Why: the loop reads limits and connections all over a lap, without locks or atomics. A thread
+ * that wants to change or see them offers a call and waits; the loop serves the call between two
+ * laps, where nothing is half done.
+ * Owner: the caller before the call is offered and after it is done, the loop in between. An offer
+ * that is not taken in time is withdrawn, so that no caller hangs on a loop that is stuck.
  * Memory: the call and its results stand in the engine; none is allocated.
  */
 #include "engine/control.h"
@@ -39,7 +39,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_live *live)
     };
     config->wait_max_ms = live->wait_max_ms;
     config->busy_poll_us = live->busy_poll_us;
-    /* The one that workers read. */
+    /* Workers read this one. */
     __atomic_store_n(&config->udp_reply_factor_max, live->udp_reply_factor_max, __ATOMIC_RELAXED);
     ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
@@ -87,8 +87,8 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
     }
 }
 
-/* Serve again: connections are served on; what was cancelled and has ended is armed at once, lest the
- * loop sleep on its sockets, the rest when it ends. */
+/* Serve again. Operations that were cancelled and have ended are armed at once, or the loop could
+ * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
 {
     if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
@@ -102,8 +102,8 @@ static int control_take_back(struct ru_engine *engine)
     return 0;
 }
 
-/* Accept anew: a connection wakes one of the rings that accept, and the other one, which is gone,
- * may have been woken for connections that it did not live to accept. */
+/* Accept anew. A connection wakes one of the rings that accept: the other process, which is gone,
+ * may have been woken for connections that it did not accept any more. */
 static void control_own(struct ru_engine *engine, uint32_t shared)
 {
     engine->config.shared_sockets = shared;
@@ -149,7 +149,7 @@ static int control_withdraw(struct ru_call *call, int error)
     if (__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_IDLE, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_RELAXED))
         return error;
-    return 0; /* taken up after all: it will be done in a moment */
+    return 0; /* the loop has just taken it: it will be done in a moment */
 }
 
 static int control_call(struct ru_engine *engine, enum ru_call_kind kind)

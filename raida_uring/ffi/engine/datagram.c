@@ -130,8 +130,9 @@ void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, 
 
 void ru_datagram_failed(struct ru_engine *engine)
 {
-    /* Reported during the submission that took it. A lap that overfills the submission queue
-     * submits in between and hears of it before the release: then the count goes below 0. */
+    /* The failure is reported by the submission that took the reply. A lap that overfills the
+     * submission queue submits in between, and learns of it before the release: the count is below
+     * 0 then. */
     engine->unsettled--;
     engine->counters.udp_dropped_send++;
 }
@@ -166,10 +167,10 @@ void ru_datagram_arm(struct ru_engine *engine)
            (slot = ru_udp_lend(&engine->udp)) != RU_NONE)
         engine->backend->ops->lend_slot(engine->backend, slot);
     RU_CHECK(engine->udp.counts[RU_UDP_LENT] <= RU_SLOTS_LENT_MAX);
-    /* Armed on an empty ring a receive fails at once; wait until there is a slot. */
+    /* A receive that is armed without a slot fails at once. */
     if (engine->udp.counts[RU_UDP_LENT] == 0)
         return;
-    /* Whoever comes first may take all slots, so the one that did last time comes last. */
+    /* The first one may take all slots, so the listener that received last comes last. */
     uint32_t count = engine->config.listeners_count;
     for (uint32_t i = 1; i <= count; i++) {
         uint32_t listener = (engine->received_last + i) % count;
@@ -185,7 +186,8 @@ void ru_datagram_refuse(struct ru_engine *engine)
 {
     struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
     const struct sock_fprog program = {.len = 1, .filter = &none};
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) /* without it: a longer drain */
+    for (uint32_t i = 0; i < engine->config.listeners_count;
+         i++) /* if it fails, the drain takes longer */
         (void)setsockopt(engine->config.listeners[i].udp_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program,
                          sizeof(program));
 }
@@ -218,7 +220,7 @@ static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 void ru_datagram_drain(struct ru_engine *engine)
 {
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        uint32_t budget = RU_EVENTS_BATCH; /* per lap, so that replies leave in between */
+        uint32_t budget = RU_EVENTS_BATCH; /* of a lap: replies have to leave in between */
         if (!engine->listeners[i].receiving)
             while (budget > 0 && datagram_receive_now(engine, i))
                 budget--;

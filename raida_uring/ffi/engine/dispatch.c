@@ -1,16 +1,16 @@
 /* dispatch.c: requests to workers and back.
  *
- * Who gets what: only an idle worker is given work, the first idle one before the others, so that
- * a quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
+ * Who gets what: only an idle worker is given work, the first idle one before the others, so that a
+ * quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
  * lane's measured pace: a hundred quick requests, or one that takes long.
  *
  * How many at once: Python threads share one interpreter lock, and each call of a handler into C
  * drops it. Two that run side by side then take it from each other at every call, for a fraction of
- * what one of them does. So a further worker is woken only where those at work leave the interpreter
- * idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch that runs alone,
- * by how much of its time its thread was on a processor: a tenth means that ten may run at once. A
- * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
- * does one whose thread is seen to wait.
+ * what one of them does. So a further worker is woken only where those at work leave the
+ * interpreter idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch
+ * that runs alone, by how much of its time its thread was on a processor: a tenth means that ten
+ * may run at once. A batch that is older than a few milliseconds sits in a handler that blocks and
+ * holds nobody up, nor does one whose thread is seen to wait.
  */
 #include "engine/dispatch.h"
 
@@ -19,7 +19,7 @@
 #include "engine/engine.h"
 #include "engine/stream.h"
 
-/* ---- blocks lent in advance ---- */
+/* ---- blocks that workers hold in advance ---- */
 
 static void dispatch_lend(struct ru_engine *engine)
 {
@@ -85,7 +85,7 @@ void ru_dispatch_init(struct ru_engine *engine)
     engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
     engine->lent_missing = workers * (engine->lent_target[0] + engine->lent_target[1]);
     dispatch_lend(engine);
-    RU_CHECK(engine->lent_missing == 0); /* ru_engine_create() saw to it that there is room */
+    RU_CHECK(engine->lent_missing == 0); /* ru_config_check() leaves room for all */
 }
 
 /* ---- to workers ---- */
@@ -107,8 +107,8 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
     return batch > 0 ? batch : 1;
 }
 
-/* Take a context out of the lane for `worker`; its token, or 0 if nobody waits for it any more, or it
- * must not be looked at. */
+/* Take a context out of the lane for `worker`; its token, or 0 if its peer has left or it must not
+ * be looked at. */
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     uint32_t context = ru_lane_pop(lane, &engine->waiting);
@@ -124,7 +124,7 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
         return ru_token_pack(0, context, engine->udp.contexts[context].generation);
     }
     uint32_t index = context - engine->arena.slots;
-    if (!ru_stream_dequeued(engine, index))
+    if (!ru_stream_leave_lane(engine, index))
         return 0;
     if (ru_admission_refuses(engine, context)) {
         ru_stream_limit(engine, index);
@@ -150,8 +150,8 @@ static uint64_t dispatch_cpu_ns(const struct ru_engine *engine, uint32_t worker)
     return (uint64_t)used.tv_sec * RU_SECOND_NS + (uint64_t)used.tv_nsec;
 }
 
-/* As many as fill the interpreter, twice over: too many cost little where they wait. But one where
- * it works for most of its time. */
+/* As many batches as keep the interpreter busy twice over, since too many cost little where
+ * handlers wait; but one where a handler works for most of its time. */
 static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
 {
     if (share >= RU_DISPATCH_WORKING)
@@ -160,8 +160,8 @@ static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
     return width < lane->workers ? width : lane->workers;
 }
 
-/* The batch that was watched took `spent_ns`. The largest of some shares counts: a thread whose
- * processor was taken away for a while has not waited. */
+/* The watched batch took `spent_ns`. The largest of the latest shares counts, since a thread that
+ * lost its processor for a while looks as if it had waited. */
 static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uint64_t spent_ns)
 {
     struct ru_sampling *sampling = &lane->sampling;
@@ -176,7 +176,7 @@ static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uin
         if (sampling->shares[i] > largest)
             largest = sampling->shares[i];
     lane->width = dispatch_width(lane, largest);
-    /* At once while they disagree. */
+    /* Take the next sample at once while they disagree. */
     sampling->due_ns =
         dispatch_width(lane, share) == lane->width ? engine->now_ns + RU_DISPATCH_SAMPLE_NS : 0;
 }
@@ -192,8 +192,8 @@ static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint
     sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
 }
 
-/* While requests wait for running batches: does one of those wait itself? Its thread has then hardly
- * been on a processor between two looks. */
+/* While requests wait for running batches: find batches that wait themselves. The thread of such a
+ * batch has hardly been on a processor between two looks. */
 static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
 {
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
@@ -210,7 +210,7 @@ static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
     }
 }
 
-/* The batch that is watched may be one that blocks: then it is judged before it has come back. */
+/* Judge the watched batch before it has come back, if it blocks. */
 static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
 {
     if (lane->sampling.worker == RU_NONE)
@@ -221,7 +221,8 @@ static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
         dispatch_sampled(engine, lane, age_ns);
 }
 
-/* How many of the lane's batches are young and at work, and when to see about the first of them. */
+/* How many of the lane's batches are young and at work, and when the first of them should be looked
+ * at again. */
 static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_lane *lane,
                                uint64_t *until_ns)
 {
@@ -243,8 +244,8 @@ static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_l
     return young;
 }
 
-/* Until when the lane's next batch has to wait for those that run; 0: it has not. */
-static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
+/* Until when the lane's next batch has to wait for those that run; 0: it has not to wait. */
+static uint64_t dispatch_wait_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
 {
     uint64_t until_ns;
     uint32_t young = dispatch_young(engine, lane, &until_ns);
@@ -254,7 +255,7 @@ static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const str
         return 0;
     if (young >= (alone ? 1 : lane->width))
         return until_ns;
-    /* One that is new may be back in a moment, and take more requests at once. */
+    /* A young batch may be back in a moment, and its worker can then take more requests at once. */
     uint64_t hold_ns = ru_lane_oldest_ns(lane, &engine->waiting) + RU_DISPATCH_HOLD_NS;
     if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
         return 0;
@@ -304,7 +305,7 @@ void ru_dispatch_run(struct ru_engine *engine)
             uint32_t worker = lane->first_worker + i;
             if (engine->workers[worker].outstanding > 0)
                 continue;
-            if (dispatch_held_until_ns(engine, lane) != 0)
+            if (dispatch_wait_until_ns(engine, lane) != 0)
                 break;
             dispatch_give(engine, lane, worker, dispatch_batch(lane));
         }
@@ -318,7 +319,7 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
         const struct ru_lane *lane = &engine->lanes[number];
         if (lane->count == 0 || lane->busy == lane->workers)
             continue;
-        uint64_t until_ns = dispatch_held_until_ns(engine, lane);
+        uint64_t until_ns = dispatch_wait_until_ns(engine, lane);
         uint64_t rest_ns = until_ns > engine->now_ns ? until_ns - engine->now_ns : 1;
         if (rest_ns < wait_ns)
             wait_ns = rest_ns;
@@ -328,7 +329,8 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
 
 /* ---- back from workers ---- */
 
-/* What the worker wrote about its reply, checked: the arena is not ours alone. */
+/* What the worker wrote about its reply into the arena, checked: a worker may become a process of
+ * its own, and what its bugs can write must not lead the loop astray. */
 struct dispatch_reply {
     uint32_t block;
     uint32_t size;
@@ -449,9 +451,9 @@ static void dispatch_return(struct ru_engine *engine, uint32_t worker, uint64_t 
         dispatch_return_conn(engine, ru_token_index(token) - engine->arena.slots, worker);
 }
 
-/* A batch has come back: how long did one request of it take? The worker's own clock, so that its
- * waking does not count. Lower samples weigh more: a sample may be inflated by waiting for the
- * interpreter lock, and batches made smaller for that would only make the waiting worse. */
+/* A batch has come back: measure how long one request of it took, by the worker's own clock, so
+ * that its waking does not count. Lower samples weigh more: waiting for the interpreter lock
+ * inflates a sample, and smaller batches would only add to that waiting. */
 static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);

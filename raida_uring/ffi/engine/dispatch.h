@@ -16,7 +16,7 @@ void ru_dispatch_init(struct ru_engine *engine);
 void ru_dispatch_collect(struct ru_engine *engine);
 /* Hand queued contexts to idle workers. */
 void ru_dispatch_run(struct ru_engine *engine);
-/* True if a worker has returned something that was not collected yet. */
+/* Whether a worker has returned something that is not collected yet. */
 bool ru_dispatch_has_returns(const struct ru_engine *engine);
 /* How long queued work may wait for a running batch; UINT64_MAX when nothing waits. */
 uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine);

@@ -1,7 +1,7 @@
 /* engine.c: an engine's life, and what other threads may ask of it at any time.
  *
- * What these functions share with the loop is atomic, published in the arena, or set before the loop
- * runs. What has to be asked of the loop itself goes through control.c.
+ * What these functions share with the loop is atomic, published in the arena, or set before the
+ * loop runs. What has to be asked of the loop itself goes through control.c.
  */
 #include "engine/engine.h"
 

@@ -30,18 +30,18 @@ struct ru_worker_state {
     uint32_t outstanding; /* tokens it holds */
     uint32_t batch;       /* tokens it was last given */
     uint64_t given_ns;    /* when that was */
-    uint64_t busy_ns;     /* what its mailbox said when they had come back */
-    clockid_t clock;      /* of its thread's processor time; written when it opens */
-    uint64_t looked_ns;   /* at that clock, while others wait for this batch; 0: not yet */
-    uint64_t cpu_ns;      /* what it said */
-    bool waits;           /* its handler waits: nobody is held up for it */
-    uint32_t lent[2];     /* blocks it holds in advance */
+    uint64_t busy_ns;     /* of its mailbox, when they had come back */
+    clockid_t clock;      /* of its thread's processor time; the worker writes it when it opens */
+    uint64_t looked_ns;   /* when that was read, while requests wait for the batch; 0: not yet */
+    uint64_t cpu_ns;      /* what the clock said then */
+    bool waits;           /* its handler waits in C: no other batch has to wait for it */
+    uint32_t lent[2];     /* blocks it holds in advance, by class */
 };
 
 struct ru_listener_state {
     bool accepting;
     bool receiving;
-    bool accept_paused; /* no descriptor to accept with */
+    bool accept_paused; /* accepting failed: not again before accept_retry_ns */
     bool draining;      /* its UDP socket may still hold datagrams */
 };
 
@@ -80,8 +80,8 @@ enum ru_stage {
     RU_STAGE_ENDED
 };
 
-/* Connections of another process on their way to the loop: listener << 32 | descriptor. One thread
- * adds, the loop takes. */
+/* Connections that another process has passed on, on their way to the loop: listener << 32 |
+ * descriptor. One thread adds them, the loop takes them. */
 struct ru_adoptions {
     uint64_t items[RU_ADOPT_MAX];
     uint32_t added;
@@ -98,7 +98,7 @@ enum ru_call_kind {
 
 enum ru_call_state {
     RU_CALL_IDLE,    /* the caller's */
-    RU_CALL_OFFERED, /* whoever comes first: the loop takes it, or the caller withdraws it */
+    RU_CALL_OFFERED, /* until the loop takes it or the caller withdraws it */
     RU_CALL_TAKEN,   /* the loop's */
     RU_CALL_DONE,    /* the caller's */
 };
@@ -120,62 +120,70 @@ struct ru_call {
 struct ru_engine {
     struct ru_config config;
     struct ru_arena arena;
+    struct ru_backend *backend; /* NULL unless the loop runs */
+    struct ru_counters counters;
+
+    /* loop.c */
+    struct ru_event *events; /* RU_EVENTS_BATCH */
+    enum ru_phase phase;
+    uint64_t now_ns;     /* read once per lap */
+    uint64_t judged_ns;  /* deadlines up to here are judged: see loop_judge() */
+    uint64_t untaken;    /* events taken since a lap first left some to the next; 0: none left */
+    uint64_t second_ns;  /* when the once-a-second work is due */
+    uint32_t operations; /* begun with the backend, not ended */
+    bool emptied;        /* this drain has taken what the sockets held when it began */
+
+    /* Pools and states that others decide about: wire/, memory/, guard/ */
     struct ru_front front;
     struct ru_udp_pool udp;
     struct ru_conns conns;
     struct ru_blocks blocks;
+    struct ru_guard guard;
     struct ru_timer timers; /* one node per connection */
     struct ru_timer_node *timer_nodes;
     struct ru_link *timer_links;
-    struct ru_counters counters;
-    struct ru_guard guard;
-    struct ru_backend *backend;
-    struct ru_event *events; /* RU_EVENTS_BATCH */
 
+    /* dispatch.c */
     struct ru_lane lanes[RU_LANES];
-    struct ru_worker_state workers[RU_WORKERS_MAX];
-    struct ru_tally **tallies; /* per worker and command */
     struct ru_waiting waiting; /* in the lanes */
-    uint32_t lent_target[2];   /* of each worker */
-    uint32_t lent_count[2];    /* of all workers together */
-    uint32_t lent_missing;     /* blocks that workers should have and do not */
+    struct ru_worker_state workers[RU_WORKERS_MAX];
+    struct ru_tally **tallies; /* per worker and command; each worker writes its own */
+    uint32_t lent_target[2];   /* blocks that each worker should hold in advance, by class */
+    uint32_t lent_count[2];    /* blocks that all workers hold */
+    uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
 
+    /* datagram.c and accept.c */
     struct ru_listener_state listeners[RU_LISTENERS_MAX];
-    uint32_t received_last; /* listener of the latest datagram */
-    uint64_t accept_retry_ns;
+    uint32_t received_last;     /* listener of the latest datagram */
+    struct ru_sending *sending; /* at most one per slot */
+    uint32_t sending_count;
+    int32_t unsettled; /* replies submitted less those that failed, not counted as answered yet */
+    int reserve_fd;    /* closed for a moment when descriptors run out */
+    uint64_t accept_retry_ns;  /* when paused listeners accept again */
     uint64_t refused_since_ns; /* the newest spell of refused connections: its first ... */
     uint64_t refused_at_ns;    /* ... and its latest; 0: none was ever refused */
+
+    /* stream.c */
     struct ru_list memory_queues[RU_SHORTAGES]; /* connections, oldest first */
     struct ru_link *memory_links;               /* per connection */
-    struct ru_sending *sending;                 /* at most one per slot */
-    uint32_t sending_count;
-    int32_t unsettled;            /* submitted less failed, and not counted yet */
-    struct ru_unread *unread;     /* per TCP buffer */
-    struct ru_link *unread_links; /* per TCP buffer: those of one connection */
     uint8_t *tcp_buffers;
-    uint32_t buffers_free; /* lent to the kernel */
-    uint32_t operations;   /* started, not ended */
-    int reserve_fd;        /* given up for a moment when descriptors run out */
-    uint64_t now_ns;       /* read once per lap */
-    uint64_t judged_ns;    /* deadlines up to here are judged; not after the last look */
-    uint64_t untaken;      /* events taken since one was first left for a later lap; 0: none was */
-    uint64_t second_ns;    /* next once-a-second work */
-    enum ru_phase phase;
-    bool emptied; /* what the sockets held when this drain began has been taken */
-
-    /* Hand-over to another process: -1, or the socket that descriptors leave through. */
-    int hand_over_fd;
-    bool hand_over_stuck; /* that socket took no more for now: try again */
+    uint32_t buffers_free;        /* lent to the kernel */
+    struct ru_unread *unread;     /* per TCP buffer that is not */
+    struct ru_link *unread_links; /* per TCP buffer: those of one connection */
+    int hand_over_fd;             /* the socket that descriptors leave through; -1: no hand-over */
+    bool hand_over_stuck;         /* that socket took no more for now: try again */
 
     /* Any thread. */
     struct ru_call call;
-    struct ru_closed_ring closed; /* what stream.c notes */
+    struct ru_closed_ring closed; /* stream.c puts in, one thread takes out */
     int wake_fd;
     struct ru_adoptions adoptions;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
     uint32_t stage;       /* enum ru_stage; the loop writes it */
-    int result;           /* once the stage is ENDED */
     struct ru_sleeper stage_sleeper;
+
+    /* Any thread, once the stage says so. */
+    int result; /* ENDED */
     char fault[RU_FAULT_TEXT];
     char tier[96];
     struct ru_backend_refusal refusal;

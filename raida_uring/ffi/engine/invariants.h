@@ -9,8 +9,8 @@ struct ru_engine;
 
 /* What can be seen without walking anything: at the end of every lap. */
 void ru_invariants_check_lap(const struct ru_engine *engine);
-/* All sums, in time that grows with the engine's memory: when it begins to serve and to drain, and in
- * tests after every lap. */
+/* All sums, in time that grows with the engine's memory: when it begins to serve and to drain, and
+ * in tests after every lap. */
 void ru_invariants_check_all(const struct ru_engine *engine);
 
 #endif

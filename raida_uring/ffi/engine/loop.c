@@ -18,7 +18,7 @@
 #include "engine/invariants.h"
 #include "engine/stream.h"
 
-/* As many events can be ahead of one: a turn of every connection's. */
+/* No event can have more ahead of it: some for each connection. */
 #define LOOP_UNTAKEN_MAX (8ULL * RU_CONNECTIONS_MAX)
 #define LOOP_BUDGET_NONE UINT32_MAX
 #define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
@@ -62,9 +62,9 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
     while (left > 0) {
         uint32_t want = ru_number_min32(left, RU_EVENTS_BATCH);
         uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
+        RU_CHECK(count <= want);
         for (uint32_t i = 0; i < count; i++)
             loop_event(engine, &engine->events[i]);
-        RU_CHECK(count <= want);
         left -= count;
         if (count < want) {
             ru_datagram_count_answered(engine);
@@ -74,10 +74,10 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
     return false;
 }
 
-/* A deadline is judged by a clock that was read before the sockets were looked at: whoever was in
- * time is heard first, however long this process stood still meanwhile. When a lap could not take
- * all there was, its deadlines wait for one that can; but not for ever, since both backends keep the
- * order in which things came. */
+/* Close what has missed its deadline. Deadlines are judged by the clock as it was read before the
+ * sockets were looked at, so that bytes which arrived in time count, however long this process was
+ * stopped meanwhile. When a lap cannot take all there is, its deadlines wait for a lap that can;
+ * but not longer than LOOP_UNTAKEN_MAX events, since both backends keep the order of arrival. */
 static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_all)
 {
     RU_CHECK(before_ns <= engine->now_ns);
@@ -105,7 +105,7 @@ static void loop_publish(struct ru_engine *engine)
     ru_counters_publish(&ru_page_of(&engine->arena)->counters, counters);
 }
 
-/* After work was handed out: what stays queued then waits for a worker. */
+/* After work was handed out, so that what is queued waits for a worker. */
 static void loop_publish_gauges(struct ru_engine *engine)
 {
     const struct ru_lane *lanes = engine->lanes;
@@ -149,11 +149,11 @@ static uint64_t loop_wait_ns(const struct ru_engine *engine)
     wait_ns = ru_number_min64(wait_ns, ru_dispatch_wait_ns(engine));
     if (engine->phase != RU_SERVING)
         return ru_number_min64(wait_ns, RU_TICK_NS);
-    if (engine->sending_count > 0) /* sent by this wait, and known to be sent after it */
+    if (engine->sending_count > 0) /* this wait sends replies, the next lap counts them */
         wait_ns = ru_number_min64(wait_ns, RU_SETTLE_NS);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         if (!engine->listeners[i].receiving && engine->sending_count > 0)
-            return 0; /* slots come free with this submission; arm right after */
+            return 0; /* this submission frees slots, with which the receive is armed at once */
         if (!engine->listeners[i].accepting)
             wait_ns = ru_number_min64(wait_ns, RU_ACCEPT_RETRY_NS);
     }
@@ -187,6 +187,19 @@ static int loop_wait(struct ru_engine *engine)
     return result;
 }
 
+static void loop_give_work(struct ru_engine *engine)
+{
+    loop_publish(engine); /* before handlers run, which see their own request counted then */
+    uint32_t used_count = engine->conns.used_count;
+    uint64_t limited = engine->counters.udp_dropped_limited;
+    ru_dispatch_run(engine);
+    bool dropped = limited != engine->counters.udp_dropped_limited;
+    if (dropped) /* slots are free again */
+        ru_datagram_arm(engine);
+    if (dropped || used_count != engine->conns.used_count) /* or a peer had left */
+        loop_publish(engine);
+}
+
 static int loop_lap(struct ru_engine *engine)
 {
     int result = loop_wait(engine);
@@ -203,15 +216,7 @@ static int loop_lap(struct ru_engine *engine)
     ru_accept_arm(engine);
     ru_datagram_arm(engine);
     engine->counters.laps++;
-    loop_publish(engine); /* before work is handed out: handlers see their own request counted */
-    uint32_t used_count = engine->conns.used_count;
-    uint64_t limited = engine->counters.udp_dropped_limited;
-    ru_dispatch_run(engine);
-    bool dropped = limited != engine->counters.udp_dropped_limited;
-    if (dropped)
-        ru_datagram_arm(engine);
-    if (dropped || used_count != engine->conns.used_count) /* or whose peers had left */
-        loop_publish(engine);
+    loop_give_work(engine);
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
     ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
@@ -221,10 +226,21 @@ static int loop_lap(struct ru_engine *engine)
 
 /* ---- draining ---- */
 
-/* Whether the sockets live on when this engine ends: what arrives is left to whoever has them. */
+/* Whether another process has the sockets, too: it serves what arrives from now on. */
 static bool loop_leaves_sockets(const struct ru_engine *engine)
 {
     return engine->hand_over_fd >= 0 || engine->config.shared_sockets != 0;
+}
+
+/* No listener takes anything new; the ends of the operations come later. */
+static void loop_cancel_listeners(struct ru_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
+        if (engine->listeners[i].accepting)
+            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
+        if (engine->listeners[i].receiving)
+            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
+    }
 }
 
 static void loop_begin_drain(struct ru_engine *engine)
@@ -233,13 +249,9 @@ static void loop_begin_drain(struct ru_engine *engine)
     ru_invariants_check_all(engine);
     engine->phase = RU_DRAINING;
     engine->emptied = false;
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        if (engine->listeners[i].accepting)
-            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
-        if (engine->listeners[i].receiving)
-            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
+    loop_cancel_listeners(engine);
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
         engine->listeners[i].draining = !loop_leaves_sockets(engine);
-    }
     if (engine->hand_over_fd >= 0) {
         ru_stream_hand_over(engine);
         return;
@@ -266,7 +278,7 @@ static bool loop_drained(const struct ru_engine *engine)
            ru_udp_in_flight(&engine->udp) == 0;
 }
 
-/* What handlers still hold is lost: count it, so that the sums balance. */
+/* Give up the requests that handlers still have, and count them as dropped. */
 static void loop_abandon(struct ru_engine *engine)
 {
     RU_CHECK(engine->phase == RU_ENDING);
@@ -283,16 +295,16 @@ static void loop_abandon(struct ru_engine *engine)
     engine->counters.tcp_in_flight = 0;
 }
 
-/* No operation takes from the sockets any more: answer what they hold, but leave datagrams to
- * another process that serves them. Slots stay lent then, since the backend still has them and a
- * hand-over may be taken back. */
+/* Once no operation takes from the sockets any more: take what they hold, but leave datagrams to
+ * another process that has the sockets. The slots stay lent in that case, since the backend has
+ * them and the hand-over may be taken back. */
 static void loop_empty_sockets(struct ru_engine *engine)
 {
     RU_CHECK(engine->phase == RU_DRAINING && !loop_listening(engine));
     bool leaves = loop_leaves_sockets(engine), first = !engine->emptied;
     engine->emptied = true;
-    /* Even if they are another's: a connection wakes one of the rings that accept, and if that was
-     * ours, and cancelled before it could accept, nobody else knows of the connection. */
+    /* Connections even then: a connection wakes one of the rings that accept, and if that was ours,
+     * cancelled before it accepted, the other process does not know of the connection. */
     if (first)
         ru_accept_drain(engine, !leaves);
     if (leaves) {
@@ -329,17 +341,12 @@ static int loop_serve(struct ru_engine *engine)
     }
 }
 
-/* Every operation has to report back before the ring and the memory it points at may go. */
+/* Cancel what is in flight and hear of it, since the kernel may write to its memory until then. */
 static int loop_end(struct ru_engine *engine)
 {
     RU_CHECK(engine->phase == RU_DRAINING || engine->phase == RU_FORCED);
     engine->phase = RU_ENDING;
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        if (engine->listeners[i].accepting)
-            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
-        if (engine->listeners[i].receiving)
-            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
-    }
+    loop_cancel_listeners(engine);
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
     uint64_t before_ns, end_ns = ru_now_ns() + LOOP_END_NS;
     do {
@@ -350,7 +357,7 @@ static int loop_end(struct ru_engine *engine)
         ru_datagram_release(engine);
         (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);
-    /* What the last completions queued, closing descriptors among it, is not submitted yet. */
+    /* Submit what the last completions queued, such as closes of descriptors. */
     (void)engine->backend->ops->wait(engine->backend, 0, 0);
     ru_datagram_release(engine);
     /* What became of the last replies; nothing else is in flight, and no further lap will come. */
@@ -367,7 +374,7 @@ static int loop_end(struct ru_engine *engine)
 
 /* ---- entry ---- */
 
-static void loop_enter(struct ru_engine *engine, enum ru_stage stage)
+static void loop_set_stage(struct ru_engine *engine, enum ru_stage stage)
 {
     RU_CHECK(engine->stage < stage);
     __atomic_store_n(&engine->stage, (uint32_t)stage, __ATOMIC_RELEASE);
@@ -415,7 +422,7 @@ static int loop_open(struct ru_engine *engine)
     ru_engine_begin_operation(engine);
     ru_datagram_arm(engine);
     ru_accept_arm(engine);
-    /* What was armed is the kernel's before anyone is told that we serve. */
+    /* Submit what was armed before anyone is told that this engine serves. */
     result = engine->backend->ops->wait(engine->backend, 0, 0);
     if (result == 0) {
         ru_invariants_check_all(engine);
@@ -434,7 +441,7 @@ int ru_engine_run(struct ru_engine *engine)
     if (result == 0) {
         loop_publish(engine);
         loop_publish_gauges(engine);
-        loop_enter(engine, RU_STAGE_RUNNING);
+        loop_set_stage(engine, RU_STAGE_RUNNING);
         result = loop_serve(engine);
         if (result == 0)
             result = loop_end(engine);
@@ -445,6 +452,6 @@ int ru_engine_run(struct ru_engine *engine)
     }
     engine->result = result;
     ru_dispatch_close(engine);
-    loop_enter(engine, RU_STAGE_ENDED);
+    loop_set_stage(engine, RU_STAGE_ENDED);
     return result;
 }

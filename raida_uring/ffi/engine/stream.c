@@ -1,15 +1,17 @@
 /* stream.c: TCP connections between the state machine and the backend.
  *
- * conn.c says what to do; this file does it, and keeps what only the loop knows: operations in
- * flight, lent buffers whose bytes are not consumed yet, and receives that wait for memory.
- * Closing takes three steps: accept no more work (ru_conn_close), end the operations in flight
- * (stream_cancel_operations), close the descriptor (stream_close_descriptor). Each event that one of
- * them waits for comes back to ru_stream_continue_closing(), the last of which frees the connection.
+ * conn.c says what to do; this file does it, and keeps what conn.c does not know: operations in
+ * flight, buffers whose bytes are not consumed yet, and connections that wait for memory.
  *
- * A kernel that closes a socket with unread bytes, or gets some for it later, resets the connection,
- * and what the peer has not received of the reply is lost. So after a reply that may suffer from it
- * our half is ended first, and what comes is thrown away until the peer ends its own, for
- * RU_LINGER_NS and RU_LINGER_MAX bytes at most.
+ * Closing takes three steps: the connection takes no more work (ru_conn_close), its operations in
+ * flight end (stream_cancel_operations), its descriptor is closed (stream_close_descriptor).
+ * Whatever a step waits for ends in a call of ru_stream_continue_closing(). The connection is free
+ * when no lane and no worker has its context any more.
+ *
+ * When a socket is closed with unread bytes, or more arrive later, the kernel resets the
+ * connection, and the peer loses what it has not received of the reply. So after a reply that this
+ * could hit, our half is ended first, and what the peer sends is thrown away until it ends its own:
+ * for RU_LINGER_NS and RU_LINGER_MAX bytes at most.
  */
 #include "engine/stream.h"
 
@@ -20,6 +22,7 @@
 
 #include "engine/admission.h"
 #include "engine/engine.h"
+#include "engine/handover.h"
 
 static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action);
 
@@ -101,11 +104,11 @@ static void stream_receive(struct ru_engine *engine, uint32_t index)
                                            size);
         return;
     }
-    /* A multishot receive fills some thirty buffers before it can be stopped, so it is for bytes that
-     * leave their buffers within the lap: the rest of a small body, and what a peer sends behind its
-     * only request, which is thrown away. Where bytes may have to wait for a block or for a handler,
-     * a single receive holds one buffer at most; it also ends by itself, where the other has to be
-     * cancelled before the descriptor may be closed. */
+    /* A multishot receive may fill thirty buffers before it can be stopped, so it serves bytes that
+     * leave their buffers within the lap: the rest of a small body, and what a peer sends behind
+     * its only request, which is thrown away. Where bytes may wait for a block or a handler, a
+     * single receive occupies one buffer at most. It also ends by itself, while a multishot one
+     * must be cancelled before the descriptor may be closed. */
     bool once = engine->conns.persistent || conn->state == RU_CONN_READ_HEADER;
     engine->backend->ops->receive(engine->backend, index, conn->generation, conn->fd, once);
 }
@@ -127,7 +130,8 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
     const uint8_t *bytes = ru_conn_unsent(&engine->conns, index, &size);
     conn->sending = true;
     ru_engine_begin_operation(engine);
-    /* A small reply always fits an empty send buffer: nothing is learnt by waiting to close. */
+    /* A small reply fits any empty send buffer, so the close need not wait for the send's
+     * result. */
     conn->closes_itself = !engine->conns.persistent && !conn->receiving && size <= RU_INLINE_SIZE &&
                           !ru_conn_lingers(conn);
     if (conn->closes_itself)
@@ -137,8 +141,8 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
         engine->backend->ops->send(engine->backend, index, conn->generation, conn->fd, bytes, size);
 }
 
-/* Bring the wheel forward if the deadline is earlier than it knows; a later one is noticed when
- * the old one comes up. */
+/* Set the timer if the deadline is earlier than the timer's; when the timer of a deadline that has
+ * moved away expires, ru_stream_expire() sets it anew. */
 static void stream_watch(struct ru_engine *engine, uint32_t index)
 {
     enum ru_conn_reason reason;
@@ -162,13 +166,13 @@ void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer)
     socklen_t size = sizeof(name);
     if (conn->peer_known)
         memcpy(&name, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
-    else if (!conn->closes_itself) /* or the descriptor might be somebody else's by now */
+    else if (!conn->closes_itself) /* else another socket may have the descriptor by now */
         (void)getpeername(conn->fd, (struct sockaddr *)&name, &size); /* reset: stays zero */
     memcpy(peer, &name, RU_ADDRESS_BYTES);
 }
 
-/* For the log, before the descriptor goes. What ended well after one request is left out, since
- * that request has a line of its own. */
+/* Note the end for the log, while the descriptor can still tell the peer. A connection that ended
+ * well after one request is left out, since that request has a line of its own. */
 static void stream_note_closed(struct ru_engine *engine, uint32_t index)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -235,28 +239,10 @@ static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_conn_
 
 /* ---- to and from another process ---- */
 
-static bool stream_pass(int channel, uint8_t listener, int fd)
-{
-    union {
-        struct cmsghdr align;
-        uint8_t bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {.iov_base = &listener, .iov_len = sizeof(listener)};
-    struct msghdr message = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof(control.bytes)};
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(head), &fd, sizeof(fd));
-    return sendmsg(channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(listener);
-}
-
-/* During a hand-over, part with an idle connection. False when there is none, or it cannot be parted
- * with: it is served on then. One that is being received from, as while its handler ran, follows
- * when that has been cancelled, unless a request came first. */
+/* During a hand-over, pass an idle connection on and close it here. False when there is no
+ * hand-over or the connection cannot leave now; it is served here then. A receive in flight is
+ * cancelled first, and the connection leaves when the receive has ended, unless that brought a
+ * request. */
 static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -267,9 +253,11 @@ static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
         stream_stop_receiving(engine, index);
         return false;
     }
-    if (!stream_pass(engine->hand_over_fd, conn->listener, conn->fd)) {
-        /* Full, too many on their way, no memory: all but its end is for a moment only. */
-        engine->hand_over_stuck |= errno != EPIPE && errno != ECONNRESET;
+    int result = ru_handover_send(engine->hand_over_fd, conn->listener, conn->fd);
+    if (result != 0) {
+        /* Full, too many descriptors on their way, no memory: all but the end of the socket
+         * passes. */
+        engine->hand_over_stuck |= result != -EPIPE && result != -ECONNRESET;
         return false;
     }
     RU_CHECK(!conn->request_open && !conn->queued && !conn->with_worker);
@@ -300,7 +288,7 @@ void ru_stream_hand_over(struct ru_engine *engine)
 /* ---- from bytes to actions ---- */
 
 /* Feed what is unread; then the end of the stream; then listen for more. */
-static void stream_pump(struct ru_engine *engine, uint32_t index)
+static void stream_advance(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     enum ru_conn_action action = RU_CONN_NOTHING;
@@ -326,9 +314,9 @@ static void stream_pump(struct ru_engine *engine, uint32_t index)
     stream_apply(engine, index, action);
 }
 
-/* Read the peer's name into the connection's area, for its handler; false if it has reset already.
- * Not at the accept: one system call less for everything that needs no handler. */
-static bool stream_name_peer(struct ru_engine *engine, uint32_t index)
+/* Read the peer's address into the connection's area, for the handler; false if the peer has reset.
+ * Only now, not at the accept: what needs no handler is spared the system call. */
+static bool stream_learn_peer(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
@@ -353,7 +341,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     struct ru_lane *lane = &engine->lanes[ru_header_lane(&conn->header)];
     uint32_t context = engine->arena.slots + index;
-    if (!stream_name_peer(engine, index)) {
+    if (!stream_learn_peer(engine, index)) {
         stream_close(engine, index, RU_CLOSED_EARLY);
         return;
     }
@@ -364,7 +352,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
     RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->queued && !conn->with_worker);
     if (ru_lane_push(lane, &engine->waiting, RU_TCP, context, engine->now_ns)) {
         conn->queued = true;
-        /* Listen on, to learn of a reset while the handler runs; further bytes end it. */
+        /* Receive on, to learn of a reset while the handler runs; further bytes stop that. */
         if (!conn->receiving && !conn->eof && ru_list_is_empty(&conn->unread) &&
             !conn->awaits_memory)
             stream_receive(engine, index);
@@ -375,7 +363,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
                  ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
 }
 
-/* Bytes behind the request: kept for the next one, or of no use. */
+/* Bytes behind the request: kept for the next one on a persistent connection, else thrown away. */
 static void stream_handle_surplus(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -388,7 +376,7 @@ static void stream_handle_surplus(struct ru_engine *engine, uint32_t index)
     }
 }
 
-/* Answered for good: end our half, and listen for the end of the other. */
+/* The last reply is sent: end our half, and read until the peer ends its own. */
 static void stream_linger(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -428,7 +416,7 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
             return;
         }
         stream_watch(engine, index);
-        stream_pump(engine, index);
+        stream_advance(engine, index);
         return;
     case RU_CONN_END:
         stream_linger(engine, index);
@@ -443,7 +431,8 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
 
 /* ---- events ---- */
 
-/* Keep, give back or account for what a receive brought. */
+/* Keep the buffer that a receive filled, give it back, or account for bytes that stand in a
+ * block. */
 static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
@@ -465,7 +454,7 @@ static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru
     return RU_CONN_NOTHING;
 }
 
-/* Something came behind the reply: the peer's end, as a rule. */
+/* A receive ended in LINGER: as a rule with the peer's end. */
 static void stream_linger_on(struct ru_engine *engine, uint32_t index, int32_t result)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -482,7 +471,7 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->receiving);
-    conn->cancelling = false; /* heard of after it was cancelled: the cancellation came too early */
+    conn->cancelling = false; /* an event after the cancel: it missed this receive, send another */
     if (event->ended) {
         conn->receiving = false;
         ru_engine_end_operation(engine);
@@ -500,7 +489,7 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
     else if (action != RU_CONN_NOTHING)
         stream_apply(engine, event->index, action);
     else if (ru_conn_reading(conn))
-        stream_pump(engine, event->index);
+        stream_advance(engine, event->index);
     else
         stream_handle_surplus(engine, event->index);
 }
@@ -528,7 +517,7 @@ void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block,
                  ru_conn_replied(&engine->conns, index, block, size, engine->now_ns));
 }
 
-bool ru_stream_dequeued(struct ru_engine *engine, uint32_t index)
+bool ru_stream_leave_lane(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     RU_CHECK(conn->queued);
@@ -568,7 +557,7 @@ void ru_stream_event(struct ru_engine *engine, const struct ru_event *event)
 static void stream_serve_buffers(struct ru_engine *engine)
 {
     const struct ru_list *queue = &engine->memory_queues[RU_SHORT_OF_BUFFER];
-    uint32_t budget = engine->buffers_free; /* one each; what they receive comes a lap later */
+    uint32_t budget = engine->buffers_free; /* one each: none is filled before the next lap */
     for (; !ru_list_is_empty(queue) && budget > 0; budget--) {
         uint32_t index = queue->first;
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
@@ -586,7 +575,7 @@ static void stream_serve_blocks(struct ru_engine *engine, enum ru_shortage short
         if (ru_conn_retry_block(&engine->conns, index, engine->now_ns) == RU_CONN_AWAIT_BLOCK)
             return;
         stream_leave_queue(engine, index);
-        stream_pump(engine, index);
+        stream_advance(engine, index);
     }
 }
 

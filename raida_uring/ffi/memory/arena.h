@@ -24,7 +24,8 @@ enum ru_transport {
 };
 
 /* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
- * but what is marked as the worker's; it keeps its own copy of whatever it must be able to trust. */
+ * but what is marked as the worker's; it keeps its own copy of whatever it must be able to
+ * trust. */
 struct ru_context {
     uint64_t arrival_ns; /* of its first byte */
     uint32_t peer_at;
@@ -71,12 +72,12 @@ struct ru_arena {
     uint32_t page_at, contexts_at, slots_at, areas_at, small_at, large_at, rings_at;
 };
 
-/* Reserve the first `size` bytes of a memfd. Older kernels break fallocate() off for a signal, and
- * 6.1 also for what a ring that is being closed leaves its thread to do, with no signal at all. It
- * then gives back what it had, so it goes in steps. 0 or -errno. */
+/* Reserve the first `size` bytes of a memfd. Older kernels interrupt fallocate() for a signal, and
+ * 6.1 also without one, for the work that a ring leaves to its thread while it is closed. The call
+ * then gives back what it had reserved, so this goes in steps. 0 or -errno. */
 int ru_arena_reserve(int fd, uint64_t size);
-/* Map, reserve and seal. page_size: bytes at page_at, for the caller. 0, or -errno with nothing left
- * behind. */
+/* Map, reserve and seal. page_size: bytes at page_at, for the caller. 0, or -errno with nothing
+ * left behind. */
 int ru_arena_create(struct ru_arena *arena, const struct ru_config *config, size_t page_size);
 void ru_arena_destroy(struct ru_arena *arena);
 

@@ -14,17 +14,27 @@
 
 #define MOVE(to) (1U << RU_CONN_##to)
 
-/* Legal moves, by the state that is left. Every state but FREE may end in DONE. */
+/* Legal moves, by the state that is left, and what makes each. Every state but FREE may end in
+ * DONE: by a deadline, a reset, the end of the stream or of the node. */
 static const uint8_t conn_moves[RU_CONN_STATES] = {
-    [RU_CONN_FREE] = MOVE(READ_HEADER),
-    [RU_CONN_READ_HEADER] =
-        MOVE(WAIT_BLOCK) | MOVE(READ_BODY) | MOVE(PROCESSING) | MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_WAIT_BLOCK] = MOVE(READ_BODY) | MOVE(DONE),
-    [RU_CONN_READ_BODY] = MOVE(PROCESSING) | MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_PROCESSING] = MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_WRITE] = MOVE(READ_HEADER) | MOVE(LINGER) | MOVE(DONE),
+    [RU_CONN_FREE] = MOVE(READ_HEADER),        /* accepted */
+    [RU_CONN_READ_HEADER] = MOVE(WAIT_BLOCK)   /* header valid, but no block for the body */
+                            | MOVE(READ_BODY)  /* header valid, a body follows */
+                            | MOVE(PROCESSING) /* header valid, no body */
+                            | MOVE(WRITE)      /* header refused, or an echo */
+                            | MOVE(DONE),
+    [RU_CONN_WAIT_BLOCK] = MOVE(READ_BODY) /* a block came free */
+                           | MOVE(DONE),
+    [RU_CONN_READ_BODY] = MOVE(PROCESSING) /* the body is complete */
+                          | MOVE(WRITE)    /* ... and it was an echo */
+                          | MOVE(DONE),
+    [RU_CONN_PROCESSING] = MOVE(WRITE) /* the worker replied, or the lane refused */
+                           | MOVE(DONE),
+    [RU_CONN_WRITE] = MOVE(READ_HEADER) /* sent; persistent: the next request */
+                      | MOVE(LINGER)    /* sent, but a close now could reset the reply */
+                      | MOVE(DONE),     /* sent */
     [RU_CONN_LINGER] = MOVE(DONE),
-    [RU_CONN_DONE] = MOVE(FREE),
+    [RU_CONN_DONE] = MOVE(FREE), /* closed, and no lane or worker has it */
 };
 
 /* What each reason counts as: for the connection, and for the request it cut short, if any. */

@@ -49,7 +49,7 @@ uint32_t ru_fast_echo(const struct ru_front *front, const struct ru_header *head
     uint8_t copy[RU_HEADER_SMALL];
     uint8_t challenge[RU_CHALLENGE_SIZE];
     const uint8_t *shown = NULL;
-    if (header->lane_class != RU_CLASS_ECHO || header->encryption != 0)
+    if (header->lane != RU_CLASS_ECHO || header->encryption != 0)
         return 0;
     if (header->body_size > 0) {
         if (ru_body_check_plain(body, header->body_size, &shown) != RU_STATUS_OK)

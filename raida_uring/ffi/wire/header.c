@@ -59,7 +59,7 @@ enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_
     header->size = ru_header_size(bytes);
     header->encryption = bytes[16];
     header->body_size = ru_get_u16(bytes + (header->size == RU_HEADER_SMALL ? 22 : 17));
-    header->lane_class = RU_CLASS_NONE;
+    header->lane = RU_CLASS_NONE;
     if (bytes[0] != 1)
         return RU_STATUS_ROUTING;
     if (bytes[1] != 0)
@@ -70,9 +70,8 @@ enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_
         return RU_STATUS_COMMAND_GROUP;
     if (bytes[3] > 3)
         return RU_STATUS_SHARD_ID;
-    header->lane_class =
-        __atomic_load_n(&identity->classes[bytes[4] << 8 | bytes[5]], __ATOMIC_RELAXED);
-    if (header->lane_class == RU_CLASS_NONE)
+    header->lane = __atomic_load_n(&identity->classes[bytes[4] << 8 | bytes[5]], __ATOMIC_RELAXED);
+    if (header->lane == RU_CLASS_NONE)
         return RU_STATUS_COMMAND;
     if (ru_get_u16(bytes + 6) != identity->coin_id)
         return RU_STATUS_COIN_ID;

@@ -44,7 +44,7 @@ struct ru_identity {
 struct ru_header {
     uint8_t size; /* bytes: 32 or 48 */
     uint8_t encryption;
-    uint8_t lane_class; /* enum ru_lane_class */
+    uint8_t lane;       /* enum ru_lane_class */
     uint16_t body_size; /* BL: bytes of body announced */
 };
 
@@ -73,22 +73,6 @@ static inline uint8_t ru_header_size(const uint8_t *bytes)
     return bytes[16] <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
 }
 
-/* The lane of a request that a worker answers. */
-static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)
-{
-    switch ((enum ru_lane_class)header->lane_class) {
-    case RU_CLASS_SLOW:
-        return RU_LANE_SLOW;
-    case RU_CLASS_WRITE:
-        return RU_LANE_WRITE;
-    case RU_CLASS_NONE: /* refused by its header */
-    case RU_CLASS_ORDINARY:
-    case RU_CLASS_ECHO:
-        break;
-    }
-    return RU_LANE_ORDINARY;
-}
-
 static inline uint16_t ru_get_u16(const uint8_t *bytes)
 {
     return (uint16_t)(bytes[0] << 8 | bytes[1]);
@@ -108,5 +92,21 @@ uint8_t ru_reply_header_size(const struct ru_reply *reply);
 /* Write it. `out` must not overlap `request`. Returns the bytes written. */
 uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out);
 uint32_t ru_crc32(const uint8_t *bytes, size_t size);
+
+/* The lane of a request that a worker answers. */
+static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)
+{
+    switch ((enum ru_lane_class)header->lane) {
+    case RU_CLASS_SLOW:
+        return RU_LANE_SLOW;
+    case RU_CLASS_WRITE:
+        return RU_LANE_WRITE;
+    case RU_CLASS_NONE: /* refused by its header */
+    case RU_CLASS_ORDINARY:
+    case RU_CLASS_ECHO:
+        break;
+    }
+    return RU_LANE_ORDINARY;
+}
 
 #endif
