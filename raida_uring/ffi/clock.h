@@ -6,6 +6,12 @@
 #include <time.h>
 
 #define RU_SECOND_NS 1000000000ULL
+#define RU_MILLISECOND_NS 1000000ULL
+
+static inline uint64_t ru_clock_ms_to_ns(uint32_t ms)
+{
+    return ms * RU_MILLISECOND_NS;
+}
 
 static inline uint64_t ru_clock_ns(clockid_t clock)
 {

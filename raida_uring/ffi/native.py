@@ -31,6 +31,10 @@ class _Lib(Protocol):
     RU_BACKEND_AUTO: int
     RU_BACKEND_URING: int
     RU_BACKEND_EPOLL: int
+    RU_CLASS_ORDINARY: int
+    RU_CLASS_SLOW: int
+    RU_CLASS_ECHO: int
+    RU_CLASS_WRITE: int
     RU_PROBE_UNTRIED: int
 
     def ru_config_check(self, config: Any, fault: Any) -> int: ...
@@ -120,11 +124,10 @@ BACKENDS: Final = {  # as `[network] backend` names them
     "epoll": _lib.RU_BACKEND_EPOLL,
 }
 
-CLASS_WORKER: Final = 1
-CLASS_SLOW: Final = 2
-CLASS_ECHO: Final = 3
-CLASS_WRITE: Final = 4
-
+CLASS_ORDINARY: Final = _lib.RU_CLASS_ORDINARY
+CLASS_SLOW: Final = _lib.RU_CLASS_SLOW
+CLASS_ECHO: Final = _lib.RU_CLASS_ECHO
+CLASS_WRITE: Final = _lib.RU_CLASS_WRITE
 
 LANES: Final = ("ordinary", "slow", "write")  # enum ru_lane_number
 

@@ -42,6 +42,23 @@ enum ru_histogram_kind {
     RU_HISTOGRAM_COUNT = 4,
 };
 
+/* Who answers a command. */
+enum ru_lane_class {
+    RU_CLASS_NONE = 0,     /* no such command: status 6 */
+    RU_CLASS_ORDINARY = 1, /* a handler on the ordinary lane */
+    RU_CLASS_SLOW = 2,     /* a handler on the slow lane */
+    RU_CLASS_ECHO = 3,     /* the I/O thread when plain and valid, else the ordinary lane */
+    RU_CLASS_WRITE = 4,    /* a handler on the writing lane */
+};
+
+/* Where requests wait for a worker. */
+enum ru_lane_number {
+    RU_LANE_ORDINARY = 0,
+    RU_LANE_SLOW = 1,
+    RU_LANE_WRITE = 2,
+    RU_LANES = 3,
+};
+
 /* One bound address: a UDP and a TCP socket, both borrowed until ru_engine_destroy(). */
 struct ru_listener_config {
     int32_t udp_fd;
@@ -219,8 +236,9 @@ int ru_engine_own(struct ru_engine *engine, uint32_t shared);
 int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 /* Thread: control, when ru_engine_run() was never called: workers leave ru_worker_take(). */
 void ru_engine_close_workers(struct ru_engine *engine);
-/* Thread: control. lane: 0 none, 1 worker, 2 slow, 3 echo, 4 write. -EINVAL when out of range. */
-int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane);
+/* Thread: control. lane_class: enum ru_lane_class. -EINVAL when out of range. */
+int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
+                        uint32_t lane_class);
 /* Thread: control. The command checks a secret of its own: its workers ask ru_worker_may_check(). -EINVAL
  * when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);

@@ -289,7 +289,7 @@ class Server:
     @staticmethod
     def _publish(engine: native.Engine, commands: Iterable[Command]) -> None:
         lanes = {
-            "read": native.CLASS_WORKER,
+            "read": native.CLASS_ORDINARY,
             "slow": native.CLASS_SLOW,
             "write": native.CLASS_WRITE,
         }

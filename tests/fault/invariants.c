@@ -1,11 +1,13 @@
-/* invariants.c: what holds whenever the loop is about to wait.
+/* invariants.c: what holds whenever the loop is about to wait, beside the engine's own invariants.
  *
- * The sums balance; every context, block and buffer is in exactly one place, on the node's books and
- * on the kernel's; whoever has to be served next is known to somebody who will.
+ * The sums balance; the node's books agree with the kernel's and the workers'; whoever has to be
+ * served next is known to somebody who will.
  */
 #include "life.h"
 
 #include <string.h>
+
+#include "engine/invariants.h"
 
 #define SPIN_LAPS_MAX 100
 
@@ -48,15 +50,12 @@ static void find_places(const struct ru_engine *engine, struct places *places)
     memset(places, 0, sizeof(*places));
     for (uint32_t i = pool->free_head; i != RU_NONE; i = pool->contexts[i].next)
         check(++places->free[i] == 1, "context free twice", i);
-    for (uint32_t number = 0; number < RU_LANES; number++) {
-        uint32_t count = 0;
+    for (uint32_t number = 0; number < RU_LANES; number++)
         for (uint32_t transport = 0; transport < 2; transport++) {
             uint32_t i = engine->lanes[number].fifos[transport].first;
-            for (; i != RU_NONE; i = engine->queue[i].next, count++)
+            for (; i != RU_NONE; i = engine->waiting.links[i].next)
                 check(++places->queued[i] == 1, "context queued twice", i);
         }
-        check(count == engine->lanes[number].count, "length of a lane", count);
-    }
     for (uint32_t i = 0; i < engine->sending_count; i++)
         check(++places->sending[engine->sending[i].slot] == 1, "context sent twice", i);
 }
@@ -93,7 +92,12 @@ static void check_worker(const struct life *life, uint32_t number)
     const struct life_worker *worker = &life->workers[number];
     const struct ru_record *records = ru_worker_records(worker->handle);
     uint32_t held = worker->count - worker->answered;
-    check(held <= engine->workers[number].outstanding, "tokens of a worker", number);
+    const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, number);
+    const struct ru_worker_state *state = &engine->workers[number];
+    check(held + ru_ring_count(&mailbox->in) <= state->outstanding, "tokens of a worker", number);
+    for (uint32_t size_class = 0; size_class < 2; size_class++)
+        check(ru_ring_count(&mailbox->lent[size_class]) <= state->lent[size_class],
+              "blocks in a mailbox", number);
     for (uint32_t i = worker->answered; i < worker->count; i++) {
         uint64_t token = records[i].token;
         check(ru_udp_token_valid(&engine->udp, token, number) ||
@@ -105,7 +109,7 @@ static void check_worker(const struct life *life, uint32_t number)
 static void check_worker_woken(struct life *life, uint32_t number)
 {
     struct life_worker *worker = &life->workers[number];
-    struct ru_mailbox *mailbox = &ru_arena_page(&life->engine->arena)->mailboxes[number];
+    struct ru_mailbox *mailbox = &ru_page_of(&life->engine->arena)->mailboxes[number];
     if (worker->asleep && sim_futex_woken(&mailbox->sleeper.asleep))
         worker->asleep = false;
     check(!worker->asleep || ru_ring_count(&mailbox->in) == 0, "a worker sleeps on its work",
@@ -114,33 +118,14 @@ static void check_worker_woken(struct life *life, uint32_t number)
 
 /* ---- connections ---- */
 
-static uint32_t starved_length(const struct ru_engine *engine, uint32_t what)
+static void check_memory_queues(const struct ru_engine *engine)
 {
-    uint32_t count = 0;
-    for (uint32_t i = engine->starved[what].first; i != RU_NONE; count++) {
-        const struct ru_conn *conn = &engine->conns.conns[i];
-        check(conn->starved && conn->starved_of == what, "stranger in a queue", i);
-        check(count < engine->conns.capacity, "ring in a queue", what);
-        i = conn->starved_next;
-    }
-    return count;
-}
-
-static void check_starved(const struct ru_engine *engine, bool sleeping)
-{
-    uint32_t marked = 0, queued = 0;
-    for (uint32_t i = 0; i < engine->conns.capacity; i++)
-        marked += engine->conns.conns[i].starved;
-    for (uint32_t what = 0; what < RU_STARVED_QUEUES; what++)
-        queued += starved_length(engine, what);
-    check(marked == queued, "starved connection forgotten", marked);
-    check(!sleeping || engine->phase != RU_SERVING || engine->buffers_free == 0 ||
-              engine->starved[RU_STARVED_OF_BUFFER].first == RU_NONE,
+    const struct ru_list *queues = engine->memory_queues;
+    check(engine->buffers_free == 0 || ru_list_is_empty(&queues[RU_SHORT_OF_BUFFER]),
           "sleeps on free buffers", engine->buffers_free);
-    for (uint32_t what = 0; what < 2; what++)
-        check(!sleeping || engine->phase != RU_SERVING || engine->blocks.free_count[what] == 0 ||
-                  engine->starved[what].first == RU_NONE,
-              "sleeps on free blocks", what);
+    for (uint32_t size_class = 0; size_class < 2; size_class++)
+        check(engine->blocks.free_count[size_class] == 0 || ru_list_is_empty(&queues[size_class]),
+              "sleeps on free blocks", size_class);
 }
 
 static void check_conn_operations(const struct ru_engine *engine, uint32_t index)
@@ -153,10 +138,10 @@ static void check_conn_operations(const struct ru_engine *engine, uint32_t index
           "send", index);
     check((conn->state == RU_CONN_WRITE) <= conn->sending, "reply that nobody sends", index);
     if (conn->state == RU_CONN_WAIT_BLOCK)
-        check(conn->starved && conn->starved_of != RU_STARVED_OF_BUFFER, "body that nobody awaits",
-              index);
+        check(conn->awaits_memory && conn->shortage != RU_SHORT_OF_BUFFER,
+              "body that nobody awaits", index);
     if (ru_conn_reading(conn) || conn->state == RU_CONN_LINGER)
-        check(conn->receiving || (conn->starved && conn->starved_of == RU_STARVED_OF_BUFFER),
+        check(conn->receiving || (conn->awaits_memory && conn->shortage == RU_SHORT_OF_BUFFER),
               "connection that nobody listens to", index);
     if (conn->state == RU_CONN_PROCESSING)
         check(conn->queued != conn->with_worker, "request that nobody handles", index);
@@ -212,7 +197,7 @@ static void own(uint32_t *owners, uint32_t block, uint32_t owner)
 static void check_blocks(const struct ru_engine *engine)
 {
     const struct ru_blocks *blocks = &engine->blocks;
-    uint32_t owners[256], lent[2][LIFE_WORKERS_MAX] = {{0}};
+    uint32_t owners[256];
     uint32_t count = blocks->count[0] + blocks->count[1];
     memset(owners, 0xFF, sizeof(owners));
     for (uint32_t i = 0; i < engine->conns.capacity; i++) {
@@ -224,27 +209,11 @@ static void check_blocks(const struct ru_engine *engine)
     }
     for (uint32_t i = 0; i < engine->sending_count; i++)
         own(owners, engine->sending[i].block, engine->sending[i].slot);
-    uint32_t free_count[2] = {0};
     for (uint32_t block = 0; block < count; block++) {
-        uint32_t size_class = ru_block_class(blocks, block), owner = blocks->owners[block];
+        uint32_t owner = blocks->owners[block];
         bool workers = owner != RU_NONE && (owner & ru_block_worker(0));
-        check(workers ? owners[block] == RU_NONE : owners[block] == owner, "owner of a block",
-              block);
-        if (workers)
-            lent[size_class][owner & 0xFF]++;
-        free_count[size_class] += owner == RU_NONE;
+        check(owners[block] == (workers ? RU_NONE : owner), "owner of a block", block);
     }
-    check(free_count[0] == blocks->free_count[0] && free_count[1] == blocks->free_count[1],
-          "free blocks", free_count[0]);
-    uint32_t lent_count[2] = {0};
-    for (uint32_t i = 0; i < LIFE_WORKERS_MAX; i++) {
-        lent_count[0] += lent[0][i];
-        lent_count[1] += lent[1][i];
-        check(lent[0][i] == engine->workers[i].lent[0] && lent[1][i] == engine->workers[i].lent[1],
-              "blocks of a worker", i);
-    }
-    check(lent_count[0] == engine->lent_count[0] && lent_count[1] == engine->lent_count[1],
-          "blocks of all workers", lent_count[0]);
 }
 
 static void check_buffers(const struct ru_engine *engine)
@@ -255,8 +224,8 @@ static void check_buffers(const struct ru_engine *engine)
         const struct ru_conn *conn = &engine->conns.conns[i];
         if (conn->state == RU_CONN_FREE)
             continue;
-        for (uint32_t buffer = conn->held_first; buffer != RU_NONE;
-             buffer = engine->held[buffer].next)
+        for (uint32_t buffer = conn->unread.first; buffer != RU_NONE;
+             buffer = engine->unread_links[buffer].next)
             check(++held[buffer] == 1, "buffer of two", buffer);
     }
     for (uint32_t buffer = 0; buffer < engine->config.tcp_buffers; buffer++) {
@@ -298,7 +267,7 @@ static void check_spin(struct life *life, bool sleeping)
 
 void life_check_awake(const struct life *life, bool sleeping)
 {
-    check(!sleeping || life->engine->phase >= RU_FORCED || !ru_dispatch_pending(life->engine) ||
+    check(!sleeping || life->engine->phase >= RU_FORCED || !ru_dispatch_has_returns(life->engine) ||
               sim_wake_pending(),
           "the loop sleeps on returned work", 0);
 }
@@ -307,12 +276,14 @@ void life_check(struct life *life, bool sleeping)
 {
     const struct ru_engine *engine = life->engine;
     struct places places;
+    ru_invariants_check_all(engine);
     check_laws(life);
     find_places(engine, &places);
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)
         check_conn(life, i, &places);
-    check_starved(engine, sleeping);
+    if (sleeping && engine->phase == RU_SERVING)
+        check_memory_queues(engine);
     check_blocks(engine);
     check_buffers(engine);
     check_listeners(engine);

@@ -3,7 +3,8 @@
 #define RU_TESTS_FAULT_LIFE_H
 
 #include "backend_sim.h"
-#include "engine/loop.h"
+#include "engine/dispatch.h"
+#include "engine/engine.h"
 
 #define LIFE_REQUESTS_MAX 4
 #define LIFE_NAMES_MAX 32768 /* datagrams and connections of one life */

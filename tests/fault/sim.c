@@ -28,7 +28,7 @@ static struct {
 
 static bool worker_rooms(const struct life *life, uint32_t number, uint32_t size)
 {
-    const struct ru_mailbox *mailbox = &ru_arena_page(&life->engine->arena)->mailboxes[number];
+    const struct ru_mailbox *mailbox = &ru_page_of(&life->engine->arena)->mailboxes[number];
     return ru_ring_count(&mailbox->lent[RU_BLOCK_LARGE]) > 0 ||
            (size < RU_SMALL_BLOCK && ru_ring_count(&mailbox->lent[RU_BLOCK_SMALL]) > 0);
 }
@@ -100,7 +100,7 @@ static void worker_answer(struct life *life, uint32_t number)
 static void worker_take(struct life *life, uint32_t number)
 {
     struct life_worker *worker = &life->workers[number];
-    struct ru_mailbox *mailbox = &ru_arena_page(&life->engine->arena)->mailboxes[number];
+    struct ru_mailbox *mailbox = &ru_page_of(&life->engine->arena)->mailboxes[number];
     if (worker->asleep && !sim_futex_woken(&mailbox->sleeper.asleep) && !sim_chance(2))
         return;
     worker->asleep = false;
@@ -124,7 +124,7 @@ static void worker_act(struct life *life, uint32_t number)
     else if (!worker->dead && (!worker->stuck || life->draining))
         worker_answer(life, number);
     /* A mistake now and then; the loop does not look at those of a worker without work. */
-    const struct ru_ring *out = &ru_arena_page(&life->engine->arena)->mailboxes[number].out;
+    const struct ru_ring *out = &ru_page_of(&life->engine->arena)->mailboxes[number].out;
     if (worker->stale_count > 0 && ru_ring_count(out) < LIFE_STALE_MAX && sim_chance(8)) {
         uint32_t known =
             worker->stale_count < LIFE_STALE_MAX ? worker->stale_count : LIFE_STALE_MAX;
@@ -237,9 +237,10 @@ static void life_begin(struct life *life, uint32_t steps)
         sim_fail("the engine cannot be made", 0);
     sim_wake_descriptor(life->engine->wake_fd);
     (void)ru_engine_set_class(life->engine, LIFE_ECHO >> 8, LIFE_ECHO & 0xFF, RU_CLASS_ECHO);
-    (void)ru_engine_set_class(life->engine, LIFE_WORKER >> 8, LIFE_WORKER & 0xFF, RU_CLASS_WORKER);
+    (void)ru_engine_set_class(life->engine, LIFE_WORKER >> 8, LIFE_WORKER & 0xFF,
+                              RU_CLASS_ORDINARY);
     (void)ru_engine_set_class(life->engine, LIFE_WRITE >> 8, LIFE_WRITE & 0xFF,
-                              life->config.writers > 0 ? RU_CLASS_WRITE : RU_CLASS_WORKER);
+                              life->config.writers > 0 ? RU_CLASS_WRITE : RU_CLASS_ORDINARY);
     (void)ru_engine_set_class(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF, RU_CLASS_SLOW);
     (void)ru_engine_guard(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF);
     life->laps_max = steps;

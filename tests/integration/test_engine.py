@@ -69,7 +69,7 @@ def running_engine(**changes: int) -> Iterator[tuple[native.Engine, tuple[str, i
     with bound_listener() as listener:
         backend = native.BACKENDS[str(DEFAULT_TABLES["network"]["backend"])]
         engine = native.Engine([listener], SETTINGS | {"backend": backend} | changes)
-        engine.set_class(*COMMAND, native.CLASS_WORKER)
+        engine.set_class(*COMMAND, native.CLASS_ORDINARY)
         loop = threading.Thread(target=engine.run)
         loop.start()
         try:

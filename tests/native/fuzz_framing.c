@@ -142,9 +142,9 @@ static void host_open(void)
 {
     struct ru_config config = native_config();
     native_open(&host.node, &config);
-    uint8_t *classes = ru_arena_page(&host.node.arena)->classes;
+    uint8_t *classes = ru_page_of(&host.node.arena)->classes;
     classes[0] = RU_CLASS_ECHO; /* as a node has it, for recorded requests */
-    classes[1] = RU_CLASS_WORKER;
+    classes[1] = RU_CLASS_ORDINARY;
     classes[2] = RU_CLASS_SLOW;
     MUST(ru_blocks_init(&host.blocks, config.small_blocks, config.large_blocks) == 0);
     MUST(ru_conns_init(&host.conns, &config, &host.node.front, &host.node.arena, &host.blocks,
@@ -386,14 +386,16 @@ static void player_react(struct player *player, enum ru_conn_action action)
            action != RU_CONN_END) {
         if (action == RU_CONN_SEND) {
             action = player_send(player);
-        } else if (action == RU_CONN_STARVE) {
+        } else if (action == RU_CONN_AWAIT_BLOCK) {
             MUST(host.blocks_missing);
-            MUST(ru_conn_unstarve(&host.conns, host.index, NOW_NS) == RU_CONN_STARVE);
+            MUST(ru_conn_retry_block(&host.conns, host.index, NOW_NS) == RU_CONN_AWAIT_BLOCK);
             host_return_blocks();
-            action = ru_conn_unstarve(&host.conns, host.index, NOW_NS);
+            action = ru_conn_retry_block(&host.conns, host.index, NOW_NS);
             MUST(action == RU_CONN_NOTHING);
         } else {
-            action = player_serve(player, action == RU_CONN_QUEUE ? 'Q' : 'S');
+            MUST(action == RU_CONN_QUEUE);
+            const struct ru_header *header = &ru_conn_at(&host.conns, host.index)->header;
+            action = player_serve(player, ru_header_lane(header) == RU_LANE_SLOW ? 'S' : 'Q');
         }
     }
 }
@@ -499,12 +501,11 @@ static void compare_transports(const struct log *stream, enum ru_udp_action acti
         MUST(action == (event->kind == 'E' ? RU_UDP_REPLY_ECHO : RU_UDP_REPLY_REFUSED));
         MUST(reply_size == event->size && memcmp(reply, event->reply, reply_size) == 0);
         break;
-    case 'S':
-        MUST(action == (script->pool_full ? RU_UDP_DROP_POOL : RU_UDP_QUEUE_SLOW));
-        break;
     default:
-        MUST(event->kind == 'Q');
+        MUST(event->kind == 'Q' || event->kind == 'S');
         MUST(action == (script->pool_full ? RU_UDP_DROP_POOL : RU_UDP_QUEUE));
+        MUST(script->pool_full || host.pool.contexts[host.slot].lane ==
+                                      (event->kind == 'S' ? RU_LANE_SLOW : RU_LANE_ORDINARY));
     }
 }
 
@@ -540,7 +541,7 @@ static void play_datagram(const struct script *script, uint8_t dirt, const struc
     ru_udp_move(&host.pool, host.slot, RU_UDP_LOOP);
     enum ru_udp_action action =
         ru_udp_decide(&host.pool, &host.node.front, arena, host.slot, size, NOW_NS, &reply_size);
-    if (action == RU_UDP_QUEUE || action == RU_UDP_QUEUE_SLOW)
+    if (action == RU_UDP_QUEUE)
         check_queued(script, size);
     if (action == RU_UDP_REPLY_VOTE)
         MUST(reply_size == RU_VOTE_REPLY_SIZE && payload[0] <= 1 &&

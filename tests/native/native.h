@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/page.h"
 #include "memory/arena.h"
 #include "wire/fast.h"
 #include "memory/token.h"
@@ -207,11 +208,11 @@ static inline struct ru_config native_config(void)
 static inline void native_open(struct native_node *node, const struct ru_config *config)
 {
     *node = (struct native_node){.config = *config};
-    if (ru_arena_create(&node->arena, config) != 0)
+    if (ru_page_create(&node->arena, config) != 0)
         abort();
-    struct ru_arena_page *page = ru_arena_page(&node->arena);
+    struct ru_page *page = ru_page_of(&node->arena);
     page->classes[NATIVE_ECHO] = RU_CLASS_ECHO;
-    page->classes[NATIVE_WORKER] = RU_CLASS_WORKER;
+    page->classes[NATIVE_WORKER] = RU_CLASS_ORDINARY;
     page->classes[NATIVE_SLOW] = RU_CLASS_SLOW;
     node->front = (struct ru_front){.identity = {.raida_id = NATIVE_RAIDA_ID,
                                                  .coin_id = NATIVE_COIN_ID,

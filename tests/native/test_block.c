@@ -114,6 +114,7 @@ static void test_against_a_model(void)
                 ru_block_release(&blocks, block);
             owners[block] = RU_NONE;
         }
+        ru_blocks_check(&blocks);
         uint32_t free_count[2] = {0, 0};
         for (uint32_t i = 0; i < COUNT; i++)
             free_count[ru_block_class(&blocks, i)] += owners[i] == RU_NONE;

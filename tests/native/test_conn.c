@@ -234,8 +234,9 @@ static void react(struct host *host, uint32_t index, enum ru_conn_action action,
            action != RU_CONN_END) {
         transcript_add(transcript, &action, sizeof(action));
         expect_laws(host);
-        if (action == RU_CONN_QUEUE || action == RU_CONN_QUEUE_SLOW) {
-            transcript_letter(transcript, action == RU_CONN_QUEUE ? 'Q' : 'S');
+        if (action == RU_CONN_QUEUE) {
+            const struct ru_header *header = &ru_conn_at(&host->conns, index)->header;
+            transcript_letter(transcript, ru_header_lane(header) == RU_LANE_SLOW ? 'S' : 'Q');
             action = serve(host, index, transcript);
             continue;
         }
@@ -362,7 +363,7 @@ static uint32_t host_conn_in(struct host *host, enum ru_conn_state state)
     case RU_CONN_WAIT_BLOCK:
         while (ru_block_acquire(&host->blocks, RU_BLOCK_SMALL, ru_block_worker(0)) != RU_NONE)
             ;
-        EXPECT_EQUAL(host_announce(host, index, 300), RU_CONN_STARVE);
+        EXPECT_EQUAL(host_announce(host, index, 300), RU_CONN_AWAIT_BLOCK);
         break;
     case RU_CONN_READ_BODY:
         EXPECT_EQUAL(host_announce(host, index, 300), RU_CONN_NOTHING);
@@ -448,7 +449,7 @@ static void do_call(struct host *host, uint32_t index, enum call call)
         (void)ru_conn_feed(conns, index, (const uint8_t *)"", 1, host->now_ns, &size);
         break;
     case CALL_UNSTARVE:
-        (void)ru_conn_unstarve(conns, index, host->now_ns);
+        (void)ru_conn_retry_block(conns, index, host->now_ns);
         break;
     case CALL_END_OF_STREAM:
         (void)ru_conn_end_of_stream(conns, index, host->now_ns);
@@ -510,15 +511,15 @@ static void test_release_needs_everybody_gone(void)
     uint32_t index = host_conn_in(&host, RU_CONN_DONE);
     struct ru_conn *conn = host_conn(&host, index);
     bool *const flags[] = {&conn->queued, &conn->with_worker, &conn->receiving, &conn->sending,
-                           &conn->starved};
+                           &conn->awaits_memory};
     for (uint32_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
         *flags[i] = true;
         EXPECT_ABORT(ru_conn_release(&host.conns, index));
         *flags[i] = false;
     }
-    conn->held_first = 0;
+    conn->unread.first = 0;
     EXPECT_ABORT(ru_conn_release(&host.conns, index));
-    conn->held_first = RU_NONE;
+    conn->unread = RU_LIST_EMPTY;
     conn->fd = 5;
     EXPECT_ABORT(ru_conn_release(&host.conns, index));
     conn->fd = -1;
@@ -562,7 +563,7 @@ static void test_nothing_of_the_last_connection_survives(void)
     host_open(&host, &config);
     uint32_t index = host_conn_in(&host, RU_CONN_READ_BODY);
     struct ru_conn *conn = host_conn(&host, index);
-    conn->answered_before = conn->refused = conn->eof = conn->deaf = true;
+    conn->answered_before = conn->refused = conn->eof = conn->discards = true;
     conn->cancelling = conn->cancelling_send = true;
     uint32_t generation = conn->generation;
     host_hang_up(&host, index);
@@ -571,9 +572,9 @@ static void test_nothing_of_the_last_connection_survives(void)
     EXPECT_EQUAL(conn->state, RU_CONN_READ_HEADER);
     EXPECT_EQUAL(conn->header_have + conn->body_have, 0);
     EXPECT(!conn->request_open && !conn->answered_before && !conn->refused);
-    EXPECT(!conn->eof && !conn->deaf && !conn->cancelling && !conn->cancelling_send);
+    EXPECT(!conn->eof && !conn->discards && !conn->cancelling && !conn->cancelling_send);
     EXPECT(conn->body_block == RU_NONE && conn->reply_block == RU_NONE);
-    EXPECT(conn->held_first == RU_NONE && conn->held_last == RU_NONE);
+    EXPECT(conn->unread.first == RU_NONE && conn->unread.last == RU_NONE);
     EXPECT_EQUAL(conn->state_since_ns, host.now_ns);
     conn->generation = UINT32_MAX;
     host_hang_up(&host, index);
@@ -602,7 +603,7 @@ static void test_an_orphan_is_the_workers(void)
     host_open(&host, &config);
     uint32_t index = host_conn_in(&host, RU_CONN_PROCESSING);
     struct ru_conn *conn = host_conn(&host, index);
-    uint64_t token = ru_token_pack(0, host.node.arena.slots + index, conn->turn);
+    uint64_t token = ru_token_pack(0, host.node.arena.slots + index, conn->token_generation);
     EXPECT(!ru_conn_token_valid(&host.conns, token, 2)); /* still queued */
     conn->with_worker = true;
     conn->worker = 2;
@@ -664,7 +665,7 @@ static void test_waiting_is_by_class(void)
     host_open(&host, &config);
     uint32_t first = host_accept(&host), second = host_accept(&host), third = host_accept(&host);
     EXPECT_EQUAL(host_announce(&host, first, 60000), RU_CONN_NOTHING);
-    EXPECT_EQUAL(host_announce(&host, second, 60000), RU_CONN_STARVE);
+    EXPECT_EQUAL(host_announce(&host, second, 60000), RU_CONN_AWAIT_BLOCK);
     EXPECT_EQUAL(host_announce(&host, third, 300), RU_CONN_NOTHING);
     host_hang_up(&host, first);
     host_hang_up(&host, second);
@@ -682,18 +683,18 @@ static void test_waiting_for_blocks_is_fair(void)
     uint32_t first = host_accept(&host), second = host_accept(&host);
     uint32_t third = host_accept(&host), fourth = host_accept(&host);
     EXPECT_EQUAL(host_announce(&host, first, 300), RU_CONN_NOTHING);
-    EXPECT_EQUAL(host_announce(&host, second, 300), RU_CONN_STARVE);
-    EXPECT_EQUAL(ru_conn_unstarve(&host.conns, second, host.now_ns), RU_CONN_STARVE);
+    EXPECT_EQUAL(host_announce(&host, second, 300), RU_CONN_AWAIT_BLOCK);
+    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, second, host.now_ns), RU_CONN_AWAIT_BLOCK);
     host_hang_up(&host, first);
     EXPECT_EQUAL(host.blocks.free_count[0], 1);
-    EXPECT_EQUAL(host_announce(&host, third, 2048), RU_CONN_STARVE);  /* though one is free */
-    EXPECT_EQUAL(host_announce(&host, fourth, 256), RU_CONN_NOTHING); /* needs none */
+    EXPECT_EQUAL(host_announce(&host, third, 2048), RU_CONN_AWAIT_BLOCK); /* though one is free */
+    EXPECT_EQUAL(host_announce(&host, fourth, 256), RU_CONN_NOTHING);     /* needs none */
     EXPECT_EQUAL(host.conns.waiting_counts[RU_BLOCK_SMALL], 2);
-    EXPECT_EQUAL(ru_conn_unstarve(&host.conns, second, host.now_ns), RU_CONN_NOTHING);
-    EXPECT_EQUAL(ru_conn_unstarve(&host.conns, third, host.now_ns), RU_CONN_STARVE);
+    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, second, host.now_ns), RU_CONN_NOTHING);
+    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, third, host.now_ns), RU_CONN_AWAIT_BLOCK);
     EXPECT_EQUAL(host_body(&host, second, 300), RU_CONN_QUEUE);
     host_hang_up(&host, second);
-    EXPECT_EQUAL(ru_conn_unstarve(&host.conns, third, host.now_ns), RU_CONN_NOTHING);
+    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, third, host.now_ns), RU_CONN_NOTHING);
     EXPECT_EQUAL(host.conns.waiting_counts[RU_BLOCK_SMALL], 0);
     EXPECT_EQUAL(host_body(&host, third, 2048), RU_CONN_QUEUE);
     host_hang_up(&host, third);
@@ -710,7 +711,7 @@ static void test_a_waiter_that_leaves(void)
     host_open(&host, &config);
     uint32_t first = host_accept(&host), waiter = host_accept(&host), last = host_accept(&host);
     EXPECT_EQUAL(host_announce(&host, first, 300), RU_CONN_NOTHING);
-    EXPECT_EQUAL(host_announce(&host, waiter, 300), RU_CONN_STARVE);
+    EXPECT_EQUAL(host_announce(&host, waiter, 300), RU_CONN_AWAIT_BLOCK);
     EXPECT_EQUAL(ru_conn_end_of_stream(&host.conns, waiter, host.now_ns), RU_CONN_CLOSE);
     EXPECT_EQUAL(host_conn(&host, waiter)->reason, RU_CLOSED_EOF);
     host_release(&host, waiter);
@@ -827,14 +828,14 @@ static void test_what_follows_the_last_reply(void)
 {
     static const struct {
         uint32_t size;
-        bool crowded, refused, eof, lingers;
+        bool more_expected, refused, eof, lingers;
     } cases[] = {
         {.size = 32},
         {.size = RU_INLINE_SIZE},
-        {.size = 32, .crowded = true, .lingers = true},
+        {.size = 32, .more_expected = true, .lingers = true},
         {.size = 32, .refused = true, .lingers = true},
         {.size = RU_INLINE_SIZE + 1, .lingers = true},
-        {.size = RU_REPLY_MAX, .crowded = true, .eof = true},
+        {.size = RU_REPLY_MAX, .more_expected = true, .eof = true},
     };
     struct ru_config config = native_config();
     config.tcp_persistent = 0;
@@ -846,7 +847,7 @@ static void test_what_follows_the_last_reply(void)
         uint32_t block =
             ru_block_acquire(&host.blocks, RU_BLOCK_LARGE, host.node.arena.slots + index);
         (void)ru_conn_replied(&host.conns, index, block, cases[i].size, host.now_ns);
-        conn->crowded = cases[i].crowded;
+        conn->more_expected = cases[i].more_expected;
         conn->refused = cases[i].refused;
         conn->eof = cases[i].eof;
         bool lingers = cases[i].lingers;
@@ -914,11 +915,11 @@ static void test_deadlines_of_the_other_states(void)
     config.small_blocks = 1;
     host_open(&host, &config);
     uint32_t holder = host_conn_in(&host, RU_CONN_READ_BODY), index = host_accept(&host);
-    EXPECT_EQUAL(host_announce(&host, index, 300), RU_CONN_STARVE);
+    EXPECT_EQUAL(host_announce(&host, index, 300), RU_CONN_AWAIT_BLOCK);
     EXPECT_DEADLINE(index, host.now_ns + 15000 * MS, RU_CLOSED_BODY_TIMEOUT);
     host_hang_up(&host, holder);
     host.now_ns += 9000 * MS;
-    EXPECT_EQUAL(ru_conn_unstarve(&host.conns, index, host.now_ns), RU_CONN_NOTHING);
+    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, index, host.now_ns), RU_CONN_NOTHING);
     EXPECT_DEADLINE(index, host.now_ns + 2000 * MS, RU_CLOSED_BODY_TIMEOUT);
     EXPECT_EQUAL(host_body(&host, index, 300), RU_CONN_QUEUE);
     EXPECT_DEADLINE(index, UINT64_MAX, RU_CLOSED_REASONS); /* a handler takes what it takes */

@@ -9,7 +9,7 @@ static const uint8_t encryptions[] = {0, 1, 2, 4, 5};
 #define ENCRYPTIONS_COUNT (sizeof(encryptions) / sizeof(encryptions[0]))
 
 static uint8_t classes[RU_COMMANDS_COUNT] = {[NATIVE_ECHO] = RU_CLASS_ECHO,
-                                             [NATIVE_WORKER] = RU_CLASS_WORKER,
+                                             [NATIVE_WORKER] = RU_CLASS_ORDINARY,
                                              [NATIVE_SLOW] = RU_CLASS_SLOW};
 static const struct ru_identity identity = {
     .raida_id = NATIVE_RAIDA_ID, .coin_id = NATIVE_COIN_ID, .classes = classes};

@@ -6,7 +6,8 @@
 #include <time.h>
 
 #include "native.h"
-#include "memory/queue.h"
+#include "memory/ring.h"
+#include "memory/sleeper.h"
 
 #define CAPACITY 64
 #define ENTRIES_AT 128 /* not at the start: the offset must count */

@@ -13,6 +13,7 @@
 struct wheel {
     struct ru_timer timer;
     struct ru_timer_node nodes[COUNT];
+    struct ru_link links[COUNT];
     uint64_t deadlines[COUNT]; /* the model; one set in the past is due when it is set */
     uint64_t now_ns;
     struct ru_random random;
@@ -24,7 +25,7 @@ static void wheel_init(struct wheel *wheel, uint64_t seed)
     wheel->now_ns = native_random(&wheel->random) >> 20;
     for (uint32_t i = 0; i < COUNT; i++)
         wheel->deadlines[i] = UNSET;
-    ru_timer_init(&wheel->timer, wheel->nodes, COUNT, wheel->now_ns);
+    ru_timer_init(&wheel->timer, wheel->nodes, wheel->links, COUNT, wheel->now_ns);
 }
 
 static uint64_t wheel_earliest(const struct wheel *wheel)
@@ -67,6 +68,7 @@ static void wheel_poll(struct wheel *wheel)
     uint64_t earliest = wheel_earliest(wheel);
     EXPECT(earliest == UNSET || earliest + RU_TICK_NS > wheel->now_ns);
     EXPECT_EQUAL(wheel->timer.set_count, wheel_set_count(wheel));
+    ru_timer_check(&wheel->timer);
 }
 
 static void wheel_check_wait(const struct wheel *wheel)

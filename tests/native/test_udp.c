@@ -290,8 +290,9 @@ static void expect_described(struct bench *bench, uint8_t encryption, enum nativ
     uint8_t size = native_header(bytes, encryption, command, 100, 0x55);
     native_body(bytes + size, 100, &random);
     uint32_t whole = (uint32_t)size + present + extra;
-    EXPECT_EQUAL(bench_receive(bench, bytes, whole, &index),
-                 command == NATIVE_SLOW ? RU_UDP_QUEUE_SLOW : RU_UDP_QUEUE);
+    EXPECT_EQUAL(bench_receive(bench, bytes, whole, &index), RU_UDP_QUEUE);
+    EXPECT_EQUAL(bench->pool.contexts[index].lane,
+                 command == NATIVE_SLOW ? RU_LANE_SLOW : RU_LANE_ORDINARY);
     const struct ru_arena *arena = &bench->node.arena;
     uint32_t payload_at = ru_arena_slot_at(arena, index) + arena->payload_at;
     struct ru_context want;

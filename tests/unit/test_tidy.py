@@ -11,6 +11,27 @@ C_FUNCTION_LINES_MAX = 70
 # "file: function" -> lines. A shorter function must be entered as such, a short one removed.
 LONG_C_FUNCTIONS: dict[str, int] = {}
 
+FFI = ROOT / "raida_uring" / "ffi"
+
+# Folders of the data plane, upper ones first: a file includes headers of its own and of lower ones.
+C_FOLDERS = (("engine",), ("coins", "guard", "kernel", "wire"), ("count",), ("memory",), (".",))
+
+# "file: function" that other files call by a name that is not the file's.
+FOREIGN_C_NAMES = {
+    "count/stats.c: ru_counters_publish",
+    "count/stats.c: ru_counters_read",
+    "count/stats.c: ru_gauges_publish",
+    "count/stats.c: ru_gauges_read",
+    "wire/fast.c: ru_random_fill",
+    "wire/header.c: ru_body_check_plain",
+    "wire/header.c: ru_crc32",
+    "wire/header.c: ru_reply_header_size",
+    "wire/header.c: ru_reply_header_write",
+}
+
+# Files of C whose functions call each other's.
+C_CIRCLES = {("coins/store.c", "coins/survey.c")}
+
 # A module compiled from C -> those that may import it.
 SOLE_IMPORTERS = {
     "_native": ("raida_uring/ffi/native.py", "raida_uring/ffi/native_store.py"),
@@ -77,6 +98,107 @@ def test_c_files_say_what_they_are() -> None:
         if not path.read_text(encoding="utf-8").startswith(f"/* {path.name}: ")
     ]
     assert not anonymous, "open with /* <file name>: <purpose>"
+
+
+def data_plane(suffix: str) -> dict[str, str]:
+    """The data plane's files by their name under ffi/: the text without its comments."""
+    return {
+        path.relative_to(FFI).as_posix(): re.sub(
+            r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        for path in sorted(FFI.rglob(f"*{suffix}"))
+        if path.name not in GENERATED
+    }
+
+
+def external_functions(text: str) -> list[str]:
+    """The functions with external linkage that a C file defines."""
+    definition = re.compile(r"^(?!static\b)[A-Za-z_][\w *]*?\b(\w+)\([^;{}]*\)\n\{", re.MULTILINE)
+    return definition.findall(text)
+
+
+def called_files(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Of each C file, the other ones whose functions it names."""
+    home = {name: file for file, text in sources.items() for name in external_functions(text)}
+    return {
+        file: {home[word] for word in re.findall(r"\b\w+\b", text) if word in home} - {file}
+        for file, text in sources.items()
+    }
+
+
+def circles(arrows: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    """The strongly connected parts of more than one node, each sorted."""
+    reached: dict[str, set[str]] = {}
+    for start in arrows:
+        seen: set[str] = set()
+        ahead = [start]
+        while ahead:
+            new = arrows.get(ahead.pop(), set()) - seen
+            seen |= new
+            ahead += new
+        reached[start] = seen
+    return {
+        tuple(sorted(other for other in reached[node] if node in reached.get(other, ())))
+        for node in arrows
+        if node in reached[node]
+    }
+
+
+def declared_to_python() -> set[str]:
+    """What Python may call: named after a thing, whichever file it stands in."""
+    regions = (
+        path.read_text(encoding="utf-8").partition("/* cdef: begin */")[2]
+        for path in FFI.rglob("*.h")
+    )
+    return {
+        name
+        for region in regions
+        for name in re.findall(r"\b(ru_\w+)\(", region.partition("/* cdef: end */")[0])
+    }
+
+
+def test_the_measure_finds_circles() -> None:
+    function = "{}int ru_{}_go(int x)\n{{\n    return {}(x);\n}}\n\n"
+    sources = {
+        "a.c": function.format("", "a", "ru_b_go"),
+        "b.c": function.format("static ", "help", "ru_a_go") + function.format("", "b", "ru_help"),
+        "c.c": function.format("", "c", "ru_a_go"),
+    }
+    assert external_functions(sources["b.c"]) == ["ru_b_go"]
+    assert circles(called_files(sources)) == {("a.c", "b.c")}
+
+
+def test_c_files_call_in_no_circle() -> None:
+    assert circles(called_files(data_plane(".c"))) == C_CIRCLES
+
+
+def test_c_functions_are_named_by_their_file() -> None:
+    exempt = declared_to_python()
+    foreign = {
+        f"{file}: {name}"
+        for file, text in data_plane(".c").items()
+        for name in external_functions(text)
+        if name not in exempt and not re.match(rf"ru_{Path(file).stem}s?_", name)
+    }
+    assert foreign == FOREIGN_C_NAMES
+
+
+def test_c_includes_flow_one_way() -> None:
+    level = {folder: i for i, folders in enumerate(C_FOLDERS) for folder in folders}
+    sources = {**data_plane(".c"), **data_plane(".h")}
+    includes = {
+        file: set(re.findall(r'^#include "(.+)"', text, re.MULTILINE))
+        for file, text in sources.items()
+    }
+    upward = [
+        f"{file} includes {name}"
+        for file, names in includes.items()
+        for name in names
+        for here, there in [(Path(file).parent.as_posix(), Path(name).parent.as_posix())]
+        if here != there and level[there] <= level[here]
+    ]
+    assert not upward
+    assert not circles(includes)
 
 
 def imported_names(path: Path) -> set[str]:

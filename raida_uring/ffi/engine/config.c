@@ -109,7 +109,7 @@ static int config_check_checks(const struct ru_checks *checks, struct ru_config_
     return 0;
 }
 
-/* What no field can tell alone. */
+/* The limits that depend on other fields. */
 static int config_check_together(const struct ru_config *config, struct ru_config_fault *fault)
 {
     uint32_t blocks_min = CONFIG_BLOCKS_PER_WORKER * ru_config_workers(config);

@@ -1,18 +1,22 @@
 /* control.c: what other threads ask of the loop, served between two laps.
  *
- * Why: limits and connections are the loop's own, read without locks or atomics all over a lap. Who
- * wants to change or see them offers a call and waits; the loop serves it where nothing is half
- * done.
- * Owner: the caller until the call is offered and after it is done, the loop in between. An offer
- * that was not taken up in time is withdrawn, so that a loop that stands still holds nobody up.
+ * Why: the loop reads limits and connections all over a lap, without locks or atomics. A thread
+ * that wants to change or see them offers a call and waits; the loop serves the call between two
+ * laps, where nothing is half done.
+ * Owner: the caller before the call is offered and after it is done, the loop in between. An offer
+ * that is not taken in time is withdrawn, so that no caller hangs on a loop that is stuck.
  * Memory: the call and its results stand in the engine; none is allocated.
  */
+#include "engine/control.h"
+
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "engine/accept.h"
 #include "engine/config.h"
-#include "engine/loop.h"
+#include "engine/datagram.h"
+#include "engine/engine.h"
+#include "engine/stream.h"
 
 #define CONTROL_WAIT_MS 5000
 #define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
@@ -21,7 +25,6 @@
 
 static void control_apply(struct ru_engine *engine, const struct ru_config *live)
 {
-    const uint64_t ms = 1000000ULL;
     ru_config_take_live(&engine->config, live);
     engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
@@ -29,11 +32,11 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
     engine->front.identity.body_bytes_max = live->body_bytes_max;
     engine->conns.used_max = live->connections_max;
     engine->conns.timeouts = (struct ru_conn_timeouts){
-        .progress_ns = live->progress_timeout_ms * ms,
-        .header_ns = live->header_timeout_ms * ms,
-        .body_ns = live->body_timeout_ms * ms,
-        .write_ns = live->write_timeout_ms * ms,
-        .idle_ns = live->idle_timeout_ms * ms,
+        .progress_ns = ru_clock_ms_to_ns(live->progress_timeout_ms),
+        .header_ns = ru_clock_ms_to_ns(live->header_timeout_ms),
+        .body_ns = ru_clock_ms_to_ns(live->body_timeout_ms),
+        .write_ns = ru_clock_ms_to_ns(live->write_timeout_ms),
+        .idle_ns = ru_clock_ms_to_ns(live->idle_timeout_ms),
     };
     ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
@@ -81,8 +84,8 @@ static void control_load(const struct ru_engine *engine, struct ru_load *load)
     }
 }
 
-/* Serve again: connections are served on; what was cancelled and has ended is armed at once, lest the
- * loop sleep on its sockets, the rest when it ends. */
+/* Serve again. Operations that were cancelled and have ended are armed at once, or the loop could
+ * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
 {
     if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
@@ -91,13 +94,13 @@ static int control_take_back(struct ru_engine *engine)
     engine->hand_over_stuck = false;
     __atomic_store_n(&engine->hand_over_fd, -1, __ATOMIC_RELAXED);
     __atomic_store_n(&engine->drain_at_ns, 0, __ATOMIC_RELEASE);
-    ru_stream_arm(engine);
+    ru_accept_arm(engine);
     ru_datagram_arm(engine);
     return 0;
 }
 
-/* Accept anew: a connection wakes one of the rings that accept, and the other one, which is gone,
- * may have been woken for connections that it did not live to accept. */
+/* Accept anew. A connection wakes one of the rings that accept: the other process, which is gone,
+ * may have been woken for connections that it did not accept any more. */
 static void control_own(struct ru_engine *engine, uint32_t shared)
 {
     engine->config.shared_sockets = shared;
@@ -143,24 +146,23 @@ static int control_withdraw(struct ru_call *call, int error)
     if (__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_IDLE, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_RELAXED))
         return error;
-    return 0; /* taken up after all: it will be done in a moment */
+    return 0; /* the loop has just taken it: it will be done in a moment */
 }
 
 static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
 {
     struct ru_call *call = &engine->call;
-    const uint64_t one = 1;
-    uint64_t end_ns = ru_now_ns() + CONTROL_WAIT_MS * 1000000ULL;
+    uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(CONTROL_WAIT_MS);
     RU_CHECK(call->state == RU_CALL_IDLE);
     call->kind = (uint32_t)kind;
     __atomic_store_n(&call->state, RU_CALL_OFFERED, __ATOMIC_RELEASE);
-    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+    ru_engine_wake(engine);
     for (;;) {
         ru_sleeper_announce(&call->sleeper);
         if (__atomic_load_n(&call->state, __ATOMIC_ACQUIRE) == RU_CALL_DONE)
             break;
         int result = 0;
-        if (__atomic_load_n(&engine->ready, __ATOMIC_ACQUIRE) != 1)
+        if (__atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE) != RU_STAGE_RUNNING)
             result = control_withdraw(call, -ESHUTDOWN);
         else if (ru_now_ns() >= end_ns)
             result = control_withdraw(call, -ETIMEDOUT);

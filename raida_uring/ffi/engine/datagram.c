@@ -1,9 +1,12 @@
 /* datagram.c: datagrams between the UDP contexts and the backend. */
+#include "engine/datagram.h"
+
 #include <errno.h>
 #include <linux/filter.h>
 #include <sys/socket.h>
 
-#include "engine/loop.h"
+#include "engine/admission.h"
+#include "engine/engine.h"
 
 static uint8_t *datagram_payload(const struct ru_engine *engine, uint32_t slot)
 {
@@ -31,11 +34,21 @@ void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
     ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
 }
 
+static void datagram_queue(struct ru_engine *engine, uint32_t slot)
+{
+    struct ru_lane *lane = &engine->lanes[engine->udp.contexts[slot].lane];
+    if (ru_admission_refuses(engine, slot))
+        ru_datagram_limit(engine, slot);
+    else if (ru_lane_push(lane, &engine->waiting, RU_UDP, slot, engine->now_ns))
+        ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
+    else
+        datagram_refuse_slow(engine, slot);
+}
+
 static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t size)
 {
     struct ru_counters *counters = &engine->counters;
     uint32_t reply_size = 0;
-    enum ru_lane_number lane = RU_LANE_ORDINARY;
     switch (ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot, size, engine->now_ns,
                           &reply_size)) {
     case RU_UDP_DROP_EMPTY:
@@ -66,30 +79,20 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
         counters->refused_headers++;
         ru_datagram_reply(engine, slot, RU_NONE, reply_size);
         return;
-    case RU_UDP_QUEUE_SLOW:
-        lane = RU_LANE_SLOW;
-        break;
-    case RU_UDP_QUEUE_WRITE:
-        lane = RU_LANE_WRITE;
-        break;
     case RU_UDP_QUEUE:
-        break;
+        datagram_queue(engine, slot);
+        return;
     }
-    if (ru_dispatch_limited(engine, slot))
-        ru_datagram_limit(engine, slot);
-    else if (ru_dispatch_queue(engine, lane, slot))
-        ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);
-    else
-        datagram_refuse_slow(engine, slot);
 }
 
 void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
 {
+    RU_CHECK(event->index < engine->config.listeners_count);
     struct ru_listener_state *listener = &engine->listeners[event->index];
     if (event->ended) {
-        RU_CHECK(listener->receiving && engine->operations > 0);
+        RU_CHECK(listener->receiving);
         listener->receiving = false;
-        engine->operations--;
+        ru_engine_end_operation(engine);
         engine->counters.udp_receive_ended++;
         if (event->result == -ENOBUFS)
             engine->counters.udp_no_buffers++;
@@ -114,6 +117,8 @@ void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, 
 {
     const struct ru_udp_context *context = &engine->udp.contexts[slot];
     RU_CHECK(size > 0 && engine->sending_count < engine->udp.capacity);
+    RU_CHECK(size <= (block == RU_NONE ? engine->arena.payload_size
+                                       : ru_arena_block_size(&engine->arena, block)));
     const uint8_t *bytes = block == RU_NONE
                                ? datagram_payload(engine, slot)
                                : engine->arena.base + ru_arena_block_at(&engine->arena, block);
@@ -125,8 +130,9 @@ void ru_datagram_reply(struct ru_engine *engine, uint32_t slot, uint32_t block, 
 
 void ru_datagram_failed(struct ru_engine *engine)
 {
-    /* Reported during the submission that took it. A lap that overfills the submission queue
-     * submits in between and hears of it before the release: then the count goes below 0. */
+    /* The failure is reported by the submission that took the reply. A lap that overfills the
+     * submission queue submits in between, and learns of it before the release: the count is below
+     * 0 then. */
     engine->unsettled--;
     engine->counters.udp_dropped_send++;
 }
@@ -144,7 +150,7 @@ void ru_datagram_release(struct ru_engine *engine)
     engine->sending_count = 0;
 }
 
-void ru_datagram_settle(struct ru_engine *engine)
+void ru_datagram_count_answered(struct ru_engine *engine)
 {
     if (engine->unsettled <= 0)
         return;
@@ -160,10 +166,11 @@ void ru_datagram_arm(struct ru_engine *engine)
     while (engine->udp.counts[RU_UDP_LENT] < RU_SLOTS_LENT_MAX &&
            (slot = ru_udp_lend(&engine->udp)) != RU_NONE)
         engine->backend->ops->lend_slot(engine->backend, slot);
-    /* Armed on an empty ring a receive fails at once; wait until there is a slot. */
+    RU_CHECK(engine->udp.counts[RU_UDP_LENT] <= RU_SLOTS_LENT_MAX);
+    /* A receive that is armed without a slot fails at once. */
     if (engine->udp.counts[RU_UDP_LENT] == 0)
         return;
-    /* Whoever comes first may take all slots, so the one that did last time comes last. */
+    /* The first one may take all slots, so the listener that received last comes last. */
     uint32_t count = engine->config.listeners_count;
     for (uint32_t i = 1; i <= count; i++) {
         uint32_t listener = (engine->received_last + i) % count;
@@ -171,7 +178,7 @@ void ru_datagram_arm(struct ru_engine *engine)
             continue;
         engine->backend->ops->receive_datagrams(engine->backend, listener);
         engine->listeners[listener].receiving = true;
-        engine->operations++;
+        ru_engine_begin_operation(engine);
     }
 }
 
@@ -179,13 +186,16 @@ void ru_datagram_refuse(struct ru_engine *engine)
 {
     struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
     const struct sock_fprog program = {.len = 1, .filter = &none};
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) /* without it: a longer drain */
+    for (uint32_t i = 0; i < engine->config.listeners_count;
+         i++) /* if it fails, the drain takes longer */
         (void)setsockopt(engine->config.listeners[i].udp_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program,
                          sizeof(program));
 }
 
 void ru_datagram_reclaim(struct ru_engine *engine)
 {
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
+        RU_CHECK(!engine->listeners[i].receiving);
     for (uint32_t slot = 0; slot < engine->udp.capacity; slot++)
         if (engine->udp.contexts[slot].place == RU_UDP_LENT)
             ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
@@ -194,6 +204,7 @@ void ru_datagram_reclaim(struct ru_engine *engine)
 /* One datagram that is still queued in a socket; false when there is none. */
 static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 {
+    RU_CHECK(!engine->listeners[listener].receiving);
     uint32_t slot = ru_udp_lend(&engine->udp);
     if (slot == RU_NONE)
         return false;
@@ -209,7 +220,7 @@ static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 void ru_datagram_drain(struct ru_engine *engine)
 {
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        uint32_t budget = RU_EVENTS_BATCH; /* per lap, so that replies leave in between */
+        uint32_t budget = RU_EVENTS_BATCH; /* of a lap: replies have to leave in between */
         if (!engine->listeners[i].receiving)
             while (budget > 0 && datagram_receive_now(engine, i))
                 budget--;

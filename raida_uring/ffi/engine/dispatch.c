@@ -1,33 +1,32 @@
 /* dispatch.c: requests to workers and back.
  *
- * Who gets what: only an idle worker is given work, the first idle one before the others, so that
- * a quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
+ * Who gets what: only an idle worker is given work, the first idle one before the others, so that a
+ * quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
  * lane's measured pace: a hundred quick requests, or one that takes long.
  *
  * How many at once: Python threads share one interpreter lock, and each call of a handler into C
  * drops it. Two that run side by side then take it from each other at every call, for a fraction of
- * what one of them does. So a further worker is woken only where those at work leave the interpreter
- * idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch that runs alone,
- * by how much of its time its thread was on a processor: a tenth means that ten may run at once. A
- * batch that is older than a few milliseconds sits in a handler that blocks and holds nobody up, nor
- * does one whose thread is seen to wait.
+ * what one of them does. So a further worker is woken only where those at work leave the
+ * interpreter idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch
+ * that runs alone, by how much of its time its thread was on a processor: a tenth means that ten
+ * may run at once. A batch that is older than a few milliseconds sits in a handler that blocks and
+ * holds nobody up, nor does one whose thread is seen to wait.
  */
-#include "engine/loop.h"
+#include "engine/dispatch.h"
 
-static struct ru_mailbox *dispatch_mailbox(const struct ru_engine *engine, uint32_t worker)
-{
-    RU_CHECK(worker < ru_config_workers(&engine->config));
-    return &ru_arena_page(&engine->arena)->mailboxes[worker];
-}
+#include "engine/admission.h"
+#include "engine/datagram.h"
+#include "engine/engine.h"
+#include "engine/stream.h"
 
-/* ---- blocks lent in advance ---- */
+/* ---- blocks that workers hold in advance ---- */
 
 static void dispatch_lend(struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers && engine->lent_missing > 0; worker++) {
         struct ru_worker_state *state = &engine->workers[worker];
-        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
         bool lent = false;
         for (uint32_t size_class = 0; size_class < 2; size_class++) {
             while (state->lent[size_class] < engine->lent_target[size_class]) {
@@ -49,8 +48,7 @@ static void dispatch_lend(struct ru_engine *engine)
 
 static uint32_t dispatch_share(uint32_t blocks, uint32_t workers, uint32_t most)
 {
-    uint32_t share = blocks / (2 * workers);
-    return share < most ? share : most;
+    return ru_number_min32(blocks / (2 * workers), most);
 }
 
 void ru_dispatch_init(struct ru_engine *engine)
@@ -81,86 +79,16 @@ void ru_dispatch_init(struct ru_engine *engine)
         for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
             sampling->shares[i] = 1000;
         for (uint32_t transport = 0; transport < 2; transport++)
-            engine->lanes[lane].fifos[transport] = (struct ru_fifo){RU_NONE, RU_NONE};
+            engine->lanes[lane].fifos[transport] = RU_LIST_EMPTY;
     }
     engine->lent_target[0] = dispatch_share(config->small_blocks, workers, RU_LENT_SMALL_MAX);
     engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
     engine->lent_missing = workers * (engine->lent_target[0] + engine->lent_target[1]);
     dispatch_lend(engine);
-    RU_CHECK(engine->lent_missing == 0); /* ru_engine_create() saw to it that there is room */
+    RU_CHECK(engine->lent_missing == 0); /* ru_config_check() leaves room for all */
 }
 
 /* ---- to workers ---- */
-
-static void dispatch_count_limited(struct ru_engine *engine, enum ru_guard_bound bound)
-{
-    engine->counters.limited_source += bound == RU_GUARD_SOURCE;
-    engine->counters.limited_network += bound == RU_GUARD_NETWORK;
-    engine->counters.limited_coin += bound == RU_GUARD_COIN;
-}
-
-bool ru_dispatch_limited(struct ru_engine *engine, uint32_t context)
-{
-    const struct ru_context *described = ru_arena_context(&engine->arena, context);
-    const uint8_t *header = engine->arena.base + described->header_at;
-    if (!ru_guard_asks(&engine->guard, header))
-        return false;
-    enum ru_guard_bound bound =
-        ru_guard_look(&engine->guard, engine->arena.base + described->peer_at, header,
-                      described->transport, engine->now_ns);
-    dispatch_count_limited(engine, bound);
-    return bound != RU_GUARD_NONE;
-}
-
-bool ru_dispatch_queue(struct ru_engine *engine, enum ru_lane_number number, uint32_t context)
-{
-    struct ru_lane *lane = &engine->lanes[number];
-    if (lane->count >= lane->queue_max)
-        return false;
-    struct ru_fifo *fifo = &lane->fifos[context >= engine->arena.slots ? RU_TCP : RU_UDP];
-    engine->queue[context] = (struct ru_queue_entry){RU_NONE, engine->now_ns};
-    if (fifo->last != RU_NONE)
-        engine->queue[fifo->last].next = context;
-    else
-        fifo->first = context;
-    fifo->last = context;
-    lane->count++;
-    return true;
-}
-
-/* The next context of a lane that is not empty; UDP and TCP take turns. */
-static uint32_t dispatch_pop(struct ru_engine *engine, struct ru_lane *lane)
-{
-    RU_CHECK(lane->count > 0);
-    struct ru_fifo *fifo = &lane->fifos[lane->tcp_next ? RU_TCP : RU_UDP];
-    if (fifo->first == RU_NONE)
-        fifo = &lane->fifos[lane->tcp_next ? RU_UDP : RU_TCP];
-    lane->tcp_next = !lane->tcp_next;
-    uint32_t context = fifo->first;
-    RU_CHECK(context != RU_NONE);
-    fifo->first = engine->queue[context].next;
-    if (fifo->first == RU_NONE)
-        fifo->last = RU_NONE;
-    lane->count--;
-    return context;
-}
-
-static uint64_t dispatch_oldest_ns(const struct ru_engine *engine, const struct ru_lane *lane)
-{
-    uint64_t oldest_ns = UINT64_MAX;
-    for (uint32_t transport = 0; transport < 2; transport++) {
-        uint32_t first = lane->fifos[transport].first;
-        if (first != RU_NONE && engine->queue[first].since_ns < oldest_ns)
-            oldest_ns = engine->queue[first].since_ns;
-    }
-    return oldest_ns;
-}
-
-uint64_t ru_dispatch_oldest_ns(const struct ru_engine *engine, enum ru_lane_number lane)
-{
-    uint64_t oldest_ns = dispatch_oldest_ns(engine, &engine->lanes[lane]);
-    return oldest_ns == UINT64_MAX ? 0 : oldest_ns;
-}
 
 static uint32_t dispatch_batch(const struct ru_lane *lane)
 {
@@ -179,15 +107,15 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
     return batch > 0 ? batch : 1;
 }
 
-/* Take a context out of the lane for `worker`; its token, or 0 if nobody waits for it any more, or it
- * must not be looked at. */
+/* Take a context out of the lane for `worker`; its token, or 0 if its peer has left or it must not
+ * be looked at. */
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
-    uint32_t context = dispatch_pop(engine, lane);
-    struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
-    ru_hist_add(hist, engine->now_ns - engine->queue[context].since_ns, 1);
+    uint32_t context = ru_lane_pop(lane, &engine->waiting);
+    struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
+    ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
     if (context < engine->arena.slots) {
-        if (ru_dispatch_limited(engine, context)) { /* since it was queued */
+        if (ru_admission_refuses(engine, context)) { /* since it was queued */
             ru_datagram_limit(engine, context);
             return 0;
         }
@@ -196,17 +124,18 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
         return ru_token_pack(0, context, engine->udp.contexts[context].generation);
     }
     uint32_t index = context - engine->arena.slots;
-    if (!ru_stream_dequeued(engine, index))
+    if (!ru_stream_leave_lane(engine, index))
         return 0;
-    if (ru_dispatch_limited(engine, context)) {
+    if (ru_admission_refuses(engine, context)) {
         ru_stream_limit(engine, index);
         return 0;
     }
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->with_worker && !conn->queued);
     conn->with_worker = true;
     conn->worker = (uint8_t)worker;
-    conn->turn = ru_token_advance(conn->turn);
-    return ru_token_pack(0, context, conn->turn);
+    conn->token_generation = ru_token_advance(conn->token_generation);
+    return ru_token_pack(0, context, conn->token_generation);
 }
 
 /* ---- how many at once ---- */
@@ -221,8 +150,8 @@ static uint64_t dispatch_cpu_ns(const struct ru_engine *engine, uint32_t worker)
     return (uint64_t)used.tv_sec * RU_SECOND_NS + (uint64_t)used.tv_nsec;
 }
 
-/* As many as fill the interpreter, twice over: too many cost little where they wait. But one where
- * it works for most of its time. */
+/* As many batches as keep the interpreter busy twice over, since too many cost little where
+ * handlers wait; but one where a handler works for most of its time. */
 static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
 {
     if (share >= RU_DISPATCH_WORKING)
@@ -231,11 +160,12 @@ static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
     return width < lane->workers ? width : lane->workers;
 }
 
-/* The batch that was watched took `spent_ns`. The largest of some shares counts: a thread whose
- * processor was taken away for a while has not waited. */
+/* The watched batch took `spent_ns`. The largest of the latest shares counts, since a thread that
+ * lost its processor for a while looks as if it had waited. */
 static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uint64_t spent_ns)
 {
     struct ru_sampling *sampling = &lane->sampling;
+    RU_CHECK(sampling->worker != RU_NONE && spent_ns > 0);
     uint64_t cpu_ns = dispatch_cpu_ns(engine, sampling->worker) - sampling->cpu_ns;
     bool told = sampling->cpu_ns != 0 && cpu_ns < spent_ns;
     uint32_t share = told ? (uint32_t)(cpu_ns * 1000 / spent_ns) : 1000;
@@ -246,7 +176,7 @@ static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uin
         if (sampling->shares[i] > largest)
             largest = sampling->shares[i];
     lane->width = dispatch_width(lane, largest);
-    /* At once while they disagree. */
+    /* Take the next sample at once while they disagree. */
     sampling->due_ns =
         dispatch_width(lane, share) == lane->width ? engine->now_ns + RU_DISPATCH_SAMPLE_NS : 0;
 }
@@ -257,12 +187,13 @@ static void dispatch_sample(struct ru_engine *engine, struct ru_lane *lane, uint
     if (lane->spreads || lane->workers == 1 || lane->service_ns == 0 ||
         engine->now_ns < sampling->due_ns)
         return;
+    RU_CHECK(sampling->worker == RU_NONE);
     sampling->worker = worker;
     sampling->cpu_ns = dispatch_cpu_ns(engine, worker);
 }
 
-/* While requests wait for running batches: does one of those wait itself? Its thread has then hardly
- * been on a processor between two looks. */
+/* While requests wait for running batches: find batches that wait themselves. The thread of such a
+ * batch has hardly been on a processor between two looks. */
 static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
 {
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
@@ -279,7 +210,7 @@ static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
     }
 }
 
-/* The batch that is watched may be one that blocks: then it is judged before it has come back. */
+/* Judge the watched batch before it has come back, if it blocks. */
 static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
 {
     if (lane->sampling.worker == RU_NONE)
@@ -290,7 +221,8 @@ static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
         dispatch_sampled(engine, lane, age_ns);
 }
 
-/* How many of the lane's batches are young and at work, and when to see about the first of them. */
+/* How many of the lane's batches are young and at work, and when the first of them should be looked
+ * at again. */
 static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_lane *lane,
                                uint64_t *until_ns)
 {
@@ -312,8 +244,8 @@ static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_l
     return young;
 }
 
-/* Until when the lane's next batch has to wait for those that run; 0: it has not. */
-static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
+/* Until when the lane's next batch has to wait for those that run; 0: it has not to wait. */
+static uint64_t dispatch_wait_until_ns(const struct ru_engine *engine, const struct ru_lane *lane)
 {
     uint64_t until_ns;
     uint32_t young = dispatch_young(engine, lane, &until_ns);
@@ -323,8 +255,8 @@ static uint64_t dispatch_held_until_ns(const struct ru_engine *engine, const str
         return 0;
     if (young >= (alone ? 1 : lane->width))
         return until_ns;
-    /* One that is new may be back in a moment, and take more requests at once. */
-    uint64_t hold_ns = dispatch_oldest_ns(engine, lane) + RU_DISPATCH_HOLD_NS;
+    /* A young batch may be back in a moment, and its worker can then take more requests at once. */
+    uint64_t hold_ns = ru_lane_oldest_ns(lane, &engine->waiting) + RU_DISPATCH_HOLD_NS;
     if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
         return 0;
     return hold_ns < until_ns ? hold_ns : until_ns;
@@ -336,7 +268,7 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
                           uint32_t batch)
 {
     struct ru_worker_state *state = &engine->workers[worker];
-    struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
     uint64_t until_ns;
     bool alone = dispatch_young(engine, lane, &until_ns) == 0;
     RU_CHECK(state->outstanding == 0 && batch <= RU_BATCH_MAX);
@@ -354,6 +286,7 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
     state->looked_ns = 0;
     state->waits = false;
     lane->busy++;
+    ru_lane_check(lane);
     if (alone)
         dispatch_sample(engine, lane, worker);
     engine->counters.dispatched += state->outstanding;
@@ -372,7 +305,7 @@ void ru_dispatch_run(struct ru_engine *engine)
             uint32_t worker = lane->first_worker + i;
             if (engine->workers[worker].outstanding > 0)
                 continue;
-            if (dispatch_held_until_ns(engine, lane) != 0)
+            if (dispatch_wait_until_ns(engine, lane) != 0)
                 break;
             dispatch_give(engine, lane, worker, dispatch_batch(lane));
         }
@@ -386,7 +319,7 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
         const struct ru_lane *lane = &engine->lanes[number];
         if (lane->count == 0 || lane->busy == lane->workers)
             continue;
-        uint64_t until_ns = dispatch_held_until_ns(engine, lane);
+        uint64_t until_ns = dispatch_wait_until_ns(engine, lane);
         uint64_t rest_ns = until_ns > engine->now_ns ? until_ns - engine->now_ns : 1;
         if (rest_ns < wait_ns)
             wait_ns = rest_ns;
@@ -396,7 +329,8 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
 
 /* ---- back from workers ---- */
 
-/* What the worker wrote about its reply, checked: the arena is not ours alone. */
+/* What the worker wrote about its reply into the arena, checked: a worker may become a process of
+ * its own, and what its bugs can write must not lead the loop astray. */
 struct dispatch_reply {
     uint32_t block;
     uint32_t size;
@@ -415,6 +349,8 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
             return false;
         if (!own) {
             uint32_t size_class = ru_block_class(&engine->blocks, block);
+            RU_CHECK(engine->workers[worker].lent[size_class] > 0);
+            RU_CHECK(engine->lent_count[size_class] > 0);
             engine->workers[worker].lent[size_class]--;
             engine->lent_count[size_class]--;
             engine->lent_missing++;
@@ -433,8 +369,8 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
 static void dispatch_latency(struct ru_engine *engine, enum ru_histogram_kind kind,
                              uint32_t context)
 {
-    uint64_t since_ns = engine->queue[context].since_ns;
-    ru_hist_add(&ru_arena_page(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
+    uint64_t since_ns = engine->waiting.since_ns[context];
+    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
 }
 
 /* A reply that cannot be used is answered 252 from the request's header. */
@@ -454,7 +390,7 @@ static bool dispatch_worker_limited(struct ru_engine *engine, uint32_t context)
 {
     const struct ru_context *shared = ru_arena_context(&engine->arena, context);
     uint8_t bound = __atomic_load_n(&shared->limited, __ATOMIC_RELAXED);
-    dispatch_count_limited(engine, (enum ru_guard_bound)bound);
+    ru_admission_count(engine, (enum ru_guard_bound)bound);
     return bound != RU_GUARD_NONE;
 }
 
@@ -481,10 +417,12 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
     uint32_t context = engine->arena.slots + index;
     struct dispatch_reply reply = {.block = RU_NONE};
     bool usable = dispatch_check_reply(engine, context, worker, conn->body_block, &reply);
+    RU_CHECK(conn->with_worker && !conn->queued);
+    RU_CHECK(conn->state == RU_CONN_PROCESSING || conn->state == RU_CONN_DONE);
     conn->with_worker = false;
     if (conn->state == RU_CONN_DONE) { /* the peer left meanwhile */
         conn->reply_block = usable ? reply.block : RU_NONE;
-        ru_stream_settle(engine, index);
+        ru_stream_continue_closing(engine, index);
         return;
     }
     if (!usable || reply.size == 0)
@@ -513,13 +451,14 @@ static void dispatch_return(struct ru_engine *engine, uint32_t worker, uint64_t 
         dispatch_return_conn(engine, ru_token_index(token) - engine->arena.slots, worker);
 }
 
-/* A batch has come back: how long did one request of it take? The worker's own clock, so that its
- * waking does not count. Lower samples weigh more: a sample may be inflated by waiting for the
- * interpreter lock, and batches made smaller for that would only make the waiting worse. */
+/* A batch has come back: measure how long one request of it took, by the worker's own clock, so
+ * that its waking does not count. Lower samples weigh more: waiting for the interpreter lock
+ * inflates a sample, and smaller batches would only add to that waiting. */
 static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
-    const struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+    const struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
     struct ru_worker_state *state = &engine->workers[worker];
+    RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
     uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
     if (lane->sampling.worker == worker)
@@ -531,7 +470,6 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
         lane->service_ns = (lane->service_ns + sample_ns) / 2 + 1;
     else
         lane->service_ns += (sample_ns - lane->service_ns) / 32;
-    RU_CHECK(lane->busy > 0);
     lane->busy--;
 }
 
@@ -544,7 +482,7 @@ void ru_dispatch_collect(struct ru_engine *engine)
             struct ru_worker_state *state = &engine->workers[worker];
             if (state->outstanding == 0)
                 continue;
-            struct ru_ring *out = &dispatch_mailbox(engine, worker)->out;
+            struct ru_ring *out = &ru_page_mailbox(&engine->arena, worker)->out;
             uint64_t token;
             while (ru_ring_pop(out, engine->arena.base, &token))
                 dispatch_return(engine, worker, token);
@@ -556,12 +494,12 @@ void ru_dispatch_collect(struct ru_engine *engine)
         dispatch_lend(engine);
 }
 
-bool ru_dispatch_pending(const struct ru_engine *engine)
+bool ru_dispatch_has_returns(const struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++)
         if (engine->workers[worker].outstanding > 0 &&
-            ru_ring_count(&dispatch_mailbox(engine, worker)->out) > 0)
+            ru_ring_count(&ru_page_mailbox(&engine->arena, worker)->out) > 0)
             return true;
     return false;
 }
@@ -570,7 +508,7 @@ void ru_dispatch_close(struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++) {
-        struct ru_mailbox *mailbox = dispatch_mailbox(engine, worker);
+        struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, worker);
         __atomic_store_n(&mailbox->closed, 1, __ATOMIC_RELEASE);
         ru_sleeper_wake(&mailbox->sleeper);
     }

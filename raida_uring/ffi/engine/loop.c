@@ -1,138 +1,27 @@
-/* loop.c: the engine's life and the laps of its loop.
+/* loop.c: the laps of the I/O thread, from its start to the end of its drain.
  *
  * A lap: hand everything to the kernel and wait; take its completions; take back what workers
  * returned; judge deadlines; arm what ended; publish the counters; give work to workers. Nothing
  * in a lap allocates, blocks or takes a lock.
  */
-#include "engine/loop.h"
-
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/random.h>
-#include <unistd.h>
 
-/* As many events can be ahead of one: a turn of every connection's. */
+#include "engine/accept.h"
+#include "engine/control.h"
+#include "engine/datagram.h"
+#include "engine/dispatch.h"
+#include "engine/engine.h"
+#include "engine/invariants.h"
+#include "engine/stream.h"
+
+/* No event can have more ahead of it: some for each connection. */
 #define LOOP_UNTAKEN_MAX (8ULL * RU_CONNECTIONS_MAX)
+#define LOOP_BUDGET_NONE UINT32_MAX
 #define LOOP_END_NS (5 * RU_SECOND_NS) /* for cancelled operations to report back */
-
-/* ---- life ---- */
-
-static int engine_allocate(struct ru_engine *engine)
-{
-    const struct ru_config *config = &engine->config;
-    uint32_t slots = engine->arena.slots;
-    size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
-    engine->tallies = (struct ru_tally **)calloc(tallies, sizeof(struct ru_tally *));
-    engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
-    engine->queue = calloc(engine->arena.contexts, sizeof(*engine->queue));
-    engine->sending = calloc(slots, sizeof(*engine->sending));
-    engine->held = calloc(config->tcp_buffers, sizeof(*engine->held));
-    engine->timer_nodes = calloc(config->connections_max, sizeof(*engine->timer_nodes));
-    if (!engine->tallies || !engine->events || !engine->queue || !engine->sending ||
-        !engine->held || !engine->timer_nodes)
-        return -ENOMEM;
-    void *buffers = mmap(NULL, (size_t)config->tcp_buffers * RU_TCP_BUFFER, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (buffers == MAP_FAILED)
-        return -errno;
-    engine->tcp_buffers = buffers;
-    int result = ru_udp_init(&engine->udp, slots, config->udp_contexts);
-    if (result == 0)
-        result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
-    if (result == 0)
-        result = ru_conns_init(&engine->conns, config, &engine->front, &engine->arena,
-                               &engine->blocks, &engine->counters);
-    return result;
-}
-
-static int engine_set_up(struct ru_engine *engine)
-{
-    const struct ru_config *config = &engine->config;
-    int result = ru_arena_create(&engine->arena, config);
-    if (result != 0)
-        return result;
-    result = engine_allocate(engine);
-    if (result != 0)
-        return result;
-    engine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (engine->wake_fd < 0 || engine->reserve_fd < 0)
-        return -errno;
-    struct ru_arena_page *page = ru_arena_page(&engine->arena);
-    engine->front = (struct ru_front){
-        .identity = {.raida_id = (uint8_t)config->raida_id,
-                     .coin_id = (uint16_t)config->coin_id,
-                     .body_bytes_max = config->body_bytes_max,
-                     .classes = page->classes},
-        .roots = &page->roots,
-    };
-    result = ru_guard_init(&engine->guard, &config->checks);
-    if (result != 0)
-        return result;
-    if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
-        return -errno;
-    for (uint32_t what = 0; what < RU_STARVED_QUEUES; what++)
-        engine->starved[what] = (struct ru_starved){RU_NONE, RU_NONE};
-    ru_timer_init(&engine->timers, engine->timer_nodes, config->connections_max, ru_now_ns());
-    ru_dispatch_init(engine);
-    return 0;
-}
-
-int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
-                     struct ru_config_fault *fault)
-{
-    *engine = NULL;
-    if (ru_config_check(config, fault) != 0)
-        return -EINVAL;
-    struct ru_engine *made = calloc(1, sizeof(*made));
-    if (!made)
-        return -ENOMEM;
-    made->config = *config;
-    made->arena.fd = made->wake_fd = made->reserve_fd = made->hand_over_fd = -1;
-    int result = engine_set_up(made);
-    if (result != 0) {
-        ru_engine_destroy(made);
-        return result;
-    }
-    *engine = made;
-    return 0;
-}
-
-static void engine_close_fd(int fd)
-{
-    if (fd >= 0)
-        (void)close(fd);
-}
-
-void ru_engine_destroy(struct ru_engine *engine)
-{
-    if (!engine)
-        return;
-    RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
-    ru_guard_destroy(&engine->guard);
-    ru_conns_destroy(&engine->conns);
-    ru_blocks_destroy(&engine->blocks);
-    ru_udp_destroy(&engine->udp);
-    if (engine->tcp_buffers)
-        (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
-    ru_tally_free(engine->tallies, ru_config_workers(&engine->config) * RU_COMMANDS_COUNT);
-    free(engine->timer_nodes);
-    free(engine->held);
-    free(engine->sending);
-    free(engine->queue);
-    free(engine->events);
-    engine_close_fd(engine->reserve_fd);
-    engine_close_fd(engine->wake_fd);
-    ru_arena_destroy(&engine->arena);
-    free(engine);
-}
 
 /* ---- a lap ---- */
 
@@ -142,10 +31,10 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     case RU_OP_WAKE:
         engine->counters.wakes++;
         if (event->ended)
-            engine->operations--;
+            ru_engine_end_operation(engine);
         if (event->ended && engine->phase != RU_ENDING) {
             engine->backend->ops->watch_wake(engine->backend);
-            engine->operations++;
+            ru_engine_begin_operation(engine);
         }
         break;
     case RU_OP_DATAGRAMS:
@@ -155,6 +44,8 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
         ru_datagram_failed(engine);
         break;
     case RU_OP_ACCEPT:
+        ru_accept_event(engine, event);
+        break;
     case RU_OP_RECEIVE:
     case RU_OP_SEND:
         ru_stream_event(engine, event);
@@ -164,30 +55,32 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     }
 }
 
-/* Take completions, at most events_per_lap; whether that was all there were. */
-static bool loop_reap(struct ru_engine *engine)
+/* Take up to `budget` completions; whether that was all there were. */
+static bool loop_reap(struct ru_engine *engine, uint32_t budget)
 {
-    uint32_t left = engine->config.events_per_lap;
+    uint32_t left = budget;
     while (left > 0) {
-        uint32_t want = left < RU_EVENTS_BATCH ? left : RU_EVENTS_BATCH;
+        uint32_t want = ru_number_min32(left, RU_EVENTS_BATCH);
         uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
+        RU_CHECK(count <= want);
         for (uint32_t i = 0; i < count; i++)
             loop_event(engine, &engine->events[i]);
         left -= count;
         if (count < want) {
-            ru_datagram_settle(engine);
+            ru_datagram_count_answered(engine);
             return true;
         }
     }
     return false;
 }
 
-/* A deadline is judged by a clock that was read before the sockets were looked at: whoever was in
- * time is heard first, however long this process stood still meanwhile. When a lap could not take
- * all there was, its deadlines wait for one that can; but not for ever, since both backends keep the
- * order in which things came. */
+/* Close what has missed its deadline. Deadlines are judged by the clock as it was read before the
+ * sockets were looked at, so that bytes which arrived in time count, however long this process was
+ * stopped meanwhile. When a lap cannot take all there is, its deadlines wait for a lap that can;
+ * but not longer than LOOP_UNTAKEN_MAX events, since both backends keep the order of arrival. */
 static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_all)
 {
+    RU_CHECK(before_ns <= engine->now_ns);
     if (engine->untaken == 0)
         engine->judged_ns = before_ns;
     took_all = took_all && engine->backend->ops->saw_all(engine->backend);
@@ -201,17 +94,18 @@ static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_a
 static void loop_publish(struct ru_engine *engine)
 {
     struct ru_counters *counters = &engine->counters;
-    counters->udp_in_flight =
-        (uint64_t)((int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled);
+    int64_t in_flight = (int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled;
+    RU_CHECK(in_flight >= 0);
+    counters->udp_in_flight = (uint64_t)in_flight;
     counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
         counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
         engine->second_ns = engine->now_ns + RU_SECOND_NS;
     }
-    ru_counters_publish(&ru_arena_page(&engine->arena)->counters, counters);
+    ru_counters_publish(&ru_page_of(&engine->arena)->counters, counters);
 }
 
-/* After work was handed out: what stays queued then waits for a worker. */
+/* After work was handed out, so that what is queued waits for a worker. */
 static void loop_publish_gauges(struct ru_engine *engine)
 {
     const struct ru_lane *lanes = engine->lanes;
@@ -226,57 +120,64 @@ static void loop_publish_gauges(struct ru_engine *engine)
         .queued_ordinary = lanes[RU_LANE_ORDINARY].count,
         .queued_slow = lanes[RU_LANE_SLOW].count,
         .queued_write = lanes[RU_LANE_WRITE].count,
-        .oldest_ordinary_ns = ru_dispatch_oldest_ns(engine, RU_LANE_ORDINARY),
-        .oldest_slow_ns = ru_dispatch_oldest_ns(engine, RU_LANE_SLOW),
-        .oldest_write_ns = ru_dispatch_oldest_ns(engine, RU_LANE_WRITE),
+        .oldest_ordinary_ns = ru_lane_oldest_ns(&lanes[RU_LANE_ORDINARY], &engine->waiting),
+        .oldest_slow_ns = ru_lane_oldest_ns(&lanes[RU_LANE_SLOW], &engine->waiting),
+        .oldest_write_ns = ru_lane_oldest_ns(&lanes[RU_LANE_WRITE], &engine->waiting),
         .busy_ordinary = lanes[RU_LANE_ORDINARY].busy,
         .busy_slow = lanes[RU_LANE_SLOW].busy,
         .busy_write = lanes[RU_LANE_WRITE].busy,
         .refused_since_ns = engine->refused_since_ns,
         .refused_at_ns = engine->refused_at_ns,
     };
-    ru_gauges_publish(&ru_arena_page(&engine->arena)->gauges, &gauges);
+    ru_gauges_publish(&ru_page_of(&engine->arena)->gauges, &gauges);
 }
 
-static uint64_t loop_earlier(uint64_t a, uint64_t b)
+/* Whether memory that connections wait for came free after this lap's look at them. */
+static bool loop_can_serve_waiting(const struct ru_engine *engine)
 {
-    return a < b ? a : b;
+    const uint32_t *free_blocks = engine->blocks.free_count;
+    const struct ru_list *queues = engine->memory_queues;
+    return (!ru_list_is_empty(&queues[RU_SHORT_OF_BUFFER]) && engine->buffers_free > 0) ||
+           (!ru_list_is_empty(&queues[RU_SHORT_OF_SMALL]) && free_blocks[RU_BLOCK_SMALL] > 0) ||
+           (!ru_list_is_empty(&queues[RU_SHORT_OF_LARGE]) && free_blocks[RU_BLOCK_LARGE] > 0);
 }
 
 static uint64_t loop_wait_ns(const struct ru_engine *engine)
 {
-    uint64_t wait_ns = engine->config.wait_max_ms * 1000000ULL;
-    wait_ns = loop_earlier(wait_ns, ru_timer_wait_ns(&engine->timers, engine->now_ns));
-    wait_ns = loop_earlier(wait_ns, ru_dispatch_wait_ns(engine));
+    uint64_t wait_ns = ru_clock_ms_to_ns(engine->config.wait_max_ms);
+    wait_ns = ru_number_min64(wait_ns, ru_timer_wait_ns(&engine->timers, engine->now_ns));
+    wait_ns = ru_number_min64(wait_ns, ru_dispatch_wait_ns(engine));
     if (engine->phase != RU_SERVING)
-        return loop_earlier(wait_ns, RU_TICK_NS);
-    if (engine->sending_count > 0) /* sent by this wait, and known to be sent after it */
-        wait_ns = loop_earlier(wait_ns, RU_SETTLE_NS);
+        return ru_number_min64(wait_ns, RU_TICK_NS);
+    if (engine->sending_count > 0) /* this wait sends replies, the next lap counts them */
+        wait_ns = ru_number_min64(wait_ns, RU_SETTLE_NS);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         if (!engine->listeners[i].receiving && engine->sending_count > 0)
-            return 0; /* slots come free with this submission; arm right after */
+            return 0; /* this submission frees slots, with which the receive is armed at once */
         if (!engine->listeners[i].accepting)
-            wait_ns = loop_earlier(wait_ns, RU_ACCEPT_RETRY_NS);
+            wait_ns = ru_number_min64(wait_ns, RU_ACCEPT_RETRY_NS);
     }
-    if (engine->starved[RU_STARVED_OF_BUFFER].first != RU_NONE && engine->buffers_free > 0)
-        return 0;
-    for (uint32_t what = 0; what < 2; what++) /* a block came free after this lap's look at them */
-        if (engine->starved[what].first != RU_NONE && engine->blocks.free_count[what] > 0)
-            return 0;
-    return wait_ns;
+    return loop_can_serve_waiting(engine) ? 0 : wait_ns;
+}
+
+/* Whether another thread has brought work, which it announces by a wake-up only to a loop that has
+ * announced its sleep. */
+static bool loop_has_work(const struct ru_engine *engine)
+{
+    if (ru_dispatch_has_returns(engine))
+        return true;
+    if (engine->adoptions.taken != __atomic_load_n(&engine->adoptions.added, __ATOMIC_RELAXED))
+        return true;
+    return engine->phase == RU_SERVING && __atomic_load_n(&engine->drain_at_ns, __ATOMIC_RELAXED);
 }
 
 static int loop_wait(struct ru_engine *engine)
 {
-    struct ru_sleeper *sleeper = &ru_arena_page(&engine->arena)->loop_sleeper;
+    struct ru_sleeper *sleeper = &ru_page_of(&engine->arena)->loop_sleeper;
     uint64_t wait_ns = loop_wait_ns(engine);
     if (wait_ns > 0) {
         ru_sleeper_announce(sleeper);
-        if (ru_dispatch_pending(engine) ||
-            engine->adoptions.taken !=
-                __atomic_load_n(&engine->adoptions.added, __ATOMIC_RELAXED) ||
-            (engine->phase == RU_SERVING &&
-             __atomic_load_n(&engine->drain_at_ns, __ATOMIC_RELAXED)))
+        if (loop_has_work(engine))
             wait_ns = 0;
         engine->counters.sleeps += wait_ns > 0;
     }
@@ -284,6 +185,19 @@ static int loop_wait(struct ru_engine *engine)
         engine->backend->ops->wait(engine->backend, wait_ns, engine->config.busy_poll_us * 1000ULL);
     ru_sleeper_cancel(sleeper);
     return result;
+}
+
+static void loop_give_work(struct ru_engine *engine)
+{
+    loop_publish(engine); /* before handlers run, which see their own request counted then */
+    uint32_t used_count = engine->conns.used_count;
+    uint64_t limited = engine->counters.udp_dropped_limited;
+    ru_dispatch_run(engine);
+    bool dropped = limited != engine->counters.udp_dropped_limited;
+    if (dropped) /* slots are free again */
+        ru_datagram_arm(engine);
+    if (dropped || used_count != engine->conns.used_count) /* or a peer had left */
+        loop_publish(engine);
 }
 
 static int loop_lap(struct ru_engine *engine)
@@ -294,47 +208,50 @@ static int loop_lap(struct ru_engine *engine)
     uint64_t before_ns = engine->now_ns;
     engine->now_ns = ru_now_ns();
     ru_datagram_release(engine);
-    bool took_all = loop_reap(engine);
+    bool took_all = loop_reap(engine, engine->config.events_per_lap);
     ru_dispatch_collect(engine);
     loop_judge(engine, before_ns, took_all);
-    ru_stream_adopt(engine);
-    ru_stream_arm(engine);
+    ru_accept_adopt(engine);
+    ru_stream_serve_waiting(engine);
+    ru_accept_arm(engine);
     ru_datagram_arm(engine);
     engine->counters.laps++;
-    loop_publish(engine); /* before work is handed out: handlers see their own request counted */
-    uint32_t used_count = engine->conns.used_count;
-    uint64_t limited = engine->counters.udp_dropped_limited;
-    ru_dispatch_run(engine);
-    bool dropped = limited != engine->counters.udp_dropped_limited;
-    if (dropped)
-        ru_datagram_arm(engine);
-    if (dropped || used_count != engine->conns.used_count) /* or whose peers had left */
-        loop_publish(engine);
+    loop_give_work(engine);
     loop_publish_gauges(engine);
-    struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
+    struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
     ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
+    ru_invariants_check_lap(engine);
     return 0;
 }
 
 /* ---- draining ---- */
 
-/* Whether the sockets live on when this engine ends: what arrives is left to whoever has them. */
+/* Whether another process has the sockets, too: it serves what arrives from now on. */
 static bool loop_leaves_sockets(const struct ru_engine *engine)
 {
     return engine->hand_over_fd >= 0 || engine->config.shared_sockets != 0;
 }
 
-static void loop_begin_drain(struct ru_engine *engine)
+/* No listener takes anything new; the ends of the operations come later. */
+static void loop_cancel_listeners(struct ru_engine *engine)
 {
-    engine->phase = RU_DRAINING;
-    engine->emptied = false;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         if (engine->listeners[i].accepting)
             engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
         if (engine->listeners[i].receiving)
             engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
-        engine->listeners[i].draining = !loop_leaves_sockets(engine);
     }
+}
+
+static void loop_begin_drain(struct ru_engine *engine)
+{
+    RU_CHECK(engine->phase == RU_SERVING);
+    ru_invariants_check_all(engine);
+    engine->phase = RU_DRAINING;
+    engine->emptied = false;
+    loop_cancel_listeners(engine);
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
+        engine->listeners[i].draining = !loop_leaves_sockets(engine);
     if (engine->hand_over_fd >= 0) {
         ru_stream_hand_over(engine);
         return;
@@ -361,9 +278,10 @@ static bool loop_drained(const struct ru_engine *engine)
            ru_udp_in_flight(&engine->udp) == 0;
 }
 
-/* What handlers still hold is lost: count it, so that the sums balance. */
+/* Give up the requests that handlers still have, and count them as dropped. */
 static void loop_abandon(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_ENDING);
     for (uint32_t slot = 0; slot < engine->udp.capacity; slot++) {
         uint8_t place = engine->udp.contexts[slot].place;
         if (place == RU_UDP_QUEUED || place == RU_UDP_WORKER) {
@@ -377,17 +295,18 @@ static void loop_abandon(struct ru_engine *engine)
     engine->counters.tcp_in_flight = 0;
 }
 
-/* No operation takes from the sockets any more: answer what they hold, but leave datagrams to
- * another process that serves them. Slots stay lent then, since the backend still has them and a
- * hand-over may be taken back. */
+/* Once no operation takes from the sockets any more: take what they hold, but leave datagrams to
+ * another process that has the sockets. The slots stay lent in that case, since the backend has
+ * them and the hand-over may be taken back. */
 static void loop_empty_sockets(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING && !loop_listening(engine));
     bool leaves = loop_leaves_sockets(engine), first = !engine->emptied;
     engine->emptied = true;
-    /* Even if they are another's: a connection wakes one of the rings that accept, and if that was
-     * ours, and cancelled before it could accept, nobody else knows of the connection. */
+    /* Connections even then: a connection wakes one of the rings that accept, and if that was ours,
+     * cancelled before it accepted, the other process does not know of the connection. */
     if (first)
-        ru_stream_drain(engine, !leaves);
+        ru_accept_drain(engine, !leaves);
     if (leaves) {
         if (engine->hand_over_stuck)
             ru_stream_hand_over(engine);
@@ -422,16 +341,12 @@ static int loop_serve(struct ru_engine *engine)
     }
 }
 
-/* Every operation has to report back before the ring and the memory it points at may go. */
+/* Cancel what is in flight and hear of it, since the kernel may write to its memory until then. */
 static int loop_end(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING || engine->phase == RU_FORCED);
     engine->phase = RU_ENDING;
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        if (engine->listeners[i].accepting)
-            engine->backend->ops->cancel(engine->backend, RU_OP_ACCEPT, i, 0);
-        if (engine->listeners[i].receiving)
-            engine->backend->ops->cancel(engine->backend, RU_OP_DATAGRAMS, i, 0);
-    }
+    loop_cancel_listeners(engine);
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
     uint64_t before_ns, end_ns = ru_now_ns() + LOOP_END_NS;
     do {
@@ -440,13 +355,13 @@ static int loop_end(struct ru_engine *engine)
             break;
         engine->now_ns = ru_now_ns();
         ru_datagram_release(engine);
-        (void)loop_reap(engine);
+        (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);
-    /* What the last completions queued, closing descriptors among it, is not submitted yet. */
+    /* Submit what the last completions queued, such as closes of descriptors. */
     (void)engine->backend->ops->wait(engine->backend, 0, 0);
     ru_datagram_release(engine);
-    engine->config.events_per_lap = UINT32_MAX;
-    (void)loop_reap(engine); /* what became of the last replies; nothing else is in flight */
+    /* What became of the last replies; nothing else is in flight, and no further lap will come. */
+    (void)loop_reap(engine, LOOP_BUDGET_NONE);
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);
@@ -459,10 +374,11 @@ static int loop_end(struct ru_engine *engine)
 
 /* ---- entry ---- */
 
-static void loop_state(struct ru_engine *engine, uint32_t ready)
+static void loop_set_stage(struct ru_engine *engine, enum ru_stage stage)
 {
-    __atomic_store_n(&engine->ready, ready, __ATOMIC_RELEASE);
-    ru_sleeper_wake(&engine->ready_sleeper);
+    RU_CHECK(engine->stage < stage);
+    __atomic_store_n(&engine->stage, (uint32_t)stage, __ATOMIC_RELEASE);
+    ru_sleeper_wake(&engine->stage_sleeper);
 }
 
 static int loop_pin(struct ru_engine *engine)
@@ -491,6 +407,7 @@ static int loop_open_backend(struct ru_engine *engine)
 
 static int loop_open(struct ru_engine *engine)
 {
+    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING);
     int result = loop_pin(engine);
     if (result == 0)
         result = loop_open_backend(engine);
@@ -502,13 +419,15 @@ static int loop_open(struct ru_engine *engine)
     engine->buffers_free = engine->config.tcp_buffers;
     engine->now_ns = ru_now_ns();
     engine->backend->ops->watch_wake(engine->backend);
-    engine->operations++;
+    ru_engine_begin_operation(engine);
     ru_datagram_arm(engine);
-    ru_stream_arm(engine);
-    /* What was armed is the kernel's before anyone is told that we serve. */
+    ru_accept_arm(engine);
+    /* Submit what was armed before anyone is told that this engine serves. */
     result = engine->backend->ops->wait(engine->backend, 0, 0);
-    if (result == 0)
+    if (result == 0) {
+        ru_invariants_check_all(engine);
         return 0;
+    }
     (void)snprintf(engine->fault, sizeof(engine->fault), "the first lap");
     engine->backend->ops->close(engine->backend);
     engine->backend = NULL;
@@ -522,7 +441,7 @@ int ru_engine_run(struct ru_engine *engine)
     if (result == 0) {
         loop_publish(engine);
         loop_publish_gauges(engine);
-        loop_state(engine, 1);
+        loop_set_stage(engine, RU_STAGE_RUNNING);
         result = loop_serve(engine);
         if (result == 0)
             result = loop_end(engine);
@@ -533,178 +452,6 @@ int ru_engine_run(struct ru_engine *engine)
     }
     engine->result = result;
     ru_dispatch_close(engine);
-    loop_state(engine, 2);
+    loop_set_stage(engine, RU_STAGE_ENDED);
     return result;
-}
-
-/* ---- any thread ---- */
-
-int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms)
-{
-    uint64_t end_ns = ru_now_ns() + timeout_ms * 1000000ULL;
-    for (;;) {
-        ru_sleeper_announce(&engine->ready_sleeper);
-        uint32_t ready = __atomic_load_n(&engine->ready, __ATOMIC_ACQUIRE);
-        uint64_t now_ns = ru_now_ns();
-        if (ready != 0 || now_ns >= end_ns) {
-            ru_sleeper_cancel(&engine->ready_sleeper);
-            return ready == 0 ? -ETIMEDOUT : ready == 1 ? 0 : engine->result;
-        }
-        ru_sleeper_wait(&engine->ready_sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
-    }
-}
-
-const char *ru_engine_fault(struct ru_engine *engine)
-{
-    return engine->fault;
-}
-
-const char *ru_engine_tier(struct ru_engine *engine)
-{
-    return engine->tier;
-}
-
-const char *ru_engine_refusal(struct ru_engine *engine, int *error)
-{
-    *error = engine->refusal.error;
-    return engine->refusal.fault;
-}
-
-void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel)
-{
-    __atomic_store_n(&engine->hand_over_fd, channel, __ATOMIC_RELEASE); /* before the deadline */
-    ru_engine_drain(engine, deadline_ms);
-}
-
-int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd)
-{
-    struct ru_adoptions *adoptions = &engine->adoptions;
-    uint32_t added = adoptions->added;
-    if (listener >= engine->config.listeners_count || fd < 0)
-        return -EINVAL;
-    if (added - __atomic_load_n(&adoptions->taken, __ATOMIC_ACQUIRE) >= RU_ADOPT_MAX)
-        return -EAGAIN;
-    adoptions->items[added % RU_ADOPT_MAX] = (uint64_t)listener << 32 | (uint32_t)fd;
-    __atomic_store_n(&adoptions->added, added + 1, __ATOMIC_RELEASE);
-    const uint64_t one = 1;
-    (void)!write(engine->wake_fd, &one, sizeof(one));
-    return 0;
-}
-
-void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
-{
-    uint64_t deadline_ns = ru_now_ns() + deadline_ms * 1000000ULL;
-    uint64_t current_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
-    while ((current_ns == 0 || deadline_ns < current_ns) &&
-           !__atomic_compare_exchange_n(&engine->drain_at_ns, &current_ns, deadline_ns, false,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        ;
-    ru_engine_wake(engine);
-}
-
-void ru_engine_wake(struct ru_engine *engine)
-{
-    const uint64_t one = 1;
-    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
-}
-
-void ru_engine_close_workers(struct ru_engine *engine)
-{
-    ru_dispatch_close(engine);
-}
-
-int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command, uint32_t lane)
-{
-    if (group > 15 || command > 255 || lane > RU_CLASS_WRITE)
-        return -EINVAL;
-    uint8_t *classes = ru_arena_page(&engine->arena)->classes;
-    __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane, __ATOMIC_RELAXED);
-    return 0;
-}
-
-int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
-{
-    if (group > 15 || command > 255)
-        return -EINVAL;
-    ru_guard_add_command(&engine->guard, (uint16_t)(group << 8 | command));
-    return 0;
-}
-
-uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count)
-{
-    return ru_guard_list(&engine->guard, limited, count, ru_now_ns());
-}
-
-void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
-{
-    ru_roots_publish(&ru_arena_page(&engine->arena)->roots, roots);
-}
-
-uint64_t ru_engine_roots_version(struct ru_engine *engine)
-{
-    return __atomic_load_n(&ru_arena_page(&engine->arena)->roots.done, __ATOMIC_ACQUIRE);
-}
-
-void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
-{
-    struct ru_arena_page *page = ru_arena_page(&engine->arena);
-    struct ru_counters *counters = (struct ru_counters *)(void *)values;
-    ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++) {
-        const struct ru_worker_counters *worker = &page->mailboxes[i].counters;
-        counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
-        counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
-        counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
-        counters->checks_failed += __atomic_load_n(&worker->checks_failed, __ATOMIC_RELAXED);
-        counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
-    }
-}
-
-uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
-{
-    struct ru_tally sum = {0};
-    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < ru_config_workers(&engine->config); i++)
-        (void)ru_tally_add(engine->tallies + (size_t)i * RU_COMMANDS_COUNT, (uint16_t)command,
-                           &sum);
-    memcpy(answered, sum.answered, sizeof(sum.answered));
-    return sum.spent_ns;
-}
-
-void ru_engine_gauges(struct ru_engine *engine, uint64_t *values)
-{
-    ru_gauges_read(&ru_arena_page(&engine->arena)->gauges, values);
-}
-
-uint32_t ru_gauges_count(void)
-{
-    return RU_GAUGES_COUNT;
-}
-
-uint32_t ru_counters_count(void)
-{
-    return RU_COUNTERS_COUNT;
-}
-
-uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
-                             uint32_t count, uint64_t *sum_ns)
-{
-    if (kind >= RU_HISTOGRAM_COUNT)
-        return 0;
-    const struct ru_hist *hist = &ru_arena_page(&engine->arena)->histograms[kind];
-    for (uint32_t i = 0; i < count && i < RU_HIST_BUCKETS; i++)
-        buckets[i] = __atomic_load_n(&hist->buckets[i], __ATOMIC_RELAXED);
-    if (sum_ns)
-        *sum_ns = __atomic_load_n(&hist->sum_ns, __ATOMIC_RELAXED);
-    return RU_HIST_BUCKETS;
-}
-
-uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed)
-{
-    *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
-    return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
-}
-
-uint64_t ru_engine_arena_size(struct ru_engine *engine)
-{
-    return engine->arena.size;
 }

@@ -11,9 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
-#include "engine/loop.h"
+#include "engine/engine.h"
 
 #define WORKER_UDP_REPLY_MAX 65507U
 #define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
@@ -35,7 +34,7 @@ struct ru_worker {
     uint32_t answered;         /* ... of which the first are answered */
     uint32_t used;             /* bytes of the scratch */
     uint64_t since_ns;         /* busy since; 0: not busy */
-    uint64_t taken_ns;         /* a batch was taken then, and Python has not come back; 0: it has */
+    uint64_t taken_ns;         /* when a batch was taken that Python does not run yet; 0: it does */
     uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
     uint32_t looked;           /* the record that asked for a check last */
     uint32_t random_left;
@@ -53,6 +52,13 @@ struct worker_answer {
     uint32_t size;
 };
 
+static void worker_check(const struct ru_worker *worker)
+{
+    RU_CHECK(worker->answered <= worker->opened && worker->opened <= RU_BATCH_MAX);
+    RU_CHECK(worker->used <= RU_SCRATCH_SIZE);
+    RU_CHECK(worker->random_left <= WORKER_RANDOM_SIZE);
+}
+
 /* ---- life ---- */
 
 int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
@@ -60,7 +66,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     *worker = NULL;
     if (index >= ru_config_workers(&engine->config))
         return -EINVAL;
-    struct ru_mailbox *mailbox = &ru_arena_page(&engine->arena)->mailboxes[index];
+    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, index);
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
     struct ru_worker *made =
@@ -83,7 +89,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     return 0;
 }
 
-/* Another thread reads it meanwhile. */
+/* Count one; other threads read the counter at any time. */
 static void worker_raise(uint64_t *counter)
 {
     __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
@@ -93,12 +99,11 @@ static void worker_raise(uint64_t *counter)
 
 static void worker_wake_loop(struct ru_worker *worker)
 {
-    const uint64_t one = 1;
-    if (ru_sleeper_claim(&ru_arena_page(&worker->engine->arena)->loop_sleeper))
-        (void)!write(worker->engine->wake_fd, &one, sizeof(one));
+    if (ru_sleeper_claim(&ru_page_of(&worker->engine->arena)->loop_sleeper))
+        ru_engine_wake(worker->engine);
 }
 
-static const uint8_t *worker_nonce(struct ru_worker *worker)
+static const uint8_t *worker_draw_nonce(struct ru_worker *worker)
 {
     if (worker->random_left < RU_REPLY_NONCE_SIZE) {
         RU_CHECK(getrandom(worker->random, sizeof(worker->random), 0) == sizeof(worker->random));
@@ -108,8 +113,8 @@ static const uint8_t *worker_nonce(struct ru_worker *worker)
     return worker->random + worker->random_left;
 }
 
-static bool worker_lent_block(struct ru_worker *worker, enum ru_block_class size_class,
-                              uint32_t *block)
+static bool worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class,
+                             uint32_t *block)
 {
     uint64_t word;
     if (!ru_ring_pop(&worker->mailbox->lent[size_class], worker->engine->arena.base, &word))
@@ -125,17 +130,17 @@ static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
            (size <= RU_SMALL_BLOCK && ru_ring_count(&mailbox->lent[RU_BLOCK_SMALL]) > 0);
 }
 
-/* A lent block for `size` bytes. None at hand: the ones just used come back when the loop has sent
- * them, so wait a little; less for a datagram, whose sender does not. RU_NONE: the whole batch
- * behind this reply has waited long enough. */
-static uint32_t worker_block(struct ru_worker *worker, uint32_t size, bool datagram)
+/* A block for `size` bytes, of those that the loop lent in advance. If none is left, wait a little:
+ * the loop replaces the ones just used. Wait less for a datagram, whose sender does not wait long.
+ * RU_NONE: in vain, and the rest of the batch waits, too. */
+static uint32_t worker_acquire_block(struct ru_worker *worker, uint32_t size, bool datagram)
 {
     uint32_t block;
     uint64_t end_ns = ru_now_ns() + (datagram ? RU_LEND_UDP_NS : RU_LEND_TCP_NS);
     for (;;) {
-        if (size <= RU_SMALL_BLOCK && worker_lent_block(worker, RU_BLOCK_SMALL, &block))
+        if (size <= RU_SMALL_BLOCK && worker_pop_block(worker, RU_BLOCK_SMALL, &block))
             return block;
-        if (worker_lent_block(worker, RU_BLOCK_LARGE, &block))
+        if (worker_pop_block(worker, RU_BLOCK_LARGE, &block))
             return block;
         if (ru_now_ns() >= end_ns || __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
             return RU_NONE;
@@ -149,8 +154,8 @@ static uint32_t worker_block(struct ru_worker *worker, uint32_t size, bool datag
 }
 
 /* Where a reply of `size` bytes goes; NULL when there is no room for it. */
-static uint8_t *worker_room(struct ru_worker *worker, const struct ru_context *context,
-                            uint32_t size, uint32_t *block)
+static uint8_t *worker_place_reply(struct ru_worker *worker, const struct ru_context *context,
+                                   uint32_t size, uint32_t *block)
 {
     const struct ru_arena *arena = &worker->engine->arena;
     *block = RU_NONE;
@@ -158,7 +163,7 @@ static uint8_t *worker_room(struct ru_worker *worker, const struct ru_context *c
         return arena->base + context->inline_at;
     *block = context->body_block;
     if (*block == RU_NONE || size > ru_arena_block_size(arena, *block))
-        *block = worker_block(worker, size, context->transport == RU_UDP);
+        *block = worker_acquire_block(worker, size, context->transport == RU_UDP);
     return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
 }
 
@@ -174,8 +179,8 @@ static uint16_t worker_command(const struct worker_entry *entry)
     return (uint16_t)(entry->header[4] << 8 | entry->header[5]);
 }
 
-/* A reply as the interpreter hands it over. A sealed one is a bare status, or has its seal first;
- * anything between is a fault of ours, and 252 tells nothing of the plain text. */
+/* A reply as Python hands it over. A sealed one is a bare status, or begins with its seal; anything
+ * shorter is our fault, and is answered 252, which reveals nothing of the plain text. */
 static struct worker_answer worker_read_answer(struct ru_worker *worker,
                                                const struct worker_entry *entry, uint8_t status,
                                                const uint8_t *payload, uint32_t size)
@@ -190,7 +195,8 @@ static struct worker_answer worker_read_answer(struct ru_worker *worker,
     return (struct worker_answer){status, payload, payload + seal_size, size - seal_size};
 }
 
-/* Apply the limits on replies; the size of the whole reply. */
+/* Apply the limits on replies: may turn `answer` into a bare status. Returns the whole reply's
+ * size. */
 static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry *entry,
                              const struct ru_context *context, struct worker_answer *answer)
 {
@@ -229,14 +235,14 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         answer = (struct worker_answer){.status = RU_STATUS_REQUEST_RATE};
     uint32_t size = worker_limit(worker, entry, context, &answer);
     uint32_t block;
-    uint8_t *out = worker_room(worker, context, size, &block);
+    uint8_t *out = worker_place_reply(worker, context, size, &block);
     if (!out && context->transport == RU_TCP) { /* a bare status always fits */
         answer = (struct worker_answer){.status = RU_STATUS_MEMORY, .seal = answer.seal};
         size = ru_header_size(entry->header);
-        out = worker_room(worker, context, size, &block);
+        out = worker_place_reply(worker, context, size, &block);
     }
     if (entry->limited != RU_GUARD_NONE && context->transport == RU_UDP)
-        out = NULL; /* its sender may be somebody else's victim */
+        out = NULL; /* no reply: the sender's address may be forged */
     uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
     context->limited = entry->limited;
     context->reply_block = block;
@@ -260,8 +266,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
             .challenge = entry->sealed ? answer.seal : entry->challenge,
         };
         if (ru_reply_header_size(&reply) == RU_HEADER_LARGE)
-            reply.nonce = answer.seal ? answer.seal : worker_nonce(worker);
-        out += ru_reply_header_write(&reply, out);
+            reply.nonce = answer.seal ? answer.seal : worker_draw_nonce(worker);
+        uint32_t header_size = ru_reply_header_write(&reply, out);
+        RU_CHECK(header_size + reply.body_size == size);
+        out += header_size;
         if (answer.size > 0) {
             memcpy(out, answer.payload, answer.size);
             memset(out + answer.size, 0x3E, RU_TERMINATOR_SIZE);
@@ -270,9 +278,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     worker_return(worker, entry->token);
 }
 
-/* Account for the time since the last account, for the loop's estimate of the pace. */
+/* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
 static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 {
+    RU_CHECK(worker->since_ns != 0 && now_ns >= worker->since_ns);
     uint64_t *busy_ns = &worker->mailbox->busy_ns;
     __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
     worker->since_ns = now_ns;
@@ -281,6 +290,7 @@ static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload)
 {
+    worker_check(worker);
     if (count > worker->opened - worker->answered)
         return -EINVAL;
     uint64_t now_ns = ru_now_ns();
@@ -299,7 +309,8 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
 
 /* ---- checks of secrets ---- */
 
-/* The entry whose payload stands at `payload_at`; requests are looked at in order. */
+/* The entry whose payload stands at `payload_at`. The search starts at the latest one found, since
+ * requests are checked in order. */
 static struct worker_entry *worker_entry_at(struct ru_worker *worker, uint32_t payload_at)
 {
     for (uint32_t left = worker->opened; left > 0; left--) {
@@ -358,6 +369,7 @@ static enum ru_request_kind worker_kind(const struct worker_entry *entry,
 static void worker_record(struct ru_worker *worker, const struct worker_entry *entry,
                           const struct ru_context *context, const uint8_t *body)
 {
+    RU_CHECK(worker->opened < RU_BATCH_MAX && context->body_present <= context->body_size);
     struct ru_record *record = &worker->records[worker->opened];
     uint32_t payload_at = (uint32_t)(body - worker->scratch);
     uint32_t payload_size = context->body_present;
@@ -438,6 +450,7 @@ static uint32_t worker_fill(struct ru_worker *worker)
             worker_open_request(worker, token);
         }
     }
+    worker_check(worker);
     return worker->opened;
 }
 
@@ -454,7 +467,7 @@ static void worker_answer_rest(struct ru_worker *worker)
 int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
 {
     struct ru_mailbox *mailbox = worker->mailbox;
-    uint64_t end_ns = ru_now_ns() + timeout_ms * 1000000ULL;
+    uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(timeout_ms);
     if (worker->answered < worker->opened)
         worker_answer_rest(worker);
     for (;;) {
@@ -471,7 +484,8 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
             now_ns >= end_ns)
             ru_sleeper_cancel(&mailbox->sleeper);
         else
-            ru_sleeper_wait(&mailbox->sleeper, (uint32_t)((end_ns - now_ns) / 1000000ULL) + 1);
+            ru_sleeper_wait(&mailbox->sleeper,
+                            (uint32_t)((end_ns - now_ns) / RU_MILLISECOND_NS) + 1);
         if (ru_now_ns() >= end_ns && !worker_has_work(worker))
             return 0;
     }

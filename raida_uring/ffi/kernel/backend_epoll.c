@@ -227,7 +227,7 @@ static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *s
     source->bytes = bytes;
     source->size = size;
     if (source->writable)
-        ru_epoll_try_send(epoll, source);
+        ru_epoll_turn_send(epoll, source);
     epoll_list(epoll, source);
 }
 
@@ -409,7 +409,7 @@ static uint32_t epoll_reap(struct ru_backend *backend, struct ru_event *events, 
     uint32_t used = epoll_report_failed(epoll, events, count);
     for (; used < count && epoll->turns > 0; epoll->turns--) {
         struct epoll_source *source = epoll_unlist_first(epoll);
-        used += ru_epoll_turn(epoll, source, events + used, count - used);
+        used += ru_epoll_turn_take(epoll, source, events + used, count - used);
         epoll_list(epoll, source);
     }
     epoll->unpolled += used;

@@ -80,10 +80,10 @@ struct epoll_backend {
 };
 
 /* One turn of `source`: up to `count` events, and how many there were. */
-uint32_t ru_epoll_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                       struct ru_event *events, uint32_t count);
+uint32_t ru_epoll_turn_take(struct epoll_backend *epoll, struct epoll_source *source,
+                            struct ru_event *events, uint32_t count);
 /* Try to send what is left; its result stays with the source. */
-void ru_epoll_try_send(struct epoll_backend *epoll, struct epoll_source *source);
+void ru_epoll_turn_send(struct epoll_backend *epoll, struct epoll_source *source);
 
 /* ---- sources ---- */
 

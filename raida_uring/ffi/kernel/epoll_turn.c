@@ -24,7 +24,7 @@ static struct ru_event epoll_end(const struct epoll_backend *epoll, struct epoll
     return event;
 }
 
-void ru_epoll_try_send(struct epoll_backend *epoll, struct epoll_source *source)
+void ru_epoll_turn_send(struct epoll_backend *epoll, struct epoll_source *source)
 {
     ssize_t size = send(source->fd, source->bytes, source->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     int32_t result = size >= 0 ? (int32_t)size : -errno;
@@ -178,7 +178,7 @@ static uint32_t epoll_send_turn(struct epoll_backend *epoll, struct epoll_source
         source->sent_result = -ECANCELED;
     }
     if (!source->sent && source->writable)
-        ru_epoll_try_send(epoll, source);
+        ru_epoll_turn_send(epoll, source);
     if (!source->sent)
         return 0;
     source->sending = false;
@@ -189,8 +189,8 @@ static uint32_t epoll_send_turn(struct epoll_backend *epoll, struct epoll_source
     return 1;
 }
 
-uint32_t ru_epoll_turn(struct epoll_backend *epoll, struct epoll_source *source,
-                       struct ru_event *events, uint32_t count)
+uint32_t ru_epoll_turn_take(struct epoll_backend *epoll, struct epoll_source *source,
+                            struct ru_event *events, uint32_t count)
 {
     uint32_t used = 0;
     if (source->sending)

@@ -22,16 +22,7 @@ static uint32_t arena_place(struct arena_cursor *cursor, uint64_t count, uint64_
     return (uint32_t)at; /* arena_layout() refuses what does not fit 32 bits */
 }
 
-/* Entries of a token ring: every UDP context, and never less than a worker may hold. */
-static uint32_t arena_ring_capacity(const struct ru_arena *arena)
-{
-    uint32_t capacity = RU_BATCH_MAX;
-    while (capacity < arena->slots)
-        capacity *= 2;
-    return capacity;
-}
-
-static int arena_layout(struct ru_arena *arena, const struct ru_config *config)
+static int arena_layout(struct ru_arena *arena, const struct ru_config *config, size_t page_size)
 {
     uint32_t workers = ru_config_workers(config);
     bool wildcard = false;
@@ -47,11 +38,14 @@ static int arena_layout(struct ru_arena *arena, const struct ru_config *config)
     arena->small_blocks = config->small_blocks;
     arena->large_blocks = config->large_blocks;
 
+    /* Every UDP context fits a token ring, and never less than a worker may hold. */
+    arena->ring_capacity =
+        ru_number_power_of_two(arena->slots > RU_BATCH_MAX ? arena->slots : RU_BATCH_MAX);
+    uint64_t ring_entries = arena->ring_capacity + RU_LENT_RING;
     struct arena_cursor cursor = {0};
-    uint32_t ring = arena_ring_capacity(arena);
-    arena->page_at = arena_place(&cursor, 1, sizeof(struct ru_arena_page));
+    arena->page_at = arena_place(&cursor, 1, page_size);
     arena->contexts_at = arena_place(&cursor, arena->contexts, sizeof(struct ru_context));
-    arena->rings_at = arena_place(&cursor, (uint64_t)workers * 2 * (ring + RU_LENT_RING), 8);
+    arena->rings_at = arena_place(&cursor, 2ULL * workers * ring_entries, sizeof(uint64_t));
     arena->slots_at = arena_place(&cursor, arena->slots, arena->slot_size);
     arena->areas_at = arena_place(&cursor, config->connections_max, RU_TCP_AREA);
     arena->small_at = arena_place(&cursor, arena->small_blocks, RU_SMALL_BLOCK);
@@ -95,40 +89,16 @@ static int arena_map(struct ru_arena *arena)
     return 0;
 }
 
-static void arena_ring(struct ru_ring *ring, uint32_t capacity, uint32_t *at)
-{
-    ring->mask = capacity - 1;
-    ring->entries_at = *at;
-    *at += capacity * 8;
-}
-
-static void arena_rings(struct ru_arena *arena, uint32_t workers)
-{
-    struct ru_arena_page *page = ru_arena_page(arena);
-    uint32_t capacity = arena_ring_capacity(arena);
-    uint32_t at = arena->rings_at;
-    for (uint32_t i = 0; i < workers; i++) {
-        arena_ring(&page->mailboxes[i].in, capacity, &at);
-        arena_ring(&page->mailboxes[i].out, capacity, &at);
-        arena_ring(&page->mailboxes[i].lent[0], RU_LENT_RING, &at);
-        arena_ring(&page->mailboxes[i].lent[1], RU_LENT_RING, &at);
-    }
-    RU_CHECK(at <= arena->slots_at);
-}
-
-int ru_arena_create(struct ru_arena *arena, const struct ru_config *config)
+int ru_arena_create(struct ru_arena *arena, const struct ru_config *config, size_t page_size)
 {
     memset(arena, 0, sizeof(*arena));
     arena->fd = -1;
-    int result = arena_layout(arena, config);
+    int result = arena_layout(arena, config, page_size);
     if (result == 0)
         result = arena_map(arena);
-    if (result != 0) {
+    if (result != 0)
         ru_arena_destroy(arena);
-        return result;
-    }
-    arena_rings(arena, ru_config_workers(config));
-    return 0;
+    return result;
 }
 
 void ru_arena_destroy(struct ru_arena *arena)

@@ -6,14 +6,11 @@
 #ifndef RU_ARENA_H
 #define RU_ARENA_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#include "wire/fast.h"
-#include "count/hist.h"
-#include "memory/queue.h"
-#include "ru.h"
-#include "count/stats.h"
 #include "memory/token.h"
+#include "ru.h"
 
 /* Workers of all lanes, in the order of their indexes: ordinary, slow, writing. */
 static inline uint32_t ru_config_workers(const struct ru_config *config)
@@ -27,7 +24,8 @@ enum ru_transport {
 };
 
 /* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
- * but what is marked as the worker's; it keeps its own copy of whatever it must be able to trust. */
+ * but what is marked as the worker's; it keeps its own copy of whatever it must be able to
+ * trust. */
 struct ru_context {
     uint64_t arrival_ns; /* of its first byte */
     uint32_t peer_at;
@@ -58,37 +56,6 @@ struct ru_slot_head {
 };
 _Static_assert(sizeof(struct ru_slot_head) == RU_SLOT_HEAD, "slot head");
 
-/* What a worker counts itself. */
-struct ru_worker_counters {
-    uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
-    uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
-    uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
-    uint64_t checks_failed;   /* of a secret */
-    uint64_t lock_wait_ns;    /* from a batch taken to the interpreter lock held */
-};
-
-/* Between the loop and one worker. */
-struct ru_mailbox {
-    struct ru_ring in;      /* tokens to the worker */
-    struct ru_ring out;     /* tokens back */
-    struct ru_ring lent[2]; /* blocks lent in advance: small, large */
-    struct ru_sleeper sleeper;
-    _Alignas(RU_CACHE_LINE) uint32_t closed; /* loop: no more tokens will come */
-    uint32_t open;                           /* worker: a handle exists */
-    uint64_t busy_ns;                        /* worker: spent on requests since it was opened */
-    struct ru_worker_counters counters;      /* worker */
-};
-
-struct ru_arena_page {
-    struct ru_counters_page counters;
-    struct ru_gauges_page gauges;
-    struct ru_hist histograms[RU_HISTOGRAM_COUNT];
-    struct ru_roots roots;
-    uint8_t classes[RU_COMMANDS_COUNT];
-    struct ru_sleeper loop_sleeper;
-    struct ru_mailbox mailboxes[RU_WORKERS_MAX];
-};
-
 struct ru_arena {
     uint8_t *base;
     uint64_t size;
@@ -101,21 +68,18 @@ struct ru_arena {
     uint32_t slot_size;
     uint32_t small_blocks;
     uint32_t large_blocks;
+    uint32_t ring_capacity; /* of a token ring; each worker has two, and two of RU_LENT_RING */
     uint32_t page_at, contexts_at, slots_at, areas_at, small_at, large_at, rings_at;
 };
 
-/* Reserve the first `size` bytes of a memfd. Older kernels break fallocate() off for a signal, and
- * 6.1 also for what a ring that is being closed leaves its thread to do, with no signal at all. It
- * then gives back what it had, so it goes in steps. 0 or -errno. */
+/* Reserve the first `size` bytes of a memfd. Older kernels interrupt fallocate() for a signal, and
+ * 6.1 also without one, for the work that a ring leaves to its thread while it is closed. The call
+ * then gives back what it had reserved, so this goes in steps. 0 or -errno. */
 int ru_arena_reserve(int fd, uint64_t size);
-/* Map, reserve and seal. 0, or -errno with nothing left behind. */
-int ru_arena_create(struct ru_arena *arena, const struct ru_config *config);
+/* Map, reserve and seal. page_size: bytes at page_at, for the caller. 0, or -errno with nothing
+ * left behind. */
+int ru_arena_create(struct ru_arena *arena, const struct ru_config *config, size_t page_size);
 void ru_arena_destroy(struct ru_arena *arena);
-
-static inline struct ru_arena_page *ru_arena_page(const struct ru_arena *arena)
-{
-    return (struct ru_arena_page *)(void *)(arena->base + arena->page_at);
-}
 
 static inline struct ru_context *ru_arena_context(const struct ru_arena *arena, uint32_t index)
 {

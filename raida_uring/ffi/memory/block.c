@@ -28,6 +28,21 @@ int ru_blocks_init(struct ru_blocks *blocks, uint32_t small_count, uint32_t larg
     return 0;
 }
 
+void ru_blocks_check(const struct ru_blocks *blocks)
+{
+    uint32_t free_count[2] = {0, 0};
+    for (uint32_t block = 0; block < blocks->count[0] + blocks->count[1]; block++)
+        free_count[ru_block_class(blocks, block)] += blocks->owners[block] == RU_NONE;
+    for (uint32_t size_class = 0; size_class < 2; size_class++) {
+        RU_CHECK(free_count[size_class] == blocks->free_count[size_class]);
+        for (uint32_t i = 0; i < free_count[size_class]; i++) {
+            uint32_t block = blocks->free[size_class][i];
+            RU_CHECK(ru_block_class(blocks, block) == size_class);
+            RU_CHECK(blocks->owners[block] == RU_NONE);
+        }
+    }
+}
+
 void ru_blocks_destroy(struct ru_blocks *blocks)
 {
     free(blocks->owners);

@@ -31,6 +31,9 @@ void ru_block_release(struct ru_blocks *blocks, uint32_t block);
 bool ru_block_move(struct ru_blocks *blocks, uint32_t block, uint32_t from, uint32_t to);
 enum ru_block_class ru_block_class(const struct ru_blocks *blocks, uint32_t block);
 
+/* Invariants, in time that grows with the number of blocks. */
+void ru_blocks_check(const struct ru_blocks *blocks);
+
 static inline uint32_t ru_block_worker(uint32_t worker)
 {
     return 0x80000000U | worker;

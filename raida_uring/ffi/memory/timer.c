@@ -8,38 +8,42 @@
 
 #include "check.h"
 #include "limits.h"
-#include "memory/token.h"
 
 static uint64_t timer_tick(uint64_t ns)
 {
     return ns / RU_TICK_NS;
 }
 
-static void timer_link(struct ru_timer *timer, uint32_t index, uint32_t bucket)
-{
-    struct ru_timer_node *node = &timer->nodes[index];
-    node->bucket = bucket;
-    node->previous = RU_NONE;
-    node->next = timer->heads[bucket];
-    if (node->next != RU_NONE)
-        timer->nodes[node->next].previous = index;
-    timer->heads[bucket] = index;
-    timer->occupied[bucket / 64] |= 1ULL << (bucket % 64);
-}
-
-void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, uint32_t count,
-                   uint64_t now_ns)
+void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, struct ru_link *links,
+                   uint32_t count, uint64_t now_ns)
 {
     timer->nodes = nodes;
+    timer->links = links;
     timer->count = count;
     timer->set_count = 0;
     timer->tick = timer_tick(now_ns);
     for (uint32_t i = 0; i < RU_TIMER_BUCKETS; i++)
-        timer->heads[i] = RU_NONE;
+        timer->buckets[i] = RU_LIST_EMPTY;
     for (uint32_t i = 0; i < RU_TIMER_BUCKETS / 64; i++)
         timer->occupied[i] = 0;
     for (uint32_t i = 0; i < count; i++)
         nodes[i] = (struct ru_timer_node){.bucket = RU_NONE};
+}
+
+void ru_timer_check(const struct ru_timer *timer)
+{
+    uint32_t listed = 0, set = 0;
+    for (uint32_t bucket = 0; bucket < RU_TIMER_BUCKETS; bucket++) {
+        const struct ru_list *list = &timer->buckets[bucket];
+        bool occupied = timer->occupied[bucket / 64] & 1ULL << (bucket % 64);
+        RU_CHECK(occupied == !ru_list_is_empty(list));
+        listed += ru_list_check(list, timer->links, timer->count);
+        for (uint32_t i = list->first; i != RU_NONE; i = timer->links[i].next)
+            RU_CHECK(timer->nodes[i].bucket == bucket);
+    }
+    for (uint32_t i = 0; i < timer->count; i++)
+        set += timer->nodes[i].bucket != RU_NONE;
+    RU_CHECK(listed == set && set == timer->set_count);
 }
 
 void ru_timer_clear(struct ru_timer *timer, uint32_t index)
@@ -49,13 +53,8 @@ void ru_timer_clear(struct ru_timer *timer, uint32_t index)
     if (node->bucket == RU_NONE)
         return;
     RU_CHECK(timer->set_count > 0);
-    if (node->previous != RU_NONE)
-        timer->nodes[node->previous].next = node->next;
-    else
-        timer->heads[node->bucket] = node->next;
-    if (node->next != RU_NONE)
-        timer->nodes[node->next].previous = node->previous;
-    if (timer->heads[node->bucket] == RU_NONE)
+    ru_list_remove(&timer->buckets[node->bucket], timer->links, index);
+    if (ru_list_is_empty(&timer->buckets[node->bucket]))
         timer->occupied[node->bucket / 64] &= ~(1ULL << (node->bucket % 64));
     node->bucket = RU_NONE;
     timer->set_count--;
@@ -68,8 +67,10 @@ void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns)
     uint64_t tick = timer_tick(deadline_ns) + 1;
     if (tick < timer->tick)
         tick = timer->tick;
-    timer->nodes[index].deadline_ns = deadline_ns;
-    timer_link(timer, index, (uint32_t)(tick % RU_TIMER_BUCKETS));
+    uint32_t bucket = (uint32_t)(tick % RU_TIMER_BUCKETS);
+    timer->nodes[index] = (struct ru_timer_node){.deadline_ns = deadline_ns, .bucket = bucket};
+    ru_list_append(&timer->buckets[bucket], timer->links, index);
+    timer->occupied[bucket / 64] |= 1ULL << (bucket % 64);
     timer->set_count++;
 }
 
@@ -86,7 +87,7 @@ uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
         uint32_t bucket = (uint32_t)(timer->tick % RU_TIMER_BUCKETS);
         if (!(timer->occupied[bucket / 64] & 1ULL << (bucket % 64)))
             continue;
-        for (uint32_t i = timer->heads[bucket]; i != RU_NONE; i = timer->nodes[i].next) {
+        for (uint32_t i = timer->buckets[bucket].first; i != RU_NONE; i = timer->links[i].next) {
             if (timer->nodes[i].deadline_ns <= now_ns) {
                 ru_timer_clear(timer, i);
                 return i;

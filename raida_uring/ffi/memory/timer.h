@@ -8,26 +8,28 @@
 
 #include <stdint.h>
 
+#include "memory/list.h"
+
 #define RU_TIMER_BUCKETS 1024
 
 struct ru_timer_node {
     uint64_t deadline_ns;
-    uint32_t next;
-    uint32_t previous;
     uint32_t bucket; /* RU_NONE: not set */
 };
 
 struct ru_timer {
-    struct ru_timer_node *nodes; /* borrowed from init's caller */
+    struct ru_timer_node *nodes; /* borrowed from init's caller, as the links are */
+    struct ru_link *links;
     uint32_t count;
     uint32_t set_count;
     uint64_t tick; /* every bucket before this tick has been looked at */
-    uint32_t heads[RU_TIMER_BUCKETS];
+    struct ru_list buckets[RU_TIMER_BUCKETS];
     uint64_t occupied[RU_TIMER_BUCKETS / 64];
 };
 
-void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, uint32_t count,
-                   uint64_t now_ns);
+/* nodes, links: `count` of each. */
+void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, struct ru_link *links,
+                   uint32_t count, uint64_t now_ns);
 /* Set or move node `index` to `deadline_ns`. */
 void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns);
 void ru_timer_clear(struct ru_timer *timer, uint32_t index);
@@ -35,5 +37,7 @@ void ru_timer_clear(struct ru_timer *timer, uint32_t index);
 uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns);
 /* Nanoseconds until the wheel needs a look; UINT64_MAX when nothing is set. */
 uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns);
+/* Invariants, in time that grows with the number of nodes. */
+void ru_timer_check(const struct ru_timer *timer);
 
 #endif

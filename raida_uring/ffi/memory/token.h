@@ -11,8 +11,8 @@
 
 #include "check.h"
 #include "limits.h"
+#include "number.h"
 
-#define RU_NONE UINT32_MAX
 #define RU_TOKEN_INDEX_MAX 0xFFFFFFU
 
 _Static_assert(RU_SLOTS_MAX + RU_CONNECTIONS_MAX < RU_TOKEN_INDEX_MAX, "indexes fit a token");

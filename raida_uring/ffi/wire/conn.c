@@ -10,19 +10,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
+
 #define MOVE(to) (1U << RU_CONN_##to)
 
-/* Legal moves, by the state that is left. Every state but FREE may end in DONE. */
+/* Legal moves, by the state that is left, and what makes each. Every state but FREE may end in
+ * DONE: by a deadline, a reset, the end of the stream or of the node. */
 static const uint8_t conn_moves[RU_CONN_STATES] = {
-    [RU_CONN_FREE] = MOVE(READ_HEADER),
-    [RU_CONN_READ_HEADER] =
-        MOVE(WAIT_BLOCK) | MOVE(READ_BODY) | MOVE(PROCESSING) | MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_WAIT_BLOCK] = MOVE(READ_BODY) | MOVE(DONE),
-    [RU_CONN_READ_BODY] = MOVE(PROCESSING) | MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_PROCESSING] = MOVE(WRITE) | MOVE(DONE),
-    [RU_CONN_WRITE] = MOVE(READ_HEADER) | MOVE(LINGER) | MOVE(DONE),
+    [RU_CONN_FREE] = MOVE(READ_HEADER),        /* accepted */
+    [RU_CONN_READ_HEADER] = MOVE(WAIT_BLOCK)   /* header valid, but no block for the body */
+                            | MOVE(READ_BODY)  /* header valid, a body follows */
+                            | MOVE(PROCESSING) /* header valid, no body */
+                            | MOVE(WRITE)      /* header refused, or an echo */
+                            | MOVE(DONE),
+    [RU_CONN_WAIT_BLOCK] = MOVE(READ_BODY) /* a block came free */
+                           | MOVE(DONE),
+    [RU_CONN_READ_BODY] = MOVE(PROCESSING) /* the body is complete */
+                          | MOVE(WRITE)    /* ... and it was an echo */
+                          | MOVE(DONE),
+    [RU_CONN_PROCESSING] = MOVE(WRITE) /* the worker replied, or the lane refused */
+                           | MOVE(DONE),
+    [RU_CONN_WRITE] = MOVE(READ_HEADER) /* sent; persistent: the next request */
+                      | MOVE(LINGER)    /* sent, but a close now could reset the reply */
+                      | MOVE(DONE),     /* sent */
     [RU_CONN_LINGER] = MOVE(DONE),
-    [RU_CONN_DONE] = MOVE(FREE),
+    [RU_CONN_DONE] = MOVE(FREE), /* closed, and no lane or worker has it */
 };
 
 /* What each reason counts as: for the connection, and for the request it cut short, if any. */
@@ -111,17 +123,16 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
                   const struct ru_arena *arena, struct ru_blocks *blocks,
                   struct ru_counters *counters)
 {
-    const uint64_t ms = 1000000ULL;
     *conns = (struct ru_conns){
         .capacity = config->connections_max,
         .free_head = RU_NONE,
         .used_max = config->connections_max,
         .persistent = config->tcp_persistent != 0,
-        .timeouts = {.progress_ns = config->progress_timeout_ms * ms,
-                     .header_ns = config->header_timeout_ms * ms,
-                     .body_ns = config->body_timeout_ms * ms,
-                     .write_ns = config->write_timeout_ms * ms,
-                     .idle_ns = config->idle_timeout_ms * ms},
+        .timeouts = {.progress_ns = ru_clock_ms_to_ns(config->progress_timeout_ms),
+                     .header_ns = ru_clock_ms_to_ns(config->header_timeout_ms),
+                     .body_ns = ru_clock_ms_to_ns(config->body_timeout_ms),
+                     .write_ns = ru_clock_ms_to_ns(config->write_timeout_ms),
+                     .idle_ns = ru_clock_ms_to_ns(config->idle_timeout_ms)},
         .front = front,
         .arena = arena,
         .blocks = blocks,
@@ -131,7 +142,8 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
     if (!conns->conns)
         return -ENOMEM;
     for (uint32_t i = conns->capacity; i > 0; i--) {
-        conns->conns[i - 1] = (struct ru_conn){.fd = -1, .generation = 1, .next = conns->free_head};
+        conns->conns[i - 1] = (struct ru_conn){
+            .fd = -1, .generation = 1, .next = conns->free_head, .unread = RU_LIST_EMPTY};
         conns->free_head = i - 1;
     }
     return 0;
@@ -162,15 +174,13 @@ uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t
     *conn = (struct ru_conn){
         .fd = fd,
         .generation = conn->generation,
-        .turn = conn->turn,
+        .token_generation = conn->token_generation,
         .next = RU_NONE,
         .state = RU_CONN_FREE,
         .listener = listener,
         .body_block = RU_NONE,
         .reply_block = RU_NONE,
-        .held_first = RU_NONE,
-        .held_last = RU_NONE,
-        .starved_next = RU_NONE,
+        .unread = RU_LIST_EMPTY,
         .opened_ns = now_ns,
     };
     conn_set_state(conns, conn, RU_CONN_READ_HEADER, now_ns);
@@ -198,8 +208,8 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
     RU_CHECK(conn->fd < 0 && !conn->queued && !conn->with_worker);
-    RU_CHECK(!conn->receiving && !conn->sending && !conn->starved);
-    RU_CHECK(conn->held_first == RU_NONE && conns->used_count > 0);
+    RU_CHECK(!conn->receiving && !conn->sending && !conn->awaits_memory);
+    RU_CHECK(ru_list_is_empty(&conn->unread) && conns->used_count > 0);
     if (conn->request_open) /* orphaned while a handler ran: it has come back only now */
         conn_end_request(conns, conn,
                          conn->reason == RU_CLOSED_DRAIN ? COUNTER(tcp_dropped_drain)
@@ -309,9 +319,7 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
     }
     conn_describe(conns, index, now_ns);
     conn_set_state(conns, conn, RU_CONN_PROCESSING, now_ns);
-    if (conn->header.lane == RU_CLASS_WRITE)
-        return RU_CONN_QUEUE_WRITE;
-    return conn->header.lane == RU_CLASS_SLOW ? RU_CONN_QUEUE_SLOW : RU_CONN_QUEUE;
+    return RU_CONN_QUEUE;
 }
 
 static bool conn_take_block(struct ru_conns *conns, uint32_t index)
@@ -345,7 +353,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     if (conn->header.body_size > RU_INLINE_BODY &&
         (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
-        return RU_CONN_STARVE;
+        return RU_CONN_AWAIT_BLOCK;
     }
     conn_set_state(conns, conn, RU_CONN_READ_BODY, now_ns);
     return RU_CONN_NOTHING;
@@ -354,7 +362,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
 static uint32_t conn_copy(uint8_t *to, uint32_t have, uint32_t want, const uint8_t *bytes,
                           uint32_t size)
 {
-    uint32_t part = want - have < size ? want - have : size;
+    uint32_t part = ru_number_min32(want - have, size);
     memcpy(to + have, bytes, part);
     return part;
 }
@@ -441,12 +449,12 @@ enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uin
     return conn_complete(conns, index, now_ns);
 }
 
-enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
+enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
     RU_CHECK(conn->state == RU_CONN_WAIT_BLOCK);
     if (!conn_take_block(conns, index))
-        return RU_CONN_STARVE;
+        return RU_CONN_AWAIT_BLOCK;
     conn_set_state(conns, conn, RU_CONN_READ_BODY, now_ns);
     return RU_CONN_NOTHING;
 }
@@ -522,11 +530,6 @@ enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t
 
 /* ---- deadlines and tokens ---- */
 
-static uint64_t conn_earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
                              enum ru_conn_reason *reason)
 {
@@ -540,18 +543,18 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
             return conn->state_since_ns + timeouts->idle_ns;
         }
         *reason = RU_CLOSED_HEADER_TIMEOUT;
-        return conn_earlier(progress_ns,
-                            (conn->request_open ? conn->request_since_ns : conn->state_since_ns) +
-                                timeouts->header_ns);
+        return ru_number_min64(
+            progress_ns, (conn->request_open ? conn->request_since_ns : conn->state_since_ns) +
+                             timeouts->header_ns);
     case RU_CONN_WAIT_BLOCK: /* no progress is our doing; the absolute deadline still runs */
         *reason = RU_CLOSED_BODY_TIMEOUT;
         return conn->state_since_ns + timeouts->body_ns;
     case RU_CONN_READ_BODY:
         *reason = RU_CLOSED_BODY_TIMEOUT;
-        return conn_earlier(progress_ns, conn->state_since_ns + timeouts->body_ns);
+        return ru_number_min64(progress_ns, conn->state_since_ns + timeouts->body_ns);
     case RU_CONN_WRITE:
         *reason = RU_CLOSED_WRITE_TIMEOUT;
-        return conn_earlier(progress_ns, conn->state_since_ns + timeouts->write_ns);
+        return ru_number_min64(progress_ns, conn->state_since_ns + timeouts->write_ns);
     case RU_CONN_LINGER:
         *reason = RU_CLOSED_DONE;
         return conn->state_since_ns + RU_LINGER_NS;
@@ -570,5 +573,6 @@ bool ru_conn_token_valid(const struct ru_conns *conns, uint64_t token, uint32_t 
     if (index >= conns->capacity || ru_token_operation(token) != 0)
         return false;
     const struct ru_conn *conn = &conns->conns[index];
-    return conn->turn == ru_token_generation(token) && conn->with_worker && conn->worker == worker;
+    return conn->token_generation == ru_token_generation(token) && conn->with_worker &&
+           conn->worker == worker;
 }

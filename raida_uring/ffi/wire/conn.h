@@ -11,6 +11,7 @@
 
 #include "memory/arena.h"
 #include "memory/block.h"
+#include "memory/list.h"
 #include "wire/fast.h"
 #include "count/stats.h"
 
@@ -19,7 +20,7 @@ enum ru_conn_state {
     RU_CONN_READ_HEADER,
     RU_CONN_WAIT_BLOCK, /* header valid, no block free for the body */
     RU_CONN_READ_BODY,
-    RU_CONN_PROCESSING, /* queued or with a worker, which owns the context until it comes back */
+    RU_CONN_PROCESSING, /* queued, or with a worker, which owns the context until it returns it */
     RU_CONN_WRITE,
     RU_CONN_LINGER, /* answered and ended; what the peer still sends is read and thrown away */
     RU_CONN_DONE,   /* closing: waits for operations in flight and for the worker */
@@ -28,14 +29,12 @@ enum ru_conn_state {
 
 enum ru_conn_action {
     RU_CONN_NOTHING,
-    RU_CONN_SEND,  /* send ru_conn_unsent() */
-    RU_CONN_QUEUE, /* hand to the ordinary lane */
-    RU_CONN_QUEUE_SLOW,
-    RU_CONN_QUEUE_WRITE,
-    RU_CONN_STARVE, /* wait for a block: ru_conn_unstarve() */
-    RU_CONN_NEXT,   /* answered; ready for a further request */
-    RU_CONN_END,    /* answered, now in LINGER: shut down our half, wait for the peer's end */
-    RU_CONN_CLOSE,  /* now in DONE */
+    RU_CONN_SEND,        /* send ru_conn_unsent() */
+    RU_CONN_QUEUE,       /* hand to the lane of its header */
+    RU_CONN_AWAIT_BLOCK, /* no block is free: ru_conn_retry_block() later */
+    RU_CONN_NEXT,        /* answered; ready for a further request */
+    RU_CONN_END,         /* answered, now in LINGER: shut down our half, wait for the peer's end */
+    RU_CONN_CLOSE,       /* now in DONE */
 };
 
 /* Why a connection ended; the order is that of conn_reasons in conn.c. */
@@ -54,50 +53,54 @@ enum ru_conn_reason {
 };
 
 struct ru_conn {
-    int fd;              /* -1 once closed */
-    uint32_t generation; /* advances whenever the connection becomes free */
-    uint32_t turn;       /* in tokens: advances with every request that a worker gets */
-    uint32_t next;       /* free stack */
-    uint8_t state;
-    uint8_t reason; /* once DONE */
-    uint8_t listener;
-    uint8_t worker; /* while with_worker */
-    bool queued;    /* in a lane */
-    bool with_worker;
-    bool request_open; /* between a request's first byte and its end */
-    bool answered_before;
-    bool refused; /* answered unread: the connection ends with its reply */
-    uint8_t header_have;
-    struct ru_header header;
-    uint32_t body_have;
-    uint32_t body_block;
-    uint32_t reply_at; /* arena offset */
-    uint32_t reply_block;
+    /* Names: who it is, to the kernel, to workers and to the free stack. */
+    int fd;                    /* -1 once closed */
+    uint32_t generation;       /* in operations; advances whenever the connection becomes free */
+    uint32_t token_generation; /* in tokens; advances with every request that a worker gets */
+    uint32_t next;             /* of the free stack, while FREE */
+
+    /* State. */
+    uint8_t state;        /* enum ru_conn_state */
+    uint8_t reason;       /* enum ru_conn_reason, once DONE */
+    uint8_t listener;     /* that accepted it */
+    uint8_t worker;       /* its index, while with_worker */
+    bool queued;          /* its context waits in a lane: PROCESSING, or DONE meanwhile */
+    bool with_worker;     /* its context is a worker's: PROCESSING, or DONE meanwhile */
+    bool request_open;    /* between a request's first byte and its end, however it ends */
+    bool answered_before; /* persistent connections: a request on it has been answered */
+    bool refused;         /* answered without its body: the connection ends with the reply */
+
+    /* The request that is read, and its reply. */
+    uint8_t header_have;     /* bytes of the header in the area */
+    struct ru_header header; /* decided, once all of it is there */
+    uint32_t body_have;      /* bytes of the body */
+    uint32_t body_block;     /* that holds the body; RU_NONE: the area does */
+    uint32_t reply_at;       /* arena offset */
+    uint32_t reply_block;    /* that holds the reply; RU_NONE: the area does */
     uint32_t reply_size;
     uint32_t reply_sent;
-    uint64_t state_since_ns;
-    uint64_t progress_ns;
-    uint64_t request_since_ns;
-    uint64_t opened_ns;
-    uint64_t requests; /* begun */
 
-    /* The loop's own: operations in flight and bytes not yet consumed. */
-    bool receiving;
-    bool cancelling; /* the receive was asked to end */
-    bool sending;
-    bool cancelling_send;
-    bool closes_itself; /* its descriptor is closed behind the send in flight */
-    bool eof;           /* the peer sent its last byte */
-    bool named;         /* its peer's name stands in its area */
-    bool deaf;          /* further bytes are thrown away */
-    bool crowded;       /* the last receive filled its memory: there may be more */
-    bool starved;       /* waits in one of the loop's queues for a buffer or a block */
-    uint8_t starved_of;
-    uint32_t held_first; /* lent buffers with bytes for later, oldest first */
-    uint32_t held_last;
-    uint32_t lingered; /* bytes thrown away since it was answered */
-    uint32_t starved_next;
-    uint32_t starved_previous;
+    /* Times that deadlines count from. */
+    uint64_t state_since_ns;
+    uint64_t progress_ns;      /* the latest byte, or change of state */
+    uint64_t request_since_ns; /* first byte of the request that is open */
+    uint64_t opened_ns;
+    uint64_t requests; /* begun on it */
+
+    /* What stream.c alone uses: operations in flight, and bytes not yet consumed. */
+    bool receiving;        /* a receive is in flight */
+    bool cancelling;       /* ... and was asked to end */
+    bool sending;          /* a send is in flight */
+    bool cancelling_send;  /* ... and was asked to end */
+    bool closes_itself;    /* that send closes the descriptor when it ends */
+    bool eof;              /* the peer sent its last byte */
+    bool peer_known;       /* the peer's address stands in the area */
+    bool discards;         /* whatever is received from now on is thrown away */
+    bool more_expected;    /* the last receive filled its memory: there may be more */
+    bool awaits_memory;    /* in a queue for a buffer or a block */
+    uint8_t shortage;      /* ... in which: enum ru_shortage */
+    struct ru_list unread; /* buffers with bytes for later, oldest first */
+    uint32_t lingered;     /* bytes thrown away since it was answered */
 };
 
 struct ru_conn_timeouts {
@@ -109,9 +112,9 @@ struct ru_conns {
     uint32_t capacity;
     uint32_t free_head;
     uint32_t used_count;        /* not FREE */
-    uint32_t used_max;          /* at most; up to the capacity */
-    uint32_t waiting_counts[2]; /* WAIT_BLOCK */
-    bool persistent;
+    uint32_t used_max;          /* limit of used_count, at most the capacity */
+    uint32_t waiting_counts[2]; /* in WAIT_BLOCK, by class of block */
+    bool persistent;            /* a connection serves one request after the other */
     struct ru_conn_timeouts timeouts;
     struct ru_front *front;
     const struct ru_arena *arena;
@@ -138,7 +141,7 @@ uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *siz
 enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
                                      uint64_t now_ns);
 /* Try again for a block. */
-enum ru_conn_action ru_conn_unstarve(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* The peer's last byte has been consumed, while reading. */
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* A reply of `size` bytes stands in the connection's area, or in `block`, which is now its own. */
@@ -174,14 +177,15 @@ static inline enum ru_block_class ru_conn_block_class(const struct ru_conn *conn
  * known to come behind its request. */
 static inline bool ru_conn_lingers(const struct ru_conn *conn)
 {
-    return !conn->eof && (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->crowded);
+    return !conn->eof &&
+           (conn->reply_size > RU_INLINE_SIZE || conn->refused || conn->more_expected);
 }
 
 /* Between two requests, or before the first. */
 static inline bool ru_conn_idle(const struct ru_conn *conn)
 {
     return conn->state == RU_CONN_READ_HEADER && !conn->request_open &&
-           conn->held_first == RU_NONE && !conn->eof;
+           ru_list_is_empty(&conn->unread) && !conn->eof;
 }
 
 static inline bool ru_conn_reading(const struct ru_conn *conn)

@@ -3,15 +3,6 @@
 
 #include <string.h>
 
-void ru_roots_publish(struct ru_roots *roots, const uint8_t *values)
-{
-    uint64_t version = roots->done + 1;
-    __atomic_store_n(&roots->begun, version, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    memcpy(roots->copies[version & 1], values, RU_ROOTS_SIZE);
-    __atomic_store_n(&roots->done, version, __ATOMIC_RELEASE);
-}
-
 void ru_random_fill(struct ru_random *random, uint8_t *out, size_t size)
 {
     for (size_t at = 0; at < size; at += 8) {

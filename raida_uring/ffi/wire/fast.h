@@ -9,18 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "wire/header.h"
 #include "limits.h"
-
-/* Two copies, so that a publisher that is preempted halfway never makes a vote wait: readers use
- * the copy of the last finished version and look again only if a second version was begun. */
-struct ru_roots {
-    uint64_t begun;
-    uint64_t done;
-    uint8_t copies[2][RU_ROOTS_SIZE];
-};
-
-void ru_roots_publish(struct ru_roots *roots, const uint8_t *values);
+#include "memory/roots.h"
+#include "wire/header.h"
 
 /* A cheap generator for header bytes that must merely vary; never for keys or nonces of ciphers. */
 struct ru_random {

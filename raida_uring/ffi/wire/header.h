@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "limits.h"
+#include "ru.h"
 
 enum ru_status {
     RU_STATUS_OK = 0, /* never on the wire: "no objection" */
@@ -31,15 +32,6 @@ enum ru_status {
     RU_STATUS_INTERNAL = 252,
     RU_STATUS_MEMORY = 254,
     RU_STATUS_ROUTING = 255,
-};
-
-/* Who answers a command: one byte per (group, command), published by the control plane. */
-enum ru_lane_class {
-    RU_CLASS_NONE = 0,   /* no such command: status 6 */
-    RU_CLASS_WORKER = 1, /* a handler on the ordinary lane */
-    RU_CLASS_SLOW = 2,   /* a handler on the slow lane */
-    RU_CLASS_ECHO = 3,   /* the I/O thread when plain and valid, else a worker */
-    RU_CLASS_WRITE = 4,  /* a handler on the writing lane */
 };
 
 struct ru_identity {
@@ -100,5 +92,21 @@ uint8_t ru_reply_header_size(const struct ru_reply *reply);
 /* Write it. `out` must not overlap `request`. Returns the bytes written. */
 uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out);
 uint32_t ru_crc32(const uint8_t *bytes, size_t size);
+
+/* The lane of a request that a worker answers. */
+static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)
+{
+    switch ((enum ru_lane_class)header->lane) {
+    case RU_CLASS_SLOW:
+        return RU_LANE_SLOW;
+    case RU_CLASS_WRITE:
+        return RU_LANE_WRITE;
+    case RU_CLASS_NONE: /* refused by its header */
+    case RU_CLASS_ORDINARY:
+    case RU_CLASS_ECHO:
+        break;
+    }
+    return RU_LANE_ORDINARY;
+}
 
 #endif

@@ -173,7 +173,6 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
     if (ru_udp_held(pool) >= pool->held_max)
         return RU_UDP_DROP_POOL;
     udp_describe(arena, index, size, &header, now_ns);
-    if (header.lane == RU_CLASS_WRITE)
-        return RU_UDP_QUEUE_WRITE;
-    return header.lane == RU_CLASS_SLOW ? RU_UDP_QUEUE_SLOW : RU_UDP_QUEUE;
+    pool->contexts[index].lane = (uint8_t)ru_header_lane(&header);
+    return RU_UDP_QUEUE;
 }

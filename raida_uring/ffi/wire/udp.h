@@ -28,6 +28,7 @@ struct ru_udp_context {
     uint8_t place;
     uint8_t listener;
     uint8_t worker;
+    uint8_t lane;    /* enum ru_lane_number, once it is to be queued */
     bool controlled; /* the slot holds the record of the address that was asked */
 };
 
@@ -47,9 +48,7 @@ enum ru_udp_action {
     RU_UDP_REPLY_VOTE, /* reply_size bytes stand at the slot's payload */
     RU_UDP_REPLY_ECHO,
     RU_UDP_REPLY_REFUSED,
-    RU_UDP_QUEUE,
-    RU_UDP_QUEUE_SLOW,
-    RU_UDP_QUEUE_WRITE,
+    RU_UDP_QUEUE, /* hand to the lane that the context names */
 };
 
 int ru_udp_init(struct ru_udp_pool *pool, uint32_t capacity, uint32_t held_max);

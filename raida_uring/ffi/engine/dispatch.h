@@ -1,0 +1,26 @@
+/* dispatch.h: requests to workers and back.
+ *
+ * Thread: loop, but for ru_dispatch_init() and ru_dispatch_close().
+ */
+#ifndef RU_DISPATCH_H
+#define RU_DISPATCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ru_engine;
+
+/* Set up the lanes and lend workers their blocks. */
+void ru_dispatch_init(struct ru_engine *engine);
+/* Take back what workers returned, and replace the blocks they used. */
+void ru_dispatch_collect(struct ru_engine *engine);
+/* Hand queued contexts to idle workers. */
+void ru_dispatch_run(struct ru_engine *engine);
+/* Whether a worker has returned something that is not collected yet. */
+bool ru_dispatch_has_returns(const struct ru_engine *engine);
+/* How long queued work may wait for a running batch; UINT64_MAX when nothing waits. */
+uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine);
+/* No more tokens will come: workers leave ru_worker_take(). */
+void ru_dispatch_close(struct ru_engine *engine);
+
+#endif

@@ -1,0 +1,317 @@
+/* engine.c: an engine's life, and what other threads may ask of it at any time.
+ *
+ * What these functions share with the loop is atomic, published in the arena, or set before the
+ * loop runs. What has to be asked of the loop itself goes through control.c.
+ */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "engine/dispatch.h"
+
+/* ---- life ---- */
+
+static int engine_allocate(struct ru_engine *engine)
+{
+    const struct ru_config *config = &engine->config;
+    uint32_t slots = engine->arena.slots;
+    size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
+    engine->tallies = (struct ru_tally **)calloc(tallies, sizeof(struct ru_tally *));
+    engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
+    engine->waiting.contexts = engine->arena.contexts;
+    engine->waiting.links = calloc(engine->arena.contexts, sizeof(*engine->waiting.links));
+    engine->waiting.since_ns = calloc(engine->arena.contexts, sizeof(*engine->waiting.since_ns));
+    engine->sending = calloc(slots, sizeof(*engine->sending));
+    engine->unread = calloc(config->tcp_buffers, sizeof(*engine->unread));
+    engine->unread_links = calloc(config->tcp_buffers, sizeof(*engine->unread_links));
+    engine->memory_links = calloc(config->connections_max, sizeof(*engine->memory_links));
+    engine->timer_nodes = calloc(config->connections_max, sizeof(*engine->timer_nodes));
+    engine->timer_links = calloc(config->connections_max, sizeof(*engine->timer_links));
+    if (!engine->tallies || !engine->events || !engine->waiting.links ||
+        !engine->waiting.since_ns || !engine->sending || !engine->unread || !engine->unread_links ||
+        !engine->memory_links || !engine->timer_nodes || !engine->timer_links)
+        return -ENOMEM;
+    void *buffers = mmap(NULL, (size_t)config->tcp_buffers * RU_TCP_BUFFER, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (buffers == MAP_FAILED)
+        return -errno;
+    engine->tcp_buffers = buffers;
+    int result = ru_udp_init(&engine->udp, slots, config->udp_contexts);
+    if (result == 0)
+        result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
+    if (result == 0)
+        result = ru_conns_init(&engine->conns, config, &engine->front, &engine->arena,
+                               &engine->blocks, &engine->counters);
+    return result;
+}
+
+static int engine_set_up(struct ru_engine *engine)
+{
+    const struct ru_config *config = &engine->config;
+    int result = ru_page_create(&engine->arena, config);
+    if (result != 0)
+        return result;
+    result = engine_allocate(engine);
+    if (result != 0)
+        return result;
+    engine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    engine->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (engine->wake_fd < 0 || engine->reserve_fd < 0)
+        return -errno;
+    struct ru_page *page = ru_page_of(&engine->arena);
+    engine->front = (struct ru_front){
+        .identity = {.raida_id = (uint8_t)config->raida_id,
+                     .coin_id = (uint16_t)config->coin_id,
+                     .body_bytes_max = config->body_bytes_max,
+                     .classes = page->classes},
+        .roots = &page->roots,
+    };
+    result = ru_guard_init(&engine->guard, &config->checks);
+    if (result != 0)
+        return result;
+    if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
+        return -errno;
+    for (uint32_t shortage = 0; shortage < RU_SHORTAGES; shortage++)
+        engine->memory_queues[shortage] = RU_LIST_EMPTY;
+    ru_timer_init(&engine->timers, engine->timer_nodes, engine->timer_links,
+                  config->connections_max, ru_now_ns());
+    ru_dispatch_init(engine);
+    return 0;
+}
+
+int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
+                     struct ru_config_fault *fault)
+{
+    *engine = NULL;
+    if (ru_config_check(config, fault) != 0)
+        return -EINVAL;
+    struct ru_engine *made = calloc(1, sizeof(*made));
+    if (!made)
+        return -ENOMEM;
+    made->config = *config;
+    made->arena.fd = made->wake_fd = made->reserve_fd = made->hand_over_fd = -1;
+    int result = engine_set_up(made);
+    if (result != 0) {
+        ru_engine_destroy(made);
+        return result;
+    }
+    *engine = made;
+    return 0;
+}
+
+static void engine_close_fd(int fd)
+{
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+void ru_engine_destroy(struct ru_engine *engine)
+{
+    if (!engine)
+        return;
+    RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
+    ru_guard_destroy(&engine->guard);
+    ru_conns_destroy(&engine->conns);
+    ru_blocks_destroy(&engine->blocks);
+    ru_udp_destroy(&engine->udp);
+    if (engine->tcp_buffers)
+        (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
+    ru_tally_free(engine->tallies, ru_config_workers(&engine->config) * RU_COMMANDS_COUNT);
+    free(engine->timer_links);
+    free(engine->timer_nodes);
+    free(engine->memory_links);
+    free(engine->unread_links);
+    free(engine->unread);
+    free(engine->sending);
+    free(engine->waiting.since_ns);
+    free(engine->waiting.links);
+    free(engine->events);
+    engine_close_fd(engine->reserve_fd);
+    engine_close_fd(engine->wake_fd);
+    ru_arena_destroy(&engine->arena);
+    free(engine);
+}
+
+/* ---- any thread ---- */
+
+int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms)
+{
+    uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(timeout_ms);
+    for (;;) {
+        ru_sleeper_announce(&engine->stage_sleeper);
+        uint32_t stage = __atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE);
+        uint64_t now_ns = ru_now_ns();
+        if (stage != RU_STAGE_STARTING || now_ns >= end_ns)
+            ru_sleeper_cancel(&engine->stage_sleeper);
+        if (stage == RU_STAGE_RUNNING)
+            return 0;
+        if (stage == RU_STAGE_ENDED)
+            return engine->result;
+        if (now_ns >= end_ns)
+            return -ETIMEDOUT;
+        ru_sleeper_wait(&engine->stage_sleeper,
+                        (uint32_t)((end_ns - now_ns) / RU_MILLISECOND_NS) + 1);
+    }
+}
+
+const char *ru_engine_fault(struct ru_engine *engine)
+{
+    return engine->fault;
+}
+
+const char *ru_engine_tier(struct ru_engine *engine)
+{
+    return engine->tier;
+}
+
+const char *ru_engine_refusal(struct ru_engine *engine, int *error)
+{
+    *error = engine->refusal.error;
+    return engine->refusal.fault;
+}
+
+void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel)
+{
+    __atomic_store_n(&engine->hand_over_fd, channel, __ATOMIC_RELEASE); /* before the deadline */
+    ru_engine_drain(engine, deadline_ms);
+}
+
+int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd)
+{
+    struct ru_adoptions *adoptions = &engine->adoptions;
+    uint32_t added = adoptions->added;
+    if (listener >= engine->config.listeners_count || fd < 0)
+        return -EINVAL;
+    if (added - __atomic_load_n(&adoptions->taken, __ATOMIC_ACQUIRE) >= RU_ADOPT_MAX)
+        return -EAGAIN;
+    adoptions->items[added % RU_ADOPT_MAX] = (uint64_t)listener << 32 | (uint32_t)fd;
+    __atomic_store_n(&adoptions->added, added + 1, __ATOMIC_RELEASE);
+    ru_engine_wake(engine);
+    return 0;
+}
+
+void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
+{
+    uint64_t deadline_ns = ru_now_ns() + ru_clock_ms_to_ns(deadline_ms);
+    uint64_t current_ns = __atomic_load_n(&engine->drain_at_ns, __ATOMIC_ACQUIRE);
+    while ((current_ns == 0 || deadline_ns < current_ns) &&
+           !__atomic_compare_exchange_n(&engine->drain_at_ns, &current_ns, deadline_ns, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        ;
+    ru_engine_wake(engine);
+}
+
+void ru_engine_wake(struct ru_engine *engine)
+{
+    const uint64_t one = 1;
+    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+}
+
+void ru_engine_close_workers(struct ru_engine *engine)
+{
+    ru_dispatch_close(engine);
+}
+
+int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
+                        uint32_t lane_class)
+{
+    if (group > 15 || command > 255 || lane_class > RU_CLASS_WRITE)
+        return -EINVAL;
+    uint8_t *classes = ru_page_of(&engine->arena)->classes;
+    __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane_class, __ATOMIC_RELAXED);
+    return 0;
+}
+
+int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
+{
+    if (group > 15 || command > 255)
+        return -EINVAL;
+    ru_guard_add_command(&engine->guard, (uint16_t)(group << 8 | command));
+    return 0;
+}
+
+uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count)
+{
+    return ru_guard_list(&engine->guard, limited, count, ru_now_ns());
+}
+
+void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
+{
+    ru_roots_publish(&ru_page_of(&engine->arena)->roots, roots);
+}
+
+uint64_t ru_engine_roots_version(struct ru_engine *engine)
+{
+    return __atomic_load_n(&ru_page_of(&engine->arena)->roots.done, __ATOMIC_ACQUIRE);
+}
+
+void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
+{
+    struct ru_page *page = ru_page_of(&engine->arena);
+    struct ru_counters *counters = (struct ru_counters *)(void *)values;
+    ru_counters_read(&page->counters, values);
+    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++) {
+        const struct ru_worker_counters *worker = &page->mailboxes[i].counters;
+        counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
+        counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
+        counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
+        counters->checks_failed += __atomic_load_n(&worker->checks_failed, __ATOMIC_RELAXED);
+        counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
+    }
+}
+
+uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
+{
+    struct ru_tally sum = {0};
+    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < ru_config_workers(&engine->config); i++)
+        (void)ru_tally_add(engine->tallies + (size_t)i * RU_COMMANDS_COUNT, (uint16_t)command,
+                           &sum);
+    memcpy(answered, sum.answered, sizeof(sum.answered));
+    return sum.spent_ns;
+}
+
+void ru_engine_gauges(struct ru_engine *engine, uint64_t *values)
+{
+    ru_gauges_read(&ru_page_of(&engine->arena)->gauges, values);
+}
+
+uint32_t ru_gauges_count(void)
+{
+    return RU_GAUGES_COUNT;
+}
+
+uint32_t ru_counters_count(void)
+{
+    return RU_COUNTERS_COUNT;
+}
+
+uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
+                             uint32_t count, uint64_t *sum_ns)
+{
+    if (kind >= RU_HISTOGRAM_COUNT)
+        return 0;
+    const struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[kind];
+    for (uint32_t i = 0; i < count && i < RU_HIST_BUCKETS; i++)
+        buckets[i] = __atomic_load_n(&hist->buckets[i], __ATOMIC_RELAXED);
+    if (sum_ns)
+        *sum_ns = __atomic_load_n(&hist->sum_ns, __ATOMIC_RELAXED);
+    return RU_HIST_BUCKETS;
+}
+
+uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed)
+{
+    *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
+    return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
+}
+
+uint64_t ru_engine_arena_size(struct ru_engine *engine)
+{
+    return engine->arena.size;
+}
