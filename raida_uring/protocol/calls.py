@@ -5,7 +5,6 @@ raise ArgumentError, a ValueError, when an argument does not fit the wire; `Call
 ProtocolError when a reply's payload does not fit its status. Source: wire specification, section 6.
 """
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,31 +12,23 @@ from functools import reduce
 from typing import Final, Generic, TypeVar
 
 from raida_uring.errors import ArgumentError, ProtocolError
-from raida_uring.protocol import arguments
-from raida_uring.protocol.coin import (
-    AN_BYTES,
-    DENOMINATIONS,
-    Coin,
-    CoinName,
-    parse_coin_names,
-)
+from raida_uring.protocol import arguments, layout
+from raida_uring.protocol.coin import Coin, CoinName, parse_coin_names
 from raida_uring.protocol.commands import Group
-from raida_uring.protocol.request import BODY_BYTES_MAX, BODY_OVERHEAD_BYTES
+from raida_uring.protocol.layout import (
+    AN_SIZE,
+    DENOMINATIONS,
+    PAGE_SIZE,
+    RAIDA_COUNT,
+    ROOT_SIZE,
+    ROOTS_SIZE,
+    TICKET_SIZE,
+)
 from raida_uring.protocol.status import Status
-from raida_uring.protocol.vote import ROOTS_BYTES
 
 T = TypeVar("T")
 
-ADMIN_KEY_BYTES: Final = 16
-HASH_BYTES: Final = 32
-PAGE_BYTES: Final = 17408
-RAIDA_COUNT: Final = 25
-PAYLOAD_BYTES_MAX: Final = BODY_BYTES_MAX - BODY_OVERHEAD_BYTES
-
-_STATS: Final = struct.Struct("<4Q")
-_AUDIT: Final = struct.Struct(">bI")
-_BRANCH: Final = struct.Struct(">bII")
-_PAGE: Final = struct.Struct(">bI")
+PAYLOAD_BYTES_MAX: Final = layout.BODY_MAX - layout.PLAIN_BODY_MIN
 
 _PASSED: Final = frozenset((Status.ALL_PASS, Status.ALL_FAIL, Status.MIXED))
 
@@ -58,7 +49,7 @@ class Call(Generic[T]):
     body: bool = True
 
     def __post_init__(self) -> None:
-        arguments.whole("group", self.group, 0, 15)
+        arguments.whole("group", self.group, 0, layout.GROUPS_COUNT - 1)
         arguments.whole("command", self.command, 0, 255)
         arguments.octets("payload", self.payload, most=PAYLOAD_BYTES_MAX)
         for status in arguments.several("statuses", self.statuses, "an integer from 0 to 255"):
@@ -134,10 +125,10 @@ def version() -> Call[str]:
 
 def show_stats(admin_key: bytes) -> Call[NodeStats]:
     """Counters since start. admin_key: 16 bytes."""
-    key = arguments.octets("admin_key", admin_key, ADMIN_KEY_BYTES)
+    key = arguments.octets("admin_key", admin_key, layout.ADMIN_KEY_SIZE)
 
     def read(_status: int, payload: bytes) -> NodeStats:
-        return NodeStats(*_STATS.unpack(_sized(payload, _STATS.size)))
+        return NodeStats(*layout.STATS.unpack(_sized(payload, layout.STATS.size)))
 
     return _call(Group.STATUS, 2, key, read)
 
@@ -146,8 +137,8 @@ def audit() -> Call[Audit]:
     """Coins in circulation."""
 
     def read(_status: int, payload: bytes) -> Audit:
-        _sized(payload, _AUDIT.size * len(DENOMINATIONS))
-        counts = dict(_AUDIT.iter_unpack(payload))
+        _sized(payload, layout.AUDIT_RECORD.size * len(DENOMINATIONS))
+        counts = dict(layout.AUDIT_RECORD.iter_unpack(payload))
         if list(counts) != list(DENOMINATIONS):
             raise _malformed(f"audit lists denominations {list(counts)}")
         return Audit(counts)
@@ -180,7 +171,7 @@ def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
     """XOR `delta` (16 bytes) into every coin's number, if their XOR is right."""
     given = _coins(coins)
     payload = _names(coin.name for coin in given) + _sum(given)
-    return _judged_together(21, payload + arguments.octets("delta", delta, AN_BYTES), given)
+    return _judged_together(21, payload + arguments.octets("delta", delta, AN_SIZE), given)
 
 
 # --- Healing ----------------------------------------------------------------------------------
@@ -194,8 +185,8 @@ def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
     def read(status: int, payload: bytes) -> Ticket:
         if status == Status.ALL_FAIL:
             return Ticket(_verdicts(status, payload, count), None)
-        flags, number = payload[:-4], payload[-4:]
-        if len(number) != 4:
+        flags, number = payload[:-TICKET_SIZE], payload[-TICKET_SIZE:]
+        if len(number) != TICKET_SIZE:
             raise _malformed(f"ticket of {len(number)} bytes")
         return Ticket(_verdicts(status, flags, count), int.from_bytes(number))
 
@@ -240,7 +231,7 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
     votes = arguments.several("tickets", tickets, "a ticket")
     if len(votes) != RAIDA_COUNT:
         raise ArgumentError(f"tickets has {len(votes)} items: must be {RAIDA_COUNT}")
-    seed = arguments.octets("number_seed", number_seed, AN_BYTES)
+    seed = arguments.octets("number_seed", number_seed, AN_SIZE)
     numbers = (_u32(f"tickets[{raida}]", ticket) for raida, ticket in enumerate(votes))
     payload = _names(_some(names)) + seed + b"".join(numbers)
     return _judged(Group.HEALING, 80, payload, len(names))
@@ -251,25 +242,27 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
 
 def get_merkle_branch(den: int, level: int, index: int) -> Call[bytes]:
     """The 32-byte hash of one node of a denomination's tree; level 0: leaves, 10: root."""
-    payload = _BRANCH.pack(_denomination(den), _unsigned("level", level), _unsigned("index", index))
-    return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, HASH_BYTES))
+    payload = layout.BRANCH_REQUEST.pack(
+        _denomination(den), _unsigned("level", level), _unsigned("index", index)
+    )
+    return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, ROOT_SIZE))
 
 
 def get_page_data(den: int, page: int) -> Call[bytes]:
     """A page's 17,408 bytes; ask over TCP."""
-    payload = _PAGE.pack(_denomination(den), _unsigned("page", page))
-    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_BYTES))
+    payload = layout.PAGE_REQUEST.pack(_denomination(den), _unsigned("page", page))
+    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_SIZE))
 
 
-def get_all_roots(own: bytes = bytes(ROOTS_BYTES)) -> Call[tuple[bytes, ...]]:
+def get_all_roots(own: bytes = bytes(ROOTS_SIZE)) -> Call[tuple[bytes, ...]]:
     """15 roots of 32 bytes, denominations -8 to 6; zeros: no tree. own: the asker's, 480 bytes."""
 
     def read(_status: int, payload: bytes) -> tuple[bytes, ...]:
-        _sized(payload, ROOTS_BYTES)
-        starts = range(0, ROOTS_BYTES, HASH_BYTES)
-        return tuple(payload[start : start + HASH_BYTES] for start in starts)
+        _sized(payload, ROOTS_SIZE)
+        starts = range(0, ROOTS_SIZE, ROOT_SIZE)
+        return tuple(payload[start : start + ROOT_SIZE] for start in starts)
 
-    return _call(Group.INTEGRITY, 5, arguments.octets("own", own, ROOTS_BYTES), read)
+    return _call(Group.INTEGRITY, 5, arguments.octets("own", own, ROOTS_SIZE), read)
 
 
 # --- Parts ------------------------------------------------------------------------------------
@@ -328,7 +321,7 @@ def _with_pans(coins: Iterable[tuple[Coin, bytes]]) -> bytes:
 
 
 def _sum(coins: Iterable[Coin]) -> bytes:
-    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_BYTES)
+    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_SIZE)
 
 
 def _coins(coins: Sequence[Coin]) -> tuple[Coin, ...]:
@@ -344,7 +337,7 @@ def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...
         if len(parts) != 2:
             raise ArgumentError(f"coins[{index}] has {len(parts)} items: must be {allowed}")
         coin = arguments.instance(f"coins[{index}][0]", parts[0], Coin, "a Coin")
-        pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_BYTES)))
+        pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_SIZE)))
     return _some(tuple(pairs))
 
 

@@ -10,8 +10,6 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
-GROUP_COUNT: Final = 16
-
 
 class Group(IntEnum):
     """Byte 4 of a request. Groups 5, 6, 7 and 15 have no command."""

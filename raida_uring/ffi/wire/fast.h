@@ -36,10 +36,10 @@ struct ru_front {
 
 static inline bool ru_fast_is_vote(const uint8_t *bytes, size_t size)
 {
-    return size == RU_VOTE_SIZE && bytes[0] == 7;
+    return size == RU_VOTE_SIZE && bytes[RU_VOTE_FIRST_AT] == RU_VOTE_FIRST_BYTE;
 }
 
-/* Answer a vote into out[17]; out may be the vote itself. */
+/* Answer a vote into out[RU_VOTE_REPLY_SIZE]; out may be the vote itself. */
 void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *out);
 /* Write an error reply for a header-decision or length status. Returns its size; out may be the
  * request itself. */

@@ -50,30 +50,33 @@ uint32_t ru_crc32(const uint8_t *bytes, size_t size)
 
 static bool encryption_known(uint8_t type)
 {
-    return type <= 2 || type == 4 || type == 5;
+    return type <= RU_SMALL_TYPE_MAX || type == 4 || type == 5;
 }
 
 enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_t *bytes,
                                 struct ru_header *header)
 {
     header->size = ru_header_size(bytes);
-    header->encryption = bytes[16];
-    header->body_size = ru_get_u16(bytes + (header->size == RU_HEADER_SMALL ? 22 : 17));
+    header->encryption = bytes[RU_REQUEST_ENCRYPTION_AT];
+    header->body_size =
+        ru_get_u16(bytes + (header->size == RU_HEADER_SMALL ? RU_REQUEST_SMALL_BODY_SIZE_AT
+                                                            : RU_REQUEST_LARGE_BODY_SIZE_AT));
     header->lane = RU_CLASS_NONE;
-    if (bytes[0] != 1)
+    if (bytes[RU_REQUEST_VERSION_AT] != RU_REQUEST_VERSION)
         return RU_STATUS_ROUTING;
-    if (bytes[1] != 0)
+    if (bytes[RU_REQUEST_SPLIT_AT] != 0)
         return RU_STATUS_SPLIT_ID;
-    if (bytes[2] != identity->raida_id)
+    if (bytes[RU_REQUEST_RAIDA_AT] != identity->raida_id)
         return RU_STATUS_RAIDA_ID;
-    if (bytes[4] > 15) /* before the shard: the order is the specification's */
+    if (bytes[RU_REQUEST_GROUP_AT] >=
+        RU_GROUPS_COUNT) /* before the shard: the order is the specification's */
         return RU_STATUS_COMMAND_GROUP;
-    if (bytes[3] > 3)
+    if (bytes[RU_REQUEST_SHARD_AT] >= RU_SHARDS_COUNT)
         return RU_STATUS_SHARD_ID;
-    header->lane = __atomic_load_n(&identity->classes[bytes[4] << 8 | bytes[5]], __ATOMIC_RELAXED);
+    header->lane = __atomic_load_n(&identity->classes[ru_header_command(bytes)], __ATOMIC_RELAXED);
     if (header->lane == RU_CLASS_NONE)
         return RU_STATUS_COMMAND;
-    if (ru_get_u16(bytes + 6) != identity->coin_id)
+    if (ru_get_u16(bytes + RU_REQUEST_COIN_ID_AT) != identity->coin_id)
         return RU_STATUS_COIN_ID;
     if (!encryption_known(header->encryption))
         return RU_STATUS_ENCRYPTION_CODE;
@@ -89,19 +92,25 @@ enum ru_scope ru_header_scope(enum ru_status status)
     return RU_SCOPE_NOTHING;
 }
 
+static uint32_t get_u32(const uint8_t *at)
+{
+    return (uint32_t)ru_get_u16(at) << 16 | ru_get_u16(at + 2);
+}
+
 enum ru_status ru_body_check_plain(const uint8_t *body, size_t size, const uint8_t **challenge)
 {
     *challenge = NULL;
     if (size < RU_TERMINATOR_SIZE)
         return RU_STATUS_PACKET_LENGTH;
-    if (body[size - 2] != 0x3E || body[size - 1] != 0x3E)
+    const uint8_t *end = body + size - RU_TERMINATOR_SIZE;
+    if (end[0] != RU_TERMINATOR_BYTE || end[1] != RU_TERMINATOR_BYTE)
         return RU_STATUS_EOF;
     if (size < RU_PLAIN_BODY_MIN)
         return RU_STATUS_PACKET_LENGTH;
     *challenge = body;
-    uint32_t sent =
-        (uint32_t)body[12] << 24 | (uint32_t)body[13] << 16 | (uint32_t)body[14] << 8 | body[15];
-    return ru_crc32(body, 12) == sent ? RU_STATUS_OK : RU_STATUS_CRC;
+    return ru_crc32(body, RU_CHALLENGE_RANDOM_SIZE) == get_u32(body + RU_CHALLENGE_CRC_AT)
+               ? RU_STATUS_OK
+               : RU_STATUS_CRC;
 }
 
 uint8_t ru_reply_header_size(const struct ru_reply *reply)
@@ -111,48 +120,53 @@ uint8_t ru_reply_header_size(const struct ru_reply *reply)
     return reply->scope == RU_SCOPE_ALL ? ru_header_size(reply->request) : RU_HEADER_SMALL;
 }
 
-static void put_u32(uint8_t *out, uint32_t value)
+static void put_u24(uint8_t *at, uint32_t value)
 {
-    out[0] = (uint8_t)(value >> 24);
-    out[1] = (uint8_t)(value >> 16);
-    out[2] = (uint8_t)(value >> 8);
-    out[3] = (uint8_t)value;
+    at[0] = (uint8_t)(value >> 16);
+    at[1] = (uint8_t)(value >> 8);
+    at[2] = (uint8_t)value;
+}
+
+static void put_u32(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 24);
+    put_u24(at + 1, value);
 }
 
 static void reply_write_large(const struct ru_reply *reply, uint8_t *out)
 {
     const uint8_t *request = reply->request;
-    put_u32(out + 4, reply->execution_us);
-    out[16] = request[16];
-    memcpy(out + 24, reply->nonce, RU_REPLY_NONCE_SIZE);
+    put_u32(out + RU_REPLY_LARGE_TIME_AT, reply->execution_us);
+    out[RU_REPLY_LARGE_ENCRYPTION_AT] = request[RU_REQUEST_ENCRYPTION_AT];
+    memcpy(out + RU_REPLY_LARGE_NONCE_AT, reply->nonce, RU_REPLY_NONCE_SIZE);
     if (reply->scope != RU_SCOPE_ALL)
         return;
-    memcpy(out + 17, request + 19, 5); /* den and SN of the (first) key coin */
-    if (request[16] == 5)
-        memcpy(out + 24, request + 24, 5); /* of the second */
-    memcpy(out + 46, request + 46, 2);
+    memcpy(out + RU_REPLY_LARGE_COIN_AT, request + RU_REQUEST_LARGE_COIN_AT, RU_COIN_NAME_SIZE);
+    if (request[RU_REQUEST_ENCRYPTION_AT] == 5)
+        memcpy(out + RU_REPLY_LARGE_SECOND_COIN_AT, request + RU_REQUEST_LARGE_SECOND_COIN_AT,
+               RU_COIN_NAME_SIZE);
+    memcpy(out + RU_REPLY_LARGE_ECHO_AT, request + RU_REQUEST_LARGE_ECHO_AT, RU_ECHO_SIZE);
 }
 
 uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out)
 {
     uint8_t size = ru_reply_header_size(reply);
     memset(out, 0, size);
-    out[0] = reply->raida_id;
-    out[2] = reply->status;
+    out[RU_REPLY_RAIDA_AT] = reply->raida_id;
+    out[RU_REPLY_STATUS_AT] = reply->status;
     if (reply->scope != RU_SCOPE_NOTHING)
-        out[3] = reply->request[4];
-    out[9] = (uint8_t)(reply->body_size >> 16);
-    out[10] = (uint8_t)(reply->body_size >> 8);
-    out[11] = (uint8_t)reply->body_size;
+        out[RU_REPLY_GROUP_AT] = reply->request[RU_REQUEST_GROUP_AT];
+    put_u24(out + RU_REPLY_BODY_SIZE_AT, reply->body_size);
     if (size == RU_HEADER_LARGE) {
         reply_write_large(reply, out);
         return size;
     }
-    out[5] = 1;
+    out[RU_REPLY_SMALL_FRAMES_AT + 1] = 1; /* the low byte of two */
     if (reply->scope == RU_SCOPE_ALL)
-        memcpy(out + 6, reply->request + 30, 2);
-    put_u32(out + 12, reply->execution_us);
+        memcpy(out + RU_REPLY_SMALL_ECHO_AT, reply->request + RU_REQUEST_SMALL_ECHO_AT,
+               RU_ECHO_SIZE);
+    put_u32(out + RU_REPLY_SMALL_TIME_AT, reply->execution_us);
     if (reply->challenge)
-        memcpy(out + 16, reply->challenge, RU_CHALLENGE_SIZE);
+        memcpy(out + RU_REPLY_SMALL_CHALLENGE_AT, reply->challenge, RU_CHALLENGE_SIZE);
     return size;
 }

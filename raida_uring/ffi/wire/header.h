@@ -78,12 +78,18 @@ struct ru_reply {
 /* Header size that byte 16 announces. */
 static inline uint8_t ru_header_size(const uint8_t *bytes)
 {
-    return bytes[16] <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+    return bytes[RU_REQUEST_ENCRYPTION_AT] <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
 }
 
-static inline uint16_t ru_get_u16(const uint8_t *bytes)
+static inline uint16_t ru_get_u16(const uint8_t *at)
 {
-    return (uint16_t)(bytes[0] << 8 | bytes[1]);
+    return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+/* The command that a request header names: group << 8 | command. */
+static inline uint16_t ru_header_command(const uint8_t *header)
+{
+    return (uint16_t)(header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT]);
 }
 
 /* Apply tests 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;

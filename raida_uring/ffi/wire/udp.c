@@ -131,9 +131,10 @@ static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t 
  * other's refusals for ever. What a previous client may have left in it is not looked at. */
 static bool udp_looks_like_reply(const uint8_t *bytes, uint32_t size)
 {
-    static const uint8_t no_body[4] = {0};
-    return size == RU_HEADER_SMALL && bytes[0] < RU_RAIDA_COUNT && bytes[1] == 0 && bytes[4] == 0 &&
-           bytes[5] == 1 && memcmp(bytes + 8, no_body, sizeof(no_body)) == 0;
+    static const uint8_t no_body[RU_REPLY_PREFIX_SIZE - RU_REPLY_RESERVED_AT] = {0};
+    return size == RU_HEADER_SMALL && bytes[RU_REPLY_RAIDA_AT] < RU_RAIDA_COUNT &&
+           bytes[RU_REPLY_ZERO_AT] == 0 && ru_get_u16(bytes + RU_REPLY_SMALL_FRAMES_AT) == 1 &&
+           memcmp(bytes + RU_REPLY_RESERVED_AT, no_body, sizeof(no_body)) == 0;
 }
 
 enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *front,
