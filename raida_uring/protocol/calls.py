@@ -2,7 +2,7 @@
 
 Pure; shared by every client. A function per command returns a `Call`, which any client sends. All
 raise ArgumentError, a ValueError, when an argument does not fit the wire; `Call.parse()` raises
-ProtocolError when a reply's payload does not fit its status. Source: wire specification, section 6.
+ProtocolError when a reply's payload does not fit its status. Source: docs/wire.md.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -35,10 +35,10 @@ _PASSED: Final = frozenset((Status.ALL_PASS, Status.ALL_FAIL, Status.MIXED))
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One question to a node.
+    """One request to a node.
 
-    body: False sends none at all; `payload` is empty then. statuses: those that answer it; any
-    other refuses it. read: from one of them and the reply's payload to the value.
+    body: False sends no body, and `payload` is empty. statuses: those that answer the request; any
+    other is a refusal. read: turns one of them and the reply's payload into the value.
     """
 
     group: int
@@ -66,13 +66,13 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Of each coin asked about, in order: whether it passed (detect), was changed (pown, fix)."""
+    """Whether each coin of the request passed (detect) or was changed (pown, fix), in order."""
 
     passed: tuple[bool, ...]
 
     @property
     def all_passed(self) -> bool:
-        """Whether every coin did."""
+        """Whether every coin passed or was changed."""
         return all(self.passed)
 
 
@@ -113,13 +113,13 @@ class Audit:
 
 
 def echo(payload: bytes = b"") -> Call[None]:
-    """Is the node there? Nothing comes back."""
+    """Ask whether the node answers. The reply has no payload."""
     payload = arguments.octets("payload", payload, most=PAYLOAD_BYTES_MAX)
     return _call(Group.STATUS, 0, payload, lambda _status, _payload: None)
 
 
 def version() -> Call[str]:
-    """The version's text."""
+    """The node's version text."""
     return _call(Group.STATUS, 1, b"", lambda _status, payload: payload.decode("ascii", "replace"))
 
 
@@ -150,25 +150,25 @@ def audit() -> Call[Audit]:
 
 
 def detect(coins: Sequence[Coin]) -> Call[Verdicts]:
-    """Are these the coins' numbers?"""
+    """Check each coin's AN."""
     given = _coins(coins)
     return _judged(Group.AUTHENTICATION, 10, _with_ans(given), len(given))
 
 
 def detect_sum(coins: Sequence[Coin]) -> Call[bool]:
-    """Are all of these the coins' numbers, by their XOR?"""
+    """Check the ANs of all coins at once, by their XOR."""
     given = _coins(coins)
     return _judged_together(11, _names(coin.name for coin in given) + _sum(given), given)
 
 
 def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
-    """Give each coin the new 16-byte number beside it, where it has the old one."""
+    """Give each coin whose AN is right the new AN beside it, 16 bytes."""
     pairs = _pairs(coins)
     return _judged(Group.AUTHENTICATION, 20, _with_pans(pairs), len(pairs))
 
 
 def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
-    """XOR `delta` (16 bytes) into every coin's number, if their XOR is right."""
+    """XOR `delta` (16 bytes) into the AN of every coin, if the XOR of all ANs is right."""
     given = _coins(coins)
     payload = _names(coin.name for coin in given) + _sum(given)
     return _judged_together(21, payload + arguments.octets("delta", delta, AN_SIZE), given)
@@ -178,7 +178,7 @@ def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
 
 
 def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
-    """Detect, and a ticket with which other nodes can ask which coins passed."""
+    """Check each coin's AN, and get a ticket by which other nodes learn which coins passed."""
     given = _coins(coins)
     count = len(given)
 
@@ -200,7 +200,7 @@ def validate_ticket(raida_id: int, ticket: int) -> Call[tuple[CoinName, ...]]:
 
 
 def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
-    """Of each coin: does it have its number, the 16-byte one beside it, or neither?"""
+    """Tell for each coin whether it has its AN, the 16 bytes beside it, or neither."""
     pairs = _pairs(coins)
     count = len(pairs)
     same = {
@@ -222,9 +222,9 @@ def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
 
 
 def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -> Call[Verdicts]:
-    """Let the other nodes' votes decide on coins that fail here.
+    """Have the node give new ANs to coins that enough other nodes vouch for.
 
-    number_seed: 16 bytes from which the new numbers are made. tickets: one of each node by its id,
+    number_seed: 16 bytes that the new ANs are made from. tickets: one of each node by its id,
     25 of them, 0 for none.
     """
     names = arguments.each("coins", coins, CoinName, "a CoinName")
@@ -342,14 +342,14 @@ def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...
 
 
 def _some(coins: tuple[T, ...]) -> tuple[T, ...]:
-    """A node refuses a request that names no coin."""
+    """Refuse an empty list: a node refuses a request without coins."""
     if not coins:
         raise ArgumentError("coins has 0 items: must be at least one")
     return coins
 
 
 def _denomination(den: int) -> int:
-    """Any that a byte can say: which of them there are is for the node to tell."""
+    """Any signed byte: the node decides which denominations exist."""
     return arguments.whole("den", den, -128, 127)
 
 

@@ -1,6 +1,6 @@
-"""Coins by name, and with the number that proves whose they are.
+"""Coins: which coin it is, and the AN that proves who owns it.
 
-Pure. Source: wire specification, conventions and section 6.2.
+Pure. Source: docs/wire.md, "Conventions".
 """
 
 import struct
@@ -35,7 +35,7 @@ class CoinName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Coin:
-    """A coin in somebody's hands.
+    """A coin with its AN.
 
     an: its 16-byte authenticity number at the node that is asked; left out of repr(). Raises
     ArgumentError when a value does not fit the wire.

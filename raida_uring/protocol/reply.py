@@ -1,7 +1,7 @@
 """Replies: bytes to values, as a client reads them.
 
-Pure: no I/O, no clock. Bodies stay as they came; deciphering types 1, 2, 4 and 5 is the caller's.
-Source: wire specification, section 4.
+Pure: no I/O, no clock. Bodies are returned as they came; the caller decrypts types 1, 2, 4 and 5.
+Source: docs/wire.md, "Reply".
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class ParsedReply:
     server_time_us: what the node says it spent.
     echo: the request's two echo bytes; zero in errors found before they were read.
     challenge: 16 bytes that prove the request's body was read; zero otherwise and in large headers.
-    header: the header's bytes, 32 or 48, for what is not spelled out here.
+    header: the header's bytes, 32 or 48, for fields that have no attribute here.
     body: everything behind the header, terminator included; empty if there is none.
     """
 

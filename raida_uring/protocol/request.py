@@ -1,7 +1,7 @@
 """Requests: values to bytes, and the header's bytes to values.
 
 Pure: no I/O, no clock, no randomness. Offsets are bytes from the start of the request; numbers
-are big-endian. Source: wire specification, sections 2 and 3.
+are big-endian. Source: docs/wire.md, "Request header" and "Body".
 """
 
 import struct
@@ -50,7 +50,7 @@ def build_request(
 
     payload: at most 65,517 bytes. echo: 0 to 65535, comes back in the reply. challenge: the 12
     bytes that the reply proves to have read; a client draws them at random. body: False leaves
-    the body out, which some commands take for an empty request; `payload` must then be empty.
+    the body out, and most commands refuse such a request; `payload` must then be empty.
     Raises ArgumentError when a value does not fit its field.
     """
     if len(challenge) != CHALLENGE_RANDOM_SIZE:
@@ -89,7 +89,7 @@ def build_front(group: int, command: int, *, raida_id: int, coin_id: int, shard:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeader:
-    """A request's header, unjudged: any field may hold a value that a node refuses.
+    """A request header before any check: every field may hold a value that a node refuses.
 
     body_bytes: what the header says, terminator included; 0 = no body.
     echo: two bytes, in types 1, 2, 4 and 5 also the nonce's end.

@@ -1,12 +1,11 @@
-"""Encryption types 1, 2, 4 and 5: requests opened and replies sealed, for nodes and for clients.
+"""Encryption types 1, 2, 4 and 5: opening requests and sealing replies, for nodes and for clients.
 
-Bytes in, bytes out; the only thing drawn from outside is a reply's nonce, from the system's
-generator. Terminators are never encrypted: the data plane writes a reply's. Source: wire
-specification, sections 2.3, 2.4 (test 9), 3 and 4; offsets are those of
-`layout`.
+Bytes in, bytes out; only a reply's nonce comes from outside, from the system's generator.
+Terminators are never encrypted: the data plane writes the one of a reply. Source: docs/wire.md,
+"Encryption" and "Decisions, in order".
 
-A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()`, which
-any thread may.
+A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()` from
+any thread.
 """
 
 import hashlib
@@ -70,7 +69,7 @@ _read_u16: Final = layout.U16.unpack_from
 
 
 class Keys(Protocol):
-    """Where a node finds the keys of coins. Thread: any worker."""
+    """Where a node looks up the keys of coins. Thread: any worker."""
 
     def an(self, den: int, sn: int) -> bytes | None:
         """The coin's 16-byte authenticity number; None when its page cannot be read."""
@@ -82,8 +81,9 @@ class Keys(Protocol):
 class _Ciphers:
     """AES-CTR with the key schedules of recent keys. Thread: one.
 
-    A context costs ten times what its use on a small body does, and a client sends many requests
-    under one coin. Contexts are found by key, so a changed AN cannot meet an old one.
+    Making a context costs ten times as much as using it on a small body, and a client sends many
+    requests under one coin. Contexts are looked up by key, so that a changed AN never meets the
+    context of the old one.
     """
 
     def __init__(self) -> None:
@@ -117,21 +117,21 @@ def _xor(first: bytes, second: bytes) -> bytes:
 
 
 class Seal(Protocol):
-    """How the reply to one opened request is sealed. Thread: its opener's."""
+    """Seals the reply to one request. Thread: that of its opener."""
 
     def seal(self, payload: bytes) -> bytes:
         """What `ru_worker_reply` expects: the bytes that the header shows, then the sealed body.
 
-        Without a payload there is no body; the first part may be empty, too.
+        Without a payload there is no body, and the first part may be empty as well.
         """
 
 
 class Opened(NamedTuple):
-    """A request that was looked at.
+    """An encrypted request after its checks.
 
-    refusal: the status that answers it; None: it is valid. payload: in the clear; empty if refused
-    or without a body. seal: for the reply, of a request that has shown its key; None: nobody has
-    shown one, so that nothing but a status may leave.
+    refusal: the status that answers it; None if it is valid. payload: in the clear; empty if the
+    request is refused or has no body. seal: seals the reply; None if the request has not proved its
+    key, so that nothing but a status may be sent.
     """
 
     refusal: Status | None
@@ -152,9 +152,9 @@ _PUBLIC: Final = Opened(Status.EMPTY_REQUEST, b"", None)
 class _ShortSeal(NamedTuple):
     """Types 1 and 2: the counter starts again where the request's did.
 
-    `challenge` is cipher text XOR keystream XOR key: together with 16 bytes of a known reply under
-    the same nonce it is the key. So it is made only for who has shown the key, and no reply that
-    strangers can know is sealed so (`Opener.open`, `public`).
+    `challenge` is ciphertext XOR keystream XOR key: with 16 known bytes of a reply under the same
+    nonce it gives away the key. Therefore it is made only for clients that have proved the key, and
+    no reply that strangers can know is sealed this way (`Opener.open`, `public`).
     """
 
     ciphers: _Ciphers
@@ -169,8 +169,8 @@ class _ShortSeal(NamedTuple):
 
 
 class _LongSeal(NamedTuple):
-    """Types 4 and 5: a fresh nonce. second_coin: type 5's, the nonce's first 5 bytes, so that the
-    header shows all of the counter block and the reply can be read."""
+    """Types 4 and 5: a fresh nonce. second_coin: that of type 5. It is the beginning of the nonce,
+    so that the header shows the whole counter block and the client can decrypt the reply."""
 
     ciphers: _Ciphers
     key: bytes
@@ -185,7 +185,7 @@ class _LongSeal(NamedTuple):
 
 
 def _refuse_body(body: bytes, announced: int, least: int) -> Opened | None:
-    """The decisions on a body that need no key; None: go on."""
+    """The refusal of a body that can be refused without its key, or None."""
     if len(body) < announced or announced < len(TERMINATOR):
         return _BAD_LENGTH
     if not body.endswith(TERMINATOR):
@@ -197,16 +197,16 @@ class Opener:
     """Opens requests. Thread: one."""
 
     def __init__(self, keys: Keys | None) -> None:
-        """keys: None knows no coin."""
+        """keys: None if the node has no coins."""
         self._keys = keys
         self._ciphers = _Ciphers()
 
     def open(self, header: bytes, body: bytes, *, public: bool = False) -> Opened:
-        """Decide on an encrypted request, in the order of the specification.
+        """Decide on an encrypted request, in the order of docs/wire.md.
 
-        header: 32 or 48 bytes that have passed decisions 1 to 8. body: what arrived of it. public:
-        strangers can know the reply's payload, so types 1 and 2, which would tell them the
-        keystream with it, are refused. Raises whatever `Keys.an` does.
+        header: 32 or 48 bytes that have passed header decisions 1 to 8. body: as much of it as
+        arrived. public: strangers can know the reply's payload; types 1 and 2 are then refused,
+        because the payload would tell strangers the keystream. Raises whatever `Keys.an` does.
         """
         if header[REQUEST_ENCRYPTION_AT] <= SMALL_TYPE_MAX:
             return self._open_short(header, body, public)
@@ -216,7 +216,7 @@ class Opener:
         return None if self._keys is None else self._keys.an(*COIN_NAME.unpack_from(header, offset))
 
     def _open_short(self, header: bytes, body: bytes, public: bool) -> Opened:
-        # Type 2 names a locker, and there are none.
+        # Type 2 names a locker: there are none yet.
         key = (
             self._an(header, REQUEST_SMALL_COIN_AT) if header[REQUEST_ENCRYPTION_AT] == 1 else None
         )
@@ -273,9 +273,9 @@ class Key:
     """What a client seals requests with.
 
     encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Types 1 and 2
-    encrypt request and reply with one keystream and do not authenticate the payload, so that who
-    sees one request must be assumed able to learn its key in time: use 4 or 5. Nodes answer what
-    everybody may know (such as version) 36 under types 1 and 2.
+    encrypt request and reply with one keystream and do not authenticate the payload: whoever sees
+    one request must be assumed able to learn its key in time. Use 4 or 5. Under types 1 and 2 nodes
+    refuse (36) what everybody may know, such as the version.
     Raises ArgumentError when the parts do not fit the type.
     """
 
@@ -303,7 +303,7 @@ class Key:
 
     @property
     def nonce_bytes(self) -> int:
-        """Bytes of nonce that a request takes: 8 or 24."""
+        """Size of a request's nonce: 8 or 24 bytes."""
         if self.encryption <= SMALL_TYPE_MAX:
             return REQUEST_SMALL_NONCE_SIZE
         return REQUEST_LARGE_NONCE_SIZE

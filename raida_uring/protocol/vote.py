@@ -1,6 +1,6 @@
 """The integrity vote: one fixed-size datagram each way, without a header.
 
-Pure. Source: wire specification, section 7.
+Pure. Source: docs/wire.md, "Votes".
 """
 
 from dataclasses import dataclass

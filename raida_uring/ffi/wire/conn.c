@@ -200,7 +200,7 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     RU_CHECK(conn->fd < 0 && !conn->queued && !conn->with_worker);
     RU_CHECK(!conn->receiving && !conn->sending && !conn->starved);
     RU_CHECK(conn->held_first == RU_NONE && conns->used_count > 0);
-    if (conn->request_open) /* orphaned while a handler ran: it has come back only now */
+    if (conn->request_open) /* orphaned while a handler ran; the handler has returned only now */
         conn_end_request(conns, conn,
                          conn->reason == RU_CLOSED_DRAIN ? COUNTER(tcp_dropped_drain)
                                                          : COUNTER(tcp_dropped_peer_gone));
@@ -219,7 +219,7 @@ void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason r
     bool orphaned = conn->state == RU_CONN_PROCESSING;
     conn_set_state(conns, conn, RU_CONN_DONE, now_ns);
     conn->reason = (uint8_t)reason;
-    /* An orphaned request stays in flight: its context is the worker's. */
+    /* An orphaned request stays in flight, because its context belongs to the worker. */
     if (conn->request_open && !orphaned)
         conn_end_request(conns, conn, conn_reasons[reason].request);
 }
@@ -341,7 +341,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     conn->body_have = 0;
     if (conn->header.body_size == 0)
         return conn_complete(conns, index, now_ns);
-    /* Whoever waits already comes first. */
+    /* Connections that already wait come first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
         (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
@@ -416,8 +416,8 @@ enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const u
     return action;
 }
 
-/* Bodies that hold a block do not depend on lent buffers: those may all be held by connections that
- * wait for just such a block. */
+/* A body with a block never waits for a buffer: all buffers may belong to connections that wait for
+ * a block. */
 uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size)
 {
     const struct ru_conn *conn = ru_conn_at(conns, index);
@@ -543,7 +543,7 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
         return conn_earlier(progress_ns,
                             (conn->request_open ? conn->request_since_ns : conn->state_since_ns) +
                                 timeouts->header_ns);
-    case RU_CONN_WAIT_BLOCK: /* no progress is our doing; the absolute deadline still runs */
+    case RU_CONN_WAIT_BLOCK: /* the delay is ours, so only the absolute deadline runs */
         *reason = RU_CLOSED_BODY_TIMEOUT;
         return conn->state_since_ns + timeouts->body_ns;
     case RU_CONN_READ_BODY:

@@ -22,7 +22,7 @@ struct ru_roots {
 
 void ru_roots_publish(struct ru_roots *roots, const uint8_t *values);
 
-/* A cheap generator for header bytes that must merely vary; never for keys or nonces of ciphers. */
+/* A cheap generator for header bytes that only have to vary; never for keys or nonces. */
 struct ru_random {
     uint64_t state;
 };
@@ -45,7 +45,8 @@ void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *ou
  * request itself. */
 uint32_t ru_fast_refuse(struct ru_front *front, enum ru_status status, enum ru_scope scope,
                         const uint8_t *request, uint8_t *out);
-/* Answer a plain echo that passes every check. Returns the reply's size, or 0: a worker's work.
+/* Answer an echo of type 0 that passes every check. Returns the reply's size, or 0 if a worker has
+ * to answer.
  * body: whole, header->body_size bytes; out may be the request itself. */
 uint32_t ru_fast_echo(const struct ru_front *front, const struct ru_header *header,
                       const uint8_t *request, const uint8_t *body, uint8_t *out);

@@ -69,7 +69,7 @@ enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_
     if (bytes[RU_REQUEST_RAIDA_AT] != identity->raida_id)
         return RU_STATUS_RAIDA_ID;
     if (bytes[RU_REQUEST_GROUP_AT] >=
-        RU_GROUPS_COUNT) /* before the shard: the order is the specification's */
+        RU_GROUPS_COUNT) /* before the shard, as docs/wire.md has it */
         return RU_STATUS_COMMAND_GROUP;
     if (bytes[RU_REQUEST_SHARD_AT] >= RU_SHARDS_COUNT)
         return RU_STATUS_SHARD_ID;

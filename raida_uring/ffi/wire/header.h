@@ -1,7 +1,7 @@
 /* header.h: request headers decided, reply headers written.
  *
- * Pure: no I/O, no clock, no memory but the caller's. Source: protocol specification, "Header
- * decision list" (2.4, tests 1 to 8), "Body decision list" (3.5, type 0) and "Response" (4).
+ * Pure: no I/O, no clock, no memory but the caller's. Source: docs/wire.md, "Header decisions" (1 to
+ * 8), "Body decisions" (type 0) and "Reply".
  */
 #ifndef RU_HEADER_H
 #define RU_HEADER_H
@@ -53,10 +53,10 @@ struct ru_header {
     uint8_t size; /* bytes: 32 or 48 */
     uint8_t encryption;
     uint8_t lane;       /* enum ru_lane_class */
-    uint16_t body_size; /* BL: bytes of body announced */
+    uint16_t body_size; /* BL: size of the body as announced */
 };
 
-/* How much of the request an error reply may repeat (specification 4.3). */
+/* How much of the request an error reply may repeat: docs/wire.md, "Reply". */
 enum ru_scope {
     RU_SCOPE_NOTHING, /* 32-byte reply, all zero */
     RU_SCOPE_GROUP,   /* 32-byte reply, group only */
@@ -92,14 +92,14 @@ static inline uint16_t ru_header_command(const uint8_t *header)
     return (uint16_t)(header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT]);
 }
 
-/* Apply tests 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;
+/* Apply header decisions 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;
  * `header` is filled in either case. */
 enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_t *bytes,
                                 struct ru_header *header);
 /* How much an error reply with this header-decision status may repeat. */
 enum ru_scope ru_header_scope(enum ru_status status);
-/* Check a whole type 0 body of BL > 0 bytes. *challenge is set once the specification lets the
- * reply show it. */
+/* Check a whole type 0 body of BL > 0 bytes. *challenge is set once the reply may
+ * show it. */
 enum ru_status ru_body_check_plain(const uint8_t *body, size_t size, const uint8_t **challenge);
 /* Size of the reply header `reply` asks for: 32 or 48 bytes. */
 uint8_t ru_reply_header_size(const struct ru_reply *reply);
