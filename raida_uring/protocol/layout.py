@@ -130,6 +130,7 @@ DENOMINATIONS: Final = range(DENOMINATION_MIN, DENOMINATION_MIN + DENOMINATIONS_
 # What headers and payloads consist of.
 U16: Final = Struct(">H")
 REQUEST_FRONT: Final = Struct(">6BH")  # a request header up to REQUEST_IGNORED_AT
+REQUEST_PLAIN_REST: Final = Struct(">6xH6xH")  # from REQUEST_ENCRYPTION_AT: type 0, BL, echo
 COIN_NAME: Final = Struct(">bI")  # denomination, serial number
 AUDIT_RECORD: Final = Struct(">bI")  # denomination, coins in circulation
 PAGE_REQUEST: Final = Struct(">bI")  # denomination, page

@@ -62,15 +62,12 @@ def build_request(
         raise ArgumentError("a request without a body has no payload")
     if len(content) > BODY_MAX:
         raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_MAX}")
-    header = bytearray(HEADER_SMALL)
-    front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
-    header[: len(front)] = front
     try:
-        layout.U16.pack_into(header, layout.REQUEST_SMALL_BODY_SIZE_AT, len(content))
-        layout.U16.pack_into(header, layout.REQUEST_SMALL_ECHO_AT, echo)
+        rest = layout.REQUEST_PLAIN_REST.pack(len(content), echo)
     except struct.error as error:
         raise ArgumentError(f"a header field does not fit: {error}") from None
-    return bytes(header) + content
+    front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
+    return front + rest + content
 
 
 def build_front(group: int, command: int, *, raida_id: int, coin_id: int, shard: int) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from raida_uring import protocol
+from raida_uring.errors import ProtocolError
 from raida_uring.protocol import layout
 
 WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
@@ -189,6 +190,22 @@ def status(reply: bytes) -> int:
 def challenge_of(request_bytes: bytes) -> bytes:
     """The 16 challenge bytes of a type 0 request with a body."""
     return request_bytes[layout.HEADER_SMALL :][: layout.CHALLENGE_SIZE]
+
+
+def challenge_field(reply: bytes) -> bytes:
+    """Those that a 32-byte reply header shows."""
+    return reply[layout.REPLY_SMALL_CHALLENGE_AT : layout.HEADER_SMALL]
+
+
+def answers(reply: bytes, request_bytes: bytes) -> bool:
+    """Whether these are all bytes of a reply of status 250 to a type 0 request with a body."""
+    try:
+        parsed = protocol.parse_reply(reply)
+    except ProtocolError:
+        return False
+    echo = protocol.parse_request_header(request_bytes).echo
+    shown = parsed.challenge == challenge_of(request_bytes)
+    return shown and (parsed.status, parsed.echo) == (protocol.Status.SUCCESS, echo)
 
 
 def reply_payload(reply: bytes) -> bytes:

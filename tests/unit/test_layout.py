@@ -53,6 +53,8 @@ def test_names_say_what_they_count() -> None:
 
 def test_structs_have_the_sizes_of_what_they_read() -> None:
     assert layout.REQUEST_FRONT.size == layout.REQUEST_IGNORED_AT
+    rest = layout.HEADER_SMALL - layout.REQUEST_ENCRYPTION_AT
+    assert layout.REQUEST_PLAIN_REST.size == rest
     assert layout.COIN_NAME.size == layout.COIN_NAME_SIZE
     assert layout.TERMINATOR == b">>"
 
