@@ -60,7 +60,7 @@ static void peer_body(struct life_request *request, uint8_t *out)
         out[i] = peer_byte(request->name, request->serial, i);
     if (request->encryption != 0 || size < RU_PLAIN_BODY_MIN)
         return;
-    uint32_t crc = ru_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
+    uint32_t crc = ru_body_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
     for (uint32_t i = 0; i < 4; i++)
         out[RU_CHALLENGE_CRC_AT + i] = (uint8_t)(crc >> (24 - 8 * i));
     memcpy(request->challenge, out, RU_CHALLENGE_SIZE);

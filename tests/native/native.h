@@ -250,7 +250,7 @@ static inline void native_body(uint8_t *out, size_t size, struct ru_random *rand
 {
     ru_random_fill(random, out, size);
     if (size >= RU_CHALLENGE_SIZE) {
-        uint32_t crc = ru_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
+        uint32_t crc = ru_body_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
         for (uint32_t i = 0; i < 4; i++)
             out[RU_CHALLENGE_CRC_AT + i] = (uint8_t)(crc >> (24 - 8 * i));
     }

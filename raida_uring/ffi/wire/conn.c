@@ -328,7 +328,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     struct ru_conn *conn = &conns->conns[index];
     enum ru_status status =
         ru_header_decide(&conns->front->identity, conn_inline(conns, index), &conn->header);
-    enum ru_scope scope = ru_header_scope(status);
+    enum ru_scope scope = ru_reply_scope(status);
     if (status == RU_STATUS_OK && conn->header.body_size > conns->front->identity.body_bytes_max) {
         status = RU_STATUS_PACKET_LENGTH;
         scope = RU_SCOPE_ALL;

@@ -9,7 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "wire/header.h"
+#include "wire/body.h"
+#include "wire/reply.h"
 #include "limits.h"
 
 /* Two copies, so that a publisher that is preempted halfway never makes a vote wait: readers use

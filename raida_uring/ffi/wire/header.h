@@ -1,7 +1,6 @@
-/* header.h: request headers decided, reply headers written.
+/* header.h: request headers and the header decisions.
  *
- * Pure: no I/O, no clock, no memory but the caller's. Source: docs/wire.md, "Header decisions" (1 to
- * 8), "Body decisions" (type 0) and "Reply".
+ * Pure: no I/O, no clock, no memory but the caller's. Source: docs/wire.md, "Header decisions".
  */
 #ifndef RU_HEADER_H
 #define RU_HEADER_H
@@ -56,25 +55,6 @@ struct ru_header {
     uint16_t body_size; /* BL: size of the body as announced */
 };
 
-/* How much of the request an error reply may repeat: docs/wire.md, "Reply". */
-enum ru_scope {
-    RU_SCOPE_NOTHING, /* 32-byte reply, all zero */
-    RU_SCOPE_GROUP,   /* 32-byte reply, group only */
-    RU_SCOPE_TYPE,    /* 48-byte reply, group and encryption type */
-    RU_SCOPE_ALL,     /* size by type; group, echo, key coins */
-};
-
-struct ru_reply {
-    uint8_t raida_id;
-    uint8_t status;
-    uint8_t scope; /* enum ru_scope */
-    uint32_t execution_us;
-    uint32_t body_size;       /* payload and trailer; 0 = header only */
-    const uint8_t *request;   /* the request's header */
-    const uint8_t *challenge; /* 16 bytes for the challenge field, or NULL for zeros */
-    const uint8_t *nonce;     /* RU_REPLY_NONCE_SIZE random bytes; for 48-byte replies only */
-};
-
 /* Header size that byte 16 announces. */
 static inline uint8_t ru_header_size(const uint8_t *bytes)
 {
@@ -92,19 +72,9 @@ static inline uint16_t ru_header_command(const uint8_t *header)
     return (uint16_t)(header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT]);
 }
 
-/* Apply header decisions 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;
- * `header` is filled in either case. */
+/* Apply header decisions 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first
+ * failure; `header` is filled in either case. */
 enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_t *bytes,
                                 struct ru_header *header);
-/* How much an error reply with this header-decision status may repeat. */
-enum ru_scope ru_header_scope(enum ru_status status);
-/* Check a whole type 0 body of BL > 0 bytes. *challenge is set once the reply may
- * show it. */
-enum ru_status ru_body_check_plain(const uint8_t *body, size_t size, const uint8_t **challenge);
-/* Size of the reply header `reply` asks for: 32 or 48 bytes. */
-uint8_t ru_reply_header_size(const struct ru_reply *reply);
-/* Write it. `out` must not overlap `request`. Returns the bytes written. */
-uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out);
-uint32_t ru_crc32(const uint8_t *bytes, size_t size);
 
 #endif

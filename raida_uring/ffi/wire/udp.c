@@ -156,7 +156,7 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
 
     struct ru_header header;
     enum ru_status status = ru_header_decide(&front->identity, bytes, &header);
-    enum ru_scope scope = ru_header_scope(status);
+    enum ru_scope scope = ru_reply_scope(status);
     if (status == RU_STATUS_OK && header.encryption == 0 &&
         size < (uint32_t)header.size + header.body_size) {
         status = RU_STATUS_PACKET_LENGTH; /* an encrypted request is decided on by a worker */
