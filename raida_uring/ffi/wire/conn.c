@@ -200,7 +200,7 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     RU_CHECK(conn->fd < 0 && !conn->queued && !conn->with_worker);
     RU_CHECK(!conn->receiving && !conn->sending && !conn->starved);
     RU_CHECK(conn->held_first == RU_NONE && conns->used_count > 0);
-    if (conn->request_open) /* orphaned while a handler ran; the handler has returned only now */
+    if (conn->request_open) /* orphaned while a handler ran: it has come back only now */
         conn_end_request(conns, conn,
                          conn->reason == RU_CLOSED_DRAIN ? COUNTER(tcp_dropped_drain)
                                                          : COUNTER(tcp_dropped_peer_gone));
@@ -543,7 +543,7 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
         return conn_earlier(progress_ns,
                             (conn->request_open ? conn->request_since_ns : conn->state_since_ns) +
                                 timeouts->header_ns);
-    case RU_CONN_WAIT_BLOCK: /* the delay is ours, so only the absolute deadline runs */
+    case RU_CONN_WAIT_BLOCK: /* no progress is our doing; the absolute deadline still runs */
         *reason = RU_CLOSED_BODY_TIMEOUT;
         return conn->state_since_ns + timeouts->body_ns;
     case RU_CONN_READ_BODY:

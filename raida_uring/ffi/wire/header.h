@@ -52,7 +52,7 @@ struct ru_header {
     uint8_t size; /* bytes: 32 or 48 */
     uint8_t encryption;
     uint8_t lane;       /* enum ru_lane_class */
-    uint16_t body_size; /* BL: size of the body as announced */
+    uint16_t body_size; /* BL: bytes of body announced */
 };
 
 /* Header size that byte 16 announces. */
