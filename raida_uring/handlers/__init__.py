@@ -30,13 +30,13 @@ from raida_uring.errors import ConfigError
 from raida_uring.handlers.message import Reply, Request
 from raida_uring.handlers.node import Node
 from raida_uring.log import event
-from raida_uring.protocol.layout import GROUPS_COUNT
 
 __all__ = ["Command", "Handler", "Mode", "Node", "Reply", "Request", "command", "load"]
 
 ENTRY_POINT_GROUP: Final = "raida_uring.commands"
-GROUPS: Final = range(GROUPS_COUNT)
+GROUPS: Final = range(16)
 CODES: Final = range(256)
+COMMANDS_COUNT: Final = 16 * 256
 ECHO_NUMBER: Final = 0  # of 0/0, which has answers of its own in several places
 # Groups in which the protocol has no command, and codes that this node will never take there.
 OTHERS_GROUPS: Final = (5, 6, 7)

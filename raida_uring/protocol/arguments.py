@@ -1,8 +1,8 @@
-"""Checks of the arguments that callers pass to the public interface.
+"""Whether a caller passed what the public interface takes, and the words for what it does not.
 
-Pure. Any thread. Each function returns the value, so that it can be used in place, or raises
-ArgumentError with the argument's name, its value and what is allowed. Bytes and keys may be
-secrets: only their size and type are shown.
+Pure. Any thread. Each function returns the value, for use in place, or raises ArgumentError with
+the argument's name, its value and what is allowed. Of bytes and keys only size and type are shown:
+they may be secrets.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,7 +12,7 @@ from raida_uring.errors import ArgumentError
 
 T = TypeVar("T")
 
-TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take a few hundred at most
+TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take no more than some hundred of them
 _SHOWN_CHARS_MAX: Final = 80
 
 
@@ -32,7 +32,7 @@ def _shown(value: object) -> str:
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """An integer from `low` to `high`, both included. True and False are refused."""
+    """An integer from `low` to `high`, both included; True and False are none."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         refuse(name, value, f"an integer from {low} to {high}")
     return value
@@ -59,7 +59,7 @@ def octets(name: str, value: object, size: int | None = None, *, most: int | Non
 
 
 class _TypeOf:
-    """Stands in for a value of the wrong type, which may be a secret."""
+    """Stands for a value that may be a secret in the wrong type."""
 
     def __init__(self, value: object) -> None:
         self._name = type(value).__name__
@@ -77,14 +77,14 @@ def choice(name: str, value: T, allowed: Collection[T]) -> T:
 
 
 def instance(name: str, value: object, kind: type[T], allowed: str) -> T:
-    """An object of `kind`. Of any other object only the type is shown."""
+    """An object of `kind`; only the type of another one is shown."""
     if not isinstance(value, kind):
         refuse(name, _TypeOf(value), allowed)
     return value
 
 
 def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple[T, ...]:
-    """Objects of `kind`. allowed: what each of them must be, in words."""
+    """Objects of `kind`. allowed: one of them, in words."""
     return tuple(
         instance(f"{name}[{index}]", one, kind, allowed)
         for index, one in enumerate(several(name, values, allowed))
@@ -92,21 +92,21 @@ def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple
 
 
 def several(name: str, values: Iterable[T], allowed: str) -> tuple[T, ...]:
-    """The items of a sequence other than a string. allowed: what each must be, in words."""
+    """The items of a sequence that is no string. allowed: one of them, in words."""
     if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
         refuse(name, _TypeOf(values), f"a sequence, each item {allowed}")
     return tuple(values)
 
 
 def host(name: str, value: object) -> str:
-    """A host name or an address. Only its characters are checked."""
+    """A host name or an address, as far as its characters tell."""
     if not isinstance(value, str) or not value or any(one <= " " or one == "\x7f" for one in value):
         refuse(name, value, "a host name or an IP address")
     return value
 
 
 def port(name: str, value: object) -> int:
-    """A port that a request can be sent to."""
+    """Where a request can be sent."""
     return whole(name, value, 1, 65535)
 
 

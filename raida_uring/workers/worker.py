@@ -19,6 +19,7 @@ from typing import Any, Final
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import (
+    COMMANDS_COUNT,
     ECHO_NUMBER,
     Command,
     Handler,
@@ -31,7 +32,7 @@ from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, pack, size_faul
 from raida_uring.log import event
 from raida_uring.observe.requestlog import Tap
 from raida_uring.protocol import Status
-from raida_uring.protocol.layout import COMMANDS_COUNT, HMAC_SIZE, SMALL_TYPE_MAX
+from raida_uring.protocol.layout import HMAC_SIZE, SMALL_TYPE_MAX
 from raida_uring.protocol.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
