@@ -108,7 +108,7 @@ void ru_guard_add_command(struct ru_guard *guard, uint16_t command)
 
 bool ru_guard_asks(const struct ru_guard *guard, const uint8_t *header)
 {
-    uint32_t command = ru_header_command(header);
+    uint32_t command = (uint32_t)header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT];
     return header[RU_REQUEST_ENCRYPTION_AT] != 0 ||
            (guard->commands[command / 8] >> command % 8 & 1) != 0;
 }
