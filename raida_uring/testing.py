@@ -20,8 +20,8 @@ from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
 from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
-from raida_uring.handlers.message import DATAGRAM_MAX, REPLY_MAX, fault_of, payload_max, size_fault
-from raida_uring.protocol import Status, arguments, sealing
+from raida_uring.handlers.message import fault_of, payload_max, size_fault
+from raida_uring.protocol import Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
 
@@ -148,7 +148,7 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
     """Whether a node answers 36 without asking the handler."""
     if key is None:
         return found.needs_body and not body
-    if found.public and key.encryption <= 2:
+    if found.public and key.encryption in layout.SMALL_TYPES:
         return True
     return not body and found.number != ECHO_NUMBER
 
@@ -156,7 +156,7 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
 def _reply_bytes(reply: Reply, request: Request) -> int:
     """Of the whole reply, as payload_max() counts."""
     udp, encryption = request.transport == "udp", request.encryption
-    most = DATAGRAM_MAX if udp else REPLY_MAX
+    most = layout.UDP_PAYLOAD_MAX if udp else layout.REPLY_MAX
     return most - payload_max(udp=udp, encryption=encryption) + len(reply.payload)
 
 
@@ -174,24 +174,20 @@ def _check_reply(name: str, reply: object, request: Request) -> None:
 
 def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) -> Request:
     """The request as a worker would make it: a record, and the bytes that it refers to."""
-    encryption = whole[protocol.ENCRYPTION_OFFSET]
-    header_size = protocol.header_bytes(encryption)
-    body_size = len(whole) - header_size
-    header = whole[:header_size].ljust(protocol.LONG_HEADER_BYTES, b"\0")
-    data = sender + header + whole[header_size:]
-    kind = 2 if encryption else int(body_size == 0)  # enum ru_request_kind
-    at = _PEER_BYTES + protocol.LONG_HEADER_BYTES + (protocol.CHALLENGE_BYTES if kind == 0 else 0)
+    header = protocol.parse_request_header(whole)
+    front = sender + whole[: header.size_bytes].ljust(layout.HEADER_LARGE, b"\0")
+    kind = 2 if header.encryption else int(header.body_bytes == 0)  # enum ru_request_kind
     record = (
-        at,
+        len(front) + (layout.CHALLENGE_SIZE if kind == 0 else 0),
         len(payload),
-        whole[4] << 8 | whole[5],
+        header.group << 8 | header.command,
         kind,
-        encryption,
-        whole[3],
+        header.encryption,
+        header.shard,
         int(transport == "tcp"),
-        body_size,
+        header.body_bytes,
     )
-    return Request(payload, record, data)
+    return Request(payload, record, front + whole[header.size_bytes :])
 
 
 def _address(peer: tuple[str, int]) -> bytes:

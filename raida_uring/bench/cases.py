@@ -1,13 +1,15 @@
 """What the benchmark asks, and what each case promises.
 
-Pure: no I/O. Source of the bytes: RAIDA wire protocol, sections 2, 3, 4, 6.1 and 7; built here
-rather than by `raida_uring.protocol` so that a mistake there cannot confirm itself.
+Pure: no I/O. Source of the bytes: docs/wire.md. They are put together here, at the offsets of
+`layout`, rather than by the protocol package's functions, so that a mistake there cannot confirm
+itself.
 """
 
 import zlib
 from dataclasses import dataclass
 
 from raida_uring.bench.load import Exchange, Transport
+from raida_uring.protocol import layout
 
 RAIDA_ID = 14
 COIN_ID = 6
@@ -18,52 +20,59 @@ SPIN_COMMAND = 250
 WORK_COMMAND = 251
 NAP_COMMAND = 252
 
-_TERMINATOR = b">>"
-_CHALLENGE = bytes(range(12)) + zlib.crc32(bytes(range(12))).to_bytes(4, "big")
-_ECHO_OFFSET = 30  # of the request header; the reply repeats it at 6
-_REPLY_ECHO_OFFSET = 6
-_EXECUTION_TIME = (12, 16)  # of the reply header
+_RANDOM = bytes(range(layout.CHALLENGE_RANDOM_SIZE))
+CHALLENGE = _RANDOM + zlib.crc32(_RANDOM).to_bytes(4, "big")
+EXECUTION_TIME = (
+    layout.REPLY_SMALL_TIME_AT,
+    layout.REPLY_SMALL_TIME_AT + layout.REPLY_TIME_SIZE,
+)
 
 
-def command_exchange(group: int, command: int, payload: bytes = b"") -> Exchange:
-    """Type 0 request with challenge and CRC, answered 250 with `payload` (none: bare header)."""
-    body = _CHALLENGE + _TERMINATOR
-    request = bytearray(32)
-    request[0] = 1
-    request[2] = RAIDA_ID
-    request[4:6] = bytes((group, command))
-    request[6:8] = COIN_ID.to_bytes(2, "big")
-    request[22:24] = len(body).to_bytes(2, "big")
-    reply = bytearray(32)
-    reply[0] = RAIDA_ID
-    reply[2] = SUCCESS
-    reply[3] = group
-    reply[5] = 1
-    reply[16:32] = _CHALLENGE
-    reply_body = payload + _TERMINATOR if payload else b""
-    reply[9:12] = len(reply_body).to_bytes(3, "big")
+def request_header(group: int, command: int, body_bytes: int) -> bytearray:
+    """Of a type 0 request."""
+    header = bytearray(layout.HEADER_SMALL)
+    fields = layout.REQUEST_VERSION, 0, RAIDA_ID, 0, group, command, COIN_ID
+    layout.REQUEST_FRONT.pack_into(header, 0, *fields)
+    layout.U16.pack_into(header, layout.REQUEST_SMALL_BODY_SIZE_AT, body_bytes)
+    return header
+
+
+def command_exchange(
+    group: int, command: int, payload: bytes = b"", status: int = SUCCESS, answer: bytes = b""
+) -> Exchange:
+    """Type 0 request with challenge and CRC. answer: the reply's payload; none: a bare header."""
+    body = CHALLENGE + payload + layout.TERMINATOR
+    reply_body = answer + layout.TERMINATOR if answer else b""
+    reply = bytearray(layout.HEADER_SMALL)
+    reply[layout.REPLY_RAIDA_AT] = RAIDA_ID
+    reply[layout.REPLY_STATUS_AT] = status
+    reply[layout.REPLY_GROUP_AT] = group
+    layout.U16.pack_into(reply, layout.REPLY_SMALL_FRAMES_AT, 1)
+    reply[layout.REPLY_SMALL_CHALLENGE_AT :] = CHALLENGE
+    sizes = slice(layout.REPLY_BODY_SIZE_AT, layout.REPLY_PREFIX_SIZE)
+    reply[sizes] = len(reply_body).to_bytes(3, "big")
     return Exchange(
-        request=bytes(request) + body,
-        request_tag_offset=_ECHO_OFFSET,
+        request=bytes(request_header(group, command, len(body))) + body,
+        request_tag_offset=layout.REQUEST_SMALL_ECHO_AT,
         reply=bytes(reply) + reply_body,
-        reply_tag_offset=_REPLY_ECHO_OFFSET,
-        ignore=(_EXECUTION_TIME,),
+        reply_tag_offset=layout.REPLY_SMALL_ECHO_AT,
+        ignore=(EXECUTION_TIME,),
     )
 
 
 def vote_exchange() -> Exchange:
     """497-byte integrity vote of all-zero roots, which a node without roots confirms."""
-    nonce = bytes(range(16))
+    nonce = bytes(range(layout.VOTE_NONCE_SIZE))
     return Exchange(
-        request=b"\x07" + bytes(480) + nonce,
-        request_tag_offset=481,
+        request=bytes((layout.VOTE_FIRST_BYTE,)) + bytes(layout.ROOTS_SIZE) + nonce,
+        request_tag_offset=layout.VOTE_NONCE_AT,
         reply=b"\x01" + nonce,
-        reply_tag_offset=1,
+        reply_tag_offset=layout.VOTE_REPLY_NONCE_AT,
     )
 
 
 ECHO = command_exchange(0, 0)
-VERSION = command_exchange(0, 1, VERSION_TEXT)
+VERSION = command_exchange(0, 1, answer=VERSION_TEXT)
 VOTE = vote_exchange()
 SPIN = command_exchange(SPIN_GROUP, SPIN_COMMAND)
 WORK = command_exchange(SPIN_GROUP, WORK_COMMAND)

@@ -1,20 +1,26 @@
 """The benchmark's coin commands: what is asked, plain and sealed, and of which store.
 
-Pure but for `make_store`. As in cases.py the bytes are built here, not by `raida_uring.protocol`.
-Source: RAIDA wire protocol, sections 2, 3 and 6.2.
+Pure but for `make_store`. As in cases.py the bytes are put together here. Source: docs/wire.md.
 """
 
 import dataclasses
 import hashlib
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from raida_uring.bench.cases import COIN_ID, RAIDA_ID, VERSION_TEXT
+from raida_uring.bench.cases import (
+    CHALLENGE,
+    EXECUTION_TIME,
+    SUCCESS,
+    VERSION_TEXT,
+    command_exchange,
+    request_header,
+)
 from raida_uring.bench.load import Exchange
+from raida_uring.protocol import layout
 from raida_uring.store import Store, month_now
 
 COINS_MAX = 400
@@ -24,9 +30,7 @@ BASE = "version"  # what rates refer to
 GOAL_CASE, GOAL_RATIO_MIN = "detect-25", 0.4
 OWN_COINS = 25  # coins of a request that has them for itself
 
-_SUCCESS, _ALL_PASS = 250, 241
-_TERMINATOR = b">>"
-_CHALLENGE = bytes(range(12)) + zlib.crc32(bytes(range(12))).to_bytes(4, "big")
+_ALL_PASS = 241
 _SEED = "bench"
 _STRIDE = 2 * 1024 + 1  # serial numbers apart: a page of its own for each coin
 
@@ -43,7 +47,7 @@ class CoinCase:
 
 def _coin(index: int) -> bytes:
     denomination, place = divmod(index, COINS_MAX)
-    return bytes((denomination,)) + (place * _STRIDE).to_bytes(4, "big")
+    return layout.COIN_NAME.pack(denomination, place * _STRIDE)
 
 
 def _an(index: int) -> bytes:
@@ -52,7 +56,7 @@ def _an(index: int) -> bytes:
 
 def _first_an(index: int) -> bytes:
     """On a page that nobody has written; wire specification, default pages."""
-    denomination, serial = _coin(index)[0], int.from_bytes(_coin(index)[1:], "big")
+    denomination, serial = layout.COIN_NAME.unpack(_coin(index))
     page, record = divmod(serial, 1024)
     text = b"%s%02x%04x%02x" % (_SEED.encode(), denomination, page, record)
     return hashlib.md5(text, usedforsecurity=False).digest()
@@ -70,60 +74,30 @@ def make_store(path: Path) -> None:
     with store.write() as coins:
         count = WINDOW * OWN_COINS
         listed = b"".join(_coin(index) + _an(index) for index in range(count))
-        coins.set(listed, count, 21, month_now())
+        coins.set(listed, count, layout.COIN_AN_SIZE, month_now())
     store.close()
 
 
-def _header(group: int, command: int, body_bytes: int, sealed: bool) -> bytearray:
-    header = bytearray(32)
-    header[0] = 1
-    header[2] = RAIDA_ID
-    header[4:6] = bytes((group, command))
-    header[6:8] = COIN_ID.to_bytes(2, "big")
-    header[22:24] = body_bytes.to_bytes(2, "big")
-    if sealed:
-        header[16] = 1
-        header[17:22] = _coin(0)
-    return header
-
-
 def _ctr(nonce: bytes, data: bytes) -> bytes:
-    cipher = Cipher(algorithms.AES(_an(0)), modes.CTR(nonce + bytes(8)))
+    cipher = Cipher(algorithms.AES(_an(0)), modes.CTR(nonce.ljust(layout.COUNTER_SIZE, b"\0")))
     return cipher.encryptor().update(data)
-
-
-def _exchange(group: int, command: int, payload: bytes, status: int, answer: bytes) -> Exchange:
-    body = _CHALLENGE + payload + _TERMINATOR
-    reply = bytearray(32)
-    reply[0], reply[2], reply[3], reply[5] = RAIDA_ID, status, group, 1
-    reply[16:32] = _CHALLENGE
-    reply_body = answer + _TERMINATOR if answer else b""
-    reply[9:12] = len(reply_body).to_bytes(3, "big")
-    return Exchange(
-        request=bytes(_header(group, command, len(body), sealed=False)) + body,
-        request_tag_offset=30,
-        reply=bytes(reply) + reply_body,
-        reply_tag_offset=6,
-        ignore=((12, 16),),
-    )
 
 
 def _own_exchange(command: int, given: Callable[[int], bytes]) -> Exchange:
     """Coins of its own for every request outstanding, each on a page of its own."""
     made = [
-        _exchange(
+        command_exchange(
             1,
             command,
             b"".join(given(tag * OWN_COINS + place) for place in range(OWN_COINS)),
             _ALL_PASS,
-            b"",
         )
         for tag in range(WINDOW)
     ]
     variants = []
     for tag, one in enumerate(made):
         request = bytearray(one.request)
-        request[30:32] = tag.to_bytes(2, "big")
+        layout.U16.pack_into(request, layout.REQUEST_SMALL_ECHO_AT, tag)
         variants.append(bytes(request))
     return dataclasses.replace(made[0], request=variants[0], variants=tuple(variants))
 
@@ -132,22 +106,30 @@ def _sealed_exchange(
     group: int, command: int, payload: bytes, status: int, answer: bytes
 ) -> Exchange:
     """Type 1: the tag is the end of the nonce, so each slot has a request of its own."""
-    plain = _exchange(group, command, payload, status, answer)
-    header = _header(group, command, len(payload) + 18, sealed=True)
+    plain = command_exchange(group, command, payload, status, answer)
+    header = request_header(group, command, len(payload) + layout.PLAIN_BODY_MIN)
+    header[layout.REQUEST_ENCRYPTION_AT] = 1
+    layout.COIN_NAME.pack_into(
+        header, layout.REQUEST_SMALL_COIN_AT, *layout.COIN_NAME.unpack(_coin(0))
+    )
     variants = []
     for tag in range(WINDOW):
-        header[30:32] = tag.to_bytes(2, "big")
-        sealed = _ctr(bytes(header[24:32]), _CHALLENGE + payload)
-        variants.append(bytes(header) + sealed + _TERMINATOR)
+        layout.U16.pack_into(header, layout.REQUEST_SMALL_ECHO_AT, tag)
+        sealed = _ctr(bytes(header[layout.REQUEST_SMALL_NONCE_AT :]), CHALLENGE + payload)
+        variants.append(bytes(header) + sealed + layout.TERMINATOR)
     reply = bytearray(plain.reply)
-    reply[16:32] = bytes(a ^ b for a, b in zip(_CHALLENGE, _an(0), strict=True))
-    body_end = len(reply) - len(_TERMINATOR) if answer else len(reply)
+    proof = bytes(a ^ b for a, b in zip(CHALLENGE, _an(0), strict=True))
+    reply[layout.REPLY_SMALL_CHALLENGE_AT : layout.HEADER_SMALL] = proof
+    body_end = len(reply) - layout.TERMINATOR_SIZE if answer else len(reply)
     return Exchange(
         request=variants[0],
-        request_tag_offset=30,
+        request_tag_offset=plain.request_tag_offset,
         reply=bytes(reply),
-        reply_tag_offset=6,
-        ignore=((12, 16), (32, body_end)),  # the answer's cipher depends on the nonce
+        reply_tag_offset=plain.reply_tag_offset,
+        ignore=(
+            EXECUTION_TIME,
+            (layout.HEADER_SMALL, body_end),
+        ),  # the answer's cipher depends on the nonce
         variants=tuple(variants),
     )
 
@@ -164,12 +146,12 @@ def _pown(count: int) -> tuple[int, int, bytes, int, bytes]:
 def cases() -> list[CoinCase]:
     """All of them, plain ones first, then sealed ones, then those with coins of their own."""
     asked = [
-        ("echo", 0, (0, 0, b"", _SUCCESS, b"")),
-        (BASE, 0, (0, 1, b"", _SUCCESS, VERSION_TEXT)),
+        ("echo", 0, (0, 0, b"", SUCCESS, b"")),
+        (BASE, 0, (0, 1, b"", SUCCESS, VERSION_TEXT)),
         *((f"detect-{count}", count, _detect(count)) for count in (1, 25, COINS_MAX)),
         *((f"pown-{count}", count, _pown(count)) for count in (1, 25)),
     ]
-    plain = [CoinCase(name, count, _exchange(*what)) for name, count, what in asked]
+    plain = [CoinCase(name, count, command_exchange(*what)) for name, count, what in asked]
     sealed = [
         CoinCase(f"{name}, type 1", count, _sealed_exchange(*what)) for name, count, what in asked
     ]

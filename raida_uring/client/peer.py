@@ -10,7 +10,8 @@ from typing import TypeVar
 from raida_uring import protocol
 from raida_uring.client.question import TRANSPORTS, Question, Transport
 from raida_uring.protocol import arguments
-from raida_uring.protocol.calls import RAIDA_COUNT, Call
+from raida_uring.protocol.calls import Call
+from raida_uring.protocol.layout import RAIDA_COUNT
 from raida_uring.protocol.sealing import Key
 
 T = TypeVar("T")

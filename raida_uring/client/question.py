@@ -12,7 +12,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from raida_uring import protocol
 from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
-from raida_uring.protocol import ParsedReply, Status, arguments, sealing
+from raida_uring.protocol import ParsedReply, Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
 from raida_uring.protocol.sealing import Key
 
@@ -21,11 +21,13 @@ Transport = Literal["udp", "tcp"]
 
 TRANSPORTS: Final = ("udp", "tcp")
 DATAGRAM_BYTES_MAX: Final = 65535  # room for whatever arrives
-_DATAGRAM_SENT_MAX: Final = 65507  # over IPv4, which has the longer headers
-_UDP_TAKEN_MIN: Final = 512  # the least that [server] udp_effective_payload can be
-_SHARDS: Final = 4
 
-_NO_ECHO: Final = bytes(2)
+# Of a large reply header: what names the key coins.
+_COIN: Final = slice(layout.REPLY_LARGE_COIN_AT, layout.REPLY_LARGE_COIN_AT + layout.COIN_NAME_SIZE)
+_SECOND_COIN: Final = slice(
+    layout.REPLY_LARGE_SECOND_COIN_AT, layout.REPLY_LARGE_SECOND_COIN_AT + layout.COIN_NAME_SIZE
+)
+_NO_ECHO: Final = bytes(layout.ECHO_SIZE)
 _NO_PROOF: Final = bytes(protocol.CHALLENGE_BYTES)
 
 # Found before the echo bytes are read: the reply repeats nothing of the request, or its group only.
@@ -102,7 +104,7 @@ class Question(Generic[T]):
     ) -> None:
         """Raises ArgumentError when a value does not fit the wire, or the request a datagram."""
         arguments.instance("call", call, Call, "a Call, as the functions of `calls` make")
-        arguments.whole("shard", shard, 0, _SHARDS - 1)
+        arguments.whole("shard", shard, 0, layout.SHARDS_COUNT - 1)
         self._call = call
         self._key = key
         self._raida_id = raida_id
@@ -110,7 +112,7 @@ class Question(Generic[T]):
         self._challenge = os.urandom(protocol.CHALLENGE_RANDOM_BYTES)
         self._nonce = b""
         if key is None:
-            self._echo = os.urandom(2)
+            self._echo = os.urandom(layout.ECHO_SIZE)
             self.data = protocol.build_request(
                 call.group,
                 call.command,
@@ -124,7 +126,7 @@ class Question(Generic[T]):
             )
         else:
             self._nonce = os.urandom(key.nonce_bytes)
-            self._echo = self._nonce[-2:]
+            self._echo = self._nonce[-layout.ECHO_SIZE :]
             self.data = sealing.seal_request(
                 call.group,
                 call.command,
@@ -137,10 +139,10 @@ class Question(Generic[T]):
                 challenge=self._challenge,
                 body=call.body,
             )
-        if transport == "udp" and len(self.data) > _DATAGRAM_SENT_MAX:
+        if transport == "udp" and len(self.data) > layout.UDP_PAYLOAD_MAX:
             raise ArgumentError(
                 f"a request of {len(self.data)} bytes does not fit a datagram, which takes "
-                f'{_DATAGRAM_SENT_MAX}: ask with transport="tcp"'
+                f'{layout.UDP_PAYLOAD_MAX}: ask with transport="tcp"'
             )
 
     @property
@@ -182,7 +184,7 @@ class Question(Generic[T]):
             return ""
         if status == Status.NOT_IMPLEMENTED:
             return "a reply too long for UDP is refused so, too: ask over TCP"
-        if status == Status.INVALID_PACKET_LENGTH and len(self.data) > _UDP_TAKEN_MIN:
+        if status == Status.INVALID_PACKET_LENGTH and len(self.data) > layout.UDP_PAYLOAD_MIN:
             return (
                 f"{len(self.data)} bytes may be more than the node takes over UDP "
                 "(udp_effective_payload): ask over TCP"
@@ -198,12 +200,15 @@ class Question(Generic[T]):
             return
         if (reply.group, reply.echo) != (self._call.group, self._echo):
             raise _stray(f"group {reply.group}, echo {reply.echo.hex()} answer another request")
-        if self._key is None or self._key.encryption <= 2:
+        if self._key is None or self._key.encryption in layout.SMALL_TYPES:
             self._check_proof(reply)
         else:
             coins = b"".join(coin.name.wire for coin in self._key.coins)
-            named = reply.header[17:22] + (reply.header[24:29] if len(coins) > 5 else b"")
-            if reply.header[16] != self._key.encryption or named != coins:
+            named = reply.header[_COIN]
+            if len(self._key.coins) > 1:
+                named += reply.header[_SECOND_COIN]
+            encryption = reply.header[layout.REPLY_LARGE_ENCRYPTION_AT]
+            if encryption != self._key.encryption or named != coins:
                 raise _stray("reply names other key coins")
 
     def _check_proof(self, reply: ParsedReply) -> None:

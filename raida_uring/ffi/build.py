@@ -13,7 +13,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-HEADERS = ("ru.h", "coins/store.h", "coins/survey.h")
+HEADERS = ("layout.h", "ru.h", "coins/store.h", "coins/survey.h")
 SOURCES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.c"))
 WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Wstrict-prototypes"]
 # cffi's generated file is not ours to keep free of these.

@@ -1,25 +1,12 @@
 /* limits.h: sizes fixed at build time, each with its unit and its reason.
  *
- * What an operator may set is in config.py; what follows from the wire or from the layout of
- * memory is here. Related limits check each other below.
+ * What an operator may set is in config.py, what the protocol fixes in layout.h; what follows from
+ * the layout of memory is here. Related limits check each other below.
  */
 #ifndef RU_LIMITS_H
 #define RU_LIMITS_H
 
-/* Wire (protocol specification, sections 2 to 4 and 7); all in bytes. */
-#define RU_HEADER_PEEK 17      /* enough to see the encryption type, hence the header size */
-#define RU_HEADER_SMALL 32     /* types 0, 1, 2 */
-#define RU_HEADER_LARGE 48     /* every other type */
-#define RU_CHALLENGE_SIZE 16   /* 12 random bytes and their CRC */
-#define RU_TERMINATOR_SIZE 2   /* 3E 3E */
-#define RU_REPLY_NONCE_SIZE 22 /* of a 48-byte reply header, bytes 24 to 45 */
-#define RU_PLAIN_BODY_MIN 18   /* challenge and terminator */
-#define RU_REPLY_MAX 65536     /* header, payload and terminator of the longest reply */
-#define RU_VOTE_SIZE 497       /* 7, 15 roots, nonce */
-#define RU_VOTE_REPLY_SIZE 17  /* verdict, nonce */
-#define RU_ROOTS_SIZE 480      /* 15 roots of 32 bytes */
-#define RU_RAIDA_COUNT 25
-#define RU_COMMANDS_COUNT 4096 /* 16 groups of 256 */
+#include "layout.h"
 
 /* Memory, in bytes unless said otherwise. */
 #define RU_CACHE_LINE 64
@@ -35,9 +22,7 @@
 #define RU_LINGER_MAX 131072   /* thrown away behind a reply: a refused request's body, twice */
 #define RU_SCRATCH_SIZE 262144 /* opened requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
-#define RU_UDP_PAYLOAD_MIN 512 /* a vote must fit */
-#define RU_UDP_PAYLOAD_MAX 65507
-#define RU_RESERVE_STEP 65536 /* of the arena, reserved in one call: a signal costs this much */
+#define RU_RESERVE_STEP 65536  /* of the arena, reserved in one call: a signal costs this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16

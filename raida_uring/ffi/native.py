@@ -20,7 +20,7 @@ class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
     RU_RECORD_SIZE: int
-    RU_ROOTS_BYTES: int
+    RU_ROOTS_SIZE: int
     RU_REQUEST_PREFIX_BYTES: int
     RU_INLINE_BYTES: int
     RU_REQUEST_KINDS: int
@@ -104,7 +104,7 @@ RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need 
 NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(_lib.RU_REQUEST_KINDS)
 KIND_PLAIN, _KIND_BARE, KIND_SEALED = KINDS
-ROOTS_SIZE: Final = _lib.RU_ROOTS_BYTES
+ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once

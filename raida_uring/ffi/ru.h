@@ -19,7 +19,6 @@ enum ru_constant {
     RU_CONFIG_LISTENERS = 16,
     RU_FAULT_TEXT = 160,
     RU_RECORD_SIZE = 40,
-    RU_ROOTS_BYTES = 480,
     RU_REQUEST_PREFIX_BYTES = 80,
     RU_INLINE_BYTES = 352,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
@@ -244,7 +243,7 @@ int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t comma
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
 /* Thread: any. Up to `count` of those that are limited now; returns how many there are. */
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
-/* Thread: one publisher at a time. roots: RU_ROOTS_BYTES bytes, copied. */
+/* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
 /* Thread: any. How often roots were published. */
 uint64_t ru_engine_roots_version(struct ru_engine *engine);
@@ -349,7 +348,6 @@ _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
 _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_network) == RU_EXEMPT_MAX,
                "exempt networks");
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
-_Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
 _Static_assert(RU_INLINE_BYTES == RU_INLINE_SIZE, "inline reply");
 _Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&

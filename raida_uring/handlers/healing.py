@@ -20,6 +20,7 @@ from raida_uring.handlers.coins import (
     verdict,
 )
 from raida_uring.protocol import Status
+from raida_uring.protocol.layout import RAIDA_COUNT, TICKET_SIZE
 from raida_uring.store import (
     AN_BYTES,
     COIN_BYTES,
@@ -30,9 +31,7 @@ from raida_uring.store import (
     tickets,
 )
 
-RAIDA_COUNT: Final = 25
 VOTES_MIN: Final = 14  # this node's own and 13 others
-TICKET_BYTES: Final = 4
 GROUP_BYTES: Final = 16  # of the "PG" that a fixed coin's new AN comes from
 
 _NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
@@ -79,7 +78,7 @@ def get_ticket(request: Request, node: Node) -> Reply:
 def validate_ticket(request: Request, node: Node) -> Reply:
     """The coins of a ticket, once for each RAIDA that asks."""
     payload = request.payload
-    if len(payload) != 1 + TICKET_BYTES:
+    if len(payload) != 1 + TICKET_SIZE:
         return LENGTH
     if payload[0] >= RAIDA_COUNT:
         return _WRONG_RAIDA
@@ -116,7 +115,7 @@ def find(request: Request, node: Node) -> Reply:
 def fix(request: Request, node: Node) -> Reply:
     """Give coins a new AN if enough other RAIDA redeem the client's tickets for them."""
     payload = request.payload
-    tail = GROUP_BYTES + RAIDA_COUNT * TICKET_BYTES
+    tail = GROUP_BYTES + RAIDA_COUNT * TICKET_SIZE
     count = count_of(payload, COIN_BYTES, tail)
     if isinstance(count, Reply):
         return count
@@ -148,7 +147,7 @@ def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
     """
     server = node.config.server
     asked = {
-        raida: numbers[raida * TICKET_BYTES : (raida + 1) * TICKET_BYTES]
+        raida: numbers[raida * TICKET_SIZE : (raida + 1) * TICKET_SIZE]
         for raida in range(RAIDA_COUNT)
         if raida != server.raida_id
     }

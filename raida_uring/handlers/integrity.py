@@ -10,9 +10,13 @@ from raida_uring.ffi.native_store import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.handlers.coins import LENGTH
 from raida_uring.protocol import Status
-from raida_uring.store import DENOMINATION_BYTES
-
-ROOTS_BYTES: Final = 15 * 32
+from raida_uring.protocol.layout import (
+    BRANCH_REQUEST,
+    DENOMINATION_MIN,
+    DENOMINATIONS,
+    PAGE_REQUEST,
+    ROOTS_SIZE,
+)
 
 _REFUSED: Final = Reply(Status.NOT_IMPLEMENTED)
 _NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
@@ -23,12 +27,13 @@ _TOO_SHORT: Final = Reply(Status.FILESYSTEM)
 def get_merkle_branch(request: Request, node: Node) -> Reply:
     """One node of a tree, 32 bytes: never a branch, despite its name."""
     payload = request.payload
-    if len(payload) != 9:
+    if len(payload) != BRANCH_REQUEST.size:
         return LENGTH
     trees = node.integrity.trees()
-    index = DENOMINATION_BYTES.find(payload[:1])
-    level, position = int.from_bytes(payload[1:5]), int.from_bytes(payload[5:9])
-    found = trees.node(index, level, position) if trees is not None else None
+    denomination, level, position = BRANCH_REQUEST.unpack(payload)
+    found = (
+        trees.node(denomination - DENOMINATION_MIN, level, position) if trees is not None else None
+    )
     return _NOT_THERE if found is None else Reply(payload=found)
 
 
@@ -38,11 +43,12 @@ def get_page_data(request: Request, node: Node) -> Reply:
     if node.page_readers is not None and request.peer[0] not in node.page_readers:
         return _REFUSED
     payload = request.payload
-    if len(payload) != 5:
+    if len(payload) != PAGE_REQUEST.size:
         return LENGTH
-    index, number = DENOMINATION_BYTES.find(payload[:1]), int.from_bytes(payload[1:])
-    if index < 0 or number >= DEN_PAGES:
+    denomination, number = PAGE_REQUEST.unpack(payload)
+    if denomination not in DENOMINATIONS or number >= DEN_PAGES:
         return _NOT_THERE
+    index = denomination - DENOMINATION_MIN
     page = index * DEN_PAGES + number
     data = node.coins.page(page)
     if data is not None:
@@ -53,7 +59,7 @@ def get_page_data(request: Request, node: Node) -> Reply:
 @command(group=14, code=5, needs_body=True, public=True)
 def get_all_roots(request: Request, node: Node) -> Reply:
     """The roots of all trees, 480 bytes; zeros when this node has none."""
-    if len(request.payload) != ROOTS_BYTES:
+    if len(request.payload) != ROOTS_SIZE:
         return LENGTH
     trees = node.integrity.trees()
-    return Reply(payload=bytes(ROOTS_BYTES) if trees is None else trees.roots)
+    return Reply(payload=bytes(ROOTS_SIZE) if trees is None else trees.roots)

@@ -10,15 +10,24 @@ from itertools import repeat
 from operator import is_
 from typing import Final, NamedTuple
 
+from raida_uring.protocol.layout import (
+    CHALLENGE_SIZE,
+    HEADER_LARGE,
+    HEADER_SMALL,
+    HMAC_SIZE,
+    REPLY_MAX,
+    SMALL_TYPE_MAX,
+    TERMINATOR_SIZE,
+    UDP_PAYLOAD_MAX,
+)
+
 # Where a record (struct ru_record) holds what, and what stands before a body in the batch's data.
 _AT, _COMMAND, _KIND, _ENCRYPTION, _SHARD, _TRANSPORT, _BODY_SIZE = 0, 2, 3, 4, 5, 6, 7
-_PEER_OFFSET, _HEADER_OFFSET = -80, -48
-_CHALLENGE_SIZE: Final = 16
-REPLY_MAX: Final = 65536  # RU_REPLY_MAX, and what a datagram takes over IPv4
-DATAGRAM_MAX: Final = 65507
-_TERMINATOR_BYTES: Final = 2
-SEAL_BYTES: Final = 32  # behind the payload under encryption types 4 and 5
-PAYLOAD_FITS: Final = 65425  # any reply takes so many, with its seal
+_HEADER_OFFSET: Final = -HEADER_LARGE  # room for either size
+_PEER_OFFSET: Final = _HEADER_OFFSET - 32  # RU_PEER_SIZE
+PAYLOAD_FITS: Final = (
+    UDP_PAYLOAD_MAX - HEADER_LARGE - HMAC_SIZE - TERMINATOR_SIZE
+)  # any reply takes so many, with its seal
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # in front of an IPv4 address in an IPv6 one
 
 
@@ -86,8 +95,9 @@ def fault_of(reply: object) -> str | None:
 
 def payload_max(*, udp: bool, encryption: int) -> int:
     """The most bytes of payload that fit a reply."""
-    header, seal = (48, SEAL_BYTES) if encryption > 2 else (32, 0)
-    return (DATAGRAM_MAX if udp else REPLY_MAX) - header - seal - _TERMINATOR_BYTES
+    sealed = encryption > SMALL_TYPE_MAX
+    header, seal = (HEADER_LARGE, HMAC_SIZE) if sealed else (HEADER_SMALL, 0)
+    return (UDP_PAYLOAD_MAX if udp else REPLY_MAX) - header - seal - TERMINATOR_SIZE
 
 
 def size_fault(size: int, *, udp: bool, encryption: int) -> str | None:
@@ -95,7 +105,7 @@ def size_fault(size: int, *, udp: bool, encryption: int) -> str | None:
     most = payload_max(udp=udp, encryption=encryption)
     if size <= most:
         return None
-    sealed = f" under encryption type {encryption}" if encryption > 2 else ""
+    sealed = f" under encryption type {encryption}" if encryption > SMALL_TYPE_MAX else ""
     return f"payload has {size} bytes: at most {most} go over {'UDP' if udp else 'TCP'}{sealed}"
 
 
@@ -160,7 +170,8 @@ class Request:
     def header(self) -> bytes:
         """The request's header as sent: 32 bytes, or 48 for encryption types 4 and 5."""
         start = self._front() + _HEADER_OFFSET
-        return self._data[start : start + (32 if self.encryption <= 2 else 48)]
+        header_size = HEADER_SMALL if self.encryption <= SMALL_TYPE_MAX else HEADER_LARGE
+        return self._data[start : start + header_size]
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -170,7 +181,7 @@ class Request:
 
     def _front(self) -> int:
         """Where the body starts in the batch's data; a plain one has its challenge first."""
-        return self._record[_AT] - (_CHALLENGE_SIZE if self._record[_KIND] == 0 else 0)
+        return self._record[_AT] - (CHALLENGE_SIZE if self._record[_KIND] == 0 else 0)
 
     def __repr__(self) -> str:
         host, port = self.peer

@@ -18,13 +18,12 @@ from raida_uring.client.question import Answer, Question
 from raida_uring.config import ServerTable
 from raida_uring.errors import ProtocolError, RaidaError
 from raida_uring.log import event
-from raida_uring.protocol import CoinName, Status, calls
-from raida_uring.protocol.coin import COIN_NAME_BYTES
+from raida_uring.protocol import CoinName, Status, calls, layout
 
 TIMEOUT_S: Final = 32.0
 LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
 _REPLY_BYTES_MAX: Final = (
-    protocol.HEADER_BYTES + 4096 * COIN_NAME_BYTES + 2
+    layout.HEADER_SMALL + 4096 * layout.COIN_NAME_SIZE + layout.TERMINATOR_SIZE
 )  # a ticket's most coins
 
 logger = logging.getLogger("raida_uring.peers")
@@ -131,7 +130,7 @@ async def _ask(
     try:
         writer.write(question.data)
         await writer.drain()
-        header = await reader.readexactly(protocol.HEADER_BYTES)
+        header = await reader.readexactly(layout.HEADER_SMALL)
         size = protocol.reply_bytes(header)
         if size > _REPLY_BYTES_MAX:
             raise ProtocolError(f"a reply of {size} bytes", Status.INVALID_PACKET_LENGTH)

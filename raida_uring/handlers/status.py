@@ -4,15 +4,12 @@ Source: protocol specification, "Status group".
 """
 
 import hmac
-import struct
 from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command
-from raida_uring.protocol import Status
+from raida_uring.protocol import Status, layout
+from raida_uring.protocol.layout import ADMIN_KEY_SIZE
 
-KEY_SIZE: Final = 16  # bytes, of the admin key at the front of the payload
-
-_STATS: Final = struct.Struct("<4Q")  # little-endian, unlike everything else on this wire
 _U64_MAX: Final = 2**64 - 1
 _OK: Final = Reply()
 _REFUSED: Final = Reply(Status.ADMIN_AUTH)
@@ -39,11 +36,11 @@ def show_stats(request: Request, node: Node) -> Reply:
     """
     key = node.config.server.admin_key
     # Of one length, so that the comparison takes the same time whatever is sent.
-    given = request.payload[:KEY_SIZE].ljust(KEY_SIZE, b"\0")
-    right = hmac.compare_digest(given, key or bytes(KEY_SIZE))
-    if key is None or len(request.payload) < KEY_SIZE or not right:
+    given = request.payload[:ADMIN_KEY_SIZE].ljust(ADMIN_KEY_SIZE, b"\0")
+    right = hmac.compare_digest(given, key or bytes(ADMIN_KEY_SIZE))
+    if key is None or len(request.payload) < ADMIN_KEY_SIZE or not right:
         return _REFUSED
     stats = node.stats()
     told = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams
     # A coin of 10^6 takes the value beyond 64 bits when it changes hands often enough.
-    return Reply(payload=_STATS.pack(*(number & _U64_MAX for number in told)))
+    return Reply(payload=layout.STATS.pack(*(number & _U64_MAX for number in told)))

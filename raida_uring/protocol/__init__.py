@@ -1,29 +1,32 @@
-"""The wire protocol: bytes to values and back. No socket, no clock, no C module."""
+"""The wire protocol: bytes to values and back. No socket, no clock, no C module.
 
-from raida_uring.protocol.coin import AN_BYTES, DENOMINATIONS, Coin, CoinName
-from raida_uring.protocol.commands import (
-    COMMANDS,
-    GROUP_COUNT,
-    CommandName,
-    Group,
-    command_name,
-)
+Offsets and sizes are in `layout`; the names that this package gives them are the older ones.
+"""
+
+from raida_uring.protocol.coin import Coin, CoinName
+from raida_uring.protocol.commands import COMMANDS, CommandName, Group, command_name
+from raida_uring.protocol.layout import AN_SIZE as AN_BYTES
+from raida_uring.protocol.layout import BODY_MAX as BODY_BYTES_MAX
+from raida_uring.protocol.layout import CHALLENGE_RANDOM_SIZE as CHALLENGE_RANDOM_BYTES
+from raida_uring.protocol.layout import CHALLENGE_SIZE as CHALLENGE_BYTES
+from raida_uring.protocol.layout import DENOMINATIONS, TERMINATOR, VOTE_FIRST_BYTE
+from raida_uring.protocol.layout import GROUPS_COUNT as GROUP_COUNT
+from raida_uring.protocol.layout import HEADER_LARGE as LONG_HEADER_BYTES
+from raida_uring.protocol.layout import HEADER_SMALL as HEADER_BYTES
+from raida_uring.protocol.layout import PLAIN_BODY_MIN as BODY_OVERHEAD_BYTES
+from raida_uring.protocol.layout import REPLY_PREFIX_SIZE as PREFIX_BYTES
+from raida_uring.protocol.layout import REQUEST_ENCRYPTION_AT as ENCRYPTION_OFFSET
+from raida_uring.protocol.layout import ROOTS_SIZE as ROOTS_BYTES
+from raida_uring.protocol.layout import VOTE_NONCE_SIZE as NONCE_BYTES
+from raida_uring.protocol.layout import VOTE_REPLY_SIZE as VOTE_REPLY_BYTES
+from raida_uring.protocol.layout import VOTE_SIZE as VOTE_BYTES
 from raida_uring.protocol.reply import (
-    PREFIX_BYTES,
     ParsedReply,
     parse_reply,
     reply_bytes,
     reply_header_bytes,
 )
 from raida_uring.protocol.request import (
-    BODY_BYTES_MAX,
-    BODY_OVERHEAD_BYTES,
-    CHALLENGE_BYTES,
-    CHALLENGE_RANDOM_BYTES,
-    ENCRYPTION_OFFSET,
-    HEADER_BYTES,
-    LONG_HEADER_BYTES,
-    TERMINATOR,
     RequestHeader,
     build_front,
     build_request,
@@ -32,16 +35,7 @@ from raida_uring.protocol.request import (
     parse_request_header,
 )
 from raida_uring.protocol.status import Status, status_name
-from raida_uring.protocol.vote import (
-    NONCE_BYTES,
-    ROOTS_BYTES,
-    VOTE_BYTES,
-    VOTE_FIRST_BYTE,
-    VOTE_REPLY_BYTES,
-    VoteReply,
-    build_vote,
-    parse_vote_reply,
-)
+from raida_uring.protocol.vote import VoteReply, build_vote, parse_vote_reply
 
 __all__ = [
     "AN_BYTES",

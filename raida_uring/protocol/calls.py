@@ -2,10 +2,9 @@
 
 Pure; shared by every client. A function per command returns a `Call`, which any client sends. All
 raise ArgumentError, a ValueError, when an argument does not fit the wire; `Call.parse()` raises
-ProtocolError when a reply's payload does not fit its status. Source: wire specification, section 6.
+ProtocolError when a reply's payload does not fit its status. Source: docs/wire.md.
 """
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,41 +12,33 @@ from functools import reduce
 from typing import Final, Generic, TypeVar
 
 from raida_uring.errors import ArgumentError, ProtocolError
-from raida_uring.protocol import arguments
-from raida_uring.protocol.coin import (
-    AN_BYTES,
-    DENOMINATIONS,
-    Coin,
-    CoinName,
-    parse_coin_names,
-)
+from raida_uring.protocol import arguments, layout
+from raida_uring.protocol.coin import Coin, CoinName, parse_coin_names
 from raida_uring.protocol.commands import Group
-from raida_uring.protocol.request import BODY_BYTES_MAX, BODY_OVERHEAD_BYTES
+from raida_uring.protocol.layout import (
+    AN_SIZE,
+    DENOMINATIONS,
+    PAGE_SIZE,
+    RAIDA_COUNT,
+    ROOT_SIZE,
+    ROOTS_SIZE,
+    TICKET_SIZE,
+)
 from raida_uring.protocol.status import Status
-from raida_uring.protocol.vote import ROOTS_BYTES
 
 T = TypeVar("T")
 
-ADMIN_KEY_BYTES: Final = 16
-HASH_BYTES: Final = 32
-PAGE_BYTES: Final = 17408
-RAIDA_COUNT: Final = 25
-PAYLOAD_BYTES_MAX: Final = BODY_BYTES_MAX - BODY_OVERHEAD_BYTES
-
-_STATS: Final = struct.Struct("<4Q")
-_AUDIT: Final = struct.Struct(">bI")
-_BRANCH: Final = struct.Struct(">bII")
-_PAGE: Final = struct.Struct(">bI")
+PAYLOAD_BYTES_MAX: Final = layout.BODY_MAX - layout.PLAIN_BODY_MIN
 
 _PASSED: Final = frozenset((Status.ALL_PASS, Status.ALL_FAIL, Status.MIXED))
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One question to a node.
+    """One request to a node.
 
-    body: False sends none at all; `payload` is empty then. statuses: those that answer it; any
-    other refuses it. read: from one of them and the reply's payload to the value.
+    body: False sends no body, and `payload` is empty. statuses: those that answer the request; any
+    other is a refusal. read: turns one of them and the reply's payload into the value.
     """
 
     group: int
@@ -58,7 +49,7 @@ class Call(Generic[T]):
     body: bool = True
 
     def __post_init__(self) -> None:
-        arguments.whole("group", self.group, 0, 15)
+        arguments.whole("group", self.group, 0, layout.GROUPS_COUNT - 1)
         arguments.whole("command", self.command, 0, 255)
         arguments.octets("payload", self.payload, most=PAYLOAD_BYTES_MAX)
         for status in arguments.several("statuses", self.statuses, "an integer from 0 to 255"):
@@ -75,13 +66,13 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Of each coin asked about, in order: whether it passed (detect), was changed (pown, fix)."""
+    """Whether each coin of the request passed (detect) or was changed (pown, fix), in order."""
 
     passed: tuple[bool, ...]
 
     @property
     def all_passed(self) -> bool:
-        """Whether every coin did."""
+        """Whether every coin passed or was changed."""
         return all(self.passed)
 
 
@@ -122,22 +113,22 @@ class Audit:
 
 
 def echo(payload: bytes = b"") -> Call[None]:
-    """Is the node there? Nothing comes back."""
+    """Ask whether the node answers. The reply has no payload."""
     payload = arguments.octets("payload", payload, most=PAYLOAD_BYTES_MAX)
     return _call(Group.STATUS, 0, payload, lambda _status, _payload: None)
 
 
 def version() -> Call[str]:
-    """The version's text."""
+    """The node's version text."""
     return _call(Group.STATUS, 1, b"", lambda _status, payload: payload.decode("ascii", "replace"))
 
 
 def show_stats(admin_key: bytes) -> Call[NodeStats]:
     """Counters since start. admin_key: 16 bytes."""
-    key = arguments.octets("admin_key", admin_key, ADMIN_KEY_BYTES)
+    key = arguments.octets("admin_key", admin_key, layout.ADMIN_KEY_SIZE)
 
     def read(_status: int, payload: bytes) -> NodeStats:
-        return NodeStats(*_STATS.unpack(_sized(payload, _STATS.size)))
+        return NodeStats(*layout.STATS.unpack(_sized(payload, layout.STATS.size)))
 
     return _call(Group.STATUS, 2, key, read)
 
@@ -146,8 +137,8 @@ def audit() -> Call[Audit]:
     """Coins in circulation."""
 
     def read(_status: int, payload: bytes) -> Audit:
-        _sized(payload, _AUDIT.size * len(DENOMINATIONS))
-        counts = dict(_AUDIT.iter_unpack(payload))
+        _sized(payload, layout.AUDIT_RECORD.size * len(DENOMINATIONS))
+        counts = dict(layout.AUDIT_RECORD.iter_unpack(payload))
         if list(counts) != list(DENOMINATIONS):
             raise _malformed(f"audit lists denominations {list(counts)}")
         return Audit(counts)
@@ -159,43 +150,43 @@ def audit() -> Call[Audit]:
 
 
 def detect(coins: Sequence[Coin]) -> Call[Verdicts]:
-    """Are these the coins' numbers?"""
+    """Check each coin's AN."""
     given = _coins(coins)
     return _judged(Group.AUTHENTICATION, 10, _with_ans(given), len(given))
 
 
 def detect_sum(coins: Sequence[Coin]) -> Call[bool]:
-    """Are all of these the coins' numbers, by their XOR?"""
+    """Check the ANs of all coins at once, by their XOR."""
     given = _coins(coins)
     return _judged_together(11, _names(coin.name for coin in given) + _sum(given), given)
 
 
 def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
-    """Give each coin the new 16-byte number beside it, where it has the old one."""
+    """Give each coin whose AN is right the new AN beside it, 16 bytes."""
     pairs = _pairs(coins)
     return _judged(Group.AUTHENTICATION, 20, _with_pans(pairs), len(pairs))
 
 
 def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
-    """XOR `delta` (16 bytes) into every coin's number, if their XOR is right."""
+    """XOR `delta` (16 bytes) into the AN of every coin, if the XOR of all ANs is right."""
     given = _coins(coins)
     payload = _names(coin.name for coin in given) + _sum(given)
-    return _judged_together(21, payload + arguments.octets("delta", delta, AN_BYTES), given)
+    return _judged_together(21, payload + arguments.octets("delta", delta, AN_SIZE), given)
 
 
 # --- Healing ----------------------------------------------------------------------------------
 
 
 def get_ticket(coins: Sequence[Coin]) -> Call[Ticket]:
-    """Detect, and a ticket with which other nodes can ask which coins passed."""
+    """Check each coin's AN, and get a ticket by which other nodes learn which coins passed."""
     given = _coins(coins)
     count = len(given)
 
     def read(status: int, payload: bytes) -> Ticket:
         if status == Status.ALL_FAIL:
             return Ticket(_verdicts(status, payload, count), None)
-        flags, number = payload[:-4], payload[-4:]
-        if len(number) != 4:
+        flags, number = payload[:-TICKET_SIZE], payload[-TICKET_SIZE:]
+        if len(number) != TICKET_SIZE:
             raise _malformed(f"ticket of {len(number)} bytes")
         return Ticket(_verdicts(status, flags, count), int.from_bytes(number))
 
@@ -209,7 +200,7 @@ def validate_ticket(raida_id: int, ticket: int) -> Call[tuple[CoinName, ...]]:
 
 
 def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
-    """Of each coin: does it have its number, the 16-byte one beside it, or neither?"""
+    """Tell for each coin whether it has its AN, the 16 bytes beside it, or neither."""
     pairs = _pairs(coins)
     count = len(pairs)
     same = {
@@ -231,16 +222,16 @@ def find(coins: Sequence[tuple[Coin, bytes]]) -> Call[tuple[Found, ...]]:
 
 
 def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -> Call[Verdicts]:
-    """Let the other nodes' votes decide on coins that fail here.
+    """Have the node give new ANs to coins that enough other nodes vouch for.
 
-    number_seed: 16 bytes from which the new numbers are made. tickets: one of each node by its id,
+    number_seed: 16 bytes that the new ANs are made from. tickets: one of each node by its id,
     25 of them, 0 for none.
     """
     names = arguments.each("coins", coins, CoinName, "a CoinName")
     votes = arguments.several("tickets", tickets, "a ticket")
     if len(votes) != RAIDA_COUNT:
         raise ArgumentError(f"tickets has {len(votes)} items: must be {RAIDA_COUNT}")
-    seed = arguments.octets("number_seed", number_seed, AN_BYTES)
+    seed = arguments.octets("number_seed", number_seed, AN_SIZE)
     numbers = (_u32(f"tickets[{raida}]", ticket) for raida, ticket in enumerate(votes))
     payload = _names(_some(names)) + seed + b"".join(numbers)
     return _judged(Group.HEALING, 80, payload, len(names))
@@ -251,25 +242,27 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
 
 def get_merkle_branch(den: int, level: int, index: int) -> Call[bytes]:
     """The 32-byte hash of one node of a denomination's tree; level 0: leaves, 10: root."""
-    payload = _BRANCH.pack(_denomination(den), _unsigned("level", level), _unsigned("index", index))
-    return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, HASH_BYTES))
+    payload = layout.BRANCH_REQUEST.pack(
+        _denomination(den), _unsigned("level", level), _unsigned("index", index)
+    )
+    return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, ROOT_SIZE))
 
 
 def get_page_data(den: int, page: int) -> Call[bytes]:
     """A page's 17,408 bytes; ask over TCP."""
-    payload = _PAGE.pack(_denomination(den), _unsigned("page", page))
-    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_BYTES))
+    payload = layout.PAGE_REQUEST.pack(_denomination(den), _unsigned("page", page))
+    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_SIZE))
 
 
-def get_all_roots(own: bytes = bytes(ROOTS_BYTES)) -> Call[tuple[bytes, ...]]:
+def get_all_roots(own: bytes = bytes(ROOTS_SIZE)) -> Call[tuple[bytes, ...]]:
     """15 roots of 32 bytes, denominations -8 to 6; zeros: no tree. own: the asker's, 480 bytes."""
 
     def read(_status: int, payload: bytes) -> tuple[bytes, ...]:
-        _sized(payload, ROOTS_BYTES)
-        starts = range(0, ROOTS_BYTES, HASH_BYTES)
-        return tuple(payload[start : start + HASH_BYTES] for start in starts)
+        _sized(payload, ROOTS_SIZE)
+        starts = range(0, ROOTS_SIZE, ROOT_SIZE)
+        return tuple(payload[start : start + ROOT_SIZE] for start in starts)
 
-    return _call(Group.INTEGRITY, 5, arguments.octets("own", own, ROOTS_BYTES), read)
+    return _call(Group.INTEGRITY, 5, arguments.octets("own", own, ROOTS_SIZE), read)
 
 
 # --- Parts ------------------------------------------------------------------------------------
@@ -328,7 +321,7 @@ def _with_pans(coins: Iterable[tuple[Coin, bytes]]) -> bytes:
 
 
 def _sum(coins: Iterable[Coin]) -> bytes:
-    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_BYTES)
+    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_SIZE)
 
 
 def _coins(coins: Sequence[Coin]) -> tuple[Coin, ...]:
@@ -344,19 +337,19 @@ def _pairs(coins: Sequence[tuple[Coin, bytes]]) -> tuple[tuple[Coin, bytes], ...
         if len(parts) != 2:
             raise ArgumentError(f"coins[{index}] has {len(parts)} items: must be {allowed}")
         coin = arguments.instance(f"coins[{index}][0]", parts[0], Coin, "a Coin")
-        pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_BYTES)))
+        pairs.append((coin, arguments.octets(f"coins[{index}][1]", parts[1], AN_SIZE)))
     return _some(tuple(pairs))
 
 
 def _some(coins: tuple[T, ...]) -> tuple[T, ...]:
-    """A node refuses a request that names no coin."""
+    """Refuse an empty list: a node refuses a request without coins."""
     if not coins:
         raise ArgumentError("coins has 0 items: must be at least one")
     return coins
 
 
 def _denomination(den: int) -> int:
-    """Any that a byte can say: which of them there are is for the node to tell."""
+    """Any signed byte: the node decides which denominations exist."""
     return arguments.whole("den", den, -128, 127)
 
 

@@ -1,20 +1,21 @@
-"""Coins by name, and with the number that proves whose they are.
+"""Coins: which coin it is, and the AN that proves who owns it.
 
-Pure. Source: wire specification, conventions and section 6.2.
+Pure. Source: docs/wire.md, "Conventions".
 """
 
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import arguments
+from raida_uring.protocol.layout import (
+    AN_SIZE,
+    COIN_NAME,
+    COIN_NAME_SIZE,
+    DENOMINATIONS,
+)
 from raida_uring.protocol.status import Status
-
-AN_BYTES: Final = 16
-COIN_NAME_BYTES: Final = 5
-DENOMINATIONS: Final = range(-8, 7)
-_NAME: Final = struct.Struct(">bI")
 
 
 class CoinName(NamedTuple):
@@ -27,14 +28,14 @@ class CoinName(NamedTuple):
     def wire(self) -> bytes:
         """Its 5 bytes. Raises ArgumentError when den is no signed byte or sn no 32 bits."""
         try:
-            return _NAME.pack(self.den, self.sn)
+            return COIN_NAME.pack(self.den, self.sn)
         except struct.error as error:
             raise ArgumentError(f"no coin {self.den}/{self.sn}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Coin:
-    """A coin in somebody's hands.
+    """A coin with its AN.
 
     an: its 16-byte authenticity number at the node that is asked; left out of repr(). Raises
     ArgumentError when a value does not fit the wire.
@@ -47,7 +48,7 @@ class Coin:
     def __post_init__(self) -> None:
         arguments.whole("den", self.den, DENOMINATIONS[0], DENOMINATIONS[-1])
         arguments.whole("sn", self.sn, 0, 0xFFFFFFFF)
-        object.__setattr__(self, "an", arguments.octets("an", self.an, AN_BYTES))
+        object.__setattr__(self, "an", arguments.octets("an", self.an, AN_SIZE))
 
     def __repr__(self) -> str:
         return f"Coin(den={self.den}, sn={self.sn})"
@@ -60,8 +61,8 @@ class Coin:
 
 def parse_coin_names(data: bytes) -> tuple[CoinName, ...]:
     """Return the coins named in `data`. Raises ProtocolError unless they have 5 bytes each."""
-    if len(data) % COIN_NAME_BYTES:
+    if len(data) % COIN_NAME_SIZE:
         raise ProtocolError(
             f"{len(data)} bytes are no whole number of coin names", Status.INVALID_PACKET_LENGTH
         )
-    return tuple(CoinName(*fields) for fields in _NAME.iter_unpack(data))
+    return tuple(CoinName(*fields) for fields in COIN_NAME.iter_unpack(data))

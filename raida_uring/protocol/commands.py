@@ -1,7 +1,6 @@
-"""Command groups and commands by number.
+"""Command groups and commands by number: those that this node answers, and the other known ones.
 
-Pure. Source: wire specification, section 5.2. Commands of other groups and numbers may be
-registered by handlers; this is the list that the specification names.
+Pure. docs/wire.md describes them. Handlers may register commands with other numbers.
 """
 
 from collections.abc import Mapping
@@ -9,8 +8,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
-
-GROUP_COUNT: Final = 16
 
 
 class Group(IntEnum):
@@ -36,16 +33,19 @@ class Group(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CommandName:
-    """A command that the specification names.
+    """A command that the protocol names.
 
-    specified: its layout is written down, so a node has to know it; any other may be answered
-    INVALID_COMMAND, as by an older server.
+    specified: this node answers it; all others are answered INVALID_COMMAND, as by an older server.
+    needs_store: without a store it is answered NOT_IMPLEMENTED. public: strangers can know its
+    reply, so it is refused under encryption types 1 and 2.
     """
 
     group: Group
     code: int
     name: str
     specified: bool
+    needs_store: bool
+    public: bool
 
 
 _SPECIFIED: Final = {
@@ -54,6 +54,18 @@ _SPECIFIED: Final = {
     Group.HEALING: {40: "get_ticket", 50: "validate_ticket", 60: "find", 80: "fix"},
     Group.INTEGRITY: {2: "get_merkle_branch", 4: "get_page_data", 5: "get_all_roots"},
 }
+
+_WITHOUT_STORE: Final = frozenset(("echo", "version", "show_stats"))
+_PUBLIC: Final = frozenset(
+    (
+        "version",
+        "audit",
+        "validate_ticket",
+        "get_merkle_branch",
+        "get_page_data",
+        "get_all_roots",
+    )
+)
 
 _NAMED: Final = {
     Group.EXECUTIVE: {
@@ -101,7 +113,14 @@ _NAMED: Final = {
 
 COMMANDS: Final[Mapping[tuple[int, int], CommandName]] = MappingProxyType(
     {
-        (group, code): CommandName(group, code, name, specified)
+        (group, code): CommandName(
+            group,
+            code,
+            name,
+            specified,
+            needs_store=specified and name not in _WITHOUT_STORE,
+            public=specified and name in _PUBLIC,
+        )
         for table, specified in ((_SPECIFIED, True), (_NAMED, False))
         for group, codes in table.items()
         for code, name in codes.items()

@@ -1,24 +1,19 @@
 """Replies: bytes to values, as a client reads them.
 
-Pure: no I/O, no clock. Bodies stay as they came; deciphering types 1, 2, 4 and 5 is the caller's.
-Source: wire specification, section 4.
+Pure: no I/O, no clock. Bodies are returned as they came; the caller decrypts types 1, 2, 4 and 5.
+Source: docs/wire.md, "Reply".
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from raida_uring.errors import ProtocolError
-from raida_uring.protocol.request import (
-    HEADER_BYTES,
-    LONG_HEADER_BYTES,
-    SHORT_HEADER_TYPES,
-    TERMINATOR,
-)
+from raida_uring.protocol import layout
+from raida_uring.protocol.layout import HEADER_SMALL, TERMINATOR
+from raida_uring.protocol.request import header_bytes
 from raida_uring.protocol.status import Status
 
-PREFIX_BYTES: Final = 12  # enough of a reply to know its whole length
-
-# Answered before the encryption type is looked at: the header is short whatever was asked.
+# Answered before the encryption type is looked at: the header is small whatever was asked.
 _EARLY_STATUSES: Final = frozenset(
     (
         Status.INVALID_ROUTING,
@@ -39,8 +34,8 @@ class ParsedReply:
     status: as sent; may be a number that Status does not list.
     server_time_us: what the node says it spent.
     echo: the request's two echo bytes; zero in errors found before they were read.
-    challenge: 16 bytes that prove the request's body was read; zero otherwise, and in long headers.
-    header: the header's bytes, 32 or 48, for what is not spelled out here.
+    challenge: 16 bytes that prove the request's body was read; zero otherwise and in large headers.
+    header: the header's bytes, 32 or 48, for fields that have no attribute here.
     body: everything behind the header, terminator included; empty if there is none.
     """
 
@@ -55,15 +50,13 @@ class ParsedReply:
 
     @property
     def payload(self) -> bytes:
-        """The body without its terminator. In a long-header reply the HMAC is still at its end."""
+        """The body without its terminator. Behind a large header the HMAC is still at its end."""
         return self.body[: -len(TERMINATOR)]
 
 
 def reply_header_bytes(status: int, encryption: int = 0) -> int:
     """Return the header's size, 32 or 48, in the reply with `status` to a request of that type."""
-    if encryption in SHORT_HEADER_TYPES or status in _EARLY_STATUSES:
-        return HEADER_BYTES
-    return LONG_HEADER_BYTES
+    return HEADER_SMALL if status in _EARLY_STATUSES else header_bytes(encryption)
 
 
 def reply_bytes(prefix: bytes, encryption: int = 0) -> int:
@@ -71,9 +64,10 @@ def reply_bytes(prefix: bytes, encryption: int = 0) -> int:
 
     encryption: byte 16 of the request. Raises ProtocolError when `prefix` is too short.
     """
-    if len(prefix) < PREFIX_BYTES:
+    if len(prefix) < layout.REPLY_PREFIX_SIZE:
         raise _malformed(f"reply cut short at {len(prefix)} bytes")
-    return reply_header_bytes(prefix[2], encryption) + int.from_bytes(prefix[9:12])
+    body_bytes = int.from_bytes(prefix[layout.REPLY_BODY_SIZE_AT : layout.REPLY_PREFIX_SIZE])
+    return reply_header_bytes(prefix[layout.REPLY_STATUS_AT], encryption) + body_bytes
 
 
 def parse_reply(data: bytes, encryption: int = 0) -> ParsedReply:
@@ -84,18 +78,23 @@ def parse_reply(data: bytes, encryption: int = 0) -> ParsedReply:
     total = reply_bytes(data, encryption)
     if len(data) != total:
         raise _malformed(f"reply has {len(data)} bytes, its header says {total}")
-    size = reply_header_bytes(data[2], encryption)
+    size = reply_header_bytes(data[layout.REPLY_STATUS_AT], encryption)
     header, body = data[:size], data[size:]
     if body and not body.endswith(TERMINATOR):
         raise ProtocolError("reply body lacks its terminator", Status.INVALID_EOF)
-    short = size == HEADER_BYTES
+    if size == HEADER_SMALL:
+        time_at, echo_at = layout.REPLY_SMALL_TIME_AT, layout.REPLY_SMALL_ECHO_AT
+        challenge = header[layout.REPLY_SMALL_CHALLENGE_AT :]
+    else:
+        time_at, echo_at = layout.REPLY_LARGE_TIME_AT, layout.REPLY_LARGE_ECHO_AT
+        challenge = bytes(layout.CHALLENGE_SIZE)
     return ParsedReply(
-        raida_id=header[0],
-        status=header[2],
-        group=header[3],
-        server_time_us=int.from_bytes(header[12:16] if short else header[4:8]),
-        echo=header[6:8] if short else header[46:48],
-        challenge=header[16:32] if short else bytes(16),
+        raida_id=header[layout.REPLY_RAIDA_AT],
+        status=header[layout.REPLY_STATUS_AT],
+        group=header[layout.REPLY_GROUP_AT],
+        server_time_us=int.from_bytes(header[time_at : time_at + layout.REPLY_TIME_SIZE]),
+        echo=header[echo_at : echo_at + layout.ECHO_SIZE],
+        challenge=challenge,
         header=header,
         body=body,
     )

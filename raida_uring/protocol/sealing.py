@@ -1,17 +1,16 @@
-"""Encryption types 1, 2, 4 and 5: requests opened and replies sealed, for nodes and for clients.
+"""Encryption types 1, 2, 4 and 5: opening requests and sealing replies, for nodes and for clients.
 
-Bytes in, bytes out; the only thing drawn from outside is a reply's nonce, from the system's
-generator. Terminators are never encrypted: the data plane writes a reply's. Source: wire
-specification, sections 2.3, 2.4 (test 9), 3 and 4; offsets are those of the header.
+Bytes in, bytes out; only a reply's nonce comes from outside, from the system's generator.
+Terminators are never encrypted: the data plane writes the one of a reply. Source: docs/wire.md,
+"Encryption" and "Decisions, in order".
 
-A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()`, which
-any thread may.
+A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()` from
+any thread.
 """
 
 import hashlib
 import hmac
 import os
-import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -21,34 +20,56 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import (
-    AN_BYTES,
-    BODY_BYTES_MAX,
-    CHALLENGE_BYTES,
-    CHALLENGE_RANDOM_BYTES,
-    TERMINATOR,
     Coin,
     ParsedReply,
     Status,
     arguments,
     build_front,
     crc32_challenge,
+    layout,
+)
+from raida_uring.protocol.layout import (
+    AN_SIZE,
+    BODY_MAX,
+    CHALLENGE_RANDOM_SIZE,
+    CHALLENGE_SIZE,
+    COIN_NAME,
+    COIN_NAME_SIZE,
+    COUNTER_SIZE,
+    HEADER_SMALL,
+    HMAC_SIZE,
+    PLAIN_BODY_MIN,
+    REPLY_LARGE_NONCE_AT,
+    REPLY_NONCE_SIZE,
+    REQUEST_ENCRYPTION_AT,
+    REQUEST_LARGE_BODY_SIZE_AT,
+    REQUEST_LARGE_COIN_AT,
+    REQUEST_LARGE_NONCE_AT,
+    REQUEST_LARGE_NONCE_SIZE,
+    REQUEST_LARGE_SECOND_COIN_AT,
+    REQUEST_SMALL_BODY_SIZE_AT,
+    REQUEST_SMALL_COIN_AT,
+    REQUEST_SMALL_NONCE_AT,
+    REQUEST_SMALL_NONCE_SIZE,
+    SEALED_BODY_MIN,
+    SMALL_TYPE_MAX,
+    TERMINATOR,
 )
 
-HMAC_BYTES: Final = 32
-SHORT_NONCE_BYTES: Final = 8  # types 1 and 2, header bytes 24 to 31
-LONG_NONCE_BYTES: Final = 24  # types 4 and 5, header bytes 24 to 47
-REPLY_NONCE_BYTES: Final = 22  # ... of which a reply's header has room for the first 22
 CONTEXTS_MAX: Final = 256  # key schedules kept per worker, about 1 KiB each
 
-_SHORT_BODY_MIN: Final = CHALLENGE_BYTES + len(TERMINATOR)
-_LONG_BODY_MIN: Final = HMAC_BYTES + len(TERMINATOR)
-_SHORT_COUNTER_REST: Final = bytes(8)
-_COUNTER: Final = slice(24, 40)  # of a long header, request and reply alike
-_COIN: Final = struct.Struct(">bI")  # denomination and serial number
+_SMALL_COUNTER_REST: Final = bytes(COUNTER_SIZE - REQUEST_SMALL_NONCE_SIZE)
+# Where the counter block stands in a large header.
+_REQUEST_COUNTER: Final = slice(REQUEST_LARGE_NONCE_AT, REQUEST_LARGE_NONCE_AT + COUNTER_SIZE)
+_REPLY_COUNTER: Final = slice(REPLY_LARGE_NONCE_AT, REPLY_LARGE_NONCE_AT + COUNTER_SIZE)
+_SECOND_COIN: Final = slice(
+    REQUEST_LARGE_SECOND_COIN_AT, REQUEST_LARGE_SECOND_COIN_AT + COIN_NAME_SIZE
+)
+_read_u16: Final = layout.U16.unpack_from
 
 
 class Keys(Protocol):
-    """Where a node finds the keys of coins. Thread: any worker."""
+    """Where a node looks up the keys of coins. Thread: any worker."""
 
     def an(self, den: int, sn: int) -> bytes | None:
         """The coin's 16-byte authenticity number; None when its page cannot be read."""
@@ -60,8 +81,9 @@ class Keys(Protocol):
 class _Ciphers:
     """AES-CTR with the key schedules of recent keys. Thread: one.
 
-    A context costs ten times what its use on a small body does, and a client sends many requests
-    under one coin. Contexts are found by key, so a changed AN cannot meet an old one.
+    Making a context costs ten times as much as using it on a small body, and a client sends many
+    requests under one coin. Contexts are looked up by key, so that a changed AN never meets the
+    context of the old one.
     """
 
     def __init__(self) -> None:
@@ -95,21 +117,21 @@ def _xor(first: bytes, second: bytes) -> bytes:
 
 
 class Seal(Protocol):
-    """How the reply to one opened request is sealed. Thread: its opener's."""
+    """Seals the reply to one request. Thread: that of its opener."""
 
     def seal(self, payload: bytes) -> bytes:
         """What `ru_worker_reply` expects: the bytes that the header shows, then the sealed body.
 
-        Without a payload there is no body; the first part may be empty, too.
+        Without a payload there is no body, and the first part may be empty as well.
         """
 
 
 class Opened(NamedTuple):
-    """A request that was looked at.
+    """An encrypted request after its checks.
 
-    refusal: the status that answers it; None: it is valid. payload: in the clear; empty if refused
-    or without a body. seal: for the reply, of a request that has shown its key; None: nobody has
-    shown one, so that nothing but a status may leave.
+    refusal: the status that answers it; None if it is valid. payload: in the clear; empty if the
+    request is refused or has no body. seal: seals the reply; None if the request has not proved its
+    key, so that nothing but a status may be sent.
     """
 
     refusal: Status | None
@@ -130,9 +152,9 @@ _PUBLIC: Final = Opened(Status.EMPTY_REQUEST, b"", None)
 class _ShortSeal(NamedTuple):
     """Types 1 and 2: the counter starts again where the request's did.
 
-    `challenge` is cipher text XOR keystream XOR key: together with 16 bytes of a known reply under
-    the same nonce it is the key. So it is made only for who has shown the key, and no reply that
-    strangers can know is sealed so (`Opener.open`, `public`).
+    `challenge` is ciphertext XOR keystream XOR key: with 16 known bytes of a reply under the same
+    nonce it gives away the key. Therefore it is made only for clients that have proved the key, and
+    no reply that strangers can know is sealed this way (`Opener.open`, `public`).
     """
 
     ciphers: _Ciphers
@@ -147,8 +169,8 @@ class _ShortSeal(NamedTuple):
 
 
 class _LongSeal(NamedTuple):
-    """Types 4 and 5: a fresh nonce. second_coin: type 5's, the nonce's first 5 bytes, so that the
-    header shows all of the counter block and the reply can be read."""
+    """Types 4 and 5: a fresh nonce. second_coin: that of type 5. It is the beginning of the nonce,
+    so that the header shows the whole counter block and the client can decrypt the reply."""
 
     ciphers: _Ciphers
     key: bytes
@@ -157,13 +179,13 @@ class _LongSeal(NamedTuple):
     def seal(self, payload: bytes) -> bytes:
         if not payload:
             return b""
-        nonce = self.second_coin + os.urandom(REPLY_NONCE_BYTES - len(self.second_coin))
-        ciphertext = self.ciphers.apply(self.key, nonce[:16], payload)
+        nonce = self.second_coin + os.urandom(REPLY_NONCE_SIZE - len(self.second_coin))
+        ciphertext = self.ciphers.apply(self.key, nonce[:COUNTER_SIZE], payload)
         return nonce + ciphertext + _hmac(self.key, ciphertext)
 
 
 def _refuse_body(body: bytes, announced: int, least: int) -> Opened | None:
-    """The decisions on a body that need no key; None: go on."""
+    """The refusal of a body that can be refused without its key, or None."""
     if len(body) < announced or announced < len(TERMINATOR):
         return _BAD_LENGTH
     if not body.endswith(TERMINATOR):
@@ -175,67 +197,71 @@ class Opener:
     """Opens requests. Thread: one."""
 
     def __init__(self, keys: Keys | None) -> None:
-        """keys: None knows no coin."""
+        """keys: None if the node has no coins."""
         self._keys = keys
         self._ciphers = _Ciphers()
 
     def open(self, header: bytes, body: bytes, *, public: bool = False) -> Opened:
-        """Decide on an encrypted request, in the order of the specification.
+        """Decide on an encrypted request, in the order of docs/wire.md.
 
-        header: 32 or 48 bytes that have passed decisions 1 to 8. body: what arrived of it. public:
-        strangers can know the reply's payload, so types 1 and 2, which would tell them the
-        keystream with it, are refused. Raises whatever `Keys.an` does.
+        header: 32 or 48 bytes that have passed header decisions 1 to 8. body: as much of it as
+        arrived. public: strangers can know the reply's payload; types 1 and 2 are then refused,
+        because the payload would tell strangers the keystream. Raises whatever `Keys.an` does.
         """
-        if header[16] <= 2:
+        if header[REQUEST_ENCRYPTION_AT] <= SMALL_TYPE_MAX:
             return self._open_short(header, body, public)
         return self._open_long(header, body)
 
     def _an(self, header: bytes, offset: int) -> bytes | None:
-        return None if self._keys is None else self._keys.an(*_COIN.unpack_from(header, offset))
+        return None if self._keys is None else self._keys.an(*COIN_NAME.unpack_from(header, offset))
 
     def _open_short(self, header: bytes, body: bytes, public: bool) -> Opened:
-        # Type 2 names a locker, and there are none.
-        key = self._an(header, 17) if header[16] == 1 else None
+        # Type 2 names a locker: there are none yet.
+        key = (
+            self._an(header, REQUEST_SMALL_COIN_AT) if header[REQUEST_ENCRYPTION_AT] == 1 else None
+        )
         if key is None:
             return _UNKNOWN_KEY
         if public:
             return _PUBLIC
-        announced = int.from_bytes(header[22:24])
+        (announced,) = _read_u16(header, REQUEST_SMALL_BODY_SIZE_AT)
         if announced == 0:
             return _WITHOUT_BODY
-        refusal = _refuse_body(body, announced, _SHORT_BODY_MIN)
+        refusal = _refuse_body(body, announced, PLAIN_BODY_MIN)
         if refusal is not None:
             return refusal
-        counter = header[24:32] + _SHORT_COUNTER_REST
+        counter = header[REQUEST_SMALL_NONCE_AT:HEADER_SMALL] + _SMALL_COUNTER_REST
         plain = self._ciphers.apply(key, counter, body[: -len(TERMINATOR)])
-        crc = crc32_challenge(plain[:CHALLENGE_RANDOM_BYTES])
-        if not hmac.compare_digest(crc, plain[CHALLENGE_RANDOM_BYTES:CHALLENGE_BYTES]):
+        crc = crc32_challenge(plain[:CHALLENGE_RANDOM_SIZE])
+        if not hmac.compare_digest(crc, plain[CHALLENGE_RANDOM_SIZE:CHALLENGE_SIZE]):
             return _BAD_CRC
-        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_BYTES], key))
-        return Opened(None, plain[CHALLENGE_BYTES:], seal)
+        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_SIZE], key))
+        return Opened(None, plain[CHALLENGE_SIZE:], seal)
 
     def _open_long(self, header: bytes, body: bytes) -> Opened:
-        key = self._an(header, 19)
+        key = self._an(header, REQUEST_LARGE_COIN_AT)
         second_coin = b""
-        if header[16] == 5:
-            second_coin = header[24:29]
-            second_key = self._an(header, 24) if key is not None else None
+        if header[REQUEST_ENCRYPTION_AT] == 5:
+            second_coin = header[_SECOND_COIN]
+            second_key = self._an(header, REQUEST_LARGE_SECOND_COIN_AT) if key is not None else None
             key = key + second_key if key is not None and second_key is not None else None
         if key is None:
             return _UNKNOWN_COIN
-        announced = int.from_bytes(header[17:19])
+        (announced,) = _read_u16(header, REQUEST_LARGE_BODY_SIZE_AT)
         if announced == 0:
             return _WITHOUT_BODY
-        refusal = _refuse_body(body, announced, _LONG_BODY_MIN)
+        refusal = _refuse_body(body, announced, SEALED_BODY_MIN)
         if refusal is not None:
             return refusal
         key = hashlib.sha256(key).digest()
-        ciphertext = body[:-_LONG_BODY_MIN]
+        ciphertext = body[:-SEALED_BODY_MIN]
         if not hmac.compare_digest(
-            _hmac(key, ciphertext), body[-_LONG_BODY_MIN : -len(TERMINATOR)]
+            _hmac(key, ciphertext), body[-SEALED_BODY_MIN : -len(TERMINATOR)]
         ):
             return _BAD_HMAC
-        plain = self._ciphers.apply(key, header[_COUNTER], ciphertext) if ciphertext else b""
+        plain = (
+            self._ciphers.apply(key, header[_REQUEST_COUNTER], ciphertext) if ciphertext else b""
+        )
         return Opened(None, plain, _LongSeal(self._ciphers, key, second_coin))
 
 
@@ -247,9 +273,9 @@ class Key:
     """What a client seals requests with.
 
     encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Types 1 and 2
-    encrypt request and reply with one keystream and do not authenticate the payload, so that who
-    sees one request must be assumed able to learn its key in time: use 4 or 5. Nodes answer what
-    everybody may know (such as version) 36 under types 1 and 2.
+    encrypt request and reply with one keystream and do not authenticate the payload: whoever sees
+    one request must be assumed able to learn its key in time. Use 4 or 5. Under types 1 and 2 nodes
+    refuse (36) what everybody may know, such as the version.
     Raises ArgumentError when the parts do not fit the type.
     """
 
@@ -261,13 +287,13 @@ class Key:
         coins = arguments.each("coins", self.coins, Coin, "a Coin")
         locker = arguments.octets("locker", self.locker)
         parts = (len(coins), len(locker))
-        fitting = {1: (1, 0), 2: (0, AN_BYTES), 4: (1, 0), 5: (2, 0)}
+        fitting = {1: (1, 0), 2: (0, AN_SIZE), 4: (1, 0), 5: (2, 0)}
         arguments.choice("encryption", self.encryption, fitting)
         if parts != fitting[self.encryption]:
             raise ArgumentError(
                 f"encryption = {self.encryption} with {parts[0]} coins and a locker key of "
                 f"{parts[1]} bytes: must be 1 or 4 with one coin, 5 with two, or 2 with a locker "
-                f"key of {AN_BYTES} bytes"
+                f"key of {AN_SIZE} bytes"
             )
         object.__setattr__(self, "coins", coins)
         object.__setattr__(self, "locker", locker)
@@ -277,14 +303,16 @@ class Key:
 
     @property
     def nonce_bytes(self) -> int:
-        """Bytes of nonce that a request takes: 8 or 24."""
-        return SHORT_NONCE_BYTES if self.encryption <= 2 else LONG_NONCE_BYTES
+        """Size of a request's nonce: 8 or 24 bytes."""
+        if self.encryption <= SMALL_TYPE_MAX:
+            return REQUEST_SMALL_NONCE_SIZE
+        return REQUEST_LARGE_NONCE_SIZE
 
     @property
     def cipher_key(self) -> bytes:
         """16 bytes (AES-128) for types 1 and 2, 32 (AES-256) for 4 and 5."""
         secret = self.locker + b"".join(coin.an for coin in self.coins)
-        return secret if self.encryption <= 2 else hashlib.sha256(secret).digest()
+        return secret if self.encryption <= SMALL_TYPE_MAX else hashlib.sha256(secret).digest()
 
 
 def seal_request(
@@ -297,7 +325,7 @@ def seal_request(
     raida_id: int,
     coin_id: int = 6,
     shard: int = 0,
-    challenge: bytes = bytes(CHALLENGE_RANDOM_BYTES),
+    challenge: bytes = bytes(CHALLENGE_RANDOM_SIZE),
     body: bool = True,
 ) -> bytes:
     """Return a request encrypted with `key`.
@@ -307,32 +335,32 @@ def seal_request(
     False leaves the body out; `payload` must then be empty. Raises ArgumentError when a value does
     not fit its field.
     """
-    if len(nonce) != key.nonce_bytes or len(challenge) != CHALLENGE_RANDOM_BYTES:
+    if len(nonce) != key.nonce_bytes or len(challenge) != CHALLENGE_RANDOM_SIZE:
         raise ArgumentError(f"nonce has {len(nonce)} bytes, challenge {len(challenge)}")
     if payload and not body:
         raise ArgumentError("a request without a body has no payload")
     front = build_front(group, command, raida_id=raida_id, coin_id=coin_id, shard=shard)
     kind = bytes((key.encryption,))
     content = b""
-    if key.encryption <= 2:
+    if key.encryption <= SMALL_TYPE_MAX:
         if body:
             plain = challenge + crc32_challenge(challenge) + payload
-            counter = nonce + _SHORT_COUNTER_REST
+            counter = nonce + _SMALL_COUNTER_REST
             content = _context(key.cipher_key, counter).update(plain) + TERMINATOR
-        named = key.locker[:5] or key.coins[0].name.wire
+        named = key.locker[: layout.LOCKER_PREFIX_SIZE] or key.coins[0].name.wire
         return front + kind + named + _length(content) + nonce + content
     if key.encryption == 5:
-        nonce = key.coins[1].name.wire + nonce[5:]
+        nonce = key.coins[1].name.wire + nonce[COIN_NAME_SIZE:]
     if body:
         cipher_key = key.cipher_key
-        ciphertext = _context(cipher_key, nonce[:16]).update(payload)
+        ciphertext = _context(cipher_key, nonce[:COUNTER_SIZE]).update(payload)
         content = ciphertext + _hmac(cipher_key, ciphertext) + TERMINATOR
     return front + kind + _length(content) + key.coins[0].name.wire + nonce + content
 
 
 def _length(content: bytes) -> bytes:
-    if len(content) > BODY_BYTES_MAX:
-        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_BYTES_MAX}")
+    if len(content) > BODY_MAX:
+        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_MAX}")
     return len(content).to_bytes(2)
 
 
@@ -355,15 +383,15 @@ def open_reply(reply: ParsedReply, *, key: Key, nonce: bytes) -> bytes:
     if not reply.body:
         return b""
     cipher_key = key.cipher_key
-    if key.encryption <= 2:
-        return _context(cipher_key, nonce + _SHORT_COUNTER_REST).update(reply.payload)
+    if key.encryption <= SMALL_TYPE_MAX:
+        return _context(cipher_key, nonce + _SMALL_COUNTER_REST).update(reply.payload)
     sealed = reply.payload
-    if len(sealed) < HMAC_BYTES:
+    if len(sealed) < HMAC_SIZE:
         raise ProtocolError(
             f"sealed reply body has {len(reply.body)} bytes, too few for its HMAC",
             Status.INVALID_PACKET_LENGTH,
         )
-    ciphertext = sealed[:-HMAC_BYTES]
-    if not hmac.compare_digest(_hmac(cipher_key, ciphertext), sealed[-HMAC_BYTES:]):
+    ciphertext = sealed[:-HMAC_SIZE]
+    if not hmac.compare_digest(_hmac(cipher_key, ciphertext), sealed[-HMAC_SIZE:]):
         raise ProtocolError("reply's HMAC is wrong", Status.INVALID_HMAC)
-    return _context(cipher_key, reply.header[_COUNTER]).update(ciphertext)
+    return _context(cipher_key, reply.header[_REPLY_COUNTER]).update(ciphertext)

@@ -1,7 +1,6 @@
 """Status codes of replies.
 
-Pure. Source: wire specification, section 5.1: the complete list of the reference server, most of
-which belongs to commands that this node does not have.
+Pure. The complete list of the reference server. docs/wire.md says which of them this node sends.
 """
 
 from enum import IntEnum

@@ -1,19 +1,20 @@
 """The integrity vote: one fixed-size datagram each way, without a header.
 
-Pure. Source: wire specification, section 7.
+Pure. Source: docs/wire.md, "Votes".
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from raida_uring.errors import ArgumentError, ProtocolError
+from raida_uring.protocol.layout import (
+    ROOTS_SIZE,
+    VOTE_FIRST_BYTE,
+    VOTE_NONCE_SIZE,
+    VOTE_REPLY_NONCE_AT,
+    VOTE_REPLY_SIZE,
+    VOTE_REPLY_VERDICT_AT,
+)
 from raida_uring.protocol.status import Status
-
-VOTE_FIRST_BYTE: Final = 7
-ROOTS_BYTES: Final = 15 * 32  # denominations -8 to 6; zeros for a missing root
-NONCE_BYTES: Final = 16
-VOTE_BYTES: Final = 1 + ROOTS_BYTES + NONCE_BYTES
-VOTE_REPLY_BYTES: Final = 1 + NONCE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ class VoteReply:
     nonce: bytes
 
 
-def build_vote(nonce: bytes, roots: bytes = bytes(ROOTS_BYTES)) -> bytes:
+def build_vote(nonce: bytes, roots: bytes = bytes(ROOTS_SIZE)) -> bytes:
     """Return a vote of 497 bytes. Raises ArgumentError unless nonce has 16 and roots 480 bytes."""
-    if len(nonce) != NONCE_BYTES or len(roots) != ROOTS_BYTES:
+    if len(nonce) != VOTE_NONCE_SIZE or len(roots) != ROOTS_SIZE:
         raise ArgumentError(f"nonce has {len(nonce)} bytes and roots have {len(roots)}")
     return bytes((VOTE_FIRST_BYTE,)) + roots + nonce
 
@@ -36,11 +37,12 @@ def parse_vote_reply(data: bytes) -> VoteReply:
 
     The caller compares the nonce with the one it sent.
     """
-    if len(data) != VOTE_REPLY_BYTES:
+    if len(data) != VOTE_REPLY_SIZE:
         raise ProtocolError(
-            f"vote reply has {len(data)} bytes, not {VOTE_REPLY_BYTES}",
+            f"vote reply has {len(data)} bytes, not {VOTE_REPLY_SIZE}",
             Status.INVALID_PACKET_LENGTH,
         )
-    if data[0] > 1:
-        raise ProtocolError(f"vote reply says {data[0]}, not 0 or 1", Status.INVALID_PARAMETER)
-    return VoteReply(agrees=data[0] == 1, nonce=data[1:])
+    verdict = data[VOTE_REPLY_VERDICT_AT]
+    if verdict > 1:
+        raise ProtocolError(f"vote reply says {verdict}, not 0 or 1", Status.INVALID_PARAMETER)
+    return VoteReply(agrees=verdict == 1, nonce=data[VOTE_REPLY_NONCE_AT:])

@@ -2,11 +2,11 @@
 section 8."""
 
 import functools
-import struct
 import time
 from typing import Final
 
 from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, PAGE_RECORDS
+from raida_uring.protocol import layout
 
 FORMAT: Final = b"1"
 MAP_BYTES_DEFAULT: Final = 2 << 30
@@ -26,7 +26,7 @@ DENOMINATION_BYTES: Final = bytes(
 )
 SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 PAGES_OF_FOLDER: Final = 256  # of the reference server's files
-COIN: Final = struct.Struct(">bI")  # as the wire names it
+COIN: Final = layout.COIN_NAME
 
 
 def page_of(denomination: int, page: int) -> int:

@@ -29,9 +29,10 @@ from raida_uring.handlers import (
     Request,
     name_of,
 )
-from raida_uring.handlers.message import PAYLOAD_FITS, SEAL_BYTES, fault_of, pack, size_fault
+from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, pack, size_fault
 from raida_uring.log import event
 from raida_uring.protocol import Status
+from raida_uring.protocol.layout import HMAC_SIZE, SMALL_TYPE_MAX
 from raida_uring.protocol.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
@@ -471,7 +472,7 @@ def _log_too_long(records: Any, sizes: Iterable[int]) -> None:
     for (_, _, number, _, encryption, _, tcp, _), size in zip(
         _ITER_RECORDS(records), sizes, strict=True
     ):
-        plain = size - SEAL_BYTES if encryption > 2 else size
+        plain = size - HMAC_SIZE if encryption > SMALL_TYPE_MAX else size
         fault = size_fault(plain, udp=not tcp, encryption=encryption)
         if fault is not None:
             _log_refused(number, fault)

@@ -30,25 +30,27 @@ uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at)
     return (uint8_t)~peer_byte(name, serial, at + 100);
 }
 
-static void peer_put_u16(uint8_t *out, uint32_t value)
+static void peer_put_u16(uint8_t *at, uint32_t value)
 {
-    out[0] = (uint8_t)(value >> 8);
-    out[1] = (uint8_t)value;
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
 }
 
 static void peer_header(const struct life_request *request, uint8_t *out)
 {
     bool small = request->header_size == RU_HEADER_SMALL;
     memset(out, (int)sim_below(256), request->header_size);
-    out[0] = 1;
-    out[1] = 0;
-    out[2] = PEER_RAIDA_ID;
-    out[3] = 3;
-    peer_put_u16(out + 4, request->command);
-    peer_put_u16(out + 6, PEER_COIN_ID);
-    out[16] = request->encryption;
-    peer_put_u16(out + (small ? 22 : 17), request->body_size);
-    peer_put_u16(out + (small ? 30 : 46), request->serial);
+    out[RU_REQUEST_VERSION_AT] = RU_REQUEST_VERSION;
+    out[RU_REQUEST_SPLIT_AT] = 0;
+    out[RU_REQUEST_RAIDA_AT] = PEER_RAIDA_ID;
+    out[RU_REQUEST_SHARD_AT] = RU_SHARDS_COUNT - 1;
+    peer_put_u16(out + RU_REQUEST_GROUP_AT, request->command);
+    peer_put_u16(out + RU_REQUEST_COIN_ID_AT, PEER_COIN_ID);
+    out[RU_REQUEST_ENCRYPTION_AT] = request->encryption;
+    peer_put_u16(out + (small ? RU_REQUEST_SMALL_BODY_SIZE_AT : RU_REQUEST_LARGE_BODY_SIZE_AT),
+                 request->body_size);
+    peer_put_u16(out + (small ? RU_REQUEST_SMALL_ECHO_AT : RU_REQUEST_LARGE_ECHO_AT),
+                 request->serial);
 }
 
 static void peer_body(struct life_request *request, uint8_t *out)
@@ -58,11 +60,11 @@ static void peer_body(struct life_request *request, uint8_t *out)
         out[i] = peer_byte(request->name, request->serial, i);
     if (request->encryption != 0 || size < RU_PLAIN_BODY_MIN)
         return;
-    uint32_t crc = ru_crc32(out, 12);
+    uint32_t crc = ru_body_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
     for (uint32_t i = 0; i < 4; i++)
-        out[12 + i] = (uint8_t)(crc >> (24 - 8 * i));
+        out[RU_CHALLENGE_CRC_AT + i] = (uint8_t)(crc >> (24 - 8 * i));
     memcpy(request->challenge, out, RU_CHALLENGE_SIZE);
-    memset(out + size - RU_TERMINATOR_SIZE, 0x3E, RU_TERMINATOR_SIZE);
+    memset(out + size - RU_TERMINATOR_SIZE, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
     request->spoilt = sim_chance(12);
     out[size - 1] = (uint8_t)(out[size - 1] + request->spoilt);
 }
@@ -86,7 +88,8 @@ static void peer_request(struct life_request *request, uint32_t name, uint16_t s
     *request = (struct life_request){.name = name, .serial = serial};
     request->command = commands[sim_below(8)];
     request->encryption = encryptions[sim_below(8)];
-    request->header_size = request->encryption <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+    request->header_size =
+        request->encryption <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
     request->body_size = (uint16_t)peer_body_size(stream);
     request->size = (uint32_t)request->header_size + request->body_size;
     peer_header(request, out);
@@ -96,7 +99,7 @@ static void peer_request(struct life_request *request, uint32_t name, uint16_t s
 static void peer_vote(struct life_request *request, uint32_t name, uint8_t *out)
 {
     *request = (struct life_request){.name = name, .vote = true, .size = RU_VOTE_SIZE};
-    out[0] = 7;
+    out[RU_VOTE_FIRST_AT] = RU_VOTE_FIRST_BYTE;
     for (uint32_t i = 1; i < RU_VOTE_SIZE; i++)
         out[i] = peer_byte(name, 0, i);
 }
@@ -112,12 +115,13 @@ static uint32_t peer_reply_header_size(const struct life_request *request)
 static void peer_check_seal(const struct life_request *request, const uint8_t *reply)
 {
     if (request->encryption == 0) {
-        check(memcmp(reply + 16, request->challenge, RU_CHALLENGE_SIZE) == 0,
+        check(memcmp(reply + RU_REPLY_SMALL_CHALLENGE_AT, request->challenge, RU_CHALLENGE_SIZE) ==
+                  0,
               "another request's challenge", request->name);
         return;
     }
     bool small = request->header_size == RU_HEADER_SMALL;
-    const uint8_t *seal = reply + (small ? 16 : 24);
+    const uint8_t *seal = reply + (small ? RU_REPLY_SMALL_CHALLENGE_AT : RU_REPLY_LARGE_NONCE_AT);
     for (uint32_t i = 0; i < (small ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE); i++)
         check(seal[i] == life_seal_byte(request->name, request->serial, i),
               "another request's seal", request->name);
@@ -126,17 +130,19 @@ static void peer_check_seal(const struct life_request *request, const uint8_t *r
 /* A whole reply header; the size of the body that follows. */
 static uint32_t peer_check_header(const struct life_request *request, const uint8_t *reply)
 {
-    uint8_t status = reply[2];
-    uint32_t body_size = (uint32_t)reply[9] << 16 | (uint32_t)reply[10] << 8 | reply[11];
+    uint8_t status = reply[RU_REPLY_STATUS_AT];
+    const uint8_t *size = reply + RU_REPLY_BODY_SIZE_AT;
+    uint32_t body_size = (uint32_t)size[0] << 16 | (uint32_t)size[1] << 8 | size[2];
     bool small = request->header_size == RU_HEADER_SMALL;
-    check(reply[0] == PEER_RAIDA_ID, "reply of another server", request->name);
+    check(reply[RU_REPLY_RAIDA_AT] == PEER_RAIDA_ID, "reply of another server", request->name);
     if (request->command == LIFE_UNKNOWN) {
         check(status == RU_STATUS_COMMAND && body_size == 0, "reply to an unknown command",
               request->name);
         return 0;
     }
-    const uint8_t *echo = reply + (small ? 6 : 46);
-    check(reply[3] == request->command >> 8, "reply from another group", request->name);
+    const uint8_t *echo = reply + (small ? RU_REPLY_SMALL_ECHO_AT : RU_REPLY_LARGE_ECHO_AT);
+    check(reply[RU_REPLY_GROUP_AT] == request->command >> 8, "reply from another group",
+          request->name);
     check((echo[0] << 8 | echo[1]) == request->serial, "reply to another request", request->name);
     bool answered = status == RU_STATUS_SUCCESS || status == RU_STATUS_KEY_COIN_NOT_FOUND;
     check(answered || status == RU_STATUS_PACKET_LENGTH || status == RU_STATUS_NOT_IMPLEMENTED ||
@@ -166,7 +172,7 @@ void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_
     check(!request->silent, "reply to what is none", name);
     request->used = true;
     if (request->vote) {
-        check(size == RU_VOTE_REPLY_SIZE && bytes[0] == 0, "vote", size);
+        check(size == RU_VOTE_REPLY_SIZE && bytes[RU_VOTE_REPLY_VERDICT_AT] == 0, "vote", size);
         for (uint32_t i = 1; i < size; i++)
             check(bytes[i] == peer_byte(name, 0, RU_ROOTS_SIZE + i), "another vote", name);
         return;
@@ -309,7 +315,7 @@ static void peer_datagram(struct life *life)
     if (kind < 3) { /* empty, too short, another server's refusal */
         *request = (struct life_request){.name = name, .silent = true, .size = kind * 16};
         memset(bytes, 0, request->size);
-        bytes[5] = 1;
+        bytes[RU_REPLY_SMALL_FRAMES_AT + 1] = 1;
     } else if (kind < 6) {
         peer_vote(request, name, bytes);
     } else {

@@ -233,13 +233,14 @@ static inline void native_close(struct native_node *node)
 static inline uint8_t native_header(uint8_t *out, uint8_t encryption, enum native_command command,
                                     uint16_t body_size, uint8_t noise)
 {
-    uint8_t size = encryption <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
-    uint8_t *body_size_at = out + (size == RU_HEADER_SMALL ? 22 : 17);
+    uint8_t size = encryption <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+    uint8_t *body_size_at = out + (size == RU_HEADER_SMALL ? RU_REQUEST_SMALL_BODY_SIZE_AT
+                                                           : RU_REQUEST_LARGE_BODY_SIZE_AT);
     memset(out, noise, size);
-    const uint8_t front[8] = {
+    const uint8_t front[RU_REQUEST_IGNORED_AT] = {
         1, 0, NATIVE_RAIDA_ID, 3, (uint8_t)(command >> 8), (uint8_t)command, 0, NATIVE_COIN_ID};
     memcpy(out, front, sizeof(front));
-    out[16] = encryption;
+    out[RU_REQUEST_ENCRYPTION_AT] = encryption;
     body_size_at[0] = (uint8_t)(body_size >> 8);
     body_size_at[1] = (uint8_t)body_size;
     return size;
@@ -250,12 +251,12 @@ static inline void native_body(uint8_t *out, size_t size, struct ru_random *rand
 {
     ru_random_fill(random, out, size);
     if (size >= RU_CHALLENGE_SIZE) {
-        uint32_t crc = ru_crc32(out, 12);
+        uint32_t crc = ru_body_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
         for (uint32_t i = 0; i < 4; i++)
-            out[12 + i] = (uint8_t)(crc >> (24 - 8 * i));
+            out[RU_CHALLENGE_CRC_AT + i] = (uint8_t)(crc >> (24 - 8 * i));
     }
     if (size >= RU_TERMINATOR_SIZE)
-        memset(out + size - RU_TERMINATOR_SIZE, 0x3E, RU_TERMINATOR_SIZE);
+        memset(out + size - RU_TERMINATOR_SIZE, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
 }
 
 #endif

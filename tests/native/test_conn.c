@@ -245,7 +245,8 @@ static void react(struct host *host, uint32_t index, enum ru_conn_action action,
         const uint8_t *bytes = ru_conn_unsent(&host->conns, index, &size);
         transcript_add(transcript, bytes, size);
         if (size == RU_HEADER_SMALL || size == RU_HEADER_LARGE) /* not one of serve() */
-            transcript_letter(transcript, bytes[2] == RU_STATUS_SUCCESS ? 'E' : 'R');
+            transcript_letter(transcript,
+                              bytes[RU_REPLY_STATUS_AT] == RU_STATUS_SUCCESS ? 'E' : 'R');
         action = ru_conn_sent(&host->conns, index, (int32_t)size, host->now_ns);
     }
     transcript_add(transcript, &action, action == RU_CONN_NOTHING ? 0 : sizeof(action));
@@ -648,7 +649,7 @@ static void test_body_memory_by_size(void)
         EXPECT_EQUAL(host_feed(&host, index, header, 31), RU_CONN_NOTHING);
         EXPECT_EQUAL(host.blocks.free_count[0], config.small_blocks);
         EXPECT_EQUAL(host.blocks.free_count[1], config.large_blocks);
-        (void)host_feed(&host, index, header + 31, 1);
+        (void)host_feed(&host, index, header + RU_HEADER_SMALL - 1, 1);
         EXPECT_EQUAL(host.blocks.free_count[0], config.small_blocks - cases[i].small);
         EXPECT_EQUAL(host.blocks.free_count[1], config.large_blocks - cases[i].large);
         host_hang_up(&host, index);
@@ -892,7 +893,7 @@ static void test_deadlines_of_a_slow_peer(void)
         EXPECT_DEADLINE(index, progress_ns < end_ns ? progress_ns : end_ns,
                         RU_CLOSED_HEADER_TIMEOUT);
     }
-    EXPECT_EQUAL(host_feed(&host, index, bytes + 31, 1), RU_CONN_NOTHING);
+    EXPECT_EQUAL(host_feed(&host, index, bytes + RU_HEADER_SMALL - 1, 1), RU_CONN_NOTHING);
     start_ns = host.now_ns;
     for (uint32_t i = 0; i < 299; i++) {
         host.now_ns += 50 * MS;

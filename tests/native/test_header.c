@@ -2,7 +2,8 @@
  *
  * Source: protocol specification 2.4 (decisions), 3.2 (CRC), 3.5 (body), 4.1 to 4.3 (replies).
  */
-#include "wire/header.h"
+#include "wire/body.h"
+#include "wire/reply.h"
 #include "native.h"
 
 static const uint8_t encryptions[] = {0, 1, 2, 4, 5};
@@ -138,7 +139,7 @@ static void test_scope_of_each_status(void)
         enum ru_scope want = faults[i].status == 7    ? RU_SCOPE_GROUP
                              : faults[i].status == 27 ? RU_SCOPE_TYPE
                                                       : RU_SCOPE_NOTHING;
-        EXPECT_EQUAL(ru_header_scope((enum ru_status)faults[i].status), want);
+        EXPECT_EQUAL(ru_reply_scope((enum ru_status)faults[i].status), want);
     }
 }
 
@@ -147,12 +148,12 @@ static void test_scope_of_each_status(void)
 static void test_crc_check_values(void)
 {
     uint8_t bytes[12] = {0};
-    EXPECT_EQUAL(ru_crc32(bytes, 12), 0x7BD5C66F);
+    EXPECT_EQUAL(ru_body_crc32(bytes, 12), 0x7BD5C66F);
     memset(bytes, 0xFF, sizeof(bytes));
-    EXPECT_EQUAL(ru_crc32(bytes, 12), 0xBB99FF8A);
-    EXPECT_EQUAL(ru_crc32((const uint8_t *)"Hello World!", 12), 0x1C291CA3);
-    EXPECT_EQUAL(ru_crc32((const uint8_t *)"123456789", 9), 0xCBF43926);
-    EXPECT_EQUAL(ru_crc32(bytes, 0), 0);
+    EXPECT_EQUAL(ru_body_crc32(bytes, 12), 0xBB99FF8A);
+    EXPECT_EQUAL(ru_body_crc32((const uint8_t *)"Hello World!", 12), 0x1C291CA3);
+    EXPECT_EQUAL(ru_body_crc32((const uint8_t *)"123456789", 9), 0xCBF43926);
+    EXPECT_EQUAL(ru_body_crc32(bytes, 0), 0);
 }
 
 static void test_plain_body_decisions(void)

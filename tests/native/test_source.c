@@ -41,8 +41,8 @@ static const uint8_t *header_of(uint8_t encryption, uint8_t number)
 {
     static _Thread_local uint8_t header[RU_HEADER_LARGE];
     memset(header, 0, sizeof(header));
-    header[16] = encryption;
-    header[21] = number;
+    header[RU_REQUEST_ENCRYPTION_AT] = encryption;
+    header[RU_REQUEST_SMALL_COIN_AT + RU_COIN_NAME_SIZE - 1] = number;
     return header;
 }
 
@@ -289,13 +289,13 @@ static void test_what_is_limited_can_be_listed(void)
 static void test_which_requests_ask_for_a_check(void)
 {
     struct ru_guard *guard = guard_with(&usual);
-    uint8_t header[RU_HEADER_LARGE] = {[4] = 2, [5] = 50};
+    uint8_t header[RU_HEADER_LARGE] = {[RU_REQUEST_GROUP_AT] = 2, [RU_REQUEST_COMMAND_AT] = 50};
     EXPECT(!ru_guard_asks(guard, header));
     ru_guard_add_command(guard, 2 << 8 | 50);
     EXPECT(ru_guard_asks(guard, header));
-    header[5] = 51;
+    header[RU_REQUEST_COMMAND_AT] = 51;
     EXPECT(!ru_guard_asks(guard, header));
-    header[16] = 1;
+    header[RU_REQUEST_ENCRYPTION_AT] = 1;
     EXPECT(ru_guard_asks(guard, header));
     ru_guard_destroy(guard);
 }

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from tests.support.net import PATIENCE, Endpoint
 from tests.support.node import environment
-from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, challenge_of, request
+from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, answers, request
 
 CONNECTING_MAX = 512  # well below the listener's backlog: a dropped SYN costs a second
 SOURCE_HOSTS = [f"127.0.0.{last}" for last in range(2, 12)]  # one source has only 28,000 ports
@@ -129,14 +129,7 @@ class Load:
         if not reply:
             self._end(client, "failed")
             return
-        expected = 32 + int.from_bytes(reply[9:12])
-        right = (
-            len(reply) == expected
-            and reply[2] == 250
-            and reply[6:8] == sent[30:32]
-            and reply[16:32] == challenge_of(sent)
-        )
-        self._end(client, "answered" if right else "wrong")
+        self._end(client, "answered" if answers(bytes(reply), sent) else "wrong")
 
     def _end(self, client: socket.socket, how: str) -> None:
         setattr(self.outcome, how, getattr(self.outcome, how) + 1)

@@ -22,7 +22,7 @@ from raida_uring.admin.client import result_of
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
 from raida_uring.errors import RaidaError
-from raida_uring.protocol import Status
+from raida_uring.protocol import Status, layout, reply_bytes
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import POWN, ask, default_an, pown_payload
@@ -122,7 +122,7 @@ class PersistentClient(Client):
 def read_reply(client: socket.socket) -> bytes:
     """One reply with a 32-byte header; short if the connection ends before."""
     data = b""
-    while len(data) < 32 or len(data) < 32 + int.from_bytes(data[9:12]):
+    while len(data) < layout.HEADER_SMALL or len(data) < reply_bytes(data):
         piece = client.recv(65536)
         if not piece:
             raise ConnectionError(f"connection ended after {len(data)} bytes")

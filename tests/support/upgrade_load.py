@@ -25,7 +25,7 @@ from typing import Final
 
 from raida_uring.client import AsyncClient, Coin, Key, calls
 from raida_uring.errors import RaidaError
-from raida_uring.protocol import Status
+from raida_uring.protocol import Status, layout, reply_bytes
 from tests.support.coins import Coins
 from tests.support.handlers import DOZE, MIRROR, SLOW_DOZE
 from tests.support.net import PATIENCE, RECEIVE_BUFFER_BYTES, Endpoint
@@ -35,6 +35,7 @@ from tests.support.wire import (
     ECHO_COMMAND,
     RAIDA_ID,
     VERSION_COMMAND,
+    challenge_field,
     challenge_of,
     reply_payload,
     request,
@@ -169,7 +170,7 @@ class UdpLoad:
                 except OSError as error:  # an ICMP refusal: a request of this socket was refused
                     self.outcomes["udp"].faults[f"refused: {error}"] += 1
                     break
-                asked = self._outstanding.pop(reply[16:32], None)
+                asked = self._outstanding.pop(challenge_field(reply), None)
                 if asked is None:
                     self.outcomes["udp"].settle(0.0, "an answer to nothing that was asked")
                     continue
@@ -181,8 +182,8 @@ class UdpLoad:
 
 
 async def read_reply(reader: asyncio.StreamReader) -> bytes:
-    header = await reader.readexactly(32)
-    return header + await reader.readexactly(int.from_bytes(header[9:12]))
+    header = await reader.readexactly(layout.HEADER_SMALL)
+    return header + await reader.readexactly(reply_bytes(header) - len(header))
 
 
 class TcpLoad:

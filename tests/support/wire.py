@@ -13,6 +13,8 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from raida_uring import protocol
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol import layout
 
 WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
 
@@ -72,14 +74,21 @@ class Vector:
         header = reply
         if self.cipher_key is not None and self.plain is not None:
             size = len(self.response)
-            header, sealed, mac = reply[:size], reply[size:-34], reply[-34:-2]
-            counter = modes.CTR(header[24:40])
+            header, sealed, mac = reply[:size], *_parted(reply[size:])
+            start = layout.REPLY_LARGE_NONCE_AT
+            counter = modes.CTR(header[start : start + layout.COUNTER_SIZE])
             cipher = Cipher(algorithms.AES(self.cipher_key), counter).decryptor()
             if mac != hmac.digest(self.cipher_key, sealed, "sha256"):
                 return False
-            if cipher.update(sealed) != self.plain or reply[-2:] != protocol.TERMINATOR:
+            if cipher.update(sealed) != self.plain or not reply.endswith(layout.TERMINATOR):
                 return False
         return masked(header, self.mask) == masked(self.response, self.mask)
+
+
+def _parted(body: bytes) -> tuple[bytes, bytes]:
+    """Ciphertext and HMAC of a sealed body."""
+    end = len(body) - layout.SEALED_BODY_MIN
+    return body[:end], body[end : -layout.TERMINATOR_SIZE]
 
 
 def load_vectors() -> list[Vector]:
@@ -175,12 +184,28 @@ def vote_agreed(nonce: bytes = b"nonce-of-16-byte") -> bytes:
 
 def status(reply: bytes) -> int:
     """The status byte, at the same offset in both header sizes."""
-    return reply[2]
+    return reply[layout.REPLY_STATUS_AT]
 
 
 def challenge_of(request_bytes: bytes) -> bytes:
     """The 16 challenge bytes of a type 0 request with a body."""
-    return request_bytes[32:48]
+    return request_bytes[layout.HEADER_SMALL :][: layout.CHALLENGE_SIZE]
+
+
+def challenge_field(reply: bytes) -> bytes:
+    """Those that a 32-byte reply header shows."""
+    return reply[layout.REPLY_SMALL_CHALLENGE_AT : layout.HEADER_SMALL]
+
+
+def answers(reply: bytes, request_bytes: bytes) -> bool:
+    """Whether these are all bytes of a reply of status 250 to a type 0 request with a body."""
+    try:
+        parsed = protocol.parse_reply(reply)
+    except ProtocolError:
+        return False
+    echo = protocol.parse_request_header(request_bytes).echo
+    shown = parsed.challenge == challenge_of(request_bytes)
+    return shown and (parsed.status, parsed.echo) == (protocol.Status.SUCCESS, echo)
 
 
 def reply_payload(reply: bytes) -> bytes:
@@ -190,9 +215,10 @@ def reply_payload(reply: bytes) -> bytes:
 
 def steady(request_bytes: bytes, reply: bytes) -> bytes:
     """`reply` without what differs between two runs: execution time and random nonce bytes."""
-    if len(reply) < protocol.HEADER_BYTES:
+    if len(reply) < layout.HEADER_SMALL:
         return reply
-    header_bytes = protocol.reply_header_bytes(status(reply), request_bytes[16])
-    if header_bytes == protocol.HEADER_BYTES:
-        return masked(reply, ((12, 4),))
-    return masked(reply, ((4, 4), (24, 22)))
+    encryption = request_bytes[layout.REQUEST_ENCRYPTION_AT]
+    if protocol.reply_header_bytes(status(reply), encryption) == layout.HEADER_SMALL:
+        return masked(reply, ((layout.REPLY_SMALL_TIME_AT, layout.REPLY_TIME_SIZE),))
+    nonce = layout.REPLY_LARGE_NONCE_AT, layout.REPLY_NONCE_SIZE
+    return masked(reply, ((layout.REPLY_LARGE_TIME_AT, layout.REPLY_TIME_SIZE), nonce))

@@ -23,10 +23,6 @@ FOREIGN_C_NAMES = {
     "count/stats.c: ru_gauges_publish",
     "count/stats.c: ru_gauges_read",
     "wire/fast.c: ru_random_fill",
-    "wire/header.c: ru_body_check_plain",
-    "wire/header.c: ru_crc32",
-    "wire/header.c: ru_reply_header_size",
-    "wire/header.c: ru_reply_header_write",
 }
 
 # Files of C whose functions call each other's.

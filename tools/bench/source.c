@@ -38,8 +38,8 @@ static const uint8_t *peer_of(uint32_t number, uint32_t count)
 static const uint8_t *header_of(uint8_t encryption, uint32_t number)
 {
     static uint8_t header[RU_HEADER_LARGE];
-    header[16] = encryption;
-    memcpy(header + 18, &number, sizeof(number));
+    header[RU_REQUEST_ENCRYPTION_AT] = encryption;
+    memcpy(header + RU_REQUEST_SMALL_COIN_AT + RU_COIN_SERIAL_AT, &number, sizeof(number));
     return header;
 }
 

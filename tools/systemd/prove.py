@@ -212,7 +212,7 @@ def ask_tcp(
         reply = peer.recv(4096)
         if not reply:
             raise EOFError("closed without an answer")
-        return reply[2]
+        return reply[protocol.layout.REPLY_STATUS_AT]
 
 
 def ask_udp(

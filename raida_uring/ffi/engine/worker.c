@@ -14,7 +14,6 @@
 
 #include "engine/engine.h"
 
-#define WORKER_UDP_REPLY_MAX 65507U
 #define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
 
 /* What is needed to answer, kept from the opened request. */
@@ -174,11 +173,6 @@ static uint32_t worker_seal_size(const struct worker_entry *entry)
                                                             : RU_REPLY_NONCE_SIZE;
 }
 
-static uint16_t worker_command(const struct worker_entry *entry)
-{
-    return (uint16_t)(entry->header[4] << 8 | entry->header[5]);
-}
-
 /* A reply as Python hands it over. A sealed one is a bare status, or begins with its seal; anything
  * shorter is our fault, and is answered 252, which reveals nothing of the plain text. */
 static struct worker_answer worker_read_answer(struct ru_worker *worker,
@@ -203,7 +197,7 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     uint32_t header_size = ru_header_size(entry->header);
     uint32_t factor =
         __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
-    uint32_t most = context->transport == RU_UDP ? WORKER_UDP_REPLY_MAX : RU_REPLY_MAX;
+    uint32_t most = context->transport == RU_UDP ? RU_UDP_PAYLOAD_MAX : RU_REPLY_MAX;
     uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
     uint8_t refusal = 0;
     if (size > most) {
@@ -254,7 +248,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     }
     if (out) {
         /* Not from the first byte: how slowly a client sends is no property of the command. */
-        ru_tally_count(worker->tallies, worker_command(entry), answer.status,
+        ru_tally_count(worker->tallies, ru_header_command(entry->header), answer.status,
                        now_ns - context->complete_ns);
         struct ru_reply reply = {
             .raida_id = (uint8_t)worker->engine->config.raida_id,
@@ -272,7 +266,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         out += header_size;
         if (answer.size > 0) {
             memcpy(out, answer.payload, answer.size);
-            memset(out + answer.size, 0x3E, RU_TERMINATOR_SIZE);
+            memset(out + answer.size, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
         }
     }
     worker_return(worker, entry->token);
@@ -381,10 +375,10 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
         .token = entry->token,
         .payload_at = payload_at,
         .payload_size = payload_size,
-        .command = worker_command(entry),
+        .command = ru_header_command(entry->header),
         .kind = worker_kind(entry, context),
-        .encryption = entry->header[16],
-        .shard = entry->header[3],
+        .encryption = entry->header[RU_REQUEST_ENCRYPTION_AT],
+        .shard = entry->header[RU_REQUEST_SHARD_AT],
         .transport = context->transport,
         .body_size = context->body_size,
         .request_size = context->request_size,
@@ -405,7 +399,8 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
     memcpy(body, arena->base + context->body_at, context->body_present);
     worker->used += (uint32_t)(RU_REQUEST_PREFIX + (context->body_present + 7U) / 8U * 8U);
 
-    struct worker_entry entry = {.token = token, .header = header, .sealed = header[16] != 0};
+    struct worker_entry entry = {
+        .token = token, .header = header, .sealed = header[RU_REQUEST_ENCRYPTION_AT] != 0};
     enum ru_status status = RU_STATUS_OK;
     if (!entry.sealed && context->body_size > 0)
         status = ru_body_check_plain(body, context->body_size, &entry.challenge);

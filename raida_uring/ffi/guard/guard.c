@@ -108,8 +108,9 @@ void ru_guard_add_command(struct ru_guard *guard, uint16_t command)
 
 bool ru_guard_asks(const struct ru_guard *guard, const uint8_t *header)
 {
-    uint32_t command = (uint32_t)header[4] << 8 | header[5];
-    return header[16] != 0 || (guard->commands[command / 8] >> command % 8 & 1) != 0;
+    uint32_t command = (uint32_t)header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT];
+    return header[RU_REQUEST_ENCRYPTION_AT] != 0 ||
+           (guard->commands[command / 8] >> command % 8 & 1) != 0;
 }
 
 /* ---- who asks ---- */
@@ -181,11 +182,14 @@ static void guard_name_sender(const uint8_t *address, uint8_t transport,
 /* Key coin or locker of types 1 and 2, whose keys a CRC proves; the others' cannot be guessed. */
 static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
 {
-    if (header[16] != 1 && header[16] != 2)
+    uint8_t type = header[RU_REQUEST_ENCRYPTION_AT];
+    if (type != 1 && type != 2)
         return false;
-    uint32_t family = header[16] == 1 ? GUARD_COIN : GUARD_LOCKER;
-    *name =
-        (struct ru_source_name){guard_u32(header + 17) << 8 | header[21], guard_kind(family, 0, 0)};
+    const uint8_t *key =
+        header + RU_REQUEST_SMALL_COIN_AT; /* a locker's prefix stands there, too */
+    uint32_t family = type == 1 ? GUARD_COIN : GUARD_LOCKER;
+    *name = (struct ru_source_name){guard_u32(key) << 8 | key[RU_COIN_NAME_SIZE - 1],
+                                    guard_kind(family, 0, 0)};
     return true;
 }
 
@@ -222,7 +226,8 @@ static uint64_t guard_coin_id(const struct ru_guard *guard, const uint8_t *heade
 {
     if (guard->settings.coin_per_s == 0 || !guard_name_key(header, name))
         return 0;
-    return ru_sources_member_id(&guard->sources, guard->groups[header[16] == 2], name->what);
+    return ru_sources_member_id(&guard->sources,
+                                guard->groups[header[RU_REQUEST_ENCRYPTION_AT] == 2], name->what);
 }
 
 static bool guard_is_past(const struct ru_guard *guard, enum ru_guard_bound bound, uint64_t id,

@@ -229,7 +229,7 @@ void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason r
     bool orphaned = conn->state == RU_CONN_PROCESSING;
     conn_set_state(conns, conn, RU_CONN_DONE, now_ns);
     conn->reason = (uint8_t)reason;
-    /* An orphaned request stays in flight: its context is the worker's. */
+    /* An orphaned request stays in flight, because its context belongs to the worker. */
     if (conn->request_open && !orphaned)
         conn_end_request(conns, conn, conn_reasons[reason].request);
 }
@@ -336,7 +336,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     struct ru_conn *conn = &conns->conns[index];
     enum ru_status status =
         ru_header_decide(&conns->front->identity, conn_inline(conns, index), &conn->header);
-    enum ru_scope scope = ru_header_scope(status);
+    enum ru_scope scope = ru_reply_scope(status);
     if (status == RU_STATUS_OK && conn->header.body_size > conns->front->identity.body_bytes_max) {
         status = RU_STATUS_PACKET_LENGTH;
         scope = RU_SCOPE_ALL;
@@ -349,7 +349,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     conn->body_have = 0;
     if (conn->header.body_size == 0)
         return conn_complete(conns, index, now_ns);
-    /* Whoever waits already comes first. */
+    /* Connections that already wait come first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
         (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
@@ -424,8 +424,8 @@ enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const u
     return action;
 }
 
-/* Bodies that hold a block do not depend on lent buffers: those may all be held by connections that
- * wait for just such a block. */
+/* A body with a block never waits for a buffer: all buffers may belong to connections that wait for
+ * a block. */
 uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size)
 {
     const struct ru_conn *conn = ru_conn_at(conns, index);

@@ -20,11 +20,11 @@ void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *ou
     uint64_t version;
     do {
         version = __atomic_load_n(&roots->done, __ATOMIC_ACQUIRE);
-        equal = memcmp(vote + 1, roots->copies[version & 1], RU_ROOTS_SIZE) == 0;
+        equal = memcmp(vote + RU_VOTE_ROOTS_AT, roots->copies[version & 1], RU_ROOTS_SIZE) == 0;
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     } while (__atomic_load_n(&roots->begun, __ATOMIC_RELAXED) > version + 1);
-    out[0] = equal;
-    memmove(out + 1, vote + 1 + RU_ROOTS_SIZE, RU_VOTE_REPLY_SIZE - 1);
+    out[RU_VOTE_REPLY_VERDICT_AT] = equal;
+    memmove(out + RU_VOTE_REPLY_NONCE_AT, vote + RU_VOTE_NONCE_AT, RU_VOTE_NONCE_SIZE);
 }
 
 uint32_t ru_fast_refuse(struct ru_front *front, enum ru_status status, enum ru_scope scope,

@@ -11,9 +11,11 @@
 
 #include "limits.h"
 #include "memory/roots.h"
+#include "wire/body.h"
 #include "wire/header.h"
+#include "wire/reply.h"
 
-/* A cheap generator for header bytes that must merely vary; never for keys or nonces of ciphers. */
+/* A cheap generator for header bytes that only have to vary; never for keys or nonces. */
 struct ru_random {
     uint64_t state;
 };
@@ -27,16 +29,17 @@ struct ru_front {
 
 static inline bool ru_fast_is_vote(const uint8_t *bytes, size_t size)
 {
-    return size == RU_VOTE_SIZE && bytes[0] == 7;
+    return size == RU_VOTE_SIZE && bytes[RU_VOTE_FIRST_AT] == RU_VOTE_FIRST_BYTE;
 }
 
-/* Answer a vote into out[17]; out may be the vote itself. */
+/* Answer a vote into out[RU_VOTE_REPLY_SIZE]; out may be the vote itself. */
 void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *out);
 /* Write an error reply for a header-decision or length status. Returns its size; out may be the
  * request itself. */
 uint32_t ru_fast_refuse(struct ru_front *front, enum ru_status status, enum ru_scope scope,
                         const uint8_t *request, uint8_t *out);
-/* Answer a plain echo that passes every check. Returns the reply's size, or 0: a worker's work.
+/* Answer an echo of type 0 that passes every check. Returns the reply's size, or 0 if a worker has
+ * to answer.
  * body: whole, header->body_size bytes; out may be the request itself. */
 uint32_t ru_fast_echo(const struct ru_front *front, const struct ru_header *header,
                       const uint8_t *request, const uint8_t *body, uint8_t *out);

@@ -1,7 +1,6 @@
-/* header.h: request headers decided, reply headers written.
+/* header.h: request headers and the header decisions.
  *
- * Pure: no I/O, no clock, no memory but the caller's. Source: protocol specification, "Header
- * decision list" (2.4, tests 1 to 8), "Body decision list" (3.5, type 0) and "Response" (4).
+ * Pure: no I/O, no clock, no memory but the caller's. Source: docs/wire.md, "Header decisions".
  */
 #ifndef RU_HEADER_H
 #define RU_HEADER_H
@@ -48,50 +47,27 @@ struct ru_header {
     uint16_t body_size; /* BL: bytes of body announced */
 };
 
-/* How much of the request an error reply may repeat (specification 4.3). */
-enum ru_scope {
-    RU_SCOPE_NOTHING, /* 32-byte reply, all zero */
-    RU_SCOPE_GROUP,   /* 32-byte reply, group only */
-    RU_SCOPE_TYPE,    /* 48-byte reply, group and encryption type */
-    RU_SCOPE_ALL,     /* size by type; group, echo, key coins */
-};
-
-struct ru_reply {
-    uint8_t raida_id;
-    uint8_t status;
-    uint8_t scope; /* enum ru_scope */
-    uint32_t execution_us;
-    uint32_t body_size;       /* payload and trailer; 0 = header only */
-    const uint8_t *request;   /* the request's header */
-    const uint8_t *challenge; /* 16 bytes for the challenge field, or NULL for zeros */
-    const uint8_t *nonce;     /* RU_REPLY_NONCE_SIZE random bytes; for 48-byte replies only */
-};
-
 /* Header size that byte 16 announces. */
 static inline uint8_t ru_header_size(const uint8_t *bytes)
 {
-    return bytes[16] <= 2 ? RU_HEADER_SMALL : RU_HEADER_LARGE;
+    return bytes[RU_REQUEST_ENCRYPTION_AT] <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
 }
 
-static inline uint16_t ru_get_u16(const uint8_t *bytes)
+static inline uint16_t ru_get_u16(const uint8_t *at)
 {
-    return (uint16_t)(bytes[0] << 8 | bytes[1]);
+    return (uint16_t)(at[0] << 8 | at[1]);
 }
 
-/* Apply tests 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first failure;
- * `header` is filled in either case. */
+/* The command that a request header names: group << 8 | command. */
+static inline uint16_t ru_header_command(const uint8_t *header)
+{
+    return (uint16_t)(header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT]);
+}
+
+/* Apply header decisions 1 to 8. `bytes` holds a whole header. Returns RU_STATUS_OK or the first
+ * failure; `header` is filled in either case. */
 enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_t *bytes,
                                 struct ru_header *header);
-/* How much an error reply with this header-decision status may repeat. */
-enum ru_scope ru_header_scope(enum ru_status status);
-/* Check a whole type 0 body of BL > 0 bytes. *challenge is set once the specification lets the
- * reply show it. */
-enum ru_status ru_body_check_plain(const uint8_t *body, size_t size, const uint8_t **challenge);
-/* Size of the reply header `reply` asks for: 32 or 48 bytes. */
-uint8_t ru_reply_header_size(const struct ru_reply *reply);
-/* Write it. `out` must not overlap `request`. Returns the bytes written. */
-uint8_t ru_reply_header_write(const struct ru_reply *reply, uint8_t *out);
-uint32_t ru_crc32(const uint8_t *bytes, size_t size);
 
 /* The lane of a request that a worker answers. */
 static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)

@@ -2,7 +2,7 @@
  *
  * Why: a context must outlive its datagram until the reply has been handed to the kernel.
  * Memory: allocated once in ru_udp_init(); none later. The free contexts are a stack, so that the
- * slots in use are the few that are still in the processor's cache.
+ * few slots in use stay in the processor's cache.
  */
 #include "wire/udp.h"
 
@@ -33,7 +33,7 @@ static void udp_check(const struct ru_udp_pool *pool)
 
 int ru_udp_init(struct ru_udp_pool *pool, uint32_t capacity, uint32_t held_max)
 {
-    RU_CHECK(held_max < capacity); /* a reserve of none would let handlers stop the votes */
+    RU_CHECK(held_max < capacity); /* without a reserve, busy handlers would stop the votes */
     *pool = (struct ru_udp_pool){.capacity = capacity, .held_max = held_max, .free_head = RU_NONE};
     pool->contexts = calloc(capacity, sizeof(*pool->contexts));
     if (!pool->contexts)
@@ -100,7 +100,7 @@ uint32_t ru_udp_held(const struct ru_udp_pool *pool)
     return pool->counts[RU_UDP_QUEUED] + pool->counts[RU_UDP_WORKER];
 }
 
-/* Every field is written: nothing of the slot's previous request may survive. */
+/* Write every field: nothing of the slot's previous request may survive. */
 static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t size,
                          const struct ru_header *header, uint64_t now_ns)
 {
@@ -126,14 +126,15 @@ static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t 
     };
 }
 
-/* A reply without a body (specification 4.1) that came to us as if it were a request. One datagram
- * with another server's address as its forged source would otherwise make the two answer each
- * other's refusals for ever. What a previous client may have left in it is not looked at. */
+/* Whether a datagram is a small reply header without a body. One datagram with the forged source
+ * address of another server would otherwise make the two servers answer each other's refusals for
+ * ever. Fields that a reply may repeat from a request are not compared. */
 static bool udp_looks_like_reply(const uint8_t *bytes, uint32_t size)
 {
-    static const uint8_t no_body[4] = {0};
-    return size == RU_HEADER_SMALL && bytes[0] < RU_RAIDA_COUNT && bytes[1] == 0 && bytes[4] == 0 &&
-           bytes[5] == 1 && memcmp(bytes + 8, no_body, sizeof(no_body)) == 0;
+    static const uint8_t no_body[RU_REPLY_PREFIX_SIZE - RU_REPLY_RESERVED_AT] = {0};
+    return size == RU_HEADER_SMALL && bytes[RU_REPLY_RAIDA_AT] < RU_RAIDA_COUNT &&
+           bytes[RU_REPLY_ZERO_AT] == 0 && ru_get_u16(bytes + RU_REPLY_SMALL_FRAMES_AT) == 1 &&
+           memcmp(bytes + RU_REPLY_RESERVED_AT, no_body, sizeof(no_body)) == 0;
 }
 
 enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *front,
@@ -155,10 +156,10 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
 
     struct ru_header header;
     enum ru_status status = ru_header_decide(&front->identity, bytes, &header);
-    enum ru_scope scope = ru_header_scope(status);
+    enum ru_scope scope = ru_reply_scope(status);
     if (status == RU_STATUS_OK && header.encryption == 0 &&
         size < (uint32_t)header.size + header.body_size) {
-        status = RU_STATUS_PACKET_LENGTH; /* encrypted ones first need their key: a worker's work */
+        status = RU_STATUS_PACKET_LENGTH; /* an encrypted request is decided on by a worker */
         scope = RU_SCOPE_ALL;
     }
     if (status != RU_STATUS_OK && udp_looks_like_reply(bytes, size))
