@@ -34,6 +34,8 @@ LAYERS = (
 )
 # "module imports module", against that order.
 UPWARD_IMPORTS: set[str] = set()
+# Modules that import each other: a Store hands out Coins, which know their Store.
+CIRCLES = {("raida_uring.store.coins", "raida_uring.store.store")}
 
 LINES_MAX = 600
 CLASS_LINES_MAX = 300
@@ -232,11 +234,33 @@ def test_imports_run_down() -> None:
     assert upward == UPWARD_IMPORTS
 
 
+def reached(module: str, graph: dict[str, set[str]]) -> set[str]:
+    """Whatever `module` imports, directly or not."""
+    found: set[str] = set()
+    wanted = set(graph[module])
+    while wanted:
+        found |= wanted
+        wanted = {other for one in wanted for other in graph[one]} - found
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    below = {module: reached(module, graph) for module in graph}
+    return {
+        tuple(sorted(other for other in below[module] if module in below[other]))
+        for module in graph
+        if module in below[module]
+    }
+
+
+def test_the_measure_finds_circles() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert circles(graph) == {("b", "c")}
+
+
 def test_imports_make_no_circle() -> None:
-    left = imports()
-    while leaves := {module for module, others in left.items() if not others & left.keys()}:
-        left = {module: others for module, others in left.items() if module not in leaves}
-    assert not left, "these are in a circle, or import what is"
+    graph = imports()
+    assert circles(graph) == {circle for circle in CIRCLES if graph.keys() >= set(circle)}
 
 
 def test_files_are_short() -> None:
@@ -259,7 +283,9 @@ def test_classes_are_short() -> None:
 
 
 def assert_shrinks(lengths: dict[str, int], most: int, listed: dict[str, int]) -> None:
-    longer = {name: lines for name, lines in lengths.items() if lines > listed.get(name, most)}
-    assert not longer, "longer than the limit, or than it was: split by what changes together"
+    longer = [
+        f"{name}: {lines}" for name, lines in lengths.items() if lines > listed.get(name, most)
+    ]
+    assert longer == [], "longer than the limit, or than it was: split by what changes together"
     short = [name for name in listed if lengths.get(name, 0) <= most]
-    assert not short, "short enough now: remove it from the list"
+    assert short == [], "short enough now: remove it from the list"
