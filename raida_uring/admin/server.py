@@ -13,7 +13,6 @@ import os
 import queue
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ import psutil
 
 import raida_uring
 from raida_uring import log
+from raida_uring.admin.client import peer_of
 from raida_uring.admin.node import Node, Served
 from raida_uring.admin.path import listen
 from raida_uring.descriptors import Reserve
@@ -45,8 +45,6 @@ IDLE_CROWDED_S: Final = 2.0  # ... or, if another one connects when all places a
 END_S: Final = 1.0  # for all clients to read their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
-
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
 logger = logging.getLogger("raida_uring.admin")
 
@@ -216,13 +214,15 @@ class Admin:
             channel = self._reserve.accept(self._listener)
         except BlockingIOError:
             return  # gone again
-        except OSError:
-            time.sleep(ACCEPT_PAUSE_S)  # no descriptor: the client is there at once again
+        except OSError:  # no descriptor
+            if not self._make_place():
+                time.sleep(ACCEPT_PAUSE_S)  # the client is there at once again
             return
         channel.setblocking(False)
         client = _Client(channel)
         refusal = _refuse_user(channel)
-        if refusal is None and not self._has_place():
+        full = len(self._clients) >= CLIENTS_MAX
+        if refusal is None and full and not self._make_place():
             refusal = f"{CLIENTS_MAX} clients already: too many"
         try:
             if refusal is None:
@@ -250,14 +250,12 @@ class Admin:
             client.send({"error": "nothing was asked for too long"})
         self._forget(client)
 
-    def _has_place(self) -> bool:
-        """Whether there is room for one more client, after disconnecting the one that has been
-        silent longest if necessary."""
-        if len(self._clients) < CLIENTS_MAX:
-            return True
+    def _make_place(self) -> bool:
+        """Disconnect the client that has been silent longest, for another one; whether there was
+        one that was silent for long enough."""
         now = time.monotonic()
-        longest = max(self._clients, key=lambda client: client.idle_s(now))
-        if longest.idle_s(now) <= IDLE_CROWDED_S:
+        longest = max(self._clients, key=lambda client: client.idle_s(now), default=None)
+        if longest is None or longest.idle_s(now) <= IDLE_CROWDED_S:
             return False
         self._dismiss(longest)
         return True
@@ -423,8 +421,7 @@ class Admin:
 
 def _refuse_user(channel: socket.socket) -> str | None:
     """Why whoever connected is not answered; None if it is."""
-    raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _ = _CREDENTIALS.unpack(raw)
+    process, user = peer_of(channel)
     if user in (0, os.geteuid()):
         return None
     logger.warning(

@@ -18,7 +18,7 @@ REPLY_MAX: Final = 65536  # RU_REPLY_MAX, and what a datagram takes over IPv4
 DATAGRAM_MAX: Final = 65507
 _TERMINATOR_BYTES: Final = 2
 SEAL_BYTES: Final = 32  # behind the payload under encryption types 4 and 5
-PAYLOAD_FITS: Final = 65425  # any reply takes so many, with its seal
+PAYLOAD_FITS: Final = 65425  # fits any reply, with its seal
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # in front of an IPv4 address in an IPv6 one
 
 
@@ -38,8 +38,8 @@ def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     """Statuses, sizes and payloads of at least one reply. Raises an exception when one is not of a
     byte and of bytes.
 
-    Packing is the check, but for the type: looking at each reply beforehand would cost every
-    request for the few.
+    Packing checks all but the type: checking each reply beforehand would slow down every request
+    for the sake of a few.
     """
     first = replies[0]
     if (
