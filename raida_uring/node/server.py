@@ -260,7 +260,7 @@ class Serving(Observed):
         self._handing_over = False
 
     def tend_store(self) -> None:
-        """Now and then: what the store needs done that no request brings about. Any thread."""
+        """Regular upkeep of the store; call it once a minute or so. Any thread."""
         if self._storage is not None:
             self._storage.tend()
 
@@ -275,9 +275,9 @@ class Serving(Observed):
                 self._engine.drain(drain_timeout_ms)
 
     def begin_takeover(self, changed: Callable[[], None]) -> None:
-        """Tell the predecessor that this node serves, and go on with what it passes on.
+        """Tell the predecessor that this node serves, and continue what it passes on.
 
-        changed: called on another thread when there is news of it, see Takeover.
+        changed: called on another thread at news of the predecessor, see Takeover.begin().
         """
         if self._takeover is not None:
             self._takeover.begin(self._adopt, self._carry, changed)
@@ -287,11 +287,12 @@ class Serving(Observed):
         hosts = [] if self._takeover is None else self._takeover.hosts
         host = hosts[listener] if listener < len(hosts) else ""
         numbers = {bound.host: number for number, bound in enumerate(self._bound)}
-        with self._lock:  # an address that this node does not serve: any, for what is left of it
+        with self._lock:  # any listener will do for an address that this node does not serve
             self._running_engine().adopt(numbers.get(host, 0), fd)
 
     def _carry(self, carried: dict[str, int]) -> None:
-        """Of another version's counters, those that this one has. Raises TypeError, ValueError."""
+        """Continue the predecessor's counters, as far as this version has them. Raises TypeError,
+        ValueError."""
         names = [field.name for field in dataclasses.fields(Stats)]
         stats = Stats(**{name: int(carried.get(name, 0)) for name in names})
         if self._node is not None:
@@ -299,7 +300,7 @@ class Serving(Observed):
 
     def end_takeover(self) -> None:
         """The predecessor is gone: sockets and store are this node's alone."""
-        with self._lock, contextlib.suppress(EngineError, StartError):  # it ends
+        with self._lock, contextlib.suppress(EngineError, StartError):  # the node ends
             self._running_engine().own(shared=self._shared_sockets)
         if self._storage is not None:
             self._storage.claim()
@@ -307,7 +308,7 @@ class Serving(Observed):
     def start_successor(self) -> Successor:
         """Start the node that is to take over. Raises StartError, StoreError."""
         if self._integrity is not None:
-            self._integrity.follow()  # from its first commit on, should this node go on after all
+            self._integrity.follow()  # its commits, in case this node goes on after all
         try:
             return Successor.start(
                 [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
@@ -320,12 +321,12 @@ class Serving(Observed):
             raise
 
     def forget_successor(self) -> None:
-        """It has ended: what it changed in the store is all there is."""
+        """The successor has ended: it changes the store no more."""
         if self._integrity is not None:
             self._integrity.leave()
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
-        """Leave the sockets to the successor and answer what has been received. Any thread."""
+        """Leave the sockets to the successor and answer what was received. Any thread."""
         self._handing_over = self._draining = True
         with self._lock:
             if self._engine is not None:
@@ -340,7 +341,7 @@ class Serving(Observed):
         self.forget_successor()
 
     def stats(self) -> Stats:
-        """What a successor goes on counting from. Any thread, after start()."""
+        """The statistics that a successor continues. Any thread, after start()."""
         if self._node is None:
             raise StartError("the server is not running")
         return self._node.stats()
@@ -411,8 +412,8 @@ class Server(Serving):
         service manager, which keeps them open when this node ends. stored: whether it keeps those
         that this node binds, too.
         keys: of the coins that requests are sealed with, in place of those of the store.
-        patience: to start with where something is in the way that passes by itself. HTTP does not
-        keep such a server from starting, see http_fault: website.open() is to be called again.
+        patience: to wait for obstacles that go away. With it, a start succeeds without HTTP, see
+        http_fault; website.open() tries again.
         """
         super().__init__(config, takeover, shared=stored or received is not None)
         self._keys = keys
@@ -423,8 +424,8 @@ class Server(Serving):
     def start(self) -> None:
         """Return once requests are answered.
 
-        Raises StartError when the machine stands in the way, ConfigError when a handler's module
-        does, StoreError when the store does; nothing stays open then.
+        Raises StartError for a fault of the machine, ConfigError of a handler's module, StoreError
+        of the store; nothing stays open then.
         """
         if self._started:
             raise StartError("a server starts once: make another one")
@@ -524,8 +525,8 @@ class Server(Serving):
     def stop(self, drain_timeout_ms: int | None = None) -> None:
         """Drain and release everything. Safe to call twice.
 
-        drain_timeout_ms: None takes `[network] drain_timeout_ms`. Raises EngineError when the data
-        plane had failed meanwhile.
+        drain_timeout_ms: None means `[network] drain_timeout_ms`. Raises EngineError if the data
+        plane has failed.
         """
         if drain_timeout_ms is None:
             drain_timeout_ms = self.config.network.drain_timeout_ms
@@ -569,7 +570,7 @@ class Server(Serving):
                 engine.destroy()
 
     def _join_workers(self) -> bool:
-        """Whether every worker has left; one that is stuck in a handler keeps its memory."""
+        """Whether every worker has ended; one that is stuck in a handler keeps using its memory."""
         if stuck := join_all(self._workers):
             logger.warning(
                 "handlers did not return in time: %s",
@@ -584,7 +585,7 @@ class Server(Serving):
             return
         alone = self._takeover is None or self._takeover.gone
         self._storage.stop(save=alone and not self._handing_over)
-        with self._lock:  # an operator may be asking how full it is
+        with self._lock:  # an operator may be asking for its size
             store, self._storage = self._storage.store, None
         store.close()
 

@@ -55,7 +55,7 @@ def limit_connections(config: Config) -> int:
 def make_engine(
     config: Config, bound: Iterable[Bound], connections_max: int, *, shared: bool
 ) -> native.Engine:
-    """The data plane with its memory. shared: other processes have the sockets, too. Raises
+    """The data plane with its memory. shared: other processes have the sockets too. Raises
     StartError."""
     listeners = [native.Listener(one.udp.fileno(), one.tcp.fileno(), one.wildcard) for one in bound]
     try:
@@ -64,7 +64,7 @@ def make_engine(
             engine_settings(config, connections_max) | {"shared_sockets": int(shared)},
         )
     except EngineError as error:
-        if error.number == errno.EINVAL:  # it says what must be otherwise
+        if error.number == errno.EINVAL:  # the text names the setting
             raise StartError(str(error)) from error
         remedy = remedies.for_node_memory(error.number)
         refused = StartError(f"{error}; {remedy}" if remedy else str(error))
@@ -72,7 +72,7 @@ def make_engine(
 
 
 def publish(engine: native.Engine, commands: Iterable[Command]) -> None:
-    """Tell the data plane which lane each command takes, and which check a secret."""
+    """Tell the data plane the lane of each command, and which commands check a secret."""
     for item in commands:
         lane = native.CLASS_ECHO if item.number == ECHO_NUMBER else LANES[item.mode]
         engine.set_class(item.group, item.code, lane)
@@ -97,7 +97,7 @@ def make_workers(
     ordinary, slow = config.workers.count, config.workers.slow_count
     for index in range(ordinary + slow):
         coins = store.coins() if store is not None and index < ordinary else None
-        # A slow handler must not hold a state of the store: keys are looked up one by one.
+        # A slow handler must not keep a state of the store: keys are looked up one by one.
         source = store if index >= ordinary and keys is None else keys
         yield Worker(engine, index, commands, node, cpus, coins, source, tap=requests.tap())
     if store is not None:
@@ -125,7 +125,7 @@ def _explain(error: EngineError) -> str:
 
 
 def log_missing(engine: native.Engine, config: Config, bound: Iterable[Bound]) -> None:
-    """What somebody may take for granted, and look for in vain."""
+    """Log what is not there although an operator may expect it."""
     log_lack_of_ipv4("[network] bind", [one.tcp for one in bound])
     if config.http.enabled and "ipv4" not in metrics.host_errors():
         logger.info(

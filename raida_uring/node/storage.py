@@ -61,7 +61,7 @@ class Storage:
         self.integrity.start(publish, version)
 
     def tend(self) -> None:
-        """Now and then: what the store needs done that no request brings about. Any thread."""
+        """Regular upkeep; call it once a minute or so. Any thread."""
         try:
             dead = self.store.forget_dead()
         except StoreError as error:
