@@ -39,10 +39,10 @@ REQUEST_BYTES_MAX: Final = 4096
 CONNECTIONS_LISTED_MAX: Final = 65535
 PEERS_LISTED_MAX: Final = 256
 DRAIN_TIMEOUT_S_MAX: Final = 86400.0
-STUCK_S: Final = 10.0  # after which a client that does not read its answer is disconnected
-IDLE_S: Final = 60.0  # after which a client that asks nothing is disconnected ...
-IDLE_CROWDED_S: Final = 2.0  # ... or, if another one connects when all places are taken
-END_S: Final = 1.0  # for all clients to read their last answers; the node waits meanwhile
+STUCK_S: Final = 10.0  # a client that does not take its answer is let go
+IDLE_S: Final = 60.0  # and one that asks nothing ...
+IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no place for it
+END_S: Final = 1.0  # all that clients have for their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
@@ -251,8 +251,7 @@ class Admin:
         self._forget(client)
 
     def _make_place(self) -> bool:
-        """Disconnect the client that has been silent longest, for another one; whether there was
-        one that was silent for long enough."""
+        """For one more: of those that ask nothing, the one that has been silent longest leaves."""
         now = time.monotonic()
         longest = max(self._clients, key=lambda client: client.idle_s(now), default=None)
         if longest is None or longest.idle_s(now) <= IDLE_CROWDED_S:

@@ -207,7 +207,7 @@ def _place(thing: object) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The exception, and the line of the module, or of what it imports, that raised it."""
+    """What was raised, and by which line of the module or of what it imports."""
     ours = (__file__, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(ours):
