@@ -449,7 +449,9 @@ class Server(Serving):
             handlers.summary(self._commands),
             extra=event("commands", count=len(self._commands)),
         )
-        inherited = self._received if takeover is None else takeover.sockets
+        inherited = self._received
+        if takeover is not None:
+            inherited = Inherited(takeover.port, takeover.descriptors)
         self._bound = sockets.bind_all(config, inherited, self._patience)
         if takeover is None:  # otherwise once the predecessor has left the port
             with contextlib.suppress(*UNAVAILABLE if self._patience is not None else ()):

@@ -10,6 +10,9 @@ before it receives from the sockets, `ready` when it serves, `failed` with a rea
 successor: `released` once the admin socket and the HTTP port are free, connections (the listener's
 number and a descriptor), and at the end its counters as JSON; then it closes the socket. Thread:
 stated at each class.
+
+This module imports neither configuration nor data plane: a successor that cannot load them must be
+able to say so.
 """
 
 import array
@@ -29,7 +32,6 @@ from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
-from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
@@ -222,10 +224,8 @@ class Takeover:
         self._channel = channel
         self.shared = shared
         self.hosts = [host for host, _, _, _ in sockets]  # by the predecessor's listener number
-        self.sockets = Inherited(
-            sockets[0][1] if sockets else 0,
-            {host: (udp, tcp) for host, _, udp, tcp in sockets},
-        )
+        self.port = sockets[0][1] if sockets else 0
+        self.descriptors = {host: (udp, tcp) for host, _, udp, tcp in sockets}
         self.owner = owner
         self.released = False  # the admin socket and the HTTP port are free, all requests come here
         self.gone = False
