@@ -1,4 +1,4 @@
-"""Where a node's admin socket is, and how to ask it. For the command line and for programs.
+"""Where a node's admin socket is, and how to ask the node. For the command line and programs.
 
 One JSON object per line each way. A request names its `command`; an answer is any number of lines
 with `progress` and a last one with `result` or `error`. Needs neither the C module nor the server.
@@ -20,7 +20,7 @@ from raida_uring.errors import RaidaError
 
 SERVICE_PATH: Final = Path("/run/raida-uring/admin.sock")  # RuntimeDirectory= of the systemd unit
 TIMEOUT_S: Final = 10.0
-IDENTIFY_TIMEOUT_S: Final = 2.0  # for each of those that are hardly it
+IDENTIFY_TIMEOUT_S: Final = 2.0  # for each socket that is unlikely to be the right one
 _ACCEPTS: Final = 0x10000  # __SO_ACCEPTCON: in /proc/net/unix the flag of a listening socket
 _FOR_WHOM: Final = "Permission denied: only root and the node's own user are answered"
 _ANSWER_BYTES_MAX: Final = 64 << 20
@@ -28,11 +28,11 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class NotRunningError(RaidaError):
-    """No node listens there."""
+    """No node listens at the path."""
 
 
 class NodeError(RaidaError):
-    """The node did not do it; the text is its own."""
+    """The node refused or failed; the text is the node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Wanted:
     file: Path | None
 
     def is_met_by(self, told: dict[str, Any]) -> bool:
-        """Whether the node that has told this status is the one. A port that was given on the
-        command line, or that the file has got since, does not make another node of it."""
+        """Whether `told` is the status of that node. A port given on the command line, or changed
+        in the file since, does not make it a different node."""
         if told.get("raida_id") != self.raida_id:
             return False
         if self.port == 0 or self.port in _ports_of(told):
@@ -63,7 +63,7 @@ def _ports_of(told: dict[str, Any]) -> list[int]:
 
 
 def _name_of(told: dict[str, Any]) -> str:
-    """Who has told this status, in words."""
+    """The node whose status that is, in words."""
     ports = " and ".join(dict.fromkeys(str(port) for port in _ports_of(told)))
     return f"RAIDA {told.get('raida_id')} on port {ports or '?'}"
 
@@ -72,10 +72,10 @@ def _name_of(told: dict[str, Any]) -> str:
 
 
 def default_path(port: int) -> Path:
-    """Where a node listens unless `[admin] socket` says.
+    """Where a node listens unless `[admin] socket` names a path.
 
-    $RUNTIME_DIRECTORY/admin.sock where a service manager set it, else a path that follows from the
-    user and the port, in a directory that nobody else may enter.
+    $RUNTIME_DIRECTORY/admin.sock if a service manager has set it, otherwise a path made of the user
+    and the port, in a directory that nobody else may enter.
     """
     given = os.environ.get("RUNTIME_DIRECTORY")
     if given:
@@ -86,11 +86,11 @@ def default_path(port: int) -> Path:
 def _user_directory() -> Path:
     of_session = os.environ.get("XDG_RUNTIME_DIR")
     user = os.geteuid()
-    if user == 0 and os.access("/run", os.W_OK):  # nobody else makes names there
+    if user == 0 and os.access("/run", os.W_OK):  # nobody else can create files there
         return Path("/run/raida-uring-0")
     if of_session and _is_own_directory(Path(of_session)):
         return Path(of_session) / "raida-uring"
-    return Path(f"/tmp/raida-uring-{user}")  # noqa: S108  made for us alone, and looked at
+    return Path(f"/tmp/raida-uring-{user}")  # noqa: S108  for this user alone, and checked
 
 
 def _is_own_directory(path: Path) -> bool:
@@ -102,7 +102,7 @@ def _is_own_directory(path: Path) -> bool:
 
 def _places(port: int) -> Iterator[Path]:
     """Where a node on `port` may listen, whatever environment it was started in; the likeliest
-    first. root finds those of every user."""
+    first. For root, the places of every user."""
     user, name = os.geteuid(), f"{port}.sock"
     yield default_path(port)
     yield SERVICE_PATH
@@ -112,12 +112,12 @@ def _places(port: int) -> Iterator[Path]:
     for pattern in (f"run/user/{whose}/raida-uring/{name}", f"tmp/raida-uring-{whose}/{name}"):
         with contextlib.suppress(OSError):
             yield from sorted(Path("/").glob(pattern))
-    if _is_served(port):  # else there is none, and others' nodes are left in peace
+    if _is_served(port):  # otherwise there is no such node, and others are not asked
         yield from _listening({name, "admin.sock"})
 
 
 def _is_served(port: int) -> bool:
-    """Whether anybody listens on that port, or whether that is not known."""
+    """Whether anybody listens on that port, or that cannot be known."""
     local = b":%04X" % port
     for table in ("tcp", "tcp6", "udp", "udp6"):
         try:
@@ -133,8 +133,8 @@ def _is_served(port: int) -> bool:
 
 
 def _listening(names: set[str]) -> Iterator[Path]:
-    """Where a socket of one of these names listens, as the kernel tells: a unit has a directory of
-    its own, and a session may have one anywhere."""
+    """Listening sockets of one of these names, from the kernel: the directory of a unit or a
+    session may be anywhere."""
     try:
         table = Path("/proc/net/unix").read_bytes()
     except OSError:
@@ -150,9 +150,9 @@ def _listening(names: set[str]) -> Iterator[Path]:
 def find(wanted: Wanted) -> Path:
     """The socket of that node, wherever it was started.
 
-    Without a file, who listens at the default path is taken, or the service, whatever its number
-    and port. Raises NotRunningError, which names who answers instead; RaidaError where somebody
-    listens who may be it and does not answer.
+    Without a file: the node at the default path, or the service, whatever its number and port.
+    Raises NotRunningError, which names the nodes that answer instead; RaidaError if one that may be
+    it does not answer.
     """
     likely = (default_path(wanted.port), SERVICE_PATH)
     others: dict[Path, str] = {}
@@ -163,14 +163,14 @@ def find(wanted: Wanted) -> Path:
             told, user = _look_at(place, trusted=place in likely)
         except NotRunningError:
             continue
-        except RaidaError as error:  # of others' sockets that are no node's there is nothing to say
+        except RaidaError as error:  # not reported for sockets that are unlikely to be it
             denied = denied or (error if place in likely else None)
             continue
         if wanted.is_met_by(told) or (wanted.file is None and place in likely):
             if place in likely or user in (0, os.geteuid()):
                 return place
             found.append(place)
-        elif place in likely or place.name != likely[1].name:  # not every node of the machine
+        elif place in likely or place.name != likely[1].name:  # not every service of the machine
             others[place] = _name_of(told)
     if len(found) == 1:
         return found[0]
@@ -197,21 +197,21 @@ def _not_wanted(others: dict[Path, str], wanted: Wanted) -> str:
 
 
 def _look_at(path: Path, *, trusted: bool) -> tuple[dict[str, Any], int]:
-    """The status of who listens at `path`, and which user that is.
+    """The status of the node that listens at `path`, and its user.
 
-    trusted: nobody but root and this user can have made it there. Raises as ask(), and RaidaError
-    where a stranger may have.
+    trusted: only root and this user can have created the socket. Raises as ask(), and RaidaError if
+    another user may have created it.
     """
     owner = None if trusted else _owner_of(path)
     with _connected(path, TIMEOUT_S if trusted else IDENTIFY_TIMEOUT_S) as channel:
-        user = _user_of(channel)
+        _, user = peer_of(channel)
         if owner is not None and user not in (0, owner):
             raise RaidaError(f"{path}: user {user} listens there, whose it is not")
         return _last(_exchange(channel, path, "status")), user
 
 
 def _owner_of(path: Path) -> int:
-    """Whose socket that is, where nobody else can put another one. Raises RaidaError."""
+    """The owner of a socket that nobody else can replace. Raises RaidaError."""
     try:
         found, directory = path.lstat(), path.parent.stat()
     except OSError as error:
@@ -232,8 +232,8 @@ def ask(
 ) -> Iterator[dict[str, Any]]:
     """Yield each `progress` and last the `result` of a command.
 
-    wanted: who has to be there, looked at before anything is asked. Raises NotRunningError when
-    nobody listens there or another node, NodeError when the node says no, RaidaError when it cannot
+    wanted: the node that must be there, checked before the command is sent. Raises NotRunningError
+    if no node or another one listens there, NodeError if the node refuses, RaidaError if it cannot
     be asked.
     """
     with _connected(path, TIMEOUT_S) as channel:
@@ -249,7 +249,7 @@ def ask(
 
 @contextlib.contextmanager
 def _connected(path: Path, timeout_s: float) -> Iterator[socket.socket]:
-    """Raises as ask(), also for what fails in the body."""
+    """Raises as ask(), also for failures in the body."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.settimeout(timeout_s)
@@ -272,21 +272,21 @@ def _exchange(
     try:
         channel.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
     except (BrokenPipeError, ConnectionResetError):
-        pass  # refused before we asked: the reason is there to be read
+        pass  # refused before the request was sent: the reason can be read
     yield from _answers(channel, path)
 
 
-def _user_of(channel: socket.socket) -> int:
-    _, user, _ = _CREDENTIALS.unpack(
-        channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return int(user)
+def peer_of(channel: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end of a connected Unix socket."""
+    raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(raw)
+    return process, user
 
 
 def _check_server(channel: socket.socket, path: Path) -> None:
-    """A node answers root and its own user, so it is one of theirs; a default path may stand where
-    others make names, too. root is told by any node. Raises RaidaError."""
-    own, user = os.geteuid(), _user_of(channel)
+    """A node answers root and its own user, so it must be run by one of them: others may be able to
+    create files at a default path, too. root may ask any node. Raises RaidaError."""
+    own, (_, user) = os.geteuid(), peer_of(channel)
     if own != 0 and user not in (0, own):
         raise RaidaError(f"{path}: user {user} listens there, not a node of yours")
 
@@ -312,7 +312,7 @@ def _answers(channel: socket.socket, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _harmless(answer: Any) -> Any:
-    """Text without what a terminal would obey: root may ask what anybody runs."""
+    """The answer without control characters: root may ask a program that anybody runs."""
     match answer:
         case str():
             return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", answer)

@@ -27,10 +27,10 @@ class Reloaded(Protocol):
 class Served(Protocol):
     """The part of a node that serves requests."""
 
-    http_fault: str | None
-
     @property
     def config(self) -> Config: ...
+    @property
+    def http_fault(self) -> str | None: ...
     @property
     def phase(self) -> str: ...
     @property

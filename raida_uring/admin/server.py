@@ -1,7 +1,7 @@
 """The admin socket: what an operator asks of a running node.
 
-A thread of its own, so that neither the data plane nor a worker waits for an operator, nor an
-operator for them. Only root and the node's own user are answered (SO_PEERCRED), whatever the
+It has a thread of its own, so that neither the data plane nor a worker waits for an operator, nor
+an operator for them. Only root and the node's own user are answered (SO_PEERCRED), whatever the
 permissions of the path. Requests, clients and answers are bounded. The format is that of client.py.
 """
 
@@ -13,8 +13,6 @@ import os
 import queue
 import selectors
 import socket
-import stat
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +22,9 @@ import psutil
 
 import raida_uring
 from raida_uring import log
-from raida_uring.admin.client import default_path
+from raida_uring.admin.client import peer_of
 from raida_uring.admin.node import Node, Served
+from raida_uring.admin.path import listen
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
 from raida_uring.ffi import native
@@ -47,8 +46,6 @@ END_S: Final = 1.0  # all that clients have for their last answers; the node wai
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
-
 logger = logging.getLogger("raida_uring.admin")
 
 
@@ -56,82 +53,22 @@ class _RequestError(RaidaError):
     """The text is what the client gets."""
 
 
-# --- The socket's path ------------------------------------------------------------------------
-
-
-def path_of(server: Served) -> Path:
-    """Where the configuration says, else the default path."""
-    given = server.config.admin.socket
-    return Path(given) if given else default_path(server.endpoints[0][1])
-
-
-def _listen(path: Path) -> socket.socket:
-    """Raises StartError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        _prepare_directory(path.parent)
-        _remove_stale(path)
-        # Before bind(): there is no moment in which others could connect.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(os.fspath(path))
-        listener.listen(CLIENTS_MAX)
-        listener.setblocking(False)
-    except BaseException as error:
-        listener.close()
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise StartError(f"[admin] socket {path}: {reason}") from error
-        raise
-    return listener
-
-
-def _prepare_directory(directory: Path) -> None:
-    """Make it for us alone; one that is there must be ours or root's, and no others may write to
-    it: they could put their own socket in our place. Raises OSError, StartError."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.stat()
-    if found.st_uid not in (0, os.geteuid()):
-        raise StartError(f"[admin] socket: {directory} belongs to another user")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-        raise StartError(f"[admin] socket: others may write to {directory}")
-
-
-def _remove_stale(path: Path) -> None:
-    """Raises OSError, or StartError when somebody listens there."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise StartError(f"[admin] socket {path}: there is something that is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # who listens may be stopped, or busy
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass  # its backlog is full
-    raise StartError(f"[admin] socket {path}: another node listens there")
-
-
 # --- The thread -------------------------------------------------------------------------------
 
 
 class _Client:
-    """One connection: what it sent and what it has not taken yet."""
+    """One connection: what it has sent, and what it has not read yet."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.received = bytearray()
         self.unsent = bytearray()
         self.moved_at = time.monotonic()
-        self.drain: _Drain | None = None  # it watches one
-        self.upgrade: queue.SimpleQueue[int | StartError] | None = None  # it waits for one
+        self.drain: _Drain | None = None  # whose progress it is told
+        self.upgrade: queue.SimpleQueue[int | StartError] | None = None  # it waits for that
 
     def send(self, answer: dict[str, object]) -> None:
-        """As much as goes at once. Raises OSError."""
+        """Send as much as fits the socket, keep the rest. Raises OSError."""
         self.unsent += json.dumps(answer).encode() + b"\n"
         self.flush()
 
@@ -145,12 +82,12 @@ class _Client:
             pass
 
     def stuck(self, now: float) -> bool:
-        """Whether it does not take its answer. now: time.monotonic()."""
+        """Whether it does not read its answer. now: time.monotonic()."""
         return bool(self.unsent) and now - self.moved_at > STUCK_S
 
     def idle_s(self, now: float) -> float:
-        """For how long it has asked nothing; 0 while it is to be told something, or has asked and
-        was not heard yet."""
+        """For how long it has asked nothing; 0 while it has an answer to come, or a request that
+        was not read yet."""
         if self.unsent or self.drain is not None or self.upgrade is not None:
             return 0.0
         try:
@@ -161,7 +98,7 @@ class _Client:
 
 
 class _Drain:
-    """What a client that asked for a drain is told while it lasts."""
+    """A drain's progress, for the client that asked for it."""
 
     def __init__(self, server: Served) -> None:
         self._server = server
@@ -184,7 +121,7 @@ def _dropped_by_drain(counters: dict[str, int]) -> int:
 
 
 class Admin:
-    """The listening socket and its thread. Thread: the one that made it, but for what it says."""
+    """The listening socket and its thread. Thread: the one that made it, unless stated."""
 
     def __init__(self, node: Node, path: Path) -> None:
         """Answer from now on. Raises StartError."""
@@ -211,7 +148,7 @@ class Admin:
         self._thread = Vital(target=self._run, name="admin", daemon=True)
         with contextlib.ExitStack() as undone:
             try:
-                self._listener = undone.enter_context(_listen(self._path))
+                self._listener = undone.enter_context(listen(self._path, CLIENTS_MAX))
                 undone.callback(self._path.unlink)
                 found = self._path.stat()
                 self._selector = undone.enter_context(selectors.DefaultSelector())
@@ -281,37 +218,24 @@ class Admin:
             if not self._make_place():
                 time.sleep(ACCEPT_PAUSE_S)  # the client is there at once again
             return
-        raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        process, user, _ = _CREDENTIALS.unpack(raw)
         channel.setblocking(False)
         client = _Client(channel)
-        refusal = None
-        if user not in (0, os.geteuid()):
-            refusal = "only root and the node's own user are answered"
-            logger.warning(
-                "admin socket: process %d of user %d refused",
-                process,
-                user,
-                extra=event("admin_refused", process=process, user=user),
-            )
-        elif len(self._clients) >= CLIENTS_MAX and not self._make_place():
+        refusal = _refuse_user(channel)
+        full = len(self._clients) >= CLIENTS_MAX
+        if refusal is None and full and not self._make_place():
             refusal = f"{CLIENTS_MAX} clients already: too many"
-        if refusal is not None:
-            try:
-                client.send({"error": refusal})
-            except OSError:
-                pass  # it left by itself
-            channel.close()
-            return
         try:
-            self._selector.register(channel, selectors.EVENT_READ, client)
-        except OSError:  # as without a descriptor
-            channel.close()
-            return
-        self._clients.append(client)
+            if refusal is None:
+                self._selector.register(channel, selectors.EVENT_READ, client)
+                self._clients.append(client)
+                return
+            client.send({"error": refusal})
+        except OSError:
+            pass  # it left by itself, or there is no descriptor
+        channel.close()
 
     def _guarded(self, client: _Client, work: Callable[[_Client], None]) -> None:
-        """Let go of a client that left in the middle of it."""
+        """Do `work`; forget the client if it has left."""
         try:
             work(client)
             events = selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ
@@ -321,7 +245,7 @@ class Admin:
             self._forget(client)
 
     def _dismiss(self, client: _Client) -> None:
-        """Let go of one that asks nothing."""
+        """Disconnect a client that asks nothing."""
         with contextlib.suppress(OSError):
             client.send({"error": "nothing was asked for too long"})
         self._forget(client)
@@ -408,7 +332,7 @@ class Admin:
             client.send({"result": {"process": outcome}})
 
     def _end(self) -> None:
-        """The node has stopped, or never started: say so, as far as it goes at once."""
+        """The node has stopped, or never started: tell whoever waits, within END_S."""
         deadline = time.monotonic() + END_S
         for client in self._clients:
             try:
@@ -492,6 +416,20 @@ class Admin:
             extra=event("drain_asked", timeout_ms=round(timeout_s * 1000)),
         )
         self._node.begin_drain(round(timeout_s * 1000))
+
+
+def _refuse_user(channel: socket.socket) -> str | None:
+    """Why whoever connected is not answered; None if it is."""
+    process, user = peer_of(channel)
+    if user in (0, os.geteuid()):
+        return None
+    logger.warning(
+        "admin socket: process %d of user %d refused",
+        process,
+        user,
+        extra=event("admin_refused", process=process, user=user),
+    )
+    return "only root and the node's own user are answered"
 
 
 def _whole(given: dict[str, Any], name: str, default: int, most: int) -> int:

@@ -9,13 +9,15 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from raida_uring import protocol
 from raida_uring.client import resolver
 from raida_uring.client.peer import Peer, make_vote
 from raida_uring.client.question import Answer, StrayError, read_vote
 from raida_uring.client.sync import explain_timeout, naming, no_name
+from raida_uring.errors import ProtocolError
+from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 
 T = TypeVar("T")
@@ -27,6 +29,8 @@ class AsyncClient(Peer):
 
     Arguments as `Peer`; timeout_s includes resolving the name.
     """
+
+    _reply_bytes_max: ClassVar[int] = 1 << 25  # over TCP; more than a header can announce
 
     async def ask(
         self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None
@@ -88,7 +92,8 @@ class AsyncClient(Peer):
         found = await self._addresses()
         connected = await resolver.connect(found, deadline_s - time.perf_counter())
         transport, stream = await asyncio.get_running_loop().create_connection(
-            lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET]), sock=connected
+            lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET], self._reply_bytes_max),
+            sock=connected,
         )
         try:
             transport.write(data)
@@ -132,8 +137,9 @@ class _ReplyStream(asyncio.Protocol):
     being sent, and a reader forgets what it had received when it is told of the reset.
     """
 
-    def __init__(self, encryption: int) -> None:
+    def __init__(self, encryption: int, bytes_max: int) -> None:
         self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._bytes_max = bytes_max
         self._encryption = encryption
         self._data = b""
 
@@ -142,7 +148,12 @@ class _ReplyStream(asyncio.Protocol):
         if len(self._data) < protocol.PREFIX_BYTES:
             return
         wanted = protocol.reply_bytes(self._data, self._encryption)
-        if len(self._data) >= wanted and not self.ended.done():
+        if self.ended.done():
+            return
+        if wanted > self._bytes_max:
+            fault = ProtocolError(f"a reply of {wanted} bytes", Status.INVALID_PACKET_LENGTH)
+            self.ended.set_exception(fault)
+        elif len(self._data) >= wanted:
             self.ended.set_result(self._data[:wanted])
 
     def connection_lost(self, exc: Exception | None) -> None:

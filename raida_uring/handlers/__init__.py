@@ -37,7 +37,7 @@ ENTRY_POINT_GROUP: Final = "raida_uring.commands"
 GROUPS: Final = range(16)
 CODES: Final = range(256)
 COMMANDS_COUNT: Final = 16 * 256
-ECHO_NUMBER: Final = 0  # of 0/0, which has answers of its own in several places
+ECHO_NUMBER: Final = 0  # of 0/0, which several places answer specially
 # Groups in which the protocol has no command, and codes that this node will never take there.
 OTHERS_GROUPS: Final = (5, 6, 7)
 OTHERS_CODES: Final = range(128, 256)
@@ -53,7 +53,7 @@ Handler = Callable[[Request, Node], Reply]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A registered handler. source: who has brought it, in words."""
+    """A registered handler. source: where it comes from, in words."""
 
     group: int
     code: int
@@ -92,17 +92,17 @@ def command(
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as the handler of (group, code).
 
-    group: 0 to 15. code: 0 to 255. mode: "read" answers at once; "write" changes `node.coins`,
-    alone of its kind at a time: what it changed counts only if it returns, and is durable before
-    its reply leaves; "slow" waits for something outside and runs in a small pool of its own, whose
-    queue is bounded (status 160 when full).
+    group: 0 to 15. code: 0 to 255. mode: "read" answers at once, in the ordinary lane; "write"
+    changes `node.coins`, in the writing lane, one handler at a time: its changes are kept only if
+    it returns, and are durable before its reply is sent; "slow" waits for something outside, in the
+    slow lane, whose queue is bounded (status 160 when full).
     needs_body: a request without a body is answered 36 and never reaches the handler.
-    public: strangers can know the payload of its reply, so a request under encryption type 1 or 2
-    is answered 36: the known bytes would tell them the keystream, and with it the key. None: public
+    public: anybody can know the payload of its reply, so a request under encryption type 1 or 2 is
+    answered 36: the known bytes would reveal the keystream, and with it the key. None: public
     unless needs_body.
     guesses: the statuses that say that a secret in the request (a password, a ticket) was wrong.
-    They count as failed checks: whose sender has too many of them, its requests no longer reach
-    the handler, right or wrong ([limits] failed_checks_burst).
+    They count as failed checks: requests of a sender with too many of them no longer reach the
+    handler, right or wrong ([limits] failed_checks_burst).
     Raises ValueError when a value is out of range, TypeError when what it decorates is no function,
     or when it is used without a group and a code.
     """
@@ -138,8 +138,8 @@ def command(
     return declare
 
 
-# By module. The list, not the module's names, is what counts: two functions of one name are two
-# commands, and a handler imported from elsewhere is none.
+# By module. Declarations count, not the module's names: two functions of one name are two commands,
+# and a handler imported from elsewhere is none.
 _declared: dict[str, list[Command]] = {}
 
 
@@ -168,8 +168,8 @@ def _entry_points() -> Iterator[tuple[str, object]]:
 def _declared_entry_points() -> Iterator[importlib.metadata.EntryPoint]:
     """Of every installed package, each package once.
 
-    Not importlib.metadata.entry_points(): one package's unreadable metadata, or the empty directory
-    that a tool has left, ends it for all of them.
+    importlib.metadata.entry_points() would fail for all of them if one package had unreadable
+    metadata, or a tool had left an empty directory.
     """
     seen: set[str] = set()
     for package in importlib.metadata.distributions():
@@ -185,7 +185,7 @@ def _declared_entry_points() -> Iterator[importlib.metadata.EntryPoint]:
                 extra=event("package_unreadable", path=str(place)),
             )
             continue
-        if name not in seen:  # what stands first on the path is what is imported
+        if name not in seen:  # the first on the path is the one that is imported
             seen.add(name)
             yield from (one for one in points if one.group == ENTRY_POINT_GROUP)
 
@@ -204,7 +204,7 @@ def _configured(modules: Iterable[str]) -> Iterator[tuple[str, object]]:
 
 
 def _place(thing: object) -> str:
-    """Where a module was found: one of another name's may stand before it on the path."""
+    """Where a module was found: another one of that name may come first on the path."""
     path = getattr(thing, "__file__", None)
     return f" ({path})" if isinstance(thing, ModuleType) and path else ""
 
@@ -224,7 +224,7 @@ def _reason(error: BaseException) -> str:
 
 
 def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
-    """All commands of this node: built in, of entry points, of `modules`.
+    """All commands of this node: built in, from entry points, from `modules`.
 
     store: whether the node has one. Raises ConfigError when one cannot be loaded, declares none, is
     no plain function of two arguments, takes a command that is already there, or writes without

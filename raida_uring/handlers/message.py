@@ -47,8 +47,8 @@ def pack(replies: list[Reply]) -> tuple[bytes, "array[int]", bytes]:
     """Statuses, sizes and payloads of at least one reply. Raises an exception when one is not of a
     byte and of bytes.
 
-    Packing is the check, but for the type: looking at each reply beforehand would cost every
-    request for the few.
+    Packing checks all but the type: checking each reply beforehand would slow down every request
+    for the sake of a few.
     """
     first = replies[0]
     if (

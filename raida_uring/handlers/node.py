@@ -60,8 +60,8 @@ class Node:
         integrity: "Integrity | None" = None,
         snapshot: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """counters: a consistent set of the data plane's counters, by name. snapshot: the same for
-        who needs a few of them."""
+        """counters: a consistent set of the data plane's counters, by name. snapshot: the same
+        at less cost, for a few of them."""
         self.config = config
         self.counters = counters
         self._snapshot = counters if snapshot is None else snapshot
@@ -105,8 +105,8 @@ class Node:
     def write(self) -> Iterator[Coins]:
         """Change the store, for handlers of mode "slow"; durable when the `with` has ended.
 
-        Raises RuntimeError in other handlers, and within another write(): the one would wait for
-        the other, and every change of the node behind them.
+        Raises RuntimeError in other handlers and within another write(), which would wait for each
+        other forever, and block every other change.
         """
         store = self._opened()
         if self._coins is not None or self._writing:
@@ -135,7 +135,7 @@ class Node:
         return self._addresses.has(host)
 
     def carry(self, stats: Stats) -> None:
-        """Go on from what a predecessor counted."""
+        """Continue a predecessor's statistics."""
         self._tally.add(
             echoes=stats.echoes,
             coins=stats.coins_powned,

@@ -1,4 +1,4 @@
-"""Questions to other RAIDA: redeem tickets with them.
+"""Questions to other RAIDA: have them redeem tickets.
 
 Thread: any; each call runs in the caller's event loop. Source: wire specification, "Healing group".
 """
@@ -12,25 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from raida_uring import protocol
-from raida_uring.client import resolver
-from raida_uring.client.question import Answer, Question
+from raida_uring.client.aio import AsyncClient
 from raida_uring.config import ServerTable
-from raida_uring.errors import ProtocolError, RaidaError
+from raida_uring.errors import RaidaError
 from raida_uring.log import event
-from raida_uring.protocol import CoinName, Status, calls, layout
+from raida_uring.protocol import calls, layout
 
 TIMEOUT_S: Final = 32.0
 LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
-_REPLY_BYTES_MAX: Final = (
-    layout.HEADER_SMALL + 4096 * layout.COIN_NAME_SIZE + layout.TERMINATOR_SIZE
-)  # a ticket's most coins
 
 logger = logging.getLogger("raida_uring.peers")
 
 
 class Addresses:
-    """The IP addresses of the other RAIDA, of which names are looked up in the background.
+    """The IP addresses of the other RAIDA; names are looked up in the background.
 
     Thread: any. Nobody waits for a resolver: until it has answered, a name has no address.
     """
@@ -39,7 +34,7 @@ class Addresses:
         """servers: as `[server] raida_servers`, "host:port"."""
         self._names = frozenset(one.rpartition(":")[0].strip("[]") for one in servers or ())
         self._found: frozenset[str] = frozenset()
-        self._again_at = 0.0  # time.monotonic(), before which nothing is looked up
+        self._again_at = 0.0  # time.monotonic() of the next look-up
         self._lock = threading.Lock()
 
     def has(self, host: str) -> bool:
@@ -51,7 +46,7 @@ class Addresses:
             if due:
                 self._again_at = time.monotonic() + LOOK_UP_INTERVAL_S
         if due:
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: the next time, then
+            with contextlib.suppress(RuntimeError):  # no thread: try again the next time
                 threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
         return False
 
@@ -60,15 +55,15 @@ class Addresses:
         for name in self._names:
             try:
                 addresses = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError):  # a name that does not exist, or cannot
+            except (OSError, UnicodeError):  # the name does not exist, or cannot be one
                 continue
             found |= {str(address[4][0]).removeprefix("::ffff:") for address in addresses}
         self._found = frozenset(found)
 
 
 Heed = Callable[[set[bytes], int], bool]
-"""Told the coins that a RAIDA names, 5 bytes each, and how many have not answered yet; True when
-these no longer matter."""
+"""Gets the coins that a RAIDA names, 5 bytes each, and how many have not answered yet. Returns
+whether those no longer matter."""
 
 
 async def redeem(server: ServerTable, tickets: Mapping[int, bytes], heed: Heed) -> None:
@@ -95,45 +90,31 @@ async def redeem(server: ServerTable, tickets: Mapping[int, bytes], heed: Heed) 
         await asyncio.gather(*asked, return_exceptions=True)
 
 
+class _Client(AsyncClient):
+    """Refuses replies that name more coins than a ticket can have."""
+
+    _reply_bytes_max = layout.HEADER_SMALL + 4096 * layout.COIN_NAME_SIZE + layout.TERMINATOR_SIZE
+
+
 async def _redeem_one(server: ServerTable, raida: int, address: str, ticket: bytes) -> set[bytes]:
+    host, _, port = address.rpartition(":")
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            answer = await _ask(server, raida, address, ticket)
-    except (OSError, TimeoutError, EOFError, ValueError, RaidaError) as error:
-        # ValueError: a name that cannot be one.
+        client = _Client(
+            host.strip("[]"),
+            int(port),
+            raida_id=raida,
+            coin_id=server.coin_id,
+            transport="tcp",
+            timeout_s=TIMEOUT_S,
+        )
+        answer = await client.ask(calls.validate_ticket(server.raida_id, int.from_bytes(ticket)))
+    except (OSError, RaidaError) as error:
         logger.info(
             "RAIDA %d (%s) did not redeem a ticket: %s",
             raida,
             address,
-            error or "timeout",
+            error,
             extra=event("ticket_refused", raida=raida, address=address),
         )
         return set()
     return {coin.wire for coin in answer.value or ()}
-
-
-async def _ask(
-    server: ServerTable, raida: int, address: str, ticket: bytes
-) -> Answer[tuple[CoinName, ...]]:
-    question = Question(
-        calls.validate_ticket(server.raida_id, int.from_bytes(ticket)),
-        raida_id=raida,
-        coin_id=server.coin_id,
-        key=None,
-        shard=0,
-        transport="tcp",
-    )
-    host, _, port = address.rpartition(":")
-    found = await resolver.addresses(host.strip("[]"), int(port))
-    connected = await resolver.connect(found, TIMEOUT_S)
-    reader, writer = await asyncio.open_connection(sock=connected)
-    try:
-        writer.write(question.data)
-        await writer.drain()
-        header = await reader.readexactly(layout.HEADER_SMALL)
-        size = protocol.reply_bytes(header)
-        if size > _REPLY_BYTES_MAX:
-            raise ProtocolError(f"a reply of {size} bytes", Status.INVALID_PACKET_LENGTH)
-        return question.read(header + await reader.readexactly(size - len(header)), 0.0)
-    finally:
-        writer.close()

@@ -1,4 +1,4 @@
-"""What the main thread hears, one thing after the other: signals, and what other threads say."""
+"""The main thread's queue: signals, and what other threads report."""
 
 import contextlib
 import logging
@@ -12,8 +12,8 @@ from raida_uring.threads import Vital
 
 T = TypeVar("T")
 
-# By default they would end the process at once. People and their programs send them: logrotate
-# SIGUSR1, power supplies and LXC SIGPWR, a timer that a library has left SIGALRM.
+# Their default is to end the process at once, and they do arrive: logrotate sends SIGUSR1, a power
+# supply or LXC SIGPWR, a timer that a library has left behind SIGALRM.
 UNUSED: Final = frozenset(
     {
         signal.SIGUSR1,
@@ -31,24 +31,24 @@ logger = logging.getLogger("raida_uring")
 
 
 def hold_back(signals: Iterable[int]) -> None:
-    """Let `signals`, and those of no use, wait until the process has an inbox. Main thread."""
+    """Block `signals`, and those in UNUSED, until the process has an inbox. Main thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, UNUSED.union(signals))
 
 
 class Inbox(Generic[T]):
-    """A queue into which signals come, too. Entered by the main thread before any other starts.
+    """A queue that also receives signals. The main thread enters it before any other thread starts.
 
-    The signals are blocked, so that no call in a worker or in the data plane is ever interrupted,
-    and taken by a thread that waits for nothing else. Those in UNUSED cost a line of the log. Not
-    sigtimedwait(): CPython 3.11 takes it for a signal when a SIGCONT or a debugger interrupts the
-    wait at the end of its time.
+    The signals are blocked, so that they interrupt no call in a worker or in the data plane; one
+    thread waits for them and nothing else. Those in UNUSED are logged and ignored. The thread does
+    not use sigtimedwait(): in CPython 3.11 a SIGCONT or a debugger that interrupts the wait at its
+    end is mistaken for a signal.
     """
 
     def __init__(self, signals: Mapping[int, T]) -> None:
-        """signals: what each of them says."""
+        """signals: what each of them puts into the queue."""
         self._signals = dict(signals)
         self._taken = UNUSED.union(signals)
-        self._said: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[T] = queue.SimpleQueue()
 
     def __enter__(self) -> "Inbox[T]":
         self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
@@ -63,14 +63,14 @@ class Inbox(Generic[T]):
             signal.pthread_kill(self._thread.ident, next(iter(self._signals)))  # ends its wait
         self._thread.join()
         while signal.sigtimedwait(self._taken, 0) is not None:
-            pass  # asked for more than once: it has been done
+            pass  # a repeated request: it has been done
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _run(self) -> None:
         while not self._done:
             number = signal.sigwait(self._taken)
             if number in self._signals:
-                self._said.put(self._signals[number])
+                self._queue.put(self._signals[number])
             else:
                 logger.info(
                     "a signal that asks for nothing here: %s (%d)",
@@ -79,14 +79,14 @@ class Inbox(Generic[T]):
                     extra=event("signal_unused", signal=int(number)),
                 )
 
-    def put(self, said: T) -> None:
+    def put(self, item: T) -> None:
         """Any thread."""
-        self._said.put(said)
+        self._queue.put(item)
 
     def take(self, timeout_s: float) -> T | None:
-        """What was said next, None when nothing was in time."""
+        """The next item, None if there is none in time."""
         with contextlib.suppress(queue.Empty):
-            return self._said.get(timeout=timeout_s) if timeout_s else self._said.get_nowait()
+            return self._queue.get(timeout=timeout_s) if timeout_s else self._queue.get_nowait()
         return None
 
 

@@ -10,9 +10,11 @@ import time
 from typing import Final
 
 from raida_uring.admin.node import Node
-from raida_uring.admin.server import Admin, path_of
+from raida_uring.admin.path import path_of
+from raida_uring.admin.server import Admin
 from raida_uring.log import event
-from raida_uring.node.server import UNAVAILABLE, Server
+from raida_uring.node.server import Server
+from raida_uring.node.website import UNAVAILABLE
 
 RETRY_S: Final = 0.1  # between tries to open what a predecessor is about to give up
 QUIET_S: Final = 5.0  # without a log line: a killed predecessor gives things up one by one
@@ -45,7 +47,7 @@ class Operators:
             return
         url_before = self._server.url
         with contextlib.suppress(*UNAVAILABLE):
-            self._server.open_web()
+            self._server.website.open(self._server.config.http)
         self._open_admin()
         faults = {"http": self._server.http_fault, "admin": self._admin_fault}
         now, missing = time.monotonic(), {name for name, fault in faults.items() if fault}
@@ -56,7 +58,7 @@ class Operators:
             self._log_missing(missing - self._told)
             self._told = missing
         if self._server.url is not None and url_before is None:
-            self._server.log_web()
+            self._server.website.log()
 
     def _open_admin(self) -> None:
         if self._admin is not None:
@@ -102,4 +104,4 @@ class Operators:
     def give_up(self) -> None:
         """Leave HTTP, and what is still missing, to the successor."""
         self._retry_at = 0.0
-        self._server.close_web()
+        self._server.website.close()

@@ -1,5 +1,5 @@
-"""Waiting, at the start, for what passes by itself: a port that a closing connection holds, an
-interface that is about to come, a store that its last user has not left yet. Thread: control.
+"""Waiting at the start for obstacles that go away: a port that a closing connection still has, an
+interface that is about to come up, a store that its last user has not closed yet. Thread: control.
 """
 
 import logging
@@ -19,17 +19,17 @@ logger = logging.getLogger("raida_uring")
 
 
 class Patience:
-    """What a node that starts may spend on waiting, all in all."""
+    """The time that a start may spend on waiting, in total."""
 
     def __init__(self, rest: Callable[[float, str], None]) -> None:
-        """rest: waits so many seconds, told what for; what it raises ends the start."""
+        """rest: waits so many seconds, for the given reason; its exceptions end the start."""
         self._rest = rest
-        self._deadline = 0.0  # 0: nothing was waited for yet
+        self._deadline = 0.0  # 0: no wait has begun
 
     def retry(self, action: Callable[[], T]) -> T:
-        """What `action` returns, once it does not raise an error that is `busy` any more.
+        """What `action` returns, tried again while it raises an error that is `busy`.
 
-        Raises what it raises else, or still raises at the end.
+        Raises any other error at once, and the `busy` one when the time is over.
         """
         told = ""
         while True:
@@ -53,5 +53,5 @@ class Patience:
 
 
 def retry(patience: Patience | None, action: Callable[[], T]) -> T:
-    """As Patience.retry(), or only once where there is none."""
+    """As Patience.retry(); without patience, one try."""
     return action() if patience is None else patience.retry(action)

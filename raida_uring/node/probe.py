@@ -85,7 +85,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the node would run on here, and why; exit_status: 0 ring, 3 epoll only, 1 neither."""
+    """The backend that the node would use, and why. exit_status: 0 ring, 3 epoll, 1 neither."""
 
     backend: Literal["uring", "epoll", "none"]
     tier: str
@@ -95,7 +95,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Everything that was found out."""
+    """The results."""
 
     version: str
     kernel: str
@@ -215,7 +215,7 @@ def _limits(config: Config, opened: native.Opened, around: Circumstances) -> tup
 
 
 def _descriptors(config: Config) -> Limit:
-    """The hard limit counts: the soft one is raised to it at start."""
+    """The hard limit, to which the soft one is raised at start."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = descriptor_limit()
     needs = config.limits.connections_max + limit - connections_room(limit)
@@ -232,7 +232,7 @@ def _descriptors(config: Config) -> Limit:
 
 
 def _memlock(opened: native.Opened, around: Circumstances) -> Limit:
-    """Only some kernels charge rings to it, so what the ring met counts before the number."""
+    """Only some kernels charge rings to it, so the number does not count if a ring was opened."""
     has, needs = around.memlock_bytes, opened.locked_bytes_max
     if opened.is_ring:
         enough = LACK_OF_MEMORY not in opened.tier
@@ -270,7 +270,7 @@ def _buffers(config: Config) -> list[Limit]:
 
 
 def _backlog(config: Config) -> Limit:
-    """Ask a listening socket: the kernel caps silently."""
+    """As a listening socket shows it: the kernel lowers it silently."""
     needs = config.network.backlog
     with socket.create_server(("127.0.0.1", 0), backlog=needs) as listener:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BACKLOG + 4)
@@ -288,7 +288,7 @@ def _backlog(config: Config) -> Limit:
 
 
 def _ports(config: Config) -> Limit:
-    """A port that outgoing connections get, too, is in use now and then when the node starts."""
+    """A port that outgoing connections may get can be in use when the node starts."""
     wanted = {config.server.port} | ({config.http.port} if config.http.enabled else set())
     fixed = wanted - {0}
     free = sum(not is_ephemeral(port) for port in fixed)
@@ -313,7 +313,7 @@ def _explain(
     refused: EngineError,
     around: Circumstances,
 ) -> Refusal:
-    """Why the node got no ring: the first call, or else feature, that alone is refused too."""
+    """Why the node got no ring: the first needed feature that was refused when tried alone."""
     for feature in features:
         if feature.use == "needed" and feature.works is False:
             call = feature.key if feature.key in CALLS else None

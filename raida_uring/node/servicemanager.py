@@ -1,7 +1,7 @@
-"""The service manager: what it hands over at the start, what it is told, what it keeps for us.
+"""systemd's protocol: sockets received at the start, notifications, sockets stored between starts.
 
-Speaks systemd's protocol without its library. Does nothing where no manager asked for it. Thread:
-control; notify() any. Source: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3),
+Written without systemd's library. Does nothing where no manager asked for it. Thread: control;
+notify() any. Source: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3),
 systemd.service(5) on FileDescriptorStoreMax=.
 """
 
@@ -30,7 +30,7 @@ WATCHDOG: Final = "WATCHDOG=1"
 NOTIFY_TIMEOUT_S: Final = 1.0  # at the end, for a manager that does not read
 ADOPTION_TIMEOUT_S: Final = 10.0  # for a manager that does not read
 _LATER_MAX: Final = 64
-# What our sockets are called in the descriptor store; sockets of a .socket unit bear its name.
+# The name of our sockets in the descriptor store; those of a .socket unit have the unit's name.
 STORED_NAME: Final = "raida-uring-stored"
 _FIRST_DESCRIPTOR: Final = 3
 
@@ -40,7 +40,7 @@ logger = logging.getLogger("raida_uring")
 def notify(state: str, descriptors: Sequence[int] = ()) -> None:
     """Tell the service manager, if there is one, and pass it copies of `descriptors`. Any thread.
 
-    Does not wait for a manager that does not read: it is told later, in order.
+    Does not wait for a manager that does not read: it gets the messages later, in order.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -58,15 +58,15 @@ def prepare() -> None:
 
 
 def flush() -> None:
-    """Wait until the service manager has been told everything, for NOTIFY_TIMEOUT_S at most."""
+    """Wait until everything was sent to the service manager, for NOTIFY_TIMEOUT_S at most."""
     _teller.flush()
 
 
 class _Teller:
-    """Sends at once what can be sent at once; the rest is a thread's, which may wait.
+    """Sends at once what can be sent at once; a thread, which may wait, sends the rest.
 
-    sd_notify(3) itself waits. But readiness that is not told is a start that fails, and who waits
-    to tell it feeds no watchdog and hears no signal.
+    sd_notify(3) itself waits. A main thread that waited would feed no watchdog and hear no signal;
+    a dropped notification would make the start fail.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class _Teller:
                 except OSError as error:
                     _log_failure(error)
                     return
-            # A word of life is of the moment: a later one is as good.
+            # A WATCHDOG=1 need not be queued: the next one does as well.
             if state == WATCHDOG or len(self._later) >= _LATER_MAX:
                 return
             try:
@@ -136,7 +136,7 @@ class _Teller:
 
     @property
     def late(self) -> bool:
-        """Whether something is still to be told."""
+        """Whether something is still to be sent."""
         return bool(self._later)
 
     def flush(self) -> None:
@@ -161,30 +161,29 @@ def _log_failure(error: Exception) -> None:
 
 
 class Adoption:
-    """Has the manager see that this process has become its own child. Thread: control, which does
-    not wait here.
+    """Has systemd see that this process has become its own child. Thread: control; nothing waits.
 
-    A successor is its predecessor's child when that names it (MAINPID=), and the manager's once
-    the predecessor has ended. systemd looks whose child a main process is when another one is
-    named, and never again; the end of a stranger's it does not wait for: a stop sends it SIGTERM
-    and SIGKILL at once. So another process is named, for the moment that it takes. Seen with
-    systemd 252: main_pid_alien in service_set_main_pid() and unit_kill_context().
+    A successor is its predecessor's child when the predecessor names it (MAINPID=), and systemd's
+    once the predecessor has ended. systemd checks whose child a main process is only when it is
+    named; for one that is not its own child, a stop sends SIGTERM and SIGKILL at once. So another
+    process is named for a moment, and then this one again. Seen with systemd 252: main_pid_alien
+    in service_set_main_pid() and unit_kill_context().
     """
 
     def __init__(self, predecessor: int) -> None:
-        """predecessor: the process whose child this one is as yet."""
+        """predecessor: the process whose child this one still is."""
         self._predecessor = predecessor
         self._stand_in: subprocess.Popen[bytes] | None = None
-        self._bidden = False
+        self._told = False
         self._deadline = 0.0
 
     def tend(self) -> bool:
-        """Go on; whether it is over."""
+        """Call it again and again; whether it is over."""
         if self._stand_in is None:
             return os.getppid() != self._predecessor and not self._begin()
         if not self._heard(self._stand_in) and time.monotonic() < self._deadline:
             return False
-        notify(f"MAINPID={os.getpid()}")  # if the other process could not say so
+        notify(f"MAINPID={os.getpid()}")  # in case the other process could not
         self.end()
         return True
 
@@ -206,8 +205,8 @@ class Adoption:
 
     def _heard(self, stand_in: "subprocess.Popen[bytes]") -> bool:
         """Whether the manager has heard the other process name this one."""
-        if not self._bidden and not _teller.late and stand_in.stdin is not None:
-            self._bidden = True
+        if not self._told and not _teller.late and stand_in.stdin is not None:
+            self._told = True
             with contextlib.suppress(OSError):  # it is gone
                 stand_in.stdin.write(b"\n")
                 stand_in.stdin.flush()
@@ -216,7 +215,7 @@ class Adoption:
         return bool(heard.poll(0))
 
     def end(self) -> None:
-        """Let go of the other process, if there is one: it says nothing any more."""
+        """End the other process, if there is one."""
         if self._stand_in is None:
             return
         self._stand_in.kill()
@@ -228,8 +227,8 @@ class Adoption:
         self._stand_in = None
 
 
-# Under NotifyAccess=main only the main process may name another: this one must do it, when it is
-# bidden. Its standard output hangs up once the manager has heard, and it ends with its parent.
+# Under NotifyAccess=main only the main process may name another, so this process names its parent,
+# when told to. The manager closes its standard output once it has heard; it ends with its parent.
 _STAND_IN: Final = """
 import os, socket, sys
 sys.stdin.readline()
@@ -244,16 +243,16 @@ sys.stdin.read()
 
 
 def status(text: str) -> str:
-    """The assignment for notify() that shows `text` as the node's state."""
+    """The argument of notify() that shows `text` as the node's state."""
     return "STATUS=" + " ".join(text.split())
 
 
 def watchdog_interval_s() -> float | None:
-    """How often it wants to hear WATCHDOG=1, at half of its patience; None: not at all."""
-    patience_us = os.environ.get("WATCHDOG_USEC", "")
-    if not patience_us.isdigit() or int(patience_us) == 0:
+    """How often to send WATCHDOG=1: at half of the manager's time-out; None: not at all."""
+    timeout_us = os.environ.get("WATCHDOG_USEC", "")
+    if not timeout_us.isdigit() or int(timeout_us) == 0:
         return None
-    return int(patience_us) / 1e6 / 2
+    return int(timeout_us) / 1e6 / 2
 
 
 def stores_sockets() -> bool:
@@ -266,7 +265,8 @@ def stores_sockets() -> bool:
 
 
 def store_sockets(descriptors: Sequence[int]) -> None:
-    """Have it keep these, in place of those that it kept. Does nothing unless stores_sockets()."""
+    """Have the manager keep these sockets, in place of those that it has. Does nothing unless
+    stores_sockets()."""
     if not stores_sockets():
         return
     if len(descriptors) > int(os.environ["FDSTORE"]):
@@ -277,7 +277,7 @@ def store_sockets(descriptors: Sequence[int]) -> None:
             extra=event("sockets_not_kept", wanted=len(descriptors)),
         )
     _forget_sockets()
-    # It must not give up a socket because poll() reports an error on it.
+    # FDPOLL=0: the manager must not drop a socket because poll() reports an error on it.
     notify(f"FDSTORE=1\nFDNAME={STORED_NAME}\nFDPOLL=0", descriptors)
 
 
@@ -304,7 +304,7 @@ def received_sockets() -> Inherited | None:
     stored = [fd for fd, name in zip(every, names.split(":"), strict=False) if name == STORED_NAME]
     activated = [fd for fd in every if fd not in stored]
     if activated:
-        _close_all(stored)  # once more the same, or what is not served any more
+        _close_all(stored)  # the same sockets, or some that are not served any more
         inherited = _paired(activated, names)
         inherited.of_unit = True
         return inherited
@@ -321,8 +321,8 @@ def received_sockets() -> Inherited | None:
 
 
 def _refuse_wrapper(process: str) -> None:
-    """Its sockets would be served by nobody, and hold the port against this process. Raises
-    StartError when `process` has started this one."""
+    """Nobody would serve the sockets, and they would block the port. Raises StartError if `process`
+    has started this one."""
     with contextlib.suppress(psutil.Error):
         if any(str(one.pid) == process for one in psutil.Process().parents()):
             raise StartError(

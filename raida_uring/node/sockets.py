@@ -1,6 +1,6 @@
 """Listening sockets: one UDP and one TCP socket per address, bound and with their options set.
 
-Thread: control. What accepted connections need is set on the listener, from which they inherit it.
+Thread: control. Accepted connections inherit their options from the listener.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from raida_uring.errors import StartError, passing
 from raida_uring.log import event
 from raida_uring.node.patience import Patience, retry
 
-PORT_TRIES: Final = 16  # to find a number that is free on UDP and TCP alike
+PORT_TRIES: Final = 16  # to find a number that is free for both UDP and TCP
 RELEASE_TIMEOUT_S: Final = 5.0  # for the service manager to close sockets that are not served now
 RELEASE_RETRY_S: Final = 0.01
 
@@ -93,11 +93,11 @@ class Inherited:
 def bind_all(
     config: Config, inherited: Inherited | None = None, patience: Patience | None = None
 ) -> list[Bound]:
-    """Bind every address of `[network] bind`; port 0 takes one free number for all of them.
+    """Bind every address of `[network] bind`; port 0 means one free number for all of them.
 
-    inherited: sockets that are used for the addresses that they have, when the port is the same.
-    patience: for a port or an interface that will be there in a moment. An address that no
-    interface has yet is bound all the same, with a log line.
+    inherited: sockets to use for the addresses that they have, if the port is the same. patience:
+    for a port or an interface that is about to be free or up. An address that no interface has yet
+    is bound too, with a log line.
 
     An IPv6 wildcard that came by default is left out, with a log line, where the machine has no
     IPv6. Raises StartError that names address, port and remedy.
@@ -116,7 +116,7 @@ def bind_all(
 
 
 class _PortTakenError(StartError):
-    """Worth another try when the kernel chose the number."""
+    """Worth another try if the kernel chose the number."""
 
 
 def _bind_once(
@@ -156,7 +156,7 @@ def _inherited(config: Config, host: str, inherited: Inherited | None) -> Bound 
 
 
 def _bind_released(config: Config, host: str, port: int) -> Bound | None:
-    """As _bind_address(), with patience for sockets that another process is about to close."""
+    """As _bind_address(), waiting for sockets that another process is about to close."""
     deadline = time.monotonic() + RELEASE_TIMEOUT_S
     while True:
         try:
@@ -211,8 +211,8 @@ def _no_socket(host: str, error: OSError) -> StartError:
 
 
 def _bind(one: socket.socket, host: str, port: int) -> bool:
-    """Whether no interface has the address yet: DHCP, duplicate address detection and failover
-    bring it later, and it is bound for that moment. Raises OSError."""
+    """Bind; return whether no interface has the address yet. DHCP, duplicate address detection and
+    failover bring it later, so the socket is bound all the same. Raises OSError."""
     place = bind_address(host, port)
     try:
         one.bind(place)
@@ -230,7 +230,8 @@ def _bind(one: socket.socket, host: str, port: int) -> bool:
 
 @contextlib.contextmanager
 def _explained(transport: str, host: str, port: int) -> Iterator[None]:
-    """Turn what binding raises into words; _PortTakenError when the number is in use."""
+    """Turn errors of binding into a StartError that says what to do; _PortTakenError if the port is
+    in use."""
     place = f"{transport} {format_endpoint(host, port)}"
     try:
         yield
@@ -268,10 +269,11 @@ def _port_taken(place: str, transport: str, host: str, port: int) -> _PortTakenE
 
 
 def _is_served(transport: str, host: str, port: int) -> bool:
-    """Whether another server holds what cannot be bound, and not a client for a moment.
+    """Whether a server has the port, and not a client for a moment.
 
-    Of a UDP socket without a peer nobody can tell. One that has no address of its own, and a number
-    of those that clients get, is taken for a client's, unless a TCP server has the same.
+    A UDP socket without a peer does not show which it is. If it is bound to no particular address,
+    and to a port of the range for clients, it counts as a client's, unless a TCP server has the
+    same port.
     """
     if any(state == _LISTENS for state, _ in _sockets_at("tcp", host, port)):
         return True
@@ -285,7 +287,7 @@ def _is_served(transport: str, host: str, port: int) -> bool:
 
 
 def _sockets_at(kind: str, host: str, port: int) -> Iterator[tuple[str, IPAddress]]:
-    """State and local address of others' sockets that a bind of `host` and `port` may meet with.
+    """State and local address of other processes' sockets that may conflict with `host` and `port`.
     kind: "tcp" or "udp"."""
     wanted = ipaddress.ip_address(host.partition("%")[0])
     own = _own_inodes()
@@ -304,7 +306,8 @@ def _sockets_at(kind: str, host: str, port: int) -> Iterator[tuple[str, IPAddres
 
 
 def _own_inodes() -> set[str]:
-    """The numbers of this process's sockets: those of one family are not in the other's way."""
+    """Inode numbers of this process's sockets, which do not conflict with each other: they are of
+    different families."""
     own = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # closed since
@@ -331,14 +334,13 @@ def ephemeral_ports() -> tuple[int, int]:
 
 
 def is_ephemeral(port: int) -> bool:
-    """Whether the kernel may give `port` to an outgoing connection, so that a start finds it in
-    use."""
+    """Whether the kernel may give `port` to an outgoing connection, which can make a start fail."""
     first, last = ephemeral_ports()
     return first <= port <= last and port not in reserved_ports()
 
 
 def reserved_ports() -> set[int]:
-    """The numbers that it gives to nobody."""
+    """The numbers that the kernel gives to no outgoing connection."""
     try:
         text = _RESERVED_PORTS.read_text().strip()
         ranges = [part.partition("-") for part in text.split(",") if part]
@@ -365,7 +367,7 @@ def _set_tcp_options(tcp: socket.socket, config: Config) -> None:
 
 
 def _take_one_family(one: socket.socket) -> None:
-    """Leave IPv4 to a socket of its own. Only before the bind: an inherited socket refuses it."""
+    """Leave IPv4 to a separate socket. Only before binding: an inherited socket refuses it."""
     if one.family == socket.AF_INET6 and one.getsockname()[1] == 0:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
@@ -399,7 +401,7 @@ def size_buffers(udp: socket.socket, config: Config) -> list[tuple[str, int, int
 
 
 def _size_buffer(udp: socket.socket, option: int, force: int, wanted: int) -> int:
-    """Ask with privilege, else without; the kernel caps the latter silently, so look."""
+    """The size granted. Without privilege the kernel lowers it silently, so it is read back."""
     try:
         udp.setsockopt(socket.SOL_SOCKET, force, wanted)
     except OSError:

@@ -112,7 +112,7 @@ class Succession:
     def dismissed(self, *, kill: bool = False) -> bool:
         """Whether a dismissed successor has ended, or there is none. kill: do not wait for it."""
         if self._successor is not None:
-            if not self._successor.gone(hurry=kill):
+            if not self._successor.gone(kill=kill):
                 return False
             self._successor = None
             self._server.forget_successor()

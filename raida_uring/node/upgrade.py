@@ -1,15 +1,18 @@
 """Replacing a running node by its successor without losing a request.
 
-The node starts its successor with the same sockets, waits until that serves, and then leaves: what
-arrives is the successor's, requests in hand are answered here, connections between two requests are
-passed on. If the successor does not come up, nothing has changed; if it ends before the node has
-left, the node goes on.
+The node starts its successor with the same sockets, waits until the successor serves, and leaves.
+From then on the successor receives all requests; the node answers those that it has received, and
+passes on connections that are between two requests. If the successor does not come up, nothing has
+changed; if it ends before the node has left, the node serves again.
 
-They talk over a Unix socket of sequenced packets. Successor to predecessor: `receiving` right
-before it takes from the sockets, `ready` when it serves, `failed` and why. Predecessor to
+Both talk over a Unix socket of sequenced packets. Successor to predecessor: `receiving` right
+before it receives from the sockets, `ready` when it serves, `failed` with a reason. Predecessor to
 successor: `released` once the admin socket and the HTTP port are free, connections (the listener's
-number and a descriptor), at the end its counters as JSON; then it closes the socket. Thread: named
-at each class.
+number and a descriptor), and at the end its counters as JSON; then it closes the socket. Thread:
+stated at each class.
+
+This module imports neither configuration nor data plane: a successor that cannot load them must be
+able to say so.
 """
 
 import array
@@ -29,11 +32,10 @@ from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import event
-from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
-END_TIMEOUT_S: Final = 1.0  # for one that is not wanted to end, once it has nothing to answer
+END_TIMEOUT_S: Final = 1.0  # for a dismissed successor that has nothing to answer to end
 SEND_TIMEOUT_S: Final = 5.0  # for a successor that does not read
 RETRY_S: Final = 0.001  # between two tries to give the loop a connection
 
@@ -49,8 +51,7 @@ logger = logging.getLogger("raida_uring.upgrade")
 
 
 class Successor:
-    """The process that is to take over. Thread: the predecessor's main thread, which waits for
-    nothing here."""
+    """The process that is to take over. Thread: the predecessor's main one; nothing here waits."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", channel: socket.socket, timeout_s: float
@@ -121,7 +122,7 @@ class Successor:
 
     def serves(self) -> bool:
         """Whether it has come up. Raises StartError once it is certain that it does not."""
-        status = self.status  # before the look: its last words are seen then
+        status = self.status  # before receiving: what it said last is seen then
         self._listen()
         if self._ready and status is None and not self._reason:
             return True
@@ -138,7 +139,7 @@ class Successor:
         return False
 
     def _listen(self) -> None:
-        """Take in what it has said."""
+        """Receive what it has said."""
         heard = select.poll()  # not select(), which ends at descriptor 1023
         heard.register(self.channel, select.POLLIN)
         while heard.poll(0):
@@ -154,18 +155,18 @@ class Successor:
                 self._reason = said[len(_FAILED) :].decode(errors="replace")
 
     def abandon(self, drain_timeout_s: float) -> None:
-        """It is not wanted: let it answer what it may have taken already, and end."""
+        """Dismiss it: it answers what it may have received already, and ends."""
         if self.status is None:
             self._process.send_signal(signal.SIGTERM)
         self._abandoned_at = time.monotonic()
         self._drain_timeout_s = drain_timeout_s
 
-    def gone(self, *, hurry: bool = False) -> bool:
-        """After abandon(): whether it has ended. It is killed when it is late, or to `hurry`."""
+    def gone(self, *, kill: bool = False) -> bool:
+        """After abandon(): whether it has ended. It is killed when it is late. kill: at once."""
         if self.status is None:
             self._listen()
             patience_s = END_TIMEOUT_S + (self._drain_timeout_s if self._receiving else 0)
-            if time.monotonic() < self._abandoned_at + patience_s and not hurry:
+            if time.monotonic() < self._abandoned_at + patience_s and not kill:
                 return False
             self._process.kill()
             self._process.wait()
@@ -173,12 +174,12 @@ class Successor:
         return True
 
     def release(self) -> None:
-        """Let it open what only one process can have open."""
+        """Have it open what only one process can have open."""
         with contextlib.suppress(OSError):  # it is gone: `status` tells
             self.channel.send(_RELEASED)
 
     def finish(self, counters: dict[str, int]) -> None:
-        """This node has answered everything it had: let the successor know what it counted."""
+        """This node has answered everything: pass on its counters."""
         try:
             self.channel.send(json.dumps(counters).encode())
         except OSError as error:
@@ -204,12 +205,12 @@ def tell_failure(reason: str) -> None:
         with socket.socket(fileno=os.dup(channel)) as duplicate:
             duplicate.send(_FAILED + reason.encode()[:_REASON_BYTES_MAX], socket.MSG_DONTWAIT)
     except (KeyError, ValueError, TypeError, OverflowError, OSError):
-        pass  # nobody waits
+        pass  # no predecessor waits
 
 
 class Takeover:
-    """What a successor got from its predecessor. Thread: begin() starts one of its own; what it
-    learns is set for any thread to see."""
+    """What a successor gets from its predecessor. Thread: begin() starts one, which sets attributes
+    that any may read."""
 
     def __init__(
         self,
@@ -219,23 +220,21 @@ class Takeover:
         *,
         shared: bool,
     ) -> None:
-        """The rest as Successor.start() has it."""
+        """Arguments as Successor.start()."""
         self._channel = channel
         self.shared = shared
         self.hosts = [host for host, _, _, _ in sockets]  # by the predecessor's listener number
-        self.sockets = Inherited(
-            sockets[0][1] if sockets else 0,
-            {host: (udp, tcp) for host, _, udp, tcp in sockets},
-        )
+        self.port = sockets[0][1] if sockets else 0
+        self.descriptors = {host: (udp, tcp) for host, _, udp, tcp in sockets}
         self.owner = owner
-        self.released = False  # it has left the admin socket and the HTTP port, and takes no more
+        self.released = False  # the admin socket and the HTTP port are free, all requests come here
         self.gone = False
         self._thread: Vital | None = None
-        self.taken = 0  # connections it has passed on
+        self.adopted = 0  # connections that it has passed on
 
     @classmethod
     def from_environment(cls) -> "Takeover | None":
-        """None when there is nobody to succeed. Raises StartError when it makes no sense."""
+        """None without a predecessor. Raises StartError if the variable makes no sense."""
         text = os.environ.get(ENVIRONMENT)  # until begin(), so that tell_failure() finds it
         if text is None:
             return None
@@ -253,12 +252,12 @@ class Takeover:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
 
     def tell_receiving(self) -> None:
-        """From now on this node takes from the sockets."""
+        """Tell the predecessor that from now on this node receives from the sockets."""
         with contextlib.suppress(OSError):  # begin() hears of it
             self._channel.send(_RECEIVING)
 
     def withdraw(self, why: str) -> None:
-        """This node stops. Before the predecessor has heard that it serves, that one goes on."""
+        """This node stops. A predecessor that has not heard yet that it serves goes on."""
         if not self.released:
             with contextlib.suppress(OSError):
                 self._channel.send(_FAILED + why.encode())
@@ -269,10 +268,10 @@ class Takeover:
         carry: Callable[[dict[str, int]], None],
         changed: Callable[[], None],
     ) -> None:
-        """Tell the predecessor that this node serves, and take what it passes on.
+        """Tell the predecessor that this node serves, and receive what it passes on.
 
-        adopt: takes a listener's number and a connection's descriptor. carry: takes the counters.
-        changed: called when `released` or `gone` has become true. All on a thread of their own.
+        adopt: gets a listener's number and a connection's descriptor. carry: gets the counters.
+        changed: called when `released` or `gone` has become true. All on the thread `takeover`.
         """
         os.environ.pop(ENVIRONMENT, None)
         self._channel.setblocking(True)
@@ -291,8 +290,8 @@ class Takeover:
             self._thread.join()
         logger.info(
             "took over: %d connections passed on, the predecessor is gone",
-            self.taken,
-            extra=event("took_over", connections=self.taken),
+            self.adopted,
+            extra=event("took_over", connections=self.adopted),
         )
 
     def _run(
@@ -309,7 +308,7 @@ class Takeover:
                         _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(descriptors.itemsize)
                     )
                 except ConnectionResetError:
-                    continue  # it left a word of ours unread; what it said is still to be had
+                    continue  # it left a message unread; what it has sent can still be received
                 except OSError:
                     break
                 if not data:
@@ -323,7 +322,7 @@ class Takeover:
                 for _, _, content in ancillary:
                     descriptors.frombytes(content)
                 for fd in descriptors:
-                    self.taken += _adopt(adopt, data[0], fd)
+                    self.adopted += _adopt(adopt, data[0], fd)
                 if data == _RELEASED:
                     self.released = True
                     changed()

@@ -1,8 +1,8 @@
-"""Worker threads: take a batch, run the handlers, hand the answers back.
+"""Worker threads: take a batch, run the handlers, return the replies.
 
-A request costs a few hundred bytecodes here and one share of three C calls per batch; everything
-that needs no handler (header, length, body check, reply header) is done by ffi/engine/worker.c
-outside the interpreter lock.
+A request costs a few hundred bytecodes here and a share of three C calls per batch. What needs no
+handler (header, length, body check, reply header) is done by ffi/engine/worker.c without the
+interpreter lock.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ from raida_uring.workers.tap import Tap
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
-# For workers to leave once the data plane has ended. One whose handler outlasted the drain may
-# never do; any other leaves as soon as a starved machine gives it a processor.
+# For workers to end once the data plane has ended. A handler that outlasted the drain may never
+# return; any other worker ends as soon as a busy machine gives it a processor.
 HANDLER_TIMEOUT_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 10.0
-_JOIN_INTERVAL_S: Final = 0.05  # after which a handler may have returned
+_JOIN_INTERVAL_S: Final = 0.05  # between looks whether a handler has returned
 
 _ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
@@ -54,7 +54,7 @@ _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 _STORE_FAULT: Final = -1  # in place of a command's number
 
 
-# What a request is answered after that counts as a failed check of its sender's.
+# A request that was answered so counts as a failed check of its sender.
 _KEY_NOT_SHOWN: Final = frozenset(
     (
         Status.INVALID_ENCRYPTION,
@@ -75,14 +75,14 @@ def _unknown(_request: Request, _node: Node) -> Reply:
 
 
 class _NotToldError(Exception):
-    """A handler has checked a secret, and what came of it must not be told."""
+    """A handler has checked a secret, and the sender must not learn the result."""
 
 
 class _Gate:
-    """Who may be told the result of a check of a secret: see ffi/guard/guard.h. Thread: worker."""
+    """Decides who may learn the result of checking a secret: ffi/guard/guard.h. Thread: worker."""
 
     def __init__(self) -> None:
-        self.worker: native.Worker | None = None  # the data plane's end, once it is open
+        self.worker: native.Worker | None = None  # the data plane's side, once it is open
 
     def may_check(self, request: Request) -> bool:
         """Before a check that changes something."""
@@ -90,7 +90,7 @@ class _Gate:
         return self.worker.may_check(request._record[0])
 
     def tells(self, request: Request, *, failed: bool) -> bool:
-        """Once it has been made. A failure counts against its sender."""
+        """After a check: whether its sender may learn the result. A failure counts against it."""
         assert self.worker is not None  # noqa: S101  as above
         return self.worker.checked(request._record[0], failed=failed)
 
@@ -105,7 +105,7 @@ class _Gate:
             reply = handler(request, node)
             failed = getattr(reply, "status", None) in guesses
             if failed and request.transport == "tcp" and node.is_raida(request.peer[0]):
-                return reply  # others can make it ask for what does not exist, by `fix`
+                return reply  # anybody can make another RAIDA ask for a wrong ticket, by `fix`
             if not self.tells(request, failed=failed):
                 raise _NotToldError
             return reply
@@ -148,7 +148,7 @@ class _Sealed:
         return open_and_answer
 
     def begin(self) -> None:
-        """Forget what a batch that failed may have left."""
+        """Forget requests of an earlier batch, which may have failed."""
         self._opened.clear()
 
     def seal(self, records: Any, replies: list[Reply]) -> None:
@@ -167,14 +167,14 @@ class _Sealed:
 
 
 def _tables(commands: Iterable[Command], sealed: _Sealed, gate: _Gate) -> tuple[list[Handler], ...]:
-    """Who answers, by kind of request (native.KIND_*), then by command number."""
+    """Handlers by kind of request (native.KIND_*), then by command number."""
     unknown: Handler = _unknown
     tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
     for item in commands:
         handler = gate.guard(item) if item.guesses else item.handler
         bare = _refuse_bare if item.needs_body else handler
-        # Encrypted and without a body nobody has shown a key: only an echo, which tells nothing,
-        # is answered.
+        # An encrypted request without a body proves no key: only an echo, which reveals nothing, is
+        # answered.
         unproved = handler if item.number == ECHO_NUMBER else _refuse_bare
         row = handler, bare, sealed.handler(handler, unproved, public=item.public)
         for table, handler in zip(tables, row, strict=True):
@@ -220,7 +220,7 @@ class Worker:
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
         self._opened = threading.Event()
         self._fault: Exception | None = None
-        self.serving = False  # a batch is in its hands
+        self.serving = False  # it has a batch
         # A daemon thread: a handler that never returns must not keep the process from ending.
         self.thread: threading.Thread = Vital(target=self._run, name=f"worker-{index}", daemon=True)
 
@@ -273,9 +273,9 @@ class Worker:
         return round(1000 * FAULT_INTERVAL_S) if self._fault_counts else TAKE_TIMEOUT_MS
 
     def _serve_safely(self, worker: native.Worker, count: int) -> None:
-        """Whatever goes wrong, this thread lives on: the data plane counts on it.
+        """Whatever fails, this thread goes on: the data plane relies on it.
 
-        Requests that were not answered then are answered 252 by the next take().
+        The next take() answers 252 to requests that were left without a reply.
         """
         self._sealed.begin()
         try:
@@ -316,7 +316,7 @@ class Worker:
         self._reply(worker, replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
-        """None of these requests has changed anything, but for one case: see _note_panic()."""
+        """None of these requests has changed anything, except in the case of _note_panic()."""
         self._note_panic()
         key = _STORE_FAULT, str(error)
         self._fault_counts[key] = self._fault_counts.get(key, 0) + count
@@ -324,20 +324,20 @@ class Worker:
         return [_STORE_FAILED] * count
 
     def _note_panic(self) -> None:
-        """When the write that completes a commit fails, only opening the store again tells whether
-        it was done. LMDB refuses everything then, so the node has to end."""
+        """If the write that completes a commit fails, only opening the store again shows whether
+        the commit was made. LMDB refuses everything until then, so the node has to end."""
         if (coins := self._coins) is None:
             return
         coins.end()
         try:
-            coins.view.begin()  # only a look: counted nowhere
+            coins.view.begin()  # to see whether it fails; not counted
         except StoreError as lasting:
             if lasting.number == native_store.STORE_PANIC:
                 coins.store.fault = lasting
         coins.end()
 
     def _fault_seen(self, key: tuple[int, str]) -> int:
-        """How many such faults to log now, this one included; 0: a line went out lately."""
+        """How many such faults to log now, this one included; 0: a line was logged lately."""
         now = time.monotonic()
         self._fault_counts[key] = self._fault_counts.get(key, 0) + 1
         if now - self._fault_at.get(key, -FAULT_INTERVAL_S) < FAULT_INTERVAL_S:
@@ -346,7 +346,7 @@ class Worker:
         return self._fault_counts.pop(key)
 
     def _log_faults(self, *, last: bool = False) -> None:
-        """Those that no line has told of for FAULT_INTERVAL_S; the last time all."""
+        """Log faults that were only counted for FAULT_INTERVAL_S. last: all of them."""
         now = time.monotonic()
         for key, count in list(self._fault_counts.items()):
             if not last and now - self._fault_at[key] < FAULT_INTERVAL_S:
@@ -373,7 +373,7 @@ class Worker:
                 )
 
     def _answer(self, worker: native.Worker, count: int) -> list[Reply]:
-        """The busiest loop in Python: nothing in it that not every request needs."""
+        """The busiest loop in Python: it contains only what every request needs."""
         records, data = worker.batch(count)
         tables, node = self._tables, self._node
         replies: list[Reply] = []
@@ -388,7 +388,7 @@ class Worker:
         return replies
 
     def _answer_writing(self, worker: native.Worker, count: int, coins: Coins) -> list[Reply]:
-        """The same with a view that the handlers change; of one that fails nothing stays."""
+        """The same with a view that handlers change; changes of a handler that fails are undone."""
         records, data = worker.batch(count)
         replies: list[Reply] = []
         for record in _ITER_RECORDS(records):
@@ -401,7 +401,7 @@ class Worker:
                 fits = not size_fault(len(reply.payload), udp=not tcp, encryption=encryption)
                 if reply is given and fits:
                     coins.keep()
-                else:  # a client that is told 252 must not find its coins changed
+                else:  # a client that is answered 252 must not find its coins changed
                     coins.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
                 coins.undo()
@@ -419,7 +419,7 @@ class Worker:
         self._sealed.seal(worker.records(len(replies)), replies)
         try:
             packed = pack(replies)
-        except Exception:  # somebody's reply holds what it must not: find whose
+        except Exception:  # one of the replies is not valid: find it
             records = _ITER_RECORDS(worker.records(len(replies)))
             packed = pack(
                 [_checked(reply, record[2]) for reply, record in zip(replies, records, strict=True)]

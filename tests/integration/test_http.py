@@ -807,8 +807,8 @@ def test_several_scrapers_cost_no_more_than_one(
 def test_several_addresses(backend: str) -> None:
     hosts = ["127.0.0.1", "127.0.0.2", *(["::1"] if ipv6_loopback_works() else [])]
     with running_node(http={**HTTP, "listen": hosts}) as node:
-        assert node.server._web is not None
-        urls = node.server._web.urls
+        assert node.server.website.web is not None
+        urls = node.server.website.web.urls
         assert [place_of(url)[0] for url in urls] == hosts
         assert len({place_of(url)[1] for url in urls}) == 1
         for url in urls:

@@ -245,7 +245,7 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
     ours.send(b'{"echoes": 7}')
     ours.close()
     eventually(lambda: takeover.gone)
-    assert len(adopted) == takeover.taken == 1
+    assert len(adopted) == takeover.adopted == 1
     assert carried[-1] == {"echoes": 7}
     os.close(adopted[0])
 
@@ -273,7 +273,7 @@ def test_a_connection_that_there_is_no_descriptor_for_is_told(
     ours.send(b'{"echoes": 7}')
     ours.close()
     eventually(lambda: takeover.gone)
-    assert (adopted, takeover.taken, carried) == ([], 0, [{"echoes": 7}])
+    assert (adopted, takeover.adopted, carried) == ([], 0, [{"echoes": 7}])
     assert "another version" not in caplog.text
 
 

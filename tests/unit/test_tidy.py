@@ -34,6 +34,45 @@ SOLE_IMPORTERS = {
     "_loadgen": ("raida_uring/bench/load.py",),
 }
 
+# Top to bottom: a package imports from lines below its own. "" is the root package itself.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("node", "bench", "testing"),
+    ("admin",),
+    ("observe",),
+    ("workers",),
+    ("handlers",),
+    ("client", "store", "config"),
+    ("ffi", "protocol"),
+    ("log",),
+    ("addresses", "descriptors", "remedies", "threads"),
+    ("errors", ""),
+)
+# "module imports module", against that order.
+UPWARD_IMPORTS: set[str] = set()
+# Modules that import each other: a Store hands out Coins, which know their Store.
+CIRCLES = {("raida_uring.store.coins", "raida_uring.store.store")}
+
+LINES_MAX = 600
+CLASS_LINES_MAX = 300
+# What is longer -> lines. It may shrink, then be entered as shorter; once short, be removed.
+LONG_FILES: dict[str, int] = {
+    "raida_uring/bench/loadgen.c": 740,
+    "raida_uring/ffi/coins/store.c": 977,
+    "raida_uring/ffi/engine/stream.c": 601,
+    "raida_uring/ffi/native.py": 648,
+    "raida_uring/observe/metrics.py": 872,
+    "tests/fault/backend_sim.c": 1248,
+    "tests/integration/test_admin.py": 1048,
+    "tests/integration/test_http.py": 930,
+    "tests/integration/test_store_tools.py": 737,
+    "tests/native/test_backend.c": 873,
+    "tests/native/test_conn.c": 999,
+    "tools/systemd/prove.py": 1173,
+}
+LONG_CLASSES: dict[str, int] = {}
+
 GENERATED = {"_native.c", "_loadgen.c"}
 TEXT_SUFFIXES = {".c", ".h", ".md", ".py", ".service", ".sh", ".sysusers", ".toml", ".yaml"}
 TOP_LEVEL = ("raida_uring", "tests", "tools", "docs", "examples", "systemd", ".ci")
@@ -254,3 +293,107 @@ def test_mutations_apply() -> None:
         subprocess.run(
             ["git", "apply", "--unidiff-zero", "--check", patch], cwd=ROOT, check=True, timeout=30
         )
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports() -> dict[str, set[str]]:
+    """Module of the package -> those of the package that it imports: at its top, in functions and
+    for type checking."""
+    paths = [path for path in files(".py") if path.is_relative_to(ROOT / "raida_uring")]
+    modules = {module_of(path) for path in paths}
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name_of(path)}: a relative import"
+                origin = node.module or ""
+                for alias in node.names:
+                    whole = f"{origin}.{alias.name}"
+                    named.add(whole if whole in modules else origin)
+        found[module_of(path)] = named & modules
+    return found
+
+
+def package_of(module: str) -> str:
+    return f"{module}.".split(".")[1]
+
+
+def test_every_package_has_its_layer() -> None:
+    placed = [package for layer in LAYERS for package in layer]
+    assert sorted(placed) == sorted({package_of(module) for module in imports()})
+
+
+def test_imports_run_down() -> None:
+    height = {package: -at for at, layer in enumerate(LAYERS) for package in layer}
+    upward = {
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if package_of(module) != package_of(other)
+        and height[package_of(module)] <= height[package_of(other)]
+    }
+    assert upward == UPWARD_IMPORTS
+
+
+def reached(module: str, graph: dict[str, set[str]]) -> set[str]:
+    """Whatever `module` imports, directly or not."""
+    found: set[str] = set()
+    wanted = set(graph[module])
+    while wanted:
+        found |= wanted
+        wanted = {other for one in wanted for other in graph[one]} - found
+    return found
+
+
+def import_circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    below = {module: reached(module, graph) for module in graph}
+    return {
+        tuple(sorted(other for other in below[module] if module in below[other]))
+        for module in graph
+        if module in below[module]
+    }
+
+
+def test_the_measure_finds_import_circles() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert import_circles(graph) == {("b", "c")}
+
+
+def test_imports_make_no_circle() -> None:
+    graph = imports()
+    assert import_circles(graph) == {circle for circle in CIRCLES if graph.keys() >= set(circle)}
+
+
+def test_files_are_short() -> None:
+    lengths = {
+        name_of(path): len(path.read_text(encoding="utf-8").splitlines())
+        for path in files(".py", ".c", ".h", ".sh")
+        if path.parts[len(ROOT.parts)] in ("raida_uring", "tests", "tools")
+    }
+    assert_shrinks(lengths, LINES_MAX, LONG_FILES)
+
+
+def test_classes_are_short() -> None:
+    lengths = {
+        f"{name_of(path)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in files(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert_shrinks(lengths, CLASS_LINES_MAX, LONG_CLASSES)
+
+
+def assert_shrinks(lengths: dict[str, int], most: int, listed: dict[str, int]) -> None:
+    longer = [
+        f"{name}: {lines}" for name, lines in lengths.items() if lines > listed.get(name, most)
+    ]
+    assert not longer, "\n".join(["split by what changes together:", *longer])
+    short = [name for name in listed if lengths.get(name, 0) <= most]
+    assert not short, "\n".join(["short enough now, remove from the list:", *short])

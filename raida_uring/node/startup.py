@@ -1,0 +1,162 @@
+"""What a start is made of, piece by piece; server.py has the order. Thread: control."""
+
+import errno
+import logging
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from raida_uring import remedies
+from raida_uring.addresses import Bound
+from raida_uring.config import Config, engine_settings
+from raida_uring.descriptors import connections_room, raise_descriptor_limit
+from raida_uring.errors import EngineError, StartError, passing
+from raida_uring.ffi import native
+from raida_uring.handlers import ECHO_NUMBER, Command, Mode
+from raida_uring.handlers.node import Node
+from raida_uring.log import event
+from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
+from raida_uring.observe import metrics
+from raida_uring.observe.requestlog import RequestLog
+from raida_uring.protocol.sealing import Keys
+from raida_uring.store import Store
+from raida_uring.workers.worker import Worker
+
+LANES: Final[Mapping[Mode, int]] = {
+    "read": native.CLASS_ORDINARY,
+    "slow": native.CLASS_SLOW,
+    "write": native.CLASS_WRITE,
+}
+
+logger = logging.getLogger("raida_uring")
+
+
+def limit_connections(config: Config) -> int:
+    """`[limits] connections_max`, or as many as the descriptor limit has room for. Raises
+    StartError when that is none."""
+    limit = raise_descriptor_limit()
+    wanted = config.limits.connections_max
+    room = connections_room(limit)
+    if room < 1:
+        raise StartError(
+            f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
+        )
+    if wanted > room:
+        logger.info(
+            "connections_max lowered from %d to %d: the descriptor limit is %d",
+            wanted,
+            room,
+            limit,
+            extra=event("connections_lowered", wanted=wanted, granted=room),
+        )
+    return min(wanted, room)
+
+
+def make_engine(
+    config: Config, bound: Iterable[Bound], connections_max: int, *, shared: bool
+) -> native.Engine:
+    """The data plane with its memory. shared: other processes have the sockets too. Raises
+    StartError."""
+    listeners = [native.Listener(one.udp.fileno(), one.tcp.fileno(), one.wildcard) for one in bound]
+    try:
+        return native.Engine(
+            listeners,
+            engine_settings(config, connections_max) | {"shared_sockets": int(shared)},
+        )
+    except EngineError as error:
+        if error.number == errno.EINVAL:  # the text names the setting
+            raise StartError(str(error)) from error
+        remedy = remedies.for_node_memory(error.number)
+        refused = StartError(f"{error}; {remedy}" if remedy else str(error))
+        raise passing(refused, error.number) from error
+
+
+def publish(engine: native.Engine, commands: Iterable[Command]) -> None:
+    """Tell the data plane the lane of each command, and which commands check a secret."""
+    for item in commands:
+        lane = native.CLASS_ECHO if item.number == ECHO_NUMBER else LANES[item.mode]
+        engine.set_class(item.group, item.code, lane)
+        if item.guesses:
+            engine.guard(item.group, item.code)
+
+
+def make_workers(
+    config: Config,
+    engine: native.Engine,
+    commands: Sequence[Command],
+    node: Node,
+    store: Store | None,
+    keys: Keys | None,
+    requests: RequestLog,
+) -> Iterator[Worker]:
+    """The workers of the ordinary, the slow and, with a store, the writing lane, not started.
+
+    keys: in place of those of the store.
+    """
+    cpus = config.workers.cpus
+    ordinary, slow = config.workers.count, config.workers.slow_count
+    for index in range(ordinary + slow):
+        coins = store.coins() if store is not None and index < ordinary else None
+        # A slow handler must not keep a state of the store: keys are looked up one by one.
+        source = store if index >= ordinary and keys is None else keys
+        yield Worker(engine, index, commands, node, cpus, coins, source, tap=requests.tap())
+    if store is not None:
+        coins, index = store.coins(writing=True), ordinary + slow
+        tap = requests.tap()
+        yield Worker(engine, index, commands, node, cpus, coins, keys, tap=tap, writing=True)
+
+
+def describe_tier(engine: native.Engine, config: Config) -> str:
+    """Backend and tier in use and, where it is not the best, why; for people."""
+    if (refusal := engine.refusal) is not None:
+        return f"{engine.tier} ({_explain(refusal)})"
+    return f"{engine.tier} (as configured)" if config.network.backend == "epoll" else engine.tier
+
+
+def explain_failure(error: EngineError, config: Config) -> str:
+    """Why the I/O thread could not start."""
+    if config.network.backend != "uring" or "pinning" in error.doing:
+        return str(error)
+    return _explain(error)
+
+
+def _explain(error: EngineError) -> str:
+    return f"io_uring refused: {error}; {explain_refusal(error.number, error.doing)}"
+
+
+def log_missing(engine: native.Engine, config: Config, bound: Iterable[Bound]) -> None:
+    """Log what is not there although an operator may expect it."""
+    log_lack_of_ipv4("[network] bind", [one.tcp for one in bound])
+    if config.http.enabled and "ipv4" not in metrics.host_errors():
+        logger.info(
+            "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
+            extra=event("host_errors_hidden"),
+        )
+    if LACK_OF_MEMORY in engine.tier:
+        logger.warning(
+            "smaller queues than asked for: %s",
+            explain_refusal(errno.ENOMEM),
+            extra=event("queues_small"),
+        )
+
+
+def log_lack_of_ipv4(place: str, listening: Iterable[socket.socket]) -> None:
+    """If one of the sockets stands for every IPv6 address and none for any IPv4 one."""
+    if _lacks_ipv4(listening):
+        logger.info(
+            '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+            place,
+            extra=event("ipv6_only", place=place),
+        )
+
+
+def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:
+    everywhere = False
+    for one in listening:
+        if one.family == socket.AF_INET:
+            return False
+        if one.getsockname()[0] == "::":
+            if not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                return False  # the service manager's
+            everywhere = True
+    return everywhere
