@@ -237,16 +237,16 @@ def test_leaves_that_are_behind_are_not_saved(monkeypatch: pytest.MonkeyPatch) -
         raise StoreError("a test's store fails on purpose")
 
     with opened_store() as store:
-        trees = Integrity(store)
-        trees.load()
-        trees.save()
-        trees.start(None, lambda: 0)
+        integrity = Integrity(store)
+        integrity.load()
+        integrity.save()
+        integrity.start(None, lambda: 0)
         with monkeypatch.context() as patch:
             patch.setattr(Integrity, "_leaf", fails)
             patch.setattr(trees, "RETRY_S", 0.0)
             with store.write() as coins:
                 coins.set(coin_bytes(READABLE[0]) + ANS[3], 1, 21, 1)
-            trees.stop()
+            integrity.stop()
         again = Integrity(store)
         again.load()
         assert again._recent[-1].roots == roots_of(leaves_of(store))
