@@ -3,9 +3,11 @@
 
 #include <stddef.h>
 
+#include "check.h"
+
 _Static_assert((RU_CLOSED_KEPT & (RU_CLOSED_KEPT - 1)) == 0, "indexes are masked");
 
-struct ru_closed *ru_closed_room(struct ru_closed_ring *ring)
+struct ru_closed *ru_closed_reserve(struct ru_closed_ring *ring)
 {
     uint32_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
     if (ring->tail - head < RU_CLOSED_KEPT)
@@ -16,6 +18,7 @@ struct ru_closed *ru_closed_room(struct ru_closed_ring *ring)
 
 void ru_closed_put(struct ru_closed_ring *ring)
 {
+    RU_CHECK(ring->tail - __atomic_load_n(&ring->head, __ATOMIC_RELAXED) < RU_CLOSED_KEPT);
     __atomic_store_n(&ring->tail, ring->tail + 1, __ATOMIC_RELEASE);
 }
 

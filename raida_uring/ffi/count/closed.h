@@ -2,7 +2,7 @@
  *
  * Why: only the loop knows that a connection ended and why, and it must neither format nor wait.
  * Owner: the loop puts in, one other thread takes out; each index has one writer.
- * Memory: a fixed ring in the engine. When it is full, what does not fit is only counted.
+ * Memory: a fixed ring in the engine. Entries that do not fit are counted and lost.
  */
 #ifndef RU_CLOSED_H
 #define RU_CLOSED_H
@@ -19,9 +19,10 @@ struct ru_closed_ring {
     struct ru_closed entries[RU_CLOSED_KEPT];
 };
 
-/* Thread: loop. Where the next one goes; NULL when there is no room, which is counted. */
-struct ru_closed *ru_closed_room(struct ru_closed_ring *ring);
-/* Thread: loop. What stands there is for the reader. */
+/* Thread: loop. Where to write the next one, before ru_closed_put(). NULL when the ring is full:
+ * the entry counts as missed. */
+struct ru_closed *ru_closed_reserve(struct ru_closed_ring *ring);
+/* Thread: loop. Give the reserved entry to the reader. */
 void ru_closed_put(struct ru_closed_ring *ring);
 /* Thread: the reader. Take up to `count`, oldest first. */
 uint32_t ru_closed_take(struct ru_closed_ring *ring, struct ru_closed *entries, uint32_t count);

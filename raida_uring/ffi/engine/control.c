@@ -25,6 +25,7 @@
 static void control_apply(struct ru_engine *engine, const struct ru_live *live)
 {
     struct ru_config *config = &engine->config;
+    RU_CHECK(live->connections_max <= engine->conns.capacity);
     engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;

@@ -36,6 +36,7 @@ void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
 
 static void datagram_queue(struct ru_engine *engine, uint32_t slot)
 {
+    RU_CHECK(engine->udp.contexts[slot].lane < RU_LANES);
     struct ru_lane *lane = &engine->lanes[engine->udp.contexts[slot].lane];
     if (ru_admission_refuses(engine, slot))
         ru_datagram_limit(engine, slot);
@@ -219,6 +220,7 @@ static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 
 void ru_datagram_drain(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         uint32_t budget = RU_EVENTS_BATCH; /* of a lap: replies have to leave in between */
         if (!engine->listeners[i].receiving)

@@ -37,6 +37,7 @@ static void dispatch_lend(struct ru_engine *engine)
                 ru_ring_push(&mailbox->lent[size_class], engine->arena.base, block);
                 state->lent[size_class]++;
                 engine->lent_count[size_class]++;
+                RU_CHECK(engine->lent_missing > 0);
                 engine->lent_missing--;
                 lent = true;
             }
@@ -113,6 +114,7 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
 {
     uint32_t context = ru_lane_pop(lane, &engine->waiting);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
+    RU_CHECK(engine->waiting.since_ns[context] <= engine->now_ns);
     ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
     if (context < engine->arena.slots) {
         if (ru_admission_refuses(engine, context)) { /* since it was queued */
@@ -199,6 +201,7 @@ static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
         struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
         uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
+        RU_CHECK(since_ns <= engine->now_ns);
         if (state->outstanding == 0 || state->waits ||
             engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
             continue;
@@ -216,6 +219,7 @@ static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
     if (lane->sampling.worker == RU_NONE)
         return;
     const struct ru_worker_state *state = &engine->workers[lane->sampling.worker];
+    RU_CHECK(state->outstanding > 0 && state->given_ns <= engine->now_ns);
     uint64_t age_ns = engine->now_ns - state->given_ns;
     if (age_ns >= RU_DISPATCH_SOON_NS || state->waits)
         dispatch_sampled(engine, lane, age_ns);

@@ -148,6 +148,7 @@ static void stream_watch(struct ru_engine *engine, uint32_t index)
     enum ru_conn_reason reason;
     uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
     const struct ru_timer_node *node = &engine->timer_nodes[index];
+    RU_CHECK(deadline_ns == UINT64_MAX || ru_conn_at(&engine->conns, index)->fd >= 0);
     if (deadline_ns != UINT64_MAX && (node->bucket == RU_NONE || deadline_ns < node->deadline_ns))
         ru_timer_set(&engine->timers, index, deadline_ns);
 }
@@ -178,7 +179,7 @@ static void stream_note_closed(struct ru_engine *engine, uint32_t index)
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     if (conn->reason == RU_CLOSED_DONE && conn->requests == 1)
         return;
-    struct ru_closed *closed = ru_closed_room(&engine->closed);
+    struct ru_closed *closed = ru_closed_reserve(&engine->closed);
     if (!closed)
         return;
     *closed = (struct ru_closed){
