@@ -66,7 +66,7 @@ struct event {
 struct log {
     uint32_t count;
     uint32_t consumed;
-    enum ru_conn_reason reason;
+    enum ru_closed_reason reason;
     struct event events[EVENTS_MAX];
 };
 

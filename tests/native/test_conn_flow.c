@@ -242,7 +242,7 @@ static void test_what_follows_the_last_reply(void)
 
 #define EXPECT_DEADLINE(index, want_ns, want_reason)                                               \
     do {                                                                                           \
-        enum ru_conn_reason reason = RU_CLOSED_REASONS;                                            \
+        enum ru_closed_reason reason = RU_CLOSED_REASONS;                                          \
         EXPECT_EQUAL(ru_conn_deadline_ns(&host.conns, index, &reason), want_ns);                   \
         EXPECT_EQUAL(reason, want_reason);                                                         \
     } while (0)
@@ -327,7 +327,7 @@ static void test_deadlines_of_the_other_states(void)
 static void test_every_reason_is_counted(void)
 {
     struct ru_config config = native_config();
-    for (enum ru_conn_reason reason = 0; reason < RU_CLOSED_REASONS; reason++) {
+    for (enum ru_closed_reason reason = 0; reason < RU_CLOSED_REASONS; reason++) {
         struct host host;
         host_open(&host, &config);
         uint32_t index = host_conn_in(&host, RU_CONN_READ_BODY);

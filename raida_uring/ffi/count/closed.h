@@ -12,6 +12,21 @@
 
 #include "ru.h"
 
+/* Why a connection ended. */
+enum ru_closed_reason {
+    RU_CLOSED_DONE,
+    RU_CLOSED_EOF,
+    RU_CLOSED_RESET,
+    RU_CLOSED_HEADER_TIMEOUT,
+    RU_CLOSED_BODY_TIMEOUT,
+    RU_CLOSED_WRITE_TIMEOUT,
+    RU_CLOSED_IDLE_TIMEOUT,
+    RU_CLOSED_EARLY, /* before its peer's address could be read */
+    RU_CLOSED_DRAIN,
+    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
+    RU_CLOSED_REASONS,
+};
+
 struct ru_closed_ring {
     _Alignas(RU_CACHE_LINE) uint32_t tail; /* loop */
     uint64_t missed;                       /* loop: found no room, since start */

@@ -1,16 +1,16 @@
 /* dispatch.c: requests to workers and back.
  *
- * Who gets what: only an idle worker is given work, the first idle one before the others, so that a
+ * Which worker: only an idle one is given work, and the first idle one before the others, so that a
  * quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
  * lane's measured pace: a hundred quick requests, or one that takes long.
  *
- * How many at once: Python threads share one interpreter lock, and each call of a handler into C
- * drops it. Two that run side by side then take it from each other at every call, for a fraction of
- * what one of them does. So a further worker is woken only where those at work leave the
- * interpreter idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch
- * that runs alone, by how much of its time its thread was on a processor: a tenth means that ten
- * may run at once. A batch that is older than a few milliseconds sits in a handler that blocks and
- * holds nobody up, nor does one whose thread is seen to wait.
+ * How many workers at once: Python threads share one interpreter lock, which each call of a handler
+ * into C drops. Two handlers that run side by side take the lock from each other at every such call,
+ * and together get a fraction done of what one alone does. So a further worker is woken only where
+ * the running ones leave the interpreter idle, because their handlers wait in C for a disk or a peer.
+ * That shows in a batch that runs alone: a thread that was on a processor for a tenth of the batch's
+ * time leaves room for ten. A batch older than a few milliseconds, and one whose thread is seen to
+ * wait, does not count as running.
  */
 #include "engine/dispatch.h"
 

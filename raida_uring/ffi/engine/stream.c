@@ -145,7 +145,7 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
  * moved away expires, ru_stream_expire() sets it anew. */
 static void stream_watch(struct ru_engine *engine, uint32_t index)
 {
-    enum ru_conn_reason reason;
+    enum ru_closed_reason reason;
     uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
     const struct ru_timer_node *node = &engine->timer_nodes[index];
     RU_CHECK(deadline_ns == UINT64_MAX || ru_conn_at(&engine->conns, index)->fd >= 0);
@@ -232,7 +232,7 @@ void ru_stream_continue_closing(struct ru_engine *engine, uint32_t index)
 }
 
 /* Step 1, and as much of the others as can be done now. */
-static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_conn_reason reason)
+static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_closed_reason reason)
 {
     ru_conn_close(&engine->conns, index, reason, engine->now_ns);
     ru_stream_continue_closing(engine, index);
@@ -533,7 +533,7 @@ void ru_stream_expire(struct ru_engine *engine)
 {
     uint32_t index;
     while ((index = ru_timer_expire(&engine->timers, engine->judged_ns)) != RU_NONE) {
-        enum ru_conn_reason reason = RU_CLOSED_DONE;
+        enum ru_closed_reason reason = RU_CLOSED_DONE;
         uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
         if (deadline_ns == UINT64_MAX)
             continue;

@@ -100,23 +100,6 @@ const char *ru_connection_state_name(uint32_t state)
     return state < RU_CONN_STATES ? names[state] : NULL;
 }
 
-const char *ru_closed_reason_name(uint32_t reason)
-{
-    static const char *const names[RU_CLOSED_REASONS] = {
-        [RU_CLOSED_DONE] = "done",
-        [RU_CLOSED_EOF] = "end of stream within a request",
-        [RU_CLOSED_RESET] = "reset",
-        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
-        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
-        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
-        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
-        [RU_CLOSED_EARLY] = "reset before its name was read",
-        [RU_CLOSED_DRAIN] = "drain",
-        [RU_CLOSED_HANDED_OVER] = "handed over",
-    };
-    return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
-}
-
 /* ---- life ---- */
 
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
@@ -222,7 +205,7 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     conns->used_count--;
 }
 
-void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason reason,
+void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_closed_reason reason,
                    uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
@@ -531,7 +514,7 @@ enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t
 /* ---- deadlines and tokens ---- */
 
 uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
-                             enum ru_conn_reason *reason)
+                             enum ru_closed_reason *reason)
 {
     const struct ru_conn *conn = &conns->conns[index];
     const struct ru_conn_timeouts *timeouts = &conns->timeouts;

@@ -9,11 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "count/closed.h"
+#include "count/stats.h"
 #include "memory/arena.h"
 #include "memory/block.h"
 #include "memory/list.h"
 #include "wire/fast.h"
-#include "count/stats.h"
 
 enum ru_conn_state {
     RU_CONN_FREE,
@@ -37,21 +38,6 @@ enum ru_conn_action {
     RU_CONN_CLOSE,       /* now in DONE */
 };
 
-/* Why a connection ended; the order is that of conn_reasons in conn.c. */
-enum ru_conn_reason {
-    RU_CLOSED_DONE,
-    RU_CLOSED_EOF,
-    RU_CLOSED_RESET,
-    RU_CLOSED_HEADER_TIMEOUT,
-    RU_CLOSED_BODY_TIMEOUT,
-    RU_CLOSED_WRITE_TIMEOUT,
-    RU_CLOSED_IDLE_TIMEOUT,
-    RU_CLOSED_EARLY, /* before its peer's name could be read */
-    RU_CLOSED_DRAIN,
-    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
-    RU_CLOSED_REASONS,
-};
-
 struct ru_conn {
     /* Names: who it is, to the kernel, to workers and to the free stack. */
     int fd;                    /* -1 once closed */
@@ -61,7 +47,7 @@ struct ru_conn {
 
     /* State. */
     uint8_t state;        /* enum ru_conn_state */
-    uint8_t reason;       /* enum ru_conn_reason, once DONE */
+    uint8_t reason;       /* enum ru_closed_reason, once DONE */
     uint8_t listener;     /* that accepted it */
     uint8_t worker;       /* its index, while with_worker */
     bool queued;          /* its context waits in a lane: PROCESSING, or DONE meanwhile */
@@ -155,12 +141,12 @@ enum ru_conn_action ru_conn_refuse(struct ru_conns *conns, uint32_t index, enum 
 enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t result,
                                  uint64_t now_ns);
 /* Begin to close; DONE from any state but FREE and DONE. */
-void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason reason,
+void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_closed_reason reason,
                    uint64_t now_ns);
 const uint8_t *ru_conn_unsent(const struct ru_conns *conns, uint32_t index, uint32_t *size);
 /* When the connection is to be closed unless something happens; UINT64_MAX: never. */
 uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
-                             enum ru_conn_reason *reason);
+                             enum ru_closed_reason *reason);
 /* Count the end of the connection (its descriptor is closed). */
 void ru_conn_count_closed(struct ru_conns *conns, uint32_t index);
 /* True if `token` names a connection whose request is with `worker` now. */
