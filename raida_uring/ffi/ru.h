@@ -364,5 +364,8 @@ _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_networ
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
 _Static_assert(RU_ROOTS_BYTES == RU_ROOTS_SIZE, "wire");
 _Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
+_Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
+                   sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,
+               "probe");
 
 #endif

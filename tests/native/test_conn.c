@@ -244,7 +244,7 @@ static void test_end_of_stream_everywhere(void)
 
 enum call {
     CALL_FEED,
-    CALL_UNSTARVE,
+    CALL_TAKE_BLOCK,
     CALL_END_OF_STREAM,
     CALL_REPLIED,
     CALL_REFUSE,
@@ -261,7 +261,7 @@ enum call {
 /* The states in which each call is legal. */
 static const uint32_t legal_in[CALLS] = {
     [CALL_FEED] = IN(READ_HEADER) | IN(READ_BODY),
-    [CALL_UNSTARVE] = IN(WAIT_BLOCK),
+    [CALL_TAKE_BLOCK] = IN(WAIT_BLOCK),
     [CALL_END_OF_STREAM] = IN(READ_HEADER) | IN(WAIT_BLOCK) | IN(READ_BODY),
     [CALL_REPLIED] = IN(PROCESSING),
     [CALL_REFUSE] = IN(PROCESSING),
@@ -281,8 +281,8 @@ static void do_call(struct host *host, uint32_t index, enum call call)
     case CALL_FEED:
         (void)ru_conn_feed(conns, index, (const uint8_t *)"", 1, host->now_ns, &size);
         break;
-    case CALL_UNSTARVE:
-        (void)ru_conn_retry_block(conns, index, host->now_ns);
+    case CALL_TAKE_BLOCK:
+        (void)ru_conn_take_block(conns, index, host->now_ns);
         break;
     case CALL_END_OF_STREAM:
         (void)ru_conn_end_of_stream(conns, index, host->now_ns);

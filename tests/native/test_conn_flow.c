@@ -57,17 +57,17 @@ static void test_waiting_for_blocks_is_fair(void)
     uint32_t third = host_accept(&host), fourth = host_accept(&host);
     EXPECT_EQUAL(host_announce(&host, first, 300), RU_CONN_NOTHING);
     EXPECT_EQUAL(host_announce(&host, second, 300), RU_CONN_AWAIT_BLOCK);
-    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, second, host.now_ns), RU_CONN_AWAIT_BLOCK);
+    EXPECT(!ru_conn_take_block(&host.conns, second, host.now_ns));
     host_hang_up(&host, first);
     EXPECT_EQUAL(host.blocks.free_count[0], 1);
     EXPECT_EQUAL(host_announce(&host, third, 2048), RU_CONN_AWAIT_BLOCK); /* though one is free */
     EXPECT_EQUAL(host_announce(&host, fourth, 256), RU_CONN_NOTHING);     /* needs none */
     EXPECT_EQUAL(host.conns.waiting_counts[RU_BLOCK_SMALL], 2);
-    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, second, host.now_ns), RU_CONN_NOTHING);
-    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, third, host.now_ns), RU_CONN_AWAIT_BLOCK);
+    EXPECT(ru_conn_take_block(&host.conns, second, host.now_ns));
+    EXPECT(!ru_conn_take_block(&host.conns, third, host.now_ns));
     EXPECT_EQUAL(host_body(&host, second, 300), RU_CONN_QUEUE);
     host_hang_up(&host, second);
-    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, third, host.now_ns), RU_CONN_NOTHING);
+    EXPECT(ru_conn_take_block(&host.conns, third, host.now_ns));
     EXPECT_EQUAL(host.conns.waiting_counts[RU_BLOCK_SMALL], 0);
     EXPECT_EQUAL(host_body(&host, third, 2048), RU_CONN_QUEUE);
     host_hang_up(&host, third);
@@ -292,7 +292,7 @@ static void test_deadlines_of_the_other_states(void)
     EXPECT_DEADLINE(index, host.now_ns + 15000 * MS, RU_CLOSED_BODY_TIMEOUT);
     host_hang_up(&host, holder);
     host.now_ns += 9000 * MS;
-    EXPECT_EQUAL(ru_conn_retry_block(&host.conns, index, host.now_ns), RU_CONN_NOTHING);
+    EXPECT(ru_conn_take_block(&host.conns, index, host.now_ns));
     EXPECT_DEADLINE(index, host.now_ns + 2000 * MS, RU_CLOSED_BODY_TIMEOUT);
     EXPECT_EQUAL(host_body(&host, index, 300), RU_CONN_QUEUE);
     EXPECT_DEADLINE(index, UINT64_MAX, RU_CLOSED_REASONS); /* a handler takes what it takes */

@@ -573,7 +573,7 @@ static void stream_serve_blocks(struct ru_engine *engine, enum ru_shortage short
     const struct ru_list *queue = &engine->memory_queues[shortage];
     while (!ru_list_is_empty(queue)) {
         uint32_t index = queue->first;
-        if (ru_conn_retry_block(&engine->conns, index, engine->now_ns) == RU_CONN_AWAIT_BLOCK)
+        if (!ru_conn_take_block(&engine->conns, index, engine->now_ns))
             return;
         stream_leave_queue(engine, index);
         stream_advance(engine, index);

@@ -305,7 +305,7 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
     return RU_CONN_QUEUE;
 }
 
-static bool conn_take_block(struct ru_conns *conns, uint32_t index)
+static bool conn_acquire_block(struct ru_conns *conns, uint32_t index)
 {
     struct ru_conn *conn = &conns->conns[index];
     conn->body_block =
@@ -334,7 +334,8 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
         return conn_complete(conns, index, now_ns);
     /* Whoever waits already comes first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
-        (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
+        (conns->waiting_counts[ru_conn_block_class(conn)] > 0 ||
+         !conn_acquire_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
         return RU_CONN_AWAIT_BLOCK;
     }
@@ -432,14 +433,14 @@ enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uin
     return conn_complete(conns, index, now_ns);
 }
 
-enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
+bool ru_conn_take_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
     RU_CHECK(conn->state == RU_CONN_WAIT_BLOCK);
-    if (!conn_take_block(conns, index))
-        return RU_CONN_AWAIT_BLOCK;
+    if (!conn_acquire_block(conns, index))
+        return false;
     conn_set_state(conns, conn, RU_CONN_READ_BODY, now_ns);
-    return RU_CONN_NOTHING;
+    return true;
 }
 
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns)

@@ -32,7 +32,7 @@ enum ru_conn_action {
     RU_CONN_NOTHING,
     RU_CONN_SEND,        /* send ru_conn_unsent() */
     RU_CONN_QUEUE,       /* hand to the lane of its header */
-    RU_CONN_AWAIT_BLOCK, /* no block is free: ru_conn_retry_block() later */
+    RU_CONN_AWAIT_BLOCK, /* no block is free: ru_conn_take_block() later */
     RU_CONN_NEXT,        /* answered; ready for a further request */
     RU_CONN_END,         /* answered, now in LINGER: shut down our half, wait for the peer's end */
     RU_CONN_CLOSE,       /* now in DONE */
@@ -126,8 +126,8 @@ uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *siz
 /* `size` bytes were received there. */
 enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
                                      uint64_t now_ns);
-/* Try again for a block. */
-enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+/* Take the block that the body waits for, and go on to READ_BODY; false if none is free. */
+bool ru_conn_take_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* The peer's last byte has been consumed, while reading. */
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* A reply of `size` bytes stands in the connection's area, or in `block`, which is now its own. */
