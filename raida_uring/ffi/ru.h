@@ -18,6 +18,7 @@
 enum ru_constant {
     RU_CONFIG_LISTENERS = 16,
     RU_FAULT_TEXT = 160,
+    RU_TIER_TEXT = 96,
     RU_RECORD_SIZE = 40,
     RU_REQUEST_PREFIX_BYTES = 80,
     RU_INLINE_BYTES = 352,
@@ -82,7 +83,7 @@ struct ru_checks {
 
 /* What an engine is created with. Ranges, and which fields may change later: engine/config.c. */
 struct ru_config {
-    struct ru_listener_config listeners[16];
+    struct ru_listener_config listeners[RU_CONFIG_LISTENERS];
     uint32_t listeners_count;
     uint32_t backend; /* enum ru_backend_choice */
     uint32_t raida_id;
@@ -173,8 +174,9 @@ struct ru_load {
 
 /* One open TCP connection. */
 struct ru_connection {
-    uint8_t peer[28]; /* sockaddr_in or sockaddr_in6; all zero when it has none any more */
-    uint32_t state;   /* enum ru_conn_state */
+    uint8_t peer
+        [RU_ADDRESS_BYTES]; /* sockaddr_in or sockaddr_in6; all zero when it has none any more */
+    uint32_t state;         /* enum ru_conn_state */
     uint64_t age_ns;
     uint64_t state_ns; /* in that state */
     uint64_t requests; /* begun on it */
@@ -182,8 +184,8 @@ struct ru_connection {
 
 /* One that ended. */
 struct ru_closed {
-    uint8_t peer[28]; /* as above */
-    uint32_t reason;  /* enum ru_conn_reason */
+    uint8_t peer[RU_ADDRESS_BYTES]; /* as above */
+    uint32_t reason;                /* enum ru_closed_reason */
     uint64_t age_ns;
     uint64_t requests;
 };
@@ -283,7 +285,7 @@ const char *ru_connection_state_name(uint32_t state);
  * returns their count; those that ended well after one request are left out. missed: how many
  * there was no room for, since the engine was created. */
 uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
-/* Thread: any. The name of enum ru_conn_reason, or NULL past the last. */
+/* Thread: any. The name of enum ru_closed_reason, or NULL past the last. */
 const char *ru_closed_reason_name(uint32_t reason);
 /* Thread: any. Bytes of the arena. */
 uint64_t ru_engine_arena_size(struct ru_engine *engine);
@@ -324,9 +326,9 @@ enum ru_probe_result {
 
 /* The node's backend as the machine grants it. */
 struct ru_probe_backend {
-    char tier[96];     /* as in the start-up line; empty when there is none */
-    char fault[160];   /* why there is none, in words; RU_FAULT_TEXT */
-    char refusal[160]; /* what io_uring failed at, if it was tried and did; RU_FAULT_TEXT */
+    char tier[RU_TIER_TEXT];     /* as in the start-up line; empty when there is none */
+    char fault[RU_FAULT_TEXT];   /* why there is none, in words */
+    char refusal[RU_FAULT_TEXT]; /* what io_uring failed at, if it was tried and did */
     int32_t refusal_error;
     uint32_t is_ring;
     uint64_t locked_bytes_max; /* charged to the locked-memory limit at most, where rings are */

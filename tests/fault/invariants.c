@@ -166,7 +166,7 @@ static void check_conn(const struct life *life, uint32_t index, const struct pla
 {
     const struct ru_engine *engine = life->engine;
     const struct ru_conn *conn = &engine->conns.conns[index];
-    enum ru_conn_reason reason;
+    enum ru_closed_reason reason;
     uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
     check(places->queued[engine->arena.slots + index] == conn->queued, "queued connection", index);
     if (conn->state == RU_CONN_FREE)

@@ -66,7 +66,7 @@ struct event {
 struct log {
     uint32_t count;
     uint32_t consumed;
-    enum ru_conn_reason reason;
+    enum ru_closed_reason reason;
     struct event events[EVENTS_MAX];
 };
 
@@ -388,10 +388,10 @@ static void player_react(struct player *player, enum ru_conn_action action)
             action = player_send(player);
         } else if (action == RU_CONN_AWAIT_BLOCK) {
             MUST(host.blocks_missing);
-            MUST(ru_conn_retry_block(&host.conns, host.index, NOW_NS) == RU_CONN_AWAIT_BLOCK);
+            MUST(!ru_conn_take_block(&host.conns, host.index, NOW_NS));
             host_return_blocks();
-            action = ru_conn_retry_block(&host.conns, host.index, NOW_NS);
-            MUST(action == RU_CONN_NOTHING);
+            MUST(ru_conn_take_block(&host.conns, host.index, NOW_NS));
+            action = RU_CONN_NOTHING;
         } else {
             MUST(action == RU_CONN_QUEUE);
             const struct ru_header *header = &ru_conn_at(&host.conns, host.index)->header;

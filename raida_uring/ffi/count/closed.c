@@ -3,9 +3,11 @@
 
 #include <stddef.h>
 
+#include "check.h"
+
 _Static_assert((RU_CLOSED_KEPT & (RU_CLOSED_KEPT - 1)) == 0, "indexes are masked");
 
-struct ru_closed *ru_closed_room(struct ru_closed_ring *ring)
+struct ru_closed *ru_closed_reserve(struct ru_closed_ring *ring)
 {
     uint32_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
     if (ring->tail - head < RU_CLOSED_KEPT)
@@ -16,6 +18,7 @@ struct ru_closed *ru_closed_room(struct ru_closed_ring *ring)
 
 void ru_closed_put(struct ru_closed_ring *ring)
 {
+    RU_CHECK(ring->tail - __atomic_load_n(&ring->head, __ATOMIC_RELAXED) < RU_CLOSED_KEPT);
     __atomic_store_n(&ring->tail, ring->tail + 1, __ATOMIC_RELEASE);
 }
 
@@ -28,4 +31,21 @@ uint32_t ru_closed_take(struct ru_closed_ring *ring, struct ru_closed *entries, 
         entries[taken] = ring->entries[head & (RU_CLOSED_KEPT - 1)];
     __atomic_store_n(&ring->head, head, __ATOMIC_RELEASE);
     return taken;
+}
+
+const char *ru_closed_reason_name(uint32_t reason)
+{
+    static const char *const names[RU_CLOSED_REASONS] = {
+        [RU_CLOSED_DONE] = "done",
+        [RU_CLOSED_EOF] = "end of stream within a request",
+        [RU_CLOSED_RESET] = "reset",
+        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
+        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
+        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
+        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
+        [RU_CLOSED_EARLY] = "reset before its name was read",
+        [RU_CLOSED_DRAIN] = "drain",
+        [RU_CLOSED_HANDED_OVER] = "handed over",
+    };
+    return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
 }

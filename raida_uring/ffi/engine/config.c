@@ -122,7 +122,7 @@ static int config_check_together(const struct ru_config *config, struct ru_confi
     if (config->large_blocks < blocks_min)
         return config_refuse(fault, "large_blocks", config->large_blocks, blocks_min,
                              CONFIG_LARGE_BLOCKS_MAX);
-    if (config->tcp_buffers & (config->tcp_buffers - 1)) /* a power of two */
+    if (!ru_number_is_power_of_two(config->tcp_buffers))
         return config_refuse(fault, "tcp_buffers", config->tcp_buffers, 1, RU_BUFFERS_MAX);
     return config_check_checks(&config->checks, fault);
 }

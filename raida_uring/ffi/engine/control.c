@@ -30,6 +30,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
     engine->front.identity.body_bytes_max = live->body_bytes_max;
+    RU_CHECK(live->connections_max <= engine->conns.capacity);
     engine->conns.used_max = live->connections_max;
     engine->conns.timeouts = (struct ru_conn_timeouts){
         .progress_ns = ru_clock_ms_to_ns(live->progress_timeout_ms),

@@ -1,4 +1,8 @@
-/* datagram.c: datagrams between the UDP contexts and the backend. */
+/* datagram.c: datagrams between the UDP contexts and the backend.
+ *
+ * udp.c decides about a datagram; this file does it, lends free slots to the kernel, and counts what
+ * became of replies. A reply is known to have left only when the lap's failures have been seen.
+ */
 #include "engine/datagram.h"
 
 #include <errno.h>
@@ -13,12 +17,6 @@ static uint8_t *datagram_payload(const struct ru_engine *engine, uint32_t slot)
     return engine->arena.base + ru_arena_slot_at(&engine->arena, slot) + engine->arena.payload_at;
 }
 
-/* The kernel has filled or given back a lent slot. */
-static void datagram_take(struct ru_engine *engine, uint32_t slot)
-{
-    ru_udp_move(&engine->udp, slot, RU_UDP_LOOP);
-}
-
 static void datagram_refuse_slow(struct ru_engine *engine, uint32_t slot)
 {
     uint8_t *bytes = datagram_payload(engine, slot);
@@ -28,14 +26,20 @@ static void datagram_refuse_slow(struct ru_engine *engine, uint32_t slot)
     ru_datagram_reply(engine, slot, RU_NONE, size);
 }
 
+static void datagram_drop(struct ru_engine *engine, uint32_t slot, uint64_t *counter)
+{
+    (*counter)++;
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+}
+
 void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
 {
-    engine->counters.udp_dropped_limited++;
-    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+    datagram_drop(engine, slot, &engine->counters.udp_dropped_limited);
 }
 
 static void datagram_queue(struct ru_engine *engine, uint32_t slot)
 {
+    RU_CHECK(engine->udp.contexts[slot].lane < RU_LANES);
     struct ru_lane *lane = &engine->lanes[engine->udp.contexts[slot].lane];
     if (ru_admission_refuses(engine, slot))
         ru_datagram_limit(engine, slot);
@@ -52,20 +56,16 @@ static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t si
     switch (ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot, size, engine->now_ns,
                           &reply_size)) {
     case RU_UDP_DROP_EMPTY:
-        counters->udp_dropped_empty++;
-        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        datagram_drop(engine, slot, &counters->udp_dropped_empty);
         return;
     case RU_UDP_DROP_SHORT:
-        counters->udp_dropped_short++;
-        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        datagram_drop(engine, slot, &counters->udp_dropped_short);
         return;
     case RU_UDP_DROP_POOL:
-        counters->udp_dropped_pool++;
-        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        datagram_drop(engine, slot, &counters->udp_dropped_pool);
         return;
     case RU_UDP_DROP_REPLY:
-        counters->udp_dropped_reply++;
-        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+        datagram_drop(engine, slot, &counters->udp_dropped_reply);
         return;
     case RU_UDP_REPLY_VOTE:
         counters->udp_votes++;
@@ -99,7 +99,7 @@ void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
     }
     if (event->buffer == RU_NONE)
         return;
-    datagram_take(engine, event->buffer);
+    ru_udp_move(&engine->udp, event->buffer, RU_UDP_LOOP); /* filled, or given back */
     if (event->result < 0) {
         ru_udp_move(&engine->udp, event->buffer, RU_UDP_FREE);
         return;
@@ -219,6 +219,7 @@ static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
 
 void ru_datagram_drain(struct ru_engine *engine)
 {
+    RU_CHECK(engine->phase == RU_DRAINING);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         uint32_t budget = RU_EVENTS_BATCH; /* of a lap: replies have to leave in between */
         if (!engine->listeners[i].receiving)

@@ -1,16 +1,16 @@
 /* dispatch.c: requests to workers and back.
  *
- * Who gets what: only an idle worker is given work, the first idle one before the others, so that a
+ * Which worker: only an idle one is given work, and the first idle one before the others, so that a
  * quiet node runs on one warm thread. A batch is as much work as fits a small time budget at the
  * lane's measured pace: a hundred quick requests, or one that takes long.
  *
- * How many at once: Python threads share one interpreter lock, and each call of a handler into C
- * drops it. Two that run side by side then take it from each other at every call, for a fraction of
- * what one of them does. So a further worker is woken only where those at work leave the
- * interpreter idle: where handlers wait in C, as for a disk or a peer. That is seen from a batch
- * that runs alone, by how much of its time its thread was on a processor: a tenth means that ten
- * may run at once. A batch that is older than a few milliseconds sits in a handler that blocks and
- * holds nobody up, nor does one whose thread is seen to wait.
+ * How many workers at once: Python threads share one interpreter lock, which each call of a handler
+ * into C drops. Two handlers that run side by side take the lock from each other at every such call,
+ * and together get a fraction done of what one alone does. So a further worker is woken only where
+ * the running ones leave the interpreter idle, because their handlers wait in C for a disk or a peer.
+ * That shows in a batch that runs alone: a thread that was on a processor for a tenth of the batch's
+ * time leaves room for ten. A batch older than a few milliseconds, and one whose thread is seen to
+ * wait, does not count as running.
  */
 #include "engine/dispatch.h"
 
@@ -37,6 +37,7 @@ static void dispatch_lend(struct ru_engine *engine)
                 ru_ring_push(&mailbox->lent[size_class], engine->arena.base, block);
                 state->lent[size_class]++;
                 engine->lent_count[size_class]++;
+                RU_CHECK(engine->lent_missing > 0);
                 engine->lent_missing--;
                 lent = true;
             }
@@ -113,6 +114,7 @@ static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, ui
 {
     uint32_t context = ru_lane_pop(lane, &engine->waiting);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
+    RU_CHECK(engine->waiting.since_ns[context] <= engine->now_ns);
     ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
     if (context < engine->arena.slots) {
         if (ru_admission_refuses(engine, context)) { /* since it was queued */
@@ -199,6 +201,7 @@ static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
         struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
         uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
+        RU_CHECK(since_ns <= engine->now_ns);
         if (state->outstanding == 0 || state->waits ||
             engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
             continue;
@@ -216,6 +219,7 @@ static void dispatch_age(struct ru_engine *engine, struct ru_lane *lane)
     if (lane->sampling.worker == RU_NONE)
         return;
     const struct ru_worker_state *state = &engine->workers[lane->sampling.worker];
+    RU_CHECK(state->outstanding > 0 && state->given_ns <= engine->now_ns);
     uint64_t age_ns = engine->now_ns - state->given_ns;
     if (age_ns >= RU_DISPATCH_SOON_NS || state->waits)
         dispatch_sampled(engine, lane, age_ns);

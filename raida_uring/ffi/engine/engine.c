@@ -18,32 +18,40 @@
 
 /* ---- life ---- */
 
+static void *engine_array(size_t count, size_t size, bool *missing)
+{
+    void *array = calloc(count, size);
+    *missing |= array == NULL;
+    return array;
+}
+
 static int engine_allocate(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
-    uint32_t slots = engine->arena.slots;
-    size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
-    engine->tallies = (struct ru_tally **)calloc(tallies, sizeof(struct ru_tally *));
-    engine->events = calloc(RU_EVENTS_BATCH, sizeof(*engine->events));
+    const size_t slots = engine->arena.slots, contexts = engine->arena.contexts;
+    const size_t buffers_count = config->tcp_buffers, conns = config->connections_max;
+    const size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
+    bool missing = false;
+    engine->tallies =
+        (struct ru_tally **)engine_array(tallies, sizeof(struct ru_tally *), &missing);
+    engine->events = engine_array(RU_EVENTS_BATCH, sizeof(*engine->events), &missing);
     engine->waiting.contexts = engine->arena.contexts;
-    engine->waiting.links = calloc(engine->arena.contexts, sizeof(*engine->waiting.links));
-    engine->waiting.since_ns = calloc(engine->arena.contexts, sizeof(*engine->waiting.since_ns));
-    engine->sending = calloc(slots, sizeof(*engine->sending));
-    engine->unread = calloc(config->tcp_buffers, sizeof(*engine->unread));
-    engine->unread_links = calloc(config->tcp_buffers, sizeof(*engine->unread_links));
-    engine->memory_links = calloc(config->connections_max, sizeof(*engine->memory_links));
-    engine->timer_nodes = calloc(config->connections_max, sizeof(*engine->timer_nodes));
-    engine->timer_links = calloc(config->connections_max, sizeof(*engine->timer_links));
-    if (!engine->tallies || !engine->events || !engine->waiting.links ||
-        !engine->waiting.since_ns || !engine->sending || !engine->unread || !engine->unread_links ||
-        !engine->memory_links || !engine->timer_nodes || !engine->timer_links)
+    engine->waiting.links = engine_array(contexts, sizeof(*engine->waiting.links), &missing);
+    engine->waiting.since_ns = engine_array(contexts, sizeof(*engine->waiting.since_ns), &missing);
+    engine->sending = engine_array(slots, sizeof(*engine->sending), &missing);
+    engine->unread = engine_array(buffers_count, sizeof(*engine->unread), &missing);
+    engine->unread_links = engine_array(buffers_count, sizeof(*engine->unread_links), &missing);
+    engine->memory_links = engine_array(conns, sizeof(*engine->memory_links), &missing);
+    engine->timer_nodes = engine_array(conns, sizeof(*engine->timer_nodes), &missing);
+    engine->timer_links = engine_array(conns, sizeof(*engine->timer_links), &missing);
+    if (missing)
         return -ENOMEM;
     void *buffers = mmap(NULL, (size_t)config->tcp_buffers * RU_TCP_BUFFER, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (buffers == MAP_FAILED)
         return -errno;
     engine->tcp_buffers = buffers;
-    int result = ru_udp_init(&engine->udp, slots, config->udp_contexts);
+    int result = ru_udp_init(&engine->udp, engine->arena.slots, config->udp_contexts);
     if (result == 0)
         result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
     if (result == 0)

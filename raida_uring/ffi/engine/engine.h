@@ -185,7 +185,7 @@ struct ru_engine {
     /* Any thread, once the stage says so. */
     int result; /* ENDED */
     char fault[RU_FAULT_TEXT];
-    char tier[96];
+    char tier[RU_TIER_TEXT];
     struct ru_backend_refusal refusal;
 };
 

@@ -145,9 +145,10 @@ static void stream_send(struct ru_engine *engine, uint32_t index)
  * moved away expires, ru_stream_expire() sets it anew. */
 static void stream_watch(struct ru_engine *engine, uint32_t index)
 {
-    enum ru_conn_reason reason;
+    enum ru_closed_reason reason;
     uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
     const struct ru_timer_node *node = &engine->timer_nodes[index];
+    RU_CHECK(deadline_ns == UINT64_MAX || ru_conn_at(&engine->conns, index)->fd >= 0);
     if (deadline_ns != UINT64_MAX && (node->bucket == RU_NONE || deadline_ns < node->deadline_ns))
         ru_timer_set(&engine->timers, index, deadline_ns);
 }
@@ -178,7 +179,7 @@ static void stream_note_closed(struct ru_engine *engine, uint32_t index)
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     if (conn->reason == RU_CLOSED_DONE && conn->requests == 1)
         return;
-    struct ru_closed *closed = ru_closed_room(&engine->closed);
+    struct ru_closed *closed = ru_closed_reserve(&engine->closed);
     if (!closed)
         return;
     *closed = (struct ru_closed){
@@ -231,7 +232,7 @@ void ru_stream_continue_closing(struct ru_engine *engine, uint32_t index)
 }
 
 /* Step 1, and as much of the others as can be done now. */
-static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_conn_reason reason)
+static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_closed_reason reason)
 {
     ru_conn_close(&engine->conns, index, reason, engine->now_ns);
     ru_stream_continue_closing(engine, index);
@@ -532,7 +533,7 @@ void ru_stream_expire(struct ru_engine *engine)
 {
     uint32_t index;
     while ((index = ru_timer_expire(&engine->timers, engine->judged_ns)) != RU_NONE) {
-        enum ru_conn_reason reason = RU_CLOSED_DONE;
+        enum ru_closed_reason reason = RU_CLOSED_DONE;
         uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
         if (deadline_ns == UINT64_MAX)
             continue;
@@ -572,7 +573,7 @@ static void stream_serve_blocks(struct ru_engine *engine, enum ru_shortage short
     const struct ru_list *queue = &engine->memory_queues[shortage];
     while (!ru_list_is_empty(queue)) {
         uint32_t index = queue->first;
-        if (ru_conn_retry_block(&engine->conns, index, engine->now_ns) == RU_CONN_AWAIT_BLOCK)
+        if (!ru_conn_take_block(&engine->conns, index, engine->now_ns))
             return;
         stream_leave_queue(engine, index);
         stream_advance(engine, index);

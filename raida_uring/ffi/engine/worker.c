@@ -391,6 +391,8 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
 {
     const struct ru_arena *arena = &worker->engine->arena;
     const struct ru_context *context = ru_arena_context(arena, ru_token_index(token));
+    RU_CHECK(context->header_size <= RU_HEADER_LARGE);
+    RU_CHECK(worker->used + RU_REQUEST_PREFIX + context->body_present + 8U <= RU_SCRATCH_SIZE);
     uint8_t *peer = worker->scratch + worker->used;
     uint8_t *header = peer + RU_PEER_SIZE;
     uint8_t *body = header + RU_HEADER_LARGE;
@@ -462,6 +464,7 @@ static void worker_answer_rest(struct ru_worker *worker)
 int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
 {
     struct ru_mailbox *mailbox = worker->mailbox;
+    worker_check(worker);
     uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(timeout_ms);
     if (worker->answered < worker->opened)
         worker_answer_rest(worker);
@@ -491,6 +494,7 @@ void ru_worker_close(struct ru_worker *worker)
     if (!worker)
         return;
     struct ru_mailbox *mailbox = worker->mailbox;
+    RU_CHECK(mailbox->open);
     do
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);

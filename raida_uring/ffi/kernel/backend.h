@@ -48,7 +48,7 @@ struct ru_backend_setup {
 struct ru_backend {
     const struct ru_backend_ops *ops;
     struct ru_backend_setup setup;
-    char tier[96];
+    char tier[RU_TIER_TEXT];
 };
 
 struct ru_backend_ops {

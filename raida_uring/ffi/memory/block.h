@@ -1,7 +1,7 @@
 /* block.h: fixed blocks for bodies and replies that do not fit their context.
  *
- * Owner: the loop thread. Two classes, small and large. A block is free, held by one context, or
- * lent to one worker in advance; it changes hands only through the three functions below.
+ * Owner: the loop thread. Two classes, small and large. A block is free, a context's, or lent to
+ * a worker in advance; it changes hands only through the three functions below.
  */
 #ifndef RU_BLOCK_H
 #define RU_BLOCK_H

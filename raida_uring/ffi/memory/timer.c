@@ -74,6 +74,9 @@ void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns)
     timer->set_count++;
 }
 
+/* Looks at the buckets between the last look and now; those of a later turn of the wheel stay where
+ * they are. The current tick's bucket is looked at again next time, since it may still get
+ * nodes. */
 uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
 {
     uint64_t now_tick = timer_tick(now_ns);
@@ -82,7 +85,7 @@ uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
         return RU_NONE;
     }
     if (now_tick - timer->tick >= RU_TIMER_BUCKETS && now_tick > timer->tick)
-        timer->tick = now_tick - RU_TIMER_BUCKETS + 1; /* one turn sees every bucket */
+        timer->tick = now_tick - RU_TIMER_BUCKETS + 1; /* after a long pause, one turn is enough */
     for (; timer->tick <= now_tick; timer->tick++) {
         uint32_t bucket = (uint32_t)(timer->tick % RU_TIMER_BUCKETS);
         if (!(timer->occupied[bucket / 64] & 1ULL << (bucket % 64)))
@@ -94,7 +97,7 @@ uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
             }
         }
         if (timer->tick == now_tick)
-            break; /* later deadlines of the current tick may still be added */
+            break;
     }
     return RU_NONE;
 }

@@ -100,23 +100,6 @@ const char *ru_connection_state_name(uint32_t state)
     return state < RU_CONN_STATES ? names[state] : NULL;
 }
 
-const char *ru_closed_reason_name(uint32_t reason)
-{
-    static const char *const names[RU_CLOSED_REASONS] = {
-        [RU_CLOSED_DONE] = "done",
-        [RU_CLOSED_EOF] = "end of stream within a request",
-        [RU_CLOSED_RESET] = "reset",
-        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
-        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
-        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
-        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
-        [RU_CLOSED_EARLY] = "reset before its name was read",
-        [RU_CLOSED_DRAIN] = "drain",
-        [RU_CLOSED_HANDED_OVER] = "handed over",
-    };
-    return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
-}
-
 /* ---- life ---- */
 
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
@@ -222,7 +205,7 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     conns->used_count--;
 }
 
-void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason reason,
+void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_closed_reason reason,
                    uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
@@ -322,7 +305,7 @@ static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index,
     return RU_CONN_QUEUE;
 }
 
-static bool conn_take_block(struct ru_conns *conns, uint32_t index)
+static bool conn_acquire_block(struct ru_conns *conns, uint32_t index)
 {
     struct ru_conn *conn = &conns->conns[index];
     conn->body_block =
@@ -351,7 +334,8 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
         return conn_complete(conns, index, now_ns);
     /* Connections that already wait come first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
-        (conns->waiting_counts[ru_conn_block_class(conn)] > 0 || !conn_take_block(conns, index))) {
+        (conns->waiting_counts[ru_conn_block_class(conn)] > 0 ||
+         !conn_acquire_block(conns, index))) {
         conn_set_state(conns, conn, RU_CONN_WAIT_BLOCK, now_ns);
         return RU_CONN_AWAIT_BLOCK;
     }
@@ -449,14 +433,14 @@ enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uin
     return conn_complete(conns, index, now_ns);
 }
 
-enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
+bool ru_conn_take_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     struct ru_conn *conn = ru_conn_at(conns, index);
     RU_CHECK(conn->state == RU_CONN_WAIT_BLOCK);
-    if (!conn_take_block(conns, index))
-        return RU_CONN_AWAIT_BLOCK;
+    if (!conn_acquire_block(conns, index))
+        return false;
     conn_set_state(conns, conn, RU_CONN_READ_BODY, now_ns);
-    return RU_CONN_NOTHING;
+    return true;
 }
 
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
@@ -531,7 +515,7 @@ enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t
 /* ---- deadlines and tokens ---- */
 
 uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
-                             enum ru_conn_reason *reason)
+                             enum ru_closed_reason *reason)
 {
     const struct ru_conn *conn = &conns->conns[index];
     const struct ru_conn_timeouts *timeouts = &conns->timeouts;

@@ -9,11 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "count/closed.h"
+#include "count/stats.h"
 #include "memory/arena.h"
 #include "memory/block.h"
 #include "memory/list.h"
 #include "wire/fast.h"
-#include "count/stats.h"
 
 enum ru_conn_state {
     RU_CONN_FREE,
@@ -31,25 +32,10 @@ enum ru_conn_action {
     RU_CONN_NOTHING,
     RU_CONN_SEND,        /* send ru_conn_unsent() */
     RU_CONN_QUEUE,       /* hand to the lane of its header */
-    RU_CONN_AWAIT_BLOCK, /* no block is free: ru_conn_retry_block() later */
+    RU_CONN_AWAIT_BLOCK, /* no block is free: ru_conn_take_block() later */
     RU_CONN_NEXT,        /* answered; ready for a further request */
     RU_CONN_END,         /* answered, now in LINGER: shut down our half, wait for the peer's end */
     RU_CONN_CLOSE,       /* now in DONE */
-};
-
-/* Why a connection ended; the order is that of conn_reasons in conn.c. */
-enum ru_conn_reason {
-    RU_CLOSED_DONE,
-    RU_CLOSED_EOF,
-    RU_CLOSED_RESET,
-    RU_CLOSED_HEADER_TIMEOUT,
-    RU_CLOSED_BODY_TIMEOUT,
-    RU_CLOSED_WRITE_TIMEOUT,
-    RU_CLOSED_IDLE_TIMEOUT,
-    RU_CLOSED_EARLY, /* before its peer's name could be read */
-    RU_CLOSED_DRAIN,
-    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
-    RU_CLOSED_REASONS,
 };
 
 struct ru_conn {
@@ -61,7 +47,7 @@ struct ru_conn {
 
     /* State. */
     uint8_t state;        /* enum ru_conn_state */
-    uint8_t reason;       /* enum ru_conn_reason, once DONE */
+    uint8_t reason;       /* enum ru_closed_reason, once DONE */
     uint8_t listener;     /* that accepted it */
     uint8_t worker;       /* its index, while with_worker */
     bool queued;          /* its context waits in a lane: PROCESSING, or DONE meanwhile */
@@ -140,8 +126,8 @@ uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *siz
 /* `size` bytes were received there. */
 enum ru_conn_action ru_conn_received(struct ru_conns *conns, uint32_t index, uint32_t size,
                                      uint64_t now_ns);
-/* Try again for a block. */
-enum ru_conn_action ru_conn_retry_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
+/* Take the block that the body waits for, and go on to READ_BODY; false if none is free. */
+bool ru_conn_take_block(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* The peer's last byte has been consumed, while reading. */
 enum ru_conn_action ru_conn_end_of_stream(struct ru_conns *conns, uint32_t index, uint64_t now_ns);
 /* A reply of `size` bytes stands in the connection's area, or in `block`, which is now its own. */
@@ -155,12 +141,12 @@ enum ru_conn_action ru_conn_refuse(struct ru_conns *conns, uint32_t index, enum 
 enum ru_conn_action ru_conn_sent(struct ru_conns *conns, uint32_t index, int32_t result,
                                  uint64_t now_ns);
 /* Begin to close; DONE from any state but FREE and DONE. */
-void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_conn_reason reason,
+void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_closed_reason reason,
                    uint64_t now_ns);
 const uint8_t *ru_conn_unsent(const struct ru_conns *conns, uint32_t index, uint32_t *size);
 /* When the connection is to be closed unless something happens; UINT64_MAX: never. */
 uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
-                             enum ru_conn_reason *reason);
+                             enum ru_closed_reason *reason);
 /* Count the end of the connection (its descriptor is closed). */
 void ru_conn_count_closed(struct ru_conns *conns, uint32_t index);
 /* True if `token` names a connection whose request is with `worker` now. */
