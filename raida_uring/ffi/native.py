@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
@@ -62,6 +62,8 @@ class _Lib(Protocol):
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
     def ru_counters_name(self, index: int) -> Any: ...
+    def ru_counters_meaning(self, index: int) -> Any: ...
+    def ru_counters_kind(self, index: int) -> int: ...
     def ru_engine_gauges(self, engine: Any, values: Any) -> None: ...
     def ru_gauges_count(self) -> int: ...
     def ru_gauges_name(self, index: int) -> Any: ...
@@ -109,9 +111,33 @@ LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
 
-COUNTER_NAMES: Final = tuple(
-    _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
+
+def _enum(name: str, prefix: str) -> dict[str, int]:
+    """The values of an enum of ru.h by what their names say behind `prefix`, in lower case."""
+    values: dict[str, int] = _ffi.typeof(f"enum {name}").relements
+    return {word.removeprefix(prefix).lower(): number for word, number in values.items()}
+
+
+class Counter(NamedTuple):
+    """A row of ffi/count/stats.h. kind: of enum ru_counter_kind: "event", "udp_begun", ..."""
+
+    name: str
+    kind: str
+    meaning: str
+
+
+_COUNTER_KINDS: Final = {
+    number: kind for kind, number in _enum("ru_counter_kind", "RU_COUNTER_").items()
+}
+COUNTERS: Final = tuple(
+    Counter(
+        _ffi.string(_lib.ru_counters_name(index)).decode(),
+        _COUNTER_KINDS[_lib.ru_counters_kind(index)],
+        _ffi.string(_lib.ru_counters_meaning(index)).decode(),
+    )
+    for index in range(_lib.ru_counters_count())
 )
+COUNTER_NAMES: Final = tuple(counter.name for counter in COUNTERS)
 _COUNTER_PLACES: Final = {name: place for place, name in enumerate(COUNTER_NAMES)}
 GAUGE_NAMES: Final = tuple(
     _ffi.string(_lib.ru_gauges_name(index)).decode() for index in range(_lib.ru_gauges_count())

@@ -58,6 +58,21 @@ enum ru_lane_number {
     RU_LANES = 3,
 };
 
+/* What a counter counts: what begins, ends or is under way, of which the sums in count/stats.h
+ * speak, or events that are part of no sum. */
+enum ru_counter_kind {
+    RU_COUNTER_EVENT = 0,
+    RU_COUNTER_UDP_BEGUN = 1, /* datagrams */
+    RU_COUNTER_UDP_ENDED = 2,
+    RU_COUNTER_UDP_OPEN = 3,
+    RU_COUNTER_TCP_BEGUN = 4, /* requests */
+    RU_COUNTER_TCP_ENDED = 5,
+    RU_COUNTER_TCP_OPEN = 6,
+    RU_COUNTER_CONNECTIONS_BEGUN = 7,
+    RU_COUNTER_CONNECTIONS_ENDED = 8,
+    RU_COUNTER_CONNECTIONS_OPEN = 9,
+};
+
 /* One bound address: a UDP and a TCP socket, both borrowed until ru_engine_destroy(). */
 struct ru_listener_config {
     int32_t udp_fd;
@@ -250,7 +265,11 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);
+/* Thread: any. Of counter `index`: its name, what it means, and its enum ru_counter_kind. NULL, NULL
+ * and RU_COUNTER_EVENT past the last. */
 const char *ru_counters_name(uint32_t index);
+const char *ru_counters_meaning(uint32_t index);
+uint32_t ru_counters_kind(uint32_t index);
 /* Thread: any. What workers answered to `command` (group << 8 | code): replies by status, 256 counts,
  * and the nanoseconds from receipt to reply of all of them together. */
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered);

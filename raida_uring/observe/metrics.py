@@ -37,6 +37,7 @@ import raida_uring
 from raida_uring import log
 from raida_uring.addresses import Bound, format_endpoint
 from raida_uring.errors import StoreError
+from raida_uring.observe.counters import COUNTER_FAMILIES, Family, metric_of
 from raida_uring.protocol.status import UNLISTED, status_name
 
 if TYPE_CHECKING:
@@ -46,145 +47,10 @@ if TYPE_CHECKING:
     from raida_uring.store import Sizes, Store
     from raida_uring.store.trees import Integrity
 
-# --- Laws -------------------------------------------------------------------------------------
-
-# (received, ended well, prefix of the counters of other ends, still under way)
-LAWS: Final = (
-    ("udp_received", "udp_answered", "udp_dropped_", "udp_in_flight"),
-    ("tcp_requests", "tcp_answered", "tcp_dropped_", "tcp_in_flight"),
-    ("connections_accepted", None, "connections_closed_", "connections_open"),
-)
-
-
-def violations(counters: Mapping[str, int]) -> list[str]:
-    """The laws that `counters` breaks, in words; empty when all hold."""
-    broken = []
-    for received, answered, dropped, open_now in LAWS:
-        parts = {name: value for name, value in counters.items() if name.startswith(dropped)}
-        parts[open_now] = counters[open_now]
-        if answered is not None:
-            parts[answered] = counters[answered]
-        if counters[received] != sum(parts.values()):
-            terms = " + ".join(f"{name} {value}" for name, value in parts.items() if value)
-            broken.append(f"{received} {counters[received]} is not {terms or 0}")
-    return broken
-
-
 # --- Names ------------------------------------------------------------------------------------
 
-COUNTERS: Final[Mapping[str, str]] = {
-    "udp_received": "datagrams taken from the sockets",
-    "udp_answered": "datagrams whose reply the kernel accepted",
-    "udp_dropped_empty": "no byte at all",
-    "udp_dropped_short": "under 17 bytes, or shorter than its header",
-    "udp_dropped_reply": "another server's refusal that reached us as if it were a request; "
-    "answering it could go on for ever",
-    "udp_dropped_pool": "handlers hold every ordinary context",
-    "udp_dropped_limited": "asked for a check of a secret after too many had failed "
-    "(`[limits] failed_checks_*`)",
-    "udp_dropped_send": "the kernel refused the reply: "
-    "full send buffer, firewall, no route, port 0",
-    "udp_dropped_no_block": "no memory block for a reply that does not fit its slot",
-    "udp_dropped_drain": "still with a handler when the drain ended",
-    "udp_in_flight": "between receipt and answer, now",
-    "udp_truncated": "longer than `udp_effective_payload`; handled as its first bytes",
-    "udp_votes": "integrity votes answered",
-    "udp_receive_ended": "standing receives that ended, for whatever reason; each is armed again",
-    "udp_no_buffers": "of those, the ones that found no slot left to receive into",
-    "tcp_requests": "requests, from their first byte",
-    "tcp_answered": "replies the kernel accepted in full",
-    "tcp_dropped_eof": "the peer closed before the request was complete",
-    "tcp_dropped_reset": "the peer reset, or the reply could not be sent",
-    "tcp_dropped_timeout": "a deadline of `[tcp]` passed",
-    "tcp_dropped_peer_gone": "the connection ended while a handler ran; "
-    "its late answer was discarded",
-    "tcp_dropped_drain": "still open when the drain ended",
-    "tcp_in_flight": "requests begun and not ended, now",
-    "tcp_starved": "receives that waited for a buffer (`[tcp] buffers`) or a block (`[limits]`)",
-    "connections_accepted": "accepted, those closed at once included",
-    "connections_open": "open now",
-    "connections_closed_done": "answered, or closed by the peer between requests",
-    "connections_closed_eof": "closed by the peer within a request",
-    "connections_closed_reset": "reset by the peer, or a send failed",
-    "connections_closed_header_timeout": "no complete header in time",
-    "connections_closed_body_timeout": "no complete body in time",
-    "connections_closed_write_timeout": "the peer did not take the reply in time",
-    "connections_closed_idle_timeout": "persistent and silent for `idle_timeout_ms`",
-    "connections_closed_limit": "over `connections_max`: reset at once",
-    "connections_closed_descriptors": "no descriptor left: reset at once",
-    "connections_closed_early": "reset before its peer's name could be read",
-    "connections_closed_drain": "idle when the drain began, or open when it ended",
-    "connections_closed_handed_over": "idle at an upgrade: the successor serves it",
-    "accept_ended": "standing accepts that ended; each is armed again",
-    "echoes": "plain echoes answered by the I/O thread, UDP and TCP",
-    "refused_headers": "error replies made by the I/O thread; over TCP those with 160 too",
-    "refused_slow": "answered 160: the slow lane's queue was full",
-    "refused_limited": "TCP: answered 160 and closed, for the same reason",
-    "limited_source": "requests not looked at because their sender had failed too many checks",
-    "limited_network": "... because its network had",
-    "limited_coin": "... because too many had failed under their key coin",
-    "checks_failed": "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204",
-    "tokens_refused": "stale or malformed tokens and replies from workers: a bug, report it",
-    "dispatched": "requests handed to workers",
-    "batches": "batches they were handed in",
-    "laps": "turns of the loop",
-    "sleeps": "turns that had to wait",
-    "wakes": "times that another thread woke the loop",
-    "completions_overflowed": "turns that found the completion queue overflowed; "
-    "nothing is lost, but it is slow",
-    "loop_cpu_ns": "CPU time of the I/O thread, refreshed about once a second",
-    "refused_bodies": "unencrypted requests answered by the body check: 16, 33 or 37",
-    "refused_factors": "answered 89: longer than `udp_reply_factor_max` allows",
-    "refused_sizes": "answered 252: longer than the longest reply",
-    "worker_lock_wait_ns": "time of workers from a batch taken to the interpreter lock held",
-}
-"""What each counter of the data plane counts, in the order of ffi/count/stats.h."""
-
-_LEVELS: Final = frozenset({"udp_in_flight", "tcp_in_flight", "connections_open"})  # go down, too
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric. kind: of Prometheus. labels: the names of its labels."""
-
-    kind: str
-    meaning: str
-    labels: tuple[str, ...] = ()
-
-
-def metric_of(counter: str) -> tuple[str, str | None]:
-    """The metric that shows a counter of the data plane, and its `reason` where it has one."""
-    for _, _, prefix, _ in LAWS:
-        if counter.startswith(prefix):
-            return f"raida_{prefix}total", counter.removeprefix(prefix)
-    if counter in _LEVELS:
-        return f"raida_{counter}", None
-    if counter.endswith("_ns"):
-        return f"raida_{counter.removesuffix('_ns')}_seconds_total", None
-    return f"raida_{counter}_total", None
-
-
-_BY_REASON: Final = {
-    "raida_udp_dropped_total": "datagrams that were not answered, by reason",
-    "raida_tcp_dropped_total": "TCP requests that were not answered, by reason",
-    "raida_connections_closed_total": "closed connections, by reason",
-}
-
-
-def _counter_families() -> dict[str, Family]:
-    families = {}
-    for counter, meaning in COUNTERS.items():
-        name, reason = metric_of(counter)
-        kind = "counter" if name.endswith("_total") else "gauge"
-        if reason is None:
-            families[name] = Family(kind, meaning)
-        else:
-            families[name] = Family(kind, _BY_REASON[name], ("reason",))
-    return families
-
-
 FAMILIES: Final[Mapping[str, Family]] = {
-    **_counter_families(),
+    **COUNTER_FAMILIES,
     "raida_request_seconds": Family(
         "histogram", "requests of workers, from receipt to the reply queued", ("transport",)
     ),

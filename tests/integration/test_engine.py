@@ -14,7 +14,7 @@ import pytest
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
-from raida_uring.observe.metrics import violations
+from raida_uring.observe.counters import violations
 from raida_uring.protocol import build_request
 from tests.support.net import udp_client
 from tests.support.node import DEFAULT_TABLES, eventually
