@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring.observe.counters import COUNTERS, LAWS
-from raida_uring.observe.metrics import FAMILIES
+from raida_uring.observe.prometheus import FAMILIES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 NONE: Final = "–"

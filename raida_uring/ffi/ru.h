@@ -173,19 +173,6 @@ struct ru_limited {
     uint64_t rest_ns;  /* until a check is made again, if none fails before */
 };
 
-/* What is in use at one moment. By lane: ordinary, slow, writing. */
-struct ru_load {
-    uint32_t queued[3]; /* requests that wait for a worker */
-    uint32_t busy[3];   /* workers that hold requests */
-    uint32_t workers[3];
-    uint32_t udp_contexts; /* queued and with workers; the reserve not among them */
-    uint32_t tcp_buffers;  /* not lent to the kernel */
-    uint32_t small_blocks; /* not free, those lent to workers included */
-    uint32_t large_blocks;
-    uint32_t small_lent; /* of those, held by workers in advance: idle ones hold them, too */
-    uint32_t large_lent;
-};
-
 /* One open TCP connection. */
 struct ru_connection {
     uint8_t peer[28]; /* sockaddr_in or sockaddr_in6; all zero when it has none any more */
@@ -294,8 +281,6 @@ int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config)
  * becomes the number to go on from; their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
 int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
                           struct ru_connection *connections);
-/* Thread: any, as above. -ESHUTDOWN, -ETIMEDOUT. */
-int ru_engine_load(struct ru_engine *engine, struct ru_load *load);
 /* Thread: any. The name of enum ru_conn_state, or NULL past the last. */
 const char *ru_connection_state_name(uint32_t state);
 /* Thread: any, one at a time. Takes up to RU_CLOSED_KEPT connections that ended, oldest first, and

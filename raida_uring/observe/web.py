@@ -31,7 +31,10 @@ from raida_uring.config import HttpTable
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
 from raida_uring.log import event
-from raida_uring.observe import metrics
+from raida_uring.observe import prometheus
+from raida_uring.observe.readiness import unready
+from raida_uring.observe.snapshot import Snapshot
+from raida_uring.observe.status import for_page
 from raida_uring.threads import Vital
 
 CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
@@ -113,7 +116,7 @@ class Web:
     """
 
     def __init__(
-        self, config: HttpTable, observe: Callable[[], metrics.Observation], beat: Callable[[], int]
+        self, config: HttpTable, observe: Callable[[], Snapshot], beat: Callable[[], int]
     ) -> None:
         """Listen, so that a port in use is known at once. Raises StartError."""
         self._observe = observe
@@ -124,7 +127,7 @@ class Web:
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._names = frozenset(config.hosts)
         self._status = _Shared(self._make_status)
-        self._exposition = _Shared(lambda: metrics.exposition(self._observe()))
+        self._exposition = _Shared(lambda: prometheus.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._connections: set[asyncio.Task[None]] = set()
         self._sockets = _listen(config)
@@ -284,7 +287,7 @@ class Web:
         return _Answer(HTTPStatus.OK, await self._status.get(), "application/json")
 
     def _make_status(self) -> bytes:
-        return json.dumps(metrics.status(self._observe()), separators=(",", ":")).encode()
+        return json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
 
     async def _metrics(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._exposition.get(), _EXPOSITION)
@@ -298,7 +301,7 @@ class Web:
         return _Answer(HTTPStatus.OK, b"ok\n")
 
     async def _readiness(self) -> _Answer:
-        reasons = (await self._seen.get()).unready()
+        reasons = unready(await self._seen.get())
         if not reasons and not await self._turns():
             reasons = ["the I/O thread does not turn"]
         if reasons:

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from raida_uring.observe import metrics
 from raida_uring.observe.counters import COUNTERS, Family, metric_of
+from raida_uring.observe.prometheus import FAMILIES, PROCESS_METRICS
 from tests.support.needs import require
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,7 +32,7 @@ def rows_under(heading: str) -> list[str]:
 
 def test_metrics_of_the_process_are_documented() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
-    assert all(f"`{name}`" in text for name in metrics.PROCESS_METRICS)
+    assert all(f"`{name}`" in text for name in PROCESS_METRICS)
 
 
 def test_alerts_are_documented_with_severity_and_duration() -> None:
@@ -71,10 +71,10 @@ def rule_queries() -> list[str]:
 
 
 def family_of(name: str) -> Family | None:
-    family = metrics.FAMILIES.get(name)
+    family = FAMILIES.get(name)
     if family is None or family.kind != "histogram":
         for suffix in HISTOGRAM_SUFFIXES:
-            base = metrics.FAMILIES.get(name.removesuffix(suffix))
+            base = FAMILIES.get(name.removesuffix(suffix))
             if name.endswith(suffix) and base is not None and base.kind == "histogram":
                 return base
     return family if family is None or family.kind != "histogram" else None
@@ -85,7 +85,7 @@ def faults_of(query: str) -> list[str]:
     faults = []
     for name, matchers in re.findall(r"\b((?:raida|process)_\w+|up\b)(?:\{([^}]*)\})?", query):
         family = family_of(name)
-        if family is None and name not in (*metrics.PROCESS_METRICS, *PROMETHEUS_METRICS):
+        if family is None and name not in (*PROCESS_METRICS, *PROMETHEUS_METRICS):
             faults.append(f"no metric {name}")
             continue
         labels = set(() if family is None else family.labels) | PROMETHEUS_LABELS
@@ -102,7 +102,7 @@ def faults_of(query: str) -> list[str]:
     grouped = {
         label for names in re.findall(r"\bby \(([^)]*)\)", query) for label in names.split(", ")
     }
-    every = {label for family in metrics.FAMILIES.values() for label in family.labels}
+    every = {label for family in FAMILIES.values() for label in family.labels}
     faults += [f"no label {label}" for label in grouped - every - PROMETHEUS_LABELS]
     return faults
 

@@ -30,7 +30,9 @@ C_CIRCLES = {("coins/store.c", "coins/survey.c")}
 
 # A module compiled from C -> those that may import it.
 SOLE_IMPORTERS = {
-    "_native": ("raida_uring/ffi/native.py", "raida_uring/ffi/native_store.py"),
+    "_native": tuple(
+        f"raida_uring/ffi/{name}.py" for name in ("native", "native_probe", "native_store")
+    ),
     "_loadgen": ("raida_uring/bench/load.py",),
 }
 
