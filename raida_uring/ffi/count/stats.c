@@ -27,6 +27,14 @@ void ru_counters_read(const struct ru_counters_page *page, uint64_t *values)
     }
 }
 
+void ru_counters_add(struct ru_counters *counters, const struct ru_worker_counters *worker)
+{
+#define RU_COUNTER_ADD(name, kind, meaning)                                                        \
+    counters->name += __atomic_load_n(&worker->name, __ATOMIC_RELAXED);
+    RU_WORKER_COUNTERS(RU_COUNTER_ADD)
+#undef RU_COUNTER_ADD
+}
+
 void ru_gauges_publish(struct ru_gauges_page *page, const struct ru_gauges *gauges)
 {
     uint64_t values[RU_GAUGES_COUNT];

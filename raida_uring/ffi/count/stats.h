@@ -17,7 +17,7 @@
 
 /* X(name, kind, meaning): RU_COUNTER_<kind> says which law the counter is a term of. The meaning is
  * what docs/ and /metrics tell; a name ending in _ns counts nanoseconds. */
-#define RU_COUNTERS(X)                                                                             \
+#define RU_LOOP_COUNTERS(X)                                                                        \
     X(udp_received, UDP_BEGUN, "datagrams taken from the sockets")                                 \
     X(udp_answered, UDP_ENDED, "datagrams whose reply the kernel accepted")                        \
     X(udp_dropped_empty, UDP_ENDED, "empty datagrams")                                             \
@@ -82,8 +82,6 @@
       "requests not looked at because their network had failed too many checks")                   \
     X(limited_coin, EVENT,                                                                         \
       "requests not looked at because too many checks had failed under their key coin")            \
-    X(checks_failed, EVENT,                                                                        \
-      "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204")                      \
     X(tokens_refused, EVENT,                                                                       \
       "stale or malformed tokens and replies from workers: a bug, report it")                      \
     X(dispatched, EVENT, "requests handed to workers")                                             \
@@ -93,15 +91,28 @@
     X(wakes, EVENT, "times that another thread woke the loop")                                     \
     X(completions_overflowed, EVENT,                                                               \
       "laps that found the completion queue overflowed; nothing is lost, but it is slow")          \
-    X(loop_cpu_ns, EVENT, "CPU time of the I/O thread, refreshed about once a second")             \
+    X(loop_cpu_ns, EVENT, "CPU time of the I/O thread, refreshed about once a second")
+
+/* Counted by each worker in its mailbox, and summed when they are read: events, terms of no law. */
+#define RU_WORKER_COUNTERS(X)                                                                      \
     X(refused_bodies, EVENT, "unencrypted requests answered by the body check: 16, 33 or 37")      \
     X(refused_factors, EVENT, "answered 89: longer than `udp_reply_factor_max` allows")            \
     X(refused_sizes, EVENT, "answered 252: longer than the longest reply")                         \
+    X(checks_failed, EVENT,                                                                        \
+      "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204")                      \
     X(worker_lock_wait_ns, EVENT, "time of workers from a batch taken to the interpreter lock held")
+
+#define RU_COUNTERS(X) RU_LOOP_COUNTERS(X) RU_WORKER_COUNTERS(X)
 
 struct ru_counters {
 #define RU_COUNTER_FIELD(name, kind, meaning) uint64_t name;
     RU_COUNTERS(RU_COUNTER_FIELD)
+#undef RU_COUNTER_FIELD
+};
+
+struct ru_worker_counters {
+#define RU_COUNTER_FIELD(name, kind, meaning) uint64_t name;
+    RU_WORKER_COUNTERS(RU_COUNTER_FIELD)
 #undef RU_COUNTER_FIELD
 };
 
@@ -119,6 +130,8 @@ struct ru_counters_page {
 void ru_counters_publish(struct ru_counters_page *page, const struct ru_counters *counters);
 /* Thread: any. Copies one consistent set of values. */
 void ru_counters_read(const struct ru_counters_page *page, uint64_t *values);
+/* Thread: any. Adds what a worker has counted so far. */
+void ru_counters_add(struct ru_counters *counters, const struct ru_worker_counters *worker);
 
 /* How things stand at the end of the newest lap. Each is a word by itself: unlike the counters they
  * are no sums of each other, and readers need no common moment. Lanes: ordinary, slow, write. */
