@@ -40,11 +40,11 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "raida_command_seconds_total": Family(
         "counter",
-        "time from receipt, in full, to reply of all these together: by their number, the mean",
+        "time from full receipt to reply, summed over these replies; by their number, the mean",
         ("command", "name"),
     ),
-    "raida_queue_seconds": Family("histogram", "waiting for a worker, of every request handed out"),
-    "raida_lap_seconds": Family("histogram", "one turn of the I/O thread without its sleep"),
+    "raida_queue_seconds": Family("histogram", "wait for a worker, of every request handed to one"),
+    "raida_lap_seconds": Family("histogram", "one lap of the I/O thread without its sleep"),
     "raida_queued": Family("gauge", "requests that wait for a worker", ("lane",)),
     "raida_queue_oldest_seconds": Family(
         "gauge", "how long the first of them has waited; 0: none waits", ("lane",)
@@ -58,13 +58,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("pool",),
     ),
     "raida_pool_lent": Family(
-        "gauge", "of what is used, the blocks that workers hold for replies to come", ("pool",)
+        "gauge", "of the used blocks, those that workers hold for replies to come", ("pool",)
     ),
     "raida_pool_size": Family("gauge", "what those pools hold at most", ("pool",)),
     "raida_udp_kernel_drops_total": Family(
         "counter",
         "datagrams that the kernel dropped at a UDP socket of the node (SO_MEMINFO), mostly for "
-        "want of receive buffer; they are no part of udp_received",
+        "want of receive buffer; udp_received does not include them",
         ("address",),
     ),
     "raida_host_udp_buffer_errors_total": Family(
@@ -90,27 +90,32 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "raida_commit_failures_total": Family(
         "counter",
-        "commits to the store that failed; while it cannot be written that is tried once a second, "
-        "which counts, too",
+        "commits to the store that failed, including those tried once a second while it cannot be "
+        "written",
     ),
     "raida_coins": Family("gauge", "coins in circulation", ("denomination",)),
     "raida_roots_published_total": Family("counter", "times that roots were shown to voters"),
     "raida_roots_lag_seconds": Family(
         "gauge", "age of the oldest commit that the roots do not show yet; 0: none"
     ),
-    "raida_roots_lag_max_seconds": Family("gauge", "longest that a commit waited, since start"),
-    "raida_ready": Family("gauge", "1 while /readyz says ready, but for the I/O thread, else 0"),
+    "raida_roots_lag_max_seconds": Family("gauge", "longest wait of a commit since start"),
+    "raida_ready": Family(
+        "gauge", "1 while /readyz says ready, its check of the I/O thread aside; else 0"
+    ),
     "raida_draining": Family("gauge", "1 once the node has been told to stop"),
     "raida_overloaded": Family("gauge", "1 while requests cannot be handled in time"),
     "raida_start_time_seconds": Family("gauge", "when the node started, seconds since 1970"),
     "raida_arena_bytes": Family("gauge", "memory shared by the I/O thread and the workers"),
     "raida_log_dropped_total": Family(
-        "counter", "lines of the log that were dropped: nobody read it, or it could not be written"
+        "counter",
+        "log lines that were dropped because nobody read the log or it could not be written",
     ),
-    "raida_build_info": Family("gauge", "1; of which build this is", ("version", "python")),
+    "raida_build_info": Family(
+        "gauge", "1; the version of the node and of its Python", ("version", "python")
+    ),
     "raida_node_info": Family(
         "gauge",
-        "1; who this node is, its backend and tier, and why not a better one",
+        "1; identity, backend and tier of the node, and why io_uring was refused",
         ("raida_id", "coin_id", "backend", "tier", "refusal"),
     ),
 }
@@ -124,12 +129,12 @@ PROCESS_METRICS: Final = (
     "process_open_fds",
     "process_max_fds",
 )
-"""What is told of the process, under the names that Prometheus's own clients use."""
+"""Metrics of the process, under the names that Prometheus's own clients use."""
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """As Prometheus wants them. Its edges belong to the bucket below, ours to the one above: a
-    value exactly on an edge, to the nanosecond, counts one bucket too high."""
+    """Cumulative buckets. Prometheus counts a value on an edge in the bucket below, the engine in
+    the one above: a value exactly on an edge, to the nanosecond, counts one bucket too high."""
     return [(repr(edge / 1e9) if edge else "+Inf", count) for edge, count in thin(histogram, 2)]
 
 
@@ -232,8 +237,8 @@ def _add_store(samples: dict[str, _Samples], seen: Snapshot) -> None:
 
 
 class _ProcessCollector(Collector):
-    """As prometheus_client's own, which tells nothing at all where /proc/stat is hidden
-    (ProcSubset=pid). What cannot be read is missing."""
+    """The metrics of prometheus_client's own collector, which has none at all where /proc/stat is
+    hidden (ProcSubset=pid). Here only those that cannot be read are missing."""
 
     def collect(self) -> Iterator[Metric]:
         used, limit = process.resources(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]

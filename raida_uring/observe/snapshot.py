@@ -1,4 +1,4 @@
-"""A node at one moment: what the admin socket, HTTP and /metrics tell is made from a `Snapshot`.
+"""A node at one moment: the answers of the admin socket, of HTTP and of /metrics are made from it.
 
 status.py makes JSON of it, prometheus.py the text of /metrics, readiness.py a verdict. Any thread.
 """
@@ -249,7 +249,7 @@ def _sizes(store: Store | None) -> Sizes | None:
     try:
         return store.sizes()
     except StoreError:
-        return None  # its own errors are in the log; the rest is worth telling
+        return None  # the store logs its own errors; the rest of the snapshot is of use
 
 
 def _writing(store: Store | None) -> Writing | None:
