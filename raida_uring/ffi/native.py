@@ -24,6 +24,11 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_INLINE_BYTES: int
     RU_REQUEST_KINDS: int
+    RU_REQUEST_PLAIN: int
+    RU_REQUEST_SEALED: int
+    RU_FAMILY_COIN: int
+    RU_FAMILY_LOCKER: int
+    RU_FAMILY_IPV4: int
     RU_CONFIG_LISTENERS: int
     RU_CLOSED_KEPT: int
     RU_CONNECTIONS_LISTED: int
@@ -96,7 +101,8 @@ RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
 NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(_lib.RU_REQUEST_KINDS)
-KIND_PLAIN, _KIND_BARE, KIND_SEALED = KINDS
+KIND_PLAIN: Final = _lib.RU_REQUEST_PLAIN
+KIND_SEALED: Final = _lib.RU_REQUEST_SEALED
 ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
@@ -189,15 +195,16 @@ class Limited:
 
 def _limited(one: Any) -> Limited:
     """A struct ru_limited."""
-    name = bytes(_ffi.buffer(one.name))
-    if one.family == 1:
+    name, transport = bytes(_ffi.buffer(one.name)), ""
+    if one.family == _lib.RU_FAMILY_COIN:
         who = f"coin {int.from_bytes(name[:1], signed=True)}:{int.from_bytes(name[1:5])}"
-    elif one.family == 2:
+    elif one.family == _lib.RU_FAMILY_LOCKER:
         who = "lockers"  # the bytes are of their keys
     else:
-        address = ipaddress.ip_address(name[:4] if one.family == 4 else name + bytes(8))
+        is_ipv4 = one.family == _lib.RU_FAMILY_IPV4
+        address = ipaddress.ip_address(name[:4] if is_ipv4 else name + bytes(8))
         who = str(address) if one.bits == 32 else f"{address}/{one.bits}"
-    transport = "" if one.family < 4 else ("udp", "tcp")[one.transport]
+        transport = ("udp", "tcp")[one.transport]
     return Limited(who, transport, one.rest_ns / 1e9)
 
 

@@ -164,9 +164,16 @@ struct ru_record {
     uint8_t spare[3];
 };
 
+enum ru_family {
+    RU_FAMILY_COIN = 1,   /* a key coin */
+    RU_FAMILY_LOCKER = 2, /* lockers whose keys have the first five bytes in common */
+    RU_FAMILY_IPV4 = 4,
+    RU_FAMILY_IPV6 = 6,
+};
+
 /* What has failed too many checks of a secret to have another one made. */
 struct ru_limited {
-    uint8_t family;    /* 4, 6: address; 1: key coin; 2: the first five bytes of a locker's key */
+    uint8_t family;    /* enum ru_family */
     uint8_t bits;      /* of the address: 32, 24, 64 or 48 */
     uint8_t transport; /* 0 UDP, 1 TCP; of an address */
     uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes of a coin; of lockers nothing */
