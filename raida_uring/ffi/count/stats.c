@@ -27,7 +27,7 @@ void ru_counters_read(const struct ru_counters_page *page, uint64_t *values)
     }
 }
 
-void ru_counters_add(struct ru_counters *counters, const struct ru_worker_counters *worker)
+void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters *worker)
 {
 #define RU_COUNTER_ADD(name, kind, meaning)                                                        \
     counters->name += __atomic_load_n(&worker->name, __ATOMIC_RELAXED);

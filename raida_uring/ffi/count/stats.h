@@ -131,7 +131,7 @@ void ru_counters_publish(struct ru_counters_page *page, const struct ru_counters
 /* Thread: any. Copies one consistent set of values. */
 void ru_counters_read(const struct ru_counters_page *page, uint64_t *values);
 /* Thread: any. Adds what a worker has counted so far. */
-void ru_counters_add(struct ru_counters *counters, const struct ru_worker_counters *worker);
+void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters *worker);
 
 /* How things stand at the end of the newest lap. Each is a word by itself: unlike the counters they
  * are no sums of each other, and readers need no common moment. Lanes: ordinary, slow, write. */

@@ -258,7 +258,7 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
     ru_counters_read(&page->counters, values);
     for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++)
-        ru_counters_add(counters, &page->mailboxes[i].counters);
+        ru_stats_add(counters, &page->mailboxes[i].counters);
 }
 
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
