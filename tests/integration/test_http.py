@@ -28,10 +28,9 @@ import psutil
 import pytest
 
 from raida_uring.errors import StartError
-from raida_uring.observe import prometheus
+from raida_uring.observe import prometheus, snapshot
 from raida_uring.observe.prometheus import FAMILIES, PROCESS_METRICS
 from raida_uring.observe.readiness import OVERLOAD_WAIT_S, REFUSALS_GAP_S, unready
-from raida_uring.observe.snapshot import Snapshot
 from raida_uring.observe.status import for_operators
 from raida_uring.observe.web import (
     CONNECTIONS_MAX,
@@ -776,7 +775,7 @@ def test_several_scrapers_cost_no_more_than_one(
     made: list[float] = []
     make = prometheus.exposition
 
-    def counted(seen: Snapshot) -> bytes:
+    def counted(seen: snapshot.Snapshot) -> bytes:
         made.append(time.monotonic())
         return make(seen)
 

@@ -63,8 +63,6 @@ LONG_FILES: dict[str, int] = {
     "raida_uring/bench/loadgen.c": 740,
     "raida_uring/ffi/coins/store.c": 977,
     "raida_uring/ffi/engine/stream.c": 601,
-    "raida_uring/ffi/native.py": 648,
-    "raida_uring/observe/metrics.py": 872,
     "tests/fault/backend_sim.c": 1248,
     "tests/integration/test_admin.py": 1048,
     "tests/integration/test_http.py": 930,
