@@ -6,7 +6,6 @@ permissions of the path. Requests, clients and answers are bounded. The format i
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -18,20 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
-import raida_uring
 from raida_uring import log
 from raida_uring.admin.client import peer_of
 from raida_uring.admin.node import Node, Served
 from raida_uring.admin.path import listen
 from raida_uring.descriptors import Reserve
-from raida_uring.errors import EngineError, RaidaError, StartError, StoreError
+from raida_uring.errors import RaidaError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import event
-from raida_uring.observe import metrics
-from raida_uring.observe.latency import percentiles_us
+from raida_uring.observe.status import for_operators
 from raida_uring.threads import Vital
 
 CLIENTS_MAX: Final = 16
@@ -350,7 +345,10 @@ class Admin:
 
     def _status(self, _client: _Client, _given: dict[str, Any]) -> dict[str, object]:
         file = self._node.file  # whose node it is; not told over HTTP
-        return {**status(self._server), "config": None if file is None else os.path.realpath(file)}
+        return {
+            **for_operators(self._server.observe()),
+            "config": None if file is None else os.path.realpath(file),
+        }
 
     def _connections(self, _client: _Client, given: dict[str, Any]) -> dict[str, object]:
         limit = _whole(given, "limit", 1000, CONNECTIONS_LISTED_MAX)
@@ -449,111 +447,3 @@ def _describe(one: native.Connection) -> dict[str, object]:
         "in_state_s": round(one.state_s, 3),
         "requests": one.requests,
     }
-
-
-# --- Status -----------------------------------------------------------------------------------
-
-
-def status(server: Served) -> dict[str, object]:
-    """Everything about the node at one moment, as JSON takes it. Any thread.
-
-    Raises StartError when it does not run. Counters are one consistent set; what else there is was
-    read right after.
-    """
-    counters = server.counters()
-    histograms = {kind: server.histogram(kind) for kind in native.HISTOGRAM_KINDS}
-    try:
-        load = server.load()
-    except EngineError:  # its loop has ended
-        load = None
-    return {
-        "raida_id": server.config.server.raida_id,
-        "version": raida_uring.__version__,
-        "process": os.getpid(),
-        "phase": server.phase,
-        "tier": server.tier,
-        "unready": server.unready(),
-        "endpoints": [list(endpoint) for endpoint in server.endpoints],
-        "started_at": server.started_at,
-        "uptime_s": round(server.uptime_s, 3),
-        "counters": counters,
-        "commands": metrics.answered_json(server.answered()),
-        "in_flight": {"udp": counters["udp_in_flight"], "tcp": counters["tcp_in_flight"]},
-        "drops": {name: count for name, count in counters.items() if "_dropped_" in name},
-        "connections": {
-            "open": counters["connections_open"],
-            "max": server.connections_max,
-        },
-        "latency_us": {
-            kind: percentiles_us(zip(one.floors_ns, one.counts, strict=True))
-            for kind, one in histograms.items()
-        },
-        "histograms": {
-            kind: [
-                [floor, count]
-                for floor, count in zip(one.floors_ns, one.counts, strict=True)
-                if count
-            ]
-            for kind, one in histograms.items()
-        },
-        "lanes": None if load is None else _lanes(load),
-        "memory": None if load is None else _memory(server, load),
-        "lent": None if load is None else _lent(load),
-        "resources": _resources(),
-        "store": _store(server),
-        "http": {"url": server.url, "fault": server.http_fault},
-        "log": {
-            "level": log.current_level(),
-            "requests_per_s": server.config.log.requests_per_s,
-            "dropped": log.dropped(),
-        },
-    }
-
-
-def _lanes(load: native.EngineLoad) -> dict[str, object]:
-    return {
-        lane: {"queued": queued, "busy": busy, "workers": workers}
-        for lane, queued, busy, workers in zip(
-            native.LANES, load.queued, load.busy, load.workers, strict=True
-        )
-        if workers
-    }
-
-
-def _memory(server: Served, load: native.EngineLoad) -> dict[str, object]:
-    limits, config = server.config.limits, server.config
-    return {
-        "udp_contexts": [load.udp_contexts, config.udp.contexts],
-        "tcp_buffers": [load.tcp_buffers, config.tcp.buffers],
-        "small_blocks": [load.small_blocks, limits.small_blocks],
-        "large_blocks": [load.large_blocks, limits.large_blocks],
-    }
-
-
-def _lent(load: native.EngineLoad) -> dict[str, object]:
-    """Of the blocks in use: what workers hold in advance, also while nothing is asked."""
-    return {"small_blocks": load.small_lent, "large_blocks": load.large_lent}
-
-
-def _resources() -> dict[str, object]:
-    """None: not known, as without a descriptor that is left to look with."""
-    times = os.times()
-    found: dict[str, object] = {"cpu_s": times.user + times.system}
-    try:
-        process = psutil.Process()
-        with process.oneshot():
-            return found | {
-                "memory_bytes": process.memory_info().rss,
-                "descriptors": process.num_fds(),
-                "threads": process.num_threads(),
-            }
-    except (OSError, psutil.Error):
-        return found | dict.fromkeys(("memory_bytes", "descriptors", "threads"))
-
-
-def _store(server: Served) -> dict[str, object] | None:
-    try:
-        sizes = server.store_sizes()
-    except StoreError:
-        return None  # its own errors are in the log; whoever asks needs the rest all the more
-    return None if sizes is None else dataclasses.asdict(sizes)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from raida_uring.bench.cases import RAIDA_ID
 from raida_uring.errors import RaidaError
+from raida_uring.observe.counters import COUNTERS, violations
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
@@ -195,9 +196,6 @@ def stolen_ticks() -> int:
 
 def final_counters(stderr: str) -> dict[str, int] | None:
     """The counters that the node logs when it stops, None without such a line."""
-    # Here: not everybody who asks for --help needs prometheus_client.
-    from raida_uring.observe.metrics import COUNTERS
-
     found = re.search(r"final counters (\{.*\})", stderr)  # without those that are 0
     return {**dict.fromkeys(COUNTERS, 0), **json.loads(found.group(1))} if found else None
 
@@ -260,8 +258,6 @@ def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Pat
         raise _ended(contender, process, directory)
     counters = final_counters(stderr)
     if counters is not None:
-        from raida_uring.observe.metrics import violations
-
         broken = violations(counters)
         if broken:
             raise ContenderError(f"node: conservation broken: {'; '.join(broken)}")

@@ -4,7 +4,6 @@ Thread: any; a run blocks without the GIL, so loads can run side by side in thre
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -89,11 +88,6 @@ class Result:
     max_us: float
 
     @property
-    def clean(self) -> bool:
-        """Every request got exactly the answer it should."""
-        return self.sent == self.answered and self.stray == 0
-
-    @property
     def per_second(self) -> float:
         return self.answered / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
@@ -128,14 +122,6 @@ def run_load(load: Load, exchange: Exchange) -> Result:
     if rc < 0:
         raise LoadError(f"load on {load.host}:{load.port}/{load.transport}: {os.strerror(-rc)}")
     return _result(c_result)
-
-
-def percentiles_ns(samples_ns: Iterable[int], quantiles: Iterable[float]) -> list[int]:
-    """Return each quantile (0..1) of the samples as the generator's histogram sees it."""
-    histogram = _ffi.new("struct lg_histogram *")
-    for sample in samples_ns:
-        _lib.lg_histogram_record(histogram, sample)
-    return [_lib.lg_histogram_percentile(histogram, round(q * 10000)) for q in quantiles]
 
 
 def open_syscall_counter(tid: int) -> int:

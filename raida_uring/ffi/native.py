@@ -1,7 +1,7 @@
 """The data plane as Python sees it: `Engine` and `Worker`, typed and raising.
 
-`_native` is imported here and in native_store.py alone. Each method names the thread it is for, as
-ru.h does; cffi drops the interpreter lock on every call.
+`_native` is imported here, in native_probe.py and in native_store.py alone. Each method names the
+thread it is for, as ru.h does; cffi drops the interpreter lock on every call.
 """
 
 import errno
@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
@@ -24,18 +24,19 @@ class _Lib(Protocol):
     RU_REQUEST_PREFIX_BYTES: int
     RU_INLINE_BYTES: int
     RU_REQUEST_KINDS: int
+    RU_REQUEST_PLAIN: int
+    RU_REQUEST_SEALED: int
+    RU_FAMILY_COIN: int
+    RU_FAMILY_LOCKER: int
+    RU_FAMILY_IPV4: int
     RU_CONFIG_LISTENERS: int
     RU_CLOSED_KEPT: int
     RU_CONNECTIONS_LISTED: int
     RU_LIMITED_LISTED: int
-    RU_BACKEND_AUTO: int
-    RU_BACKEND_URING: int
-    RU_BACKEND_EPOLL: int
     RU_CLASS_ORDINARY: int
     RU_CLASS_SLOW: int
     RU_CLASS_ECHO: int
     RU_CLASS_WRITE: int
-    RU_PROBE_UNTRIED: int
 
     def ru_config_check(self, config: Any, fault: Any) -> int: ...
     def ru_config_range(self, field: bytes, least: Any, most: Any) -> int: ...
@@ -62,6 +63,8 @@ class _Lib(Protocol):
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
     def ru_counters_name(self, index: int) -> Any: ...
+    def ru_counters_meaning(self, index: int) -> Any: ...
+    def ru_counters_kind(self, index: int) -> int: ...
     def ru_engine_gauges(self, engine: Any, values: Any) -> None: ...
     def ru_gauges_count(self) -> int: ...
     def ru_gauges_name(self, index: int) -> Any: ...
@@ -71,7 +74,6 @@ class _Lib(Protocol):
     ) -> int: ...
     def ru_hist_floor_ns(self, bucket: int) -> int: ...
     def ru_engine_set_live(self, engine: Any, config: Any) -> int: ...
-    def ru_engine_load(self, engine: Any, load: Any) -> int: ...
     def ru_engine_connections(self, engine: Any, first: Any, connections: Any) -> int: ...
     def ru_engine_closed(self, engine: Any, closed: Any, missed: Any) -> int: ...
     def ru_closed_reason_name(self, reason: int) -> Any: ...
@@ -89,11 +91,7 @@ class _Lib(Protocol):
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
-    def ru_worker_return(self, worker: Any, token: int) -> None: ...
-    def ru_probe_run(self, results: Any) -> int: ...
-    def ru_probe_count(self) -> int: ...
-    def ru_probe_name(self, index: int) -> Any: ...
-    def ru_probe_backend(self, config: Any, report: Any) -> int: ...
+    def ru_worker_return(self, worker: Any, token: int) -> None: ...  # for tests of stale tokens
 
 
 _lib = cast(_Lib, _native.lib)
@@ -103,48 +101,58 @@ RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
 NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(_lib.RU_REQUEST_KINDS)
-KIND_PLAIN, _KIND_BARE, KIND_SEALED = KINDS
+KIND_PLAIN: Final = _lib.RU_REQUEST_PLAIN
+KIND_SEALED: Final = _lib.RU_REQUEST_SEALED
 ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
 
-COUNTER_NAMES: Final = tuple(
-    _ffi.string(_lib.ru_counters_name(index)).decode() for index in range(_lib.ru_counters_count())
+
+def _text(words: Any) -> str:
+    """A string of C's."""
+    return str(_ffi.string(words).decode())
+
+
+def _enum(name: str, prefix: str) -> dict[str, int]:
+    """The values of an enum of ru.h, ascending, by their names in lower case and less `prefix`."""
+    values: dict[int, str] = _ffi.typeof(f"enum {name}").elements
+    return {word.removeprefix(prefix).lower(): number for number, word in sorted(values.items())}
+
+
+class Counter(NamedTuple):
+    """A row of ffi/count/stats.h. kind: of enum ru_counter_kind: "event", "udp_begun", ..."""
+
+    name: str
+    kind: str
+    meaning: str
+
+
+_COUNTER_KINDS: Final = {
+    number: kind for kind, number in _enum("ru_counter_kind", "RU_COUNTER_").items()
+}
+COUNTERS: Final = tuple(
+    Counter(
+        _text(_lib.ru_counters_name(index)),
+        _COUNTER_KINDS[_lib.ru_counters_kind(index)],
+        _text(_lib.ru_counters_meaning(index)),
+    )
+    for index in range(_lib.ru_counters_count())
 )
+COUNTER_NAMES: Final = tuple(counter.name for counter in COUNTERS)
 _COUNTER_PLACES: Final = {name: place for place, name in enumerate(COUNTER_NAMES)}
 GAUGE_NAMES: Final = tuple(
-    _ffi.string(_lib.ru_gauges_name(index)).decode() for index in range(_lib.ru_gauges_count())
+    _text(_lib.ru_gauges_name(index)) for index in range(_lib.ru_gauges_count())
 )
-HISTOGRAM_KINDS: Final = ("udp", "tcp", "queue", "lap")  # enum ru_histogram_kind
-
-BACKENDS: Final = {  # as `[network] backend` names them
-    "auto": _lib.RU_BACKEND_AUTO,
-    "uring": _lib.RU_BACKEND_URING,
-    "epoll": _lib.RU_BACKEND_EPOLL,
-}
+_HISTOGRAM_NUMBERS: Final = _enum("ru_histogram_kind", "RU_HISTOGRAM_")
+HISTOGRAM_KINDS: Final = tuple(kind for kind in _HISTOGRAM_NUMBERS if kind != "count")
+BACKENDS: Final = _enum("ru_backend_choice", "RU_BACKEND_")
+"""As `[network] backend` names them."""
 
 CLASS_ORDINARY: Final = _lib.RU_CLASS_ORDINARY
 CLASS_SLOW: Final = _lib.RU_CLASS_SLOW
 CLASS_ECHO: Final = _lib.RU_CLASS_ECHO
 CLASS_WRITE: Final = _lib.RU_CLASS_WRITE
-
-LANES: Final = ("ordinary", "slow", "write")  # enum ru_lane_number
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """What is in use at one moment. By lane, in the order of LANES; the rest as struct ru_load."""
-
-    queued: tuple[int, ...]
-    busy: tuple[int, ...]
-    workers: tuple[int, ...]
-    udp_contexts: int
-    tcp_buffers: int
-    small_blocks: int
-    large_blocks: int
-    small_lent: int
-    large_lent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +195,16 @@ class Limited:
 
 def _limited(one: Any) -> Limited:
     """A struct ru_limited."""
-    name = bytes(_ffi.buffer(one.name))
-    if one.family == 1:
+    name, transport = bytes(_ffi.buffer(one.name)), ""
+    if one.family == _lib.RU_FAMILY_COIN:
         who = f"coin {int.from_bytes(name[:1], signed=True)}:{int.from_bytes(name[1:5])}"
-    elif one.family == 2:
+    elif one.family == _lib.RU_FAMILY_LOCKER:
         who = "lockers"  # the bytes are of their keys
     else:
-        address = ipaddress.ip_address(name[:4] if one.family == 4 else name + bytes(8))
+        is_ipv4 = one.family == _lib.RU_FAMILY_IPV4
+        address = ipaddress.ip_address(name[:4] if is_ipv4 else name + bytes(8))
         who = str(address) if one.bits == 32 else f"{address}/{one.bits}"
-    transport = "" if one.family < 4 else ("udp", "tcp")[one.transport]
+        transport = ("udp", "tcp")[one.transport]
     return Limited(who, transport, one.rest_ns / 1e9)
 
 
@@ -215,6 +224,10 @@ class Histogram:
     floors_ns: tuple[int, ...]
     counts: tuple[int, ...]
     sum_ns: int
+
+    def buckets(self) -> Iterator[tuple[int, int]]:
+        """Floor and count of each."""
+        return zip(self.floors_ns, self.counts, strict=True)
 
 
 @functools.cache
@@ -238,6 +251,10 @@ class ConfigFault:
     most: int
 
 
+def _fault_of(fault: Any) -> ConfigFault:
+    return ConfigFault(_text(fault.field), fault.value, fault.least, fault.most)
+
+
 def config_range(field: str) -> tuple[int, int]:
     """Thread: any. The least and the most that a field of `struct ru_config` can be.
 
@@ -259,13 +276,7 @@ def check_config(settings: Mapping[str, object]) -> ConfigFault | None:
     settings_c = _ffi.new("struct ru_config *", {**settings, "listeners_count": 1})
     if _lib.ru_config_check(settings_c, fault) == 0:
         return None
-    name = _ffi.string(fault.field).decode()
-    return ConfigFault(name, fault.value, fault.least, fault.most)
-
-
-def _told(fault: Any) -> str:
-    name = _ffi.string(fault.field).decode()
-    return f"{name} = {fault.value}, which must be from {fault.least} to {fault.most}"
+    return _fault_of(fault)
 
 
 class _Snapshot(Mapping[str, int]):
@@ -306,7 +317,12 @@ class Engine:
         out = _ffi.new("struct ru_engine **")
         fault = _ffi.new("struct ru_config_fault *")
         result = _lib.ru_engine_create(settings_c, out, fault)
-        _check(result, _told(fault) if fault.field[0] != b"\0" else "reserving the node's memory")
+        doing = "reserving the node's memory"
+        if (found := _fault_of(fault)).field:
+            doing = (
+                f"{found.field} = {found.value}, which must be from {found.least} to {found.most}"
+            )
+        _check(result, doing)
         self._made = out[0]
         self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
         self._call_lock = threading.Lock()  # one call of the loop at a time
@@ -336,18 +352,18 @@ class Engine:
     @property
     def fault(self) -> str:
         """Thread: any. What failed, in words; empty when nothing did."""
-        return str(_ffi.string(_lib.ru_engine_fault(self._engine)).decode())
+        return _text(_lib.ru_engine_fault(self._engine))
 
     @property
     def tier(self) -> str:
         """Thread: any. Backend and tier; valid once ready."""
-        return str(_ffi.string(_lib.ru_engine_tier(self._engine)).decode())
+        return _text(_lib.ru_engine_tier(self._engine))
 
     @property
     def refusal(self) -> EngineError | None:
         """Thread: any. Why epoll serves although io_uring was tried first; valid once ready."""
         number = _ffi.new("int *")
-        doing = _ffi.string(_lib.ru_engine_refusal(self._engine, number)).decode()
+        doing = _text(_lib.ru_engine_refusal(self._engine, number))
         return EngineError(number[0], doing) if number[0] else None
 
     def set_live(self, settings: Mapping[str, object]) -> None:
@@ -361,23 +377,6 @@ class Engine:
         with self._call_lock:
             _check(_lib.ru_engine_set_live(self._engine, settings_c), "changing limits")
 
-    def load(self) -> EngineLoad:
-        """Thread: any. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
-        load = _ffi.new("struct ru_load *")
-        with self._call_lock:
-            _check(_lib.ru_engine_load(self._engine, load), "asking for the load")
-        return EngineLoad(
-            queued=tuple(load.queued),
-            busy=tuple(load.busy),
-            workers=tuple(load.workers),
-            udp_contexts=load.udp_contexts,
-            tcp_buffers=load.tcp_buffers,
-            small_blocks=load.small_blocks,
-            large_blocks=load.large_blocks,
-            small_lent=load.small_lent,
-            large_lent=load.large_lent,
-        )
-
     def connections(self, first: int = 0) -> tuple[list[Connection], int]:
         """Thread: any. Some of the open connections from number `first` on, none at the end, and
         where to go on. Raises EngineError: ESHUTDOWN, ETIMEDOUT."""
@@ -390,7 +389,7 @@ class Engine:
         listed = [
             Connection(
                 peer=bytes(_ffi.buffer(found[index].peer)),
-                state=_ffi.string(_lib.ru_connection_state_name(found[index].state)).decode(),
+                state=_text(_lib.ru_connection_state_name(found[index].state)),
                 age_s=found[index].age_ns / 1e9,
                 state_s=found[index].state_ns / 1e9,
                 requests=found[index].requests,
@@ -407,7 +406,7 @@ class Engine:
         taken = [
             ClosedConnection(
                 peer=bytes(_ffi.buffer(self._closed[index].peer)),
-                reason=_ffi.string(_lib.ru_closed_reason_name(self._closed[index].reason)).decode(),
+                reason=_text(_lib.ru_closed_reason_name(self._closed[index].reason)),
                 age_s=self._closed[index].age_ns / 1e9,
                 requests=self._closed[index].requests,
             )
@@ -469,8 +468,8 @@ class Engine:
     def limited(self) -> tuple[list[Limited], int]:
         """Thread: any. Some of those that have failed too many checks, and how many there are."""
         found = _ffi.new("struct ru_limited[]", _lib.RU_LIMITED_LISTED)
-        count = _lib.ru_engine_limited(self._engine, found, _lib.RU_LIMITED_LISTED)
-        return [_limited(found[i]) for i in range(min(count, _lib.RU_LIMITED_LISTED))], count
+        count = _lib.ru_engine_limited(self._engine, found, len(found))
+        return [_limited(one) for one in found[0 : min(count, len(found))]], count
 
     def publish_roots(self, roots: bytes) -> None:
         """Thread: one publisher at a time. roots: ROOTS_SIZE bytes."""
@@ -513,7 +512,7 @@ class Engine:
 
     def histogram(self, kind: str) -> Histogram:
         """Thread: any. kind: one of HISTOGRAM_KINDS."""
-        number = HISTOGRAM_KINDS.index(kind)
+        number = _HISTOGRAM_NUMBERS[kind]
         size = _lib.ru_engine_histogram(self._engine, number, _ffi.NULL, 0, _ffi.NULL)
         buckets = _ffi.new("uint64_t[]", size)
         sum_ns = _ffi.new("uint64_t *")
@@ -589,60 +588,3 @@ class Worker:
             _lib.ru_worker_reply(self._worker, len(statuses), statuses, sizes_c, payload),
             "answering more requests than were taken",
         )
-
-    def return_token(self, token: int) -> None:
-        """Hand a token back as it is. For tests of stale tokens."""
-        _lib.ru_worker_return(self._worker, token)
-
-
-# --- Probe ------------------------------------------------------------------------------------
-
-PROBE_NAMES: Final = tuple(
-    _ffi.string(_lib.ru_probe_name(index)).decode() for index in range(_lib.ru_probe_count())
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What came of asking for the node's backend as its I/O thread does.
-
-    tier: as in the start-up line, empty when nothing serves. is_ring: io_uring serves. fault: why
-    nothing serves. refusal: what io_uring failed at, None where it works or was not asked for.
-    locked_bytes_max: what the kernel charges at most to the limit of locked memory, where it does.
-    """
-
-    tier: str
-    is_ring: bool
-    fault: EngineError | None
-    refusal: EngineError | None
-    locked_bytes_max: int
-
-
-def probe_features() -> dict[str, int | None]:
-    """Thread: any. Try every feature of PROBE_NAMES: 0 works, None untried, else the errno.
-
-    Raises EngineError (ENOMEM).
-    """
-    results = _ffi.new("int32_t[]", len(PROBE_NAMES))
-    _check(_lib.ru_probe_run(results), "probing the kernel")
-    return {
-        name: None if result == _lib.RU_PROBE_UNTRIED else -result
-        for name, result in zip(PROBE_NAMES, results, strict=True)
-    }
-
-
-def probe_backend(settings: Mapping[str, object]) -> Opened:
-    """Thread: any. Open the backend that `settings` (fields of `struct ru_config`) ask for, and
-    close it again. Takes seconds where locked memory is short."""
-    report = _ffi.new("struct ru_probe_backend *")
-    number = -_lib.ru_probe_backend(_ffi.new("struct ru_config *", dict(settings)), report)
-    tier, fault, refusal = (
-        _ffi.string(text).decode() for text in (report.tier, report.fault, report.refusal)
-    )
-    return Opened(
-        tier=tier,
-        is_ring=bool(report.is_ring),
-        fault=EngineError(number, fault) if number else None,
-        refusal=EngineError(report.refusal_error, refusal) if report.refusal_error else None,
-        locked_bytes_max=report.locked_bytes_max,
-    )

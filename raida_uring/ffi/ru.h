@@ -59,6 +59,21 @@ enum ru_lane_number {
     RU_LANES = 3,
 };
 
+/* What a counter counts: what begins, ends or is under way, of which the sums in count/stats.h
+ * speak, or events that are part of no sum. */
+enum ru_counter_kind {
+    RU_COUNTER_EVENT = 0,
+    RU_COUNTER_UDP_BEGUN = 1, /* datagrams */
+    RU_COUNTER_UDP_ENDED = 2,
+    RU_COUNTER_UDP_OPEN = 3,
+    RU_COUNTER_TCP_BEGUN = 4, /* requests */
+    RU_COUNTER_TCP_ENDED = 5,
+    RU_COUNTER_TCP_OPEN = 6,
+    RU_COUNTER_CONNECTIONS_BEGUN = 7,
+    RU_COUNTER_CONNECTIONS_ENDED = 8,
+    RU_COUNTER_CONNECTIONS_OPEN = 9,
+};
+
 /* One bound address: a UDP and a TCP socket, both borrowed until ru_engine_destroy(). */
 struct ru_listener_config {
     int32_t udp_fd;
@@ -150,26 +165,20 @@ struct ru_record {
     uint8_t spare[3];
 };
 
+enum ru_family {
+    RU_FAMILY_COIN = 1,   /* a key coin */
+    RU_FAMILY_LOCKER = 2, /* lockers whose keys have the first five bytes in common */
+    RU_FAMILY_IPV4 = 4,
+    RU_FAMILY_IPV6 = 6,
+};
+
 /* What has failed too many checks of a secret to have another one made. */
 struct ru_limited {
-    uint8_t family;    /* 4, 6: address; 1: key coin; 2: the first five bytes of a locker's key */
+    uint8_t family;    /* enum ru_family */
     uint8_t bits;      /* of the address: 32, 24, 64 or 48 */
     uint8_t transport; /* 0 UDP, 1 TCP; of an address */
     uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes of a coin; of lockers nothing */
     uint64_t rest_ns;  /* until a check is made again, if none fails before */
-};
-
-/* What is in use at one moment. By lane: ordinary, slow, writing. */
-struct ru_load {
-    uint32_t queued[3]; /* requests that wait for a worker */
-    uint32_t busy[3];   /* workers that hold requests */
-    uint32_t workers[3];
-    uint32_t udp_contexts; /* queued and with workers; the reserve not among them */
-    uint32_t tcp_buffers;  /* not lent to the kernel */
-    uint32_t small_blocks; /* not free, those lent to workers included */
-    uint32_t large_blocks;
-    uint32_t small_lent; /* of those, held by workers in advance: idle ones hold them, too */
-    uint32_t large_lent;
 };
 
 /* One open TCP connection. */
@@ -252,7 +261,11 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);
+/* Thread: any. Of counter `index`: its name, what it means, and its enum ru_counter_kind. NULL, NULL
+ * and RU_COUNTER_EVENT past the last. */
 const char *ru_counters_name(uint32_t index);
+const char *ru_counters_meaning(uint32_t index);
+uint32_t ru_counters_kind(uint32_t index);
 /* Thread: any. What workers answered to `command` (group << 8 | code): replies by status, 256 counts,
  * and the nanoseconds from receipt to reply of all of them together. */
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered);
@@ -277,8 +290,6 @@ int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config)
  * becomes the number to go on from; their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
 int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
                           struct ru_connection *connections);
-/* Thread: any, as above. -ESHUTDOWN, -ETIMEDOUT. */
-int ru_engine_load(struct ru_engine *engine, struct ru_load *load);
 /* Thread: any. The name of enum ru_conn_state, or NULL past the last. */
 const char *ru_connection_state_name(uint32_t state);
 /* Thread: any, one at a time. Takes up to RU_CLOSED_KEPT connections that ended, oldest first, and

@@ -21,7 +21,7 @@ import raida_uring
 from raida_uring.config import Config, engine_settings
 from raida_uring.descriptors import connections_room, descriptor_limit
 from raida_uring.errors import EngineError
-from raida_uring.ffi import native
+from raida_uring.ffi import native_probe
 from raida_uring.node.causes import (
     CALLS,
     LACK_OF_MEMORY,
@@ -171,10 +171,10 @@ def probe(config: Config) -> Probe:
     EngineError when there is no memory for it.
     """
     room = connections_room(descriptor_limit())
-    opened = native.probe_backend(
+    opened = native_probe.probe_backend(
         engine_settings(config, max(1, min(config.limits.connections_max, room)))
     )
-    results = native.probe_features()
+    results = native_probe.probe_features()
     features = tuple(_feature(key, results[key]) for key in _FEATURES)
     around = circumstances()
     refusal = None
@@ -204,7 +204,9 @@ def _feature(key: str, number: int | None) -> Feature:
 # --- Limits -----------------------------------------------------------------------------------
 
 
-def _limits(config: Config, opened: native.Opened, around: Circumstances) -> tuple[Limit, ...]:
+def _limits(
+    config: Config, opened: native_probe.Opened, around: Circumstances
+) -> tuple[Limit, ...]:
     return (
         _descriptors(config),
         _memlock(opened, around),
@@ -231,7 +233,7 @@ def _descriptors(config: Config) -> Limit:
     )
 
 
-def _memlock(opened: native.Opened, around: Circumstances) -> Limit:
+def _memlock(opened: native_probe.Opened, around: Circumstances) -> Limit:
     """Only some kernels charge rings to it, so the number does not count if a ring was opened."""
     has, needs = around.memlock_bytes, opened.locked_bytes_max
     if opened.is_ring:
@@ -328,7 +330,7 @@ def _judge(
     config: Config,
     features: Iterable[Feature],
     room: int,
-    opened: native.Opened,
+    opened: native_probe.Opened,
     refusal: Refusal | None,
 ) -> Verdict:
     missing = {feature.key: feature for feature in features if not feature.works}

@@ -37,10 +37,10 @@ from raida_uring.node.sockets import Inherited
 from raida_uring.node.storage import Storage
 from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.node.website import UNAVAILABLE, Website
-from raida_uring.observe import metrics
+from raida_uring.observe import snapshot
 from raida_uring.observe.requestlog import RequestLog
 from raida_uring.protocol.sealing import Keys
-from raida_uring.store import Sizes, Store
+from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
 from raida_uring.workers.worker import Worker, join_all
@@ -62,7 +62,7 @@ class Observed:
         self._workers: list[Worker] = []
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._storage: Storage | None = None
-        self.website = Website(self.observe, self.beat)
+        self.website = Website(self._observe, self.beat)
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
@@ -166,70 +166,57 @@ class Observed:
         web = self.website.web
         return None if web is None else web.url
 
-    def observe(self) -> metrics.Observation:
-        """Everything the node tells about itself. Any thread. Raises StartError unless it serves.
+    def observe(self) -> snapshot.Snapshot:
+        """Everything the node tells of itself. Any thread. Raises StartError unless it serves."""
+        with self._lock:  # what is observed may be going
+            return self._observe()
 
-        Between start() and stop(), which ends the HTTP thread before what is observed goes.
-        """
+    def _observe(self) -> snapshot.Snapshot:
+        """observe(), for the HTTP thread, which ends before what is observed goes. Without the
+        lock: a disk that does not answer would keep a stop waiting for every scrape."""
         engine, loop = self._engine, self._loop
         if engine is None or loop is None or self._started_s is None:
-            raise StartError("the node is starting")
-        return metrics.observe(
-            metrics.Subject(
+            raise StartError(
+                "the node is starting" if self._final_counters is None else "it has stopped"
+            )
+        return snapshot.take(
+            snapshot.Subject(
                 config=self.config,
+                serving=self._serving(),
                 engine=engine,
                 commands=self._commands,
-                connections_max=self.connections_max,
                 bound=self._bound,
                 store=self._store,
                 integrity=self._integrity,
                 io_thread=loop,
                 workers=[worker.thread for worker in self._workers],
-                started_at=self.started_at,
-                uptime_s=self.uptime_s,
-                draining=self._draining,
             )
         )
 
-    def unready(self) -> list[str]:
-        """Why no more requests should be sent here, in words; empty when they are welcome, and
-        while the node does not serve. Any thread."""
-        try:
-            with self._lock:  # what is observed may be going
-                return self.observe().unready()
-        except StartError:
-            return []
-
-    def answered(self) -> list[metrics.Answered]:
-        """What workers answered, by command. Any thread. Raises StartError unless it runs."""
-        with self._lock:
-            return metrics.answered(self._running_engine(), self._commands)
+    def _serving(self) -> snapshot.Serving:
+        return snapshot.Serving(
+            phase=self.phase,
+            draining=self._draining,
+            tier=self.tier,
+            url=self.url,
+            http_fault=self.http_fault,
+            connections_max=self.connections_max,
+            started_at=self.started_at,
+            uptime_s=self.uptime_s,
+        )
 
     def beat(self) -> int:
-        """Have the I/O thread turn once more; how often it has turned so far. As observe()."""
+        """Have the I/O thread turn once more; how often it has turned so far. As _observe()."""
         if self._engine is None or self._started_s is None:
             raise StartError("the node is starting")
         self._engine.wake()
         return self._engine.snapshot()["laps"]
-
-    def load(self) -> native.EngineLoad:
-        """Queues, workers and memory in use at one moment. Any thread.
-
-        Raises StartError or EngineError when the node does not run.
-        """
-        with self._lock:
-            return self._running_engine().load()
 
     def connections(self, first: int = 0) -> tuple[list[native.Connection], int]:
         """Some of the open connections from number `first` on, none at the end, and where to go
         on. Any thread. Raises StartError or EngineError when the node does not run."""
         with self._lock:
             return self._running_engine().connections(first)
-
-    def histogram(self, kind: str) -> native.Histogram:
-        """One of native.HISTOGRAM_KINDS. Any thread. Raises StartError once stopped."""
-        with self._lock:
-            return self._running_engine().histogram(kind)
 
     @property
     def connections_max(self) -> int:
@@ -247,11 +234,6 @@ class Observed:
         """
         with self._lock:
             return self._running_engine().limited()
-
-    def store_sizes(self) -> Sizes | None:
-        """How full the store is; None without one. Any thread. Raises StoreError."""
-        with self._lock:
-            return None if self._store is None else self._store.sizes()
 
 
 class Serving(Observed):

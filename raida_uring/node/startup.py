@@ -16,7 +16,7 @@ from raida_uring.handlers import ECHO_NUMBER, Command, Mode
 from raida_uring.handlers.node import Node
 from raida_uring.log import event
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
-from raida_uring.observe import metrics
+from raida_uring.observe import process
 from raida_uring.observe.requestlog import RequestLog
 from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Store
@@ -127,7 +127,7 @@ def _explain(error: EngineError) -> str:
 def log_missing(engine: native.Engine, config: Config, bound: Iterable[Bound]) -> None:
     """Log what is not there although an operator may expect it."""
     log_lack_of_ipv4("[network] bind", [one.tcp for one in bound])
-    if config.http.enabled and "ipv4" not in metrics.host_errors():
+    if config.http.enabled and "ipv4" not in process.host_errors():
         logger.info(
             "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
             extra=event("host_errors_hidden"),

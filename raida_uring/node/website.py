@@ -11,7 +11,7 @@ from raida_uring.config import HttpTable
 from raida_uring.errors import StartError
 from raida_uring.log import event
 from raida_uring.node import startup
-from raida_uring.observe import metrics
+from raida_uring.observe.snapshot import Snapshot
 from raida_uring.observe.web import Web
 
 # HTTP and the admin socket may fail with these, also for want of a descriptor or a thread. None of
@@ -24,7 +24,7 @@ logger = logging.getLogger("raida_uring")
 class Website:
     """Opened and closed any number of times."""
 
-    def __init__(self, observe: Callable[[], metrics.Observation], beat: Callable[[], int]) -> None:
+    def __init__(self, observe: Callable[[], Snapshot], beat: Callable[[], int]) -> None:
         """As Web has them."""
         self._observe = observe
         self._beat = beat

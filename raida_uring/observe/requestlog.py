@@ -20,7 +20,7 @@ from raida_uring.protocol import status_name
 from raida_uring.threads import Vital
 from raida_uring.workers.tap import SAMPLES_PER_ROUND, Noted, Tap
 
-ROUND_S: Final = 0.25  # a line is written this late at most
+ROUND_S: Final = 0.25  # longest delay of a line
 IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
 PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
 WINDOW_S: Final = 60.0
@@ -96,7 +96,7 @@ class RequestLog:
             self._awake.clear()
             try:
                 self._round()
-            except Exception:  # never the end of the log
+            except Exception:  # the log goes on
                 logger.exception("request log failed", extra=event("request_log_failed"))
         self._round()
         self._end_second()
@@ -137,7 +137,7 @@ class RequestLog:
                 self._sketches[0].add(peer, new / len(samples))
 
     def _write_request(self, noted: Noted) -> None:
-        if self._room() == 0:  # several workers used the same room
+        if self._room() == 0:  # several workers counted on the same room
             return
         self._written += 1
         self._held_back -= 1
@@ -176,7 +176,7 @@ class RequestLog:
     def _take_closed(self) -> None:
         try:
             closed, missed = self._engine.closed_connections()
-        except EngineError:  # not made any more
+        except EngineError:  # the engine is destroyed
             return
         self._held_back += len(closed) + missed - self._closed_missed
         self._closed_missed = missed

@@ -1,13 +1,13 @@
 """The HTTP side: status page, metrics, health and readiness, for people and for their monitoring.
 
-One thread of its own runs an asyncio loop. What strangers can take from it is bounded: so many
-connections, so many bytes of a request, so long from connect to close, so often what is costly to
-tell. Every answer closes its connection. GET and HEAD only, no input but the path, nothing changes
-the node. A page elsewhere on the web, whose name leads here (DNS rebinding), is told nothing: the
-Host that a browser asks for must not be such a name.
+A thread of its own runs an asyncio loop. What strangers can use of it is bounded: the number of
+connections, the bytes of a request, the time from connect to close, and how often a costly answer
+is made. Every answer closes its connection. GET and HEAD only; the path is the only input, and no
+request changes the node. A request whose Host is a stranger's name is refused: a page elsewhere on
+the web whose name leads to this address (DNS rebinding) cannot read the answers.
 
-Built on asyncio rather than http.server: there a peer that sends a byte now and then holds a thread
-for as long as it likes, since time-outs are per read. Source: RFC 9110, RFC 9112.
+Built on asyncio rather than http.server, whose time-outs are per read: a peer that sends a byte now
+and then would hold a thread for as long as it likes. Source: RFC 9110, RFC 9112.
 """
 
 import asyncio
@@ -31,13 +31,16 @@ from raida_uring.config import HttpTable
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
 from raida_uring.log import event
-from raida_uring.observe import metrics
+from raida_uring.observe import prometheus
+from raida_uring.observe.readiness import unready
+from raida_uring.observe.snapshot import Snapshot
+from raida_uring.observe.status import for_page
 from raida_uring.threads import Vital
 
 CONNECTIONS_MAX: Final = 32  # a further one takes the place of the oldest
 HEAD_BYTES_MAX: Final = 8192  # of a request; a browser sends some 500
 EXCHANGE_TIMEOUT_S: Final = 5.0  # from connect to close
-BEAT_TIMEOUT_S: Final = 1.0  # for the I/O thread to turn; it never works that long at a time
+BEAT_TIMEOUT_S: Final = 1.0  # for the I/O thread to begin a lap; none takes that long
 BEAT_LOOK_S: Final = 0.002
 SHARE_INTERVAL_S: Final = 0.1  # between two looks at the node, however many ask for them
 ACCEPT_RETRY_S: Final = 0.05  # without a descriptor
@@ -81,9 +84,9 @@ def _refusal(status: HTTPStatus, why: str, *, allow: bool = False) -> _Answer:
 
 
 class _Shared(Generic[_T]):
-    """What is costly to make, made once for all who wait for it, and SHARE_INTERVAL_S apart.
+    """A costly result, computed once for all who wait for it, and at most every SHARE_INTERVAL_S.
 
-    Nobody gets what was made before they asked. Thread: that of the event loop.
+    Nobody gets a result that was computed before they asked. Thread: that of the event loop.
     """
 
     def __init__(self, make: Callable[[], _T]) -> None:
@@ -96,7 +99,9 @@ class _Shared(Generic[_T]):
         if self._coming is None:
             self._coming = asyncio.ensure_future(self._make_in_time())
             self._coming.add_done_callback(lambda made: made.cancelled() or made.exception())
-        return await asyncio.shield(self._coming)  # who leaves takes nothing from the others
+        return await asyncio.shield(
+            self._coming
+        )  # one caller that leaves does not cancel it for others
 
     async def _make_in_time(self) -> _T:
         loop = asyncio.get_running_loop()
@@ -113,7 +118,7 @@ class Web:
     """
 
     def __init__(
-        self, config: HttpTable, observe: Callable[[], metrics.Observation], beat: Callable[[], int]
+        self, config: HttpTable, observe: Callable[[], Snapshot], beat: Callable[[], int]
     ) -> None:
         """Listen, so that a port in use is known at once. Raises StartError."""
         self._observe = observe
@@ -124,7 +129,7 @@ class Web:
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._names = frozenset(config.hosts)
         self._status = _Shared(self._make_status)
-        self._exposition = _Shared(lambda: metrics.exposition(self._observe()))
+        self._exposition = _Shared(lambda: prometheus.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._connections: set[asyncio.Task[None]] = set()
         self._sockets = _listen(config)
@@ -208,14 +213,14 @@ class Web:
                 channel.close()
                 continue
             connected = asyncio.ensure_future(self._connected(reader, writer))
-            self._connections.add(connected)  # nobody else keeps it
+            self._connections.add(connected)  # asyncio keeps weak references only
             connected.add_done_callback(self._connections.discard)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
         if len(self._open) >= CONNECTIONS_MAX:
-            # An exchange takes milliseconds: who has been here longest only holds a place, and must
-            # not keep a probe of our health from it.
+            # An exchange takes milliseconds: the oldest connection is most likely idle, and must
+            # not keep a health probe out.
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.abort()
@@ -284,7 +289,7 @@ class Web:
         return _Answer(HTTPStatus.OK, await self._status.get(), "application/json")
 
     def _make_status(self) -> bytes:
-        return json.dumps(metrics.status(self._observe()), separators=(",", ":")).encode()
+        return json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
 
     async def _metrics(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._exposition.get(), _EXPOSITION)
@@ -298,7 +303,7 @@ class Web:
         return _Answer(HTTPStatus.OK, b"ok\n")
 
     async def _readiness(self) -> _Answer:
-        reasons = (await self._seen.get()).unready()
+        reasons = unready(await self._seen.get())
         if not reasons and not await self._turns():
             reasons = ["the I/O thread does not turn"]
         if reasons:
@@ -306,7 +311,7 @@ class Web:
         return _Answer(HTTPStatus.OK, b"ready\n")
 
     async def _turns(self) -> bool:
-        """Whether the I/O thread comes round when it is woken."""
+        """Whether the I/O thread begins a lap when it is woken."""
         before = self._beat()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BEAT_TIMEOUT_S

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from raida_uring.observe import metrics
+from raida_uring.observe.status import for_page
 from tests.support.browser import Page, browser, find
 from tests.support.handlers import NAP
 from tests.support.http import ask
@@ -220,7 +220,7 @@ def hurried(node: Node, step_s: float) -> Iterator[str]:
                 self._tell(text.encode(), "text/html; charset=utf-8")
                 return
             asked[0] += 1
-            status = json.loads(json.dumps(metrics.status(node.server.observe())))
+            status = json.loads(json.dumps(for_page(node.server.observe())))
             status["now_s"] = asked[0] * step_s
             status["node"]["uptime_s"] = 5e8
             for name, value in status["counters"].items():

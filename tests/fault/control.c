@@ -42,15 +42,22 @@ static void control_offer(struct life *life, enum ru_call_kind kind)
     (void)!write(life->engine->wake_fd, &one, sizeof(one));
 }
 
-static void control_check_load(const struct life *life, const struct ru_load *load)
+/* What any thread reads meanwhile: a lap old at most, but never more than there is. */
+static void control_check_gauges(const struct life *life)
 {
-    for (uint32_t lane = 0; lane < RU_LANES; lane++)
-        check(load->busy[lane] <= load->workers[lane], "busy workers", load->busy[lane]);
-    check(load->udp_contexts <= life->config.udp_contexts &&
-              load->tcp_buffers <= life->config.tcp_buffers &&
-              load->small_blocks <= life->config.small_blocks &&
-              load->large_blocks <= life->config.large_blocks,
-          "more in use than there is", load->udp_contexts);
+    const struct ru_config *config = &life->config;
+    struct ru_gauges gauges;
+    ru_engine_gauges(life->engine, (uint64_t *)&gauges);
+    check(gauges.busy_ordinary <= config->workers && gauges.busy_slow <= config->slow_workers &&
+              gauges.busy_write <= config->writers,
+          "busy workers", gauges.busy_ordinary);
+    check(gauges.udp_contexts_held <= config->udp_contexts &&
+              gauges.tcp_buffers_used <= config->tcp_buffers &&
+              gauges.small_blocks_used <= config->small_blocks &&
+              gauges.large_blocks_used <= config->large_blocks &&
+              gauges.small_blocks_lent <= gauges.small_blocks_used &&
+              gauges.large_blocks_lent <= gauges.large_blocks_used,
+          "more in use than there is", gauges.udp_contexts_held);
 }
 
 static void control_check_list(const struct ru_call *call)
@@ -81,9 +88,6 @@ static void control_answered(struct life *life)
     ru_sleeper_cancel(&call->sleeper);
     call->state = RU_CALL_IDLE;
     switch ((enum ru_call_kind)call->kind) {
-    case RU_CALL_LOAD:
-        control_check_load(life, &call->load);
-        break;
     case RU_CALL_CONNECTIONS:
         control_check_list(call);
         break;
@@ -138,13 +142,14 @@ void life_end_soon(struct life *life)
 
 void life_control_act(struct life *life)
 {
-    static const enum ru_call_kind kinds[] = {RU_CALL_LIVE, RU_CALL_CONNECTIONS, RU_CALL_LOAD,
+    static const enum ru_call_kind kinds[] = {RU_CALL_LIVE, RU_CALL_CONNECTIONS,
                                               RU_CALL_OWN}; /* the last one not in a drain */
     uint32_t state = life->engine->call.state;
+    control_check_gauges(life);
     if (state == RU_CALL_DONE)
         control_answered(life);
     else if (state == RU_CALL_IDLE && sim_chance(4))
-        control_offer(life, kinds[sim_below(life->draining ? 3 : 4)]);
+        control_offer(life, kinds[sim_below(life->draining ? 2 : 3)]);
     if (life->handing_over)
         control_successor(life);
 }

@@ -291,6 +291,6 @@ def test_time_of_a_command_is_not_that_of_a_slow_sender() -> None:
         time.sleep(PATIENCE)  # what is not to be measured
         client.sendall(sent[60:])
         assert status(read_to_close(client)) == 250
-        (told,) = node.server.answered()
+        (told,) = node.server.observe().commands
     assert (told.label, told.replies) == (f"{MIRROR[0]}/{MIRROR[1]}", {250: 1})
     assert told.spent_s < 0.9 * PATIENCE

@@ -27,9 +27,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from raida_uring.admin.server import status
 from raida_uring.errors import StartError
-from raida_uring.observe import metrics
+from raida_uring.observe import prometheus, snapshot
+from raida_uring.observe.prometheus import FAMILIES, PROCESS_METRICS
+from raida_uring.observe.readiness import OVERLOAD_WAIT_S, REFUSALS_GAP_S, unready
+from raida_uring.observe.status import for_operators
 from raida_uring.observe.web import (
     CONNECTIONS_MAX,
     EXCHANGE_TIMEOUT_S,
@@ -174,21 +176,19 @@ def test_every_documented_metric_is_there_and_no_other(tmp_path: Path, backend: 
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     suffixes = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
     expected = {
-        name + suffix
-        for name, family in metrics.FAMILIES.items()
-        for suffix in suffixes[family.kind]
+        name + suffix for name, family in FAMILIES.items() for suffix in suffixes[family.kind]
     }
     shown = {name for name, _ in seen if name.startswith("raida_")}
     assert shown == expected
-    assert {name for name, _ in seen} - shown == set(metrics.PROCESS_METRICS)
+    assert {name for name, _ in seen} - shown == set(PROCESS_METRICS)
     for name, labels in seen:
-        family = metrics.FAMILIES.get(name) or metrics.FAMILIES.get(name.rpartition("_")[0])
+        family = FAMILIES.get(name) or FAMILIES.get(name.rpartition("_")[0])
         if family is not None:
             allowed = set(family.labels) | ({"le"} if family.kind == "histogram" else set())
             assert {label for label, _ in labels} == (
                 allowed if name.endswith("_bucket") else allowed - {"le"}
             )
-    for name, family in metrics.FAMILIES.items():
+    for name, family in FAMILIES.items():
         assert f"# TYPE {name} {family.kind}\n" in answer.text
         assert f"# HELP {name} {family.meaning}\n" in answer.text
     assert sample_value(seen, "raida_coins", denomination="0") >= 0
@@ -369,7 +369,7 @@ def test_not_ready_while_a_request_waits_too_long(backend: str) -> None:
             assert sample_value(seen, "raida_queued", lane="ordinary") == 1
             assert sample_value(seen, "raida_workers_busy", lane="ordinary") == 1
             oldest = sample_value(seen, "raida_queue_oldest_seconds", lane="ordinary")
-            assert oldest > metrics.OVERLOAD_WAIT_S
+            assert oldest > OVERLOAD_WAIT_S
         for _ in range(2):
             client.recv(65536)
         eventually(lambda: ask(url_of(node), "/readyz").status == 200)
@@ -395,7 +395,7 @@ def test_a_full_slow_lane_leaves_the_node_ready(backend: str) -> None:
                 seen = scrape(url_of(node))
                 return sample_value(seen, "raida_queue_oldest_seconds", lane="slow")
 
-            eventually(lambda: waited_s() > metrics.OVERLOAD_WAIT_S)
+            eventually(lambda: waited_s() > OVERLOAD_WAIT_S)
             assert ask(url_of(node), "/readyz").status == 200
         for _ in range(2):
             client.recv(65536)
@@ -443,13 +443,13 @@ def test_not_ready_while_connections_are_refused(backend: str) -> None:
             f"connections have been refused for 0 s: {full}",
         )
         assert sample_value(scrape(url), "raida_ready") == 0
-        assert node.server.unready() == [answer.text.rstrip()]
+        assert unready(node.server.observe()) == [answer.text.rstrip()]
         stack.close()
         node.wait_for_counts(connections_open=0)
         assert "refused" in ask(url, "/readyz").text, "a moment is no spell"
         eventually(
             lambda: ask(url, "/readyz").status == 200,
-            timeout_s=metrics.REFUSALS_GAP_S + 5 * PATIENCE,
+            timeout_s=REFUSALS_GAP_S + 5 * PATIENCE,
         )
 
 
@@ -539,7 +539,7 @@ def test_not_ready_without_a_descriptor(tmp_path: Path, backend: str) -> None:
         process.rlimit(psutil.RLIMIT_NOFILE, before)
         eventually(
             lambda: ask(url, "/readyz").status == 200,
-            timeout_s=metrics.REFUSALS_GAP_S + 5 * PATIENCE,
+            timeout_s=REFUSALS_GAP_S + 5 * PATIENCE,
         )
 
 
@@ -563,7 +563,7 @@ def test_status_and_metrics_count_contexts_alike(backend: str) -> None:
             node.wait_for(lambda now: now["udp_received"] == held)
 
             def used() -> tuple[object, ...]:
-                memory: Any = status(node.server)["memory"]
+                memory: Any = for_operators(node.server.observe())["memory"]
                 seen = scrape(url_of(node))
                 return (
                     memory["udp_contexts"],
@@ -773,13 +773,13 @@ def test_several_scrapers_cost_no_more_than_one(
 ) -> None:
     """Who waits at the same time shares an answer; nobody gets one made before they asked."""
     made: list[float] = []
-    make = metrics.exposition
+    make = prometheus.exposition
 
-    def counted(seen: metrics.Observation) -> bytes:
+    def counted(seen: snapshot.Snapshot) -> bytes:
         made.append(time.monotonic())
         return make(seen)
 
-    monkeypatch.setattr(metrics, "exposition", counted)
+    monkeypatch.setattr(prometheus, "exposition", counted)
     answers: list[float] = []
     with running_node(http=HTTP) as node:
         until = time.monotonic() + 1.0
@@ -823,11 +823,11 @@ def test_what_a_process_may_see_of_itself_is_enough(tmp_path: Path, backend: str
     """/proc as a unit with ProcSubset=pid has it."""
     (tmp_path / "node.toml").write_text(config_text({"http": HTTP}))
     code = (
-        "import sys; from raida_uring import config; from raida_uring.observe import metrics\n"
+        "import sys; from raida_uring import config; from raida_uring.observe import process\n"
         "from raida_uring.node import server\n"
         "from tests.support.http import scrape\n"
         "node = server.Server(config.load(sys.argv[1])); node.start()\n"
-        "print(*(name for name, _ in scrape(node.url)), *metrics.host_errors()); node.stop()"
+        "print(*(name for name, _ in scrape(node.url)), *process.host_errors()); node.stop()"
     )
     script = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/stat || exit 77; exec "$@"'
     ended = subprocess.run(
@@ -845,7 +845,7 @@ def test_what_a_process_may_see_of_itself_is_enough(tmp_path: Path, backend: str
         pytest.skip(f"no namespaces with a /proc of their own: {ended.stderr.strip()}")
     assert ended.returncode == 0, ended.stderr
     told = set(ended.stdout.split())
-    assert set(metrics.PROCESS_METRICS) <= told
+    assert set(PROCESS_METRICS) <= told
     assert {"raida_host_udp_buffer_errors_total", "ipv4"} <= told
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.ffi import native
+from raida_uring.ffi import native_probe
 from tests.support.node import running_node
 
 NODES = 6
@@ -21,7 +21,7 @@ def tasks_in_iowait() -> int:
 
 def test_sleeping_node_is_not_counted_as_waiting_for_a_disk(backend: str) -> None:
     """Others may wait for a disk meanwhile, but hardly six of them at every look."""
-    if backend == "uring" and native.probe_features()["no_iowait"] != 0:
+    if backend == "uring" and native_probe.probe_features()["no_iowait"] != 0:
         pytest.skip("IORING_FEAT_NO_IOWAIT (Linux 6.15) is missing")
     with ExitStack() as stack:
         for _ in range(NODES):

@@ -198,10 +198,10 @@ def test_one_blocked_handler_holds_no_other_request_up() -> None:
         with gate.closed():
             blocked.sendto(request(HOLD), node.endpoint)
             eventually(lambda: gate.inside == 1)
-            before = node.server.histogram("queue")
+            before = node.server.observe().histograms["queue"]
             for _ in range(100):
                 assert status(udp_exchange(client, node.endpoint, request(VERSION_COMMAND))) == 250
-            after = node.server.histogram("queue")
+            after = node.server.observe().histograms["queue"]
         blocked.recv(2048)
     quick = sum(
         new - old

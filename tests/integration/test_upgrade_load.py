@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from raida_uring.admin.client import NotRunningError, result_of
-from raida_uring.observe.metrics import COUNTERS
+from raida_uring.observe.counters import COUNTERS
 from tests.support.net import PATIENCE
 from tests.support.node import HANDLERS, STOP_TIMEOUT_S, Daemon, daemon, eventually, told
 from tests.support.store import MAP_BYTES, make_recorded_store

@@ -24,7 +24,7 @@ from pathlib import Path
 from raida_uring import config
 from raida_uring.errors import StartError
 from raida_uring.node.server import Server
-from raida_uring.observe.metrics import COUNTERS, violations
+from raida_uring.observe.counters import COUNTERS, violations
 from raida_uring.protocol.sealing import Keys
 from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from raida_uring.ffi import native
+from raida_uring.ffi import native_probe
 from raida_uring.node import probe
 from raida_uring.node.causes import Circumstances, call_of, diagnose, explain_refusal
 from raida_uring.node.probe import Feature, Limit, Probe, Verdict
@@ -242,7 +242,7 @@ def test_json_keeps_its_shape() -> None:
 
 def test_every_trial_has_its_row() -> None:
     assert tuple(probe._FEATURES) == FEATURES
-    assert set(native.PROBE_NAMES) == set(FEATURES)
+    assert set(native_probe.PROBE_NAMES) == set(FEATURES)
 
 
 def test_the_table_shows_every_row_and_fits() -> None:

@@ -27,6 +27,14 @@ void ru_counters_read(const struct ru_counters_page *page, uint64_t *values)
     }
 }
 
+void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters *worker)
+{
+#define RU_COUNTER_ADD(name, kind, meaning)                                                        \
+    counters->name += __atomic_load_n(&worker->name, __ATOMIC_RELAXED);
+    RU_WORKER_COUNTERS(RU_COUNTER_ADD)
+#undef RU_COUNTER_ADD
+}
+
 void ru_gauges_publish(struct ru_gauges_page *page, const struct ru_gauges *gauges)
 {
     uint64_t values[RU_GAUGES_COUNT];
@@ -54,9 +62,29 @@ const char *ru_gauges_name(uint32_t index)
 const char *ru_counters_name(uint32_t index)
 {
     static const char *const names[] = {
-#define RU_COUNTER_NAME(name) #name,
+#define RU_COUNTER_NAME(name, kind, meaning) #name,
         RU_COUNTERS(RU_COUNTER_NAME)
 #undef RU_COUNTER_NAME
     };
     return index < RU_COUNTERS_COUNT ? names[index] : NULL;
+}
+
+const char *ru_counters_meaning(uint32_t index)
+{
+    static const char *const meanings[] = {
+#define RU_COUNTER_MEANING(name, kind, meaning) meaning,
+        RU_COUNTERS(RU_COUNTER_MEANING)
+#undef RU_COUNTER_MEANING
+    };
+    return index < RU_COUNTERS_COUNT ? meanings[index] : NULL;
+}
+
+uint32_t ru_counters_kind(uint32_t index)
+{
+    static const uint8_t kinds[] = {
+#define RU_COUNTER_KIND(name, kind, meaning) RU_COUNTER_##kind,
+        RU_COUNTERS(RU_COUNTER_KIND)
+#undef RU_COUNTER_KIND
+    };
+    return index < RU_COUNTERS_COUNT ? kinds[index] : RU_COUNTER_EVENT;
 }

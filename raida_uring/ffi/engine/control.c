@@ -65,26 +65,6 @@ static void control_list(struct ru_engine *engine, struct ru_call *call)
     call->first = index;
 }
 
-static void control_load(const struct ru_engine *engine, struct ru_load *load)
-{
-    const struct ru_config *config = &engine->config;
-    for (uint32_t lane = 0; lane < RU_LANES; lane++) {
-        load->queued[lane] = engine->lanes[lane].count;
-        load->busy[lane] = engine->lanes[lane].busy;
-        load->workers[lane] = engine->lanes[lane].workers;
-    }
-    load->udp_contexts = ru_udp_held(&engine->udp);
-    load->tcp_buffers = config->tcp_buffers - engine->buffers_free;
-    load->small_blocks = config->small_blocks - engine->blocks.free_count[RU_BLOCK_SMALL];
-    load->large_blocks = config->large_blocks - engine->blocks.free_count[RU_BLOCK_LARGE];
-    uint32_t workers = config->workers + config->slow_workers + config->writers;
-    load->small_lent = load->large_lent = 0;
-    for (uint32_t worker = 0; worker < workers; worker++) {
-        load->small_lent += engine->workers[worker].lent[RU_BLOCK_SMALL];
-        load->large_lent += engine->workers[worker].lent[RU_BLOCK_LARGE];
-    }
-}
-
 /* Serve again. Operations that were cancelled and have ended are armed at once, or the loop could
  * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
@@ -124,9 +104,6 @@ void ru_control_serve(struct ru_engine *engine)
         break;
     case RU_CALL_CONNECTIONS:
         control_list(engine, call);
-        break;
-    case RU_CALL_LOAD:
-        control_load(engine, &call->load);
         break;
     case RU_CALL_TAKE_BACK:
         call->result = control_take_back(engine);
@@ -186,14 +163,6 @@ int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config)
         return -EINVAL;
     engine->call.live = changed;
     return control_call(engine, RU_CALL_LIVE);
-}
-
-int ru_engine_load(struct ru_engine *engine, struct ru_load *load)
-{
-    int result = control_call(engine, RU_CALL_LOAD);
-    if (result == 0)
-        *load = engine->call.load;
-    return result;
 }
 
 int ru_engine_connections(struct ru_engine *engine, uint32_t *first,

@@ -265,14 +265,8 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
     struct ru_page *page = ru_page_of(&engine->arena);
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
     ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++) {
-        const struct ru_worker_counters *worker = &page->mailboxes[i].counters;
-        counters->refused_bodies += __atomic_load_n(&worker->refused_bodies, __ATOMIC_RELAXED);
-        counters->refused_factors += __atomic_load_n(&worker->refused_factors, __ATOMIC_RELAXED);
-        counters->refused_sizes += __atomic_load_n(&worker->refused_sizes, __ATOMIC_RELAXED);
-        counters->checks_failed += __atomic_load_n(&worker->checks_failed, __ATOMIC_RELAXED);
-        counters->worker_lock_wait_ns += __atomic_load_n(&worker->lock_wait_ns, __ATOMIC_RELAXED);
-    }
+    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++)
+        ru_stats_add(counters, &page->mailboxes[i].counters);
 }
 
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)

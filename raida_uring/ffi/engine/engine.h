@@ -91,7 +91,6 @@ struct ru_adoptions {
 enum ru_call_kind {
     RU_CALL_LIVE,
     RU_CALL_CONNECTIONS,
-    RU_CALL_LOAD,
     RU_CALL_TAKE_BACK,
     RU_CALL_OWN,
 };
@@ -109,7 +108,6 @@ struct ru_call {
     uint32_t kind; /* enum ru_call_kind */
     struct ru_sleeper sleeper;
     struct ru_config live;
-    struct ru_load load;
     int result;      /* of RU_CALL_TAKE_BACK */
     uint32_t shared; /* for RU_CALL_OWN */
     uint32_t first;

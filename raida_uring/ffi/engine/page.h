@@ -16,15 +16,6 @@
 #include "memory/sleeper.h"
 #include "ru.h"
 
-/* What a worker counts itself. */
-struct ru_worker_counters {
-    uint64_t refused_bodies;  /* plain, answered by the body check: 16, 33, 37 */
-    uint64_t refused_factors; /* answered 89: longer than udp_reply_factor_max allows */
-    uint64_t refused_sizes;   /* answered 252: longer than the longest reply */
-    uint64_t checks_failed;   /* of a secret */
-    uint64_t lock_wait_ns;    /* from a batch taken to the interpreter lock held */
-};
-
 /* Between the loop and one worker. */
 struct ru_mailbox {
     struct ru_ring in;      /* tokens to the worker */

@@ -520,7 +520,7 @@ uint32_t ru_worker_data_size(const struct ru_worker *worker)
 uint32_t ru_worker_resumed(struct ru_worker *worker)
 {
     if (worker->taken_ns != 0) {
-        uint64_t *wait_ns = &worker->mailbox->counters.lock_wait_ns;
+        uint64_t *wait_ns = &worker->mailbox->counters.worker_lock_wait_ns;
         uint64_t spent_ns = ru_now_ns() - worker->taken_ns;
         __atomic_store_n(wait_ns, *wait_ns + spent_ns, __ATOMIC_RELAXED);
         worker->taken_ns = 0;

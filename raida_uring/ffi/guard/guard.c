@@ -14,10 +14,10 @@
 #define GUARD_MAPPED 96  /* bits in front of it */
 
 enum guard_family {
-    GUARD_IPV4 = 4,
-    GUARD_IPV6 = 6,
-    GUARD_COIN = 1,   /* the five bytes of a coin */
-    GUARD_LOCKER = 2, /* the first five of a locker's key */
+    GUARD_IPV4 = RU_FAMILY_IPV4,
+    GUARD_IPV6 = RU_FAMILY_IPV6,
+    GUARD_COIN = RU_FAMILY_COIN,     /* the five bytes of a coin */
+    GUARD_LOCKER = RU_FAMILY_LOCKER, /* the first five of a locker's key */
 };
 
 /* The second word of a name: family, bits and transport. */
