@@ -279,11 +279,8 @@ void ru_stream_begin(struct ru_engine *engine, uint32_t index)
 void ru_stream_hand_over(struct ru_engine *engine)
 {
     engine->hand_over_stuck = false;
-    for (uint32_t index = 0; index < engine->conns.capacity; index++) {
-        struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-        if (ru_conn_idle(conn))
-            (void)stream_hand_over(engine, index);
-    }
+    for (uint32_t index = 0; index < engine->conns.capacity; index++)
+        (void)stream_hand_over(engine, index);
 }
 
 /* ---- from bytes to actions ---- */
