@@ -1,7 +1,7 @@
 /* limits.h: sizes fixed at build time, each with its unit and its reason.
  *
- * What an operator may set is in config.py, what the protocol fixes in layout.h; what follows from
- * the layout of memory is here. Related limits check each other below.
+ * Operators' settings are in config/, sizes fixed by the protocol in layout.h; this file has those
+ * that follow from the layout of memory. The assertions at its end relate them to each other.
  */
 #ifndef RU_LIMITS_H
 #define RU_LIMITS_H
@@ -13,61 +13,61 @@
 #define RU_PEER_SIZE 32        /* sockaddr_in6 is 28; a multiple of 8 keeps control data aligned */
 #define RU_CONTROL_SIZE 40     /* one in6_pktinfo record: CMSG_SPACE(20) */
 #define RU_SLOT_HEAD 16        /* struct ru_slot_head */
-#define RU_INLINE_BODY 256     /* a TCP body up to this stays in its connection */
+#define RU_INLINE_BODY 256     /* a TCP body up to this size needs no block */
 #define RU_INLINE_SIZE 352     /* header + inline body + room to align; also the inline reply */
 #define RU_TCP_AREA 384        /* one connection: peer, then the inline area */
-#define RU_SMALL_BLOCK 2048    /* next larger bodies and replies */
+#define RU_SMALL_BLOCK 2048    /* bodies and replies that do not fit inline */
 #define RU_LARGE_BLOCK 66560   /* the longest body (65,535) or reply, and room to align */
 #define RU_TCP_BUFFER 2048     /* one provided buffer for TCP receives */
-#define RU_LINGER_MAX 131072   /* thrown away behind a reply: a refused request's body, twice */
-#define RU_SCRATCH_SIZE 262144 /* opened requests of one batch, per worker */
+#define RU_LINGER_MAX 131072   /* discarded behind a reply: twice the longest refused body */
+#define RU_SCRATCH_SIZE 262144 /* the requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
-#define RU_RESERVE_STEP 65536  /* of the arena, reserved in one call: a signal costs this much */
+#define RU_RESERVE_STEP 65536  /* of the arena, reserved in one call: a signal undoes this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
 #define RU_LANE_WORKERS_MAX 64 /* ordinary; slow */
-#define RU_WRITERS_MAX 1       /* a store has one at a time */
+#define RU_WRITERS_MAX 1       /* a store has one writer at a time */
 #define RU_WORKERS_MAX (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX)
-#define RU_DISPATCH_WORKING 500 /* of 1000 on a processor: a handler works, it does not wait */
-#define RU_DISPATCH_SAMPLES 4   /* a processor taken away once must not look like waiting */
-#define RU_BATCH_MAX 128        /* tokens a worker holds at most */
+#define RU_DISPATCH_WORKING 500 /* per mille of time on a processor: from here a handler computes */
+#define RU_DISPATCH_SAMPLES 4   /* one preemption must not look like waiting */
+#define RU_BATCH_MAX 128        /* most tokens in a worker's batch */
 #define RU_SLOTS_MAX 32768      /* the kernel's limit for one provided-buffer ring */
-#define RU_SLOTS_LENT_MAX 256   /* lent to the kernel at once: recent slots are still in cache */
+#define RU_SLOTS_LENT_MAX 256   /* lent to the kernel at once: few, so that they stay in cache */
 #define RU_CONNECTIONS_MAX 65535
 #define RU_BUFFERS_MAX 32768
-#define RU_ADOPT_MAX 1024 /* connections of another process that wait for the loop to take them */
+#define RU_ADOPT_MAX 1024 /* connections from another process, queued for the loop */
 #define RU_SQ_ENTRIES 1024
 #define RU_CQ_ENTRIES_MAX 65536 /* the kernel's limit */
 #define RU_EVENTS_BATCH 256     /* completions copied out of the ring at a time */
 #define RU_LENT_SMALL_MAX 32    /* blocks lent to one worker in advance */
 #define RU_LENT_LARGE_MAX 4
 #define RU_LENT_RING 64                    /* entries; a power of two above both */
-#define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* then it is no chance */
+#define RU_RESERVE_INTERRUPTIONS_MAX 10000 /* EINTR more often is no coincidence: give up */
 #define RU_SOURCE_LINES 8192               /* of the table of sources, a cache line each */
 #define RU_SOURCE_WAYS 4                   /* buckets of a line */
 #define RU_SOURCE_BUCKETS 32768
-#define RU_GUARD_NETWORK_FACTOR 16 /* a network may fail so many times as often as a sender */
-#define RU_CHECKS_MAX 1000000      /* of each bound on failed checks */
+#define RU_GUARD_NETWORK_FACTOR 16 /* a network's bound is this many times a sender's */
+#define RU_CHECKS_MAX 1000000      /* highest value of each bound on failed checks */
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
 
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
-#define RU_DISPATCH_HOLD_NS 2000000ULL  /* for a running batch, before one more worker is woken */
-#define RU_DISPATCH_SOON_NS 10000000ULL /* a batch that is older is not held for */
+#define RU_DISPATCH_HOLD_NS 2000000ULL  /* wait for a running batch before waking another worker */
+#define RU_DISPATCH_SOON_NS 10000000ULL /* ... unless that batch has already run this long */
 #define RU_DISPATCH_BUDGET_NS 250000ULL /* expected work in one batch */
-#define RU_DISPATCH_LOOK_NS 2000000ULL  /* between two looks at a batch that others wait for */
-#define RU_DISPATCH_SAMPLE_NS 200000000ULL /* between two looks at whether handlers wait */
-#define RU_SERVICE_MAX_NS 10000000ULL      /* one slow handler must not pin the estimate for long */
-#define RU_REFUSALS_GAP_NS 5000000000ULL   /* without a refusal: connections are taken again */
-#define RU_ACCEPT_RETRY_NS 100000000ULL    /* after EMFILE, unless a connection closes before */
-#define RU_LINGER_NS 2000000000ULL         /* for an answered peer to end its half, too */
-#define RU_SETTLE_NS 2000000ULL            /* an idle loop counts its last replies after this */
-#define RU_LEND_WAIT_MS 20                 /* a worker that waits for a reply block looks again */
-#define RU_LEND_UDP_NS 20000000ULL         /* ... and drops a datagram's reply after this, */
-#define RU_LEND_TCP_NS 1000000000ULL       /* or answers 254 on a connection after this */
-#define RU_RING_WAIT_NS 2000000000ULL      /* at start, for locked memory that is on its way back */
-#define RU_RING_RETRY_NS 5000000           /* between two looks */
+#define RU_DISPATCH_LOOK_NS 2000000ULL  /* between two checks of a batch that others wait for */
+#define RU_DISPATCH_SAMPLE_NS 200000000ULL /* between two samples of whether handlers wait */
+#define RU_SERVICE_MAX_NS 10000000ULL /* cap, so that one slow handler cannot spoil the estimate */
+#define RU_REFUSALS_GAP_NS 5000000000ULL /* no refusal for this long: connections fit again */
+#define RU_ACCEPT_RETRY_NS 100000000ULL  /* after EMFILE, unless a connection closes before */
+#define RU_LINGER_NS 2000000000ULL       /* wait for an answered peer to shut down its side */
+#define RU_SETTLE_NS 2000000ULL          /* an idle loop counts its last replies after this */
+#define RU_LEND_WAIT_MS 20               /* a worker without a reply block retries after this */
+#define RU_LEND_UDP_NS 20000000ULL       /* ... drops a datagram's reply after this, */
+#define RU_LEND_TCP_NS 1000000000ULL     /* and answers 254 on a connection after this */
+#define RU_RING_WAIT_NS 2000000000ULL    /* at start, for locked memory that is being returned */
+#define RU_RING_RETRY_NS 5000000         /* between two tries */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");

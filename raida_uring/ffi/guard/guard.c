@@ -1,4 +1,4 @@
-/* guard.c: who has failed too many checks of a secret to be told of another one. */
+/* guard.c: limits on failed checks of a secret, by sender, network and key coin. */
 #include "guard/guard.h"
 
 #include <endian.h>
@@ -10,7 +10,7 @@
 #include "memory/arena.h"
 #include "clock.h"
 
-#define GUARD_ADDRESS 16 /* bytes; IPv4 stands in the last four, as IPv6 maps it */
+#define GUARD_ADDRESS 16 /* bytes; IPv4 is mapped into IPv6, in the last four */
 #define GUARD_MAPPED 96  /* bits in front of it */
 
 enum guard_family {
@@ -82,7 +82,7 @@ static enum ru_guard_bound guard_bound_of(const struct ru_source_name *name)
     return bits == 24 || bits == 48 ? RU_GUARD_NETWORK : RU_GUARD_SOURCE;
 }
 
-/* As far ahead of the clock as a bucket ever is: past its bound by less than one check. */
+/* The latest time a bucket may have: one check past its bound. */
 static uint64_t guard_most_ns(const struct ru_guard_pace *pace, uint64_t now_ns)
 {
     return now_ns + pace->slack_ns + pace->interval_ns;
@@ -93,7 +93,7 @@ void ru_guard_set(struct ru_guard *guard, const struct ru_checks *settings, uint
     (void)pthread_mutex_lock(&guard->sources.lock);
     guard_apply(guard, settings);
     for (uint32_t i = 0; settings->burst > 0 && i < RU_SOURCE_BUCKETS; i++) {
-        struct ru_source_name name; /* what was allowed before is no debt now */
+        struct ru_source_name name; /* failures that the old bounds allowed must not block longer */
         if (ru_sources_at(&guard->sources, i, &name) > now_ns)
             ru_sources_cap(&guard->sources, i,
                            guard_most_ns(&guard->paces[guard_bound_of(&name) - 1], now_ns));
@@ -113,11 +113,11 @@ bool ru_guard_asks(const struct ru_guard *guard, const uint8_t *header)
            (guard->commands[command / 8] >> command % 8 & 1) != 0;
 }
 
-/* ---- who asks ---- */
+/* ---- senders and keys ---- */
 
 static const uint8_t guard_mapped[GUARD_MAPPED / 8] = {[10] = 0xFF, [11] = 0xFF};
 
-/* The address of a sockaddr as 16 bytes; zeros for one that has none. */
+/* The address of a sockaddr as 16 bytes; zeros if it has none. */
 static void guard_address(const uint8_t *peer, uint8_t *address)
 {
     sa_family_t family;
@@ -179,14 +179,15 @@ static void guard_name_sender(const uint8_t *address, uint8_t transport,
     }
 }
 
-/* Key coin or locker of types 1 and 2, whose keys a CRC proves; the others' cannot be guessed. */
+/* Key coin or locker of encryption types 1 and 2, where a CRC alone proves the key; the keys of the
+ * other types cannot be guessed. */
 static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
 {
     uint8_t type = header[RU_REQUEST_ENCRYPTION_AT];
     if (type != 1 && type != 2)
         return false;
     const uint8_t *key =
-        header + RU_REQUEST_SMALL_COIN_AT; /* a locker's prefix stands there, too */
+        header + RU_REQUEST_SMALL_COIN_AT; /* type 2 has the prefix of the locker's key there */
     uint32_t family = type == 1 ? GUARD_COIN : GUARD_LOCKER;
     *name = (struct ru_source_name){guard_u32(key) << 8 | key[RU_COIN_NAME_SIZE - 1],
                                     guard_kind(family, 0, 0)};
@@ -195,8 +196,8 @@ static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
 
 /* ---- checks ---- */
 
-/* Charge a check to its sender and network; false when nothing limits them. The network's id is hashed
- * unless it is the one that stands there; the sender is a member of its network. */
+/* Fill in the charges for sender and network; false if no limit applies to them. The network's id
+ * is hashed again only if `check` has another network; the sender is a member of its network. */
 static bool guard_charge_sender(const struct ru_guard *guard, const uint8_t *peer,
                                 uint8_t transport, struct ru_guard_check *check)
 {
@@ -220,7 +221,8 @@ static bool guard_charge_sender(const struct ru_guard *guard, const uint8_t *pee
     return true;
 }
 
-/* The id of a key coin, a member of all coins, and its name; 0 when nothing limits it. */
+/* The id of a key coin, a member of the group of coins or lockers, and its name; 0 if no limit
+ * applies to it. */
 static uint64_t guard_coin_id(const struct ru_guard *guard, const uint8_t *header,
                               struct ru_source_name *name)
 {
@@ -236,8 +238,8 @@ static bool guard_is_past(const struct ru_guard *guard, enum ru_guard_bound boun
     return ru_sources_until(&guard->sources, id) > now_ns + guard->paces[bound - 1].slack_ns;
 }
 
-/* sender: what its checks are charged to. coin: its id, or 0; over TCP the sender is proven, and its
- * own bound suffices. */
+/* sender: the charges of sender and network. coin: the key coin's id, or 0; not checked over TCP,
+ * where the sender's address is proven and its own bounds suffice. */
 static enum ru_guard_bound guard_judge(const struct ru_guard *guard,
                                        const struct ru_guard_charge *sender, uint64_t coin,
                                        uint8_t transport, uint64_t now_ns)
@@ -280,7 +282,7 @@ enum ru_guard_bound ru_guard_look(struct ru_guard *guard, const uint8_t *peer,
                        now_ns);
 }
 
-/* What a check is charged to; false when nothing limits it. */
+/* Fill in all charges of a check; false if no limit applies. */
 static bool guard_ask(const struct ru_guard *guard, const uint8_t *peer, const uint8_t *header,
                       uint8_t transport, struct ru_guard_check *check)
 {
@@ -321,7 +323,7 @@ enum ru_guard_bound ru_guard_fail(struct ru_guard *guard, const uint8_t *peer,
     return bound;
 }
 
-/* ---- for people ---- */
+/* ---- listing ---- */
 
 static bool guard_name_exempt(const struct ru_guard *guard, const struct ru_source_name *name)
 {
@@ -339,7 +341,7 @@ static bool guard_name_exempt(const struct ru_guard *guard, const struct ru_sour
     return guard_exempt(&guard->settings, address);
 }
 
-/* Whether bucket `index` forbids checks now, and what it is of. */
+/* True if bucket `index` forbids checks now; `limited` describes it. */
 static bool guard_show(const struct ru_guard *guard, uint32_t index, uint64_t now_ns,
                        struct ru_limited *limited)
 {

@@ -1,4 +1,4 @@
-/* source.c: buckets of what addresses, networks and coins have lately been charged with. */
+/* source.c: buckets of recent charges to addresses, networks and coins. */
 #include "guard/source.h"
 
 #include <errno.h>
@@ -7,7 +7,7 @@
 
 #include "check.h"
 
-/* ---- life ---- */
+/* ---- create and destroy ---- */
 
 int ru_sources_init(struct ru_sources *sources)
 {
@@ -32,7 +32,7 @@ void ru_sources_destroy(struct ru_sources *sources)
     sources->buckets = NULL;
 }
 
-/* ---- places ---- */
+/* ---- finding a bucket ---- */
 
 static uint64_t source_rotate(uint64_t word, unsigned bits)
 {
@@ -82,14 +82,14 @@ static uint32_t source_find(const struct ru_sources *sources, uint64_t id)
     return RU_SOURCE_BUCKETS;
 }
 
-/* The bucket of its line that is forgiven first; one without a name is forgiven. */
-static uint32_t source_place(const struct ru_sources *sources, uint64_t id)
+/* The bucket to replace: the one of the line that expires first; a free one has expired. */
+static uint32_t source_victim(const struct ru_sources *sources, uint64_t id)
 {
-    uint32_t line = ru_sources_line(id), place = line;
+    uint32_t line = ru_sources_line(id), victim = line;
     for (uint32_t i = line + 1; i < line + RU_SOURCE_WAYS; i++)
-        if (sources->buckets[i].until_ns < sources->buckets[place].until_ns)
-            place = i;
-    return place;
+        if (sources->buckets[i].until_ns < sources->buckets[victim].until_ns)
+            victim = i;
+    return victim;
 }
 
 /* ---- charges ---- */
@@ -100,8 +100,8 @@ void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source
     uint32_t index = source_find(sources, id);
     RU_CHECK(id != 0 && interval_ns > 0);
     if (index == RU_SOURCE_BUCKETS) {
-        index = source_place(sources, id);
-        /* Its time first: a reader must not find the new name with the old one's debts. */
+        index = source_victim(sources, id);
+        /* The time first: a reader must not find the new id with the charges of the old one. */
         __atomic_store_n(&sources->buckets[index].until_ns, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&sources->buckets[index].id, id, __ATOMIC_RELEASE);
         sources->names[index] = name;

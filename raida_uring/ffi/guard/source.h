@@ -1,16 +1,16 @@
-/* source.h: buckets of what addresses, networks and coins have lately been charged with.
+/* source.h: buckets of recent charges to addresses, networks and coins.
  *
- * A bucket is one time: when all that it was charged with will be forgiven. A charge moves it on by
- * the interval that one charge takes to be forgiven, so a bucket whose time has passed is as good as
- * none and its place may be taken. Which times are too late, the caller decides (guard.h).
+ * A bucket stores one time: when all its charges will have expired. A charge moves that time on by
+ * the interval in which one charge expires, so a bucket whose time has passed is empty and may be
+ * replaced. The caller decides which times are too late (guard.h).
  *
- * Memory: fixed, allocated in ru_sources_init(). A full line gives up the bucket that is forgiven
- * first. Places follow from a keyed hash (SipHash-1-3, as hash tables use it against aimed
- * collisions), so that nobody can choose addresses that push his own, or somebody else's, out. The
- * members of a group have ids that follow from the group's by a multiplication, which is five times
- * as quick; who has a whole group to choose from is held by the group's own bucket.
- * Thread: ru_sources_id() and ru_sources_until() any, without a lock; all else by who has locked. A
- * reader beside a writer may meet the time of a bucket that is being replaced, once.
+ * Memory: fixed, allocated in ru_sources_init(). In a full line the bucket that expires first is
+ * replaced. A keyed hash (SipHash-1-3, which hash tables use against chosen collisions) decides the
+ * line, so nobody can choose addresses whose charges replace a certain bucket. The ids of a group's
+ * members are computed from the group's id by a multiplication, which is five times as fast; a
+ * sender that can choose among all members of a group is limited by the group's bucket.
+ * Thread: ru_sources_id() and ru_sources_until() any, without a lock; all others with `lock` held.
+ * A reader concurrent with a writer may once see the time of a bucket that is being replaced.
  */
 #ifndef RU_SOURCE_H
 #define RU_SOURCE_H
@@ -21,14 +21,14 @@
 
 #include "limits.h"
 
-/* What a bucket is of; the bytes mean what the caller says, and no two kinds are alike. */
+/* What a bucket belongs to; the caller defines the words. Different kinds never collide. */
 struct ru_source_name {
     uint64_t what;
     uint64_t kind;
 };
 
 struct ru_bucket {
-    uint64_t id;       /* hash of its name; 0: none */
+    uint64_t id;       /* hash of its name; 0: free */
     uint64_t until_ns; /* CLOCK_MONOTONIC */
 };
 
@@ -43,16 +43,16 @@ struct ru_sources {
 int ru_sources_init(struct ru_sources *sources);
 void ru_sources_destroy(struct ru_sources *sources);
 uint64_t ru_sources_id(const struct ru_sources *sources, struct ru_source_name name);
-/* Charge a bucket with `interval_ns`, but have all of it forgiven by `most_ns`. id: of that name. */
+/* Charge a bucket with `interval_ns`, up to a time of `most_ns`. id: hash of name. */
 void ru_sources_charge(struct ru_sources *sources, uint64_t id, struct ru_source_name name,
                        uint64_t interval_ns, uint64_t most_ns, uint64_t now_ns);
-/* Have all of bucket `index` forgiven by `most_ns`. */
+/* Lower the time of bucket `index` to at most `most_ns`. */
 void ru_sources_cap(struct ru_sources *sources, uint32_t index, uint64_t most_ns);
 /* Bucket `index` of RU_SOURCE_BUCKETS: its time, and its name. */
 uint64_t ru_sources_at(const struct ru_sources *sources, uint32_t index,
                        struct ru_source_name *name);
 
-/* ---- per datagram, and therefore here ---- */
+/* ---- inline, because they run once per datagram ---- */
 
 /* The id of member number `member` of the group with the id `group`. */
 static inline uint64_t ru_sources_member_id(const struct ru_sources *sources, uint64_t group,
@@ -68,14 +68,14 @@ static inline uint32_t ru_sources_line(uint64_t id)
     return (uint32_t)(id / (UINT64_MAX / RU_SOURCE_LINES + 1)) * RU_SOURCE_WAYS;
 }
 
-/* The bucket of `id` will be asked for soon. */
+/* Prefetch the bucket of `id`, which will be read soon. */
 static inline void ru_sources_expect(const struct ru_sources *sources, uint64_t id)
 {
     __builtin_prefetch(&sources->buckets[ru_sources_line(id)]);
 }
 
-/* When the bucket is forgiven; 0 when there is none. Without a branch on where it stands: a flood would
- * have each of them mispredicted. */
+/* When the bucket of `id` expires; 0 if there is none. Does not branch on the bucket's position:
+ * in a flood each such branch would be mispredicted. */
 static inline uint64_t ru_sources_until(const struct ru_sources *sources, uint64_t id)
 {
     const struct ru_bucket *line = &sources->buckets[ru_sources_line(id)];

@@ -1,9 +1,9 @@
-/* backend.c: which backend serves.
+/* backend.c: the choice of the backend.
  *
- * Why: the engine and the probe must come to the same answer, so both get it here, by trying. A
- * ring is tried as far as its third system call before anything is armed on it, so that falling
- * back starts from nothing.
- * Owner: the thread that opens. Memory: the backend's own.
+ * Why: the engine and the probe must choose the same backend, so both call this function, which
+ * decides by trying. A ring is tried up to its third system call before any operation starts on
+ * it, so a fallback to epoll has nothing to undo.
+ * Owner: the thread that opens the backend. Memory: the backend allocates it.
  */
 #include "kernel/backend.h"
 

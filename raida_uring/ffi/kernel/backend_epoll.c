@@ -1,23 +1,23 @@
-/* backend_epoll.c: the epoll backend: operations that complete, over sockets that become ready.
+/* backend_epoll.c: the epoll backend: completion events built from socket readiness.
  *
  * What the kernel does:
- * - Edge-triggered, a socket is reported once per arrival of something new. Adding one, or changing
- *   what it is watched for, reports what is already there.
+ * - Edge-triggered, a socket is reported once per arrival of something new. Adding a socket, or
+ *   changing the events it is watched for, reports what is already there.
  * - A short count does not prove that a socket is empty: recv() stops at an urgent mark, recvmmsg()
- *   keeps an error for its next call, and the end of a stream is not counted. EAGAIN proves it: what
- *   comes later is a new edge.
+ *   keeps an error for its next call, and the end of a stream is not counted. EAGAIN proves it:
+ *   whatever arrives later is a new edge.
  * - Every write to an eventfd is an edge; it need not be read.
  * - close() takes a socket out of the set, unless a child between fork and exec still holds it.
  *
- * What follows. Everything is watched edge-triggered, and a source counts as readable, or writable,
- * from its edge until a call on it returns EAGAIN: no edge can be lost, none has to be asked for
- * again. An operation tries its call at once and meets epoll only if that returns EAGAIN, so a
- * connection costs one epoll_ctl() or none. Level-triggered would need a call each time an operation
- * begins or ends, or report a socket without one in every lap.
+ * Consequences. Everything is watched edge-triggered, and a source counts as readable, or writable,
+ * from its edge until a call on it returns EAGAIN: no edge is lost and nothing has to be re-armed.
+ * An operation tries its call at once and registers with epoll only if that returns EAGAIN, so a
+ * connection usually costs one epoll_ctl() or none. Level-triggered mode would need a call whenever
+ * an operation begins or ends, or would report a socket without an operation in every lap.
  *
- * Sources with something to do stand in a FIFO. Each of them has one bounded turn per lap, whoever
- * floods; while some are ready the kernel is asked for others only after every EPOLL_UNPOLLED_MAX
- * events. An edge of a connection that was replaced meanwhile is known by its generation.
+ * Sources with something to do wait in a FIFO. Each gets one bounded turn per lap, even when one
+ * peer floods. While sources are ready, the kernel is asked for others only after every
+ * EPOLL_UNPOLLED_MAX events. A late edge of a replaced connection is recognised by its generation.
  *
  * Costs: one system call per receive and send on TCP where the ring has one per lap; on UDP one per
  * batch of up to EPOLL_BATCH each way. Nothing is allocated after open().
@@ -34,14 +34,14 @@
 #include "clock.h"
 #include "kernel/message.h"
 
-#define EPOLL_UNPOLLED_MAX 256 /* events between looks at the set while the FIFO is not empty */
+#define EPOLL_UNPOLLED_MAX 256 /* events between epoll_wait() calls while the FIFO is not empty */
 
 static struct epoll_backend *epoll_of(struct ru_backend *backend)
 {
     return (struct epoll_backend *)(void *)backend;
 }
 
-/* ---- life ---- */
+/* ---- open and close ---- */
 
 static int epoll_fail(const struct ru_backend_setup *setup, const char *step, int error)
 {
@@ -69,7 +69,7 @@ static bool epoll_allocate(struct epoll_backend *epoll)
            epoll_stack_make(&epoll->buffers, config->tcp_buffers);
 }
 
-/* Sleep until something is ready: how many events were found, or -1 with errno. */
+/* Sleep until a source is ready. Returns the number of events found, or -1 with errno. */
 static int epoll_sleep(struct epoll_backend *epoll, uint64_t timeout_ns)
 {
 #ifdef SYS_epoll_pwait2
@@ -173,7 +173,7 @@ static void epoll_receive_datagrams(struct ru_backend *backend, uint32_t listene
     epoll_start(epoll, epoll_source(epoll, RU_OP_DATAGRAMS, listener));
 }
 
-/* The source of a connection; one that is new has left nothing of the one before it. */
+/* The source of a connection; a new generation starts from a cleared source. */
 static struct epoll_source *epoll_connection(struct epoll_backend *epoll, uint32_t conn,
                                              uint32_t generation, int fd)
 {
@@ -260,7 +260,7 @@ static void epoll_flush(struct epoll_backend *epoll, uint32_t listener)
             done += (uint32_t)sent;
             continue;
         }
-        /* An error is that of the first: leave it out. */
+        /* The error belongs to the first message left: skip it. */
         outgoing->error = -errno;
         outgoing->failed++;
         epoll->failed++;
@@ -296,7 +296,7 @@ static void epoll_cancel(struct ru_backend *backend, enum ru_operation operation
     struct epoll_backend *epoll = epoll_of(backend);
     struct epoll_source *source = epoll_source(epoll, operation, index);
     if (source->generation != generation)
-        return; /* never started anything */
+        return; /* this generation never started an operation */
     if (operation == RU_OP_SEND)
         source->send_cancelled = source->sending;
     else
@@ -310,7 +310,7 @@ static void epoll_close_descriptor(struct ru_backend *backend, int fd)
     (void)close(fd);
 }
 
-/* A close alone does not end the watch: another process holds the socket open. */
+/* close() alone does not end the watch while another process has the socket open. */
 static void epoll_forget_descriptor(struct ru_backend *backend, int fd)
 {
     (void)epoll_ctl(epoll_of(backend)->fd, EPOLL_CTL_DEL, fd, NULL);
@@ -340,7 +340,7 @@ static void epoll_note(struct epoll_backend *epoll, const struct epoll_event *ev
     RU_CHECK(number < epoll->sources_count);
     struct epoll_source *source = &epoll->sources[number];
     if (source->generation != ru_token_generation(event->data.u64))
-        return; /* closed here, but a child still holds it */
+        return; /* closed here, but a child still has it open */
     if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         source->readable = true;
     if (event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
@@ -359,7 +359,7 @@ static int epoll_look(struct epoll_backend *epoll, uint64_t timeout_ns, uint64_t
     }
     if (count == 0)
         count = epoll_sleep(epoll, timeout_ns);
-    if (count < 0 && errno == EINTR) /* stopped and continued, perhaps: it has not looked */
+    if (count < 0 && errno == EINTR) /* a signal cut the wait short: poll once without waiting */
         count = epoll_sleep(epoll, 0);
     epoll->unpolled = 0;
     if (count < 0)
@@ -386,8 +386,8 @@ static int epoll_wait_events(struct ru_backend *backend, uint64_t timeout_ns, ui
     return result;
 }
 
-/* Datagrams that could not be sent. All of them, before the lap's other events come to an end: then
- * the loop takes the rest for answered. */
+/* Report every datagram that could not be sent, before the lap's other events: at the end of the
+ * lap the loop counts the remaining ones as answered. */
 static uint32_t epoll_report_failed(struct epoll_backend *epoll, struct ru_event *events,
                                     uint32_t count)
 {
@@ -423,7 +423,7 @@ static bool epoll_saw_all(const struct ru_backend *backend)
 
 static bool epoll_overflowed(struct ru_backend *backend)
 {
-    (void)backend; /* what is not looked at stays with its socket */
+    (void)backend; /* there is no queue: pending data stays in its socket */
     return false;
 }
 

@@ -1,8 +1,8 @@
 /* backend_uring.c: the io_uring backend.
  *
- * One ring, made and used by the loop thread alone (SINGLE_ISSUER). It is created disabled,
- * restricted to the operations below, then enabled: a bug or an exploit that can write SQEs can
- * then still not open a file. One system call per lap submits and waits.
+ * One ring, created and used by the loop thread alone (SINGLE_ISSUER). It is created disabled,
+ * restricted to the operations below, then enabled: even a bug or an exploit that can write SQEs
+ * cannot open a file. One system call per lap submits and waits.
  */
 #include "kernel/backend.h"
 
@@ -28,7 +28,7 @@
 #define URING_FEAT_NO_IOWAIT (1U << 17)
 #define URING_ENTER_NO_IOWAIT (1U << 7)
 
-/* The kernel writes its header where the loop looks for ours. */
+/* The kernel writes its header where the loop reads struct ru_slot_head. */
 _Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out) &&
                    offsetof(struct ru_slot_head, control_size) ==
                        offsetof(struct io_uring_recvmsg_out, controllen) &&
@@ -38,7 +38,7 @@ _Static_assert(sizeof(struct ru_slot_head) == sizeof(struct io_uring_recvmsg_out
                        offsetof(struct io_uring_recvmsg_out, flags),
                "slot head");
 
-/* A datagram being sent from the address that was asked. */
+/* The message header of a datagram being sent; needed to set its source address. */
 struct uring_message {
     struct msghdr header;
     struct iovec bytes;
@@ -58,19 +58,19 @@ struct uring_backend {
     struct uring_group slots;
     struct uring_group buffers;
     struct msghdr receive_shape;    /* only its lengths are read */
-    struct uring_message *messages; /* per slot; NULL when SEND with an address does for all */
+    struct uring_message *messages; /* per slot; NULL when SEND with an address suffices */
     bool send_takes_address;
     int enter_fd; /* of the ring; registered if sleep_flags say so */
     unsigned sleep_flags;
 };
 
-/* The tiers, best first. Each flag must be justified:
+/* The tiers, best first, and the reason for each flag:
  * SUBMIT_ALL      one bad SQE must not hold up the others of its lap
  * CQSIZE          the queue holds every completion that can be outstanding
- * SINGLE_ISSUER   the ring belongs to the loop thread; other threads get EEXIST
- * DEFER_TASKRUN   completions run when we ask for them, in batches
- * COOP_TASKRUN    the next best thing: no interrupt when they become ready
- * TASKRUN_FLAG    lets a spinning loop see that there is something to ask for */
+ * SINGLE_ISSUER   only the loop thread may use the ring; other threads get EEXIST
+ * DEFER_TASKRUN   completions run when the loop asks for them, in batches
+ * COOP_TASKRUN    second best: no interrupt when completions become ready
+ * TASKRUN_FLAG    shows a spinning loop that completions are waiting to run */
 static const struct uring_tier {
     const char *name;
     unsigned flags;
@@ -109,7 +109,7 @@ static int uring_fail(const struct ru_backend_setup *setup, const char *step, in
     return error;
 }
 
-/* ---- life ---- */
+/* ---- open and close ---- */
 
 static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier,
                            uint32_t cq_entries)
@@ -216,13 +216,13 @@ static int uring_register(struct uring_backend *uring)
     result = io_uring_enable_rings(&uring->ring);
     if (result != 0)
         return uring_fail(&uring->base.setup, "enabling the ring", result);
-    /* Spares a descriptor look-up per lap; without it the plain descriptor works as well. */
+    /* Saves a descriptor look-up per lap; if it fails, the plain descriptor works as well. */
     uring->enter_fd = uring->ring.ring_fd;
     if (io_uring_register_ring_fd(&uring->ring) == 1) {
         uring->enter_fd = uring->ring.enter_ring_fd;
         uring->sleep_flags |= IORING_ENTER_REGISTERED_RING;
     }
-    /* The third system call, before anything depends on it: a filter may forbid just this one. */
+    /* Try the third system call before anything depends on it: a filter may deny only this one. */
     result = io_uring_get_events(&uring->ring);
     if (result < 0)
         return uring_fail(&uring->base.setup, "io_uring_enter", result);
@@ -233,7 +233,7 @@ static void uring_close(struct ru_backend *backend)
 {
     struct uring_backend *uring = uring_of(backend);
     if (uring->ring_made) {
-        /* The kernel takes the ring apart later; the sockets must be let go of now. */
+        /* The kernel frees the ring later; the sockets must be released now. */
         (void)io_uring_unregister_files(&uring->ring);
         io_uring_queue_exit(&uring->ring);
     }
@@ -268,11 +268,11 @@ static int uring_open_sized(struct ru_backend **backend, const struct ru_backend
     return 0;
 }
 
-/* Some kernels (6.18) charge rings to the user's limit of locked memory, and give it back only tens
- * or hundreds of milliseconds after a ring is closed: a node that starts anew under a tight limit
- * may meet what its predecessor, or its own last try, still holds. So a size that the limit has
- * room for is waited for; one that it has not is tried once, as not every kernel charges. A smaller
- * completion queue is better than none: an overflow is survived and counted. */
+/* Some kernels (6.18) charge rings to the user's limit of locked memory and return it only tens or
+ * hundreds of milliseconds after a ring is closed. A node that restarts under a tight limit may
+ * find memory still charged to its predecessor or to its own previous try. If the limit has room
+ * for the size, wait for it; if not, try it once, since not every kernel charges. A smaller
+ * completion queue is better than none: the node survives an overflow and counts it. */
 static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
 {
     const struct timespec pause = {.tv_nsec = RU_RING_RETRY_NS};
@@ -297,7 +297,7 @@ static struct io_uring_sqe *uring_sqe(struct uring_backend *uring)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
     for (uint32_t tries = 0; !sqe && tries < 1000; tries++) {
-        (void)io_uring_submit_and_get_events(&uring->ring); /* full: hand over what there is */
+        (void)io_uring_submit_and_get_events(&uring->ring); /* queue full: submit what it has */
         sqe = io_uring_get_sqe(&uring->ring);
     }
     RU_CHECK(sqe != NULL);
@@ -308,7 +308,7 @@ static void uring_watch_wake(struct ru_backend *backend)
 {
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
-    /* Edge by nature: every write to the eventfd is one event, and it need not be read. */
+    /* A multishot poll is edge-triggered: each write is one event; the eventfd need not be read. */
     io_uring_prep_poll_multishot(sqe, uring->base.setup.wake_fd, POLLIN);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_WAKE, 0, 0));
 }
@@ -359,12 +359,12 @@ static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t gener
 {
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
-    /* No MSG_WAITALL: each short count is progress that the write deadline must see. */
+    /* No MSG_WAITALL: a short count is progress, which resets the progress timeout. */
     io_uring_prep_send(sqe, fd, bytes, size, MSG_NOSIGNAL);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
 }
 
-/* A ring watches what operations are in flight on, nothing else. */
+/* A ring watches only descriptors with operations in flight, so there is nothing to do. */
 static void uring_forget_descriptor(struct ru_backend *backend, int fd)
 {
     (void)backend;
@@ -398,7 +398,7 @@ static void uring_send_datagram(struct ru_backend *backend, uint32_t listener, u
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_sqe *sqe = uring_sqe(uring);
     const struct ru_arena *arena = backend->setup.arena;
-    /* MSG_DONTWAIT: sent while it is submitted, so the slot is ours again right after. */
+    /* MSG_DONTWAIT: the kernel sends during submission, so the slot is free right after it. */
     if (controlled || !uring->send_takes_address) {
         struct uring_message *message = &uring->messages[slot];
         ru_message_to_reply(&message->header, &message->bytes, arena, slot, bytes, size,
@@ -478,7 +478,7 @@ static void uring_relax(void)
 #endif
 }
 
-/* What liburing's calls do before they enter the kernel; how many entries that leaves to submit. */
+/* Publish the queued SQEs as liburing does; returns how many the kernel has to submit. */
 static unsigned uring_flush(struct uring_backend *uring)
 {
     struct io_uring_sq *queue = &uring->ring.sq;
@@ -487,14 +487,14 @@ static unsigned uring_flush(struct uring_backend *uring)
     return queue->sqe_tail - __atomic_load_n(queue->khead, __ATOMIC_ACQUIRE);
 }
 
-/* Hand over and sleep. A call of our own, as that of liburing 2.3 takes no flags: without NO_IOWAIT
- * the kernel counts a node that sleeps as one that waits for a disk. */
+/* Submit and sleep. Calls io_uring_enter directly because liburing 2.3 passes no flags: without
+ * NO_IOWAIT the kernel counts a sleeping node as waiting for a disk. */
 static int uring_sleep(struct uring_backend *uring, uint64_t timeout_ns)
 {
     struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / RU_SECOND_NS),
                                         .tv_nsec = (long long)(timeout_ns % RU_SECOND_NS)};
     struct io_uring_getevents_arg argument = {.ts = (uintptr_t)&timeout};
-    void *argument_at = &argument; /* a signal set to liburing 2.3, whatever it is to later ones */
+    void *argument_at = &argument; /* the parameter is a sigset_t * in liburing 2.3, void * later */
     return io_uring_enter2((unsigned)uring->enter_fd, uring_flush(uring), 1, uring->sleep_flags,
                            argument_at, sizeof(argument));
 }
@@ -511,7 +511,7 @@ static int uring_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t 
             uring_relax();
     }
     int result = timeout_ns > 0 ? uring_sleep(uring, timeout_ns) : -EINTR;
-    if (result == -EINTR) /* stopped and continued, perhaps: it has not looked */
+    if (result == -EINTR) /* not waited, or cut short by a signal: fetch what is there */
         result = io_uring_submit_and_get_events(&uring->ring);
     if (result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
         result == -EAGAIN)
@@ -569,7 +569,7 @@ static bool uring_overflowed(struct ru_backend *backend)
     return io_uring_cq_has_overflow(&uring_of(backend)->ring);
 }
 
-/* Every wait begins with a look, or ends with one; what overflowed is not in the queue yet. */
+/* Every wait fetches completions at its start or end; only those that overflowed are missing. */
 static bool uring_saw_all(const struct ru_backend *backend)
 {
     return !io_uring_cq_has_overflow(&((const struct uring_backend *)(const void *)backend)->ring);

@@ -1,6 +1,6 @@
-/* epoll.h: what the epoll backend keeps of each socket, and its FIFO of sockets with something to do.
+/* epoll.h: the epoll backend's state of each socket, and its FIFO of sockets with something to do.
  *
- * For backend_epoll.c, which starts operations, and epoll_turn.c, which carries them on. Owner: the
+ * For backend_epoll.c, which starts operations, and epoll_turn.c, which continues them. Owner: the
  * loop thread.
  */
 #ifndef RU_EPOLL_H
@@ -20,13 +20,13 @@ struct epoll_source {
     uint32_t generation; /* of the connection; 0 for the others */
     int fd;
     uint32_t watched; /* EPOLL* bits; 0: not in the set */
-    uint8_t *room;    /* to receive into; NULL: lent buffers */
+    uint8_t *room;    /* memory to receive into; NULL: use lent buffers */
     uint32_t room_size;
     uint32_t size;
     const uint8_t *bytes; /* to send */
     int32_t sent_result;
     bool listed;   /* in the FIFO */
-    bool readable; /* may have something: no EAGAIN since its last edge */
+    bool readable; /* no EAGAIN since the last edge, so it may have data */
     bool writable;
     bool receiving; /* receives, accepts, or watches the eventfd */
     bool once;
@@ -37,7 +37,7 @@ struct epoll_source {
     bool send_last; /* close the descriptor when the send has ended */
 };
 
-/* Replies that wait for the next wait(), or for a full batch. */
+/* Replies queued until the next wait() or a full batch. */
 struct epoll_outgoing {
     uint32_t count;
     uint32_t failed; /* not reported yet */
@@ -46,7 +46,7 @@ struct epoll_outgoing {
     struct iovec vectors[EPOLL_BATCH];
 };
 
-/* What the loop has lent, most recent first: that is still in the processor's cache. */
+/* Slots or buffers that the loop has lent; a stack, because the latest is still in the cache. */
 struct epoll_stack {
     uint32_t *items;
     uint32_t count;
@@ -66,12 +66,12 @@ struct epoll_backend {
     uint32_t ready_last;
     uint32_t ready_count;
     uint32_t turns;    /* left in this lap */
-    uint32_t unpolled; /* events since the set was last looked at */
-    bool saw_all;      /* ... in the last wait, and found to hold no more */
+    uint32_t unpolled; /* events since the last epoll_wait() */
+    bool saw_all;      /* the last wait called epoll_wait(), which returned all there was */
 
     struct epoll_stack slots;
     struct epoll_stack buffers;
-    struct mmsghdr incoming[EPOLL_BATCH]; /* the first `staged` stand ready, each with its slot */
+    struct mmsghdr incoming[EPOLL_BATCH]; /* the first `staged` are set up, each with its slot */
     struct iovec vectors[EPOLL_BATCH];
     uint32_t incoming_slots[EPOLL_BATCH];
     uint32_t staged;
@@ -79,15 +79,15 @@ struct epoll_backend {
     uint32_t failed;                 /* of all listeners */
 };
 
-/* One turn of `source`: up to `count` events, and how many there were. */
+/* Run one turn of `source`: writes up to `count` events and returns their number. */
 uint32_t ru_epoll_turn_take(struct epoll_backend *epoll, struct epoll_source *source,
                             struct ru_event *events, uint32_t count);
-/* Try to send what is left; its result stays with the source. */
+/* Try the pending send; the result is stored in the source. */
 void ru_epoll_turn_send(struct epoll_backend *epoll, struct epoll_source *source);
 
 /* ---- sources ---- */
 
-/* They are numbered: the eventfd, UDP sockets, TCP listeners, connections. */
+/* Number of an operation's first source: the eventfd, UDP sockets, TCP listeners, connections. */
 static inline uint32_t epoll_first(const struct epoll_backend *epoll, enum ru_operation operation)
 {
     uint32_t listeners = epoll->base.setup.config->listeners_count;
@@ -141,7 +141,7 @@ static inline struct ru_event epoll_event(const struct epoll_backend *epoll,
     };
 }
 
-/* Whether a turn would get somewhere. */
+/* True if a turn of `source` would make progress. */
 static inline bool epoll_due(const struct epoll_source *source)
 {
     return (source->receiving && (source->readable || source->cancelled)) ||
@@ -174,7 +174,7 @@ static inline struct epoll_source *epoll_unlist_first(struct epoll_backend *epol
     return source;
 }
 
-/* Watch `source` for `events` as well. 0 or -errno. */
+/* Add `events` to those that `source` is watched for. 0 or -errno. */
 static inline int epoll_watch(struct epoll_backend *epoll, struct epoll_source *source,
                               uint32_t events)
 {

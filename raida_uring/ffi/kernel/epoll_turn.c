@@ -1,7 +1,7 @@
-/* epoll_turn.c: one bounded turn of a socket that is ready: what it receives, accepts, sends.
+/* epoll_turn.c: one bounded turn of a ready socket: receive, accept, send.
  *
- * Each turn ends with EAGAIN, which proves that the socket has no more, or at its bound, so that
- * nobody is starved by whoever floods. Owner: the loop thread.
+ * A turn ends with EAGAIN, which proves that the socket has no more, or at its bound, so that one
+ * flooding peer cannot block the others. Owner: the loop thread.
  */
 #include "kernel/epoll.h"
 
@@ -12,7 +12,7 @@
 #define EPOLL_ACCEPTS 64 /* a listener's turn */
 #define EPOLL_RECEIVES 8 /* a connection's turn, of RU_TCP_BUFFER bytes each */
 
-/* Its ended event; the result is 0, -errno, or the bytes of a single receive. */
+/* The ended event of the receive; the result is 0, -errno, or the bytes of a single receive. */
 static struct ru_event epoll_end(const struct epoll_backend *epoll, struct epoll_source *source,
                                  int32_t result)
 {
@@ -45,8 +45,8 @@ static void epoll_stage(struct epoll_backend *epoll, uint32_t place, uint32_t sl
                           epoll->base.setup.arena, slot);
 }
 
-/* The first `used` messages have been received into: put others in their places, from the end when
- * no slot is lent. The kernel has not touched the rest. */
+/* The kernel has filled the first `used` messages and not touched the rest. Stage free slots in
+ * their positions; when no slot is lent any more, move messages from the end forward. */
 static void epoll_restage(struct epoll_backend *epoll, uint32_t used)
 {
     struct epoll_stack *slots = &epoll->slots;
@@ -65,8 +65,8 @@ static uint32_t epoll_least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* One batch. Another one at once would find the socket empty whenever the clients wait for the
- * replies to this one. */
+/* One batch per turn: clients that wait for the replies to this batch send nothing before they get
+ * them, so a second call would usually find the socket empty. */
 static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_source *source,
                                      struct ru_event *events, uint32_t count)
 {
@@ -92,7 +92,7 @@ static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_s
         ru_message_received(epoll->base.setup.arena, listener, epoll->incoming_slots[i],
                             &epoll->incoming[i].msg_hdr, epoll->incoming[i].msg_len, &events[i]);
     epoll_restage(epoll, (uint32_t)got);
-    if (epoll->staged == 0) { /* as in a ring; which listener is first to get slots is the loop's */
+    if (epoll->staged == 0) { /* ends as in a ring: the loop picks which listener restarts first */
         source->receiving = false;
         events[got - 1].ended = true;
     }
@@ -118,7 +118,7 @@ static uint32_t epoll_accept_turn(struct epoll_backend *epoll, struct epoll_sour
     return used;
 }
 
-/* One recv(). Whether it gave an event. */
+/* Call recv() once; returns whether it produced an event. */
 static bool epoll_receive_some(struct epoll_backend *epoll, struct epoll_source *source,
                                struct ru_event *event)
 {

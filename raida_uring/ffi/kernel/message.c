@@ -1,7 +1,7 @@
-/* message.c: slots as the kernel's message headers see them.
+/* message.c: message headers over the datagram slots.
  *
- * A slot: its head, the peer's name, the record of the address that was asked (only where a listener
- * is bound to a wildcard), the datagram; the reply is written over the latter.
+ * Layout of a slot: its head, the peer's address, the control record of the destination address
+ * (only if a listener is bound to a wildcard), the datagram. The reply overwrites the datagram.
  */
 #include "kernel/message.h"
 
@@ -50,9 +50,9 @@ void ru_message_received(const struct ru_arena *arena, uint32_t listener, uint32
     };
 }
 
-/* The record of the address that was asked names the interface too. Sent back as it is, it would
- * pin the reply to that interface, whatever the routing table says; only a link-local peer needs
- * it. */
+/* The record of the destination address also names the interface. Sent back unchanged, it would
+ * force the reply through that interface against the routing table; only a link-local peer needs
+ * that. */
 static void message_unpin(uint8_t *control, const struct sockaddr *peer)
 {
     struct cmsghdr *record = (struct cmsghdr *)(void *)control;
@@ -80,7 +80,7 @@ void ru_message_to_reply(struct msghdr *header, struct iovec *bytes, const struc
     };
     if (!controlled)
         return;
-    /* The head lies in memory that workers share: whatever it says, the record is no longer. */
+    /* The head lies in memory that workers can write, so bound the length it states. */
     uint8_t *control = message_slot(arena, slot) + RU_SLOT_HEAD + RU_PEER_SIZE;
     message_unpin(control, peer);
     header->msg_control = control;

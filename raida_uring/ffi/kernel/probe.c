@@ -1,8 +1,8 @@
 /* probe.c: which kernel features exist, found by using each one.
  *
- * Why: version numbers and op-code tables do not say what a distribution backported, a sandbox
- * took away or a modifier needs. The trials stand in probe_trials.c; each leaves nothing behind.
- * Owner: any thread; all state is on the caller's stack but for two pages mapped meanwhile.
+ * Why: version numbers and op-code tables do not say what a distribution backported, what a sandbox
+ * denies or what a modifier needs. The trials are in probe_trials.c; each cleans up after itself.
+ * Owner: any thread; all state is on the caller's stack, except two pages mapped for the run.
  */
 #include "ru.h"
 
@@ -38,8 +38,8 @@ static int probe_once(struct probe *probe, const struct probe_trial *trial)
     return result;
 }
 
-/* The kernel gives the locked memory of a closed ring back some milliseconds later: what finds
- * none may stand in the way of itself, so only a lasting want of memory is the machine's. */
+/* The kernel returns the locked memory of a closed ring some milliseconds later, so a trial may
+ * fail because of the one before it. Only a lasting ENOMEM is a property of the machine. */
 static int probe_try(struct probe *probe, const struct probe_trial *trial)
 {
     const struct timespec wait = {.tv_nsec = PROBE_MEMORY_WAIT_NS};
@@ -81,19 +81,19 @@ int ru_probe_run(int32_t *results)
     return 0;
 }
 
-/* ---- the node's own backend ---- */
+/* ---- the node's backend ---- */
 
 static int probe_open(const struct ru_config *config, struct ru_probe_backend *report,
                       struct probe *probe)
 {
     struct probe_address address;
-    struct ru_config own = *config;
+    struct ru_config trial = *config;
     struct ru_backend *backend = NULL;
     struct ru_backend_refusal refusal;
     const struct ru_arena arena = {.slots = config->udp_contexts + config->udp_reserve};
     int udp = ru_probe_trials_bound(probe, SOCK_DGRAM, &address);
     int tcp = ru_probe_trials_bound(probe, SOCK_STREAM, &address);
-    const struct ru_backend_setup setup = {.config = &own,
+    const struct ru_backend_setup setup = {.config = &trial,
                                            .arena = &arena,
                                            .wake_fd = ru_probe_trials_eventfd(probe),
                                            .fault = report->fault};
@@ -103,8 +103,8 @@ static int probe_open(const struct ru_config *config, struct ru_probe_backend *r
         (void)snprintf(report->fault, sizeof(report->fault), "making sockets");
         return udp < 0 ? udp : tcp < 0 ? tcp : setup.wake_fd;
     }
-    own.listeners_count = 1;
-    own.listeners[0] = (struct ru_listener_config){.udp_fd = udp, .tcp_fd = tcp};
+    trial.listeners_count = 1;
+    trial.listeners[0] = (struct ru_listener_config){.udp_fd = udp, .tcp_fd = tcp};
     int result = ru_backend_open(&backend, &setup, &refusal);
     memcpy(report->refusal, refusal.fault, sizeof(report->refusal));
     report->refusal_error = refusal.error;

@@ -1,4 +1,4 @@
-/* probe.h: a trial of a kernel feature, and what it stands on. For probe.c and probe_trials.c. */
+/* probe.h: the trial of a kernel feature and its state. For probe.c and probe_trials.c. */
 #ifndef RU_PROBE_H
 #define RU_PROBE_H
 
@@ -12,7 +12,7 @@
 #define PROBE_SOCKETS_MAX 4
 #define PROBE_PAGE 4096
 
-/* What a trial stands on, and gives to later ones. */
+/* What a trial requires, and what its success provides to later ones. */
 #define HAVE_RING 1U
 #define HAVE_REGISTER 2U
 #define HAVE_ENTER 4U
@@ -21,11 +21,11 @@
 struct probe {
     unsigned have;
     unsigned features;
-    unsigned ring_flags; /* of the rings that operations are tried on */
+    unsigned ring_flags; /* set-up flags of the rings that operations are tried on */
     bool opcodes[PROBE_OPCODES];
     uint8_t *buffer_ring; /* a page each */
     uint8_t *buffers;
-    /* of the running trial */
+    /* State of the running trial: */
     struct io_uring ring;
     bool ring_open;
     int sockets[PROBE_SOCKETS_MAX];
@@ -37,24 +37,24 @@ struct probe_address {
     socklen_t size;
 };
 
-/* A socket with a name of the kernel's choice, which goes to *address. */
-/* One feature, tried by using it. run: 0, or -errno. */
+/* One feature, tried by using it. run() returns 0 or -errno. */
 struct probe_trial {
     const char *name; /* kernel.py's key */
     int (*run)(struct probe *probe, uint32_t argument);
     uint32_t argument;
     unsigned needs;
     unsigned gives;
-    bool on_ring; /* wants one open */
+    bool on_ring; /* requires an open ring */
 };
 
-/* In the order that they are tried in. */
+/* In the order in which they run. */
 extern const struct probe_trial ru_probe_trials[];
 extern const uint32_t ru_probe_trials_count;
 
-/* A ring with those flags, closed with the trial. 0 or -errno. */
+/* Open the trial's ring with those flags; it is closed after the trial. 0 or -errno. */
 int ru_probe_trials_ring(struct probe *probe, unsigned flags);
-/* A socket bound to `address`, an eventfd: closed with the trial. A descriptor or -errno. */
+/* A Unix socket bound to a name that the kernel chooses and `address` receives, and an eventfd;
+ * both are closed after the trial. A descriptor or -errno. */
 int ru_probe_trials_bound(struct probe *probe, int type, struct probe_address *address);
 int ru_probe_trials_eventfd(struct probe *probe);
 

@@ -1,6 +1,6 @@
-/* probe_trials.c: a trial for each kernel feature: a ring and sockets of its own, and one use.
+/* probe_trials.c: one trial per kernel feature, which uses it once on a fresh ring and sockets.
  *
- * The sockets are Unix ones: the answer must not depend on a network that is up.
+ * The sockets are Unix sockets: the result must not depend on a working network.
  * Owner: any thread.
  */
 #include "ru.h"
@@ -23,7 +23,7 @@
 #include "kernel/probe.h"
 #include "memory/arena.h"
 
-/* Newer than the oldest liburing we build with; values of the kernel's interface. */
+/* Constants of the kernel's interface that the oldest supported liburing lacks. */
 #define PROBE_SETUP_NO_SQARRAY (1U << 16)
 #define PROBE_FEAT_RECVSEND_BUNDLE (1U << 14)
 #define PROBE_FEAT_MIN_TIMEOUT (1U << 15)
@@ -35,9 +35,9 @@
 
 #define PROBE_ENTRIES 4
 #define PROBE_BUFFER 512
-#define PROBE_BUFFERS 2 /* of the ring that receives; more than one datagram takes */
+#define PROBE_BUFFERS 2 /* of the ring that receives; one more than a datagram needs */
 #define PROBE_GROUP 7
-#define PROBE_WAIT_S 1 /* such sockets answer at once; this only bounds a kernel that never does */
+#define PROBE_WAIT_S 1 /* only reached on a kernel that never completes the operation */
 
 struct probe_completion {
     int32_t result;
@@ -101,7 +101,7 @@ static int probe_call_register(const struct probe *probe, unsigned operation, co
     return result < 0 ? -errno : (int)result;
 }
 
-/* Hand over what is queued and wait for a completion. */
+/* Submit what is queued and wait for a completion. */
 static int probe_wait(struct probe *probe, struct probe_completion *completion)
 {
     struct __kernel_timespec timeout = {.tv_sec = PROBE_WAIT_S};
@@ -136,7 +136,7 @@ static int probe_expect(struct probe *probe, int32_t wanted, bool more)
 
 /* ---- sockets ---- */
 
-/* The descriptor, closed after the trial; or -errno. */
+/* Register `fd` to be closed after the trial. Returns the descriptor or -errno. */
 static int probe_keep(struct probe *probe, int fd)
 {
     if (fd < 0)
@@ -168,7 +168,7 @@ int ru_probe_trials_eventfd(struct probe *probe)
     return probe_keep(probe, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
-/* ---- trials: the three calls, what set-up tells ---- */
+/* ---- trials: the three system calls, features reported by set-up ---- */
 
 static int probe_setup(struct probe *probe, uint32_t flags)
 {
@@ -241,7 +241,7 @@ static int probe_buffer_ring(struct probe *probe, uint32_t flags)
     return probe_call_register(probe, IORING_REGISTER_PBUF_RING, &registration, 1);
 }
 
-/* An operation that the ring was not made for must be turned away. */
+/* The ring must refuse an operation outside its restrictions. */
 static int probe_restrictions(struct probe *probe, uint32_t unused)
 {
     (void)unused;
@@ -282,7 +282,7 @@ static int probe_query(struct probe *probe, uint32_t unused)
     return result != 0 ? result : query.result;
 }
 
-/* A message to a ring, from a thread that has none. */
+/* Send a message to a ring without a ring of the sender. */
 static int probe_message(struct probe *probe, uint32_t unused)
 {
     (void)unused;
@@ -290,14 +290,14 @@ static int probe_message(struct probe *probe, uint32_t unused)
     memset(&message, 0, sizeof(message));
     message.opcode = IORING_OP_MSG_RING;
     message.fd = probe->ring.ring_fd;
-    message.len = 1; /* arrives as the result */
+    message.len = 1; /* the receiver's completion has it as its result */
     int result = probe_call_register(NULL, PROBE_REGISTER_SEND_MSG_RING, &message, 1);
     return result != 0 ? result : probe_expect(probe, 1, false);
 }
 
 /* ---- trials: operations ---- */
 
-/* Buffers for a receive to choose from. */
+/* Provide buffers for a receive to choose from. */
 static int probe_lend(struct probe *probe)
 {
     struct io_uring_buf_ring *ring = (struct io_uring_buf_ring *)(void *)probe->buffer_ring;
@@ -338,7 +338,7 @@ static int probe_accept(struct probe *probe, uint32_t unused)
     return completion.flags & IORING_CQE_F_MORE ? 0 : -EOPNOTSUPP;
 }
 
-/* Multishot; size 0 takes what fits, another one at most that much at a time. */
+/* Multishot receive; size: most bytes per receive, 0: as much as fits a buffer. */
 static int probe_receive(struct probe *probe, uint32_t size)
 {
     int ends[2];
@@ -399,7 +399,7 @@ static int probe_send_address(struct probe *probe, uint32_t unused)
     return recv(receiver, &byte, 1, MSG_DONTWAIT) == 1 ? 0 : -EOPNOTSUPP;
 }
 
-/* Two polls that never fire, on one descriptor; 0 or -errno. */
+/* Start two polls on one descriptor that never becomes ready. 0 or -errno. */
 static int probe_arm_polls(struct probe *probe, int fd, uint8_t sqe_flags)
 {
     for (uint32_t i = 0; i < 2; i++) {
@@ -411,7 +411,7 @@ static int probe_arm_polls(struct probe *probe, int fd, uint8_t sqe_flags)
     return result < 0 ? result : 0;
 }
 
-/* Both polls must end by one request; its own completion may stand anywhere between theirs. */
+/* One request must cancel both polls; its completion may come before, between or after theirs. */
 static int probe_cancel(struct probe *probe, uint32_t flags)
 {
     int fd = ru_probe_trials_eventfd(probe);
@@ -466,7 +466,7 @@ static int probe_sync_cancel(struct probe *probe, uint32_t unused)
     return result == 0 ? -EOPNOTSUPP : result;
 }
 
-/* ---- trials: what a node without a ring needs ---- */
+/* ---- trials: features that a node needs without io_uring ---- */
 
 static int probe_epoll(struct probe *probe, uint32_t unused)
 {

@@ -1,5 +1,5 @@
-/* uring_sizes.c: how long a ring's queues are, and what the kernel charges to the memlock limit. Pure
- * but for reading that limit; any thread. */
+/* uring_sizes.c: lengths of a ring's queues, and the memory charged to the memlock limit. Pure
+ * except for reading that limit; any thread. */
 #include "kernel/uring_sizes.h"
 
 #include <liburing.h>
@@ -26,7 +26,7 @@ uint32_t ru_uring_sizes_cq_entries(const struct ru_config *config)
     return entries;
 }
 
-/* What the kernel charges for a ring whose completion queue has `cq_entries`. */
+/* Bytes the kernel charges for a ring whose completion queue has `cq_entries`. */
 static uint64_t uring_locked_bytes(const struct ru_config *config, uint32_t slots,
                                    uint32_t cq_entries)
 {
@@ -42,7 +42,7 @@ uint64_t ru_uring_sizes_locked_bytes(const struct ru_config *config, uint32_t sl
     return uring_locked_bytes(config, slots, ru_uring_sizes_cq_entries(config));
 }
 
-/* Whether the limit alone leaves room for such a ring. */
+/* Ignores what other rings are charged for: only the limit itself counts. */
 bool ru_uring_sizes_may_fit(const struct ru_backend_setup *setup, uint32_t cq_entries)
 {
     struct rlimit limit;

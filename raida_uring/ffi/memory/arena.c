@@ -1,7 +1,7 @@
 /* arena.c: one sealed memfd mapping, laid out from the configuration.
  *
- * fallocate() reserves every page, so that a full memory is an error at start and never a SIGBUS
- * later; the seals keep anyone who gets the descriptor from resizing it under us.
+ * fallocate() reserves every page, so that a lack of memory is an error at start and never a SIGBUS
+ * later; the seals keep a process that gets the descriptor from resizing the mapping.
  */
 #include "memory/arena.h"
 
@@ -15,11 +15,11 @@ struct arena_cursor {
     uint64_t at;
 };
 
-static uint32_t arena_place(struct arena_cursor *cursor, uint64_t count, uint64_t size)
+static uint32_t arena_append(struct arena_cursor *cursor, uint64_t count, uint64_t size)
 {
     uint64_t at = cursor->at;
     cursor->at += (count * size + RU_CACHE_LINE - 1) / RU_CACHE_LINE * RU_CACHE_LINE;
-    return (uint32_t)at; /* arena_layout() refuses what does not fit 32 bits */
+    return (uint32_t)at; /* arena_layout() refuses a size of more than 32 bits */
 }
 
 static int arena_layout(struct ru_arena *arena, const struct ru_config *config, size_t page_size)
@@ -38,18 +38,18 @@ static int arena_layout(struct ru_arena *arena, const struct ru_config *config, 
     arena->small_blocks = config->small_blocks;
     arena->large_blocks = config->large_blocks;
 
-    /* Every UDP context fits a token ring, and never less than a worker may hold. */
+    /* A token ring has room for every UDP context and for a worker's largest batch. */
     arena->ring_capacity =
         ru_number_power_of_two(arena->slots > RU_BATCH_MAX ? arena->slots : RU_BATCH_MAX);
     uint64_t ring_entries = arena->ring_capacity + RU_LENT_RING;
     struct arena_cursor cursor = {0};
-    arena->page_at = arena_place(&cursor, 1, page_size);
-    arena->contexts_at = arena_place(&cursor, arena->contexts, sizeof(struct ru_context));
-    arena->rings_at = arena_place(&cursor, 2ULL * workers * ring_entries, sizeof(uint64_t));
-    arena->slots_at = arena_place(&cursor, arena->slots, arena->slot_size);
-    arena->areas_at = arena_place(&cursor, config->connections_max, RU_TCP_AREA);
-    arena->small_at = arena_place(&cursor, arena->small_blocks, RU_SMALL_BLOCK);
-    arena->large_at = arena_place(&cursor, arena->large_blocks, RU_LARGE_BLOCK);
+    arena->page_at = arena_append(&cursor, 1, page_size);
+    arena->contexts_at = arena_append(&cursor, arena->contexts, sizeof(struct ru_context));
+    arena->rings_at = arena_append(&cursor, 2ULL * workers * ring_entries, sizeof(uint64_t));
+    arena->slots_at = arena_append(&cursor, arena->slots, arena->slot_size);
+    arena->areas_at = arena_append(&cursor, config->connections_max, RU_TCP_AREA);
+    arena->small_at = arena_append(&cursor, arena->small_blocks, RU_SMALL_BLOCK);
+    arena->large_at = arena_append(&cursor, arena->large_blocks, RU_LARGE_BLOCK);
     arena->size = cursor.at;
     return cursor.at > UINT32_MAX ? -EINVAL : 0;
 }
@@ -84,7 +84,7 @@ static int arena_map(struct ru_arena *arena)
     void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);
     if (base == MAP_FAILED)
         return -errno;
-    (void)madvise(base, arena->size, MADV_DONTDUMP); /* requests with ANs: no core file has them */
+    (void)madvise(base, arena->size, MADV_DONTDUMP); /* keeps the requests' ANs out of core files */
     arena->base = base;
     return 0;
 }

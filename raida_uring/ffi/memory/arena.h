@@ -1,7 +1,7 @@
-/* arena.h: the one memory that workers share with the loop.
+/* arena.h: the memory that workers share with the loop.
  *
  * Everything is addressed by index and byte offset, never by pointer, so that a worker process
- * could map it elsewhere. Contexts 0 to slots-1 are UDP, the following ones TCP connections.
+ * could map it at another address. Contexts 0 to slots-1 are UDP; TCP connections follow.
  */
 #ifndef RU_ARENA_H
 #define RU_ARENA_H
@@ -24,14 +24,14 @@ enum ru_transport {
 };
 
 /* One request, as the loop hands it to a worker and gets it back; a cache line. The loop writes all
- * but what is marked as the worker's; it keeps its own copy of whatever it must be able to
- * trust. */
+ * fields except those marked "worker". A worker could overwrite any of them, so the loop keeps a
+ * private copy of each field that it must trust. */
 struct ru_context {
     uint64_t arrival_ns; /* of its first byte */
     uint32_t peer_at;
     uint32_t header_at;
     uint32_t body_at;
-    uint32_t request_size; /* header and body as received; not what a datagram has behind them */
+    uint32_t request_size; /* header and body as received, without bytes behind them */
     uint32_t inline_at;    /* where a reply of up to inline_size bytes goes */
     uint32_t inline_size;
     uint32_t body_block;   /* the block that holds the body, or RU_NONE */
@@ -39,18 +39,18 @@ struct ru_context {
     uint16_t body_present; /* bytes of it that arrived; less than BL only on UDP */
     uint8_t transport;     /* enum ru_transport */
     uint8_t header_size;
-    uint8_t limited; /* worker: enum ru_guard_bound, why it was not looked at */
+    uint8_t limited; /* worker: enum ru_guard_bound that kept the request from being checked */
     uint8_t spare[5];
-    uint64_t complete_ns; /* when all of it had been received */
-    uint32_t reply_block; /* worker: where the reply is, RU_NONE for inline */
+    uint64_t complete_ns; /* when its last byte was received */
+    uint32_t reply_block; /* worker: block with the reply, RU_NONE for inline */
     uint32_t reply_size;  /* worker */
 };
 _Static_assert(sizeof(struct ru_context) == RU_CACHE_LINE, "one line per context");
 
-/* At the front of each UDP slot; as struct io_uring_recvmsg_out, which the kernel writes there. */
+/* Front of each UDP slot; same layout as struct io_uring_recvmsg_out, which a ring writes there. */
 struct ru_slot_head {
     uint32_t peer_size;
-    uint32_t control_size; /* of the record of the address that was asked; 0 without */
+    uint32_t control_size; /* of the destination address's control record; 0: none */
     uint32_t payload_size;
     uint32_t flags;
 };
@@ -72,12 +72,12 @@ struct ru_arena {
     uint32_t page_at, contexts_at, slots_at, areas_at, small_at, large_at, rings_at;
 };
 
-/* Reserve the first `size` bytes of a memfd. Older kernels interrupt fallocate() for a signal, and
- * 6.1 also without one, for the work that a ring leaves to its thread while it is closed. The call
- * then gives back what it had reserved, so this goes in steps. 0 or -errno. */
+/* Reserve the first `size` bytes of a memfd. Older kernels interrupt fallocate() on a signal; 6.1
+ * also without one, for work that a closing ring has queued to its thread. An interrupted call
+ * undoes what it had reserved, so this function reserves in steps. 0 or -errno. */
 int ru_arena_reserve(int fd, uint64_t size);
-/* Map, reserve and seal. page_size: bytes at page_at, for the caller. 0, or -errno with nothing
- * left behind. */
+/* Map, reserve and seal. page_size: bytes at page_at, for the caller. 0, or -errno with everything
+ * undone. */
 int ru_arena_create(struct ru_arena *arena, const struct ru_config *config, size_t page_size);
 void ru_arena_destroy(struct ru_arena *arena);
 

@@ -1,4 +1,4 @@
-/* block.c: fixed blocks for bodies and replies that do not fit their context. */
+/* block.c: fixed blocks for bodies and replies too large for their slot or area. */
 #include "memory/block.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@ int ru_blocks_init(struct ru_blocks *blocks, uint32_t small_count, uint32_t larg
         }
         for (uint32_t i = 0; i < counts[size_class]; i++, block++)
             blocks->owners[block] = RU_NONE;
-        for (uint32_t i = counts[size_class]; i > 0; i--) /* the lowest number on top */
+        for (uint32_t i = counts[size_class]; i > 0; i--) /* lowest number on top */
             blocks->free[size_class][blocks->free_count[size_class]++] =
                 blocks->first[size_class] + i - 1;
     }

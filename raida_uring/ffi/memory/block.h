@@ -1,7 +1,7 @@
-/* block.h: fixed blocks for bodies and replies that do not fit their context.
+/* block.h: fixed blocks for bodies and replies too large for their slot or area.
  *
- * Owner: the loop thread. Two classes, small and large. A block is free, a context's, or lent to
- * a worker in advance; it changes hands only through the three functions below.
+ * Owner: the loop thread. Two classes, small and large. A block is free, owned by one context, or
+ * lent to one worker in advance; only acquire, release and move change its owner.
  */
 #ifndef RU_BLOCK_H
 #define RU_BLOCK_H
@@ -24,14 +24,14 @@ struct ru_blocks {
 
 int ru_blocks_init(struct ru_blocks *blocks, uint32_t small_count, uint32_t large_count);
 void ru_blocks_destroy(struct ru_blocks *blocks);
-/* Take a free block for a context or, with ru_block_worker(), for a worker. RU_NONE if none. */
+/* Give a free block to a context or, with ru_block_worker(), to a worker. RU_NONE: none is free. */
 uint32_t ru_block_acquire(struct ru_blocks *blocks, enum ru_block_class size_class, uint32_t owner);
 void ru_block_release(struct ru_blocks *blocks, uint32_t block);
-/* Move a block from one owner to another; false, and nothing happens, unless `from` owns it. */
+/* Move a block to another owner. Returns false and changes nothing unless `from` owns it. */
 bool ru_block_move(struct ru_blocks *blocks, uint32_t block, uint32_t from, uint32_t to);
 enum ru_block_class ru_block_class(const struct ru_blocks *blocks, uint32_t block);
 
-/* Invariants, in time that grows with the number of blocks. */
+/* Check the invariants; takes time proportional to the number of blocks. */
 void ru_blocks_check(const struct ru_blocks *blocks);
 
 static inline uint32_t ru_block_worker(uint32_t worker)

@@ -1,8 +1,8 @@
 /* timer.c: a hashed timer wheel over preallocated nodes.
  *
- * Why hashed and not a heap: connections move their deadline far more often than they reach it.
- * A deadline further away than one turn of the wheel stays in its bucket and is looked at once a
- * turn; at 1,024 buckets of 17 ms that is once in 17 s.
+ * Why a wheel and not a heap: connections move their deadline far more often than they reach it.
+ * A deadline further away than one revolution of the wheel stays in its bucket and is examined once
+ * per revolution: every 17 s with 1,024 buckets of 17 ms.
  */
 #include "memory/timer.h"
 
@@ -63,7 +63,7 @@ void ru_timer_clear(struct ru_timer *timer, uint32_t index)
 void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns)
 {
     ru_timer_clear(timer, index);
-    /* +1: a bucket is looked at when its whole tick has passed, so no deadline is met early. */
+    /* +1: a bucket is examined after its whole tick has passed, so no deadline expires early. */
     uint64_t tick = timer_tick(deadline_ns) + 1;
     if (tick < timer->tick)
         tick = timer->tick;
@@ -85,7 +85,7 @@ uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns)
         return RU_NONE;
     }
     if (now_tick - timer->tick >= RU_TIMER_BUCKETS && now_tick > timer->tick)
-        timer->tick = now_tick - RU_TIMER_BUCKETS + 1; /* after a long pause, one turn is enough */
+        timer->tick = now_tick - RU_TIMER_BUCKETS + 1; /* one revolution covers every bucket */
     for (; timer->tick <= now_tick; timer->tick++) {
         uint32_t bucket = (uint32_t)(timer->tick % RU_TIMER_BUCKETS);
         if (!(timer->occupied[bucket / 64] & 1ULL << (bucket % 64)))
@@ -114,7 +114,7 @@ uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns)
             uint64_t due = (tick + (uint32_t)__builtin_ctzll(rest)) * RU_TICK_NS;
             if (due > now_ns)
                 return due - now_ns;
-            /* Far deadlines in the current bucket: look again when the next one is due. */
+            /* The current bucket has only far deadlines: look again at the next tick. */
             return RU_TICK_NS - now_ns % RU_TICK_NS;
         }
         step += 64 - bucket % 64;

@@ -1,7 +1,7 @@
 /* timer.h: a hashed timer wheel over preallocated nodes.
  *
- * Owner: the loop thread. Deadlines are CLOCK_MONOTONIC nanoseconds and are met late by at most
- * one tick (RU_TICK_NS), never early. Setting, clearing and expiring are O(1) per node.
+ * Owner: the loop thread. Deadlines are CLOCK_MONOTONIC nanoseconds; a node expires at most one
+ * tick (RU_TICK_NS) late, never early. Setting, clearing and expiring are O(1) per node.
  */
 #ifndef RU_TIMER_H
 #define RU_TIMER_H
@@ -18,11 +18,11 @@ struct ru_timer_node {
 };
 
 struct ru_timer {
-    struct ru_timer_node *nodes; /* borrowed from init's caller, as the links are */
+    struct ru_timer_node *nodes; /* nodes and links belong to the caller of init */
     struct ru_link *links;
     uint32_t count;
     uint32_t set_count;
-    uint64_t tick; /* every bucket before this tick has been looked at */
+    uint64_t tick; /* every bucket before this tick has been examined */
     struct ru_list buckets[RU_TIMER_BUCKETS];
     uint64_t occupied[RU_TIMER_BUCKETS / 64];
 };
@@ -33,11 +33,11 @@ void ru_timer_init(struct ru_timer *timer, struct ru_timer_node *nodes, struct r
 /* Set or move node `index` to `deadline_ns`. */
 void ru_timer_set(struct ru_timer *timer, uint32_t index, uint64_t deadline_ns);
 void ru_timer_clear(struct ru_timer *timer, uint32_t index);
-/* Take one node whose deadline has passed, or RU_NONE. Call until RU_NONE. */
+/* Clear and return one node whose deadline has passed, or RU_NONE. Call until RU_NONE. */
 uint32_t ru_timer_expire(struct ru_timer *timer, uint64_t now_ns);
-/* Nanoseconds until the wheel needs a look; UINT64_MAX when nothing is set. */
+/* Nanoseconds until ru_timer_expire() has to be called; UINT64_MAX when no node is set. */
 uint64_t ru_timer_wait_ns(const struct ru_timer *timer, uint64_t now_ns);
-/* Invariants, in time that grows with the number of nodes. */
+/* Check the invariants; takes time proportional to the number of nodes. */
 void ru_timer_check(const struct ru_timer *timer);
 
 #endif

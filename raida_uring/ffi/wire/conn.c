@@ -1,8 +1,8 @@
 /* conn.c: TCP framing and the connection state machine.
  *
- * Why without system calls: the same code runs behind every backend, under a simulated kernel and
- * under a fuzzer. Body memory is taken only once the header is valid, so that a peer has to send a
- * well-formed header before it can cost more than its connection.
+ * Why without system calls: the same code runs on every backend, on a simulated kernel and in a
+ * fuzzer. Memory for a body is allocated only once the header is valid, so a peer costs no more
+ * than its connection until it has sent a well-formed header.
  */
 #include "wire/conn.h"
 
@@ -14,8 +14,8 @@
 
 #define MOVE(to) (1U << RU_CONN_##to)
 
-/* Legal moves, by the state that is left, and what makes each. Every state but FREE may end in
- * DONE: by a deadline, a reset, the end of the stream or of the node. */
+/* Legal moves, by the state that the connection leaves, and the cause of each. A deadline, a reset,
+ * the end of the stream or the end of the node leads from every state but FREE to DONE. */
 static const uint8_t conn_moves[RU_CONN_STATES] = {
     [RU_CONN_FREE] = MOVE(READ_HEADER),        /* accepted */
     [RU_CONN_READ_HEADER] = MOVE(WAIT_BLOCK)   /* header valid, but no block for the body */
@@ -34,10 +34,10 @@ static const uint8_t conn_moves[RU_CONN_STATES] = {
                       | MOVE(LINGER)    /* sent, but a close now could reset the reply */
                       | MOVE(DONE),     /* sent */
     [RU_CONN_LINGER] = MOVE(DONE),
-    [RU_CONN_DONE] = MOVE(FREE), /* closed, and no lane or worker has it */
+    [RU_CONN_DONE] = MOVE(FREE), /* descriptor closed, in no lane and with no worker */
 };
 
-/* What each reason counts as: for the connection, and for the request it cut short, if any. */
+/* The counters of each reason: of the connection, and of the request it cut short, if any. */
 #define COUNTER(name) (offsetof(struct ru_counters, name) / sizeof(uint64_t))
 static const struct {
     uint8_t connection, request;
@@ -100,7 +100,7 @@ const char *ru_connection_state_name(uint32_t state)
     return state < RU_CONN_STATES ? names[state] : NULL;
 }
 
-/* ---- life ---- */
+/* ---- open and close ---- */
 
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
                   const struct ru_arena *arena, struct ru_blocks *blocks,
@@ -153,7 +153,7 @@ uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t
     conns->free_head = conn->next;
     conns->used_count++;
     conns->counters->connections_open++;
-    /* Every field is set: nothing of the previous connection may survive. */
+    /* Sets every field, so that nothing remains of the previous connection. */
     *conn = (struct ru_conn){
         .fd = fd,
         .generation = conn->generation,
@@ -193,7 +193,7 @@ void ru_conn_release(struct ru_conns *conns, uint32_t index)
     RU_CHECK(conn->fd < 0 && !conn->queued && !conn->with_worker);
     RU_CHECK(!conn->receiving && !conn->sending && !conn->awaits_memory);
     RU_CHECK(ru_list_is_empty(&conn->unread) && conns->used_count > 0);
-    if (conn->request_open) /* orphaned while a handler ran: it has come back only now */
+    if (conn->request_open) /* closed while a handler ran: the worker has returned it only now */
         conn_end_request(conns, conn,
                          conn->reason == RU_CLOSED_DRAIN ? COUNTER(tcp_dropped_drain)
                                                          : COUNTER(tcp_dropped_peer_gone));
@@ -212,7 +212,7 @@ void ru_conn_close(struct ru_conns *conns, uint32_t index, enum ru_closed_reason
     bool orphaned = conn->state == RU_CONN_PROCESSING;
     conn_set_state(conns, conn, RU_CONN_DONE, now_ns);
     conn->reason = (uint8_t)reason;
-    /* An orphaned request stays in flight, because its context belongs to the worker. */
+    /* An orphaned request stays in flight: a lane or a worker still has its context. */
     if (conn->request_open && !orphaned)
         conn_end_request(conns, conn, conn_reasons[reason].request);
 }
@@ -232,7 +232,7 @@ static uint8_t *conn_inline(const struct ru_conns *conns, uint32_t index)
     return conns->arena->base + ru_arena_area_at(conns->arena, index) + RU_PEER_SIZE;
 }
 
-/* Where the body goes: behind the header in the connection's area, or in its block. */
+/* Arena offset of the body: behind the header in the connection's area, or in its block. */
 static uint32_t conn_body_at(const struct ru_conns *conns, uint32_t index)
 {
     const struct ru_conn *conn = &conns->conns[index];
@@ -289,7 +289,7 @@ static void conn_describe(struct ru_conns *conns, uint32_t index, uint64_t now_n
     };
 }
 
-/* The whole request is here. */
+/* The whole request has been received. */
 static enum ru_conn_action conn_complete(struct ru_conns *conns, uint32_t index, uint64_t now_ns)
 {
     struct ru_conn *conn = &conns->conns[index];
@@ -332,7 +332,7 @@ static enum ru_conn_action conn_header_complete(struct ru_conns *conns, uint32_t
     conn->body_have = 0;
     if (conn->header.body_size == 0)
         return conn_complete(conns, index, now_ns);
-    /* Connections that already wait come first. */
+    /* Connections that already wait for a block come first. */
     if (conn->header.body_size > RU_INLINE_BODY &&
         (conns->waiting_counts[ru_conn_block_class(conn)] > 0 ||
          !conn_acquire_block(conns, index))) {
@@ -408,8 +408,8 @@ enum ru_conn_action ru_conn_feed(struct ru_conns *conns, uint32_t index, const u
     return action;
 }
 
-/* A body with a block never waits for a buffer: all buffers may belong to connections that wait for
- * a block. */
+/* A body with a block never waits for a buffer, because all buffers may be in use by connections
+ * that wait for a block: no deadlock. */
 uint8_t *ru_conn_body_room(struct ru_conns *conns, uint32_t index, uint32_t *size)
 {
     const struct ru_conn *conn = ru_conn_at(conns, index);
@@ -530,7 +530,7 @@ uint64_t ru_conn_deadline_ns(const struct ru_conns *conns, uint32_t index,
         return ru_number_min64(
             progress_ns, (conn->request_open ? conn->request_since_ns : conn->state_since_ns) +
                              timeouts->header_ns);
-    case RU_CONN_WAIT_BLOCK: /* no progress is our doing; the absolute deadline still runs */
+    case RU_CONN_WAIT_BLOCK: /* the delay is the node's, so only the absolute deadline applies */
         *reason = RU_CLOSED_BODY_TIMEOUT;
         return conn->state_since_ns + timeouts->body_ns;
     case RU_CONN_READ_BODY:

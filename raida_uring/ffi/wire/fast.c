@@ -1,4 +1,4 @@
-/* fast.c: what the I/O thread answers by itself: votes, plain echoes, refusals. */
+/* fast.c: the replies of the I/O thread itself: votes, plain echoes, refusals. */
 #include "wire/fast.h"
 
 #include <string.h>

@@ -23,7 +23,7 @@ enum ru_status ru_header_decide(const struct ru_identity *identity, const uint8_
         return RU_STATUS_SPLIT_ID;
     if (bytes[RU_REQUEST_RAIDA_AT] != identity->raida_id)
         return RU_STATUS_RAIDA_ID;
-    /* The group before the shard: docs/wire.md. */
+    /* docs/wire.md requires the group to be checked before the shard. */
     if (bytes[RU_REQUEST_GROUP_AT] >= RU_GROUPS_COUNT)
         return RU_STATUS_COMMAND_GROUP;
     if (bytes[RU_REQUEST_SHARD_AT] >= RU_SHARDS_COUNT)

@@ -12,7 +12,7 @@
 #include "ru.h"
 
 enum ru_status {
-    RU_STATUS_OK = 0, /* never on the wire: "no objection" */
+    RU_STATUS_OK = 0, /* no failure; never sent */
     RU_STATUS_SPLIT_ID = 2,
     RU_STATUS_RAIDA_ID = 3,
     RU_STATUS_SHARD_ID = 4,
@@ -47,7 +47,7 @@ struct ru_header {
     uint16_t body_size; /* BL: bytes of body announced */
 };
 
-/* Header size that byte 16 announces. */
+/* Size of the header, by its encryption byte. */
 static inline uint8_t ru_header_size(const uint8_t *bytes)
 {
     return bytes[RU_REQUEST_ENCRYPTION_AT] <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
@@ -58,7 +58,7 @@ static inline uint16_t ru_get_u16(const uint8_t *at)
     return (uint16_t)(at[0] << 8 | at[1]);
 }
 
-/* The command that a request header names: group << 8 | command. */
+/* The command of a request: group << 8 | command. */
 static inline uint16_t ru_header_command(const uint8_t *header)
 {
     return (uint16_t)(header[RU_REQUEST_GROUP_AT] << 8 | header[RU_REQUEST_COMMAND_AT]);
@@ -77,7 +77,7 @@ static inline enum ru_lane_number ru_header_lane(const struct ru_header *header)
         return RU_LANE_SLOW;
     case RU_CLASS_WRITE:
         return RU_LANE_WRITE;
-    case RU_CLASS_NONE: /* refused by its header */
+    case RU_CLASS_NONE: /* already refused by ru_header_decide() */
     case RU_CLASS_ORDINARY:
     case RU_CLASS_ECHO:
         break;

@@ -1,8 +1,8 @@
-/* udp.c: fixed pool of UDP request contexts, and what becomes of a datagram.
+/* udp.c: fixed pool of UDP request contexts, and the decision on each datagram.
  *
- * Why: a context must outlive its datagram until the reply has been handed to the kernel.
- * Memory: allocated once in ru_udp_init(); none later. The free contexts are a stack, so that the
- * few slots in use stay in the processor's cache.
+ * Why: a context must stay valid until the reply to its datagram has been handed to the kernel.
+ * Memory: allocated once in ru_udp_init(). Free contexts form a stack, so that the few slots in
+ * use stay in the processor's cache.
  */
 #include "wire/udp.h"
 
@@ -12,7 +12,7 @@
 
 #define MOVE(to) (1U << (to))
 
-/* Legal moves, by the place a context leaves. */
+/* Legal moves, by the place that the context leaves. */
 static const uint8_t udp_moves[RU_UDP_PLACES] = {
     [RU_UDP_FREE] = MOVE(RU_UDP_LENT),
     [RU_UDP_LENT] = MOVE(RU_UDP_LOOP) | MOVE(RU_UDP_FREE), /* FREE: the ring is gone */
@@ -57,7 +57,7 @@ void ru_udp_move(struct ru_udp_pool *pool, uint32_t index, enum ru_udp_place to)
 {
     RU_CHECK(index < pool->capacity);
     struct ru_udp_context *context = &pool->contexts[index];
-    RU_CHECK(udp_moves[context->place] & MOVE(to)); /* a double release ends here */
+    RU_CHECK(udp_moves[context->place] & MOVE(to)); /* aborts on a double release */
     RU_CHECK(pool->counts[context->place] > 0);
     pool->counts[context->place]--;
     pool->counts[to]++;
@@ -100,7 +100,7 @@ uint32_t ru_udp_held(const struct ru_udp_pool *pool)
     return pool->counts[RU_UDP_QUEUED] + pool->counts[RU_UDP_WORKER];
 }
 
-/* Write every field: nothing of the slot's previous request may survive. */
+/* Writes every field, so that nothing remains of the slot's previous request. */
 static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t size,
                          const struct ru_header *header, uint64_t now_ns)
 {
@@ -126,9 +126,9 @@ static void udp_describe(const struct ru_arena *arena, uint32_t index, uint32_t 
     };
 }
 
-/* Whether a datagram is a small reply header without a body. One datagram with the forged source
- * address of another server would otherwise make the two servers answer each other's refusals for
- * ever. Fields that a reply may repeat from a request are not compared. */
+/* True if a datagram is a small reply header without a body. Without this check one datagram with
+ * the forged source address of another server would make the two servers answer each other's
+ * refusals for ever. Fields that a reply copies from its request are not compared. */
 static bool udp_looks_like_reply(const uint8_t *bytes, uint32_t size)
 {
     static const uint8_t no_body[RU_REPLY_PREFIX_SIZE - RU_REPLY_RESERVED_AT] = {0};
@@ -159,7 +159,7 @@ enum ru_udp_action ru_udp_decide(struct ru_udp_pool *pool, struct ru_front *fron
     enum ru_scope scope = ru_reply_scope(status);
     if (status == RU_STATUS_OK && header.encryption == 0 &&
         size < (uint32_t)header.size + header.body_size) {
-        status = RU_STATUS_PACKET_LENGTH; /* an encrypted request is decided on by a worker */
+        status = RU_STATUS_PACKET_LENGTH; /* of an encrypted request, a worker checks the length */
         scope = RU_SCOPE_ALL;
     }
     if (status != RU_STATUS_OK && udp_looks_like_reply(bytes, size))
