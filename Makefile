@@ -145,7 +145,7 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
 
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
-$(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
+$(NATIVE_DIR)/test_backend $(NATIVE_DIR)/test_backend_streams: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
 # at link time, so that no line of the data plane knows.
@@ -190,7 +190,7 @@ test-refused: setup ## the suites with io_uring's system calls refused one by on
 	    for code in $(or $(ERRNO),EPERM ENOSYS); do \
 	        echo "$$call: $$code"; $(BIN)/python -m tests.support.refused $$call $$code -q $(ARGS) || exit 1; done; done
 
-test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend ## the suites under Debian's stock kernel in QEMU, continued where the last run ended; not in CI: hours
+test-kernel: setup $(NATIVE_DIR)/test_arena $(NATIVE_DIR)/test_backend $(NATIVE_DIR)/test_backend_streams ## the suites under Debian's stock kernel in QEMU, continued where the last run ended; not in CI: hours
 	@tools/test_kernel.sh
 
 test-systemd: setup ## the unit under systemd 252 in a container; not in CI: root, some minutes, CHECKS="names"

@@ -71,7 +71,7 @@ suites() {
 
 native() {
     local test name outcome
-    for test in build/native/test_arena build/native/test_backend; do
+    for test in build/native/test_arena build/native/test_backend build/native/test_backend_streams; do
         name=$(basename "$test")
         [[ -x "$test" ]] || continue
         if grep -qs "\"$name\", \"outcome\": \"${again:+passed}" "$results"/native-*.jsonl; then continue; fi
