@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.net import ANSWER_TIMEOUT_S
+from tests.support.net import ANSWER_TIMEOUT_S, Endpoint
+from tests.support.node import Node
+
+HTTP = {"enabled": True}
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]  # name, sorted labels
 
@@ -78,3 +81,15 @@ def status_json(url: str) -> dict[str, Any]:
     assert answer.status == 200, answer.text
     told: dict[str, Any] = json.loads(answer.body)
     return told
+
+
+def url_of(node: Node) -> str:
+    assert node.server.url is not None
+    return node.server.url
+
+
+def place_of(url: str) -> Endpoint:
+    place = urlsplit(url)
+    assert place.hostname is not None
+    assert place.port is not None
+    return place.hostname, place.port
