@@ -1,6 +1,6 @@
-"""The store as Python sees it: `Store` and `View` over LMDB, typed and raising.
+"""Typed access to the store in C: `Store` and `View` over LMDB, with exceptions for errors.
 
-Beside native.py, which has the data plane; see there.
+The counterpart of native.py, which has the data plane.
 """
 
 import errno
@@ -91,9 +91,9 @@ _COIN_SIZE: Final = _lib.RU_STORE_COIN
 TABLES: Final = _lib.RU_TABLES
 RECORD_BYTES: Final = _lib.RU_STORE_RECORD
 SELECTED_SIZE: Final = _lib.RU_STORE_SELECTED
-COINS_MAX: Final = 65535 // 5  # that one request can name
+COINS_MAX: Final = 65535 // 5  # in one request
 
-STORE_PANIC: Final = -30795  # MDB_PANIC: an environment that only opening it again can help
+STORE_PANIC: Final = -30795  # MDB_PANIC: the environment is unusable until it is opened again
 STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
 (  # enum ru_store_table
     TABLE_META,
@@ -107,24 +107,26 @@ _MISUSED: Final = _lib.RU_STORE_MISUSED
 DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
 
 
-# LMDB's MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: not what a store looks like.
+# MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: codes that mean a damaged store.
 DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
 
 
 def _require_room(coins: bytes, count: int, stride: int, reach: int) -> None:
-    """Handlers may be anyone's: a wrong count must end a request, not the node. reach: bytes from a
-    coin's start that are looked at. Raises ValueError, TypeError."""
+    """Check the arguments of a handler: a wrong count must fail the request, not crash the node.
+
+    reach: bytes read from each coin's start on. Raises ValueError, TypeError.
+    """
     if type(coins) is not bytes:
-        raise TypeError(f"coins are bytes, not {type(coins).__name__}")
+        raise TypeError(f"coins must be bytes, not {type(coins).__name__}")
     if count == 0:
         return
     if not 0 < count <= COINS_MAX or stride < 0 or (count - 1) * stride + reach > len(coins):
-        raise ValueError(f"{len(coins)} bytes are no {count} coins, {stride} bytes apart")
+        raise ValueError(f"{len(coins)} bytes do not hold {count} coins, {stride} bytes apart")
 
 
 def _an_reach(*ans_at: int) -> int:
     if min(ans_at) < 0:
-        raise ValueError("an AN stands behind its coin's start")
+        raise ValueError("the offset of an AN is negative")
     return max(_COIN_SIZE, max(ans_at) + AN_SIZE)
 
 
@@ -139,14 +141,13 @@ def _stored(result: int, doing: str) -> int:
 
 
 def survey(path: str) -> None:
-    """Read every byte of a store, in a process that may die of it. Raises StoreError, with one of
-    DAMAGED when something is wrong with the file."""
+    """Read every byte of a store in a child process, which a damaged file may kill. Raises
+    StoreError, with a number in DAMAGED if the file is damaged."""
     _stored(_lib.ru_survey_store(os.fsencode(path)), f"reading the store {path}")
 
 
 def sync_files(path: str) -> None:
-    """Return when what was written to the file system of `path` is on the disk. Raises
-    StoreError."""
+    """Flush the file system of `path` to the disk. Raises StoreError."""
     _stored(_lib.ru_survey_sync(os.fsencode(path)), f"synchronising {path}")
 
 
@@ -165,24 +166,24 @@ class Store:
         self._store = out[0]
 
     def close(self) -> None:
-        """Once every view is closed."""
+        """Close the store; every view must be closed before."""
         store, self._store = self._store, _ffi.NULL
         _lib.ru_store_close(store)
 
     def check(self) -> None:
-        """Raises StoreError when its file was cut off, or is not there any more under its name."""
+        """Raise StoreError if the file was shortened, removed or replaced."""
         _stored(_lib.ru_store_check(self._store), "looking at the store")
 
     def sync(self) -> None:
-        """Return when every commit is on the disk. Raises StoreError."""
+        """Wait until every commit is on the disk. Raises StoreError."""
         _stored(_lib.ru_store_sync(self._store), "synchronising the store")
 
     def forget_dead(self) -> int:
-        """Free what killed readers keep from being used again: how many. Raises StoreError."""
+        """Release pages pinned by killed readers; returns their number. Raises StoreError."""
         return _stored(_lib.ru_store_forget_dead(self._store), "looking for dead readers")
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes in use, and the most there may be."""
+        """Return the bytes in use, and the most there may be."""
         out = _ffi.new("uint64_t[2]")
         _lib.ru_store_sizes(self._store, out, out + 1)
         return out[0], out[1]
@@ -214,43 +215,43 @@ class View:
         self._record_bytes = _ffi.buffer(self._record)
 
     def close(self) -> None:
-        """Ends it, too."""
+        """End and close the view."""
         view, self._view = self._view, _ffi.NULL
         _lib.ru_view_close(view)
 
     def begin(self) -> None:
-        """See the newest state. A writing view waits for another one to end."""
+        """See the newest state. A writing view waits until no other one is open."""
         _stored(_lib.ru_view_begin(self._view), "reading the store")
 
     @property
     def transaction(self) -> int:
-        """The number of the transaction whose state is seen."""
+        """Number of the transaction whose state the view sees."""
         return _lib.ru_view_txn(self._view)
 
     def end(self) -> None:
-        """Forget it, with its changes. Harmless when not begun."""
+        """End the transaction and drop its changes. Does nothing when not begun."""
         _lib.ru_view_end(self._view)
 
     def commit(self) -> None:
-        """Make the changes durable, all or none, and end."""
+        """Commit the changes, all or none, and end the transaction."""
         _stored(_lib.ru_view_commit(self._view), "committing to the store")
 
     def dirty(self) -> list[int]:
-        """The numbers of the pages with changes."""
+        """Numbers of the changed pages."""
         pages = _ffi.new("uint16_t[]", _lib.ru_view_dirty(self._view, _ffi.NULL))
         _lib.ru_view_dirty(self._view, pages)
         return list(pages)
 
     def mark(self) -> int:
-        """A point for undo() to go back to."""
+        """Return a point that undo() can go back to."""
         return _lib.ru_view_mark(self._view)
 
     def undo(self, mark: int) -> None:
-        """Take back every coin changed since."""
+        """Revert every coin changed after `mark`."""
         _lib.ru_view_undo(self._view, mark)
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
-        """Which of the ANs that stand `an_at` bytes behind a coin's start are the stored ones."""
+        """Compare the AN `an_at` bytes behind each coin's start with the stored one."""
         _require_room(coins, count, stride, _an_reach(an_at))
         _stored(
             _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),
@@ -259,7 +260,7 @@ class View:
         return bytes(self._state_bytes[:count])
 
     def gather(self, coins: bytes, count: int, stride: int) -> tuple[bytes, bytes]:
-        """The coins' records, RECORD_BYTES each, zeros where the state is not EQUAL; the states."""
+        """Return the coins' records, RECORD_BYTES each, zeros unless EQUAL; and the states."""
         _require_room(coins, count, stride, _COIN_SIZE)
         records = _ffi.new("uint8_t[]", count * RECORD_BYTES)
         _stored(
@@ -269,8 +270,7 @@ class View:
         return bytes(_ffi.buffer(records)), bytes(self._state_bytes[:count])
 
     def record(self, coin: bytes) -> tuple[bytes, int]:
-        """What gather() tells of one coin, 5 bytes that are not looked at before: encryption asks
-        each time."""
+        """gather() for one coin of 5 bytes, unchecked: called for each encrypted request."""
         _stored(
             _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
             "reading a coin",
@@ -280,7 +280,7 @@ class View:
     def exchange(
         self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
     ) -> bytes:
-        """In order: store the AN at `new_at` where that at `an_at` is the stored one."""
+        """In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at`."""
         _require_room(coins, count, stride, _an_reach(an_at, new_at))
         _stored(
             _lib.ru_view_exchange(
@@ -291,7 +291,7 @@ class View:
         return bytes(self._state_bytes[:count])
 
     def set(self, coins: bytes, count: int, stride: int, an_at: int, month: int) -> bytes:
-        """Store the AN at `an_at` for each coin; EQUAL where it was done."""
+        """Store the AN at `an_at` for each coin; EQUAL where it was stored."""
         _require_room(coins, count, stride, _an_reach(an_at))
         _stored(
             _lib.ru_view_set(self._view, coins, count, stride, an_at, month, self._states),
@@ -300,24 +300,24 @@ class View:
         return bytes(self._state_bytes[:count])
 
     def page(self, page: int) -> tuple[bytes, int]:
-        """A page's bytes and EQUAL, or none and UNREADABLE or DEFAULT."""
+        """Return a page's bytes and EQUAL, or no bytes and UNREADABLE or DEFAULT."""
         _stored(_lib.ru_view_page(self._view, page, self._found, self._states), "reading a page")
         return self._taken(self._found), self._states[0]
 
     def select(self, page: int) -> tuple[Any, int, int]:
-        """What a page's leaf is the hash of (valid until the next call), how many coins of it
-        circulate, and its state as page() gives it."""
+        """Return the bytes that a page's leaf is the hash of (valid until the next call), the
+        number of its coins in circulation, and its state as in page()."""
         count = _lib.ru_view_select(self._view, page, self._selected, self._states)
         return _ffi.buffer(self._selected), _stored(count, "reading a page"), self._states[0]
 
     def fill(self, page: int, data: bytes) -> None:
-        """Give a page its PAGE_SIZE bytes; undo() does not take it back."""
+        """Replace the PAGE_SIZE bytes of a page; undo() does not revert this."""
         if len(data) != PAGE_SIZE:
             raise ValueError(f"a page has {PAGE_SIZE} bytes, not {len(data)}")
         _stored(_lib.ru_view_fill(self._view, page, data), "changing a page")
 
     def get(self, table: int, key: bytes) -> bytes | None:
-        """An entry of a table, None when there is none."""
+        """Return an entry of a table, or None."""
         result = _lib.ru_view_get(self._view, table, key, len(key), self._value)
         if result == -errno.ENOENT:
             return None
@@ -332,7 +332,7 @@ class View:
         )
 
     def seek(self, table: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
-        """The first entry at or behind `key`, None behind the last."""
+        """Return the first entry whose key is not below `key`, or None."""
         result = _lib.ru_view_seek(self._view, table, key, len(key), self._found, self._value)
         if result == -errno.ENOENT:
             return None

@@ -1,7 +1,7 @@
-/* ru.h: everything Python may see of the data plane.
+/* ru.h: the interface of the data plane for Python.
  *
- * build.py feeds the marked region to cffi; C includes the whole file. cffi drops the GIL on every
- * call, so the thread named at each function is the only guard:
+ * build.py passes the marked region to cffi; C includes the whole file. cffi releases the GIL for
+ * every call, so only the rule on threads at each function prevents races:
  *   control  the thread that created the engine; loop  the one inside ru_engine_run();
  *   worker   the one thread that opened that worker; any  any thread, at any time between create
  *   and destroy.
@@ -24,7 +24,7 @@ enum ru_constant {
     RU_INLINE_BYTES = 352,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
-    RU_CONNECTIONS_LISTED = 256, /* at once: some 0.1 ms of the loop */
+    RU_CONNECTIONS_LISTED = 256, /* per call: takes the loop some 0.1 ms */
     RU_LIMITED_LISTED = 256,
 };
 
@@ -35,19 +35,19 @@ enum ru_backend_choice {
 };
 
 enum ru_histogram_kind {
-    RU_HISTOGRAM_UDP = 0,   /* datagram taken to reply queued, requests of workers, ns */
+    RU_HISTOGRAM_UDP = 0,   /* datagram received to reply queued, requests of workers, ns */
     RU_HISTOGRAM_TCP = 1,   /* first byte to reply queued, requests of workers, ns */
     RU_HISTOGRAM_QUEUE = 2, /* queued to handed to a worker, ns */
-    RU_HISTOGRAM_LAP = 3,   /* one turn of the loop without its wait, ns */
+    RU_HISTOGRAM_LAP = 3,   /* one lap of the loop without its wait, ns */
     RU_HISTOGRAM_COUNT = 4,
 };
 
-/* Who answers a command. */
+/* Where a command is answered. */
 enum ru_lane_class {
     RU_CLASS_NONE = 0,     /* no such command: status 6 */
     RU_CLASS_ORDINARY = 1, /* a handler on the ordinary lane */
     RU_CLASS_SLOW = 2,     /* a handler on the slow lane */
-    RU_CLASS_ECHO = 3,     /* the I/O thread when plain and valid, else the ordinary lane */
+    RU_CLASS_ECHO = 3,     /* plain and valid: the I/O thread; otherwise the ordinary lane */
     RU_CLASS_WRITE = 4,    /* a handler on the writing lane */
 };
 
@@ -78,18 +78,18 @@ enum ru_counter_kind {
 struct ru_listener_config {
     int32_t udp_fd;
     int32_t tcp_fd;
-    int32_t wildcard; /* 1: the UDP socket reports the address that was asked */
+    int32_t wildcard; /* 1: the UDP socket reports each datagram's destination address */
 };
 
-/* An IPv6 network; one of IPv4 as IPv6 maps it, 96 bits longer. */
+/* An IPv6 network; an IPv4 network is mapped into IPv6, its prefix 96 bits longer. */
 struct ru_network {
     uint8_t address[16];
-    uint32_t bits; /* 0 to 128; what of the address lies behind them is 0 */
+    uint32_t bits; /* 0 to 128; the address is 0 behind them */
 };
 
 /* How many checks of a secret may fail, see guard.h. */
 struct ru_checks {
-    uint32_t burst;        /* of one sender, at once; 0: no limit of any kind */
+    uint32_t burst;        /* of one sender, at once; 0: no limits at all */
     uint32_t per_min;      /* of one sender, in the long run; at least 1 */
     uint32_t coin_per_s;   /* under one key coin; 0: no limit */
     uint32_t exempt_count; /* of the following */
@@ -108,8 +108,8 @@ struct ru_config {
     uint32_t writers;      /* writing lane: 0 or 1, since a store has one writer at a time */
     uint32_t batch_max;
     uint32_t slow_queue_max;
-    uint32_t udp_contexts; /* may be held by handlers */
-    uint32_t udp_reserve;  /* kept for the I/O thread's own answers */
+    uint32_t udp_contexts; /* most contexts queued and with workers */
+    uint32_t udp_reserve;  /* kept for the replies of the I/O thread itself */
     uint32_t udp_payload_size;
     uint32_t udp_reply_factor_max; /* 0: no limit */
     uint32_t connections_max;
@@ -127,29 +127,29 @@ struct ru_config {
     uint32_t wait_max_ms;
     uint32_t busy_poll_us;
     int32_t io_cpu;          /* -1: not pinned */
-    uint32_t shared_sockets; /* another process has them open, too: leave them as they are */
+    uint32_t shared_sockets; /* 1: another process uses them, too: do not change their options */
     struct ru_checks checks;
 };
 
-/* The field of a configuration that cannot be, and what it may be beside the others. */
+/* A field of a configuration with a value out of range, and its range given the other fields. */
 struct ru_config_fault {
     char field[32]; /* of struct ru_config */
     uint32_t value, least, most;
 };
 
-/* What a handler finds in front of it. */
+/* The form of a request. */
 enum ru_request_kind {
-    RU_REQUEST_PLAIN = 0,  /* body checked; payload is what stands between challenge and end */
-    RU_REQUEST_BARE = 1,   /* no body at all */
-    RU_REQUEST_SEALED = 2, /* payload is the whole body as sent, still encrypted */
+    RU_REQUEST_PLAIN = 0,  /* body checked; the payload is between challenge and terminator */
+    RU_REQUEST_BARE = 1,   /* no body */
+    RU_REQUEST_SEALED = 2, /* the payload is the whole body, still encrypted */
     RU_REQUEST_KINDS = 3,
 };
 
-/* A request as a worker reads it, RU_RECORD_SIZE bytes; the worker's loop looks
- * at `payload_at` to `body_size` alone. */
+/* A request as a worker reads it, RU_RECORD_SIZE bytes; the worker's loop reads only `payload_at`
+ * to `body_size`. */
 struct ru_record {
     uint64_t token;
-    uint32_t payload_at; /* in the batch's data; peer and header stand before the body */
+    uint32_t payload_at; /* in the batch's data; peer and header come before the body */
     uint32_t payload_size;
     uint16_t command; /* group << 8 | command */
     uint8_t kind;     /* enum ru_request_kind */
@@ -157,10 +157,10 @@ struct ru_record {
     uint8_t shard;
     uint8_t transport;  /* 0 UDP, 1 TCP */
     uint16_t body_size; /* BL */
-    /* Of the request, and once it has been answered of the reply. */
+    /* For the request log; the reply's fields are valid once it has been answered. */
     uint32_t request_size; /* header and body, as far as they were received */
     uint32_t reply_size;   /* 0 when it could not be sent */
-    uint32_t reply_us;     /* since the datagram was taken, or the stream's first byte */
+    uint32_t reply_us;     /* since the datagram or the request's first byte was received */
     uint8_t reply_status;
     uint8_t spare[3];
 };
@@ -172,13 +172,13 @@ enum ru_family {
     RU_FAMILY_IPV6 = 6,
 };
 
-/* What has failed too many checks of a secret to have another one made. */
+/* A sender, network or key coin with too many failed checks of a secret. */
 struct ru_limited {
     uint8_t family;    /* enum ru_family */
     uint8_t bits;      /* of the address: 32, 24, 64 or 48 */
     uint8_t transport; /* 0 UDP, 1 TCP; of an address */
-    uint8_t name[8];   /* address, 4 or 8 bytes; or 5 bytes of a coin; of lockers nothing */
-    uint64_t rest_ns;  /* until a check is made again, if none fails before */
+    uint8_t name[8];   /* address, 4 or 8 bytes; 5 bytes of a coin; zeros for lockers */
+    uint64_t rest_ns;  /* until checks are allowed again, if none fails before */
 };
 
 /* One open TCP connection. */
@@ -191,7 +191,7 @@ struct ru_connection {
     uint64_t requests; /* begun on it */
 };
 
-/* One that ended. */
+/* A connection that ended. */
 struct ru_closed {
     uint8_t peer[RU_ADDRESS_BYTES]; /* as above */
     uint32_t reason;                /* enum ru_closed_reason */
@@ -202,61 +202,60 @@ struct ru_closed {
 struct ru_engine;
 struct ru_worker;
 
-/* Thread: any. Whether an engine can be like that: 0, or -EINVAL and, unless it is NULL, the first
- * fault. */
+/* Thread: any. Check a configuration: 0, or -EINVAL with the first fault in `fault` unless NULL. */
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
-/* Thread: any. What a field may be, whatever the others are; -EINVAL when there is no such limit. */
+/* Thread: any. The range of a field, whatever the other fields are; -EINVAL if it has none. */
 int ru_config_range(const char *field, uint32_t *least, uint32_t *most);
-/* Thread: any. 1 for a field that ru_engine_set_live() changes, else 0. */
+/* Thread: any. 1 for a field that ru_engine_set_live() changes, otherwise 0. */
 int ru_config_is_live(const char *field);
-/* Thread: control. Maps and reserves all memory. -ENOMEM, -ENOSPC, -EFBIG when it cannot be had,
- * -EINVAL and the fault as ru_config_check(); ru_engine is NULL then. */
+/* Thread: control. Maps and reserves all memory. -ENOMEM, -ENOSPC, -EFBIG if that fails, -EINVAL
+ * and the fault as ru_config_check(); *engine is NULL on failure. */
 int ru_engine_create(const struct ru_config *config, struct ru_engine **engine,
                      struct ru_config_fault *fault);
 /* Thread: control, once the loop and every worker have returned. Sockets stay open. */
 void ru_engine_destroy(struct ru_engine *engine);
-/* Thread: loop. Serves until drained; 0, or -errno when the ring could not be made or failed. */
+/* Thread: loop. Serves until drained; 0, or -errno if the backend could not be opened or failed. */
 int ru_engine_run(struct ru_engine *engine);
 /* Thread: any. Wait until the loop serves (0) or has failed (its -errno); -ETIMEDOUT. */
 int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms);
-/* Thread: any. What failed, in words; empty when nothing did. Valid after run or wait_ready. */
+/* Thread: any. The step that failed; empty if none did. Valid after run or wait_ready. */
 const char *ru_engine_fault(struct ru_engine *engine);
 /* Thread: any. The backend and its tier, for the start-up line; valid once ready. */
 const char *ru_engine_tier(struct ru_engine *engine);
-/* Thread: any. What io_uring failed at, in words, and its errno, when the choice was AUTO and epoll
+/* Thread: any. The step that io_uring failed at, and its errno, if the choice was AUTO and epoll
  * serves; empty and 0 otherwise. Valid once ready. */
 const char *ru_engine_refusal(struct ru_engine *engine, int *error);
-/* Thread: any. Stop: accept nothing new, answer what was received, give up after deadline_ms.
- * A further call can only bring the deadline nearer. */
+/* Thread: any. Drain: accept nothing new, answer what was received, give up after deadline_ms. A
+ * further call can only shorten the deadline. */
 void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms);
-/* Thread: any. As ru_engine_drain(), but another process serves the same sockets: what arrives is
- * left to it, and connections between two requests leave through `channel`, a Unix socket of
- * sequenced packets that stays open until the engine has ended: one message each, the listener's
- * number in a byte and the descriptor as SCM_RIGHTS. */
+/* Thread: any. As ru_engine_drain(), but another process serves the same sockets: new arrivals are
+ * left to it, and connections between two requests are sent through `channel`, a Unix
+ * SOCK_SEQPACKET socket that must stay open until the engine has ended. One message per connection:
+ * the listener's number in a byte and the descriptor as SCM_RIGHTS. */
 void ru_engine_hand_over(struct ru_engine *engine, uint32_t deadline_ms, int channel);
-/* Thread: any, one call of this and of those of ru_engine_set_live() at a time. The other process has
- * ended before this engine has: serve again, as if nothing had been handed over. -EINVAL when nothing
- * was, -ESHUTDOWN when the loop has ended, -ETIMEDOUT after 5 s. */
+/* Thread: any; calls of this function, ru_engine_set_live() and those "as above" must not overlap.
+ * After ru_engine_hand_over(), when the other process ended first: serve again. -EINVAL if nothing
+ * was handed over, -ESHUTDOWN if the loop has ended, -ETIMEDOUT after 5 s. */
 int ru_engine_take_back(struct ru_engine *engine);
-/* Thread: any, as above. The process whose sockets these were is gone. shared: whether others still
- * have them, as config.shared_sockets. -ESHUTDOWN, -ETIMEDOUT. */
+/* Thread: any, as above. The predecessor that shared the sockets has ended. shared: as
+ * config.shared_sockets from now on. -ESHUTDOWN, -ETIMEDOUT. */
 int ru_engine_own(struct ru_engine *engine, uint32_t shared);
 /* Thread: one at a time, while the loop runs. Serve a connection that another process has accepted
- * on `listener`; the descriptor is the engine's then. -EAGAIN when too many wait, -EINVAL. */
+ * on `listener`; on success the engine owns the descriptor. -EAGAIN if too many wait, -EINVAL. */
 int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
-/* Thread: control, when ru_engine_run() was never called: workers leave ru_worker_take(). */
+/* Thread: control, if ru_engine_run() was never called: makes ru_worker_take() return. */
 void ru_engine_close_workers(struct ru_engine *engine);
 /* Thread: control. lane_class: enum ru_lane_class. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
                         uint32_t lane_class);
-/* Thread: control. The command checks a secret of its own: its workers ask ru_worker_may_check(). -EINVAL
- * when out of range. */
+/* Thread: control. The command's handler checks a secret and asks ru_worker_may_check() before.
+ * -EINVAL when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
-/* Thread: any. Up to `count` of those that are limited now; returns how many there are. */
+/* Thread: any. Writes up to `count` of those that are limited now; returns how many there are. */
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
-/* Thread: any. How often roots were published. */
+/* Thread: any. How often roots have been published. */
 uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
@@ -266,35 +265,34 @@ uint32_t ru_counters_count(void);
 const char *ru_counters_name(uint32_t index);
 const char *ru_counters_meaning(uint32_t index);
 uint32_t ru_counters_kind(uint32_t index);
-/* Thread: any. What workers answered to `command` (group << 8 | code): replies by status, 256 counts,
- * and the nanoseconds from receipt to reply of all of them together. */
+/* Thread: any. The replies of workers to `command` (group << 8 | code): 256 counts by status.
+ * Returns the sum of their times from receipt to reply, in nanoseconds. */
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered);
-/* Thread: any. How things stood at the end of the newest lap; values holds ru_gauges_count() words,
- * those named *_ns in CLOCK_MONOTONIC. */
+/* Thread: any. The gauges at the end of the newest lap; values holds ru_gauges_count() words, those
+ * named *_ns in CLOCK_MONOTONIC. */
 void ru_engine_gauges(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_gauges_count(void);
 const char *ru_gauges_name(uint32_t index);
-/* Thread: any. Have the loop turn once more, soon: whether it lives shows in the counter `laps`. */
+/* Thread: any. Make the loop run a lap soon: while the loop is alive, the counter `laps` grows. */
 void ru_engine_wake(struct ru_engine *engine);
-/* Thread: any. Copies up to count buckets, returns the number there are; sum_ns may be NULL. */
+/* Thread: any. Copies up to count buckets; returns how many there are. sum_ns may be NULL. */
 uint32_t ru_engine_histogram(struct ru_engine *engine, uint32_t kind, uint64_t *buckets,
                              uint32_t count, uint64_t *sum_ns);
 uint64_t ru_hist_floor_ns(uint32_t bucket);
-/* Thread: any, one call of this and the next at a time. Returns once the loop applies the fields of
- * `config` for which ru_config_is_live(), at the end of a lap; the others are ignored. Connections
- * over a lower limit stay; deadlines count from when they began. -EINVAL when a value is out of range
- * or connections_max is above its value at creation, -ESHUTDOWN when the loop does not run,
- * -ETIMEDOUT after 5 s. */
+/* Thread: any, as above. Returns once the loop applies, at the end of a lap, the fields of `config`
+ * for which ru_config_is_live(); the others are ignored. Connections over a lower limit stay;
+ * running deadlines keep their start. -EINVAL if a value is out of range or connections_max is
+ * above its value at creation, -ESHUTDOWN if the loop does not run, -ETIMEDOUT after 5 s. */
 int ru_engine_set_live(struct ru_engine *engine, const struct ru_config *config);
-/* Thread: any, as above. Up to RU_CONNECTIONS_LISTED open connections from number *first on, which
- * becomes the number to go on from; their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
+/* Thread: any, as above. Lists up to RU_CONNECTIONS_LISTED open connections from number *first on
+ * and sets *first for the next call. Returns their count, 0 at the end. -ESHUTDOWN, -ETIMEDOUT. */
 int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
                           struct ru_connection *connections);
 /* Thread: any. The name of enum ru_conn_state, or NULL past the last. */
 const char *ru_connection_state_name(uint32_t state);
-/* Thread: any, one at a time. Takes up to RU_CLOSED_KEPT connections that ended, oldest first, and
- * returns their count; those that ended well after one request are left out. missed: how many
- * there was no room for, since the engine was created. */
+/* Thread: any, one at a time. Removes up to RU_CLOSED_KEPT ended connections from the list, oldest
+ * first, and returns their count. Normal ends after one request are not listed. missed: how many
+ * did not fit the list since the engine was created. */
 uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
 /* Thread: any. The name of enum ru_closed_reason, or NULL past the last. */
 const char *ru_closed_reason_name(uint32_t reason);
@@ -303,57 +301,57 @@ uint64_t ru_engine_arena_size(struct ru_engine *engine);
 
 /* Thread: worker. One handle per index; -EINVAL past the last, -EBUSY while it is open. */
 int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker);
-/* Thread: worker. Undone requests of the batch are answered 252. */
+/* Thread: worker. Unanswered requests of the batch are answered 252. */
 void ru_worker_close(struct ru_worker *worker);
-/* Thread: worker. Wait for requests: their number, 0 on time-out, -ESHUTDOWN when the engine ended.
- * Requests refused by their body check are answered here and not counted. */
+/* Thread: worker. Wait for requests: their number, 0 on time-out, -ESHUTDOWN if the engine ended.
+ * Requests whose body check fails are answered here and not counted. */
 int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 /* The batch: records, and the bytes they refer to. Valid until the next take. */
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
 uint32_t ru_worker_data_size(const struct ru_worker *worker);
-/* Thread: worker. Python has won the interpreter lock back since the take: ends the measurement
- * behind the counter worker_lock_wait_ns. The size of the data. */
+/* Thread: worker. Call when Python has reacquired the GIL after the take: ends the measurement for
+ * the counter worker_lock_wait_ns. Returns the size of the data. */
 uint32_t ru_worker_resumed(struct ru_worker *worker);
-/* Thread: worker. Whether a secret may be checked for the request of the batch whose payload stands
- * at `payload_at`: 1, or 0 when who asks has failed too often. Whatever it is answered then, a
- * datagram gets no reply, a connection 160 and its end. For checks that cost or change something. */
+/* Thread: worker. Whether a secret may be checked for the batch's request with its payload at
+ * `payload_at`: 1, or 0 if its sender has failed too often. After 0 any reply is replaced: a
+ * datagram gets none, a connection 160 and its end. For checks that cost or change something. */
 int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at);
-/* Thread: worker. Such a check has been made: 1 when what came of it may be told, 0 as above. */
+/* Thread: worker. Such a check has been made: 1 if its result may be revealed, 0 as above. */
 int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed);
-/* Thread: worker. Answer the next `count` requests of the batch, in order. payload holds the
- * payloads one behind the other, sizes their sizes. The payload of a sealed request's reply is empty
- * (a bare status; challenge field zero, nonce drawn here), or starts with what its header shows: the
- * 16 bytes of the challenge field (types 1, 2) or 22 of the nonce (types 4, 5). What follows is the
- * sealed body without its terminator. -EINVAL past the batch. */
+/* Thread: worker. Answer the next `count` requests of the batch, in order. payload: the payloads
+ * one behind the other, sizes: their sizes. The payload of a sealed request's reply is empty (bare
+ * status; challenge field zero, nonce drawn here), or begins with the bytes for its header: 16 of
+ * the challenge field (types 1, 2) or 22 of the nonce (types 4, 5), followed by the sealed body
+ * without its terminator. -EINVAL past the batch. */
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
-/* Thread: worker. Hand a token back as it is; what reply does last. For tests of stale tokens. */
+/* Thread: worker. Return a token unchanged, the last step of a reply. For tests of stale tokens. */
 void ru_worker_return(struct ru_worker *worker, uint64_t token);
 
 enum ru_probe_result {
-    RU_PROBE_UNTRIED = 1 /* what it stands on was refused */
+    RU_PROBE_UNTRIED = 1 /* a feature that it requires failed */
 };
 
-/* The node's backend as the machine grants it. */
+/* The backend that a node would get on this machine. */
 struct ru_probe_backend {
     char tier[RU_TIER_TEXT];     /* as in the start-up line; empty when there is none */
     char fault[RU_FAULT_TEXT];   /* why there is none, in words */
     char refusal[RU_FAULT_TEXT]; /* what io_uring failed at, if it was tried and did */
     int32_t refusal_error;
     uint32_t is_ring;
-    uint64_t locked_bytes_max; /* charged to the locked-memory limit at most, where rings are */
+    uint64_t locked_bytes_max; /* most a ring is charged to the locked-memory limit; 0: epoll */
 };
 
-/* Thread: any. Try every kernel feature; no engine needed, nothing stays. results holds
- * ru_probe_count() of: 0 it works, RU_PROBE_UNTRIED, or the -errno it was refused with. 0 or
- * -ENOMEM. Takes some ms; a second or two for each feature that hangs or finds no memory. */
+/* Thread: any. Try every kernel feature; needs no engine and cleans up. results gets
+ * ru_probe_count() values: 0: it works, RU_PROBE_UNTRIED, or the -errno it failed with. Returns 0
+ * or -ENOMEM. Takes some ms; a second or two for each feature that hangs or finds no memory. */
 int ru_probe_run(int32_t *results);
 uint32_t ru_probe_count(void);
 const char *ru_probe_name(uint32_t index);
-/* Thread: any. Open the backend that `config` (listeners aside) asks for as ru_engine_run() would,
- * and close it again: 0 or the -errno of what failed. Takes up to some seconds where locked memory
- * is short. */
+/* Thread: any. Open the backend that `config` asks for (its listeners are ignored) as
+ * ru_engine_run() would, and close it: 0 or -errno. Takes up to some seconds if locked memory is
+ * short. */
 int ru_probe_backend(const struct ru_config *config, struct ru_probe_backend *report);
 /* cdef: end */
 

@@ -1,7 +1,7 @@
-"""The coin store: what coins there are, and how they are read and changed.
+"""The coin store: reading and changing coins.
 
-`Store` (store.py) is an open store, `Coins` (coins.py) one thread's view of it. Tools of operators
-stand in transfer.py and verify.py, the Merkle trees over the pages in trees.py.
+`Store` (store.py) is an open store, `Coins` (coins.py) one thread's view of it. transfer.py and
+verify.py have the operators' tools, trees.py the Merkle trees over the pages.
 """
 
 from raida_uring.ffi.native_store import (

@@ -1,7 +1,7 @@
-"""One thread's view of the store: coins and entries read, changed and committed.
+"""One thread's view of the store: reads, changes and commits coins and entries.
 
-A page that was never written is a default page: its ANs follow from the store's secret seed, its
-coins are not in circulation. Source: wire specification, section 8.
+A page that was never written is a default page: its ANs are computed from the store's secret seed,
+and its coins are not in circulation. Source: wire specification, section 8.
 """
 
 import hmac
@@ -27,7 +27,8 @@ logger = logging.getLogger("raida_uring.store")
 
 
 class _Lent:
-    """Coins.lent(): by hand, since a generator's context costs as much as the change of a coin."""
+    """Context manager of Coins.lent(). A class, because contextmanager() would cost as much as the
+    change of a coin."""
 
     __slots__ = ("_coins",)
 
@@ -45,9 +46,9 @@ class _Lent:
 class Coins:
     """One thread's view of the store, from begin() to end() or commit().
 
-    Coins are given as the wire has them: `stride` bytes apart, denomination (1 byte) and serial
-    number (4) in front. Results are one byte a coin: EQUAL, DIFFERS, or UNREADABLE for a coin that
-    no page holds. A writing view sees its own changes. Raises StoreError when the store fails.
+    Coins are passed as on the wire: `stride` bytes apart, each beginning with denomination (1 byte)
+    and serial number (4). Results have one byte per coin: EQUAL, DIFFERS or UNREADABLE. A writing
+    view sees its own changes. Raises StoreError when the store fails.
     """
 
     def __init__(self, store: "Store", view: native_store.View, *, writing: bool) -> None:
@@ -62,23 +63,25 @@ class Coins:
         self._lent = False
         self._writing = writing
 
-    # -- life --------------------------------------------------------------------------------------
+    # -- transactions ------------------------------------------------------------------------------
 
     def lent(self) -> "_Lent":
-        """For the length of a `with` whoever has it can use it, but not begin, end or commit it."""
+        """A `with` block in which a handler may use the view, but not begin, end or commit it."""
         return _Lent(self)
 
-    def _require_own(self) -> None:
+    def _require_not_lent(self) -> None:
         if self._lent:
-            raise RuntimeError("a view begins, ends and commits by itself: not a handler's affair")
+            raise RuntimeError("a handler must not begin, end or commit its view: the worker does")
 
     def _require_writing(self) -> None:
         if not self._writing:
-            raise RuntimeError('this view only reads: changes are for handlers of mode "write"')
+            raise RuntimeError(
+                'this view is read-only: only handlers of mode "write" may change it'
+            )
 
     def begin(self) -> None:
-        """See the newest state; a writing view waits until no other one writes."""
-        self._require_own()
+        """See the newest state; a writing view waits until no other one is open."""
+        self._require_not_lent()
         try:
             self.view.begin()
         except StoreError as error:
@@ -87,20 +90,20 @@ class Coins:
             raise
 
     def end(self) -> None:
-        """Forget it, with every change."""
-        self._require_own()
+        """End the transaction and drop every change."""
+        self._require_not_lent()
         self.view.end()
         self._forget()
 
     def close(self) -> None:
-        """End it for good."""
-        self._require_own()
+        """End and close the view."""
+        self._require_not_lent()
         self.view.close()
         self._forget()
 
     def keep(self) -> None:
-        """Count what was changed since the last keep() or undo() as done."""
-        self._require_own()
+        """Keep the changes since the last keep() or undo(): undo() no longer reverts them."""
+        self._require_not_lent()
         self._mark = self.view.mark()
         if self._staged:
             self._kept |= self._staged
@@ -110,8 +113,8 @@ class Coins:
             self._after_staged.clear()
 
     def undo(self) -> None:
-        """Take back what was changed since the last keep() or undo()."""
-        self._require_own()
+        """Revert the changes since the last keep() or undo()."""
+        self._require_not_lent()
         self.view.undo(self._mark)
         self._staged.clear()
         self._after_staged.clear()
@@ -122,19 +125,19 @@ class Coins:
         return bool(self._wrote or self._kept or self._staged or self.view.mark())
 
     def commit(self) -> None:
-        """Make every change that was kept durable, all or none, and end.
+        """Commit every kept change, all or none, and end the transaction.
 
-        Raises StoreError (nothing has changed then): the disk is full or fails, its file is gone,
+        Raises StoreError, with nothing changed: the disk is full or fails, the file was removed,
         the store is full.
         """
-        self._settle(write=True)
+        self._commit(write=True)
 
     def finish(self) -> None:
-        """commit(), but write nothing where nothing has changed."""
-        self._settle(write=self.changed)
+        """commit(), but write nothing if nothing has changed."""
+        self._commit(write=self.changed)
 
-    def _settle(self, *, write: bool) -> None:
-        self._require_own()
+    def _commit(self, *, write: bool) -> None:
+        self._require_not_lent()
         pages: list[int] = []
         changed = self.changed
         try:
@@ -143,7 +146,7 @@ class Coins:
                 for (table, key), value in self._kept.items():
                     self.view.put(table, key, value)
                 self.view.commit()
-                if changed:  # else nothing had to be written, and nothing is known
+                if changed:  # a commit without changes does not show that the disk can be written
                     self.store.note_written(len(pages))
             after = self._after[:]
         except StoreError as error:
@@ -158,7 +161,7 @@ class Coins:
             try:
                 action()
             except BaseException as error:
-                # The changes stand, its own and everybody else's: to raise would deny them.
+                # The changes of all requests are committed: raising would report them as failed.
                 logger.error(
                     "what was to be done after a commit failed: %r",
                     error,
@@ -167,8 +170,8 @@ class Coins:
                 )
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Have something done once the current request's changes are durable. Must not fail: what
-        it raises is logged and the changes stand."""
+        """Call `action` once the current request's changes are committed. An exception in it is
+        logged; the changes remain."""
         self._require_writing()
         self._after_staged.append(action)
 
@@ -183,7 +186,7 @@ class Coins:
     # -- coins -------------------------------------------------------------------------------------
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
-        """A coin's AN, 16 bytes; None when its page cannot be read. Raises TypeError."""
+        """Return a coin's AN, 16 bytes, or None if its page cannot be read. Raises TypeError."""
         try:
             coin = COIN.pack(denomination, serial_number)
         except struct.error:
@@ -199,7 +202,7 @@ class Coins:
         return record[:AN_BYTES] if state == EQUAL else None
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
-        """Compare the AN that stands `an_at` bytes behind each coin's start with the stored one."""
+        """Compare the AN `an_at` bytes behind each coin's start with the stored one."""
         states = self.view.match(coins, count, stride, an_at)
         if DEFAULT not in states:
             return states
@@ -212,7 +215,7 @@ class Coins:
         return bytes(found)
 
     def gather(self, coins: bytes, count: int, stride: int = COIN_BYTES) -> tuple[bytes, bytes]:
-        """The coins' records, 17 bytes each (zeros where unreadable), and the states."""
+        """Return the coins' records, 17 bytes each (zeros if unreadable), and the states."""
         records, states = self.view.gather(coins, count, stride)
         if DEFAULT not in states:
             return records, states
@@ -226,13 +229,13 @@ class Coins:
     def exchange(
         self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
     ) -> bytes:
-        """In order: where the AN at `an_at` is the stored one, store the one at `new_at`."""
+        """In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at`."""
         mark = self.view.mark()
         states = self.view.exchange(coins, count, stride, an_at, new_at, month)
         if DEFAULT not in states:
             return states
-        # Writing a default page costs a thousand hashes, so only those who know an AN of it may
-        # have it written; of any other default page no coin can change, however often it is listed.
+        # Writing a default page costs a thousand hashes, so a page is written only for a coin whose
+        # AN the client knows. No coin of the other default pages can change in this request.
         right = bytearray(states)
         for index in _positions(states):
             start = index * stride
@@ -248,7 +251,7 @@ class Coins:
     def set(
         self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
     ) -> bytes:
-        """Store the AN at `an_at` for each coin; EQUAL where that was done."""
+        """Store the AN at `an_at` for each coin; EQUAL where it was stored."""
         mark = self.view.mark()
         states = self.view.set(coins, count, stride, an_at, month)
         if DEFAULT in states:
@@ -258,21 +261,21 @@ class Coins:
         return states
 
     def page(self, number: int) -> bytes | None:
-        """The 17,408 bytes of one of the store's pages; None when it cannot be read."""
+        """Return the 17,408 bytes of a page, or None if it cannot be read."""
         data, state = self.view.page(number)
         if state == DEFAULT:
             return self.store.default_page(number)
         return data if state == EQUAL else None
 
     def remains(self, number: int) -> bytes | None:
-        """What an imported file had instead of a page: None nothing out of the ordinary, else the
-        file's bytes behind a letter: `m` missing, `s` short, `t` the tail behind a whole page."""
+        """How an imported file differs from a page: None if it does not, otherwise a letter and the
+        file's bytes: `m` missing, `s` short, `t` the bytes behind a whole page."""
         return self.view.get(native_store.TABLE_REMAINS, number.to_bytes(2))
 
     def put_file(self, number: int, content: bytes | None) -> None:
-        """Make one of the store's pages what a page file holds; None: the file is missing.
+        """Store the content of a page file as a page; None: the file is missing.
 
-        No undo() takes it back.
+        undo() does not revert this.
         """
         key = number.to_bytes(2)
         if content is not None and len(content) >= PAGE_SIZE:
@@ -287,7 +290,7 @@ class Coins:
         self._wrote = True
 
     def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
-        """Write the pages of those coins that are DEFAULT in `states`."""
+        """Write the pages of the coins that are DEFAULT in `states`."""
         for index in _positions(states):
             denomination, serial_number = _coin_at(coins, index * stride)
             page = page_of(denomination, serial_number // PAGE_RECORDS)
@@ -300,7 +303,7 @@ class Coins:
     # -- entries of the other tables ------------------------------------------------------------
 
     def get(self, table: int, key: bytes) -> bytes | None:
-        """An entry, this view's own changes included; None when there is none."""
+        """Return an entry, including this view's changes, or None."""
         name = (table, key)
         if name in self._staged:
             return self._staged[name]
@@ -311,9 +314,9 @@ class Coins:
     def put(self, table: int, key: bytes, value: bytes | None) -> None:
         """Change an entry; None removes it. table: native_store.TABLE_*. key: 1 to 511 bytes.
 
-        Raises ValueError or TypeError for what is none of that, RuntimeError on a reading view.
+        Raises ValueError or TypeError for other arguments, RuntimeError on a reading view.
         """
-        # Said now, to the one who asks: at commit it would fail everybody's changes, or nobody's.
+        # Checked here and not at commit, where it would fail the changes of other requests, too.
         self._require_writing()
         if type(key) is not bytes or not (value is None or type(value) is bytes):
             raise TypeError("a key is bytes, a value bytes or None")
@@ -324,14 +327,14 @@ class Coins:
         self._staged[table, key] = value
 
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
-        """Every entry of a table in the order of the keys, this view's own changes included."""
-        own = {
+        """Yield every entry of a table: the unchanged ones by key, then those this view changed."""
+        changes = {
             key: value for (of, key), value in (self._kept | self._staged).items() if of == table
         }
         for key, value in self._stored_entries(table):
-            if key not in own:
+            if key not in changes:
                 yield key, value
-        for key, changed in own.items():
+        for key, changed in changes.items():
             if changed is not None:
                 yield key, changed
 

@@ -1,4 +1,4 @@
-"""Make a store. Thread: control."""
+"""Creating a store. Thread: control."""
 
 import contextlib
 import os
@@ -25,11 +25,11 @@ def create(
     map_bytes: int = MAP_BYTES_DEFAULT,
     unfinished: str | None = None,
 ) -> None:
-    """Make an empty store: every page is a default page.
+    """Create an empty store, in which every page is a default page.
 
-    seed: text in front of what default ANs are hashed from; None draws a secret one.
-    unfinished: see Store.mark_unfinished(). Raises StoreError when the directory holds a store
-    already or cannot be written.
+    seed: prefix of the text that default ANs are hashed from; None: draw a secret one. unfinished:
+    see Store.mark_unfinished(). Raises StoreError if the directory has a store already or cannot be
+    written.
     """
     path = Path(path)
     missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
@@ -38,8 +38,8 @@ def create(
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.refuse_existing(path)
         had_owner = os.path.lexists(path / files.LOCK)
-        owner = files.own(path)
-        files.refuse_existing(path)  # again, now that nobody else can be making one
+        owner = files.acquire(path)
+        files.refuse_existing(path)  # again: before the lock another process could create one
         _make(path, seed, map_bytes, unfinished)
     except FileExistsError:
         raise StoreError(f"{path}: is not a directory") from None
@@ -50,13 +50,13 @@ def create(
             if not os.path.lexists(path / files.FILE) and not had_owner:
                 (path / files.LOCK).unlink(missing_ok=True)
             os.close(owner)
-        for one in missing:  # the innermost first; only what nothing was made in
+        for one in missing:  # innermost first; rmdir() keeps those that are not empty
             with contextlib.suppress(OSError):
                 one.rmdir()
 
 
 def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) -> None:
-    """Whoever calls it owns the directory. Raises StoreError, OSError, with nothing made."""
+    """Create the files; the caller has the lock. Raises StoreError, OSError, with none left."""
     had_readers = os.path.lexists(path / files.READERS)
     try:
         store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)

@@ -1,7 +1,7 @@
-"""The files of a store: whether they are there and may be used, and who has the store open.
+"""The files of a store: their existence, their permissions, and the lock on the store.
 
-A node owns its store by a lock on a file beside the data, so that two processes never serve one
-store. Thread: control.
+A node holds a lock on a file beside the data, so that two processes never serve the same store.
+Thread: control.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _FILES: Final = (FILE, LOCK, READERS)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file of the store at `path`. Raises StoreError: there is no store."""
+    """Return the size of the store's file in bytes. Raises StoreError if there is no store."""
     try:
         found = (path / FILE).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -42,7 +42,7 @@ def size_of(path: Path) -> int:
 
 
 def explained(path: Path, error: StoreError, *, writing: bool = False) -> StoreError:
-    """The same, with the file that this user may not use where that is the cause."""
+    """Return the error; after a denied access, one that names the file and the reason."""
     if error.number not in (-errno.EACCES, -errno.EPERM):
         return error
     cause = denied(path, os.R_OK | os.W_OK if writing else os.R_OK)
@@ -50,7 +50,7 @@ def explained(path: Path, error: StoreError, *, writing: bool = False) -> StoreE
 
 
 def refusal(path: Path, error: OSError) -> str:
-    """What the machine says of the store at `path`, and of which file of it."""
+    """Return a message for an OSError on the store at `path`, with the file concerned."""
     cause = None
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         cause = denied(path, os.R_OK | os.W_OK)
@@ -60,9 +60,9 @@ def refusal(path: Path, error: OSError) -> str:
 
 
 def denied(path: Path, wanted: int) -> str | None:
-    """Which directory or file of a store this user may not use, and why; None when it may.
+    """Return why this user may not use a directory or file of a store, or None.
 
-    wanted: of os.R_OK and os.W_OK.
+    wanted: os.R_OK, os.W_OK or both.
     """
     for one in (*reversed(path.parents), path):
         if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True):
@@ -80,10 +80,10 @@ def _why_denied(one: Path, path: Path) -> str:
     owner, mode = user_name(found.st_uid), f"{stat.S_IMODE(found.st_mode):04o}"
     if found.st_uid == user or one not in (path, *(path / file for file in _FILES)):
         return f"{one}: Permission denied: its mode is {mode}, its owner {owner}"
-    own = user_name(user)
+    name = user_name(user)
     return (
-        f"{one}: Permission denied: it belongs to {owner} (mode {mode}), and this is user {own}: "
-        f"`chown -R {own} {path}` makes the store this user's"
+        f"{one}: Permission denied: it belongs to {owner} (mode {mode}), and this is user {name}: "
+        f"`chown -R {name} {path}` makes the store this user's"
     )
 
 
@@ -100,8 +100,11 @@ def refuse_existing(path: Path) -> None:
         raise StoreError(f"{path}: holds a store already")
 
 
-def own(path: Path) -> int:
-    """Take the store for this process. Raises StoreError when another has it, OSError."""
+def acquire(path: Path) -> int:
+    """Lock the store for this process and return the lock's descriptor.
+
+    Raises StoreError if another process has the lock, OSError.
+    """
     while True:
         lock = _open_lock(path)
         try:
@@ -118,15 +121,18 @@ def own(path: Path) -> int:
             raise
         if is_lock_of(path, lock):
             break
-        os.close(lock)  # whoever had it has taken it away meanwhile
+        os.close(lock)  # its previous holder has removed the file meanwhile: lock the new one
     sign(lock)
     return lock
 
 
 def _open_lock(path: Path) -> int:
-    """Root that serves a store for once must not keep out whose it is: what it makes is as data.mdb
-    is, as in ffi/coins/store.c. Nothing that is there already changes hands, and no link is
-    followed: its owner may have put it there for root. Raises OSError."""
+    """Open the lock file, creating it if needed. Raises OSError.
+
+    If root creates it, the file gets owner and mode of data.mdb, as in ffi/coins/store.c: otherwise
+    the store's owner could not lock it later. An existing file keeps its owner. No link is
+    followed: the store's owner could have made one that lets root write elsewhere.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         lock = os.open(path / LOCK, flags | os.O_EXCL, 0o600)
@@ -141,8 +147,8 @@ def _open_lock(path: Path) -> int:
 
 
 def sign(lock: int) -> None:
-    """Write into the lock who holds it."""
-    with contextlib.suppress(OSError):  # for people only: a node must start on a full disk
+    """Write this process's id into the lock file, for error messages of other processes."""
+    with contextlib.suppress(OSError):  # a node must start even on a full disk
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)  # two processes share the file's position
 
@@ -156,7 +162,7 @@ def is_lock_of(path: Path, owner: int) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """A new file survives a power loss only once its directory does."""
+    """Flush a directory: only then do its new files survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -165,5 +171,5 @@ def sync_directory(path: Path) -> None:
 
 
 def printable(path: Path) -> str:
-    """The path for people; its bytes may be no text."""
+    """Return the path as printable text; its bytes may not be valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

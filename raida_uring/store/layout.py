@@ -1,5 +1,5 @@
-"""What a store numbers: denominations, pages, records, months. Pure. Source: wire specification,
-section 8."""
+"""Numbering of denominations, pages, records and months in a store. Pure. Source: wire
+specification, section 8."""
 
 import functools
 import time
@@ -13,14 +13,14 @@ MAP_BYTES_DEFAULT: Final = 2 << 30
 # Entries of the table META.
 FORMAT_KEY: Final = b"format"
 SEED_KEY: Final = b"seed"
-RAIDA_KEY: Final = b"raida"  # the RAIDA that has served it, one byte
-UNFINISHED_KEY: Final = b"unfinished"  # what is being done to the store, until it is done
+RAIDA_KEY: Final = b"raida"  # the RAIDA that serves the store, one byte
+UNFINISHED_KEY: Final = b"unfinished"  # the operation under way, such as an import
 
 COIN_BYTES: Final = 5
 AN_BYTES: Final = 16
 SEED_BYTES: Final = 16
 DENOMINATION_MIN: Final = -8
-# The denominations as the wire has them, -8 to 6.
+# The denominations -8 to 6 as bytes on the wire.
 DENOMINATION_BYTES: Final = bytes(
     (DENOMINATION_MIN + index) & 0xFF for index in range(DENOMINATIONS)
 )
@@ -30,17 +30,17 @@ COIN: Final = layout.COIN_NAME
 
 
 def page_of(denomination: int, page: int) -> int:
-    """The number that the store gives page `page` (0 to 999) of a denomination (-8 to 6)."""
+    """Return the store's number of page `page` (0 to 999) of a denomination (-8 to 6)."""
     return (denomination - DENOMINATION_MIN) * DEN_PAGES + page
 
 
 def denomination_of(page: int) -> int:
-    """The denomination, -8 to 6, of one of the store's pages."""
+    """Return the denomination, -8 to 6, of one of the store's pages."""
     return page // DEN_PAGES + DENOMINATION_MIN
 
 
 def month_now(seconds: float | None = None) -> int:
-    """The month of an ownership change as a record holds it: months since February 2023, UTC."""
+    """Return the month as a record stores it: months since February 2023, UTC, modulo 256."""
     return _month_of(int(time.time() if seconds is None else seconds) // 3600)
 
 
@@ -51,7 +51,7 @@ def _month_of(hour: int) -> int:
 
 
 def file_name(page: int) -> str:
-    """Where the file of one of the store's pages stands below the `Data` directory."""
+    """Return the path of a page's file below the `Data` directory."""
     index, number = divmod(page, DEN_PAGES)
     folder = number // PAGES_OF_FOLDER
     return f"{DENOMINATION_BYTES[index]:02x}/{folder:02x}/{number:04x}.bin"

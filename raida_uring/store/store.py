@@ -28,9 +28,9 @@ from raida_uring.store.layout import (
 )
 
 # Entries of the table META.
-_PROBE_KEY: Final = b"probe"  # for a moment, while it is tried whether the store can be written
+_PROBE_KEY: Final = b"probe"  # exists only while probe() tries whether the store can be written
 _PROBE_PAGES_MAX: Final = 200
-_PAGE_ON_DISK_BYTES: Final = 20 << 10  # what a page of coins takes of LMDB's
+_PAGE_ON_DISK_BYTES: Final = 20 << 10  # bytes of LMDB pages that a page of coins occupies
 _RECORD_SUFFIXES: Final = tuple(b"%02x" % record for record in range(PAGE_RECORDS))
 
 logger = logging.getLogger("raida_uring.store")
@@ -39,11 +39,10 @@ Durability = Literal["commit", "interval"]
 
 
 def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
-    """Raise StoreError where RAIDA `raida_id`, run by this user, could not serve this store.
+    """Raise StoreError if RAIDA `raida_id`, run by this user, could not serve this store.
 
-    Changes nothing; a node may have it open: that it is in use is no fault. Until somebody has
-    opened a store its table of readers is not there, and looking inside would make it: then only
-    its file is looked at.
+    Changes nothing; a node may have the store open. A store that was never opened has no table of
+    readers; opening it would create that table, so then only the file is checked.
     """
     size = files.size_of(path)
     files.check_size(path, size, map_bytes)
@@ -57,7 +56,7 @@ def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """used_bytes of map_bytes; pages that were written; tickets that are kept."""
+    """Bytes in use of the maximum map_bytes; pages written; tickets stored."""
 
     used_bytes: int
     map_bytes: int
@@ -66,7 +65,7 @@ class Sizes:
 
 
 class Store:
-    """An open store. Thread: any, but for the views."""
+    """An open store. Thread: any; each view belongs to one thread."""
 
     def __init__(
         self,
@@ -78,20 +77,20 @@ class Store:
         unfinished: bool = False,
         owner: int = -1,
     ) -> None:
-        """Open what create() made.
+        """Open a store that create() made.
 
-        read_only: may be done while a node has it open. unfinished: take it also when an import did
-        not come to its end. owner: descriptor of the lock that this process's predecessor holds,
-        too; closed when it is another store's. Raises StoreError: not a store, of another format,
-        damaged, unfinished, in use by another process, larger than `map_bytes`, not permitted.
+        read_only: also while a node has the store open. unfinished: also if an import did not
+        finish. owner: descriptor of the lock, inherited from this process's predecessor; closed if
+        it belongs to another store. Raises StoreError: not a store, another format, damaged,
+        unfinished, in use by another process, larger than `map_bytes`, not permitted.
         """
         self.path = path = Path(path)
         self.on_commit: Callable[[Sequence[int]], None] | None = None
-        # Set once nothing can be read or written any more until the store is opened again.
+        # Set once the store can neither be read nor written until it is opened again.
         self.fault: StoreError | None = None
         self.write_fault: str | None = None  # why changes fail, until one as large succeeds
         self.failed_commits = 0  # transactions that changed nothing, because the store failed
-        self._fault_pages = 0  # a commit of so many pages shows that it can be written again
+        self._fault_pages = 0  # a commit of this many pages clears write_fault
         self._noting = threading.Lock()
         self._owner = owner
         try:
@@ -100,7 +99,7 @@ class Store:
                 self._owner = owner = -1
             size = files.size_of(path)
             if not read_only and owner < 0:
-                self._owner = files.own(path)
+                self._owner = files.acquire(path)
         except OSError as error:
             raise passing(StoreError(files.refusal(path, error)), error.errno or 0) from error
         flags = native_store.STORE_READ_ONLY if read_only else 0
@@ -110,7 +109,7 @@ class Store:
             files.check_size(path, size, map_bytes)
             self._store = native_store.Store(str(path), map_bytes, flags)
         except StoreError as error:
-            self._disown()
+            self._release()
             raise files.explained(path, error, writing=not read_only) from error
         try:
             self.seed, self.unfinished, self.raida_id = self._read_meta()
@@ -126,16 +125,17 @@ class Store:
     create = staticmethod(create)
 
     def remove(self) -> None:
-        """Take the files away, and the directory with them if it holds nothing else, of a store
-        that create() has just made. Before close(), while nobody else can have it. Raises
-        OSError."""
+        """Remove the files of a store that create() has just made, and its directory if empty.
+
+        Call before close(), while this process still has the lock. Raises OSError.
+        """
         for name in (files.FILE, files.READERS, files.LOCK):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
     def _read_meta(self) -> tuple[bytes, str | None, int | None]:
-        """The seed, what was begun and did not come to its end, and whose it is."""
+        """Return the seed, the unfinished operation, and the RAIDA that serves the store."""
         view = self._store.view(writing=False)
         try:
             view.begin()
@@ -158,17 +158,20 @@ class Store:
 
     @property
     def owner(self) -> int:
-        """Descriptor of the lock on the store: whoever has it open owns it."""
+        """Descriptor of the lock on the store; processes that inherit it share the lock."""
         return self._owner
 
     def claim(self) -> None:
-        """Whoever finds the store in use is told of this process from now on."""
+        """Name this process in the lock file, for other processes that find the store in use."""
         if self._owner >= 0:
             files.sign(self._owner)
 
     def refuse_other(self, raida_id: int) -> None:
-        """Each RAIDA has its own secret of the same coin: by another's store every coin would be
-        counterfeit. Raises StoreError unless this one is RAIDA `raida_id`'s, or nobody's yet."""
+        """Raise StoreError if another RAIDA than `raida_id` has served the store.
+
+        Each RAIDA has a different AN for the same coin, so with another RAIDA's store every coin
+        would be counterfeit.
+        """
         if self.raida_id not in (None, raida_id):
             raise StoreError(
                 f"{self.path}: is the store of RAIDA {self.raida_id}, and [server] raida_id = "
@@ -176,14 +179,14 @@ class Store:
             )
 
     def serve_as(self, raida_id: int) -> None:
-        """Note whose store it is, the first time; nothing takes that back. Raises StoreError when
-        it is another's."""
+        """Record, the first time, which RAIDA serves the store. Raises StoreError if another RAIDA
+        has served it."""
         self.refuse_other(raida_id)
         if self.raida_id is None:
             try:
                 with self.write() as coins:
                     coins.put(native_store.TABLE_META, RAIDA_KEY, bytes([raida_id]))
-            except StoreError as error:  # a full disk: the next start will
+            except StoreError as error:  # such as a full disk: the next start tries again
                 logger.warning(
                     "not noted whose store it is: %s", error, extra=event("store_raida_not_noted")
                 )
@@ -191,9 +194,10 @@ class Store:
                 self.raida_id = raida_id
 
     def mark_unfinished(self, doing: str | None) -> None:
-        """Until this is called with None, the store opens only for who asks for it.
+        """Until this is called with None, the store opens only with `unfinished=True`.
 
-        doing: words for what is being done; what it brings is nobody's yet. Raises StoreError.
+        doing: the operation, as a noun. It also resets the RAIDA that serves the store. Raises
+        StoreError.
         """
         with self.write() as coins:
             value = None if doing is None else doing.encode()
@@ -204,21 +208,21 @@ class Store:
         self.unfinished = doing
 
     def note_written(self, pages: int) -> None:
-        """A change of so many pages of coins is durable. Thread: any."""
+        """Record that a commit of `pages` pages of coins succeeded. Thread: any."""
         with self._noting:
             if self.write_fault is not None and pages >= self._fault_pages:
                 self.write_fault, self._fault_pages = None, 0
 
     def note_unwritten(self, error: StoreError, pages: int = 0, *, commits: int = 1) -> None:
-        """Changes fail, `commits` of them just now, of so many pages of coins. Thread: any."""
+        """Record that `commits` commits failed, of up to `pages` pages of coins. Thread: any."""
         with self._noting:
             self.failed_commits += commits
             self._fault_pages = max(self._fault_pages, pages)
             self.write_fault = str(error).partition(": ")[2] or str(error)
 
     def look(self) -> None:
-        """Find out what no request tells: that the file is gone, or that what kept changes from it
-        has passed. Waits for the disk then. Thread: any."""
+        """Find out, without a request, that the file was removed or can be written again. The
+        latter waits for the disk. Thread: any."""
         try:
             self._store.check()
         except StoreError as error:
@@ -228,17 +232,18 @@ class Store:
             self.probe()
 
     def probe(self) -> None:
-        """While the store cannot be written: try whether it can, and note that.
+        """After a failed change: try whether the store can be written again, and record it.
 
-        Writes as much as what failed, up to 4 MiB, and takes it back: what is smaller, as a ticket,
-        may find room where a page of coins does not. Thread: any; waits for whoever writes.
+        Writes as much as the change that failed, up to 4 MiB, and removes it: a smaller change,
+        such as a ticket, may fit where a page of coins does not. Thread: any; waits for other
+        writers.
         """
         try:
             for value in (bytes(self._probe_size()), None):
                 with self.write() as coins:
                     coins.put(native_store.TABLE_META, _PROBE_KEY, value)
             self.sync()
-        except StoreError as error:  # it has been noted
+        except StoreError as error:  # write() or sync() has recorded it
             if error.number == native_store.STORE_PANIC:
                 self.fault = error
             return
@@ -248,34 +253,32 @@ class Store:
         return _PAGE_ON_DISK_BYTES * max(1, min(self._fault_pages, _PROBE_PAGES_MAX))
 
     def close(self) -> None:
-        """Once every view is closed."""
+        """Close the store and release its lock; every view must be closed before."""
         self._store.close()
-        self._disown()
+        self._release()
 
-    def _disown(self) -> None:
+    def _release(self) -> None:
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
 
     def sync(self) -> None:
-        """Return when every commit is on the disk. Raises StoreError."""
+        """Wait until every commit is on the disk. Raises StoreError."""
         try:
             self._store.sync()
         except StoreError as error:
-            # No commit shows that the disk takes it: probe() does, which syncs.
+            # More pages than any commit has: only probe(), which syncs, may clear this fault.
             self.note_unwritten(error, STORE_PAGES + 1, commits=0)
             raise
 
     def forget_dead(self) -> int:
-        """Let the space be used again that killed readers (an export, for one) still hold.
-
-        Returns how many there were. Raises StoreError.
-        """
+        """Release pages pinned by killed readers, such as an export. Returns how many readers there
+        were. Raises StoreError."""
         return self._store.forget_dead()
 
     def sizes(self) -> Sizes:
-        """How full it is. Raises StoreError."""
-        with self.read() as coins:  # which looks first whether there is a file to count in
+        """Return how full the store is. Raises StoreError."""
+        with self.read() as coins:  # checks first that the file still exists
             used, most = self._store.sizes()
             return Sizes(
                 used,
@@ -285,17 +288,17 @@ class Store:
             )
 
     def coins(self, *, writing: bool = False) -> Coins:
-        """A view for one thread; the caller closes it."""
+        """Return a view for one thread; the caller closes it."""
         return Coins(self, self._store.view(writing=writing), writing=writing)
 
     def an(self, denomination: int, serial_number: int) -> bytes | None:
-        """A coin's AN in the newest state, 16 bytes; None when its page cannot be read."""
+        """Return a coin's AN in the newest state, 16 bytes; None if its page cannot be read."""
         with self.read() as coins:
             return coins.an(denomination, serial_number)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Coins]:
-        """A view of the newest state, for the length of a `with`."""
+        """A view of the newest state for a `with` block."""
         coins = self.coins()
         try:
             coins.begin()
@@ -305,7 +308,7 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Coins]:
-        """A writing view; what it changed is durable when the `with` ends normally."""
+        """A writing view for a `with` block; commits if the block ends without an exception."""
         coins = self.coins(writing=True)
         try:
             coins.begin()
@@ -318,13 +321,13 @@ class Store:
     # -- default pages ---------------------------------------------------------------------------
 
     def default_an(self, denomination: int, serial_number: int) -> bytes:
-        """The AN of a coin whose page was never written, 16 bytes."""
+        """Return the AN of a coin whose page was never written, 16 bytes."""
         page, record = divmod(serial_number, PAGE_RECORDS)
         return self._default(denomination, page, record)
 
     def default_page(self, page: int) -> bytes:
-        """All bytes of one of the store's pages that was never written."""
-        # A request of 55 bytes can ask for it: what all records share is hashed once.
+        """Return all bytes of a page that was never written."""
+        # A request of 55 bytes can cause this, so hash the prefix shared by all records only once.
         denomination, number = denomination_of(page) & 0xFFFFFFFF, page % DEN_PAGES
         text = b"%s%02x%04x" % (self.seed, denomination, number)
         shared = hashlib.md5(text, usedforsecurity=False).copy
@@ -342,8 +345,8 @@ class Store:
 
 @contextlib.contextmanager
 def reading(path: Path, *, unfinished: bool = False) -> Iterator[Store]:
-    """An open store for whoever only reads; a node may have it open, too. Raises StoreError."""
-    # A node's store may be larger than the default, and may grow meanwhile.
+    """Open a store read-only for a `with` block; a node may have it open. Raises StoreError."""
+    # A node's store may be larger than the default, and may grow during the block.
     room = max(MAP_BYTES_DEFAULT, 2 * files.size_of(path))
     store = Store(path, map_bytes=room, read_only=True, unfinished=unfinished)
     try:

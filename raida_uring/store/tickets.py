@@ -1,6 +1,6 @@
-"""Tickets: what a client takes from here to other RAIDA, which redeem it here for its coins.
+"""Tickets: a client gets one here and shows it to other RAIDA, which ask this one for its coins.
 
-They live in the store, so that a restart keeps them. Thread: the one of the view given; the view
+Tickets are entries of the store, so they survive a restart. Thread: that of the view passed, which
 must be a writing one. Source: wire specification, "Healing group".
 """
 
@@ -18,16 +18,16 @@ from raida_uring.store.coins import Coins
 from raida_uring.store.layout import COIN_BYTES, DENOMINATION_BYTES, SERIALS
 from raida_uring.store.store import Store
 
-TICKETS_MAX: Final = 512  # alive at once
+TICKETS_MAX: Final = 512  # unexpired at once
 LIFETIME_S: Final = 300
-OF_ONE_COIN_MAX: Final = 8  # once there are TICKETS_MAX
+OF_ONE_COIN_MAX: Final = 8  # tickets with the same first coin, once there are TICKETS_MAX
 TICKET_BYTES: Final = 4
 
 _HEAD: Final = struct.Struct(">QI")  # expiry in seconds since 1970, one bit for each claimant
 
 
 class UnknownTicketError(RaidaError):
-    """No such ticket is alive."""
+    """There is no such ticket, or it has expired."""
 
 
 class ClaimedTicketError(RaidaError):
@@ -35,12 +35,12 @@ class ClaimedTicketError(RaidaError):
 
 
 def clock() -> float:
-    """Seconds since 1970: tickets outlive the process, so no monotonic clock will do."""
+    """Seconds since 1970; not monotonic, because tickets outlive the process."""
     return time.time()
 
 
-def issue(coins: Coins, named: bytes) -> bytes | None:
-    """A new ticket for coins, 5 bytes each: its 4 bytes; None when there are too many."""
+def issue(coins: Coins, coin_names: bytes) -> bytes | None:
+    """Issue a ticket for coins, 5 bytes each. Returns its 4 bytes; None: too many tickets."""
     now = int(clock())
     room = _rooms.setdefault(coins.store, _Room())
     if room.left <= 0:
@@ -52,15 +52,15 @@ def issue(coins: Coins, named: bytes) -> bytes | None:
     while True:
         ticket = secrets.token_bytes(TICKET_BYTES)
         if any(ticket) and coins.get(TABLE_TICKETS, ticket) is None:
-            coins.put(TABLE_TICKETS, ticket, _HEAD.pack(now + LIFETIME_S, 0) + named)
+            coins.put(TABLE_TICKETS, ticket, _HEAD.pack(now + LIFETIME_S, 0) + coin_names)
             room.left -= 1
             return ticket
 
 
 @dataclass(slots=True)
 class _Room:
-    """How many tickets may be issued before all are looked through, and before when there cannot be
-    any. A change that is taken back makes it wrong by that ticket, until the next look."""
+    """How many tickets may be issued before all are examined again (`left`), and until when none
+    expires (`none_before`). An undone issue leaves `left` too low until the next examination."""
 
     left: int = 0
     none_before: int = 0
@@ -70,10 +70,10 @@ _rooms: WeakKeyDictionary[Store, _Room] = WeakKeyDictionary()
 
 
 def _make_room(coins: Coins, room: _Room, now: int) -> None:
-    """Forget the dead, and where that is not enough, what one client holds beyond its share.
+    """Remove expired tickets; if that is not enough, those of one coin beyond OF_ONE_COIN_MAX.
 
-    Who has a coin can have tickets for it without end: the oldest ones for the same first coin make
-    way, lest 512 requests keep everybody else from healing for five minutes.
+    The owner of one coin may request any number of tickets for it. The oldest ones with the same
+    first coin are removed; otherwise 512 requests could block everybody's healing for five minutes.
     """
     living: list[tuple[int, bytes, bytes]] = []  # expiry, ticket, its first coin
     for ticket, value in list(coins.entries(TABLE_TICKETS)):
@@ -84,11 +84,11 @@ def _make_room(coins: Coins, room: _Room, now: int) -> None:
             living.append((_HEAD.unpack_from(value)[0], ticket, coin))
     if len(living) >= TICKETS_MAX:
         living.sort(reverse=True)
-        held: Counter[bytes] = Counter()
+        of_coin: Counter[bytes] = Counter()
         kept = []
         for one in living:
-            held[one[2]] += 1
-            if held[one[2]] <= OF_ONE_COIN_MAX:
+            of_coin[one[2]] += 1
+            if of_coin[one[2]] <= OF_ONE_COIN_MAX:
                 kept.append(one)
             else:
                 coins.put(TABLE_TICKETS, one[1], None)
@@ -98,15 +98,15 @@ def _make_room(coins: Coins, room: _Room, now: int) -> None:
 
 
 def _is_alive(value: bytes, now: float) -> bool:
-    """A ticket that expires later than one issued now by far is left from a clock that was ahead:
-    it would live until then."""
+    """Whether a ticket is valid. One that expires more than two lifetimes from now was issued while
+    the clock was ahead, and counts as expired."""
     if len(value) < _HEAD.size:
         return False
     return 0 < int(_HEAD.unpack_from(value)[0]) - now <= 2 * LIFETIME_S
 
 
 def alive(coins: Coins) -> int:
-    """How many are not expired."""
+    """Return the number of tickets that have not expired."""
     now = int(clock())
     return sum(
         _is_alive(value, now)
@@ -116,7 +116,7 @@ def alive(coins: Coins) -> int:
 
 
 def fault(ticket: bytes, value: bytes) -> str | None:
-    """What is wrong with an entry of the store; None when nothing is."""
+    """Return what is wrong with an entry of the table, or None."""
     if len(ticket) != TICKET_BYTES or not any(ticket):
         return "is no ticket number"
     if len(value) <= _HEAD.size or (len(value) - _HEAD.size) % COIN_BYTES:
@@ -129,7 +129,10 @@ def fault(ticket: bytes, value: bytes) -> str | None:
 
 
 def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
-    """The ticket's coins, 5 bytes each. Raises UnknownTicketError, ClaimedTicketError."""
+    """Redeem a ticket for a RAIDA: returns its coins, 5 bytes each.
+
+    Raises UnknownTicketError, ClaimedTicketError.
+    """
     value = coins.get(TABLE_TICKETS, ticket)
     if value is None:
         raise UnknownTicketError(ticket.hex())
@@ -138,6 +141,6 @@ def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
     expiry, claimants = _HEAD.unpack_from(value)
     if claimants >> raida_id & 1:
         raise ClaimedTicketError(ticket.hex())
-    named = value[_HEAD.size :]
-    coins.put(TABLE_TICKETS, ticket, _HEAD.pack(expiry, claimants | 1 << raida_id) + named)
-    return named
+    coin_names = value[_HEAD.size :]
+    coins.put(TABLE_TICKETS, ticket, _HEAD.pack(expiry, claimants | 1 << raida_id) + coin_names)
+    return coin_names

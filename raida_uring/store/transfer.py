@@ -1,8 +1,8 @@
-"""Import and export: a store from, and to, the files of the reference server.
+"""Import and export of a store from and to the files of the reference server.
 
-They speak the reference server's `Data` directory, one file per page:
-`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: a
-thousand pages at most. Source: wire specification, sections 8.1 to 8.3.
+The reference server's `Data` directory has one file per page:
+`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: at
+most a thousand pages. Source: wire specification, sections 8.1 to 8.3.
 """
 
 import contextlib
@@ -35,20 +35,20 @@ from raida_uring.store.layout import (
 from raida_uring.store.store import Store, reading
 
 PROGRESS_PAGES: Final = 100
-FILE_BYTES_MAX: Final = 1 << 20  # a longer page file is something else
-COMMIT_PAGES: Final = 1000  # changed at once: 17 MB
-UNFINISHED_EXPORT: Final = "UNFINISHED"  # a file that stands in a directory until all others do
-LOST_AND_FOUND: Final = "lost+found"  # of mkfs, in the root of a file system
-UNKNOWN_MAX: Final = 1000  # names kept of files that are no page files
+FILE_BYTES_MAX: Final = 1 << 20  # a longer file is not a page file
+COMMIT_PAGES: Final = 1000  # per commit: 17 MB
+UNFINISHED_EXPORT: Final = "UNFINISHED"  # a file in the target directory until the export is done
+LOST_AND_FOUND: Final = "lost+found"  # mkfs makes it in the root of a file system
+UNKNOWN_MAX: Final = 1000  # most names reported of files that are not page files
 
 _FILE_NAME: Final = re.compile(r"([0-9a-f]{4})\.bin")
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pages done, and of all, now and then."""
+"""Called repeatedly with the number of pages done and of all pages."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Show nothing."""
+    """Report no progress."""
 
 
 # --- Import -----------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def no_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Files by what they were; `unknown`: names below the directory that are no page files, the
-    first UNKNOWN_MAX of `unknown_count`."""
+    """Numbers of page files by kind; `unknown`: names below the directory that are not page files,
+    the first UNKNOWN_MAX of `unknown_count`."""
 
     whole: int
     longer: int
@@ -74,12 +74,12 @@ def import_files(
     map_bytes: int = MAP_BYTES_DEFAULT,
     progress: Progress = no_progress,
 ) -> Imported:
-    """Fill the store at `path`, made when there is none, with the page files below `data`.
+    """Import the page files below `data` into the store at `path`, created if there is none.
 
-    A short or missing file stays that. Raises StoreError: `data` holds no page file, one cannot be
-    read, the store is not empty, in use, or cannot be written; a store that was made for it is
-    gone then. Whatever else ends it before its end, the store stays marked as unfinished, and a
-    further import begins anew.
+    Short and missing files are recorded as such. Raises StoreError: `data` has no page file, one
+    cannot be read, the store is not empty, in use, or cannot be written; a store created for the
+    import is then removed. If the import is interrupted in any other way, the store stays marked as
+    unfinished, and another import starts over.
     """
     found, unknown, unknown_count = _scan(data)
     doing = f"the import of {printable(data)}"
@@ -117,7 +117,7 @@ def _refuse_filled(store: Store) -> None:
 
 
 def _import_pages(store: Store, data: Path, found: set[int], progress: Progress) -> list[int]:
-    """The sizes of the files, -1: missing."""
+    """Import all pages; returns the sizes of their files, -1: missing."""
     sizes = []
     for start in range(0, STORE_PAGES, COMMIT_PAGES):
         with store.write() as coins:
@@ -132,7 +132,7 @@ def _import_pages(store: Store, data: Path, found: set[int], progress: Progress)
 
 
 def _scan(data: Path) -> tuple[set[int], tuple[str, ...], int]:
-    """The pages that have a file, names that stand for none, and how many those are."""
+    """Return the pages that have a file, names that are not page files, and the number of those."""
     found: set[int] = set()
     unknown: list[str] = []
     unknown_count = 0
@@ -172,9 +172,9 @@ def _names(directory: Path) -> list[str]:
 
 
 def _read_file(path: Path) -> bytes:
-    """All of it. What is there and cannot be read must not pass for missing."""
+    """Return the file's content. An unreadable file is an error, not missing. Raises StoreError."""
     try:
-        # Nonblocking: a FIFO must not hold us up.
+        # Nonblocking, because opening a FIFO would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0, closefd=True) as file:
             if not modes.S_ISREG(os.fstat(descriptor).st_mode):
@@ -194,18 +194,18 @@ def _read_file(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """files written; pages that have none, because they had none when imported."""
+    """files: page files written. missing: pages without a file, as when they were imported."""
 
     files: int
     missing: int
 
 
 def export_files(path: Path, target: Path, *, progress: Progress = no_progress) -> Exported:
-    """Write the store's pages as files below `target`, as they were imported, but for changes.
+    """Write the store's pages as files below `target`: as imported, with the changes since.
 
-    All are of one moment; a node may have the store open. A page that was never written gets a
-    file, too. target: a directory that is empty, but for what mkfs leaves, or does not exist.
-    Until all is on the disk it holds a file UNFINISHED_EXPORT. Raises StoreError.
+    All files have the state of one moment; a node may have the store open. A page that was never
+    written gets a file, too. target: a directory that does not exist, or is empty except for
+    lost+found. It has a file UNFINISHED_EXPORT until all files are on the disk. Raises StoreError.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(reading(path))
@@ -246,7 +246,7 @@ def _export_pages(coins: Coins, target: Path, progress: Progress) -> int:
 
 
 def _file_content(coins: Coins, page: int) -> bytes | None:
-    """What the page's file holds; None: there is none."""
+    """Return the content of the page's file; None: the page has no file."""
     whole, remains = coins.page(page), coins.remains(page)
     if whole is not None:
         if remains is None:
@@ -258,11 +258,11 @@ def _file_content(coins: Coins, page: int) -> bytes | None:
             return None
         if remains[:1] == b"s":
             return remains[1:]
-    raise StoreError(f"page {file_name(page)} is damaged: verify tells more")
+    raise StoreError(f"page {file_name(page)} is damaged: run `raida-uring store verify`")
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    """Under another name first, so that a file is there in full or not at all."""
+    """Write under another name and rename, so that a file is complete or does not exist."""
     partial = path.with_suffix(".part")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

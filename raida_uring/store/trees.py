@@ -1,8 +1,8 @@
-"""Merkle trees over the store: one per denomination, kept true while coins change.
+"""Merkle trees over the store: one per denomination, updated while coins change.
 
-One thread owns the trees. Each commit tells it which pages changed; it hashes those again, and the
-path above them, and publishes all roots together: to the data plane, which votes with them, and as
-a `Trees` that handlers read. A snapshot never changes, so a handler can hold on to it.
+One thread updates the trees. Each commit reports the pages it changed; the thread rehashes them and
+the paths above them, and publishes all roots together: to the data plane, which answers votes with
+them, and as a `Trees` that handlers read. A `Trees` never changes, so a handler may keep it.
 Source: wire specification, section 8.4.
 """
 
@@ -23,22 +23,22 @@ from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
 HASH_BYTES: Final = 32
-COALESCE_S: Final = 0.010  # changes that come this close together are published together
+COALESCE_S: Final = 0.010  # changes within this time are published together
 RETRY_S: Final = 1.0  # after the store failed
 PROGRESS_S: Final = 5.0
 
-_NO_LEAF: Final = bytes(HASH_BYTES)  # of a page that cannot be read
+_NO_LEAF: Final = bytes(HASH_BYTES)  # leaf of an unreadable page
 _EMPTY_LEAF: Final = hashlib.sha256(bytes(native_store.SELECTED_SIZE)).digest()
 _COUNT_BYTES: Final = 2
 
 logger = logging.getLogger("raida_uring.integrity")
 
-Tree = tuple[bytes, ...]  # its levels, leaves first, the nodes of each one behind the other
+Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one behind the other
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """All trees at one moment. version: how often roots were published before, and this time."""
+    """All trees at one moment. version: how often roots have been published, including these."""
 
     version: int
     levels: tuple[Tree, ...]
@@ -50,7 +50,7 @@ class Trees:
         return b"".join(tree[-1] for tree in self.levels)
 
     def node(self, index: int, level: int, position: int) -> bytes | None:
-        """A node of tree `index` (denomination + 8), 32 bytes; None when there is no such node."""
+        """Return a node of tree `index` (denomination + 8), 32 bytes; None if it does not exist."""
         if not 0 <= index < DENOMINATIONS or not 0 <= level < len(self.levels[index]):
             return None
         nodes = self.levels[index][level]
@@ -60,7 +60,7 @@ class Trees:
 
 
 def build(leaves: bytes) -> Tree:
-    """The tree over `leaves`, 32 bytes each; a node without a neighbour is paired with itself."""
+    """Build the tree over `leaves`, 32 bytes each. A node without a sibling pairs with itself."""
     levels = [leaves]
     while len(levels[-1]) > HASH_BYTES:
         below = levels[-1]
@@ -70,7 +70,7 @@ def build(leaves: bytes) -> Tree:
 
 
 def update(tree: Tree, leaves: dict[int, bytes]) -> Tree:
-    """The tree with some leaves replaced: hashes their paths only."""
+    """Return the tree with some leaves replaced; hashes only their paths."""
     changed = leaves
     levels = []
     for number, nodes in enumerate(tree):
@@ -87,8 +87,7 @@ def update(tree: Tree, leaves: dict[int, bytes]) -> Tree:
 
 
 def leaf_of(coins: Coins, page: int) -> tuple[bytes, int]:
-    """The leaf of one of the store's pages, and how many of its coins circulate. Raises
-    StoreError."""
+    """Return a page's leaf and the number of its coins in circulation. Raises StoreError."""
     selected, count, state = coins.view.select(page)
     if state == UNREADABLE:
         return _NO_LEAF, 0
@@ -98,8 +97,8 @@ def leaf_of(coins: Coins, page: int) -> tuple[bytes, int]:
 
 
 def saved_leaves(saved: bytes) -> tuple[bytes, list[int]] | None:
-    """The leaves of a denomination and its pages' coins in circulation, as save() wrote them; None
-    when nothing of the kind was saved."""
+    """Return a denomination's leaves and its pages' coins in circulation, as save() wrote them;
+    None if `saved` does not have that form."""
     if len(saved) != DEN_PAGES * (HASH_BYTES + _COUNT_BYTES):
         return None
     counts = saved[DEN_PAGES * HASH_BYTES :]
@@ -115,7 +114,7 @@ def _parent(pair: bytes | bytearray) -> bytes:
 
 
 class Integrity:
-    """Keeps the trees. Thread: start() and stop() the control thread, the rest any."""
+    """Builds and updates the trees. Thread: start() and stop() control, all others any."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -126,22 +125,22 @@ class Integrity:
         self._lock = threading.Lock()
         self._pending: set[int] = set()
         self._oldest_s = 0.0
-        self._hashing_s: float | None = None  # since when the pages at work have been pending
+        self._hashing_s: float | None = None  # when the first of the pages being hashed changed
         self._wake = threading.Event()
         self._stopping = False
-        self._followed: int | None = None  # transaction up to which another process was followed
+        self._followed: int | None = None  # last transaction seen of another process's changes
         self._thread: threading.Thread | None = None
         self._left = False
         self.lag_max_s = 0.0
         self.published = 0
 
-    # -- life --------------------------------------------------------------------------------------
+    # -- start and stop ----------------------------------------------------------------------------
 
     def load(self, *, follow: bool = False) -> int:
         """Build the trees from the leaves saved last and the pages changed since.
 
-        follow: another process changes the store, too, until leave() is called.
-        Returns how many pages had to be hashed. Raises StoreError.
+        follow: another process changes the store, too, until leave() is called. Returns the number
+        of pages hashed. Raises StoreError.
         """
         started = next_line = time.monotonic()
         with self._store.read() as coins:
@@ -173,10 +172,10 @@ class Integrity:
         return len(todo)
 
     def start(self, publish: Callable[[bytes], None] | None, version: Callable[[], int]) -> None:
-        """Follow the store's commits from now on.
+        """Start the thread, which follows the store's commits.
 
-        publish: takes the 480 bytes of all roots; None: this node shows none. version: how often
-        that has been called.
+        publish: called with the 480 bytes of all roots; None: this node shows no roots. version:
+        returns how often publish has been called.
         """
         self._publish, self._version = publish, version
         if publish is not None:
@@ -186,27 +185,25 @@ class Integrity:
         self._thread.start()
 
     def follow(self) -> None:
-        """Another process is going to change the store, too, until leave() is called.
-
-        After start(). Raises StoreError.
-        """
+        """Follow the changes of another process, too, until leave() is called. Call after start(),
+        before that process changes the store. Raises StoreError."""
         with self._store.read() as coins:
             seen = coins.view.transaction
         with self._lock:
             self._left = False
-            if self._followed is None:  # else what came before is not known yet either
+            if self._followed is None:  # otherwise earlier transactions are still to be followed
                 self._followed = seen
         self._wake.set()
 
     def leave(self) -> None:
-        """The other process is gone: the changes are this one's alone."""
+        """The other process has ended: from now on only this one changes the store."""
         self._left = True
         self._wake.set()
 
     def stop(self, *, save: bool = True) -> None:
-        """Once this process changes the store no more: save the leaves for the next start.
+        """Stop the thread and save the leaves for the next start.
 
-        save: False when another one goes on changing it.
+        Call once this process no longer changes the store. save: False if another process does.
         """
         self._store.on_commit = None
         if self._thread is not None:
@@ -214,10 +211,10 @@ class Integrity:
             self._wake.set()
             self._thread.join()
             self._thread = None
-        if not save or self._followed is not None:  # somebody else changes it, or did unseen
+        if not save or self._followed is not None:  # another process changes it, or did unseen
             return
         if self._pending:
-            # To save leaves is to say that they are those of the pages.
+            # Saved leaves count as up to date, so outdated ones must not be saved.
             logger.warning(
                 "trees not up to date, leaves not saved: the next start takes longer",
                 extra=event("leaves_outdated"),
@@ -228,10 +225,10 @@ class Integrity:
     # -- for handlers ------------------------------------------------------------------------------
 
     def trees(self) -> Trees | None:
-        """The trees whose roots this node votes with right now; None when it shows none."""
+        """Return the trees whose roots this node votes with now; None if it shows no roots."""
         if self._publish is None:
             return None
-        while True:
+        while True:  # ends: _show() stores new trees in _recent before it publishes their version
             version = self._version()
             for trees in self._recent:
                 if trees.version == version:
@@ -239,7 +236,7 @@ class Integrity:
 
     @property
     def newest(self) -> Trees:
-        """The trees as they are, shown or not."""
+        """The newest trees, published or not."""
         return self._recent[-1]
 
     @property
@@ -249,7 +246,7 @@ class Integrity:
 
     @property
     def lag_s(self) -> float:
-        """Age of the oldest commit that the roots do not show yet; 0 when they show all."""
+        """Age of the oldest commit that the roots do not include yet; 0 if they include all."""
         with self._lock:
             since = self._hashing_s
             if since is None:
@@ -257,7 +254,7 @@ class Integrity:
         return 0.0 if since is None else time.monotonic() - since
 
     def notify(self, pages: Sequence[int]) -> None:
-        """These pages were changed by a commit."""
+        """Report the pages that a commit has changed."""
         with self._lock:
             if not self._pending:
                 self._oldest_s = time.monotonic()
@@ -272,7 +269,7 @@ class Integrity:
             while not self._stopping:
                 self._wake.wait(None if self._followed is None else COALESCE_S)
                 self._wake.clear()
-                time.sleep(COALESCE_S)  # paces publication, orders nothing
+                time.sleep(COALESCE_S)  # limits the rate of publication; correctness needs no sleep
                 if not self._turn(coins):
                     time.sleep(RETRY_S)
             self._turn(coins)
@@ -280,8 +277,8 @@ class Integrity:
             coins.close()
 
     def _turn(self, coins: Coins) -> bool:
-        """Whether the trees are up to date. Whatever goes wrong, this thread lives on: without it
-        votes would speak of coins as they once were."""
+        """Bring the trees up to date; returns whether that succeeded. No error ends the thread:
+        without it votes would use outdated trees for ever."""
         try:
             self._follow(coins)
             self._catch_up(coins)
@@ -294,10 +291,10 @@ class Integrity:
         return False
 
     def _follow(self, coins: Coins) -> None:
-        """Learn which pages another process has changed since the last look."""
+        """Find the pages that another process has changed since the last call."""
         if self._followed is None:
             return
-        left = self._left  # before the look: what it did last is seen then
+        left = self._left  # read before begin(): the view then sees that process's last change
         coins.begin()
         try:
             seen = coins.view.transaction
@@ -310,7 +307,7 @@ class Integrity:
                 self.notify(changed)
         finally:
             coins.end()
-        with self._lock:  # or follow() was called again meanwhile
+        with self._lock:  # follow() may have been called again meanwhile
             self._followed = None if left and self._left else seen
 
     def _catch_up(self, coins: Coins) -> None:
@@ -346,18 +343,21 @@ class Integrity:
         self._show(tuple(levels))
 
     def _show(self, levels: tuple[Tree, ...]) -> None:
-        """From one moment on, votes and handlers speak of these trees."""
+        """Publish these trees to votes and handlers at the same moment."""
         current = self._recent[-1]
         trees = Trees(current.version + 1, levels, self._circulating())
         if self._publish is None:
             self._recent = (trees,)
             return
         roots = trees.roots
-        self._recent = (current, trees)  # the old one until the data plane has the new roots
+        self._recent = (
+            current,
+            trees,
+        )  # trees() returns the old ones until the roots are published
         try:
             self._publish(roots)
         except BaseException:
-            self._recent = (current,)  # versions are counted by what was published
+            self._recent = (current,)  # not published, so this version does not exist
             raise
         self.published += 1
 
@@ -372,7 +372,7 @@ class Integrity:
     # -- saved leaves ------------------------------------------------------------------------------
 
     def _load_leaves(self, coins: Coins) -> tuple[list[bytearray], list[int]]:
-        """The leaves as saved, and the pages whose leaf is not known."""
+        """Return the saved leaves, and the pages that have to be hashed."""
         leaves = []
         todo: list[int] = []
         changed = {int.from_bytes(key) for key, _ in coins.entries(native_store.TABLE_CHANGED)}
@@ -389,7 +389,7 @@ class Integrity:
         return leaves, todo
 
     def save_if_possible(self) -> None:
-        """save(), or a warning: a full disk must keep no node from starting."""
+        """Save, or log a warning: a full disk must not keep a node from starting."""
         try:
             self.save()
         except StoreError as error:
@@ -400,8 +400,8 @@ class Integrity:
             )
 
     def save(self) -> None:
-        """Write the leaves into the store. Nobody else may change it meanwhile: control thread,
-        before start() or after stop(). Raises StoreError."""
+        """Write the leaves into the store, before start() or after stop(), while nothing else
+        changes the store. Thread: control. Raises StoreError."""
         with self._store.read() as coins:
             unsaved = any(True for _ in coins.entries(native_store.TABLE_CHANGED))
             if not unsaved and coins.get(native_store.TABLE_LEAVES, b"\0") is not None:

@@ -1,5 +1,4 @@
-"""Threads that look after an open store: whether it can be written, and that commits reach the
-disk."""
+"""Threads beside an open store: one checks whether it can be written, one flushes commits."""
 
 import logging
 import threading
@@ -16,8 +15,8 @@ logger = logging.getLogger("raida_uring.store")
 
 
 class Watch:
-    """Looks at an open store every WATCH_INTERVAL_S and logs when changes begin to fail, and when
-    they succeed again. On a thread of its own: a disk may hang."""
+    """Checks an open store every WATCH_INTERVAL_S; logs when changes begin to fail and when they
+    succeed again. Has a separate thread, because a disk may hang."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -26,7 +25,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once it does not use the store any more."""
+        """Stop the thread; the store is no longer used on return."""
         self._stopping.set()
         self._thread.join()
 
@@ -52,7 +51,7 @@ class Watch:
 
 
 class Syncer:
-    """Brings commits to the disk every so often, for a store that does not wait for it."""
+    """Flushes commits to the disk every `interval_s`, for a store whose commits do not wait."""
 
     def __init__(self, store: Store, interval_s: float) -> None:
         self._store = store
@@ -62,7 +61,7 @@ class Syncer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once everything is on the disk, as far as it can be."""
+        """Stop the thread after a last flush."""
         self._stopping.set()
         self._thread.join()
 

@@ -1,6 +1,6 @@
-"""What a store holds, and what is wrong with it: `store verify`, `store stat`.
+"""`store verify` and `store stat`: check a store, and summarise its content.
 
-Beside a node that has the store open. Thread: any, one call at a time.
+A node may have the store open. Thread: any, one call at a time.
 """
 
 import time
@@ -33,9 +33,9 @@ _KEY_BYTES: Final = 2
 
 
 def verify(path: Path, *, progress: Progress = no_progress) -> list[str]:
-    """What is wrong with a store, a line each; a node may have it open.
+    """Return the faults of a store, one line each; a node may have the store open.
 
-    Raises StoreError when it cannot be looked at: no store, of another format, not permitted.
+    Raises StoreError if it cannot be checked: no store, another format, not permitted.
     """
     size_of(path)
     try:
@@ -72,7 +72,7 @@ def _page_faults(coins: Coins, progress: Progress) -> Iterator[str]:
         elif len(value) not in (0, PAGE_SIZE):
             yield f"page {file_name(page)} has {len(value)} bytes, not {PAGE_SIZE}"
         elif not value and coins.remains(page) is None:
-            yield f"page {file_name(page)} is empty, and nothing says why"
+            yield f"page {file_name(page)} is empty without a recorded reason"
 
 
 def _remains_faults(coins: Coins) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _remains_faults(coins: Coins) -> Iterator[str]:
         kind, size = value[:1], len(value) - 1
         unreadable = (kind == b"m" and size == 0) or (kind == b"s" and size < PAGE_SIZE)
         if not (kind == b"t" and size > 0 if whole else unreadable):
-            yield f"page {file_name(page)} contradicts what is kept of its file"
+            yield f"page {file_name(page)} contradicts the record of its imported file"
 
 
 def _leaf_faults(coins: Coins, progress: Progress) -> Iterator[str]:
@@ -119,8 +119,8 @@ def _page_of_key(key: bytes) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What a store holds. Sizes in bytes; last_change in seconds since 1970; circulating:
-    denomination, -8 to 6 -> coins; raida_id: None until a node has served it."""
+    """The content of a store in numbers. Sizes in bytes; last_change in seconds since 1970;
+    circulating: denomination, -8 to 6 -> coins; raida_id: None until a node has served it."""
 
     path: str
     format: int
@@ -135,7 +135,7 @@ class Stat:
     last_change: float
 
     def as_dict(self) -> dict[str, object]:
-        """For programs."""
+        """Return the values for JSON."""
         return {
             "path": self.path,
             "format": self.format,
@@ -152,11 +152,11 @@ class Stat:
         }
 
     def last_change_text(self) -> str:
-        """In UTC."""
+        """Return the time of the last change in UTC."""
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.last_change))
 
     def table(self) -> str:
-        """For people."""
+        """Return the values as a table of text."""
         counts = ", ".join(f"{key}: {count}" for key, count in self.circulating.items() if count)
         others = STORE_PAGES - self.pages_written - self.pages_unreadable
         rows = {
@@ -177,7 +177,7 @@ class Stat:
 
 
 def stat(path: Path) -> Stat:
-    """Look at a store; a node may have it open. Raises StoreError."""
+    """Count what a store contains; a node may have it open. Raises StoreError."""
     with reading(path, unfinished=True) as store:
         sizes = store.sizes()
         file = (path / FILE).stat()

@@ -1,10 +1,10 @@
 /* store.c: coins on disk, through LMDB.
  *
- * Why in C: a request names up to thousands of coins, and each is one look-up and one comparison:
- * in the interpreter that costs more than everything else a request needs.
- * Owner: a view belongs to its thread; the environment is LMDB's to guard.
+ * Why in C: a request may name thousands of coins, each with one look-up and one comparison; in the
+ * interpreter these would cost more than the rest of the request.
+ * Owner: a view belongs to its thread; LMDB synchronises access to the environment.
  * Memory: a view allocates its table of page addresses when opened, a writing view also a copy of
- * each page it changes; the copies go into the store at commit.
+ * each page it changes; commit writes the copies into the store.
  */
 #include "coins/store.h"
 
@@ -29,26 +29,26 @@
 
 #define STORE_READERS 256
 #define STORE_MODE 0600
-#define STORE_BLOCK 4096       /* a disk gives as much at a time, at least */
-#define STORE_LOCK_BYTES 20480 /* of lock.mdb with so many readers, rounded up */
-#define STORE_NUMBERS_TRIED 64 /* process ids, until one is nobody's in another PID namespace */
+#define STORE_BLOCK 4096       /* smallest allocation unit of a file system */
+#define STORE_LOCK_BYTES 20480 /* size of lock.mdb with STORE_READERS readers, rounded up */
+#define STORE_NUMBERS_TRIED 64 /* process ids tried to find one unused in other PID namespaces */
 #define STORE_CHILD_STACK 65536
 #define STORE_LOOKS 1000
 
 struct ru_store {
     MDB_env *env;
-    pid_t number; /* process id that LMDB knows us by */
-    int lock;     /* a descriptor of lock.mdb while that is not ours; else -1 */
+    pid_t number; /* process id that LMDB knows this process by */
+    int lock;     /* a descriptor of lock.mdb while `number` is not our process id; otherwise -1 */
     struct ru_storefile *file;
     MDB_dbi tables[RU_TABLES];
     uint64_t map_bytes;
 };
 
-/* Where a page was found; worth something while `snapshot` is the view's. */
+/* Where a page was found; valid while `snapshot` equals the view's. */
 struct store_place {
     const uint8_t *at;
     uint64_t snapshot;
-    uint8_t state; /* EQUAL: at hand */
+    uint8_t state; /* EQUAL: `at` is valid */
 };
 
 struct store_undo {
@@ -62,10 +62,10 @@ struct ru_view {
     MDB_txn *txn;
     bool writing;
     bool begun;
-    uint64_t snapshot; /* differs for every state that may hold other bytes */
+    uint64_t snapshot; /* advances whenever page addresses may have changed */
     uint64_t txn_id;
     struct store_place places[RU_STORE_PAGES];
-    /* A writing view's own: */
+    /* Only in a writing view: */
     uint8_t **copies; /* by page; NULL: unchanged */
     uint16_t *dirty;  /* the pages that have a copy */
     uint32_t dirty_count;
@@ -118,21 +118,21 @@ const char *ru_store_error(int result)
 
 /* ---- the environment ---- */
 
-/* LMDB calls it EIO when less was written than asked for, which hides what cut the write short: a
- * full disk, a quota, a limit of the process. An operator has to be told that, so ask again. */
+/* LMDB returns EIO for a short write, which hides its cause: a full disk, a quota, a limit of the
+ * process. The operator needs the cause, so find it by another attempt. */
 static int store_commit(MDB_env *env, MDB_txn *txn)
 {
     mdb_filehandle_t data;
     struct stat found;
     struct rlimit limit;
-    int rc = mdb_txn_commit(txn); /* frees it, whatever comes of it */
+    int rc = mdb_txn_commit(txn); /* frees txn even on failure */
     if (rc != EIO || mdb_env_get_fd(env, &data) != 0 || fstat(data, &found) != 0)
         return rc;
     off_t end = (found.st_size + STORE_BLOCK - 1) / STORE_BLOCK * STORE_BLOCK;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && (rlim_t)end + STORE_BLOCK > limit.rlim_cur)
         return EFBIG;
     if (fallocate(data, FALLOC_FL_KEEP_SIZE, end, STORE_BLOCK) == 0)
-        return rc; /* the next commit has that room */
+        return rc; /* the next commit can use this block */
     return errno == ENOSPC || errno == EDQUOT ? errno : rc;
 }
 
@@ -152,9 +152,9 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
-/* Open lock.mdb; make it if need be. Whoever looks first, root perhaps, must not keep the store's
- * owner out, so what is made is as data.mdb is. Nor does root write where a link leads: the store's
- * owner may have put it there. */
+/* Open lock.mdb, creating it if needed with the owner and mode of data.mdb: otherwise a first use
+ * by root would lock the store's owner out. No link is followed: the store's owner could have made
+ * one that lets root write elsewhere. */
 static int store_open_lock(int directory)
 {
     struct stat data;
@@ -163,14 +163,14 @@ static int store_open_lock(int directory)
         return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_NOFOLLOW | O_CLOEXEC)
                                : -1;
     if (fstatat(directory, "data.mdb", &data, 0) == 0) {
-        (void)!fchown(lock, data.st_uid, data.st_gid); /* only root may, and only root needs it */
+        (void)!fchown(lock, data.st_uid, data.st_gid); /* fails unless root, which alone needs it */
         (void)fchmod(lock, data.st_mode & 0666);
     }
     return lock;
 }
 
-/* Whether nobody has the store open: who has holds a lock on lock.mdb, which asking for does not
- * need the right to write. */
+/* True if no process has the store open: each one that has it open holds a lock on lock.mdb.
+ * Querying a lock needs no write permission. */
 static bool store_is_unused(int directory)
 {
     int lock = openat(directory, "lock.mdb", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -188,8 +188,8 @@ static bool store_number_taken(int lock, pid_t number)
     return fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
 }
 
-/* LMDB writes its lock file through a mapping: on a full disk that would be a SIGBUS. number_taken:
- * whether another process, of another PID namespace, is known to LMDB by our number. */
+/* Allocate lock.mdb's blocks: LMDB writes it through a mapping, which on a full disk would be a
+ * SIGBUS. number_taken: LMDB knows a process of another PID namespace by our process id. */
 static int store_reserve_lock(const char *path, pid_t number, unsigned int *flags,
                               bool *number_taken)
 {
@@ -199,7 +199,7 @@ static int store_reserve_lock(const char *path, pid_t number, unsigned int *flag
         return errno;
     int lock = store_open_lock(directory);
     int rc = 0;
-    if (lock < 0) { /* LMDB knows whether it needs it, and why it cannot have it */
+    if (lock < 0) { /* mdb_env_open() reports the error if it needs the file */
         bool denied = errno == EACCES || errno == EPERM;
         rc = errno == ELOOP ? ELOOP : 0;
         if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
@@ -207,7 +207,7 @@ static int store_reserve_lock(const char *path, pid_t number, unsigned int *flag
     } else {
         rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
         *number_taken = store_number_taken(lock, number);
-        close(lock); /* with it go all locks that this process has on the file: none, yet */
+        close(lock); /* drops all locks of this process on the file: it has none yet */
     }
     close(directory);
     return rc == ENOSPC || rc == EDQUOT || rc == ELOOP ? rc : 0;
@@ -219,9 +219,9 @@ int ru_store_reserve_lock(const char *path, unsigned int *flags)
     return store_reserve_lock(path, getpid(), flags, &taken);
 }
 
-/* Call `work` under another process id than ours. As posix_spawn() does it, a child works in our
- * memory, and with our descriptors, while this thread waits; it has no use but its number. */
-static int store_borrow_number(int (*work)(void *), void *argument)
+/* Call `work` under another process id. As in posix_spawn(), a child runs in our memory and with
+ * our descriptors while this thread waits; only its process id is needed. */
+static int store_call_as_other(int (*work)(void *), void *argument)
 {
     sigset_t all;
     sigset_t before;
@@ -231,7 +231,7 @@ static int store_borrow_number(int (*work)(void *), void *argument)
         return errno;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    /* Without a signal at its end: nobody else is to wait for it. */
+    /* No exit signal: no other code must wait for this child. */
     pid_t child =
         clone(work, stack + STORE_CHILD_STACK, CLONE_VM | CLONE_FILES | CLONE_VFORK, argument);
     int rc = child < 0 ? errno : 0;
@@ -242,23 +242,23 @@ static int store_borrow_number(int (*work)(void *), void *argument)
     return rc;
 }
 
-struct store_birth {
+struct store_creation {
     MDB_env *env;
     pid_t number;
     int rc;
 };
 
-/* LMDB asks here by which number it is to know the environment, and again when it is closed. */
-static int store_born(void *argument)
+/* LMDB reads the process id here, and again when it closes the environment. */
+static int store_create_env(void *argument)
 {
-    struct store_birth *birth = argument;
-    birth->number = getpid();
-    birth->rc = mdb_env_create(&birth->env);
+    struct store_creation *creation = argument;
+    creation->number = getpid();
+    creation->rc = mdb_env_create(&creation->env);
     return 0;
 }
 
-/* By a number that nobody has. */
-static int store_parted(void *argument)
+/* Close the environment if no other process has our current process id. */
+static int store_close_unshared(void *argument)
 {
     struct ru_store *store = argument;
     if (store_number_taken(store->lock, getpid()))
@@ -268,12 +268,12 @@ static int store_parted(void *argument)
     return 0;
 }
 
-/* LMDB gives up all slots of readers that have the number of whoever closes: under a number of our
- * own that somebody else has, those would be his. Rather than that the environment is kept. */
+/* LMDB frees every reader slot with the id of the closing process, also those of a process with
+ * the same id in another PID namespace. So close under an unused id, or leave it open. */
 static void store_close_env(struct ru_store *store)
 {
     for (uint32_t i = 0; i < STORE_NUMBERS_TRIED && store->lock >= 0 && store->env; i++)
-        (void)store_borrow_number(store_parted, store);
+        (void)store_call_as_other(store_close_unshared, store);
     if (store->lock >= 0)
         close(store->lock);
     else if (store->env)
@@ -282,7 +282,8 @@ static void store_close_env(struct ru_store *store)
     store->env = NULL;
 }
 
-/* For store_close_env(). Closed no earlier than LMDB's: its locks would go with it. */
+/* Open lock.mdb for store_close_env(). Closing this descriptor drops LMDB's locks, so it must stay
+ * open as long as the environment. */
 static int store_keep_lock(struct ru_store *store, const char *path)
 {
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -294,33 +295,33 @@ static int store_keep_lock(struct ru_store *store, const char *path)
     return rc;
 }
 
-/* LMDB tells the processes that have a store open apart by their ids, with a lock each. In another
- * PID namespace, as of a second container, there may be one with ours. */
+/* LMDB distinguishes the processes that have a store open by their process ids, with a lock each. A
+ * process of another PID namespace, such as a second container's, may have our id. */
 static int store_make_env(struct ru_store *store, const char *path, unsigned int *flags)
 {
     bool taken;
-    struct store_birth birth = {.number = getpid()};
-    int rc = store_reserve_lock(path, birth.number, flags, &taken);
+    struct store_creation creation = {.number = getpid()};
+    int rc = store_reserve_lock(path, creation.number, flags, &taken);
     if (rc == 0)
-        rc = mdb_env_create(&birth.env);
+        rc = mdb_env_create(&creation.env);
     for (uint32_t tries = 0; rc == 0 && taken && tries < STORE_NUMBERS_TRIED; tries++) {
-        mdb_env_close(birth.env);
-        birth.env = NULL;
-        rc = store_borrow_number(store_born, &birth);
+        mdb_env_close(creation.env);
+        creation.env = NULL;
+        rc = store_call_as_other(store_create_env, &creation);
         if (rc == 0)
-            rc = birth.rc;
+            rc = creation.rc;
         if (rc == 0)
-            rc = store_reserve_lock(path, birth.number, flags, &taken);
+            rc = store_reserve_lock(path, creation.number, flags, &taken);
     }
-    store->env = birth.env;
-    store->number = birth.number;
-    if (rc == 0 && birth.number != getpid())
+    store->env = creation.env;
+    store->number = creation.number;
+    if (rc == 0 && creation.number != getpid())
         rc = store_keep_lock(store, path);
     return rc;
 }
 
-/* A file that was cut off must not be found out by a SIGBUS. The last pages may be missing, too,
- * because LMDB took and freed them in one transaction: only reading the rest tells. */
+/* Detect a shortened file before reading it causes a SIGBUS. The last pages may also be missing
+ * because LMDB allocated and freed them in one transaction: only reading all the others tells. */
 static int store_check_length(MDB_env *env, const char *path)
 {
     MDB_envinfo info;
@@ -339,7 +340,7 @@ static int store_check_length(MDB_env *env, const char *path)
     if ((uint64_t)file.st_size / stat.ms_psize > info.me_last_pgno)
         return 0;
     rc = ru_survey_store(path);
-    return rc < 0 && rc > MDB_LAST_ERRCODE ? -rc : rc; /* as LMDB has them */
+    return rc < 0 && rc > MDB_LAST_ERRCODE ? -rc : rc; /* positive errno, as LMDB returns it */
 }
 
 static void store_assert(MDB_env *env, const char *what)
@@ -352,7 +353,7 @@ struct store_readers {
     bool found;
 };
 
-/* A line of LMDB's list of readers, which begins with a process id, or of its head. */
+/* For each line of LMDB's list of readers: a header, or one that begins with a process id. */
 static int store_read_reader(const char *line, void *argument)
 {
     struct store_readers *readers = argument;
@@ -360,8 +361,8 @@ static int store_read_reader(const char *line, void *argument)
     return 0;
 }
 
-/* Whether a killed process of our number has left a reader in the table. LMDB takes it for ours, and
- * keeps its pages for as long as we live. Before we have readers ourselves. */
+/* True if a killed process with our process id has left a reader in the table. LMDB would take that
+ * reader for ours and pin its pages until this process ends. Call before opening a view. */
 static bool store_inherits_readers(const struct ru_store *store)
 {
     struct store_readers readers = {.number = store->number};
@@ -371,7 +372,7 @@ static bool store_inherits_readers(const struct ru_store *store)
 
 static int store_open_env(struct ru_store *store, const char *path, uint32_t flags)
 {
-    unsigned int env_flags = MDB_NOTLS; /* a view's slot is the view's, not its thread's */
+    unsigned int env_flags = MDB_NOTLS; /* reader slots belong to views, not to threads */
     env_flags |= flags & RU_STORE_READ_ONLY ? MDB_RDONLY : 0;
     env_flags |= flags & RU_STORE_LAZY ? MDB_NOSYNC : 0;
     mdb_filehandle_t descriptor = -1;
@@ -397,9 +398,9 @@ static int store_open_env(struct ru_store *store, const char *path, uint32_t fla
         rc = store_check_length(store->env, path);
     if (rc == 0)
         rc = store_open_tables(store, flags & RU_STORE_CREATE);
+    /* Closing after a read frees the inherited readers, or the next try uses another id. */
     if (rc == 0 && inherits && !(flags & RU_STORE_CREATE))
-        rc =
-            EAGAIN; /* closing gives them up, now that we have read, or the next try has another number */
+        rc = EAGAIN;
     if (rc != 0)
         store_close_env(store);
     return rc;
@@ -416,13 +417,13 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
     int rc = ru_storefile_claim(path, &made->file);
     if (rc == 0) {
         rc = store_open_env(made, path, flags);
-        /* Somebody of another PID namespace has taken our number since we looked, or had it once. */
+        /* EAGAIN: a process of another PID namespace has, or had, our process id. */
         for (uint32_t tries = 0; rc == EAGAIN && tries < STORE_NUMBERS_TRIED; tries++)
             rc = store_open_env(made, path, flags);
     }
     if (rc == 0) {
         int dead;
-        (void)mdb_reader_check(made->env, &dead); /* slots of processes that were killed */
+        (void)mdb_reader_check(made->env, &dead); /* free the slots of killed processes */
         *store = made;
         return 0;
     }
@@ -511,16 +512,15 @@ void ru_view_close(struct ru_view *view)
     free(view);
 }
 
-/* Whether a view takes no such call now. Handlers may be anyone's: their mistakes end a request, not
- * the node. */
+/* True if the view does not allow the call. Anyone may write handlers: a mistake in one must fail
+ * the request, not the node. */
 static bool view_refuses(const struct ru_view *view, bool change)
 {
     return !view || !view->begun || (change && !view->writing);
 }
 
-/* Whether the file's newest state is not the one that LMDB's lock file tells: somebody has written
- * another file over it, such as an older copy. What another processor has just committed may be
- * seen in the one a moment before it is in the other. */
+/* True if the file's newest transaction is not the one in lock.mdb: another file, such as an older
+ * copy, was written over it. The two change at slightly different times, so look several times. */
 static bool view_is_foreign(const struct ru_view *view)
 {
     uint64_t seen = mdb_txn_id(view->txn);
@@ -528,7 +528,7 @@ static bool view_is_foreign(const struct ru_view *view)
         MDB_envinfo info;
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         (void)mdb_env_info(view->store->env, &info);
-        /* Others may commit while a reading one is open, nobody while a writing one is. */
+        /* Others may commit while a reading view is open, but not while a writing one is. */
         if (view->writing ? info.me_last_txnid + 1 == seen : info.me_last_txnid >= seen)
             return false;
     }
@@ -559,7 +559,7 @@ int ru_view_begin(struct ru_view *view)
         return ru_storefile_distrust(view->store->file);
     }
     uint64_t txn_id = mdb_txn_id(view->txn);
-    /* Nothing was committed since: what was found then still stands where it did. */
+    /* Without a commit since, the page addresses found before are still valid. */
     if (view->writing || txn_id != view->txn_id)
         view->snapshot++;
     view->txn_id = txn_id;
@@ -608,7 +608,7 @@ int ru_view_commit(struct ru_view *view)
     int rc = 0;
     for (uint32_t i = 0; i < view->dirty_count && rc == 0; i++)
         rc = view_write_page(view, view->dirty[i]);
-    /* What is written to a file without a name is lost with the process: nobody may be told 241. */
+    /* Changes to a removed file are lost with the process: the commit must fail. */
     if (rc == 0)
         rc = ru_storefile_check(view->store->file, true);
     if (rc == 0)
@@ -620,7 +620,7 @@ int ru_view_commit(struct ru_view *view)
     ru_storefile_enter(NULL);
     view_forget(view);
     if (rc == MDB_MAP_FULL) {
-        int dead; /* a reader that was killed keeps old pages from being used again */
+        int dead; /* a killed reader keeps old pages from being reused */
         (void)mdb_reader_check(view->store->env, &dead);
     }
     return store_result(ru_storefile_explain(view->store->file, rc));
@@ -654,7 +654,7 @@ static int view_find(struct ru_view *view, uint32_t page, struct store_place *pl
     return 0;
 }
 
-/* The page's bytes, or NULL and why not. */
+/* The page's bytes, or NULL with the reason in `state`. */
 static int view_page(struct ru_view *view, uint32_t page, const uint8_t **at, uint8_t *state)
 {
     RU_CHECK(page < RU_STORE_PAGES);
@@ -674,7 +674,7 @@ static int view_page(struct ru_view *view, uint32_t page, const uint8_t **at, ui
     return 0;
 }
 
-/* The page to write to, which must be readable. */
+/* The writable copy of a page, which must be readable. */
 static uint8_t *view_copy(struct ru_view *view, uint32_t page, const uint8_t *bytes)
 {
     RU_CHECK(view->writing);
@@ -772,8 +772,8 @@ struct store_coin {
     uint32_t record;
 };
 
-/* False for a coin that no store has. */
-static bool coin_place(const uint8_t *coin, struct store_coin *place)
+/* False for a coin that no store can have. */
+static bool coin_locate(const uint8_t *coin, struct store_coin *place)
 {
     int den = coin[0] < 128 ? coin[0] : coin[0] - 256; /* two's complement */
     uint32_t sn =
@@ -785,13 +785,13 @@ static bool coin_place(const uint8_t *coin, struct store_coin *place)
     return true;
 }
 
-/* The coin's record, or NULL and why not. */
+/* The coin's record, or NULL with the reason in `state`. */
 static int coin_find(struct ru_view *view, const uint8_t *coin, struct store_coin *place,
                      const uint8_t **record, uint8_t *state)
 {
     *record = NULL;
     *state = RU_COIN_UNREADABLE;
-    if (!coin_place(coin, place))
+    if (!coin_locate(coin, place))
         return 0;
     const uint8_t *page = NULL;
     int rc = view_page(view, place->page, &page, state);
@@ -800,7 +800,7 @@ static int coin_find(struct ru_view *view, const uint8_t *coin, struct store_coi
     return rc;
 }
 
-/* Takes as long for a near miss as for a far one. */
+/* Constant time, whatever differs. */
 static bool an_equal(const uint8_t *one, const uint8_t *other)
 {
     uint64_t a[2];
@@ -851,11 +851,11 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
     return found;
 }
 
-/* Give a coin whose record was found another AN. */
+/* Replace the AN of a coin whose record was found. */
 static int coin_store(struct ru_view *view, const struct store_coin *place, const uint8_t *record,
                       const uint8_t *an, uint32_t month)
 {
-    /* Nothing to write: else whoever owns a coin could have the disk written for nothing. */
+    /* Unchanged: write nothing, or the owner of one coin could cause any number of disk writes. */
     if (record[RU_STORE_AN] == (uint8_t)month && an_equal(record, an))
         return 0;
     uint8_t *page = view_copy(view, place->page, record - (size_t)place->record * RU_STORE_RECORD);
@@ -941,7 +941,7 @@ int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32
         return RU_STORE_MISUSED;
     MDB_val name = view_key(key, key_size);
     MDB_val data = {size, (void *)(uintptr_t)value};
-    view->snapshot++; /* addresses found before may have moved */
+    view->snapshot++; /* page addresses found before may be stale */
     int rc = value ? mdb_put(view->txn, view->store->tables[table], &name, &data, 0)
                    : mdb_del(view->txn, view->store->tables[table], &name, NULL);
     return rc == MDB_NOTFOUND ? 0 : store_result(rc);

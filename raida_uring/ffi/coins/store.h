@@ -1,8 +1,8 @@
 /* store.h: coins on disk: an LMDB environment, and views of it for one thread each.
  *
- * The marked region is read by build.py like that of ru.h. A view sees one state of the store from
- * begin to end; it belongs to the thread that opened it. Functions return 0 or a count, -errno, or
- * one of LMDB's own (negative) codes; ru_store_error() has words for all of them.
+ * build.py reads the marked region, as in ru.h. A view sees one state of the store from begin to
+ * end; it belongs to the thread that opened it. Functions return 0 or a count, -errno, or one of
+ * LMDB's (negative) codes; ru_store_error() describes all of them.
  */
 #ifndef RU_STORE_H
 #define RU_STORE_H
@@ -18,34 +18,34 @@ enum ru_store_constant {
     RU_STORE_RECORD = 17,    /* AN and month */
     RU_STORE_AN = 16,
     RU_STORE_PAGE = 17408,     /* bytes */
-    RU_STORE_SELECTED = 16384, /* what a leaf is the hash of */
+    RU_STORE_SELECTED = 16384, /* bytes that a page's leaf is the hash of */
     RU_STORE_COIN = 5,         /* denomination and serial number on the wire */
 };
 
 enum ru_store_flag {
-    RU_STORE_CREATE = 1,    /* else the file must be there */
-    RU_STORE_READ_ONLY = 2, /* no write views; may be open elsewhere, too */
+    RU_STORE_CREATE = 1,    /* without it the file must exist */
+    RU_STORE_READ_ONLY = 2, /* no writing views */
     RU_STORE_LAZY = 4,      /* a commit does not wait for the disk; ru_store_sync() does */
 };
 
-/* Neither an errno nor LMDB's. */
+/* Results that are neither an errno nor an LMDB code. */
 enum ru_store_fault {
-    /* A call that the view does not take: not begun, closed, a change to one that only reads. */
+    /* The view does not allow the call: not begun, closed, or a change through a reading view. */
     RU_STORE_MISUSED = -29999,
-    RU_STORE_CUT = -29998,   /* the file has become shorter, or another, while it was open */
-    RU_STORE_GONE = -29997,  /* the file has lost its name, or another one bears it */
-    RU_STORE_TWICE = -29996, /* open in this process already */
-    RU_STORE_LONE = -29995,  /* lock.mdb was removed or replaced: others do not know of us */
+    RU_STORE_CUT = -29998,   /* the file was shortened or overwritten while it was open */
+    RU_STORE_GONE = -29997,  /* the file was removed or replaced under its name */
+    RU_STORE_TWICE = -29996, /* this process has the store open already */
+    RU_STORE_LONE = -29995,  /* lock.mdb was removed or replaced: locking is broken */
 };
 
 enum ru_store_table {
     RU_TABLE_META = 0,
-    RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes, or nothing: cannot be read */
+    RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes; empty: unreadable */
     RU_TABLE_REMAINS = 2, /* page number, u16 -> how an imported file differs from a page */
     RU_TABLE_LEAVES = 3,  /* the integrity trees' leaves as last saved */
     RU_TABLE_CHANGED =
         4, /* page number, u16 -> transaction, u64: changed since leaves were saved */
-    RU_TABLE_TICKETS = 5, /* ticket, u32 -> what it stands for */
+    RU_TABLE_TICKETS = 5, /* ticket, u32 -> expiry, claimants, coins */
     RU_TABLES = 6,
 };
 
@@ -53,14 +53,14 @@ enum ru_coin_state {
     RU_COIN_DIFFERS = 0,
     RU_COIN_EQUAL = 1,
     RU_COIN_UNREADABLE = 2, /* no such denomination or number, or its page cannot be read */
-    RU_COIN_DEFAULT = 3,    /* on a page that was never written: the caller knows its AN */
+    RU_COIN_DEFAULT = 3,    /* on a page that was never written: the caller computes its AN */
 };
 
 struct ru_store;
 struct ru_view;
 
 struct ru_bytes {
-    const uint8_t *at; /* in the map: valid until the view ends or writes */
+    const uint8_t *at; /* into the mapping: valid until the view ends or writes */
     uint64_t size;
 };
 
@@ -68,76 +68,77 @@ struct ru_bytes {
 int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store);
 /* Thread: any, once every view is closed. */
 void ru_store_close(struct ru_store *store);
-/* Thread: any. Whether its file is there, whole and under its name: 0, RU_STORE_CUT or _GONE. */
+/* Thread: any. Check that the files exist, are complete and still have their names: 0, or
+ * RU_STORE_CUT, RU_STORE_GONE, RU_STORE_LONE. */
 int ru_store_check(struct ru_store *store);
 /* Thread: any. Wait until every commit is on the disk. */
 int ru_store_sync(struct ru_store *store);
-/* Thread: any. Free what processes that were killed while reading still keep from being used again:
- * how many there were. */
+/* Thread: any. Release pages still pinned by readers that were killed; returns how many there
+ * were. */
 int ru_store_forget_dead(struct ru_store *store);
-/* Thread: any. Bytes of the file in use, and the most it may have. */
+/* Thread: any. Bytes in use, and the most there may be. */
 void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes);
-/* Words for a negative result of any function here. */
+/* A description of a negative result of any function here. */
 const char *ru_store_error(int result);
 
-/* Thread: the view's, for this and all that follows. */
+/* Thread: the view's, for this function and all that follow. */
 int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view);
 void ru_view_close(struct ru_view *view);
 /* See the newest committed state. A writing view waits for the other writer to end. */
 int ru_view_begin(struct ru_view *view);
-/* The transaction whose state is seen; in a writing view, its own. */
+/* Number of the transaction whose state the view sees; of a writing view, its own. */
 uint64_t ru_view_txn(struct ru_view *view);
-/* Forget the state; a writing view's changes are dropped. Harmless when not begun. */
+/* End the view's transaction and drop its changes. Does nothing when not begun. */
 void ru_view_end(struct ru_view *view);
-/* Make all changes durable together and end the view. On failure nothing has changed. */
+/* Commit all changes together and end the transaction. On failure nothing has changed. */
 int ru_view_commit(struct ru_view *view);
 /* Number of pages with changes; `pages` has room for RU_STORE_PAGES, or is NULL. */
 uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages);
-/* A point to go back to: ru_view_undo() takes back every coin changed since. */
+/* A point to go back to: ru_view_undo() reverts every coin changed after it. */
 uint32_t ru_view_mark(struct ru_view *view);
 void ru_view_undo(struct ru_view *view, uint32_t mark);
 
-/* Look at `count` coins that stand `stride` bytes apart in `coins`, RU_STORE_COIN bytes each with
- * an AN `an_at` bytes behind the start: states[i] says whether it is the stored one. Returns how
- * many are. */
+/* Compare `count` coins, `stride` bytes apart in `coins`: RU_STORE_COIN bytes each, with an AN
+ * `an_at` bytes behind the start. states[i] says whether that AN is the stored one. Returns
+ * how many are. */
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                   uint32_t an_at, uint8_t *states);
 /* Copy the records of coins, RU_STORE_RECORD bytes each; zeros unless states[i] is EQUAL. Returns
  * how many were read. */
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states);
-/* In order: where the AN at `an_at` is the stored one, store that at `new_at` and `month`. Returns
- * how many were; DEFAULT coins are left alone. */
+/* In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at` and `month`.
+ * Returns how many were; does not change DEFAULT coins. */
 int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                      uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states);
 /* Store the AN at `an_at` and `month` for every coin; states[i] is EQUAL where it was stored. */
 int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                 uint32_t an_at, uint32_t month, uint8_t *states);
 
-/* The page's bytes; size 0 and state UNREADABLE or DEFAULT when it has none. */
+/* The page's bytes; size 0 and state UNREADABLE or DEFAULT if it has none. */
 int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state);
-/* What a leaf is the hash of: RU_STORE_SELECTED bytes. Returns the coins in circulation, and their
- * state as ru_view_page() does. */
+/* Copy the RU_STORE_SELECTED bytes that the page's leaf is the hash of. Returns the number of coins
+ * in circulation; `state` as in ru_view_page(). */
 int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state);
-/* Give a page all its bytes, RU_STORE_PAGE of them, as a change like any other. No undo. */
+/* Replace all RU_STORE_PAGE bytes of a page. Part of the next commit; cannot be undone. */
 int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes);
 
-/* Entries of the other tables. size 0 and -ENOENT when there is none. */
+/* Entries of the other tables. size 0 and -ENOENT if there is none. */
 int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                 struct ru_bytes *value);
-/* value NULL: delete, whether it is there or not. */
+/* value NULL: delete the entry if it exists. */
 int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                 const uint8_t *value, uint64_t size);
-/* The first entry whose key is not below `key`; -ENOENT behind the last. */
+/* The first entry whose key is not below `key`; -ENOENT if there is none. */
 int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
                  struct ru_bytes *found, struct ru_bytes *value);
 /* Number of entries. */
 int64_t ru_view_count(struct ru_view *view, uint32_t table);
 /* cdef: end */
 
-/* Thread: any. Before mdb_env_open(), with its flags: lock.mdb is there then, as a file of the
- * store's owner. A backup that this user may only read, and that nobody has open, is read without
- * it: flags gets MDB_NOLOCK. Returns 0 or a positive errno, as LMDB does. */
+/* Thread: any. Call before mdb_env_open(), with its flags: creates lock.mdb if needed, owned by the
+ * store's owner. If this user may only read the store and no process has it open, it is read
+ * without lock.mdb: flags gets MDB_NOLOCK. Returns 0 or a positive errno, as LMDB does. */
 int ru_store_reserve_lock(const char *path, unsigned int *flags);
 
 #endif

@@ -1,9 +1,9 @@
-/* storefile.c: the file under a store, as the machine sees it.
+/* storefile.c: the state of the files under a store.
  *
- * Why: LMDB maps its file and trusts it. A file that is removed goes on taking changes, which are
- * lost with the process; of one that is cut off a read is a SIGBUS, without a word; and a second
- * open in one process takes the first one's locks away when it closes.
- * Owner: the process; a list of what it has open, which the handler of signals reads without a lock.
+ * Why: LMDB maps its file and trusts it. A removed file goes on accepting changes, which are lost
+ * with the process; reading a shortened file is a SIGBUS without a message; and when one process
+ * opens a store twice, the first close drops the locks of both.
+ * Owner: the process; a list of its open stores, which the signal handler reads without a lock.
  * Memory: one entry for each open store.
  */
 #include "coins/storefile.h"
@@ -36,10 +36,10 @@ struct storefile_map {
 
 struct ru_storefile {
     struct ru_storefile *next;
-    uint64_t size; /* that it has had: LMDB never makes its file shorter */
+    uint64_t size; /* largest size seen: LMDB never shortens its file */
     uint32_t cut;
-    bool named;     /* device and inode are known */
-    int descriptor; /* LMDB's; -1: not open yet */
+    bool identified; /* device and inode are known */
+    int descriptor;  /* LMDB's; -1: not open yet */
     dev_t device;
     ino_t inode;
     struct storefile_map maps[2]; /* of data.mdb and of lock.mdb */
@@ -48,16 +48,16 @@ struct ru_storefile {
     char path[]; /* of data.mdb */
 };
 
-static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* for changes of the list */
+static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* held to change the list */
 static struct ru_storefile *files;
 
-/* initial-exec: a handler of signals must not be the first to ask for it, which would allocate. */
+/* initial-exec: the first access must not allocate memory, since a signal handler may make it. */
 static __thread const struct ru_storefile *in_use __attribute__((tls_model("initial-exec")));
 
 static const int fault_signals[] = {SIGBUS, SIGSEGV};
 static struct sigaction fault_before[sizeof(fault_signals) / sizeof(*fault_signals)];
 
-/* ---- what is open ---- */
+/* ---- open stores ---- */
 
 int ru_storefile_claim(const char *path, struct ru_storefile **file)
 {
@@ -70,7 +70,7 @@ int ru_storefile_claim(const char *path, struct ru_storefile **file)
     made->descriptor = -1;
     struct stat found;
     if (stat(made->path, &found) == 0) {
-        made->named = true;
+        made->identified = true;
         made->device = found.st_dev;
         made->inode = found.st_ino;
     }
@@ -78,8 +78,8 @@ int ru_storefile_claim(const char *path, struct ru_storefile **file)
     bool twice = false;
     for (const struct ru_storefile *one = files; one; one = one->next) {
         twice |= strcmp(one->path, made->path) == 0;
-        twice |=
-            one->named && made->named && one->device == made->device && one->inode == made->inode;
+        twice |= one->identified && made->identified && one->device == made->device &&
+                 one->inode == made->inode;
     }
     if (!twice) {
         made->next = files;
@@ -108,13 +108,13 @@ void ru_storefile_release(struct ru_storefile *file)
     free(file);
 }
 
-/* ---- whether it is there ---- */
+/* ---- checks ---- */
 
 static bool storefile_moved(const char *path, dev_t device, ino_t inode)
 {
     struct stat found;
     if (stat(path, &found) != 0)
-        return errno == ENOENT || errno == ENOTDIR; /* other reasons tell nothing of the file */
+        return errno == ENOENT || errno == ENOTDIR; /* other errors say nothing about the file */
     return found.st_dev != device || found.st_ino != inode;
 }
 
@@ -139,7 +139,7 @@ int ru_storefile_distrust(struct ru_storefile *file)
     return RU_STORE_CUT;
 }
 
-int ru_storefile_check(struct ru_storefile *file, bool named)
+int ru_storefile_check(struct ru_storefile *file, bool names)
 {
     struct stat found;
     if (__atomic_load_n(&file->cut, __ATOMIC_RELAXED))
@@ -150,10 +150,10 @@ int ru_storefile_check(struct ru_storefile *file, bool named)
     uint64_t known = __atomic_load_n(&file->size, __ATOMIC_RELAXED);
     if (size < known)
         return ru_storefile_distrust(file);
-    /* Another thread may note an older size last: that is noted again the next time. */
+    /* A concurrent thread may store an older size last; the next check corrects that. */
     if (size > known)
         __atomic_store_n(&file->size, size, __ATOMIC_RELAXED);
-    if (!named)
+    if (!names)
         return 0;
     if (found.st_nlink == 0 || storefile_moved(file->path, file->device, file->inode))
         return RU_STORE_GONE;
@@ -168,9 +168,9 @@ int ru_storefile_explain(const struct ru_storefile *file, int error)
     return (uint64_t)disk.f_bavail * disk.f_frsize < STOREFILE_NEARLY_FULL ? ENOSPC : error;
 }
 
-/* ---- its map ---- */
+/* ---- mappings ---- */
 
-/* A line of /proc/self/maps. */
+/* Parse a line of /proc/self/maps. */
 static bool storefile_parse(const char *line, struct storefile_map *map, uint64_t *inode)
 {
     char *at;
@@ -186,7 +186,8 @@ static bool storefile_parse(const char *line, struct storefile_map *map, uint64_
     return true;
 }
 
-/* LMDB does not say where; the kernel does. Without /proc nobody knows. */
+/* LMDB does not report the address of its mapping, so look it up in /proc; without /proc it stays
+ * unknown. */
 static void storefile_find_maps(struct ru_storefile *file)
 {
     static const char *const names[] = {STOREFILE_NAME, STOREFILE_LOCK_NAME};
@@ -211,14 +212,14 @@ static void storefile_find_maps(struct ru_storefile *file)
             if (inode == inodes[i] && strstr(line, names[i]))
                 file->maps[i] = map;
         while (!strchr(line, '\n') && fgets(line, sizeof(line), maps))
-            continue; /* the rest of a long one */
+            continue; /* skip the rest of a long line */
     }
     (void)fclose(maps);
 }
 
 /* ---- faults ---- */
 
-/* Only what a handler of signals may call, and nothing that waits for a reader of standard error. */
+/* Write a line to standard error: async-signal-safe, and dropped rather than wait for a reader. */
 static void fault_say(const char *const *words)
 {
     struct pollfd error = {.fd = STDERR_FILENO, .events = POLLOUT};
@@ -244,7 +245,7 @@ static const struct ru_storefile *fault_in(uintptr_t at, uint32_t map)
 static void fault_caught(int number, siginfo_t *info, void *context)
 {
     (void)context;
-    bool sent = info->si_code <= 0; /* by kill(): no fault */
+    bool sent = info->si_code <= 0; /* sent by kill(), not a fault */
     const struct ru_storefile *data = sent ? NULL : fault_in((uintptr_t)info->si_addr, 0);
     const struct ru_storefile *lock = sent ? NULL : fault_in((uintptr_t)info->si_addr, 1);
     const struct ru_storefile *file = data ? data : lock;
@@ -263,8 +264,8 @@ static void fault_caught(int number, siginfo_t *info, void *context)
         fault_say((const char *[]){"raida-uring: the store ", file->path,
                                    ": reading it ended the process (",
                                    number == SIGBUS ? "SIGBUS" : "SIGSEGV",
-                                   "): it may be damaged, `raida-uring store verify` tells", NULL});
-    /* Whoever was there before is next: the faulting instruction is tried again. */
+                                   "): it may be damaged: run `raida-uring store verify`", NULL});
+    /* Restore the previous handler; it runs when the faulting instruction is tried again. */
     (void)sigaction(number, &fault_before[number == fault_signals[1]], NULL);
     if (sent)
         (void)raise(number);
@@ -284,16 +285,16 @@ void ru_storefile_watch(struct ru_storefile *file, int descriptor)
     struct stat found;
     if (fstat(descriptor, &found) != 0)
         return;
-    if (!file->named) {
+    if (!file->identified) {
         file->device = found.st_dev;
         file->inode = found.st_ino;
-        file->named = true;
+        file->identified = true;
     }
     file->size = (uint64_t)found.st_size;
     file->descriptor = descriptor;
     storefile_find_maps(file);
     const struct storefile_map *data = &file->maps[0];
-    if (data->at) /* every AN is in it */
+    if (data->at) /* core files must not contain ANs */
         (void)madvise((void *)data->at, data->end - data->at, MADV_DONTDUMP);
     (void)pthread_once(&prepared, fault_prepare);
 }

@@ -1,5 +1,5 @@
-/* storefile.h: the file under a store, as the machine sees it: is it still there and whole, where it
- * is mapped, who of this process has it open, and what is said when reading it ends the process.
+/* storefile.h: the state of the files under a store: whether they are complete and where they
+ * are mapped, whether this process has them open, and the message when reading them fails.
  *
  * Functions return 0, -errno or one of enum ru_store_fault. Thread: any, unless it says otherwise.
  */
@@ -11,30 +11,31 @@
 
 struct ru_storefile;
 
-/* Note that this process opens the store of directory `path`. RU_STORE_TWICE: it has it open. */
+/* Register that this process opens the store in directory `path`. RU_STORE_TWICE: already open. */
 int ru_storefile_claim(const char *path, struct ru_storefile **file);
-/* The store is open now, its data file as `descriptor`. From now on faults in its map are told, and
- * core files leave the map out. */
+/* The store is open, its data file as `descriptor`. From now on a fault in its mapping prints a
+ * message, and core files exclude the mapping. */
 void ru_storefile_watch(struct ru_storefile *file, int descriptor);
-/* Once it is closed, or could not be opened. */
+/* Call once the store is closed or could not be opened. */
 void ru_storefile_release(struct ru_storefile *file);
 
-/* Whether all of the file is still there. named: also whether it and lock.mdb still have their names,
- * without which who opens the store later knows nothing of us, nor we of him. A file that was
- * once cut off stays of no use: what it gets again in length are zeros. */
-int ru_storefile_check(struct ru_storefile *file, bool named);
+/* Check that the file has not been shortened. names: also that it and lock.mdb still have their
+ * names; otherwise processes that open the store later and this one cannot see each other's locks.
+ * A file that was once shortened stays unusable: if it grows again, the new part is zeros. */
+int ru_storefile_check(struct ru_storefile *file, bool names);
 
-/* It is not what it was: from now on it is of no use. */
+/* Mark the file as unusable from now on. Returns RU_STORE_CUT. */
 int ru_storefile_distrust(struct ru_storefile *file);
 
-/* What to tell of an error in writing it. LMDB has EIO for a write that the disk took a part of, as
- * one that becomes full does: then ENOSPC. */
+/* The cause to report for a failed write: ENOSPC for LMDB's EIO when the disk is nearly full, since
+ * LMDB returns EIO for a short write. */
 int ru_storefile_explain(const struct ru_storefile *file, int error);
 
-/* Thread: the reader's. A fault on this thread is one of the store's from now on, until NULL. */
+/* Thread: the reader's. From now on a fault on this thread is attributed to this store; NULL: to
+ * none. */
 void ru_storefile_enter(const struct ru_storefile *file);
 
-/* LMDB has found in its file what cannot be: say so and end the process. */
+/* LMDB has found its file inconsistent: print a message and end the process. */
 _Noreturn void ru_storefile_damaged(const struct ru_storefile *file, const char *what);
 
 #endif

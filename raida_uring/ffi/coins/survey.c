@@ -1,7 +1,7 @@
-/* survey.c: reading every byte of a store in a process of its own.
+/* survey.c: reading every byte of a store in a separate process.
  *
- * Why: LMDB trusts its file. A page that is not there, or that a disk cannot read, is a SIGBUS; one
- * with other contents can be a failed assertion. Only a process that may die finds out.
+ * Why: LMDB trusts its file. A page that is missing, or that the disk cannot read, is a SIGBUS; one
+ * with wrong contents can fail an assertion. So a child process reads the file and may be killed.
  * Owner: the caller, for the length of the call. Thread: any.
  * Memory: none kept.
  */
@@ -19,7 +19,7 @@
 
 #include "coins/store.h"
 
-#define SURVEY_FREE_LIST 0 /* LMDB's own table of free pages */
+#define SURVEY_FREE_LIST 0 /* LMDB's table of free pages */
 #define SURVEY_LMDB 200    /* exit status of the child for LMDB's first code; below: an errno */
 #define SURVEY_TRIES 64
 #define SURVEY_STRIDE 4096 /* at least one byte of every page */
@@ -35,7 +35,7 @@ static void survey_touch(const MDB_val *value)
         (void)bytes[value->mv_size - 1];
 }
 
-/* tables: the entries are the names of tables, to be read in turn. */
+/* tables: the entries are the names of tables, which are read as well. */
 static int survey_table(MDB_txn *txn, MDB_dbi table, int tables)
 {
     MDB_cursor *cursor;
@@ -84,11 +84,12 @@ static int survey_all(const char *path)
         rc = survey_table(txn, SURVEY_FREE_LIST, 0);
     if (rc == 0)
         rc = survey_table(txn, names, 1);
-    mdb_env_close(env); /* frees the slot among the readers */
+    mdb_env_close(env); /* frees the reader slot */
     return rc;
 }
 
-/* The child. Its death is its answer, so nothing may catch it or make a fuss of it. */
+/* Runs in the child. The parent learns the result from how the child dies, so no handler may catch
+ * the signal and no core is dumped. */
 static void survey_run(const char *path)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -123,7 +124,7 @@ static int survey_try(const char *path)
 int ru_survey_store(const char *path)
 {
     int rc = survey_try(path);
-    /* LMDB knows a process of another PID namespace by the child's number: another child. */
+    /* A process of another PID namespace has the child's process id: try another child. */
     for (uint32_t tries = 1; rc == -EAGAIN && tries < SURVEY_TRIES; tries++)
         rc = survey_try(path);
     return rc;
