@@ -225,8 +225,9 @@ test-image: dist ## the Containerfile by podman, or its steps without an engine,
 man: setup ## docs/raida-uring.1, from the command line's own tree
 	$(BIN)/python tools/manpage.py
 
-docs: setup ## what the settings' declarations say: the table in docs/configure.md, systemd/raida-uring.toml
+docs: setup ## what settings and log events say: tables in docs/configure.md and docs/reference.md, systemd/raida-uring.toml
 	$(BIN)/python tools/settings.py
+	$(BIN)/python tools/log_events.py
 
 clean: ## remove everything that the targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
