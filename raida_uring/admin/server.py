@@ -7,7 +7,6 @@ permissions of the path. Requests, clients and answers are bounded. The format i
 
 import contextlib
 import json
-import logging
 import os
 import queue
 import selectors
@@ -25,7 +24,7 @@ from raida_uring.descriptors import Reserve
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.observe.status import for_operators
 from raida_uring.threads import Vital
 
@@ -40,8 +39,6 @@ IDLE_CROWDED_S: Final = 2.0  # ... or, when a further one comes and there is no 
 END_S: Final = 1.0  # all that clients have for their last answers; the node waits meanwhile
 PROGRESS_INTERVAL_S: Final = 0.2
 ACCEPT_PAUSE_S: Final = 0.1  # when there is no descriptor to accept with
-
-logger = logging.getLogger("raida_uring.admin")
 
 
 class _RequestError(RaidaError):
@@ -157,7 +154,7 @@ class Admin:
                 raise StartError(f"[admin] socket {path}: {error}") from error
             undone.pop_all()
         self._identity = found.st_dev, found.st_ino
-        logger.info("admin socket %s", self._path, extra=event("admin_socket", path=self._path))
+        events.ADMIN_SOCKET.log(path=self._path)
 
     def close(self) -> None:
         """Tell those who watch a drain how it ended, and remove the socket."""
@@ -286,7 +283,7 @@ class Admin:
         except RaidaError as error:
             client.send({"error": str(error)})
         except Exception as error:
-            logger.exception("admin request failed", extra=event("admin_failed"))
+            events.ADMIN_FAILED.log(exc_info=True)
             client.send({"error": f"internal error: {error!r}"})
         else:
             if result is not None:
@@ -408,11 +405,7 @@ class Admin:
         return {"phase": self._server.phase, "timeout_s": timeout_s}
 
     def _begin_drain(self, timeout_s: float) -> None:
-        logger.info(
-            "asked to stop: up to %.1f s for requests in flight",
-            timeout_s,
-            extra=event("drain_asked", timeout_ms=round(timeout_s * 1000)),
-        )
+        events.DRAIN_ASKED.log(timeout_s=timeout_s, timeout_ms=round(timeout_s * 1000))
         self._node.begin_drain(round(timeout_s * 1000))
 
 
@@ -421,12 +414,7 @@ def _refuse_user(channel: socket.socket) -> str | None:
     process, user = peer_of(channel)
     if user in (0, os.geteuid()):
         return None
-    logger.warning(
-        "admin socket: process %d of user %d refused",
-        process,
-        user,
-        extra=event("admin_refused", process=process, user=user),
-    )
+    events.ADMIN_REFUSED.log(process=process, user=user)
     return "only root and the node's own user are answered"
 
 

@@ -1,6 +1,5 @@
 """`raida-uring serve`: run the node."""
 
-import logging
 import os
 import re
 import signal
@@ -15,12 +14,11 @@ from raida_uring import config, log
 from raida_uring.cli.console import EXIT_FAILED, complain
 from raida_uring.cli.options import Backend, add_module_path, config_option, load_config
 from raida_uring.errors import RaidaError
+from raida_uring.log import events
 from raida_uring.node import inbox
 
 # The months that a coin's record can hold begin in February 2023 and end 256 later.
 _YEARS: Final = range(2023, 2045)
-
-logger = logging.getLogger("raida_uring")
 
 
 def serve(
@@ -75,18 +73,13 @@ def _log_risks(chosen: config.Config, config_path: Path | None) -> None:
     """What an operator should know of the configuration and the machine before the node serves."""
     _warn_of_clock()
     if config_path is None:
-        logger.info(
-            "no --config given: RAIDA 0 with a random admin key", extra=log.event("default_config")
-        )
+        events.DEFAULT_CONFIG.log()
     else:
         exposed = config.exposed_keys(config_path, chosen)
         if exposed is not None:
-            logger.warning("%s", exposed, extra=log.event("config_exposed"))
+            events.CONFIG_EXPOSED.log(fault=exposed)
     if os.geteuid() == 0:
-        logger.info(
-            "runs as root, whose rights it does not need: a user of its own is safer",
-            extra=log.event("runs_as_root"),
-        )
+        events.RUNS_AS_ROOT.log()
     _warn_of_pages(chosen)
 
 
@@ -95,29 +88,16 @@ def _warn_of_pages(chosen: config.Config) -> None:
     from raida_uring.handlers import page_readers
 
     if page_readers.hands_pages_to_anybody(chosen):
-        logger.warning(
-            "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
-            '[store] pages_for = "none", the default, forbids it',
-            extra=log.event("pages_for_all"),
-        )
+        events.PAGES_FOR_ALL.log()
     elif page_readers.hands_pages_to_peers(chosen):
-        logger.warning(
-            "whoever has an address of raida_servers is handed pages of coins with every AN "
-            '(14/4), which no RAIDA needs: [store] pages_for = "none", the default, forbids it',
-            extra=log.event("pages_for_peers"),
-        )
+        events.PAGES_FOR_PEERS.log()
 
 
 def _warn_of_clock() -> None:
     """The month of a change and the life of a ticket are taken from the clock."""
     year = time.gmtime().tm_year
     if year not in _YEARS:
-        logger.warning(
-            "the clock is in the year %d: set it, or let NTP; coins that change meanwhile get a "
-            "wrong month",
-            year,
-            extra=log.event("clock_absurd", year=year),
-        )
+        events.CLOCK_ABSURD.log(year=year)
 
 
 def plain_options(argv: Sequence[str]) -> dict[str, Any] | None:

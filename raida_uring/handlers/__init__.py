@@ -16,7 +16,6 @@ import importlib
 import importlib.metadata
 import inspect
 import itertools
-import logging
 import os
 import re
 import traceback
@@ -29,7 +28,7 @@ from raida_uring import protocol
 from raida_uring.errors import ConfigError
 from raida_uring.handlers.message import Reply, Request
 from raida_uring.handlers.node import Node
-from raida_uring.log import event
+from raida_uring.log import events
 
 __all__ = ["Command", "Handler", "Mode", "Node", "Reply", "Request", "command", "load"]
 
@@ -42,7 +41,6 @@ ECHO_NUMBER: Final = 0  # of 0/0, which several places answer specially
 OTHERS_GROUPS: Final = (5, 6, 7)
 OTHERS_CODES: Final = range(128, 256)
 
-logger = logging.getLogger("raida_uring.handlers")
 
 _REQUIRED: Final[Any] = object()
 
@@ -178,12 +176,7 @@ def _declared_entry_points() -> Iterator[importlib.metadata.EntryPoint]:
             points = list(package.entry_points)
         except Exception as error:
             place = getattr(package, "_path", "?")
-            logger.warning(
-                "%s: not a package's metadata, its commands are not looked for: %s",
-                place,
-                _reason(error),
-                extra=event("package_unreadable", path=str(place)),
-            )
+            events.PACKAGE_UNREADABLE.log(path=place, error=_reason(error))
             continue
         if name not in seen:  # the first on the path is the one that is imported
             seen.add(name)

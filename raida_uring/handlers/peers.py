@@ -5,7 +5,6 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 
 import asyncio
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -15,13 +14,11 @@ from typing import Final
 from raida_uring.client.aio import AsyncClient
 from raida_uring.config import ServerTable
 from raida_uring.errors import RaidaError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.protocol import calls, layout
 
 TIMEOUT_S: Final = 32.0
 LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
-
-logger = logging.getLogger("raida_uring.peers")
 
 
 class Addresses:
@@ -109,12 +106,6 @@ async def _redeem_one(server: ServerTable, raida: int, address: str, ticket: byt
         )
         answer = await client.ask(calls.validate_ticket(server.raida_id, int.from_bytes(ticket)))
     except (OSError, RaidaError) as error:
-        logger.info(
-            "RAIDA %d (%s) did not redeem a ticket: %s",
-            raida,
-            address,
-            error,
-            extra=event("ticket_refused", raida=raida, address=address),
-        )
+        events.TICKET_REFUSED.log(raida=raida, address=address, error=error)
         return set()
     return {coin.wire for coin in answer.value or ()}

@@ -1,9 +1,8 @@
 """Logging to standard error: plain for a person, JSON for a collector, fields for the journal.
 
-The package logs through `logging.getLogger("raida_uring")` and its children. Every line of ours has
-a name, given by `extra=event("name", field=value)`: a collector's handle, listed in
-docs/reference.md. A thread that logs never waits for a reader of the log (writer.py). Not for the
-I/O thread, which counts instead.
+The package logs through `logging.getLogger("raida_uring")`, a handler's module through a child of
+it. Every line of the package is an event of events.py. A thread that logs never waits for a reader
+of the log (writer.py). Not for the I/O thread, which counts instead.
 """
 
 import json
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
+from raida_uring.log import events
 from raida_uring.log.writer import Destination, Journal, Stream, Text, Writer, divert
 
 if TYPE_CHECKING:
@@ -39,11 +39,6 @@ _JOURNAL_PRIORITIES: Final = {
     logging.ERROR: 3,
     logging.CRITICAL: 2,
 }
-
-
-def event(name: str, **fields: object) -> dict[str, object]:
-    """What to pass as `extra`: the line's name, and its figures for those who do not read text."""
-    return {"event": name, "fields": fields}
 
 
 def _event_of(record: logging.LogRecord) -> str:
@@ -249,11 +244,7 @@ class _LastResort(logging.Handler):
 
 def _tell_dropped(count: int) -> None:
     """Thread: the writer's. An error, since errors may be among them."""
-    logging.getLogger("raida_uring").error(
-        "%d lines of this log were dropped: nobody read it, or it could not be written",
-        count,
-        extra={**event("lines_dropped", count=count), "unlimited": True},
-    )
+    events.LINES_DROPPED.log(count=count)
 
 
 _repeats = _Repeats()
@@ -322,12 +313,7 @@ def _uncaught(
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)  # what a person expects to see
         return
-    logging.getLogger("raida_uring").error(
-        "the node ends by a fault of its own: %r",
-        error,
-        exc_info=(kind, error, traceback),
-        extra=event("node_failed"),
-    )
+    events.NODE_FAILED.log(error=error, exc_info=error)
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
@@ -338,24 +324,18 @@ def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 
 def log_death(thread: threading.Thread | None, error: BaseException | None) -> None:
     """Say that `thread` has ended by `error`. Any thread."""
-    logging.getLogger("raida_uring").error(
-        "thread %s has died: %r",
-        "?" if thread is None else thread.name,
-        error,
-        exc_info=error,
-        extra=event("thread_died", thread="?" if thread is None else thread.name),
+    events.THREAD_DIED.log(
+        thread="?" if thread is None else thread.name, error=error, exc_info=error
     )
 
 
 def _unraisable(args: "UnraisableHookArgs") -> None:
     error = args.exc_value
-    logging.getLogger("raida_uring").error(
-        "%s %r: %r",
-        args.err_msg or "an exception that nobody can catch, in",
-        args.object,
-        error,
+    events.UNRAISABLE.log(
+        what=args.err_msg or "an exception that nobody can catch, in",
+        place=args.object,
+        error=error,
         exc_info=error,
-        extra=event("unraisable"),
     )
 
 
@@ -372,13 +352,7 @@ def current_level() -> str:
 def sweep() -> None:
     """Say what was held back lately. Call about once a second. Any thread."""
     for level, message, count in _repeats.sweep():
-        logging.getLogger("raida_uring").log(
-            level,
-            "%d lines held back, as: %s",
-            count,
-            message,
-            extra={**event("repeated", count=count, line=message), "unlimited": True},
-        )
+        events.REPEATED.log(level=level, count=count, line=message)
 
 
 def _is_journal(stream: TextIO) -> bool:

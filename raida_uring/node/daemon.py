@@ -6,7 +6,6 @@ another, and does the actions that the table of life.py names for the current st
 
 import errno
 import json
-import logging
 import queue
 import threading
 import time
@@ -18,7 +17,7 @@ from raida_uring import log, threads
 from raida_uring.addresses import format_endpoint
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, RaidaError, StartError, ToldToStopError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node import hint, operators, servicemanager
 from raida_uring.node.inbox import Inbox
 from raida_uring.node.life import POLLED, SIGNALS, Action, Event, Life, Stage
@@ -35,8 +34,6 @@ from raida_uring.node.upgrade import Takeover
 IDLE_S: Final = 1.0  # between looks for what nobody reports ...
 LOOK_S: Final = 0.02  # ... and while something is under way
 DUPLICATE_S: Final = 0.05  # timeout(1) signals a process, and then its process group
-
-logger = logging.getLogger("raida_uring")
 
 
 class Daemon:
@@ -147,7 +144,7 @@ class Daemon:
             try:
                 self.server.start()
             except ToldToStopError:
-                logger.info("told to stop before it served", extra=event("stopped_early"))
+                events.STOPPED_EARLY.log()
                 return
             try:
                 self._live()
@@ -185,7 +182,7 @@ class Daemon:
         if self._takeover is None:
             self._operators.open()
         told = hint.ping_command(self.server.config.server, endpoints[0])
-        logger.info("try it: %s", told, extra=event("hint"))
+        events.HINT.log(command=told)
         if self._takeover is None:
             self._service.announce(self.server.descriptors)
         self.server.begin_takeover(self._hear_of_predecessor)
@@ -254,10 +251,9 @@ class Daemon:
                 self._finish()
         finally:
             counters = self.server.counters()
-            logger.info(
-                "final counters %s",
-                json.dumps({name: count for name, count in counters.items() if count}),
-                extra=event("final_counters", **counters),
+            events.FINAL_COUNTERS.log(
+                nonzero=json.dumps({name: count for name, count in counters.items() if count}),
+                more=counters,
             )
             self._operators.close_admin()
             self._service.end()
@@ -321,7 +317,7 @@ class Daemon:
     def _note_fault(self) -> None:
         """A failure of the machine, not of the settings: the service manager starts it again."""
         if (fault := self.server.store_fault) is not None:
-            logger.error("%s", fault, extra=event("store_lost"))
+            events.STORE_LOST.log(fault=fault)
             doing = "the store must be opened again, so the node ends"
             self._fault = EngineError(errno.EIO, doing)
         else:

@@ -1,13 +1,12 @@
 """The main thread's queue: signals, and what other threads report."""
 
 import contextlib
-import logging
 import queue
 import signal
 from collections.abc import Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.threads import Vital
 
 T = TypeVar("T")
@@ -26,8 +25,6 @@ UNUSED: Final = frozenset(
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
-
-logger = logging.getLogger("raida_uring")
 
 
 def hold_back(signals: Iterable[int]) -> None:
@@ -72,12 +69,7 @@ class Inbox(Generic[T]):
             if number in self._signals:
                 self._queue.put(self._signals[number])
             else:
-                logger.info(
-                    "a signal that asks for nothing here: %s (%d)",
-                    _name_of(number),
-                    number,
-                    extra=event("signal_unused", signal=int(number)),
-                )
+                events.SIGNAL_UNUSED.log(name=_name_of(number), signal=int(number))
 
     def put(self, item: T) -> None:
         """Any thread."""

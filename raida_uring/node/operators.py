@@ -5,22 +5,19 @@ main.
 """
 
 import contextlib
-import logging
 import time
 from typing import Final
 
 from raida_uring.admin.node import Node
 from raida_uring.admin.path import path_of
 from raida_uring.admin.server import Admin
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.server import Server
 from raida_uring.node.website import UNAVAILABLE
 
 RETRY_S: Final = 0.1  # between tries to open what a predecessor is about to give up
 QUIET_S: Final = 5.0  # without a log line: a killed predecessor gives things up one by one
 RETRY_LATER_S: Final = 2.0  # between tries after that
-
-logger = logging.getLogger("raida_uring")
 
 
 class Operators:
@@ -71,19 +68,9 @@ class Operators:
 
     def _log_missing(self, missing: set[str]) -> None:
         if "http" in missing:
-            logger.error(
-                "no HTTP, tried again every %.0f s: %s",
-                RETRY_LATER_S,
-                self._server.http_fault,
-                extra=event("http_failed"),
-            )
+            events.HTTP_FAILED.log(retry_s=RETRY_LATER_S, fault=self._server.http_fault)
         if "admin" in missing:
-            logger.warning(
-                "no admin socket, tried again every %.0f s: %s",
-                RETRY_LATER_S,
-                self._admin_fault,
-                extra=event("admin_socket_failed"),
-            )
+            events.ADMIN_SOCKET_FAILED.log(retry_s=RETRY_LATER_S, fault=self._admin_fault)
 
     @property
     def missing(self) -> bool:

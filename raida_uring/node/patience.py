@@ -2,20 +2,17 @@
 interface that is about to come up, a store that its last user has not closed yet. Thread: control.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from raida_uring.errors import RaidaError
-from raida_uring.log import event
+from raida_uring.log import events
 
 TIMEOUT_S: Final = 60.0  # as long as a connection that was closed keeps its port (TIME-WAIT)
 RETRY_S: Final = 0.25
 
 T = TypeVar("T")
-
-logger = logging.getLogger("raida_uring")
 
 
 class Patience:
@@ -43,12 +40,7 @@ class Patience:
                 reason = str(error)
             if reason != told:
                 told = reason
-                logger.warning(
-                    "%s; waiting up to %.0f s",
-                    reason,
-                    self._deadline - now,
-                    extra=event("start_waits", reason=reason),
-                )
+                events.START_WAITS.log(reason=reason, wait_s=self._deadline - now)
             self._rest(RETRY_S, reason)
 
 

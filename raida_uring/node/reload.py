@@ -1,17 +1,14 @@
 """Reading the configuration again, one at a time, told to the log and the service manager."""
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
 
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.server import Reloaded, Server
 from raida_uring.node.service import Service
-
-logger = logging.getLogger("raida_uring")
 
 
 class Reload:
@@ -38,12 +35,10 @@ class Reload:
                 reloaded = self._apply()
             except (ConfigError, StartError, EngineError) as error:
                 remark = f"; the last reload failed: {error}"
-                logger.error(
-                    "not reloaded, nothing changed: %s", error, extra=event("reload_failed")
-                )
+                events.RELOAD_FAILED.log(error=error)
                 raise
             except Exception as error:  # whatever it is, the node has something to go on with
-                logger.exception("not reloaded: %r", error, extra=event("reload_failed"))
+                events.RELOAD_CRASHED.log(error=error, exc_info=True)
                 raise StartError(f"a fault of the node, see its log: {error!r}") from error
             finally:
                 if self._server.phase == "serving":  # otherwise STOPPING=1 must stand
@@ -63,15 +58,10 @@ class Reload:
 
 
 def _log(reloaded: Reloaded) -> None:
-    logger.info(
-        "reloaded: %s",
-        ", ".join(map(str, reloaded.applied)) or "nothing to apply",
-        extra=event("reloaded", applied=list(map(str, reloaded.applied))),
+    events.RELOADED.log(
+        changes=", ".join(map(str, reloaded.applied)) or "nothing to apply",
+        applied=list(map(str, reloaded.applied)),
     )
     if reloaded.restart:
         names = ", ".join(map(str, reloaded.restart))
-        logger.warning(
-            "need a restart: %s",
-            names,
-            extra=event("restart_needed", settings=list(map(str, reloaded.restart))),
-        )
+        events.RESTART_NEEDED.log(changes=names, settings=list(map(str, reloaded.restart)))

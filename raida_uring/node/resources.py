@@ -1,18 +1,15 @@
 """A line of the log a minute: what the process uses of the machine. Thread: main."""
 
-import logging
 import os
 import time
 from typing import Final
 
 import psutil
 
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.server import Server
 
 INTERVAL_S: Final = 60.0
-
-logger = logging.getLogger("raida_uring")
 
 
 class Resources:
@@ -42,28 +39,17 @@ class Resources:
                 memory = process.memory_info().rss >> 20
                 descriptors, threads = process.num_fds(), process.num_threads()
         except (OSError, psutil.Error) as error:  # no descriptor left to look with
-            logger.warning("resources are not known: %s", error, extra=event("resources_unknown"))
+            events.RESOURCES_UNKNOWN.log(error=error)
             return
         counters = self._server.counters()
         requests = counters["udp_received"] + counters["tcp_requests"]
-        logger.info(
-            "resources: cpu %.0f %%, memory %d MiB, descriptors %d, threads %d, connections %d, "
-            "requests %d",
-            cpu_percent,
-            memory,
-            descriptors,
-            threads,
-            counters["connections_open"],
-            requests,
-            extra=event(
-                "resources",
-                cpu_percent=round(cpu_percent),
-                memory_mib=memory,
-                descriptors=descriptors,
-                threads=threads,
-                connections=counters["connections_open"],
-                requests=requests,
-            ),
+        events.RESOURCES.log(
+            cpu_percent=round(cpu_percent),
+            memory_mib=memory,
+            descriptors=descriptors,
+            threads=threads,
+            connections=counters["connections_open"],
+            requests=requests,
         )
 
 

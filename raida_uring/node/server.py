@@ -7,7 +7,6 @@ thread ends, the store is closed, memory and sockets go last.
 
 import contextlib
 import dataclasses
-import logging
 import os
 import threading
 import time
@@ -30,7 +29,7 @@ from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import Command
 from raida_uring.handlers.node import Node, Stats
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node import sockets, startup
 from raida_uring.node.patience import Patience
 from raida_uring.node.sockets import Inherited
@@ -47,8 +46,6 @@ from raida_uring.workers.worker import Worker, join_all
 
 READY_TIMEOUT_MS: Final = 30_000
 CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
-
-logger = logging.getLogger("raida_uring")
 
 
 class Observed:
@@ -416,11 +413,7 @@ class Server(Serving):
         config, takeover = self.config, self._takeover
         self._connections_reserved = startup.limit_connections(config)
         self._commands = handlers.load(config.handlers.modules, store=config.store.path is not None)
-        logger.info(
-            "%s",
-            handlers.summary(self._commands),
-            extra=event("commands", count=len(self._commands)),
-        )
+        events.COMMANDS.log(summary=handlers.summary(self._commands), count=len(self._commands))
         inherited = self._received
         if takeover is not None:
             inherited = Inherited(takeover.port, takeover.descriptors)
@@ -447,12 +440,7 @@ class Server(Serving):
         self._requests.start()
         self._started_at, self._started_s = time.time(), time.monotonic()
         places = ", ".join(format_endpoint(*endpoint) for endpoint in self.endpoints)
-        logger.info(
-            "serving on %s: %s",
-            places,
-            self.tier,
-            extra=event("serving", endpoints=places, tier=self.tier),
-        )
+        events.SERVING.log(endpoints=places, tier=self.tier)
         startup.log_missing(engine, config, self._bound)
         self.website.log()
 
@@ -546,11 +534,7 @@ class Server(Serving):
     def _join_workers(self) -> bool:
         """Whether every worker has ended; one that is stuck in a handler keeps using its memory."""
         if stuck := join_all(self._workers):
-            logger.warning(
-                "handlers did not return in time: %s",
-                ", ".join(stuck),
-                extra=event("handlers_stuck", workers=stuck),
-            )
+            events.HANDLERS_STUCK.log(names=", ".join(stuck), workers=stuck)
         return not stuck
 
     def _close_store(self) -> None:

@@ -7,7 +7,6 @@ systemd.service(5) on FileDescriptorStoreMax=.
 
 import array
 import contextlib
-import logging
 import os
 import select
 import socket
@@ -22,7 +21,7 @@ from typing import Final
 import psutil
 
 from raida_uring.errors import StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
@@ -33,8 +32,6 @@ _LATER_MAX: Final = 64
 # The name of our sockets in the descriptor store; those of a .socket unit have the unit's name.
 STORED_NAME: Final = "raida-uring-stored"
 _FIRST_DESCRIPTOR: Final = 3
-
-logger = logging.getLogger("raida_uring")
 
 
 def notify(state: str, descriptors: Sequence[int] = ()) -> None:
@@ -107,10 +104,7 @@ class _Teller:
             self._lock.notify_all()
             if len(self._later) > 1:
                 return
-        logger.warning(
-            "cannot notify the service manager, which does not read: it will be told later",
-            extra=event("notify_late"),
-        )
+        events.NOTIFY_LATE.log()
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -157,7 +151,7 @@ def _send(
 
 
 def _log_failure(error: Exception) -> None:
-    logger.warning("cannot notify the service manager: %s", error, extra=event("notify_failed"))
+    events.NOTIFY_FAILED.log(error=error)
 
 
 class Adoption:
@@ -270,12 +264,7 @@ def store_sockets(descriptors: Sequence[int]) -> None:
     if not stores_sockets():
         return
     if len(descriptors) > int(os.environ["FDSTORE"]):
-        logger.warning(
-            "the service manager keeps %s of %d sockets: raise FileDescriptorStoreMax=",
-            os.environ["FDSTORE"],
-            len(descriptors),
-            extra=event("sockets_not_kept", wanted=len(descriptors)),
-        )
+        events.SOCKETS_NOT_KEPT.log(limit=os.environ["FDSTORE"], wanted=len(descriptors))
     _forget_sockets()
     # FDPOLL=0: the manager must not drop a socket because poll() reports an error on it.
     notify(f"FDSTORE=1\nFDNAME={STORED_NAME}\nFDPOLL=0", descriptors)
@@ -311,7 +300,7 @@ def received_sockets() -> Inherited | None:
     try:
         inherited = _paired(stored, names)
     except StartError as error:
-        logger.warning("stored sockets are not used: %s", error, extra=event("sockets_unusable"))
+        events.SOCKETS_UNUSABLE.log(error=error)
         _close_all(stored)
         _forget_sockets()
         inherited = Inherited(0, {})

@@ -6,7 +6,6 @@ Thread: control. Accepted connections inherit their options from the listener.
 import contextlib
 import errno
 import ipaddress
-import logging
 import os
 import socket
 import struct
@@ -19,7 +18,7 @@ from typing import Final
 from raida_uring.addresses import Bound, bind_address, format_endpoint
 from raida_uring.config import Config
 from raida_uring.errors import StartError, passing
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.patience import Patience, retry
 
 PORT_TRIES: Final = 16  # to find a number that is free for both UDP and TCP
@@ -43,8 +42,6 @@ _UNCONNECTED: Final = "07"
 _INODE: Final = 5  # the fields behind the state, up to it
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-logger = logging.getLogger("raida_uring.sockets")
 
 
 class Inherited:
@@ -81,13 +78,7 @@ class Inherited:
             self.forget()
             self.releasing = True
         if unserved and self.of_unit:
-            logger.warning(
-                "sockets of the .socket unit that nobody serves, since the configuration names "
-                "others: %s port %d; whoever connects there waits in vain",
-                ", ".join(unserved),
-                self.port,
-                extra=event("sockets_unserved", hosts=unserved, port=self.port),
-            )
+            events.SOCKETS_UNSERVED.log(places=", ".join(unserved), port=self.port, hosts=unserved)
 
 
 def bind_all(
@@ -173,7 +164,7 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
         tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT and host == "::":
-            logger.warning("no IPv6 on this machine: not listening on [::]", extra=event("no_ipv6"))
+            events.NO_IPV6.log()
             return None
         raise _no_socket(host, error) from error
     try:
@@ -196,11 +187,7 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
         bound.close()
         raise
     if missing:
-        logger.warning(
-            "%s: no interface has that address, or it is not usable yet: served once one has",
-            host,
-            extra=event("address_missing", address=host),
-        )
+        events.ADDRESS_MISSING.log(address=host)
     return Bound(host, port, udp, tcp)
 
 
@@ -381,13 +368,11 @@ def _set_udp_options(udp: socket.socket, host: str, config: Config) -> None:
         udp.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
     for name, wanted, granted in size_buffers(udp, config):
         if granted < wanted:
-            logger.info(
-                "UDP %s buffer: %d of %d bytes granted (net.core.%smem_max)",
-                name,
-                granted,
-                wanted,
-                "r" if name == "receive" else "w",
-                extra=event("buffer_small", buffer=name, granted=granted, wanted=wanted),
+            events.BUFFER_SMALL.log(
+                buffer=name,
+                granted=granted,
+                wanted=wanted,
+                direction="r" if name == "receive" else "w",
             )
 
 

@@ -1,7 +1,6 @@
 """What a start is made of, piece by piece; server.py has the order. Thread: control."""
 
 import errno
-import logging
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -14,7 +13,7 @@ from raida_uring.errors import EngineError, StartError, passing
 from raida_uring.ffi import native
 from raida_uring.handlers import ECHO_NUMBER, Command, Mode
 from raida_uring.handlers.node import Node
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.observe import process
 from raida_uring.observe.requestlog import RequestLog
@@ -28,8 +27,6 @@ LANES: Final[Mapping[Mode, int]] = {
     "write": native.CLASS_WRITE,
 }
 
-logger = logging.getLogger("raida_uring")
-
 
 def limit_connections(config: Config) -> int:
     """`[limits] connections_max`, or as many as the descriptor limit has room for. Raises
@@ -42,13 +39,7 @@ def limit_connections(config: Config) -> int:
             f"a descriptor limit of {limit} leaves no room for connections: raise LimitNOFILE="
         )
     if wanted > room:
-        logger.info(
-            "connections_max lowered from %d to %d: the descriptor limit is %d",
-            wanted,
-            room,
-            limit,
-            extra=event("connections_lowered", wanted=wanted, granted=room),
-        )
+        events.CONNECTIONS_LOWERED.log(wanted=wanted, granted=room, limit=limit)
     return min(wanted, room)
 
 
@@ -128,26 +119,15 @@ def log_missing(engine: native.Engine, config: Config, bound: Iterable[Bound]) -
     """Log what is not there although an operator may expect it."""
     log_lack_of_ipv4("[network] bind", [one.tcp for one in bound])
     if config.http.enabled and "ipv4" not in process.host_errors():
-        logger.info(
-            "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
-            extra=event("host_errors_hidden"),
-        )
+        events.HOST_ERRORS_HIDDEN.log()
     if LACK_OF_MEMORY in engine.tier:
-        logger.warning(
-            "smaller queues than asked for: %s",
-            explain_refusal(errno.ENOMEM),
-            extra=event("queues_small"),
-        )
+        events.QUEUES_SMALL.log(why=explain_refusal(errno.ENOMEM))
 
 
 def log_lack_of_ipv4(place: str, listening: Iterable[socket.socket]) -> None:
     """If one of the sockets stands for every IPv6 address and none for any IPv4 one."""
     if _lacks_ipv4(listening):
-        logger.info(
-            '%s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
-            place,
-            extra=event("ipv6_only", place=place),
-        )
+        events.IPV6_ONLY.log(place=place)
 
 
 def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:

@@ -1,12 +1,8 @@
 """How a node leaves: drain, for how long, sooner, at once. Thread: main, but for ask()."""
 
-import logging
-
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.server import Server
 from raida_uring.node.service import Service
-
-logger = logging.getLogger("raida_uring")
 
 
 class Stopping:
@@ -29,9 +25,7 @@ class Stopping:
 
     def later(self) -> None:
         """The predecessor's connections come here, and the sockets are not ours alone."""
-        logger.info(
-            "stopping once the predecessor is gone", extra=event("stopping_after_predecessor")
-        )
+        events.STOPPING_AFTER_PREDECESSOR.log()
         self._service.ask_for_time(self.default_ms)  # the predecessor's
 
     def leave(self) -> None:
@@ -48,21 +42,15 @@ class Stopping:
 
     def at_once(self) -> None:
         """Drop the requests in flight."""
-        logger.warning(
-            "stopping at once: requests in flight are dropped", extra=event("stopping_now")
-        )
+        events.STOPPING_NOW.log()
         self._server.begin_drain(0)
 
     @staticmethod
     def log_begin(timeout_ms: int) -> None:
         """A drain begins."""
-        logger.info(
-            "stopping: up to %.1f s for requests in flight",
-            timeout_ms / 1000,
-            extra=event("stopping", timeout_ms=timeout_ms),
-        )
+        events.STOPPING.log(timeout_s=timeout_ms / 1000, timeout_ms=timeout_ms)
 
     @staticmethod
     def note_leaving() -> None:
         """Asked to stop while a drain is under way."""
-        logger.info("told to stop: leaving already", extra=event("leaving_already"))
+        events.LEAVING_ALREADY.log()

@@ -3,19 +3,16 @@
 Thread: control, but where it says so.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from raida_uring.config import Config
 from raida_uring.errors import StoreError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.patience import Patience, retry
 from raida_uring.node.upgrade import Takeover
 from raida_uring.store import Store, Syncer, Watch
 from raida_uring.store.trees import Integrity
-
-logger = logging.getLogger("raida_uring")
 
 
 class Storage:
@@ -65,14 +62,10 @@ class Storage:
         try:
             dead = self.store.forget_dead()
         except StoreError as error:
-            logger.warning("%s", error, extra=event("store_readers_unknown"))
+            events.STORE_READERS_UNKNOWN.log(error=error)
         else:
             if dead:
-                logger.info(
-                    "%d readers of the store had been killed",
-                    dead,
-                    extra=event("store_readers_dead", count=dead),
-                )
+                events.STORE_READERS_DEAD.log(count=dead)
 
     def claim(self) -> None:
         """The predecessor is gone: this process alone changes the store."""

@@ -6,22 +6,19 @@ Thread: main, but for ask(). upgrade.py has what the two processes say to each o
 import contextlib
 import dataclasses
 import errno
-import logging
 import os
 import queue
 import signal
 from collections.abc import Callable
 
 from raida_uring.errors import EngineError, RaidaError, StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node.life import Event, Stage
 from raida_uring.node.server import Server
 from raida_uring.node.upgrade import Successor, how_ended
 
 Outcome = int | StartError
 """Of an upgrade: the successor's process id, or why there is none."""
-
-logger = logging.getLogger("raida_uring")
 
 
 class Succession:
@@ -59,7 +56,7 @@ class Succession:
 
     def start(self) -> None:
         """Start the successor."""
-        logger.info("upgrade: starting the successor", extra=event("upgrade_begun"))
+        events.UPGRADE_BEGUN.log()
         try:
             self._successor = self._server.start_successor()
         except RaidaError as error:
@@ -83,15 +80,13 @@ class Succession:
             why = "a successor is starting already"
         elif stage is Stage.HANDING_OVER and self._successor is not None:
             why = f"process {self._successor.pid} serves already, ask that"
-        logger.info("told to upgrade: %s", why, extra=event("upgrade_under_way"))
+        events.UPGRADE_UNDER_WAY.log(why=why)
 
     # -- a successor that is not wanted ------------------------------------------------------------
 
     def give_up(self) -> None:
         """Dismiss the successor; this node goes on."""
-        logger.error(
-            "no upgrade, this node goes on: %s", self._reason, extra=event("upgrade_failed")
-        )
+        events.UPGRADE_FAILED.log(reason=self._reason)
         self._dismiss()
 
     def call_off(self, cause: RaidaError | None) -> None:
@@ -101,7 +96,7 @@ class Succession:
             if cause is None
             else f"this node has failed meanwhile: {cause}"
         )
-        logger.error("no upgrade: %s", self._reason, extra=event("upgrade_failed"))
+        events.UPGRADE_CANCELLED.log(reason=self._reason)
         self._dismiss()
 
     def _dismiss(self) -> None:
@@ -123,7 +118,7 @@ class Succession:
     def announce(self) -> int:
         """Tell whoever asked that the successor serves; its process id."""
         pid = self._serving.pid
-        logger.info("upgrade: process %d serves", pid, extra=event("upgrade_done", pid=pid))
+        events.UPGRADE_DONE.log(pid=pid)
         if self._server.phase == "serving":
             self._last_word = pid
             self._answer(pid)
@@ -164,11 +159,7 @@ class Succession:
         if successor is not None:
             successor.channel.close()
         self._last_word = None
-        logger.error(
-            "the successor %s: this node serves again",
-            how_ended(ended or 0),
-            extra=event("successor_lost", status=ended),
-        )
+        events.SUCCESSOR_LOST.log(how=how_ended(ended or 0), status=ended)
         return ended
 
     def finish(self) -> EngineError | None:

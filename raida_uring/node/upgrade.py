@@ -19,7 +19,6 @@ import array
 import contextlib
 import errno
 import json
-import logging
 import os
 import select
 import signal
@@ -31,7 +30,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raida_uring.errors import RaidaError, StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.threads import Vital
 
 ENVIRONMENT: Final = "RAIDA_URING_TAKEOVER"
@@ -46,8 +45,6 @@ _RELEASED: Final = b"released"
 _MESSAGE_BYTES_MAX: Final = 1 << 16
 _REASON_BYTES_MAX: Final = 1000
 _CHANNEL_BYTES: Final = 1 << 20
-
-logger = logging.getLogger("raida_uring.upgrade")
 
 
 class Successor:
@@ -183,11 +180,7 @@ class Successor:
         try:
             self.channel.send(json.dumps(counters).encode())
         except OSError as error:
-            logger.warning(
-                "the successor does not have this node's counters: %s",
-                error.strerror or error,
-                extra=event("counters_lost"),
-            )
+            events.COUNTERS_LOST.log(error=error.strerror or error)
         self.channel.close()
 
 
@@ -278,7 +271,7 @@ class Takeover:
         try:
             self._channel.send(_READY)
         except OSError:
-            logger.warning("the predecessor is gone already", extra=event("predecessor_gone"))
+            events.PREDECESSOR_GONE.log()
         self._thread = Vital(
             target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True
         )
@@ -288,11 +281,7 @@ class Takeover:
         """Once `gone` is true: end the thread."""
         if self._thread is not None:
             self._thread.join()
-        logger.info(
-            "took over: %d connections passed on, the predecessor is gone",
-            self.adopted,
-            extra=event("took_over", connections=self.adopted),
-        )
+        events.TOOK_OVER.log(connections=self.adopted)
 
     def _run(
         self,
@@ -314,10 +303,7 @@ class Takeover:
                 if not data:
                     break
                 if flags & socket.MSG_CTRUNC:
-                    logger.warning(
-                        "no descriptor is left for a connection that was passed on: it is closed",
-                        extra=event("connection_not_taken"),
-                    )
+                    events.CONNECTION_NOT_TAKEN.log()
                     continue
                 for _, _, content in ancillary:
                     descriptors.frombytes(content)
@@ -336,10 +322,7 @@ def _carry(carry: Callable[[dict[str, int]], None], data: bytes) -> None:
     try:
         carry(json.loads(data))
     except (ValueError, TypeError, AttributeError, OverflowError):
-        logger.warning(
-            "the predecessor speaks another version: its counters are not known",
-            extra=event("counters_lost"),
-        )
+        events.COUNTERS_UNKNOWN.log()
 
 
 def _adopt(adopt: Callable[[int, int], None], listener: int, fd: int) -> bool:

@@ -3,13 +3,12 @@
 Thread: control.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from raida_uring.config import HttpTable
 from raida_uring.errors import StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.node import startup
 from raida_uring.observe.snapshot import Snapshot
 from raida_uring.observe.web import Web
@@ -17,8 +16,6 @@ from raida_uring.observe.web import Web
 # HTTP and the admin socket may fail with these, also for want of a descriptor or a thread. None of
 # them may end a node that serves.
 UNAVAILABLE: Final = (StartError, OSError, RuntimeError)
-
-logger = logging.getLogger("raida_uring")
 
 
 class Website:
@@ -58,5 +55,5 @@ class Website:
         """Say where it is, once it is there."""
         if self.web is not None:
             urls = ", ".join(self.web.urls)
-            logger.info("status page, metrics and health on %s", urls, extra=event("http"))
+            events.HTTP.log(urls=urls)
             startup.log_lack_of_ipv4("[http] listen", self.web.sockets)

@@ -5,7 +5,6 @@ Everything else (names, words, writing) is done by this module's own thread. Req
 thread answers alone (votes, plain echoes, refused headers) are counted, not noted.
 """
 
-import logging
 import struct
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Final
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native
 from raida_uring.handlers.message import unpack_peer
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.observe.sketch import SpaceSaving
 from raida_uring.protocol import status_name
 from raida_uring.threads import Vital
@@ -27,8 +26,6 @@ WINDOW_S: Final = 60.0
 
 _NOTE: Final = struct.Struct(native.NOTE_FORMAT)
 _TRANSPORTS: Final = ("udp", "tcp")
-
-logger = logging.getLogger("raida_uring.requests")
 
 
 class RequestLog:
@@ -97,7 +94,7 @@ class RequestLog:
             try:
                 self._round()
             except Exception:  # the log goes on
-                logger.exception("request log failed", extra=event("request_log_failed"))
+                events.REQUEST_LOG_FAILED.log(exc_info=True)
         self._round()
         self._end_second()
 
@@ -116,7 +113,7 @@ class RequestLog:
             tap.samples_left = SAMPLES_PER_ROUND
 
     def _room(self) -> int:
-        if not self.lines_per_s or not logger.isEnabledFor(logging.INFO):
+        if not self.lines_per_s or not events.REQUEST.is_enabled():
             return 0
         return max(0, self.lines_per_s - self._written)
 
@@ -144,33 +141,18 @@ class RequestLog:
         _, command, _, transport, size, reply_size, reply_us, status = _NOTE.unpack(noted.note)
         host, port = unpack_peer(noted.peer)
         group, code = command >> 8, command & 0xFF
-        logger.info(
-            "request %d/%d from %s port %d over %s: %d %s, %d bytes, %d back, %.3f ms",
-            group,
-            code,
-            host,
-            port,
-            _TRANSPORTS[transport],
-            status,
-            status_name(status),
-            size,
-            reply_size,
-            reply_us / 1000,
-            extra={
-                **event(
-                    "request",
-                    peer=host,
-                    port=port,
-                    transport=_TRANSPORTS[transport],
-                    group=group,
-                    command=code,
-                    status=status,
-                    request_bytes=size,
-                    reply_bytes=reply_size,
-                    duration_us=reply_us,
-                ),
-                "unlimited": True,
-            },
+        events.REQUEST.log(
+            group=group,
+            command=code,
+            peer=host,
+            port=port,
+            transport=_TRANSPORTS[transport],
+            status=status,
+            status_name=status_name(status),
+            request_bytes=size,
+            reply_bytes=reply_size,
+            duration_ms=reply_us / 1000,
+            duration_us=reply_us,
         )
 
     def _take_closed(self) -> None:
@@ -190,35 +172,19 @@ class RequestLog:
     @staticmethod
     def _write_closed(one: native.ClosedConnection) -> None:
         host, port = unpack_peer(one.peer) if any(one.peer) else ("an unknown peer", 0)
-        logger.info(
-            "connection from %s port %d closed: %s, %d requests, %.3f s",
-            host,
-            port,
-            one.reason,
-            one.requests,
-            one.age_s,
-            extra={
-                **event(
-                    "connection",
-                    peer=host,
-                    port=port,
-                    reason=one.reason,
-                    requests=one.requests,
-                    duration_us=round(one.age_s * 1e6),
-                ),
-                "unlimited": True,
-            },
+        events.CONNECTION.log(
+            peer=host,
+            port=port,
+            reason=one.reason,
+            requests=one.requests,
+            duration_s=one.age_s,
+            duration_us=round(one.age_s * 1e6),
         )
 
     def _end_second(self) -> None:
         held_back, self._held_back, self._written = self._held_back, 0, 0
         if held_back > 0 and self.lines_per_s:
-            logger.info(
-                "%d requests and connections without a line: [log] requests_per_s is %d",
-                held_back,
-                self.lines_per_s,
-                extra={**event("requests_held_back", count=held_back), "unlimited": True},
-            )
+            events.REQUESTS_HELD_BACK.log(count=held_back, limit=self.lines_per_s)
 
 
 def _without_port(peer: bytes) -> bytes:

@@ -15,7 +15,6 @@ import contextlib
 import importlib.resources
 import ipaddress
 import json
-import logging
 import os
 import re
 import select
@@ -30,7 +29,7 @@ from raida_uring.addresses import bind_address, format_endpoint
 from raida_uring.config import HttpTable
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.observe import prometheus
 from raida_uring.observe.readiness import unready
 from raida_uring.observe.snapshot import Snapshot
@@ -57,8 +56,6 @@ _HEADERS: Final = (
 )
 
 _T = TypeVar("_T")
-
-logger = logging.getLogger("raida_uring.web")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +270,7 @@ class Web:
         except StartError as error:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except Exception:
-            logger.exception(
-                "the answer to %s could not be made",
-                request.path,
-                extra=event("http_fault", path=request.path),
-            )
+            events.HTTP_FAULT.log(path=request.path, exc_info=True)
             return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the node, see its log")
 
     # -- what there is -----------------------------------------------------------------------------

@@ -5,7 +5,6 @@ and its coins are not in circulation. Source: wire specification, section 8.
 """
 
 import hmac
-import logging
 import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import DEFAULT, DIFFERS, EQUAL, PAGE_RECORDS, PAGE_SIZE
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.store.layout import AN_BYTES, COIN, COIN_BYTES, page_of
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 _STATES_DEFAULT: Final = bytes((DEFAULT,))
 _STATES_DIFFERS: Final = bytes((DIFFERS,))
 _KEY_BYTES_MAX: Final = 511  # LMDB's
-
-logger = logging.getLogger("raida_uring.store")
 
 
 class _Lent:
@@ -162,12 +159,7 @@ class Coins:
                 action()
             except BaseException as error:
                 # The changes of all requests are committed: raising would report them as failed.
-                logger.error(
-                    "what was to be done after a commit failed: %r",
-                    error,
-                    exc_info=error,
-                    extra=event("after_commit_failed"),
-                )
+                events.AFTER_COMMIT_FAILED.log(error=error, exc_info=error)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the current request's changes are committed. An exception in it is

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Final, Literal
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import DEN_PAGES, PAGE_RECORDS, STORE_PAGES
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.store import files
 from raida_uring.store.coins import Coins
 from raida_uring.store.create import create
@@ -33,7 +32,6 @@ _PROBE_PAGES_MAX: Final = 200
 _PAGE_ON_DISK_BYTES: Final = 20 << 10  # bytes of LMDB pages that a page of coins occupies
 _RECORD_SUFFIXES: Final = tuple(b"%02x" % record for record in range(PAGE_RECORDS))
 
-logger = logging.getLogger("raida_uring.store")
 
 Durability = Literal["commit", "interval"]
 
@@ -187,9 +185,7 @@ class Store:
                 with self.write() as coins:
                     coins.put(native_store.TABLE_META, RAIDA_KEY, bytes([raida_id]))
             except StoreError as error:  # such as a full disk: the next start tries again
-                logger.warning(
-                    "not noted whose store it is: %s", error, extra=event("store_raida_not_noted")
-                )
+                events.STORE_RAIDA_NOT_NOTED.log(error=error)
             else:
                 self.raida_id = raida_id
 

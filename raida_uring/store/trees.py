@@ -7,7 +7,6 @@ Source: wire specification, section 8.4.
 """
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Final
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.store.coins import Coins
 from raida_uring.store.store import Store
 from raida_uring.threads import Vital
@@ -31,7 +30,6 @@ _NO_LEAF: Final = bytes(HASH_BYTES)  # leaf of an unreadable page
 _EMPTY_LEAF: Final = hashlib.sha256(bytes(native_store.SELECTED_SIZE)).digest()
 _COUNT_BYTES: Final = 2
 
-logger = logging.getLogger("raida_uring.integrity")
 
 Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one behind the other
 
@@ -152,22 +150,13 @@ class Integrity:
                 leaves[index][number * HASH_BYTES : (number + 1) * HASH_BYTES] = leaf
                 if time.monotonic() >= next_line + PROGRESS_S:
                     next_line = time.monotonic()
-                    logger.info(
-                        "building the trees: %d of %d pages",
-                        done,
-                        len(todo),
-                        extra=event("trees_building", done=done, pages=len(todo)),
-                    )
+                    events.TREES_BUILDING.log(done=done, pages=len(todo))
         if follow:
             self._followed = seen
         levels = tuple(build(bytes(one)) for one in leaves)
         self._recent = (Trees(0, levels, self._circulating()),)
-        logger.info(
-            "trees built in %.1f s: %d of %d pages hashed",
-            time.monotonic() - started,
-            len(todo),
-            STORE_PAGES,
-            extra=event("trees_built", hashed=len(todo)),
+        events.TREES_BUILT.log(
+            duration_s=time.monotonic() - started, hashed=len(todo), pages=STORE_PAGES
         )
         return len(todo)
 
@@ -215,10 +204,7 @@ class Integrity:
             return
         if self._pending:
             # Saved leaves count as up to date, so outdated ones must not be saved.
-            logger.warning(
-                "trees not up to date, leaves not saved: the next start takes longer",
-                extra=event("leaves_outdated"),
-            )
+            events.LEAVES_OUTDATED.log()
         elif self._recent:
             self.save_if_possible()
 
@@ -283,9 +269,9 @@ class Integrity:
             self._follow(coins)
             self._catch_up(coins)
         except StoreError as error:
-            logger.error("trees not up to date: %s", error, extra=event("trees_stale"))
+            events.TREES_STALE.log(error=error)
         except Exception as error:
-            logger.exception("trees not up to date: %r", error, extra=event("trees_stale"))
+            events.TREES_CRASHED.log(error=error, exc_info=True)
         else:
             return True
         return False
@@ -393,11 +379,7 @@ class Integrity:
         try:
             self.save()
         except StoreError as error:
-            logger.warning(
-                "leaves not saved, the next start takes longer: %s",
-                error,
-                extra=event("leaves_not_saved"),
-            )
+            events.LEAVES_NOT_SAVED.log(error=error)
 
     def save(self) -> None:
         """Write the leaves into the store, before start() or after stop(), while nothing else

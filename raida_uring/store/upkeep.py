@@ -1,17 +1,14 @@
 """Threads beside an open store: one checks whether it can be written, one flushes commits."""
 
-import logging
 import threading
 from typing import Final
 
 from raida_uring.errors import StoreError
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
 WATCH_INTERVAL_S: Final = 1.0
-
-logger = logging.getLogger("raida_uring.store")
 
 
 class Watch:
@@ -35,18 +32,9 @@ class Watch:
             store.look()
             fault = store.write_fault
             if fault is not None and not told:
-                logger.error(
-                    "the store %s cannot be changed: %s",
-                    store.path,
-                    fault,
-                    extra=event("store_unwritable", path=str(store.path)),
-                )
+                events.STORE_UNWRITABLE.log(path=store.path, fault=fault)
             elif told and fault is None:
-                logger.info(
-                    "the store %s can be changed again",
-                    store.path,
-                    extra=event("store_writes_again", path=str(store.path)),
-                )
+                events.STORE_WRITES_AGAIN.log(path=store.path)
             told = fault is not None
 
 
@@ -72,6 +60,4 @@ class Syncer:
             try:
                 self._store.sync()
             except StoreError as error:
-                logger.error(
-                    "changes are not safe from a power loss: %s", error, extra=event("sync_failed")
-                )
+                events.SYNC_FAILED.log(error=error)

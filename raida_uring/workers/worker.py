@@ -8,7 +8,6 @@ interpreter lock.
 import contextlib
 import errno
 import functools
-import logging
 import os
 import struct
 import threading
@@ -30,7 +29,7 @@ from raida_uring.handlers import (
     name_of,
 )
 from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, pack, size_fault
-from raida_uring.log import event
+from raida_uring.log import events
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import HMAC_SIZE, SMALL_TYPE_MAX
 from raida_uring.protocol.sealing import Keys, Opened, Opener
@@ -182,9 +181,6 @@ def _tables(commands: Iterable[Command], sealed: _Sealed, gate: _Gate) -> tuple[
     return tables
 
 
-logger = logging.getLogger("raida_uring.worker")
-
-
 class Worker:
     """One worker thread. `index` counts through the ordinary lane, then the slow, then the writing
     one."""
@@ -281,11 +277,7 @@ class Worker:
         try:
             self._serve(worker, count)
         except Exception:
-            logger.exception(
-                "worker %d failed, its batch is answered 252",
-                self._index,
-                extra=event("worker_failed", worker=self._index),
-            )
+            events.WORKER_FAILED.log(worker=self._index, exc_info=True)
 
     def _serve_reading(self, worker: native.Worker, count: int) -> None:
         """Answer a batch, in order, from one state of the store."""
@@ -354,23 +346,12 @@ class Worker:
             del self._fault_counts[key], self._fault_at[key]
             number, what = key
             if number == _STORE_FAULT:
-                logger.error(
-                    "%s: %d %s answered 194",
-                    what,
-                    count,
-                    "request" if count == 1 else "requests",
-                    extra=event("store_failed", requests=count),
+                events.STORE_FAILED.log(
+                    fault=what, requests=count, noun="request" if count == 1 else "requests"
                 )
             else:
                 group, code = number >> 8, number & 0xFF
-                logger.error(
-                    "command %d/%d failed %d times more since the last such line: %s",
-                    group,
-                    code,
-                    count,
-                    what,
-                    extra=event("handler_failed", group=group, command=code),
-                )
+                events.HANDLER_FAILED_AGAIN.log(group=group, command=code, count=count, fault=what)
 
     def _answer(self, worker: native.Worker, count: int) -> list[Reply]:
         """The busiest loop in Python: it contains only what every request needs."""
@@ -436,14 +417,14 @@ class Worker:
         count = self._fault_seen((number, type(error).__name__))
         if not count:
             return
-        logger.error(
-            "handler %s failed for %r, answered %d%s",
-            name_of(self._tables[0][number]),
-            request,
-            (_STORE_FAILED if isinstance(error, StoreError) else _INTERNAL).status,
-            f" ({count} times since the last such line)" if count > 1 else "",
+        events.HANDLER_FAILED.log(
+            handler=name_of(self._tables[0][number]),
+            request=request,
+            status=(_STORE_FAILED if isinstance(error, StoreError) else _INTERNAL).status,
+            remark=f" ({count} times since the last such line)" if count > 1 else "",
+            group=request.group,
+            command=request.command,
             exc_info=error,
-            extra=event("handler_failed", group=request.group, command=request.command),
         )
 
 
@@ -479,13 +460,7 @@ def _log_too_long(records: Any, sizes: Iterable[int]) -> None:
 
 
 def _log_refused(number: int, fault: str) -> None:
-    logger.error(
-        "a reply of command %d/%d is of no use, answered 252: %s",
-        number >> 8,
-        number & 0xFF,
-        fault,
-        extra=event("reply_refused", group=number >> 8, command=number & 0xFF),
-    )
+    events.REPLY_REFUSED.log(group=number >> 8, command=number & 0xFF, fault=fault)
 
 
 def join_all(

@@ -25,6 +25,8 @@ from tests.support.node import REPOSITORY
 
 COMMAND_TIMEOUT_S: Final = 60.0 * PATIENCE
 
+# In place of setup.sh, which installs: the build alone.
+_BUILD: Final = ".venv/bin/python setup.py -q build_ext --inplace"
 _NOT_COPIED: Final = shutil.ignore_patterns(
     ".*", "build", "dist", "*.so", "*.o", "__pycache__", "_native.c", "_loadgen.c", "*.egg-info"
 )
@@ -63,9 +65,14 @@ def blocks_of(title: str) -> Iterator[Block]:
 class Copy:
     """A copy of the tree, to follow recipes in."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, compiled: bool = False) -> None:
+        """compiled: with the checkout's C modules, for a recipe that changes no C; `make` then
+        builds nothing."""
         self.directory = directory / "tree"
         shutil.copytree(REPOSITORY, self.directory, ignore=_NOT_COPIED)
+        self._setup = "true" if compiled else _BUILD
+        for path in REPOSITORY.glob("raida_uring/*/*.so") if compiled else ():
+            shutil.copy2(path, self.directory / path.relative_to(REPOSITORY))
         bin_directory = self.directory / ".venv" / "bin"
         bin_directory.mkdir(parents=True)
         self._add_program(bin_directory / "python", "")
@@ -101,9 +108,7 @@ class Copy:
 
     def run(self, command: str) -> str:
         """What a line of shell prints in the copy; it has to succeed."""
-        # In place of setup.sh, which installs: the build alone.
-        setup = "SETUP=.venv/bin/python setup.py -q build_ext --inplace"
-        command = re.sub(r"^make\b", f"make --no-print-directory '{setup}'", command)
+        command = re.sub(r"^make\b", f"make --no-print-directory 'SETUP={self._setup}'", command)
         # Not with a sanitizer's runtime, which finds faults in compilers.
         own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         done = subprocess.run(

@@ -17,6 +17,7 @@ from typing import TextIO
 import pytest
 
 from raida_uring import log
+from raida_uring.log.event import Event
 from raida_uring.log.writer import QUEUE_BYTES_MAX
 from tests.support.net import PATIENCE
 
@@ -84,7 +85,10 @@ def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream, form="json")
         logger = logging.getLogger("raida_uring")
-        logger.info("two\nlines %d", 7, extra=log.event("request", peer="::1", status=250))
+        request = Event(
+            logging.INFO, "request", "two\nlines %(count)d", "of a test", ("peer", "status")
+        )
+        request.log(peer="::1", status=250, count=7)
         try:
             raise ValueError("odd")
         except ValueError:
@@ -102,6 +106,22 @@ def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
     assert second["traceback"].endswith("ValueError: odd")
 
 
+def test_an_event_takes_a_level_further_fields_and_an_exception(tmp_path: Path) -> None:
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream, form="json")
+        counted = Event(logging.NOTSET, "counted", "so many", "of a test", ("count",))
+        try:
+            raise ValueError("odd")
+        except ValueError as error:
+            counted.log(level=logging.WARNING, count=7, more={"udp": 1, "tcp": 2}, exc_info=True)
+            counted.log(level=logging.ERROR, count=8, exc_info=error)
+        counted.log(level=logging.DEBUG, count=9)
+    first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert list(first) == ["time", "level", "event", "message", "count", "udp", "tcp", "traceback"]
+    assert (first["level"], first["count"], first["tcp"]) == ("warning", 7, 2)
+    assert (second["level"], second["traceback"]) == ("error", first["traceback"])
+
+
 def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
     path = Path(os.path.relpath(tmp_path / "journal"))  # a socket's path ends at 107 bytes
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
@@ -109,12 +129,13 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
         journal.settimeout(10)
         with flushed(tmp_path / "log") as stream:
             log.configure("info", stream, form="journal", journal=path)
-            logger = logging.getLogger("raida_uring")
-            logger.warning("a\nb", extra=log.event("request", peer="::1", status=250))
+            request = Event(logging.WARNING, "request", "a\nb", "of a test", ("peer", "status"))
+            request.log(peer="::1", status=250)
         entry = journal.recv(65536)
     assert b"MESSAGE\n\x03\x00\x00\x00\x00\x00\x00\x00a\nb\n" in entry
     for field in (b"PRIORITY=4", b"RAIDA_EVENT=request", b"RAIDA_PEER=::1", b"RAIDA_STATUS=250"):
         assert field in entry.splitlines()
+    assert f"CODE_FILE={__file__}".encode() in entry.splitlines()
     assert (tmp_path / "log").read_text() == ""
 
 

@@ -1,0 +1,566 @@
+"""The events that the package logs: one row for each, with its name, text and meaning.
+
+A call site names the row and gives its values:
+
+    events.STORE_UNWRITABLE.log(path=path, fault=fault)
+
+The rows are also the table of docs/reference.md (`make docs`). An event that is told in two ways
+has two rows of one name. Collectors know the names, so names do not change.
+"""
+
+import logging
+from functools import partial
+from typing import Final
+
+from raida_uring.log.event import Event
+
+_info: Final = partial(Event, logging.INFO)
+_warning: Final = partial(Event, logging.WARNING)
+_error: Final = partial(Event, logging.ERROR)
+_any_level: Final = partial(Event, logging.NOTSET)
+
+CONFIG_EXPOSED: Final = _warning(
+    "config_exposed",
+    "%(fault)s",
+    "`chmod 640`; `config check` refuses it",
+    example="node.toml: holds [server] admin_key, and everybody may read it (mode 0644): …",
+)
+RUNS_AS_ROOT: Final = _info(
+    "runs_as_root",
+    "runs as root, whose rights it does not need: a user of its own is safer",
+    "run it as a user of its own, as the unit does",
+)
+DEFAULT_CONFIG: Final = _info(
+    "default_config",
+    "no --config given: RAIDA 0 with a random admin key",
+    "RAIDA 0 with a random admin key",
+)
+PAGES_FOR_ALL: Final = _warning(
+    "pages_for_all",
+    "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
+    '[store] pages_for = "none", the default, forbids it',
+    '`[store] pages_for` is `"all"`, and an address to listen on is not loopback; see [the '
+    "store](operate.md#the-store)",
+)
+PAGES_FOR_PEERS: Final = _warning(
+    "pages_for_peers",
+    "whoever has an address of raida_servers is handed pages of coins with every AN (14/4), "
+    'which no RAIDA needs: [store] pages_for = "none", the default, forbids it',
+    'the same with `"peers"`',
+)
+SERVING: Final = _info(
+    "serving",
+    "serving on %(endpoints)s: %(tier)s",
+    "addresses; backend and tier, `COOP_TASKRUN` is Linux 6.0; or epoll and why, see [io_uring "
+    "refused](troubleshooting.md#io_uring-refused)",
+    fields=("endpoints", "tier"),
+    example="serving on 0.0.0.0:50014, [::]:50014: io_uring, DEFER_TASKRUN",
+)
+QUEUES_SMALL: Final = _warning(
+    "queues_small",
+    "smaller queues than asked for: %(why)s",
+    "raise `LimitMEMLOCK`",
+    example="smaller queues than asked for: the memlock limit is too low …",
+)
+IPV6_ONLY: Final = _info(
+    "ipv6_only",
+    '%(place)s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+    'add `"0.0.0.0"` to have IPv4',
+    fields=("place",),
+    example='[network] bind: "::" takes IPv6 alone, …',
+)
+HOST_ERRORS_HIDDEN: Final = _info(
+    "host_errors_hidden",
+    "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
+    "`/proc/self/net/snmp` cannot be read",
+)
+HINT: Final = _info(
+    "hint",
+    "try it: %(command)s",
+    "a command that is answered, by the program as it was started",
+    example="try it: raida-uring ping 127.0.0.1:50014",
+)
+COMMANDS: Final = _info(
+    "commands",
+    "%(summary)s",
+    "what it answers, by who brings it; `raida-uring commands` lists them",
+    fields=("count",),
+    example="16 commands: 15 built in, 1 [handlers] modules: greetings",
+)
+CONNECTIONS_LOWERED: Final = _info(
+    "connections_lowered",
+    "connections_max lowered from %(wanted)d to %(granted)d: the descriptor limit is %(limit)d",
+    "raise `LimitNOFILE`",
+    fields=("wanted", "granted"),
+    example="connections_max lowered from 65535 to 19738: …",
+)
+BUFFER_SMALL: Final = _info(
+    "buffer_small",
+    "UDP %(buffer)s buffer: %(granted)d of %(wanted)d bytes granted "
+    "(net.core.%(direction)smem_max)",
+    "bursts beyond it are lost in the kernel",
+    fields=("buffer", "granted", "wanted"),
+    example="UDP receive buffer: 212992 of 4194304 bytes granted (net.core.rmem_max)",
+)
+NO_IPV6: Final = _warning(
+    "no_ipv6",
+    "no IPv6 on this machine: not listening on [::]",
+    "only when `bind` was left out or names `::`",
+)
+RESOURCES: Final = _info(
+    "resources",
+    "resources: cpu %(cpu_percent).0f %%, memory %(memory_mib)d MiB, descriptors "
+    "%(descriptors)d, threads %(threads)d, connections %(connections)d, requests %(requests)d",
+    "once a minute",
+    fields=("cpu_percent", "memory_mib", "descriptors", "threads", "connections", "requests"),
+    example="resources: cpu 12 %, memory 61 MiB, descriptors 40, threads 18, connections 12, "
+    "requests 104233",
+)
+RESOURCES_UNKNOWN: Final = _warning(
+    "resources_unknown",
+    "resources are not known: %(error)s",
+    "no descriptor is left to look with: handlers may leak them",
+    example="resources are not known: [Errno 24] Too many open files: '/proc/4711/statm'",
+)
+REQUEST: Final = _info(
+    "request",
+    "request %(group)d/%(command)d from %(peer)s port %(port)d over %(transport)s: %(status)d "
+    "%(status_name)s, %(request_bytes)d bytes, %(reply_bytes)d back, %(duration_ms).3f ms",
+    "group/command, who, status, bytes of request and reply, from receipt to reply",
+    fields=(
+        "peer",
+        "port",
+        "transport",
+        "group",
+        "command",
+        "status",
+        "request_bytes",
+        "reply_bytes",
+        "duration_us",
+    ),
+    example="request 0/1 from 192.0.2.7 port 4711 over udp: 250 SUCCESS, 50 bytes, 42 back, "
+    "0.107 ms",
+    unlimited=True,
+)
+CONNECTION: Final = _info(
+    "connection",
+    "connection from %(peer)s port %(port)d closed: %(reason)s, %(requests)d requests, "
+    "%(duration_s).3f s",
+    "why it ended, how old it was",
+    fields=("peer", "port", "reason", "requests", "duration_us"),
+    example="connection from 192.0.2.7 port 4711 closed: header timeout, 0 requests, 5.002 s",
+    unlimited=True,
+)
+REQUESTS_HELD_BACK: Final = _info(
+    "requests_held_back",
+    "%(count)d requests and connections without a line: [log] requests_per_s is %(limit)d",
+    "more than `[log] requests_per_s` in a second",
+    fields=("count",),
+    example="1200 requests and connections without a line: …",
+    unlimited=True,
+)
+REQUEST_LOG_FAILED: Final = _error(
+    "request_log_failed",
+    "request log failed",
+    "a bug, with traceback; report it",
+)
+REPEATED: Final = _any_level(
+    "repeated",
+    "%(count)d lines held back, as: %(line)s",
+    "of one kind, more than 10 in 10 seconds",
+    fields=("count", "line"),
+    example="17 lines held back, as: …",
+    unlimited=True,
+)
+HANDLER_FAILED: Final = _error(
+    "handler_failed",
+    "handler %(handler)s failed for %(request)r, answered %(status)d%(remark)s",
+    "with traceback; the same failure at most once a second, with a count",
+    fields=("group", "command"),
+    example="handler M.F failed for <Request 5/200 …>, answered 252",
+)
+HANDLER_FAILED_AGAIN: Final = _error(
+    "handler_failed",
+    "command %(group)d/%(command)d failed %(count)d times more since the last such line: %(fault)s",
+    "such failures since the line above, once a second has passed without another line of them",
+    fields=("group", "command"),
+)
+AFTER_COMMIT_FAILED: Final = _error(
+    "after_commit_failed",
+    "what was to be done after a commit failed: %(error)r",
+    "a handler's `after_commit()` raised, with traceback; the changes stand",
+)
+REPLY_REFUSED: Final = _error(
+    "reply_refused",
+    "a reply of command %(group)d/%(command)d is of no use, answered 252: %(fault)s",
+    "not a byte as status, not bytes as payload, or more than a reply takes",
+    fields=("group", "command"),
+    example="a reply of command 5/200 is of no use, answered 252: …",
+)
+WORKER_FAILED: Final = _error(
+    "worker_failed",
+    "worker %(worker)d failed, its batch is answered 252",
+    "a bug, with traceback; report it",
+    fields=("worker",),
+    example="worker 3 failed, its batch is answered 252",
+)
+STORE_FAILED: Final = _error(
+    "store_failed",
+    "%(fault)s: %(requests)d %(noun)s answered 194",
+    "the store could not be read, or a commit failed; so many in the second or so before the line",
+    fields=("requests",),
+    example="…: 12 requests answered 194",
+)
+STORE_UNWRITABLE: Final = _error(
+    "store_unwritable",
+    "the store %(path)s cannot be changed: %(fault)s",
+    "the first change that failed, or its file is gone: changes are answered 194, `/readyz` is 503",
+    fields=("path",),
+)
+STORE_WRITES_AGAIN: Final = _info(
+    "store_writes_again",
+    "the store %(path)s can be changed again",
+    "a change as large succeeded after others had failed",
+    fields=("path",),
+)
+SYNC_FAILED: Final = _error(
+    "sync_failed",
+    "changes are not safe from a power loss: %(error)s",
+    '`durability = "interval"`, and the disk refuses; `/readyz` is 503 meanwhile',
+)
+STORE_LOST: Final = _error(
+    "store_lost",
+    "%(fault)s",
+    "LMDB's words. Only a new start settles a write that failed so: the node ends and is started "
+    "again",
+)
+STORE_READERS_DEAD: Final = _info(
+    "store_readers_dead",
+    "%(count)d readers of the store had been killed",
+    "what they held is free again",
+    fields=("count",),
+    example="2 readers of the store had been killed",
+)
+STORE_READERS_UNKNOWN: Final = _warning(
+    "store_readers_unknown",
+    "%(error)s",
+    "LMDB's words. Whether readers were killed could not be found out",
+)
+TREES_BUILDING: Final = _info(
+    "trees_building",
+    "building the trees: %(done)d of %(pages)d pages",
+    "at start",
+    fields=("done", "pages"),
+    example="building the trees: 4000 of 15000 pages",
+)
+TREES_BUILT: Final = _info(
+    "trees_built",
+    "trees built in %(duration_s).1f s: %(hashed)d of %(pages)d pages hashed",
+    "at start",
+    fields=("hashed",),
+    example="trees built in 1.2 s: 300 of 15000 pages hashed",
+)
+TREES_STALE: Final = _error(
+    "trees_stale",
+    "trees not up to date: %(error)s",
+    "the store could not be read; tried again",
+)
+TREES_CRASHED: Final = _error(
+    "trees_stale",
+    "trees not up to date: %(error)r",
+    "a bug, with traceback; report it. Tried again",
+)
+LEAVES_NOT_SAVED: Final = _warning(
+    "leaves_not_saved",
+    "leaves not saved, the next start takes longer: %(error)s",
+    "the store could not be written",
+)
+STORE_RAIDA_NOT_NOTED: Final = _warning(
+    "store_raida_not_noted",
+    "not noted whose store it is: %(error)s",
+    "the store could not be written; the next start tries again",
+)
+LEAVES_OUTDATED: Final = _warning(
+    "leaves_outdated",
+    "trees not up to date, leaves not saved: the next start takes longer",
+    "the next start takes longer",
+)
+TICKET_REFUSED: Final = _info(
+    "ticket_refused",
+    "RAIDA %(raida)d (%(address)s) did not redeem a ticket: %(error)s",
+    "fix asks the others",
+    fields=("raida", "address"),
+    example="RAIDA 7 (192.0.2.7:50007) did not redeem a ticket: …",
+)
+ADMIN_SOCKET: Final = _info(
+    "admin_socket",
+    "admin socket %(path)s",
+    "where it is asked",
+    fields=("path",),
+    example="admin socket /run/raida-uring/admin.sock",
+)
+ADMIN_SOCKET_FAILED: Final = _warning(
+    "admin_socket_failed",
+    "no admin socket, tried again every %(retry_s).0f s: %(fault)s",
+    "its path cannot be had; name another in `[admin] socket`",
+    example="no admin socket, tried again every 2 s: …",
+)
+PACKAGE_UNREADABLE: Final = _warning(
+    "package_unreadable",
+    "%(path)s: not a package's metadata, its commands are not looked for: %(error)s",
+    "remove it: a tool has left it, or install the package again",
+    fields=("path",),
+    example="…/.dist-info: not a package's metadata, its commands are not looked for: …",
+)
+ADMIN_REFUSED: Final = _warning(
+    "admin_refused",
+    "admin socket: process %(process)d of user %(user)d refused",
+    "neither root nor the node's own user",
+    fields=("process", "user"),
+    example="admin socket: process 4711 of user 1000 refused",
+)
+ADMIN_FAILED: Final = _error(
+    "admin_failed",
+    "admin request failed",
+    "a bug, with traceback; report it",
+)
+RELOADED: Final = _info(
+    "reloaded",
+    "reloaded: %(changes)s",
+    "what took effect",
+    fields=("applied",),
+    example='reloaded: [log] level "info" -> "debug"',
+)
+RESTART_NEEDED: Final = _warning(
+    "restart_needed",
+    "need a restart: %(changes)s",
+    "what did not",
+    fields=("settings",),
+    example="need a restart: [udp] contexts 4096 -> 8192",
+)
+RELOAD_FAILED: Final = _error(
+    "reload_failed",
+    "not reloaded, nothing changed: %(error)s",
+    "the file is wrong, and where",
+)
+RELOAD_CRASHED: Final = _error(
+    "reload_failed",
+    "not reloaded: %(error)r",
+    "a bug, with traceback; report it. The node goes on with what it has",
+)
+SOCKETS_UNUSABLE: Final = _warning(
+    "sockets_unusable",
+    "stored sockets are not used: %(error)s",
+    "systemd kept some of them only; new ones are bound",
+)
+SOCKETS_UNSERVED: Final = _warning(
+    "sockets_unserved",
+    "sockets of the .socket unit that nobody serves, since the configuration names others: "
+    "%(places)s port %(port)d; whoever connects there waits in vain",
+    "clients of these sockets wait in vain: make unit and configuration agree",
+    fields=("hosts", "port"),
+    example="sockets of the .socket unit that nobody serves, since the configuration names "
+    "others: 0.0.0.0 port 50001; …",
+)
+SOCKETS_NOT_KEPT: Final = _warning(
+    "sockets_not_kept",
+    "the service manager keeps %(limit)s of %(wanted)d sockets: raise FileDescriptorStoreMax=",
+    "clients are refused during a restart",
+    fields=("wanted",),
+    example="the service manager keeps 2 of 4 sockets: raise FileDescriptorStoreMax=",
+)
+NOTIFY_LATE: Final = _warning(
+    "notify_late",
+    "cannot notify the service manager, which does not read: it will be told later",
+    "it will be told once it does; the node goes on",
+)
+NOTIFY_FAILED: Final = _warning(
+    "notify_failed",
+    "cannot notify the service manager: %(error)s",
+    "`NOTIFY_SOCKET` leads nowhere",
+)
+DRAIN_ASKED: Final = _info(
+    "drain_asked",
+    "asked to stop: up to %(timeout_s).1f s for requests in flight",
+    "over the admin socket",
+    fields=("timeout_ms",),
+    example="asked to stop: up to 10.0 s for requests in flight",
+)
+STOPPING: Final = _info(
+    "stopping",
+    "stopping: up to %(timeout_s).1f s for requests in flight",
+    "a drain has begun",
+    fields=("timeout_ms",),
+    example="stopping: up to 10.0 s for requests in flight",
+)
+STOPPING_NOW: Final = _warning(
+    "stopping_now",
+    "stopping at once: requests in flight are dropped",
+    "second signal",
+)
+HANDLERS_STUCK: Final = _warning(
+    "handlers_stuck",
+    "handlers did not return in time: %(names)s",
+    "their threads end with the process",
+    fields=("workers",),
+    example="handlers did not return in time: worker-3",
+)
+UPGRADE_BEGUN: Final = _info(
+    "upgrade_begun",
+    "upgrade: starting the successor",
+    "asked by `raida-uring upgrade` or SIGUSR2",
+)
+UPGRADE_DONE: Final = _info(
+    "upgrade_done",
+    "upgrade: process %(pid)d serves",
+    "this node answers what it has and ends",
+    fields=("pid",),
+    example="upgrade: process 4711 serves",
+)
+UPGRADE_UNDER_WAY: Final = _info(
+    "upgrade_under_way",
+    "told to upgrade: %(why)s",
+    "a further request in the middle of an upgrade, or of a stop: none begins",
+    example="told to upgrade: process 4711 serves already, ask that",
+)
+UPGRADE_FAILED: Final = _error(
+    "upgrade_failed",
+    "no upgrade, this node goes on: %(reason)s",
+    "the successor did not come up",
+)
+UPGRADE_CANCELLED: Final = _error(
+    "upgrade_failed",
+    "no upgrade: %(reason)s",
+    "this node was told to stop, or failed, before the successor served",
+)
+SUCCESSOR_LOST: Final = _error(
+    "successor_lost",
+    "the successor %(how)s: this node serves again",
+    "it died before this node had left",
+    fields=("status",),
+    example="the successor was killed by … (9): this node serves again",
+)
+LEAVING_ALREADY: Final = _info(
+    "leaving_already",
+    "told to stop: leaving already",
+    "a signal to the old process in the middle of an upgrade; the next one is a second one",
+)
+STOPPING_AFTER_PREDECESSOR: Final = _info(
+    "stopping_after_predecessor",
+    "stopping once the predecessor is gone",
+    "a signal in the middle of an upgrade",
+)
+TOOK_OVER: Final = _info(
+    "took_over",
+    "took over: %(connections)d connections passed on, the predecessor is gone",
+    "the upgrade is complete",
+    fields=("connections",),
+    example="took over: 12 connections passed on, the predecessor is gone",
+)
+PREDECESSOR_GONE: Final = _warning(
+    "predecessor_gone",
+    "the predecessor is gone already",
+    "it was killed meanwhile",
+)
+CONNECTION_NOT_TAKEN: Final = _warning(
+    "connection_not_taken",
+    "no descriptor is left for a connection that was passed on: it is closed",
+    "the successor has a lower limit of descriptors than its predecessor: raise `LimitNOFILE=`",
+)
+COUNTERS_LOST: Final = _warning(
+    "counters_lost",
+    "the successor does not have this node's counters: %(error)s",
+    "show_stats begins anew",
+)
+COUNTERS_UNKNOWN: Final = _warning(
+    "counters_lost",
+    "the predecessor speaks another version: its counters are not known",
+    "the same: the predecessor is of a version that counts otherwise",
+)
+HTTP: Final = _info(
+    "http",
+    "status page, metrics and health on %(urls)s",
+    "`[http]`, see [operate](operate.md#status-page-metrics-and-health)",
+    example="status page, metrics and health on http://127.0.0.1:60014/",
+)
+HTTP_FAULT: Final = _error(
+    "http_fault",
+    "the answer to %(path)s could not be made",
+    "a bug, with traceback; report it",
+    fields=("path",),
+    example="the answer to /metrics could not be made",
+)
+HTTP_FAILED: Final = _error(
+    "http_failed",
+    "no HTTP, tried again every %(retry_s).0f s: %(fault)s",
+    "somebody else has the port, or its address is not there",
+    example="no HTTP, tried again every 2 s: …",
+)
+START_WAITS: Final = _warning(
+    "start_waits",
+    "%(reason)s; waiting up to %(wait_s).0f s",
+    "what will have passed in a moment keeps the node from starting",
+    fields=("reason",),
+    example="cannot bind TCP …; waiting up to 60 s",
+)
+STOPPED_EARLY: Final = _info(
+    "stopped_early",
+    "told to stop before it served",
+    "a stop while the start waited",
+)
+ADDRESS_MISSING: Final = _warning(
+    "address_missing",
+    "%(address)s: no interface has that address, or it is not usable yet: served once one has",
+    "bound all the same; answers once an interface has it",
+    fields=("address",),
+    example="192.0.2.14: no interface has that address, …",
+)
+LINES_DROPPED: Final = _error(
+    "lines_dropped",
+    "%(count)d lines of this log were dropped: nobody read it, or it could not be written",
+    "nobody had read them, or they could not be written, see above; there is a reader again",
+    fields=("count",),
+    example="1200 lines of this log were dropped: …",
+    unlimited=True,
+)
+SIGNAL_UNUSED: Final = _info(
+    "signal_unused",
+    "a signal that asks for nothing here: %(name)s (%(signal)d)",
+    "see [Signals](#signals)",
+    fields=("signal",),
+    example="a signal that asks for nothing here: SIGUSR1 (10)",
+)
+CLOCK_ABSURD: Final = _warning(
+    "clock_absurd",
+    "the clock is in the year %(year)d: set it, or let NTP; coins that change meanwhile get a "
+    "wrong month",
+    "at start; set it, or let NTP: the month of a changed coin follows from it",
+    fields=("year",),
+    example="the clock is in the year 1999: …",
+)
+THREAD_DIED: Final = _error(
+    "thread_died",
+    "thread %(thread)s has died: %(error)r",
+    "a bug, with traceback; report it. The node ends with status 1, unless the thread is a "
+    "handler's own",
+    fields=("thread",),
+    example="thread integrity has died: …",
+)
+NODE_FAILED: Final = _error(
+    "node_failed",
+    "the node ends by a fault of its own: %(error)r",
+    "a bug, with traceback; report it",
+)
+UNRAISABLE: Final = _error(
+    "unraisable",
+    "%(what)s %(place)r: %(error)r",
+    "a bug, mostly of a handler, with traceback: something failed while it was cleaned up",
+    example="Exception ignored in …",
+)
+FINAL_COUNTERS: Final = _info(
+    "final_counters",
+    "final counters %(nonzero)s",
+    "at the end, as JSON, every counter below that is not 0; as fields (`json`, `journal`) all "
+    "of them",
+    example="final counters {…}",
+)
