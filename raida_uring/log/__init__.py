@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 LEVELS: Final = ("debug", "info", "warning", "error")
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 
-# Of one kind of line (one place in the code) at most so many in so long; the rest are counted.
+# At most so many lines of one kind (one level and template) in so long; the rest are counted.
 REPEATS_MAX: Final = 10
 REPEATS_INTERVAL_S: Final = 10.0
-_KINDS_MAX: Final = 256  # handlers of others may make up messages without end
+_KINDS_MAX: Final = 256  # a handler may log any number of different templates
 
 _JOURNAL_PRIORITIES: Final = {
     logging.DEBUG: 7,
@@ -93,7 +93,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Words a line on the thread that logs it, and leaves it to the writer."""
+    """Formats a line on the thread that logs it, and passes it to the writer."""
 
     def __init__(self, to: Destination, formatter: logging.Formatter, encoding: str) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _Handler(logging.Handler):
         self.setFormatter(formatter)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Without the lock that logging has for each handler: the writer has its own."""
+        """Without the lock that logging has for each handler, since the writer has its own."""
         passed = bool(self.filter(record))
         if passed:
             self.emit(record)
@@ -124,7 +124,7 @@ class _Handler(logging.Handler):
 
 
 class _JournalHandler(_Handler):
-    """Entries with fields of their own, by journald's datagrams."""
+    """Sends entries with fields of their own to journald, a datagram each."""
 
     def __init__(self, path: Path, stream: Stream, encoding: str) -> None:
         super().__init__(Journal(str(path), stream), logging.Formatter(), encoding)
@@ -152,7 +152,7 @@ class _JournalHandler(_Handler):
             if not text:
                 continue
             raw = text.encode(errors="replace")
-            if b"\n" in raw:  # only so may a value hold one
+            if b"\n" in raw:  # a value with a line feed must be sent with its length
                 entry += name.encode() + b"\n" + len(raw).to_bytes(8, "little") + raw + b"\n"
             else:
                 entry += name.encode() + b"=" + raw + b"\n"
@@ -161,10 +161,10 @@ class _JournalHandler(_Handler):
 
 @dataclass
 class _Kind:
-    """Lines of one level and message, whatever its arguments."""
+    """Lines of one level and template, whatever their values."""
 
     since_s: float  # monotonic
-    example: str  # the first that was held back; the bare message until that is known
+    example: str  # the first line held back; the template until there is one
     written: int = 1
     held_back: int = 0
 
@@ -178,7 +178,7 @@ class _Repeats(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._kinds: dict[tuple[int, str], _Kind] = {}  # by level and message
+        self._kinds: dict[tuple[int, str], _Kind] = {}  # by level and template
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "unlimited", False):
@@ -186,7 +186,7 @@ class _Repeats(logging.Filter):
         try:
             kind = (record.levelno, str(record.msg))
         except Exception:
-            return True  # emit() deals with it
+            return True  # emit() handles it
         now = time.monotonic()
         held_back, first = 0, False
         with self._lock:
@@ -206,7 +206,7 @@ class _Repeats(logging.Filter):
                 first = state.held_back == 1
         if state is not None:
             if first:
-                state.example = _text(record)  # not under the lock: arguments may log themselves
+                state.example = _text(record)  # without the lock: formatting a value may log
             return False
         if held_back:
             record.msg = f"{_text(record)} ({held_back} such lines held back before)"
@@ -214,8 +214,8 @@ class _Repeats(logging.Filter):
         return True
 
     def sweep(self) -> list[tuple[int, str, int]]:
-        """Kinds whose interval has ended with lines held back: the level, the first of these lines,
-        how many; forgets them."""
+        """Forget the kinds whose interval has ended; return level, first line and count of those
+        with lines held back."""
         now = time.monotonic()
         ended = []
         with self._lock:
@@ -228,7 +228,7 @@ class _Repeats(logging.Filter):
 
 
 def _text(record: logging.LogRecord) -> str:
-    """The message, also where a handler's module gave arguments that do not fit it."""
+    """The message; the template if the arguments, which a handler may have given, do not fit."""
     try:
         return record.getMessage()
     except Exception:
@@ -236,14 +236,14 @@ def _text(record: logging.LogRecord) -> str:
 
 
 class _LastResort(logging.Handler):
-    """For the loggers of others: asyncio's, a handler's module's."""
+    """For loggers outside the package: asyncio's, a handler's module's."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         return any(one.handle(record) for one in logging.getLogger("raida_uring").handlers)
 
 
 def _tell_dropped(count: int) -> None:
-    """Thread: the writer's. An error, since errors may be among them."""
+    """Thread: the writer's."""
     events.LINES_DROPPED.log(count=count)
 
 
@@ -286,20 +286,20 @@ def configure(
 
 
 def flush() -> bool:
-    """Wait until what was logged is out; whether it is. Gives up after a second in which nobody
-    reads, five in all. Done at the end of the process by itself. Any thread."""
+    """Wait until everything that was logged is written; return whether it is. Gives up after one
+    second without progress, or five in all. Runs by itself when the process ends. Any thread."""
     return _writer.flush()
 
 
 def dropped() -> int:
-    """Lines that nobody took, since the start of the process. Any thread."""
+    """How many lines were dropped since the start of the process. Any thread."""
     return _writer.dropped
 
 
 def guard_process() -> None:
-    """Have in the log, or written with it, what would go to standard error past it: exceptions that
-    nobody catches, warnings of loggers that have no handler, and what others print. For good; after
-    configure(). Thread: main."""
+    """Send to the log, or through its queue, what would otherwise go to standard error directly:
+    uncaught exceptions, warnings of loggers without a handler, and what other code prints. For
+    good; after configure(). Thread: main."""
     divert(_writer)
     logging.lastResort = _LastResort(logging.WARNING)
     sys.excepthook = _uncaught
@@ -323,7 +323,7 @@ def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def log_death(thread: threading.Thread | None, error: BaseException | None) -> None:
-    """Say that `thread` has ended by `error`. Any thread."""
+    """Log that `thread` has ended by `error`. Any thread."""
     events.THREAD_DIED.log(
         thread="?" if thread is None else thread.name, error=error, exc_info=error
     )
@@ -350,7 +350,7 @@ def current_level() -> str:
 
 
 def sweep() -> None:
-    """Say what was held back lately. Call about once a second. Any thread."""
+    """Log what was held back in intervals that have ended. Call about once a second. Any thread."""
     for level, message, count in _repeats.sweep():
         events.REPEATED.log(level=level, count=count, line=message)
 

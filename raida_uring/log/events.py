@@ -22,37 +22,37 @@ _any_level: Final = partial(Event, logging.NOTSET)
 CONFIG_EXPOSED: Final = _warning(
     "config_exposed",
     "%(fault)s",
-    "`chmod 640`; `config check` refuses it",
+    "`chmod 640` the file; `config check` refuses it",
     example="node.toml: holds [server] admin_key, and everybody may read it (mode 0644): …",
 )
 RUNS_AS_ROOT: Final = _info(
     "runs_as_root",
-    "runs as root, whose rights it does not need: a user of its own is safer",
+    "the node runs as root, which it does not need: a user of its own is safer",
     "run it as a user of its own, as the unit does",
 )
 DEFAULT_CONFIG: Final = _info(
     "default_config",
     "no --config given: RAIDA 0 with a random admin key",
-    "RAIDA 0 with a random admin key",
+    "the node answers as RAIDA 0, and nobody knows its admin key",
 )
 PAGES_FOR_ALL: Final = _warning(
     "pages_for_all",
-    "anybody who asks is handed pages of coins with every AN (14/4), which no RAIDA needs: "
-    '[store] pages_for = "none", the default, forbids it',
-    '`[store] pages_for` is `"all"`, and an address to listen on is not loopback; see [the '
-    "store](operate.md#the-store)",
+    "anybody can fetch pages of coins with every AN (14/4), which no RAIDA needs: [store] "
+    'pages_for = "none", the default, forbids it',
+    '`[store] pages_for` is `"all"`, and the node listens on an address that is not loopback; '
+    "see [the store](operate.md#the-store)",
 )
 PAGES_FOR_PEERS: Final = _warning(
     "pages_for_peers",
-    "whoever has an address of raida_servers is handed pages of coins with every AN (14/4), "
-    'which no RAIDA needs: [store] pages_for = "none", the default, forbids it',
-    'the same with `"peers"`',
+    "every address in raida_servers can fetch pages of coins with every AN (14/4), which no "
+    'RAIDA needs: [store] pages_for = "none", the default, forbids it',
+    '`[store] pages_for` is `"peers"`, and the node listens on an address that is not loopback',
 )
 SERVING: Final = _info(
     "serving",
     "serving on %(endpoints)s: %(tier)s",
-    "addresses; backend and tier, `COOP_TASKRUN` is Linux 6.0; or epoll and why, see [io_uring "
-    "refused](troubleshooting.md#io_uring-refused)",
+    "the addresses, then the backend: io_uring and its tier (`COOP_TASKRUN` is Linux 6.0), or "
+    "epoll and why, see [io_uring refused](troubleshooting.md#io_uring-refused)",
     fields=("endpoints", "tier"),
     example="serving on 0.0.0.0:50014, [::]:50014: io_uring, DEFER_TASKRUN",
 )
@@ -64,26 +64,26 @@ QUEUES_SMALL: Final = _warning(
 )
 IPV6_ONLY: Final = _info(
     "ipv6_only",
-    '%(place)s: "::" takes IPv6 alone, IPv4 is not listened to: add "0.0.0.0" to have it',
+    '%(place)s: "::" takes IPv6 only: add "0.0.0.0" to listen on IPv4 as well',
     'add `"0.0.0.0"` to have IPv4',
     fields=("place",),
-    example='[network] bind: "::" takes IPv6 alone, …',
+    example='[network] bind: "::" takes IPv6 only: …',
 )
 HOST_ERRORS_HIDDEN: Final = _info(
     "host_errors_hidden",
     "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
-    "`/proc/self/net/snmp` cannot be read",
+    "the kernel's count of datagrams lost for lack of buffers is missing from the metrics",
 )
 HINT: Final = _info(
     "hint",
     "try it: %(command)s",
-    "a command that is answered, by the program as it was started",
+    "a command that this node answers, by the program as it was started",
     example="try it: raida-uring ping 127.0.0.1:50014",
 )
 COMMANDS: Final = _info(
     "commands",
     "%(summary)s",
-    "what it answers, by who brings it; `raida-uring commands` lists them",
+    "the commands that the node answers, by their origin; `raida-uring commands` lists them",
     fields=("count",),
     example="16 commands: 15 built in, 1 [handlers] modules: greetings",
 )
@@ -98,35 +98,35 @@ BUFFER_SMALL: Final = _info(
     "buffer_small",
     "UDP %(buffer)s buffer: %(granted)d of %(wanted)d bytes granted "
     "(net.core.%(direction)smem_max)",
-    "bursts beyond it are lost in the kernel",
+    "the kernel drops bursts beyond it; raise the limit that the line names",
     fields=("buffer", "granted", "wanted"),
     example="UDP receive buffer: 212992 of 4194304 bytes granted (net.core.rmem_max)",
 )
 NO_IPV6: Final = _warning(
     "no_ipv6",
     "no IPv6 on this machine: not listening on [::]",
-    "only when `bind` was left out or names `::`",
+    "`bind` was left out or contains `::`",
 )
 RESOURCES: Final = _info(
     "resources",
     "resources: cpu %(cpu_percent).0f %%, memory %(memory_mib)d MiB, descriptors "
     "%(descriptors)d, threads %(threads)d, connections %(connections)d, requests %(requests)d",
-    "once a minute",
+    "what the process uses; once a minute",
     fields=("cpu_percent", "memory_mib", "descriptors", "threads", "connections", "requests"),
     example="resources: cpu 12 %, memory 61 MiB, descriptors 40, threads 18, connections 12, "
     "requests 104233",
 )
 RESOURCES_UNKNOWN: Final = _warning(
     "resources_unknown",
-    "resources are not known: %(error)s",
-    "no descriptor is left to look with: handlers may leak them",
-    example="resources are not known: [Errno 24] Too many open files: '/proc/4711/statm'",
+    "the resources could not be read: %(error)s",
+    "no descriptor is left to read them with: a handler may leak descriptors",
+    example="the resources could not be read: [Errno 24] Too many open files: '/proc/4711/statm'",
 )
 REQUEST: Final = _info(
     "request",
     "request %(group)d/%(command)d from %(peer)s port %(port)d over %(transport)s: %(status)d "
     "%(status_name)s, %(request_bytes)d bytes, %(reply_bytes)d back, %(duration_ms).3f ms",
-    "group/command, who, status, bytes of request and reply, from receipt to reply",
+    "group and command, client, status, bytes of request and reply, time from receipt to reply",
     fields=(
         "peer",
         "port",
@@ -146,17 +146,17 @@ CONNECTION: Final = _info(
     "connection",
     "connection from %(peer)s port %(port)d closed: %(reason)s, %(requests)d requests, "
     "%(duration_s).3f s",
-    "why it ended, how old it was",
+    "why it ended, its requests, its age",
     fields=("peer", "port", "reason", "requests", "duration_us"),
     example="connection from 192.0.2.7 port 4711 closed: header timeout, 0 requests, 5.002 s",
     unlimited=True,
 )
 REQUESTS_HELD_BACK: Final = _info(
     "requests_held_back",
-    "%(count)d requests and connections without a line: [log] requests_per_s is %(limit)d",
+    "%(count)d requests and connections were not logged: [log] requests_per_s is %(limit)d",
     "more than `[log] requests_per_s` in a second",
     fields=("count",),
-    example="1200 requests and connections without a line: …",
+    example="1200 requests and connections were not logged: …",
     unlimited=True,
 )
 REQUEST_LOG_FAILED: Final = _error(
@@ -167,7 +167,7 @@ REQUEST_LOG_FAILED: Final = _error(
 REPEATED: Final = _any_level(
     "repeated",
     "%(count)d lines held back, as: %(line)s",
-    "of one kind, more than 10 in 10 seconds",
+    "more than 10 lines of one kind in 10 seconds",
     fields=("count", "line"),
     example="17 lines held back, as: …",
     unlimited=True,
@@ -175,27 +175,27 @@ REPEATED: Final = _any_level(
 HANDLER_FAILED: Final = _error(
     "handler_failed",
     "handler %(handler)s failed for %(request)r, answered %(status)d%(remark)s",
-    "with traceback; the same failure at most once a second, with a count",
+    "with traceback; the same failure is logged at most once a second, with a count",
     fields=("group", "command"),
     example="handler M.F failed for <Request 5/200 …>, answered 252",
 )
 HANDLER_FAILED_AGAIN: Final = _error(
     "handler_failed",
-    "command %(group)d/%(command)d failed %(count)d times more since the last such line: %(fault)s",
-    "such failures since the line above, once a second has passed without another line of them",
+    "command %(group)d/%(command)d failed %(count)d more times since the last such line: %(fault)s",
+    "repeats of the failure above that were only counted",
     fields=("group", "command"),
 )
 AFTER_COMMIT_FAILED: Final = _error(
     "after_commit_failed",
-    "what was to be done after a commit failed: %(error)r",
-    "a handler's `after_commit()` raised, with traceback; the changes stand",
+    "an action after a commit failed: %(error)r",
+    "an action that a handler gave to `after_commit()` raised, with traceback; the changes stand",
 )
 REPLY_REFUSED: Final = _error(
     "reply_refused",
-    "a reply of command %(group)d/%(command)d is of no use, answered 252: %(fault)s",
-    "not a byte as status, not bytes as payload, or more than a reply takes",
+    "command %(group)d/%(command)d gave an invalid reply, answered 252: %(fault)s",
+    "the status is not a byte, the payload is not bytes, or the reply is too long",
     fields=("group", "command"),
-    example="a reply of command 5/200 is of no use, answered 252: …",
+    example="command 5/200 gave an invalid reply, answered 252: …",
 )
 WORKER_FAILED: Final = _error(
     "worker_failed",
@@ -207,44 +207,43 @@ WORKER_FAILED: Final = _error(
 STORE_FAILED: Final = _error(
     "store_failed",
     "%(fault)s: %(requests)d %(noun)s answered 194",
-    "the store could not be read, or a commit failed; so many in the second or so before the line",
+    "the store could not be read, or a commit failed; the count is of the last second or so",
     fields=("requests",),
     example="…: 12 requests answered 194",
 )
 STORE_UNWRITABLE: Final = _error(
     "store_unwritable",
     "the store %(path)s cannot be changed: %(fault)s",
-    "the first change that failed, or its file is gone: changes are answered 194, `/readyz` is 503",
+    "a change failed, or the store's file is gone: changes are answered 194, `/readyz` is 503",
     fields=("path",),
 )
 STORE_WRITES_AGAIN: Final = _info(
     "store_writes_again",
     "the store %(path)s can be changed again",
-    "a change as large succeeded after others had failed",
+    "a change of the size that had failed has succeeded",
     fields=("path",),
 )
 SYNC_FAILED: Final = _error(
     "sync_failed",
     "changes are not safe from a power loss: %(error)s",
-    '`durability = "interval"`, and the disk refuses; `/readyz` is 503 meanwhile',
+    'the disk refuses the sync of `durability = "interval"`; `/readyz` is 503 meanwhile',
 )
 STORE_LOST: Final = _error(
     "store_lost",
     "%(fault)s",
-    "LMDB's words. Only a new start settles a write that failed so: the node ends and is started "
-    "again",
+    "in LMDB's words. Such a failed write needs a new start: the node ends and is started again",
 )
 STORE_READERS_DEAD: Final = _info(
     "store_readers_dead",
-    "%(count)d readers of the store had been killed",
-    "what they held is free again",
+    "removed %(count)d readers of the store whose process had been killed",
+    "the pages that they kept from reuse are free again",
     fields=("count",),
-    example="2 readers of the store had been killed",
+    example="removed 2 readers of the store whose process had been killed",
 )
 STORE_READERS_UNKNOWN: Final = _warning(
     "store_readers_unknown",
     "%(error)s",
-    "LMDB's words. Whether readers were killed could not be found out",
+    "in LMDB's words: the check for readers that were killed failed",
 )
 TREES_BUILDING: Final = _info(
     "trees_building",
@@ -263,12 +262,12 @@ TREES_BUILT: Final = _info(
 TREES_STALE: Final = _error(
     "trees_stale",
     "trees not up to date: %(error)s",
-    "the store could not be read; tried again",
+    "the store could not be read; the node tries again",
 )
 TREES_CRASHED: Final = _error(
     "trees_stale",
     "trees not up to date: %(error)r",
-    "a bug, with traceback; report it. Tried again",
+    "a bug, with traceback; report it. The node tries again",
 )
 LEAVES_NOT_SAVED: Final = _warning(
     "leaves_not_saved",
@@ -277,45 +276,46 @@ LEAVES_NOT_SAVED: Final = _warning(
 )
 STORE_RAIDA_NOT_NOTED: Final = _warning(
     "store_raida_not_noted",
-    "not noted whose store it is: %(error)s",
-    "the store could not be written; the next start tries again",
+    "the RAIDA's number was not written to the store: %(error)s",
+    "the next start tries again",
 )
 LEAVES_OUTDATED: Final = _warning(
     "leaves_outdated",
     "trees not up to date, leaves not saved: the next start takes longer",
-    "the next start takes longer",
+    "the node stopped before it had hashed every changed page",
 )
 TICKET_REFUSED: Final = _info(
     "ticket_refused",
     "RAIDA %(raida)d (%(address)s) did not redeem a ticket: %(error)s",
-    "fix asks the others",
+    "the command `fix` goes on with the other RAIDA",
     fields=("raida", "address"),
     example="RAIDA 7 (192.0.2.7:50007) did not redeem a ticket: …",
 )
 ADMIN_SOCKET: Final = _info(
     "admin_socket",
     "admin socket %(path)s",
-    "where it is asked",
+    "where the node takes commands of its operator",
     fields=("path",),
     example="admin socket /run/raida-uring/admin.sock",
 )
 ADMIN_SOCKET_FAILED: Final = _warning(
     "admin_socket_failed",
     "no admin socket, tried again every %(retry_s).0f s: %(fault)s",
-    "its path cannot be had; name another in `[admin] socket`",
+    "the path cannot be used; name another in `[admin] socket`",
     example="no admin socket, tried again every 2 s: …",
 )
 PACKAGE_UNREADABLE: Final = _warning(
     "package_unreadable",
-    "%(path)s: not a package's metadata, its commands are not looked for: %(error)s",
-    "remove it: a tool has left it, or install the package again",
+    "%(path)s: the package's metadata cannot be read, so its commands are not loaded: %(error)s",
+    "left behind by a tool: remove it, or install the package again",
     fields=("path",),
-    example="…/.dist-info: not a package's metadata, its commands are not looked for: …",
+    example="…/.dist-info: the package's metadata cannot be read, so its commands are not "
+    "loaded: …",
 )
 ADMIN_REFUSED: Final = _warning(
     "admin_refused",
     "admin socket: process %(process)d of user %(user)d refused",
-    "neither root nor the node's own user",
+    "only root and the node's own user may use the socket",
     fields=("process", "user"),
     example="admin socket: process 4711 of user 1000 refused",
 )
@@ -327,40 +327,40 @@ ADMIN_FAILED: Final = _error(
 RELOADED: Final = _info(
     "reloaded",
     "reloaded: %(changes)s",
-    "what took effect",
+    "the changes that took effect",
     fields=("applied",),
     example='reloaded: [log] level "info" -> "debug"',
 )
 RESTART_NEEDED: Final = _warning(
     "restart_needed",
     "need a restart: %(changes)s",
-    "what did not",
+    "the changes that did not",
     fields=("settings",),
     example="need a restart: [udp] contexts 4096 -> 8192",
 )
 RELOAD_FAILED: Final = _error(
     "reload_failed",
     "not reloaded, nothing changed: %(error)s",
-    "the file is wrong, and where",
+    "where the file is wrong, and why",
 )
 RELOAD_CRASHED: Final = _error(
     "reload_failed",
     "not reloaded: %(error)r",
-    "a bug, with traceback; report it. The node goes on with what it has",
+    "a bug, with traceback; report it. The node goes on as before",
 )
 SOCKETS_UNUSABLE: Final = _warning(
     "sockets_unusable",
     "stored sockets are not used: %(error)s",
-    "systemd kept some of them only; new ones are bound",
+    "systemd kept only some of them; the node binds new ones",
 )
 SOCKETS_UNSERVED: Final = _warning(
     "sockets_unserved",
-    "sockets of the .socket unit that nobody serves, since the configuration names others: "
-    "%(places)s port %(port)d; whoever connects there waits in vain",
-    "clients of these sockets wait in vain: make unit and configuration agree",
+    "the .socket unit has sockets that the configuration does not name: %(places)s port "
+    "%(port)d; clients that connect there get no answer",
+    "make unit and configuration agree",
     fields=("hosts", "port"),
-    example="sockets of the .socket unit that nobody serves, since the configuration names "
-    "others: 0.0.0.0 port 50001; …",
+    example="the .socket unit has sockets that the configuration does not name: 0.0.0.0 port "
+    "50001; clients that connect there get no answer",
 )
 SOCKETS_NOT_KEPT: Final = _warning(
     "sockets_not_kept",
@@ -371,18 +371,18 @@ SOCKETS_NOT_KEPT: Final = _warning(
 )
 NOTIFY_LATE: Final = _warning(
     "notify_late",
-    "cannot notify the service manager, which does not read: it will be told later",
-    "it will be told once it does; the node goes on",
+    "cannot notify the service manager, which does not read its socket: trying again later",
+    "the node goes on, and sends the message once the manager reads",
 )
 NOTIFY_FAILED: Final = _warning(
     "notify_failed",
     "cannot notify the service manager: %(error)s",
-    "`NOTIFY_SOCKET` leads nowhere",
+    "`NOTIFY_SOCKET` is wrong",
 )
 DRAIN_ASKED: Final = _info(
     "drain_asked",
     "asked to stop: up to %(timeout_s).1f s for requests in flight",
-    "over the admin socket",
+    "a stop over the admin socket",
     fields=("timeout_ms",),
     example="asked to stop: up to 10.0 s for requests in flight",
 )
@@ -396,37 +396,37 @@ STOPPING: Final = _info(
 STOPPING_NOW: Final = _warning(
     "stopping_now",
     "stopping at once: requests in flight are dropped",
-    "second signal",
+    "a second signal",
 )
 HANDLERS_STUCK: Final = _warning(
     "handlers_stuck",
     "handlers did not return in time: %(names)s",
-    "their threads end with the process",
+    "the workers' threads end with the process",
     fields=("workers",),
     example="handlers did not return in time: worker-3",
 )
 UPGRADE_BEGUN: Final = _info(
     "upgrade_begun",
     "upgrade: starting the successor",
-    "asked by `raida-uring upgrade` or SIGUSR2",
+    "`raida-uring upgrade` or SIGUSR2 asked for it",
 )
 UPGRADE_DONE: Final = _info(
     "upgrade_done",
     "upgrade: process %(pid)d serves",
-    "this node answers what it has and ends",
+    "this node answers the requests that it has, and ends",
     fields=("pid",),
     example="upgrade: process 4711 serves",
 )
 UPGRADE_UNDER_WAY: Final = _info(
     "upgrade_under_way",
     "told to upgrade: %(why)s",
-    "a further request in the middle of an upgrade, or of a stop: none begins",
+    "a further request during an upgrade or a stop; it begins no upgrade",
     example="told to upgrade: process 4711 serves already, ask that",
 )
 UPGRADE_FAILED: Final = _error(
     "upgrade_failed",
     "no upgrade, this node goes on: %(reason)s",
-    "the successor did not come up",
+    "the successor did not start",
 )
 UPGRADE_CANCELLED: Final = _error(
     "upgrade_failed",
@@ -436,19 +436,19 @@ UPGRADE_CANCELLED: Final = _error(
 SUCCESSOR_LOST: Final = _error(
     "successor_lost",
     "the successor %(how)s: this node serves again",
-    "it died before this node had left",
+    "the successor died before this node had ended",
     fields=("status",),
     example="the successor was killed by … (9): this node serves again",
 )
 LEAVING_ALREADY: Final = _info(
     "leaving_already",
     "told to stop: leaving already",
-    "a signal to the old process in the middle of an upgrade; the next one is a second one",
+    "a signal to the old process during an upgrade; the next one stops it at once",
 )
 STOPPING_AFTER_PREDECESSOR: Final = _info(
     "stopping_after_predecessor",
     "stopping once the predecessor is gone",
-    "a signal in the middle of an upgrade",
+    "a signal during an upgrade",
 )
 TOOK_OVER: Final = _info(
     "took_over",
@@ -460,107 +460,109 @@ TOOK_OVER: Final = _info(
 PREDECESSOR_GONE: Final = _warning(
     "predecessor_gone",
     "the predecessor is gone already",
-    "it was killed meanwhile",
+    "it was killed during the upgrade",
 )
 CONNECTION_NOT_TAKEN: Final = _warning(
     "connection_not_taken",
     "no descriptor is left for a connection that was passed on: it is closed",
-    "the successor has a lower limit of descriptors than its predecessor: raise `LimitNOFILE=`",
+    "the successor's limit of descriptors is lower than its predecessor's: raise `LimitNOFILE=`",
 )
 COUNTERS_LOST: Final = _warning(
     "counters_lost",
     "the successor does not have this node's counters: %(error)s",
-    "show_stats begins anew",
+    "show_stats starts again at 0",
 )
 COUNTERS_UNKNOWN: Final = _warning(
     "counters_lost",
     "the predecessor speaks another version: its counters are not known",
-    "the same: the predecessor is of a version that counts otherwise",
+    "the same: the versions of the two count differently",
 )
 HTTP: Final = _info(
     "http",
     "status page, metrics and health on %(urls)s",
-    "`[http]`, see [operate](operate.md#status-page-metrics-and-health)",
+    "the addresses of `[http]`, see [operate](operate.md#status-page-metrics-and-health)",
     example="status page, metrics and health on http://127.0.0.1:60014/",
 )
 HTTP_FAULT: Final = _error(
     "http_fault",
-    "the answer to %(path)s could not be made",
+    "the answer to %(path)s failed",
     "a bug, with traceback; report it",
     fields=("path",),
-    example="the answer to /metrics could not be made",
+    example="the answer to /metrics failed",
 )
 HTTP_FAILED: Final = _error(
     "http_failed",
     "no HTTP, tried again every %(retry_s).0f s: %(fault)s",
-    "somebody else has the port, or its address is not there",
+    "another process has the port, or the address does not exist",
     example="no HTTP, tried again every 2 s: …",
 )
 START_WAITS: Final = _warning(
     "start_waits",
     "%(reason)s; waiting up to %(wait_s).0f s",
-    "what will have passed in a moment keeps the node from starting",
+    "the cause is likely to pass in a moment",
     fields=("reason",),
     example="cannot bind TCP …; waiting up to 60 s",
 )
 STOPPED_EARLY: Final = _info(
     "stopped_early",
-    "told to stop before it served",
-    "a stop while the start waited",
+    "told to stop before the node served",
+    "a stop while the start was waiting",
 )
 ADDRESS_MISSING: Final = _warning(
     "address_missing",
-    "%(address)s: no interface has that address, or it is not usable yet: served once one has",
-    "bound all the same; answers once an interface has it",
+    "%(address)s: no interface has that address, or it is not usable yet: the node answers "
+    "there once one has it",
+    "the address is bound all the same",
     fields=("address",),
-    example="192.0.2.14: no interface has that address, …",
+    example="192.0.2.14: no interface has that address, or it is not usable yet: the node answers "
+    "there once one has it",
 )
-LINES_DROPPED: Final = _error(
+LINES_DROPPED: Final = _error(  # errors may be among the lines
     "lines_dropped",
     "%(count)d lines of this log were dropped: nobody read it, or it could not be written",
-    "nobody had read them, or they could not be written, see above; there is a reader again",
+    "the log can be written again, see [Log](operate.md#log)",
     fields=("count",),
     example="1200 lines of this log were dropped: …",
     unlimited=True,
 )
 SIGNAL_UNUSED: Final = _info(
     "signal_unused",
-    "a signal that asks for nothing here: %(name)s (%(signal)d)",
+    "ignored %(name)s (%(signal)d): this node has no use for that signal",
     "see [Signals](#signals)",
     fields=("signal",),
-    example="a signal that asks for nothing here: SIGUSR1 (10)",
+    example="ignored SIGUSR1 (10): …",
 )
 CLOCK_ABSURD: Final = _warning(
     "clock_absurd",
-    "the clock is in the year %(year)d: set it, or let NTP; coins that change meanwhile get a "
-    "wrong month",
-    "at start; set it, or let NTP: the month of a changed coin follows from it",
+    "the clock is in the year %(year)d: set it, or have NTP set it; coins that change before "
+    "that get a wrong month",
+    "at start; the month of a changed coin is taken from the clock",
     fields=("year",),
     example="the clock is in the year 1999: …",
 )
 THREAD_DIED: Final = _error(
     "thread_died",
     "thread %(thread)s has died: %(error)r",
-    "a bug, with traceback; report it. The node ends with status 1, unless the thread is a "
-    "handler's own",
+    "a bug, with traceback; report it. The node ends with status 1, unless a handler started "
+    "the thread",
     fields=("thread",),
     example="thread integrity has died: …",
 )
 NODE_FAILED: Final = _error(
     "node_failed",
-    "the node ends by a fault of its own: %(error)r",
+    "the node ends because of a bug: %(error)r",
     "a bug, with traceback; report it",
 )
 UNRAISABLE: Final = _error(
     "unraisable",
     "%(what)s %(place)r: %(error)r",
-    "a bug, mostly of a handler, with traceback: something failed while it was cleaned up",
+    "a bug, mostly of a handler, with traceback: an exception during cleanup",
     example="Exception ignored in …",
 )
 FINAL_COUNTERS: Final = _info(
     "final_counters",
     "final counters %(nonzero)s",
-    "at the end, as JSON, every counter below that is not 0; as fields (`json`, `journal`) all "
-    "of them",
+    "at the end: as JSON, every counter below that is not 0; as fields (`json`, `journal`), "
+    "all of them",
     example="final counters {…}",
 )

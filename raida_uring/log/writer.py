@@ -1,9 +1,9 @@
-"""The one thread that writes what the node says, so that nobody waits for who reads it.
+"""The one thread that writes the log, so that no other thread waits for a reader of the log.
 
-Standard error may be a pipe that nobody empties, a terminal that was stopped, a disk that does not
-answer; journald may stand. Lines therefore go through a queue of bounded size to a thread that may
-wait, since nobody waits for it; what finds no room is dropped and counted. That thread needs no
-O_NONBLOCK, which would change the descriptor for all who share it.
+Standard error may be a pipe that nobody empties, a stopped terminal, or a disk that does not
+answer; journald may hang. Lines therefore go through a queue of bounded size to a thread that may
+block, since no other thread waits for it; lines that find no room are dropped and counted. The
+thread does not use O_NONBLOCK, which would change the descriptor for every process that shares it.
 """
 
 import atexit
@@ -23,41 +23,42 @@ from typing import Final, NamedTuple, Protocol
 from raida_uring.threads import Vital
 
 QUEUE_BYTES_MAX: Final = 8 << 20
-# For lines below a warning: after an hour without a reader there is still room for what goes wrong.
+# For lines below a warning: after an hour without a reader there is still room for warnings.
 LESSER_BYTES_MAX: Final = QUEUE_BYTES_MAX // 2
-_ITEM_BYTES: Final = 128  # what an item takes in the queue beyond its text
-# Written at once: whole also where a predecessor, or somebody else, writes to the same pipe.
+_ITEM_BYTES: Final = 128  # of an item in the queue beyond its text
+# The most that is written at once: the kernel writes it whole, even if another process, such as a
+# predecessor, writes to the same pipe.
 CHUNK_BYTES_MAX: Final = select.PIPE_BUF
-# Who has logged a line goes on when it is out, or so much later: the last words of a process that
-# is about to be killed are seen then. Only if the writer has nothing else to do.
+# A thread that logs while the writer is idle waits until the line is written, but not longer than
+# this: so the last line of a process that is about to be killed is seen.
 PATIENCE_S: Final = 0.02
-STANDSTILL_S: Final = 1.0  # at the end, how long the reader may do nothing ...
-FLUSH_MAX_S: Final = 5.0  # ... and how long it may take altogether
-TELL_INTERVAL_S: Final = 10.0  # a reader that is too slow is told of dropped lines so often
-_PRINTED_BYTES_MAX: Final = 1 << 16  # of one text, so that the longest finds room in pieces
+STANDSTILL_S: Final = 1.0  # at the end, how long to wait for a reader that reads nothing ...
+FLUSH_MAX_S: Final = 5.0  # ... and for one that is slow
+TELL_INTERVAL_S: Final = 10.0  # how often dropped lines are reported to a slow reader
+_PRINTED_BYTES_MAX: Final = 1 << 16  # longer texts are queued in pieces
 _LOOK_MS: Final = 1000
 
 
 class Text(NamedTuple):
-    """data: as the destination takes it. spare: for standard error, if it does not."""
+    """data: for the destination. spare: for standard error, if the destination refuses `data`."""
 
     data: bytes
     spare: bytes = b""
 
 
 class Destination(Protocol):
-    """Where text goes. Thread: the writer's, which may wait there."""
+    """Where text goes. Thread: the writer's, which may block."""
 
     def write(self, texts: Sequence[Text]) -> int:
-        """How many of them are lost."""
+        """Write `texts`, and return how many of them are lost."""
 
 
 class Stream:
-    """A descriptor; several may be of one, and others may share it."""
+    """A descriptor, which other streams and other processes may share."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._cut = False  # the last line that went out is not whole
+        self._cut = False  # the last line that was written is not whole
 
     def write(self, texts: Sequence[Text]) -> int:
         """As Destination."""
@@ -66,11 +67,11 @@ class Stream:
         while done < len(data):
             try:
                 done += os.write(self._fd, data[done:] if done else data)
-            except BlockingIOError:  # one who shares it has made it so
+            except BlockingIOError:  # another process has set O_NONBLOCK
                 waiting = select.poll()
                 waiting.register(self._fd, select.POLLOUT)
                 waiting.poll(_LOOK_MS)
-            except OSError:  # a full disk, a reader that is gone
+            except OSError:  # a full disk, a closed pipe
                 if done:
                     self._cut = data[done - 1 : done] != b"\n"
                 return _unwritten(texts, len(data) - done)
@@ -98,8 +99,8 @@ class Journal:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def write(self, texts: Sequence[Text]) -> int:
-        """As Destination. What journald does not take (a traceback beyond a datagram, a socket that
-        is gone) goes to standard error, which the journal reads as well."""
+        """As Destination. What journald does not take (a traceback longer than a datagram, a socket
+        that is gone) goes to standard error, which the journal reads as well."""
         lost = 0
         for text in texts:
             try:
@@ -109,38 +110,38 @@ class Journal:
         return lost
 
     def __del__(self) -> None:
-        self._socket.close()  # the last text that was meant for it is out
+        self._socket.close()  # its last text has been written
 
 
 class Writer:
     """The queue and its thread. Any thread."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
-        """tell: says how many were dropped, once there is somebody to read that; called on the
+        """tell: logs how many texts were dropped, once the log can be written again; called on the
         writer's thread."""
         self._tell = tell
-        # Reentrant: an object that the collector finalizes meanwhile may have something to say.
+        # Reentrant: the garbage collector may run meanwhile and finalize an object that logs.
         self._lock = threading.RLock()
         self._wanted = threading.Condition(self._lock)
         self._moved = threading.Condition(self._lock)
         self._waiting = 0  # for _moved
         self._queue: deque[tuple[Destination, Text, int]] = deque()
-        self._held = 0  # bytes, of what is being written as well
-        self._taken = self._ended = 0  # texts put in, written or lost
+        self._queued_bytes = 0  # bytes, including the texts that are being written
+        self._accepted = self._ended = 0  # texts that were queued; that were written or lost
         self._idle = False
-        self._unsaid = 0
-        self._told_s = 0.0
-        self._given_up = -1  # what had ended when nobody read any more
+        self._unreported = 0
+        self._reported_s = 0.0
+        self._given_up = -1  # `_ended` when flush() last gave up
         self._dead = False
         self._thread: Vital | None = None
         self.dropped = 0  # since the start of the process
 
     def start(self) -> None:
-        """Have the thread, from the first call on. Raises RuntimeError where there may be none."""
+        """Start the thread, at the first call. Raises RuntimeError if it cannot start."""
         if self._thread is not None:
             return
         thread = Vital(target=self._run, name="log", daemon=True)
-        # It starts before the node has blocked the signals that it takes from a thread of its own.
+        # The node has not yet blocked the signals that it takes from a thread of its own.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             thread.start()
@@ -150,35 +151,35 @@ class Writer:
         atexit.register(self.flush)
 
     def put(self, to: Destination, text: Text, *, lesser: bool, patient: bool = False) -> None:
-        """Have it written, or drop it.
+        """Queue `text`, or drop it.
 
-        lesser: it is dropped earlier than others. patient: return after PATIENCE_S at most, before
-        that once it is out.
+        lesser: drop it earlier than other texts. patient: wait until it is written, for PATIENCE_S
+        at most.
         """
         size = len(text.data) + len(text.spare) + _ITEM_BYTES
         with self._lock:
-            if self._dead:  # the last words of a node that ends for it
+            if self._dead:  # the last lines of a node that ends because this thread has died
                 self.dropped += to.write([text])
                 return
-            if self._held + size > (LESSER_BYTES_MAX if lesser else QUEUE_BYTES_MAX):
-                if not self._unsaid:
-                    self._told_s = time.monotonic()
+            if self._queued_bytes + size > (LESSER_BYTES_MAX if lesser else QUEUE_BYTES_MAX):
+                if not self._unreported:
+                    self._reported_s = time.monotonic()
                 self.dropped += 1
-                self._unsaid += 1
+                self._unreported += 1
                 return
-            self._held += size
+            self._queued_bytes += size
             self._queue.append((to, text, size))
-            self._taken += 1
+            self._accepted += 1
             if not self._idle:
                 return
             self._idle = False
             self._wanted.notify()
             if patient:
-                self._await(self._taken, PATIENCE_S)
+                self._await(self._accepted, PATIENCE_S)
 
     def flush(self) -> bool:
-        """Wait until everything is out, for FLUSH_MAX_S at most, STANDSTILL_S if nothing moves;
-        whether it is. Who stands since the last call is not waited for again."""
+        """Wait until everything is written, for FLUSH_MAX_S at most, or STANDSTILL_S if nothing
+        moves; return whether it is. Does not wait again for a reader that has not moved since."""
         deadline = time.monotonic() + FLUSH_MAX_S
         with self._lock:
             while self._works() and not self._idle:
@@ -226,24 +227,24 @@ class Writer:
             lost = to.write(texts)
             now = time.monotonic()
             if now - began >= STANDSTILL_S:
-                self._told_s = now  # one who reads again gets to the end first
-            unsaid = 0
+                self._reported_s = now  # a reader that has come back first gets what waited for it
+            unreported = 0
             with self._lock:
-                self._held -= size
+                self._queued_bytes -= size
                 self._ended += len(texts)
                 self.dropped += lost
-                self._unsaid += lost
+                self._unreported += lost
                 if self._waiting:
                     self._moved.notify_all()
-                overdue = now - self._told_s >= TELL_INTERVAL_S
-                if self._unsaid and not lost and (overdue or not self._queue):
-                    unsaid, self._unsaid = self._unsaid, 0
-                    self._told_s = now
-            if unsaid:
-                self._tell(unsaid)
+                overdue = now - self._reported_s >= TELL_INTERVAL_S
+                if self._unreported and not lost and (overdue or not self._queue):
+                    unreported, self._unreported = self._unreported, 0
+                    self._reported_s = now
+            if unreported:
+                self._tell(unreported)
 
     def _take(self) -> tuple[Destination, list[Text], int]:
-        """What can be written at once. With the lock; the queue is not empty."""
+        """Take what can be written at once. With the lock; the queue is not empty."""
         to, text, size = self._queue.popleft()
         texts, length = [text], len(text.data)
         while self._queue and self._queue[0][0] is to:
@@ -257,7 +258,7 @@ class Writer:
 
 
 class _Passage(io.RawIOBase):
-    """What is written to it goes through the queue."""
+    """A file whose text goes through the queue."""
 
     def __init__(self, writer: Writer, fd: int, *, lesser: bool) -> None:
         super().__init__()
@@ -284,8 +285,8 @@ class _Passage(io.RawIOBase):
 
 
 def divert(writer: Writer) -> None:
-    """Send through `writer` what anybody in this process prints: a handler, a warning, a traceback
-    of the interpreter's own. For good. Thread: main."""
+    """Send through `writer` whatever this process prints: a handler's text, a warning, a traceback
+    of the interpreter. For good. Thread: main."""
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         with contextlib.suppress(OSError):

@@ -70,7 +70,7 @@ def test_every_failure_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -
     def counted() -> int:
         found = re.findall(
             r"(?m)answered 252(?: \((\d+) times since the last such line\))?$"
-            r"|failed (\d+) times more since the last such line: \w+$",
+            r"|failed (\d+) more times since the last such line: \w+$",
             "\n".join(caplog.messages),
         )
         return sum(int(several or more or 1) for several, more in found)
@@ -110,7 +110,7 @@ def test_reply_past_the_limit_is_252(ask: Ask, size: int, caplog: pytest.LogCapt
         assert node.counters()["refused_sizes"] == 1
     most = "65473 go over UDP" if ask is udp_ask else "65502 go over TCP"
     assert (
-        f"a reply of command 5/200 is of no use, answered 252: payload has {size} bytes: "
+        f"command 5/200 gave an invalid reply, answered 252: payload has {size} bytes: "
         f"at most {most}"
     ) in caplog.text
 

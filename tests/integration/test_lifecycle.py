@@ -447,7 +447,7 @@ def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
         process = psutil.Process(node.process.pid)
         limits = process.rlimit(psutil.RLIMIT_NOFILE)
         process.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
-        eventually(lambda: "resources are not known: " in node.stderr())
+        eventually(lambda: "the resources could not be read: " in node.stderr())
         process.rlimit(psutil.RLIMIT_NOFILE, limits)
 
 

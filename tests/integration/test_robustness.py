@@ -116,9 +116,11 @@ def test_the_log_names_the_command_of_a_wrong_reply(caplog: pytest.LogCaptureFix
             client.sendto(request(WRONG_TYPE, b"\x05"), node.endpoint)
             client.sendto(request(MIRROR), node.endpoint)
         assert sorted(status(client.recv(2048)) for _ in range(4)) == [250, 250, 250, 252]
-    said = [record.getMessage() for record in caplog.records if "of no use" in record.getMessage()]
+    said = [
+        record.getMessage() for record in caplog.records if "invalid reply" in record.getMessage()
+    ]
     assert said == [
-        "a reply of command 5/204 is of no use, answered 252: payload is of type str: must be bytes"
+        "command 5/204 gave an invalid reply, answered 252: payload is of type str: must be bytes"
     ]
 
 

@@ -452,9 +452,8 @@ def test_sockets_of_a_socket_unit_that_are_not_served_are_named(tmp_path: Path) 
         manager.was_told("READY=1")
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        assert (
-            f"nobody serves, since the configuration names others: 127.0.0.1 port {endpoint[1]};"
-            in (process.stderr.read().decode())
+        assert f"sockets that the configuration does not name: 127.0.0.1 port {endpoint[1]};" in (
+            process.stderr.read().decode()
         )
 
 

@@ -106,8 +106,8 @@ def test_wrong_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
     [
         ("", None),
         ('pages_for = "none"', None),
-        ('pages_for = "all"', "anybody who asks is handed pages of coins"),
-        ('pages_for = "peers"', "whoever has an address of raida_servers is handed pages of coins"),
+        ('pages_for = "all"', "anybody can fetch pages of coins"),
+        ('pages_for = "peers"', "every address in raida_servers can fetch pages of coins"),
     ],
 )
 def test_serve_warns_when_it_hands_out_pages_of_coins(

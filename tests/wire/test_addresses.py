@@ -138,7 +138,7 @@ def test_ipv6_alone_is_said(
     caplog.set_level("INFO", "raida_uring")
     http = {"enabled": True, "listen": listen, "port": 0}
     with running_node(network={"bind": bind}, http=http) as node:
-        told = [line for line in caplog.messages if "takes IPv6 alone" in line]
+        told = [line for line in caplog.messages if "takes IPv6 only" in line]
         assert [line.partition(":")[0] for line in told] == said
         if bind == ["::"]:
             with pytest.raises(ConnectionRefusedError):
