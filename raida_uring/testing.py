@@ -36,7 +36,7 @@ class HandlerClient:
     """Runs handlers without a node. Thread: one."""
 
     def __init__(self, *modules: str, node: Node | None = None, store: Store | None = None) -> None:
-        """modules: as in `[handlers] modules`, beside the built-in commands and entry points.
+        """modules: as in `[handlers] modules`, plus the built-in commands and entry points.
 
         node: passed to the handlers; default: one with the embedded configuration and all counters
         zero. store: `node.coins` is a view of it, a new one for each request; the changes of a

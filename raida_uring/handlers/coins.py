@@ -112,7 +112,7 @@ def detect_sum(request: Request, node: Node) -> Reply:
 
 @command(group=1, code=20, mode="write", needs_body=True)
 def pown(request: Request, node: Node) -> Reply:
-    """In order: replace the AN of each coin whose AN is right by the new one behind it."""
+    """In order: replace the AN of each coin whose AN is right by the new one after it."""
     payload = request.payload
     count = count_of(payload, COIN_AN_PAN)
     if isinstance(count, Reply):

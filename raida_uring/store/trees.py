@@ -33,7 +33,7 @@ _COUNT_BYTES: Final = 2
 
 logger = logging.getLogger("raida_uring.integrity")
 
-Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one behind the other
+Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one after the other
 
 
 @dataclass(frozen=True, slots=True)
