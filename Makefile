@@ -144,7 +144,7 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
 
-# Wraps a call so that the test can refuse DEFER_TASKRUN, as only Linux 6.0 does.
+# So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
 $(NATIVE_DIR)/test_backend: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link

@@ -194,8 +194,8 @@ def stolen_ticks() -> int:
 
 
 def final_counters(stderr: str) -> dict[str, int] | None:
-    """Return the counters that the node logs when it stops; None if it did not log them."""
-    # Imported here, so that --help does not load prometheus_client.
+    """The counters that the node logs when it stops, None without such a line."""
+    # Here: not everybody who asks for --help needs prometheus_client.
     from raida_uring.observe.metrics import COUNTERS
 
     found = re.search(r"final counters (\{.*\})", stderr)  # without those that are 0

@@ -90,7 +90,7 @@ class Result:
 
     @property
     def clean(self) -> bool:
-        """Whether every request got exactly the expected reply."""
+        """Every request got exactly the answer it should."""
         return self.sent == self.answered and self.stray == 0
 
     @property
