@@ -10,7 +10,7 @@ C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/ffi/*/*.h r
 
 comma := ,
 
-# Native tests link the data plane's own sources under the sanitizers; nothing of Python is in there.
+# Native tests link the data plane's sources under the sanitizers, without Python.
 NATIVE_CC    := $(or $(CC),gcc)
 NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOURCE -pthread \
                 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -43,7 +43,7 @@ build: setup ## make .venv/bin/raida-uring (default)
 run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
-# The fuzzer only where its compiler is: 250 MB that nothing else here needs.
+# The fuzzer runs only where clang is installed: 250 MB that no other target needs.
 test: setup test-announce test-native test-threads ## all tests, about a quarter of an hour
 	@if $(SETUP) --has-fuzzer; then $(MAKE) --no-print-directory test-fuzz; \
 	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi
@@ -72,7 +72,7 @@ lint: setup ## ruff
 types: setup ## mypy --strict
 	$(BIN)/mypy --strict $(PY_DIRS)
 
-# Into a directory of its own: the modules that tests import stay as they are.
+# Builds into a separate directory, so that the modules that tests import stay unchanged.
 werror: setup
 	@rm -rf build/werror
 	RU_WERROR=1 $(BIN)/python setup.py -q build_ext --force --build-lib build/werror/lib --build-temp build/werror/tmp
@@ -86,11 +86,11 @@ test-native: setup $(NATIVE_TESTS) $(NATIVE_DIR)/sim ## C tests under the addres
 	@printf '%s\n' 1 501 | xargs -P 2 -I{} $(NATIVE_DIR)/sim {} 500 1000
 	@echo "$(words $(NATIVE_TESTS)) native test programs passed"
 
-# Apart from the others: it takes a minute and a browser (Debian: chromium-headless-shell).
+# Separate from the other tests: takes a minute and needs a browser (Debian: chromium-headless-shell).
 test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
-# Under the thread sanitizer: what two threads share without a lock. -Wno-tsan: gcc 12 warns of fences.
+# Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
 THREAD_TESTS := queue source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/roots.c memory/sleeper.c \
@@ -102,7 +102,7 @@ test-threads: setup ## C queue tests under the thread sanitizer
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
 	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 
-# Whatever bytes a peer sends, under libFuzzer, which comes with clang; the rest is built by gcc.
+# The framing of arbitrary input under libFuzzer, which needs clang; gcc builds everything else.
 FUZZ_DIR   := build/fuzz
 FUZZ_SEEDS := tests/native/corpus
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
@@ -111,8 +111,8 @@ FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
 FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
 
-# Only the data plane guides the fuzzer, not the test's own model. Without traced comparisons, which
-# take two thirds of the time: the dictionary and the seeds hold what is compared with.
+# Only coverage of the data plane guides the fuzzer, not that of the test's model. Comparisons are
+# not traced, which would take two thirds of the time: dictionary and seeds have the constants.
 $(FUZZ_DIR)/%.o: raida_uring/ffi/%.c | setup-fuzz
 	@mkdir -p $(@D)
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp -MMD -MP \
@@ -122,20 +122,20 @@ $(FUZZ_DIR)/framing: tests/native/fuzz_framing.c $(FUZZ_LIB) | setup-fuzz
 	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.o $<
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.o $(FUZZ_LIB)
 
-# The same inputs every time: every seed, then as many made from them as CI has time for.
+# Deterministic: all seeds, then as many inputs derived from them as CI has time for.
 test-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, short: its seeds, then RUNS=200000
 	@rm -rf $(FUZZ_DIR)/short && mkdir $(FUZZ_DIR)/short # libFuzzer writes into the first directory
 	@$(FUZZ_RUN) -seed=1 -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short $(FUZZ_SEEDS) \
 	    > $(FUZZ_DIR)/log 2>&1 || { cat $(FUZZ_DIR)/log; exit 1; }
 	@echo "framing fuzzer: $(or $(RUNS),200000) inputs and no finding"
 
-# What is new and worth keeping stays in build/fuzz/corpus, from where the next run goes on.
+# New inputs that add coverage stay in build/fuzz/corpus, from which the next run continues.
 fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, long: RUNS=n or TIME=seconds (600), whichever ends first
 	@mkdir -p $(FUZZ_DIR)/corpus
 	$(FUZZ_RUN) -runs=$(or $(RUNS),-1) -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) \
 	    -print_final_stats=1 $(FUZZ_DIR)/corpus $(FUZZ_SEEDS)
 
-# After setup, which may have to install the compiler first.
+# Order-only after setup, which may have to install the compiler first.
 $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 	@mkdir -p $(@D)
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -c -o $@ $<
@@ -147,8 +147,8 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
 $(NATIVE_DIR)/test_backend $(NATIVE_DIR)/test_backend_streams: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
-# Whole lives of a node over backend_sim.c. It stands in for the backend and for these system calls
-# at link time, so that no line of the data plane knows.
+# Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link
+# time; the data plane is unchanged.
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
@@ -163,7 +163,7 @@ $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
 fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEPS=n; a seed alone is one life
 	@$(NATIVE_DIR)/sim $(or $(SEED),$(shell date +%s)) $(or $(LIVES),$(if $(SEED),1,1000)) $(or $(STEPS),1000)
 
-# Without the sanitizers: the simulation itself has to notice.
+# Without the sanitizers: the simulation itself must detect each mutation.
 mutations: setup ## bugs that the simulation must find
 	@tests/fault/mutations.sh 1000 1000 -- $(NATIVE_CC) $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) \
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
@@ -180,11 +180,11 @@ upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with
 	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
 
-# In a build of its own: the modules that everything else imports stay as they are. Ten minutes or more.
+# A separate build, so that the modules in use stay unchanged. Takes ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
 	@tools/sanitize.sh
 
-# What the node chooses where a seccomp filter forbids io_uring; a few minutes for each of the six.
+# The node's choice where a seccomp filter denies io_uring; each of the six takes a few minutes.
 test-refused: setup ## the suites with io_uring's system calls refused one by one: CALL=io_uring_setup ERRNO=EPERM for one
 	@for call in $(or $(CALL),io_uring_setup io_uring_enter io_uring_register); do \
 	    for code in $(or $(ERRNO),EPERM ENOSYS); do \
@@ -211,11 +211,11 @@ bench-quick: setup ## the same, shorter and less steady
 dist: setup ## source archive and wheel in dist/
 	@tools/dist.sh
 
-# As root, with debootstrap; further Pythons by their prefixes: PYTHONS=...
+# Needs root and debootstrap. PYTHONS=... adds Pythons by their prefixes.
 test-wheel: dist ## the wheel on a minimal Debian 12 without compiler and libraries
 	@tools/test_wheel.sh $(PYTHONS)
 
-# As root, with debootstrap: CASES="trixie.user.disk.ipv6" for one of tools/test_fresh.sh.
+# Needs root and debootstrap. CASES="trixie.user.disk.ipv6" runs one case of tools/test_fresh.sh.
 test-fresh: ## the README's commands on bare Debian 12 and 13, in chroots; an hour
 	@nice tools/test_fresh.sh $(CASES)
 

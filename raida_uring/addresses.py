@@ -1,4 +1,4 @@
-"""Addresses that the node answers on: as people read them, as bind() takes them, and bound.
+"""Addresses that the node answers on: their text, the argument of bind(), and their sockets.
 
 Thread: any.
 """
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 
 def format_endpoint(host: str, port: int) -> str:
-    """`host:port`, with IPv6 in brackets."""
+    """Return `host:port`, with IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind_address(host: str, port: int) -> tuple[object, ...]:
-    """What bind() takes: a link-local address needs its interface's number, not only its name."""
+    """Return the argument for bind(): a link-local address needs its interface's number."""
     if "%" not in host:
         return (host, port)
     return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0][4]
@@ -30,7 +30,7 @@ class Bound:
 
     @property
     def wildcard(self) -> bool:
-        """Whether it stands for several addresses, so that replies must say which was asked."""
+        """Whether it stands for all addresses, so that replies must set their source address."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104  compared, not bound
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Descriptors of this process: how many there may be, and one in reserve.
+"""Descriptors of this process: their limit, and one in reserve.
 
-Thread: any, but for Reserve.
+Thread: any, except for Reserve.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ DESCRIPTORS_RESERVED: Final = 256  # for everything but connections
 
 
 def descriptor_limit() -> int:
-    """How many descriptors this process may have once the soft limit is raised to the hard one."""
+    """Return the limit of descriptors once the soft limit is raised to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return hard if hard != resource.RLIM_INFINITY else DESCRIPTORS_MAX
 
 
 def connections_room(limit: int) -> int:
-    """How many connections `limit` descriptors leave room for; not positive if for none.
+    """Return how many connections `limit` descriptors leave room for; may be negative.
 
-    Other descriptors of this process may already be many: they are counted, not guessed. Raises
-    StartError where they cannot be.
+    Counts the descriptors already open, which may be many. Raises StartError if they cannot be
+    counted.
     """
     try:
         return limit - DESCRIPTORS_RESERVED - psutil.Process().num_fds()
@@ -37,7 +37,7 @@ def connections_room(limit: int) -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one; return what holds now."""
+    """Raise the soft limit of descriptors to the hard one; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -45,23 +45,23 @@ def raise_descriptor_limit() -> int:
 
 
 class Reserve:
-    """A descriptor in reserve: a node that has none left must be able to say so to whoever asks.
-    Thread: the one that accepts."""
+    """A descriptor in reserve, so that a node without any left can still accept a connection and
+    report that. Thread: the one that accepts."""
 
     def __init__(self) -> None:
-        """Empty where there is none to be had now."""
+        """Open the reserve; stays empty if no descriptor is free."""
         self._spare: int | None = None
         self.fill()
 
     def fill(self) -> None:
-        """Have one again, if there is one. Call when a connection has ended."""
+        """Open the reserve again if a descriptor is free. Call when a connection has ended."""
         if self._spare is None:
             with contextlib.suppress(OSError):
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def accept(self, listening: socket.socket) -> socket.socket:
-        """The next connection, by the one in reserve if it must be; `listening` does not block.
-        Raises OSError."""
+        """Accept the next connection, with the reserve if no other descriptor is free. `listening`
+        must be nonblocking. Raises OSError."""
         try:
             channel, _ = listening.accept()
         except OSError as error:
@@ -70,13 +70,15 @@ class Reserve:
             self.close()
             try:
                 channel, _ = listening.accept()
-            except OSError:  # nobody is there: the kernel looks for a descriptor first
+            except (
+                OSError
+            ):  # no connection waits: the kernel allocates a descriptor before it looks
                 self.fill()
                 raise
         return channel
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the reserve."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None

@@ -1,14 +1,14 @@
-"""What we raise on purpose, told apart by who has to act.
+"""The exceptions that this package raises on purpose, by who has to act.
 
-The command line prints any of these as one line and exits with a status that docs/reference.md
-names; anything else is a bug of ours and keeps its traceback.
+The command line prints each of them as one line and exits with a status listed in
+docs/reference.md; any other exception is a bug and keeps its traceback.
 """
 
 import errno
 import os
 from typing import Final, TypeVar
 
-# Of the machine, at this moment: no descriptor, thread, memory, room on the disk.
+# Temporary shortages of the machine: descriptors, threads, memory, disk space.
 PASSING: Final = frozenset(
     (
         errno.EAGAIN,
@@ -23,10 +23,10 @@ PASSING: Final = frozenset(
 
 
 class RaidaError(Exception):
-    """Root of every error this package raises on purpose. The text is one line, for a person.
+    """Base class of all exceptions that this package raises on purpose. The text is one line.
 
-    passes: it may be gone the next time, so a service manager should start the node again. busy: in
-    a moment even, because somebody else is about to leave or to come.
+    passes: temporary, so a service manager should start the node again. busy: resolved within
+    moments, because another process is about to end or to start.
     """
 
     passes = False
@@ -37,19 +37,19 @@ E = TypeVar("E", bound=RaidaError)
 
 
 class ToldToStopError(RaidaError):
-    """A start that was waiting for something has been told to stop. No fault."""
+    """A stop request has ended a start that was waiting. Not a fault."""
 
 
 def passing(error: E, number: int | None = None, *, busy: bool = False) -> E:
-    """`error`, marked as one that passes by itself. number: only if this errno (or its negative)
-    does."""
+    """Mark `error` as temporary and return it. number: an errno (or its negative); mark the error
+    only if that is temporary."""
     error.passes = number is None or abs(number) in PASSING
     error.busy = error.passes and busy
     return error
 
 
 class ArgumentError(RaidaError, ValueError):
-    """Our caller passed what does not fit: names the argument, its value and what is allowed."""
+    """The caller passed an unsuitable value: names the argument, its value and what is allowed."""
 
 
 class ConfigError(RaidaError):
@@ -57,13 +57,13 @@ class ConfigError(RaidaError):
 
 
 class StartError(RaidaError):
-    """The machine or the operator's request stands in the way: port in use, io_uring refused."""
+    """The machine or the operator's request prevents the start: port in use, io_uring refused."""
 
 
 class EngineError(RaidaError):
     """The data plane refused or failed.
 
-    number: the errno. doing: what was being done, in words.
+    number: the errno. doing: the operation that failed.
     """
 
     def __init__(self, number: int, doing: str) -> None:
@@ -73,9 +73,9 @@ class EngineError(RaidaError):
 
 
 class StoreError(RaidaError):
-    """The store cannot do what was asked of it.
+    """An operation on the store failed.
 
-    number: LMDB's code or the negative errno; 0 when neither had a part in it.
+    number: LMDB's code or the negative errno; 0: neither.
     """
 
     def __init__(self, message: str, number: int = 0) -> None:
@@ -84,9 +84,9 @@ class StoreError(RaidaError):
 
 
 class ProtocolError(RaidaError):
-    """A peer sent bytes that break the protocol.
+    """A peer sent bytes that violate the protocol.
 
-    status: the wire status (0 to 255) that names the fault, as raida_uring.protocol.Status.
+    status: the wire status (0 to 255) for the fault, see raida_uring.protocol.Status.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -95,7 +95,7 @@ class ProtocolError(RaidaError):
 
 
 class RefusedError(RaidaError):
-    """A node refused what `Answer.require()` insists on.
+    """`Answer.require()` was called on a refusal.
 
     status: the wire status, 0 to 255.
     """

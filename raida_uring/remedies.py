@@ -1,7 +1,6 @@
-"""What helps where the machine refuses something: the cause is looked for, not guessed.
+"""Remedies for errors of the machine, chosen by finding the actual cause.
 
-One error number has several causes, and a remedy for another one sends an operator the wrong way.
-Thread: any.
+One errno has several causes, and the remedy for the wrong one misleads the operator. Thread: any.
 """
 
 import errno
@@ -13,14 +12,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
-_STACK_BYTES: Final = 16 << 20  # more than a thread takes
+_STACK_BYTES: Final = 16 << 20  # more than a thread's stack
 _FILTERED: Final = "a seccomp filter, as of a container engine, refuses one"
 
 
 def for_threads() -> str:
-    """What to do when Python "can't start new thread", which does not tell why. Call it while the
-    threads that there are still run."""
-    # The limits first: where they bind, there is no room for what looks further, either.
+    """Return the remedy for Python's "can't start new thread", which hides the cause. Call it while
+    the existing threads still run."""
+    # The limits first: where they apply, the further checks have no room, either.
     if is_address_space_limited() and not _can_map(_STACK_BYTES):
         return "the limit on address space leaves no room for its stack: raise LimitAS= (ulimit -v)"
     if _is_limited(resource.RLIMIT_DATA) and not _can_map(_STACK_BYTES, mmap.MAP_PRIVATE):
@@ -34,16 +33,15 @@ def for_threads() -> str:
 
 
 def for_memory() -> str:
-    """What to do when there is no memory even for something small. Empty where nothing is known to
-    help."""
+    """Return the remedy for a lack of memory even for small objects; empty if none is known."""
     if is_address_space_limited():
         return "raise LimitAS= (ulimit -v)"
     return "raise LimitDATA= (ulimit -d)" if _is_limited(resource.RLIMIT_DATA) else ""
 
 
 def for_node_memory(number: int) -> str:
-    """What to do when the memory that node and workers share cannot be had. number: the errno.
-    Empty where nothing is known to help."""
+    """Return the remedy if the memory shared by loop and workers cannot be allocated; empty if none
+    is known. number: the errno."""
     if number == errno.ENOMEM and is_address_space_limited():
         return "raise LimitAS= (ulimit -v), or lower [udp], [limits] or [tcp] sizes"
     if number in (errno.ENOMEM, errno.ENOSPC):
@@ -60,7 +58,7 @@ def for_node_memory(number: int) -> str:
 
 
 def for_store_memory(map_bytes: int) -> str:
-    """What to do when a store that may grow to `map_bytes` finds no room for its mapping."""
+    """Return the remedy if a store of up to `map_bytes` cannot be mapped."""
     what = f"a store of up to {map_bytes >> 20} MiB needs as much address space"
     if is_address_space_limited():
         return f"{what}: raise LimitAS= (ulimit -v), or lower [store] size_mib"
@@ -68,7 +66,7 @@ def for_store_memory(map_bytes: int) -> str:
 
 
 def is_address_space_limited() -> bool:
-    """Whether `ulimit -v` says how much this process may map."""
+    """Whether `ulimit -v` limits this process."""
     return _is_limited(resource.RLIMIT_AS)
 
 
@@ -77,7 +75,7 @@ def _is_limited(kind: int) -> bool:
 
 
 def _can_map(size: int, flags: int = mmap.MAP_SHARED) -> bool:
-    """flags: what is private, as a stack, counts as data, too."""
+    """flags: a private mapping, such as a stack, also counts towards RLIMIT_DATA."""
     try:
         mmap.mmap(-1, size, flags | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
@@ -86,8 +84,8 @@ def _can_map(size: int, flags: int = mmap.MAP_SHARED) -> bool:
 
 
 def _thread_error() -> int:
-    """The errno of a thread that is started without Python, 0 when it starts."""
-    import ctypes  # not for every `ping`
+    """Start a thread without Python; returns its errno, 0 if it starts."""
+    import ctypes  # here, because importing it would slow every `ping`
 
     library = ctypes.CDLL(None)
     thread = ctypes.c_ulong()
@@ -98,7 +96,7 @@ def _thread_error() -> int:
 
 
 def user_name(number: int) -> str:
-    """A user's name, or the number of one that has none."""
+    """Return a user's name, or the number if the user has no name."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -106,8 +104,8 @@ def user_name(number: int) -> str:
 
 
 def describe_owner(path: Path) -> str:
-    """Owner and mode of what is at `path`, or of the directory above it that is closed to this
-    user, and who that is."""
+    """Return owner and mode of `path`, or of a directory above it that this user may not enter,
+    and the name of this user."""
     for one in (*reversed(path.parents), path):
         if one.is_dir() and not os.access(one, os.X_OK, effective_ids=True):
             return f"{one} {_of(one)}"

@@ -1,10 +1,10 @@
-"""Call handlers without a socket, for the tests of whoever writes commands.
+"""Calling handlers without a socket, for tests of commands.
 
     def test_greet() -> None:
         assert HandlerClient("greetings").send(5, 200, b"world") == Reply(250, b"hello world")
 
-Left out is what stands between a client and a handler on a real node: header decisions, CRC,
-encryption, limits on requests, batches, threads. An exception of the handler reaches the test.
+Omits the steps between client and handler on a real node: header decisions, CRC, encryption, limits
+on requests, batches, threads. An exception in the handler propagates to the test.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ _NO_COUNTERS: Final[Mapping[str, int]] = dict.fromkeys(("echoes", "udp_received"
 
 
 class HandlerClient:
-    """Runs the handlers of a node that does not exist. Thread: one."""
+    """Runs handlers without a node. Thread: one."""
 
     def __init__(self, *modules: str, node: Node | None = None, store: Store | None = None) -> None:
-        """modules: as in `[handlers] modules`, beside the built-in commands and entry points.
+        """modules: as in `[handlers] modules`, plus the built-in commands and entry points.
 
-        node: passed to the handlers; by default one with the embedded configuration whose data
-        plane has counted nothing. store: what `node.coins` is a view of, one for each request; a
-        handler of mode "write" has changed it once it has returned a reply that a node takes. There
-        are no trees. Raises ConfigError as a node's start does, ArgumentError for arguments of
-        other types or when both are given.
+        node: passed to the handlers; default: one with the embedded configuration and all counters
+        zero. store: `node.coins` is a view of it, a new one for each request; the changes of a
+        handler of mode "write" are committed once it returns a valid reply. There are no trees.
+        Raises ConfigError as a node's start does, ArgumentError for arguments of other types or if
+        both node and store are given.
         """
         for index, name in enumerate(modules):
             arguments.instance(f"modules[{index}]", name, str, "the name of a module")
@@ -79,14 +79,14 @@ class HandlerClient:
         peer: tuple[str, int] = ("127.0.0.1", 50000),
         key: Key | None = None,
     ) -> Reply:
-        """Return what the handler returns, or the reply that the node gives in its place: 6 where
-        there is no such command, 36 where it needs a body or the key forbids an answer, 89 where
-        the reply over UDP is longer than `[limits] udp_reply_factor_max` allows.
+        """Return the handler's reply, or the reply that the node gives in its place: 6 if there is
+        no such command, 36 if it needs a body or the key forbids an answer, 89 if the reply over
+        UDP is longer than `[limits] udp_reply_factor_max` allows.
 
-        key: makes the request one that came sealed with it: public commands are answered 36 under
-        types 1 and 2, and every command but echo without a body. Raises what the handler raises,
-        TypeError when it returns what a node would answer 252 for, ArgumentError when an argument
-        does not fit the wire.
+        key: treats the request as sealed with it: public commands are answered 36 under types 1 and
+        2, and so is every command but echo without a body. Raises the handler's exceptions,
+        TypeError for a reply that a node would replace by 252, ArgumentError if an argument does
+        not fit the wire.
         """
         arguments.whole("group", group, 0, 15)
         arguments.whole("command", command, 0, 255)
@@ -130,9 +130,9 @@ class HandlerClient:
         return reply
 
     def ask(self, call: Call[T], *, transport: Transport = "udp") -> Answer[T]:
-        """Answer a client library's call, so that a handler can be tested in the caller's terms.
+        """Answer a call of the client library, to test a handler from the caller's side.
 
-        Raises as `send()`, and ProtocolError when the reply's payload does not fit the call.
+        Raises as `send()`, and ProtocolError if the reply's payload does not fit the call.
         """
         arguments.instance("call", call, Call, "a Call, as the functions of `calls` make")
         start_s = time.perf_counter()
@@ -145,7 +145,7 @@ class HandlerClient:
 
 
 def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
-    """Whether a node answers 36 without asking the handler."""
+    """Whether a node answers 36 without calling the handler."""
     if key is None:
         return found.needs_body and not body
     if found.public and key.encryption in layout.SMALL_TYPES:
@@ -154,14 +154,14 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
 
 
 def _reply_bytes(reply: Reply, request: Request) -> int:
-    """Of the whole reply, as payload_max() counts."""
+    """Return the size of the whole reply, as payload_max() counts it."""
     udp, encryption = request.transport == "udp", request.encryption
     most = layout.UDP_PAYLOAD_MAX if udp else layout.REPLY_MAX
     return most - payload_max(udp=udp, encryption=encryption) + len(reply.payload)
 
 
 def _check_reply(name: str, reply: object, request: Request) -> None:
-    """Raises TypeError for what a worker does not take."""
+    """Raise TypeError for a reply that a worker does not accept."""
     fault = fault_of(reply)
     if fault is None:
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
@@ -169,11 +169,11 @@ def _check_reply(name: str, reply: object, request: Request) -> None:
             len(reply.payload), udp=request.transport == "udp", encryption=request.encryption
         )
     if fault is not None:
-        raise TypeError(f"what {name} returned, a node answers 252 for: {fault}")
+        raise TypeError(f"a node would answer 252 instead of the reply of {name}: {fault}")
 
 
 def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) -> Request:
-    """The request as a worker would make it: a record, and the bytes that it refers to."""
+    """Build the request as a worker does, from a record and the bytes that it refers to."""
     header = protocol.parse_request_header(whole)
     front = sender + whole[: header.size_bytes].ljust(layout.HEADER_LARGE, b"\0")
     kind = 2 if header.encryption else int(header.body_bytes == 0)  # enum ru_request_kind
@@ -191,7 +191,7 @@ def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) 
 
 
 def _address(peer: tuple[str, int]) -> bytes:
-    """A socket address as the kernel writes it, 32 bytes. Raises ArgumentError."""
+    """Return a socket address as the kernel writes it, 32 bytes. Raises ArgumentError."""
     parts = arguments.several("peer", peer, "of an IP address and a port")
     if len(parts) != 2:
         arguments.refuse("peer", peer, "an IP address and a port")

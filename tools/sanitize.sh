@@ -4,9 +4,9 @@
 #
 # usage: tools/sanitize.sh [ARGUMENTS OF PYTEST]
 #
-# In a copy of the checkout, build/sanitize/tree, so that the modules that everything else imports
-# stay as they are. A report goes to build/sanitize/report.PID, whichever process it is about: some
-# tests read what a node writes to its standard error. Exits 1 if there is one, or if a test fails.
+# Works in a copy of the checkout, build/sanitize/tree, so that the modules in use stay unchanged.
+# Every process writes its report to build/sanitize/report.PID, because some tests read a node's
+# standard error. Exits 1 if there is a report or a test fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,12 +20,12 @@ tar --exclude=./build --exclude=./.venv --exclude=./.git --exclude='*.so' --excl
 cd "$OUT/tree"
 RU_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext --inplace
 
-# The interpreter is not instrumented, so the runtime has to be there before it.
+# The interpreter is not instrumented, so the sanitizers' runtime must be preloaded.
 runtime=$(gcc -print-file-name=libasan.so)
-# Every program that a test starts has it, too, so leaks are looked for where we ask: in the process of
-# the tests, which has had hundreds of nodes by then. Two frames tell who allocated: what the
-# interpreter and its libraries never free is suppressed by the second, and cannot hide a leak of
-# ours as it would if the whole stack were compared.
+# Every program that a test starts preloads it, too, so leaks are checked only in the process of the
+# tests, which has run hundreds of nodes by then. Two frames of the stack identify the allocator:
+# the suppressions match the second one, for memory that the interpreter and its libraries never
+# free. Matching the whole stack would hide leaks of ours.
 cat > "$OUT/leaks" <<'LEAKS'
 leak:python3
 leak:libc.so

@@ -4,11 +4,11 @@
 # usage: tools/setup.sh [--lint|--fuzz|--has-fuzzer]
 #
 # --lint also wants clang-format, clang-tidy and systemd-analyze, --fuzz clang with libFuzzer.
-# --has-fuzzer prepares nothing: exit status 0 where clang with libFuzzer is installed.
+# --has-fuzzer prepares nothing: exits with 0 if clang with libFuzzer is installed.
 #
 # Safe to repeat and quick when nothing changed: each step compares a stamp in .venv with a hash
-# of its inputs. Never asks a question. Missing system packages are installed through apt when
-# we are root or sudo needs no password; otherwise the command to type is printed and we exit 1.
+# of its inputs. Never asks a question. Installs missing system packages through apt if it runs as
+# root or sudo needs no password; otherwise prints the command to type and exits with 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +32,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 PY
 }
 
-# Print the interpreter to use: the first complete one, else the first that apt can complete.
+# Print the interpreter to use: the first complete one, otherwise the first that apt can complete.
 # Only the distribution's own interpreters (/usr/bin) match the headers that apt installs.
 choose_python() {
     local name path fallback=
@@ -113,10 +113,10 @@ build_inputs() {
 
 built_modules() { find raida_uring -name '_native*.so' -o -name '_loadgen*.so'; }
 
-# pip says with many lines that it cannot reach its index, and blames the first package for it.
+# When pip cannot reach its index, it prints many lines and blames the first package.
 no_packages() {
     if grep -qE '(NewConnection|ConnectTimeout|ReadTimeout|Proxy|SSL)Error|from versions: none' build/pip.log; then
-        die "PyPI cannot be reached, nor another index that pip is configured for; pip's words are in build/pip.log"
+        die "pip cannot reach PyPI or another configured index; its output is in build/pip.log"
     fi
     cat build/pip.log >&2
     die "pip could not install the dependencies"
@@ -153,7 +153,7 @@ wanted=$(dependency_inputs)
 if [[ "$(cat "$VENV/.stamp-dependencies" 2>/dev/null)" != "$wanted" ]]; then
     say "installing dependencies"
     rm -f "$VENV/.stamp-build"
-    # First the tools the build itself needs, so that every later rebuild works without a network.
+    # First the build's tools, so that every later rebuild works without a network.
     "$VENV/bin/python" - pyproject.toml <<'PY' | xargs -d '\n' "$VENV/bin/pip" install -q 2>build/pip.log || no_packages
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
@@ -172,7 +172,7 @@ if [[ "$(cat "$VENV/.stamp-build" 2>/dev/null)" != "$wanted" || ! -x "$VENV/bin/
     # setuptools compiles in a fresh directory, so a changed header counts, and unlinks what it
     # replaces, so a running node keeps the module that it has loaded.
     "$VENV/bin/pip" install -q --no-build-isolation --no-deps -e .
-    # A module that this build did not write, under another suffix, would be imported instead.
+    # Remove modules with another suffix, left from earlier builds: Python would import them.
     built_modules | while read -r module; do
         [[ "$module" -nt "$VENV/.build-start" ]] || rm -f "$module"
     done

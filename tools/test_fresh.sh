@@ -3,21 +3,22 @@
 #
 # usage: tools/test_fresh.sh [CASE...]    CASE: bookworm|trixie . root|user . disk|tmpfs . ipv6|ipv4
 #
-# Without arguments, the four cases of ALL below: Debian, user and /tmp in every pair. They take
-# about a quarter of an hour each. A case starts from a root that debootstrap made (kept in
-# build/fresh, 300 MB each) and has never built anything: a clone of this checkout's HEAD, whatever
-# is not committed left out; `make build`, which is the set-up of the README's commands, with this
-# machine's network; then the commands themselves, word for word, with nothing but loopback.
+# Without arguments, the four cases of ALL below, which cover every pair of values. A case takes
+# about a quarter of an hour. It starts from a root made by debootstrap (kept in build/fresh, 300 MB
+# each) in which nothing has been built. It clones this checkout's HEAD without uncommitted changes,
+# runs `make build`, which is the set-up of the README's commands, with this machine's network, and
+# then the commands themselves, word for word, with only loopback.
 #
-# root|user: who types. A user is told what to install, and root installs just that.
-# disk|tmpfs: what /tmp is. Debian 12 has it on the disk, 13 on a tmpfs.
+# root|user: who runs the commands. A user is told what to install; root then installs only that.
+# disk|tmpfs: where /tmp is. Debian 12 has it on the disk, 13 on a tmpfs.
 # ipv6|ipv4: whether the network has IPv6.
 #
-# There is no systemd, no iproute2 and no clang. At the end nothing may be left in /tmp, no process
-# may run and the checkout must be clean. TESTS="tests/unit -k life" runs a part of pytest alone.
+# The root has no systemd, iproute2 or clang. At the end /tmp must be empty, no process may run and
+# the checkout must be clean. TESTS="tests/unit -k life" runs only a part of pytest.
 #
-# Needs root, iproute2, debootstrap and a package mirror (MIRROR=URL); pip finds packages as it is
-# configured here. The case has processes, mounts and names of its own: all of it ends with it.
+# Needs root, iproute2, debootstrap and a package mirror (MIRROR=URL); pip uses this machine's
+# configuration. A case has separate namespaces for processes, mounts and host names, which end
+# with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,7 +29,7 @@ readonly MIRROR=${MIRROR:-http://deb.debian.org/debian}
 say() { printf 'test-fresh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# What a bare machine has; $1 is the suite.
+# Install a bare machine; $1 is the suite.
 bare_root() {
     local suite=$1 root=$WORK/$1
     [[ ! -e "$root/.complete" ]] || return 0
@@ -41,8 +42,8 @@ bare_root() {
     touch "$root/.complete"
 }
 
-# The index that pip is configured for here; PIP_CERT names the copy of a certificate.
-lend_pip_settings() {
+# Copy this machine's configuration of pip, and the certificates that PIP_CERT names, into root $1.
+copy_pip_settings() {
     local root=$1 trusted=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
     [[ ! -e /etc/pip.conf ]] || cp /etc/pip.conf "$root/etc/pip.conf"
     [[ ! -e "$trusted" ]] || cp "$trusted" "$root/etc/lent.crt"
@@ -59,7 +60,7 @@ inside() {
         done
         [[ ! -e "$root/etc/lent.crt" ]] || lent+=(PIP_CERT=/etc/lent.crt)
     fi
-    # What runs is killed with its first process, whatever happens.
+    # The kernel kills every process of the namespace with its first one.
     unshare --mount --pid --ipc --uts --fork --kill-child "$@" bash -euc '
         root=$1 case=$2 step=$3
         shift 3
@@ -71,7 +72,7 @@ inside() {
                 done
             fi
         fi
-        # Not chroot: in one, the kernel makes no user namespace for anybody.
+        # Not chroot: the kernel creates no user namespaces inside one.
         mount --bind "$root" "$root"
         cd "$root"
         mkdir -p .outside
@@ -106,7 +107,7 @@ one_case() {
     rm -rf "$root"
     cp -a "$WORK/$suite" "$root"
     printf '127.0.0.1 localhost fresh\n::1 localhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
-    lend_pip_settings "$root"
+    copy_pip_settings "$root"
     git clone -q --bare . "$root/srv/raida-uring.git"
     cp tools/fresh/inside.sh "$root/inside.sh"
     inside "$root" "$case" build >"$root.log" 2>&1 || { tail -40 "$root.log" >&2; die "$case: make build"; }

@@ -3,26 +3,26 @@
 #
 # usage: tools/test_kernel.sh [PACKAGE | FILE.deb] [-- PYTEST ARGUMENTS]
 #
-# Without arguments: Debian's stock kernel of this release (what linux-image-amd64 stands for),
-# whole suites. The native tests of backends, if built; uring and epoll as the suites do it; all that
-# runs on uring also with IORING_SETUP_DEFER_TASKRUN refused, which is the tier of Linux 6.0.
-# The checkout has to be built (`make build`). The guest's root is this machine's own, read-only
-# over 9p, with what the guest writes kept in its memory: it sees the same Python and the same
-# checkout. Do not edit the checkout meanwhile. Needs qemu-system-x86, busybox-static (installed
-# through apt when we are root). Not a part of CI: emulation in software takes hours.
+# Without arguments: the whole suites under Debian's stock kernel of this release (the package that
+# linux-image-amd64 depends on). Runs the native tests of backends, if built; the suites on uring and
+# epoll; and the uring tests again with IORING_SETUP_DEFER_TASKRUN refused, the tier of Linux 6.0.
+# The checkout must be built (`make build`). The guest's root is this machine's, read-only over 9p
+# with writes kept in the guest's memory, so it has the same Python and checkout. Do not edit the
+# checkout during a run. Needs qemu-system-x86 and busybox-static (installed through apt if run as
+# root). Not part of CI: emulation in software takes hours.
 #
-# Outcomes are written to build/kernel/results/KERNEL/COMMIT as they are known, and a test that has
-# one there is not run again: an interrupted run is continued by the same command.
+# Each outcome is written to build/kernel/results/KERNEL/COMMIT at once, and a test with an outcome
+# is not run again: the same command continues an interrupted run.
 #
-#   TIERS="native uring epoll coop any"  in that order; any is what does not depend on a backend
-#   RESULTS=DIR    instead of the one for this kernel and commit
-#   AFRESH=1       forget the outcomes that are there
-#   AGAIN=1        repeat what has failed; the failure stays on record
-#   SHARD=1/1      of N guests, each with its own part of every tier: 1/2 and 2/2, at the same time
+#   TIERS="native uring epoll coop any"  in that order; any: tests that depend on no backend
+#   RESULTS=DIR    instead of the directory for this kernel and commit
+#   AFRESH=1       delete the existing outcomes
+#   AGAIN=1        repeat failed tests; the failures stay on record
+#   SHARD=1/1      run part I of N of every tier, so that N guests can run at the same time
 #   ACCEL=tcg      or kvm
-#   LIMIT_S=43200  for the guest's whole life
-#   PATIENCE=8     factor on what tests wait for an answer before they call it missing
-#   VOLUME=0.2     share of the starts, connections and kills of the tests that only repeat
+#   LIMIT_S=43200  time limit of the guest
+#   PATIENCE=8     factor on the time-outs of the tests
+#   VOLUME=0.2     share of the repetitions (starts, connections, kills) in repeating tests
 #
 # Exit status: 0 if all passed or were skipped, 1 if a test failed, 3 if an outcome is missing.
 set -euo pipefail
@@ -43,7 +43,7 @@ if (($# > 0)) && [[ "$1" != -- ]]; then
 fi
 [[ "${1:-}" == -- ]] && shift
 
-# --- What has to be there -----------------------------------------------------------------------
+# --- Requirements -------------------------------------------------------------------------------
 
 [[ "$(uname -m)" == x86_64 ]] || die "only on x86_64"
 [[ -x .venv/bin/python ]] || die "run 'make build' first"
@@ -86,13 +86,13 @@ release=$(basename "$work"/lib/modules/*)
 "$busybox" depmod -b "$work" "$release" 2>/dev/null
 modules=$work/lib/modules/$release
 
-# --- The first file system of the guest: enough to mount the real one ----------------------------
+# --- The guest's initial file system: enough to mount the real one -------------------------------
 
 initial=$work/initial
 mkdir -p "$initial"/{bin,modules,proc,real}
 cp "$busybox" "$initial/bin/busybox"
 
-# What stands behind the colon is loaded last to first.
+# The modules behind the colon are loaded last to first.
 module_files() {
     local line
     line=$(grep -E "/$1\.ko(\.xz)?:" "$modules/modules.dep" || true)
@@ -100,8 +100,8 @@ module_files() {
     tr -d ':' <<<"$line" | tr ' ' '\n' | sed '/^$/d' | tac
 }
 
-# A dependency of a dependency is not always listed in order: busybox insmod takes any, so the
-# list is gone through until nothing is left (see init).
+# Indirect dependencies are not always listed in order, so init retries the list until every module
+# is loaded.
 for name in "${GUEST_MODULES[@]}"; do
     module_files "$name"
 done | awk '!seen[$0]++' | while read -r file; do
@@ -114,7 +114,7 @@ done
 
 cat >"$initial/init" <<'INIT'
 #!/bin/busybox sh
-# The guest's first process: loads what 9p needs and goes over to the host's root.
+# The guest's first process: loads the modules for 9p and switches to the host's root.
 /bin/busybox mount -t proc proc /proc
 for round in 1 2 3 4 5 6; do
     for file in /modules/*.ko; do
@@ -135,7 +135,7 @@ sed -i "s|__GUEST__|$PWD/tools/kernel/guest.sh $PWD|" "$initial/init"
 chmod +x "$initial/init"
 (cd "$initial" && find . | "$busybox" cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initial.gz"
 
-# --- What the guest would compile in minutes -----------------------------------------------------
+# --- Bytecode, whose compilation would take the guest minutes ------------------------------------
 
 .venv/bin/python -m compileall -q raida_uring tests/support
 
@@ -148,7 +148,7 @@ mkdir -p "$results"
 results=$(realpath "$results")
 [[ -z "${AFRESH:-}" ]] || rm -f "$results"/*
 (($# > 0)) || set -- tests/integration tests/wire
-# Read by guest.sh over 9p.
+# guest.sh reads these over 9p.
 printf '%s\n' "$@" >"$work/arguments"
 run=$(date +%Y%m%d-%H%M%S)-${SHARD/\//of}
 declare -p commit modules run >"$work/settings"
@@ -158,8 +158,8 @@ log=$results/console-$run.log
 say "booting $release with $ACCEL; outcomes go to ${results#"$PWD/"}"
 cpu=max
 [[ "$ACCEL" == kvm ]] && cpu=host
-# Without what guards real processors against speculation: page tables switched at every system call
-# empty an emulated one's translation buffer. The clock as it is without an access to a device.
+# No mitigations against speculative execution: switching page tables at each system call would
+# flush the emulated processor's translation buffer. A clock that needs no device access.
 quick="mitigations=off nopti no5lvl tsc=reliable nokaslr randomize_kstack_offset=off"
 started=$SECONDS
 timeout --foreground -k 10 "$LIMIT_S" qemu-system-x86_64 \

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Try the unit under a real systemd, that of Debian 12 (252), in a container.
+# Test the unit under the systemd of Debian 12 (252), in a container.
 #
 # usage: tools/test_systemd.sh [NAME...]    only the checks of these names, see tools/systemd/prove.py
 #
-# A minimal Debian is installed into build/systemd/root once (debootstrap), the node into a layer
-# over it at every run, from a wheel of this checkout. systemd-nspawn boots it with a network of its
-# own. Needs root, systemd-container and debootstrap (installed through apt). Not a part of CI: it
-# takes some minutes and a machine where containers may be made.
+# Installs a minimal Debian into build/systemd/root once (debootstrap) and, at every run, the node
+# into a layer over it, from a wheel of this checkout. systemd-nspawn boots it with a separate
+# network. Needs root, systemd-container and debootstrap (installed through apt). Not part of CI: it
+# takes some minutes and a machine that allows containers.
 #
-# Nothing of the host changes: mounts are made in a namespace of their own; the control group that
-# the container gets is removed at the end. What was reported and the container's journal stay in
-# build/systemd/out.
+# The host is unchanged: mounts are made in a separate namespace, and the container's control group
+# is removed at the end. The report and the container's journal stay in build/systemd/out.
 #
-#   LIMIT_S=1800  for the container's whole life
+#   LIMIT_S=1800  time limit of the container
 #
 # Exit status: 0 if every check passed, 1 if one failed, 3 if the container did not report.
 set -euo pipefail
@@ -25,7 +24,7 @@ say() { printf 'test-systemd: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 if [[ "${1:-}" == --inside-mount-namespace ]]; then
-    # systemd wants one hierarchy of control groups, whatever the host has; no controller is needed.
+    # systemd needs a unified hierarchy of control groups, but no controllers.
     mount --make-rprivate /
     umount -R /sys/fs/cgroup
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -38,7 +37,7 @@ if [[ "${1:-}" == --inside-mount-namespace ]]; then
     units=$STORE/layer/root/etc/systemd/system
     install -m 644 tools/systemd/prove.service "$units/prove.service"
     ln -s ../prove.service "$units/multi-user.target.wants/prove.service"
-    # Not registered with a machine manager: the host need not have one.
+    # Not registered, since the host may have no machine manager.
     status=0
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --foreground -k 10 "$LIMIT_S" systemd-nspawn \
         --quiet --boot --directory="$STORE/layer/root" --machine=raida-uring-test \
@@ -88,7 +87,7 @@ tail=$!
 trap 'kill "$tail" 2>/dev/null || true' EXIT
 unshare --mount "$0" --inside-mount-namespace </dev/null >"$STORE/out/console" 2>&1 ||
     say "the container ended with status $?; its console is in ${STORE#"$PWD/"}/out/console"
-sleep 1.2 # tail looks once a second
+sleep 1.2 # tail polls once a second
 rmdir "$STORE/layer" 2>/dev/null || true
 say "the container ran for $((SECONDS - started)) s"
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Prove that the wheel in dist/ runs on a machine that has Python and nothing else of what built it.
+# Test that the wheel in dist/ runs on a machine with Python and without the build requirements.
 #
 # usage: tools/test_wheel.sh [PREFIX...]
 #
 # Installs a minimal Debian 12 with python3 and python3-venv in build/wheel-root (kept; debootstrap,
-# about 300 MB), makes sure that it has no compiler, no liburing and no LMDB, installs the wheel in it
-# and runs a node: tools/wheel/inside.sh. PREFIX names further Pythons to do the same under, such as
-# ~/.pyenv/versions/3.13.0; the root sees them read-only at the same place.
+# about 300 MB), checks that it has no compiler, liburing or LMDB, installs the wheel in it and runs
+# a node: tools/wheel/inside.sh. Repeats that with the Python of each PREFIX, such as
+# ~/.pyenv/versions/3.13.0, which the root sees read-only at the same path.
 #
 # Needs root, debootstrap and a package mirror (MIRROR=URL). The wheel's dependencies are fetched
-# outside, by pip as it is configured here, wheels only. The root has a network of its own, with
-# nothing but loopback, and processes, mounts and names of its own: all of it ends with the test.
+# outside, as wheels only, by pip with this machine's configuration. The root has separate
+# namespaces for network (only loopback), processes, mounts and host names, which end with the test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +36,7 @@ if [[ ! -e "$ROOT/.complete" ]]; then
     touch "$ROOT/.complete"
 fi
 
-# Fetch what the wheel depends on with pip of $1, into the root.
+# Fetch the wheel's dependencies into the root, with the pip of $1.
 fetch() {
     local python=$1
     rm -rf "$ROOT/packages" "$ROOT/node"
@@ -49,8 +49,8 @@ fetch() {
 run_inside() {
     local python=$1 prefix=$2
     cp tools/wheel/inside.sh "$ROOT/inside.sh"
-    # What is mounted here is unmounted with the namespace, and what runs is killed with its first
-    # process, whatever happens.
+    # The kernel undoes these mounts with the namespace and kills every process of the namespace with
+    # its first one.
     timeout 180 unshare --mount --pid --net --ipc --uts --fork --kill-child bash -euc '
         root=$1 python=$2 prefix=$3
         ip link set lo up
@@ -71,7 +71,7 @@ run_inside() {
     ' bash "$ROOT" "$python" "$prefix"
 }
 
-# Debian 12's own. pip runs outside: any Python of the same version finds the same wheels.
+# The Python of Debian 12. pip runs outside: any Python of the same version finds the same wheels.
 say "Python of the root, $(basename "${wheels[0]}")"
 outside=.venv/bin/python
 [[ "$("$outside" -c 'import sys; print(*sys.version_info[:2])')" == "3 11" ]] ||

@@ -1,5 +1,5 @@
-"""Benchmark: a load generator in C, the peers it compares with, and the runner.
+"""Benchmark: a load generator in C, the servers it compares, and the runner.
 
-`load` runs one load, `cases` says what is asked, `contenders` starts and stops servers, `report`
-prints. `runner.main` is `make bench` and `raida-uring bench`.
+`load` runs one load, `cases` defines the requests, `contenders` starts and stops servers, `report`
+formats the results. `runner.main` is `make bench` and `raida-uring bench`.
 """

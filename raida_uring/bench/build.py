@@ -1,8 +1,7 @@
 """Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen.c.
 
-Run by setuptools through `cffi_modules`, or by hand from the source tree:
-`python raida_uring/bench/build.py` compiles the module in place.
-With RU_WERROR=1 in the environment a warning is an error.
+setuptools runs it through `cffi_modules`; `python raida_uring/bench/build.py` compiles the module
+in place. RU_WERROR=1 in the environment turns warnings into errors.
 """
 
 import os

@@ -1,8 +1,7 @@
-"""What the benchmark asks, and what each case promises.
+"""The requests of the benchmark, and the goals of each case.
 
-Pure: no I/O. Source of the bytes: docs/wire.md. They are put together here, at the offsets of
-`layout`, rather than by the protocol package's functions, so that a mistake there cannot confirm
-itself.
+Pure: no I/O. Source of the bytes: docs/wire.md. They are built here from the offsets of `layout`
+and not by the functions of the protocol package, so that a mistake in those cannot go unnoticed.
 """
 
 import zlib
@@ -29,7 +28,7 @@ EXECUTION_TIME = (
 
 
 def request_header(group: int, command: int, body_bytes: int) -> bytearray:
-    """Of a type 0 request."""
+    """Return the header of a type 0 request."""
     header = bytearray(layout.HEADER_SMALL)
     fields = layout.REQUEST_VERSION, 0, RAIDA_ID, 0, group, command, COIN_ID
     layout.REQUEST_FRONT.pack_into(header, 0, *fields)
@@ -40,7 +39,7 @@ def request_header(group: int, command: int, body_bytes: int) -> bytearray:
 def command_exchange(
     group: int, command: int, payload: bytes = b"", status: int = SUCCESS, answer: bytes = b""
 ) -> Exchange:
-    """Type 0 request with challenge and CRC. answer: the reply's payload; none: a bare header."""
+    """Return a type 0 exchange with challenge and CRC. answer: the reply's payload."""
     body = CHALLENGE + payload + layout.TERMINATOR
     reply_body = answer + layout.TERMINATOR if answer else b""
     reply = bytearray(layout.HEADER_SMALL)
@@ -61,7 +60,7 @@ def command_exchange(
 
 
 def vote_exchange() -> Exchange:
-    """497-byte integrity vote of all-zero roots, which a node without roots confirms."""
+    """Return a 497-byte integrity vote of all-zero roots, which a node without roots confirms."""
     nonce = bytes(range(layout.VOTE_NONCE_SIZE))
     return Exchange(
         request=bytes((layout.VOTE_FIRST_BYTE,)) + bytes(layout.ROOTS_SIZE) + nonce,
@@ -90,7 +89,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison: the same exchange put to every contender in turn."""
+    """One comparison: the same exchange with every contender in turn."""
 
     name: str
     title: str
@@ -102,8 +101,8 @@ class Case:
     window: int = 64  # requests outstanding (UDP), connections at once (TCP)
 
 
-# With the default number of workers, and with one: handlers that hold the interpreter lock gain
-# nothing from more, and the server has one core here.
+# The default number of workers, and one: handlers that hold the GIL gain nothing from more workers,
+# and the server has one core here.
 _WORKER_NODES = ("node", "node-1w")
 NODES = (*_WORKER_NODES, "node-nolog", "node-1w-nolog", "node-epoll")
 _ALL = ("node", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
@@ -116,7 +115,7 @@ CASES = (
         transport="udp",
         exchange=ECHO,
         contenders=_ALL,
-        # The last one is about the yardstick itself: a slow one would prove nothing.
+        # The last goal checks the yardstick itself: comparing with a slow one would prove nothing.
         goals=(Goal("uring", 0.90), _EPOLL_GOAL, Goal("mmsg", 0.85, contender="uring")),
         syscalls_max=0.15,
     ),
@@ -163,11 +162,11 @@ CASES = (
 # Commands on a node with a store, see coins.py.
 COINS_CASE = "coins"
 
-# Many workers beside one, on all cores: what handlers share must not cost more than they gain.
+# Many workers and one, on all cores: contention must not cost more than the workers gain.
 WORKERS_CASE = "workers"
 WORKERS_MANY = 8
 WORKERS_RATIO_MIN = 0.95
-WORKERS_NAP_RATIO_MIN = 4.0  # handlers that wait have something to gain
+WORKERS_NAP_RATIO_MIN = 4.0  # handlers that wait gain from more workers
 
 # Votes at a fixed rate while every worker of the node spins in Python: not a comparison.
 SPIN_CASE = "vote-beside-spin"

@@ -1,6 +1,7 @@
-"""The benchmark's coin commands: what is asked, plain and sealed, and of which store.
+"""The benchmark's coin commands: their requests, plain and sealed, and the store they need.
 
-Pure but for `make_store`. As in cases.py the bytes are put together here. Source: docs/wire.md.
+Pure except for the functions that make a store. The bytes are built here, as in cases.py. Source:
+docs/wire.md.
 """
 
 import dataclasses
@@ -26,18 +27,18 @@ from raida_uring.store import Store, month_now
 COINS_MAX = 400
 WINDOW = 64
 SLOT_BYTES = 9000  # 400 coins in one datagram; loopback's MTU allows it
-BASE = "version"  # what rates refer to
+BASE = "version"  # the command that rates are compared with
 GOAL_CASE, GOAL_RATIO_MIN = "detect-25", 0.4
-OWN_COINS = 25  # coins of a request that has them for itself
+OWN_COINS = 25  # coins per request, if no two requests share coins
 
 _ALL_PASS = 241
 _SEED = "bench"
-_STRIDE = 2 * 1024 + 1  # serial numbers apart: a page of its own for each coin
+_STRIDE = 2 * 1024 + 1  # between serial numbers, so that each coin is on a different page
 
 
 @dataclass(frozen=True, slots=True)
 class CoinCase:
-    """One exchange. coins: how many it is about. fresh: put to a store never written to."""
+    """One exchange. coins: their number. fresh: uses a store that was never written."""
 
     name: str
     coins: int
@@ -55,7 +56,7 @@ def _an(index: int) -> bytes:
 
 
 def _first_an(index: int) -> bytes:
-    """On a page that nobody has written; wire specification, default pages."""
+    """Return the AN of a coin on a default page (wire specification, default pages)."""
     denomination, serial = layout.COIN_NAME.unpack(_coin(index))
     page, record = divmod(serial, 1024)
     text = b"%s%02x%04x%02x" % (_SEED.encode(), denomination, page, record)
@@ -63,12 +64,12 @@ def _first_an(index: int) -> bytes:
 
 
 def make_fresh_store(path: Path) -> None:
-    """A store that nobody has written to."""
+    """Make a store that was never written."""
     Store.create(path, seed=_SEED)
 
 
 def make_store(path: Path) -> None:
-    """A store in which the coins of every case have the ANs that the case says."""
+    """Make a store in which the coins of every case have the ANs of the case."""
     Store.create(path)
     store = Store(path)
     with store.write() as coins:
@@ -84,7 +85,7 @@ def _ctr(nonce: bytes, data: bytes) -> bytes:
 
 
 def _own_exchange(command: int, given: Callable[[int], bytes]) -> Exchange:
-    """Coins of its own for every request outstanding, each on a page of its own."""
+    """Return requests that share no coins, one for each outstanding; each coin on another page."""
     made = [
         command_exchange(
             1,
@@ -105,7 +106,7 @@ def _own_exchange(command: int, given: Callable[[int], bytes]) -> Exchange:
 def _sealed_exchange(
     group: int, command: int, payload: bytes, status: int, answer: bytes
 ) -> Exchange:
-    """Type 1: the tag is the end of the nonce, so each slot has a request of its own."""
+    """Return a type 1 exchange: the tag is part of the nonce, so each slot has its request."""
     plain = command_exchange(group, command, payload, status, answer)
     header = request_header(group, command, len(payload) + layout.PLAIN_BODY_MIN)
     header[layout.REQUEST_ENCRYPTION_AT] = 1
@@ -139,12 +140,12 @@ def _detect(count: int) -> tuple[int, int, bytes, int, bytes]:
 
 
 def _pown(count: int) -> tuple[int, int, bytes, int, bytes]:
-    """Each coin's new AN is the one it has, so that the same request always passes."""
+    """Each coin's new AN equals its old one, so that the same request always passes."""
     return 1, 20, b"".join(_coin(i) + _an(i) + _an(i) for i in range(count)), _ALL_PASS, b""
 
 
 def cases() -> list[CoinCase]:
-    """All of them, plain ones first, then sealed ones, then those with coins of their own."""
+    """Return all cases: plain ones, then sealed ones, then those whose requests share no coins."""
     asked = [
         ("echo", 0, (0, 0, b"", SUCCESS, b"")),
         (BASE, 0, (0, 1, b"", SUCCESS, VERSION_TEXT)),

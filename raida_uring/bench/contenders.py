@@ -1,4 +1,4 @@
-"""Servers the benchmark measures: the node and its peers, each a process of its own.
+"""The servers that the benchmark measures: the node and its peers, one process each.
 
 Every server is started on a free port of 127.0.0.1, pinned with all its threads, and stopped by
 SIGTERM. Thread: the runner's.
@@ -34,14 +34,14 @@ PEERS = ("uring", "mmsg", "asyncio", "uvloop")
 
 
 class ContenderError(RaidaError):
-    """A server could not be built, did not start, or did not end well."""
+    """A server could not be built, did not start, or failed when it ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """How to start a server: `command(port, directory)` gives its argument list.
 
-    notify: it reports readiness through NOTIFY_SOCKET; else by a line `ready` on stdout.
+    notify: it reports readiness through NOTIFY_SOCKET; otherwise by a line `ready` on stdout.
     """
 
     name: str
@@ -61,15 +61,15 @@ class Server:
         return sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir())
 
     def cpu_s(self) -> dict[int, float]:
-        """CPU time of every living thread so far, by thread id, in seconds.
+        """CPU time of every running thread so far, by thread id, in seconds.
 
-        schedstat counts nanoseconds where stat counts ticks of 10 ms. Softirq work that a send
-        causes on loopback is in it.
+        Read from schedstat, which counts nanoseconds; stat counts ticks of 10 ms. Includes the
+        softirq work that a send on loopback causes.
         """
         return {thread: self._schedstat(thread)[0] for thread in self.thread_ids()}
 
     def waited_s(self, thread_id: int) -> float:
-        """Time so far that the thread could have run but its core was taken, in seconds."""
+        """Time so far that the thread was runnable and waited for its core, in seconds."""
         return self._schedstat(thread_id)[1]
 
     def _schedstat(self, thread_id: int) -> tuple[float, float]:
@@ -118,7 +118,7 @@ def has_peers() -> bool:
 
 
 def peer(name: str) -> Contender:
-    """A peer of `PEERS`, compiled first if it is C. Raises ContenderError when it cannot be had."""
+    """Return a peer of `PEERS`, compiled first if it is C. Raises ContenderError if unavailable."""
     if not PEER_SOURCES.is_dir():
         raise ContenderError("the peers are in tools/bench of the source tree, not in the package")
     if name in ("asyncio", "uvloop"):
@@ -157,7 +157,7 @@ def compile_peer(name: str, build_directory: Path = PEER_BUILD) -> Path:
 def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
     """Start the contender on `cpus`, yield it when it is ready, stop it at the end.
 
-    Raises ContenderError when it does not start, ends early, or fails on the way out.
+    Raises ContenderError if it does not start, ends early, or fails when it ends.
     """
     with tempfile.TemporaryDirectory(prefix="raida-bench-") as name:
         directory = Path(name)
@@ -168,7 +168,7 @@ def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
             try:
                 yield Server(contender.name, port, process.pid)
             except RaidaError as error:
-                if process.poll() is not None:  # the cause, where the load saw its effect
+                if process.poll() is not None:  # the server's end is the cause of a failed load
                     raise _ended(contender, process, directory) from error
                 raise
             if process.poll() is not None:
@@ -181,7 +181,7 @@ def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
 
 
 def core_busy_s(cpu: int) -> float:
-    """Time so far that core `cpu` ran anything, or that the hypervisor took it, in seconds."""
+    """Time so far that core `cpu` was busy or taken by the hypervisor, in seconds."""
     with Path("/proc/stat").open(encoding="ascii") as stat:
         fields = next(line.split() for line in stat if line.startswith(f"cpu{cpu} "))
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
@@ -189,7 +189,7 @@ def core_busy_s(cpu: int) -> float:
 
 
 def stolen_ticks() -> int:
-    """Clock ticks so far that the hypervisor kept any core from running what it had to run."""
+    """Clock ticks so far that the hypervisor took from any core with work to do (steal)."""
     with Path("/proc/stat").open(encoding="ascii") as stat:
         return int(stat.readline().split()[8])
 
@@ -214,7 +214,7 @@ def _spawn(
             inherited = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited)))
     mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)  # inherited: the child and all its threads are born pinned
+    os.sched_setaffinity(0, cpus)  # the child and all its threads inherit it
     try:
         with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
             process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
@@ -252,7 +252,7 @@ def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Pat
     except subprocess.TimeoutExpired as error:
         raise ContenderError(f"{contender.name}: still runs after SIGTERM") from error
     if not contender.notify:
-        return  # a C peer dies of the signal by design
+        return  # the signal ends a C peer by design
     stderr = (directory / "stderr").read_text(errors="replace")
     if status != 0:
         raise _ended(contender, process, directory)
@@ -272,7 +272,7 @@ def _ended(
 
 
 def _free_port() -> int:
-    """A port that is free for TCP and UDP at this moment."""
+    """Return a port that is free for TCP and UDP at this moment."""
     while True:
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
@@ -286,7 +286,7 @@ def _free_port() -> int:
 
 
 def _toml(tables: dict[str, dict[str, object]]) -> str:
-    """Numbers, strings and lists of them; JSON writes these as TOML does."""
+    """Return the tables as TOML: numbers, strings and lists, which JSON writes alike."""
     lines: list[str] = []
     for table, values in tables.items():
         lines.append(f"[{table}]")

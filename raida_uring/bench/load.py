@@ -1,6 +1,6 @@
-"""Typed, raising wrapper of the load generator (loadgen.c). Sole importer of `_loadgen`.
+"""Typed access to the load generator (loadgen.c), with exceptions. Sole importer of `_loadgen`.
 
-Thread: any; a run blocks without the GIL, so loads can run side by side in threads.
+Thread: any; a run releases the GIL, so several loads can run in threads at the same time.
 """
 
 import os
@@ -20,7 +20,7 @@ _TRACEPOINT_ID_PATHS = (
 
 
 class LoadError(RaidaError):
-    """The generator could not run: nobody listens, no descriptors left, a value out of range."""
+    """The generator could not run: connection refused, no descriptors left, value out of range."""
 
 
 class _Lib(Protocol):
@@ -40,12 +40,12 @@ _ffi: Any = _loadgen.ffi
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and the answer it must get.
+    """One request and the expected reply.
 
     The generator writes a 2-byte tag into the request at `request_tag_offset` and expects it in
     the reply at `reply_tag_offset`. Reply bytes in `ignore`, half-open (start, end) ranges, are
-    not compared; every other byte and the length are. variants: UDP requests whose tag goes into a
-    cipher, as many as the load's window, number i with tag i: sent as they are.
+    not compared; every other byte and the length are. variants: for UDP requests whose tag is
+    encrypted: complete requests, one per slot of the load's window, number i with tag i.
     """
 
     request: bytes
@@ -58,7 +58,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How to ask: see `struct lg_load` in loadgen.h for the fields' meaning."""
+    """The load; struct lg_load in loadgen.h explains the fields."""
 
     port: int
     duration_ms: int
@@ -73,7 +73,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What happened: sent = answered + wrong + lost. Latencies in microseconds."""
+    """The result of a load: sent = answered + wrong + lost. Latencies in microseconds."""
 
     sent: int
     answered: int
@@ -95,7 +95,7 @@ class Result:
 def run_load(load: Load, exchange: Exchange) -> Result:
     """Run `load` to its end: duration_ms plus at most twice timeout_ms.
 
-    Raises LoadError when it cannot run; a peer that answers wrongly or not at all is counted.
+    Raises LoadError if it cannot run; wrong and missing replies are only counted.
     """
     c_load = _ffi.new(
         "struct lg_load *",

@@ -1,11 +1,11 @@
 /* loadgen.c: load generator of the benchmark.
  *
- * Why C: the generator must never be what is measured; one core of it has to outrun any server.
- * Owner: one thread per call; all state hangs off struct udp_run or struct tcp_run.
+ * Why C: the generator must not be the bottleneck; with one core it has to outrun any server.
+ * Owner: one thread per call; all state is in struct udp_run or struct tcp_run.
  * Memory: allocated when a run starts, freed when it ends; none in between.
  *
- * UDP. One connected socket (the kernel keeps its route), sendmmsg and recvmmsg in batches. A tag
- * is slot index | generation, so an answer finds its request without a search and one that comes
+ * UDP. One connected socket (the kernel caches its route), sendmmsg and recvmmsg in batches. A tag
+ * is slot index | generation: it finds the request of an answer without a search, and an answer
  * after its time-out is recognised as stray.
  *
  * TCP, one request per connection. The client side of a connection costs more than the server's,
@@ -33,7 +33,7 @@
 
 enum {
     BATCH = 64,                      /* messages per sendmmsg or recvmmsg, events per epoll_wait */
-    SCAN_INTERVAL_NS = 10 * 1000000, /* how often time-outs are looked for; longest sleep, too */
+    SCAN_INTERVAL_NS = 10 * 1000000, /* between checks for time-outs; also the longest sleep */
     HISTOGRAM_LINEAR_BITS = 6,
 };
 
@@ -59,7 +59,7 @@ static uint32_t histogram_index(uint64_t value)
     return index < LG_HISTOGRAM_BUCKETS ? (uint32_t)index : LG_HISTOGRAM_BUCKETS - 1;
 }
 
-/* Largest value that lands in the bucket. */
+/* Largest value of the bucket. */
 static uint64_t histogram_edge(uint32_t index)
 {
     const uint32_t linear = 1u << HISTOGRAM_LINEAR_BITS;
@@ -96,7 +96,7 @@ uint64_t lg_histogram_percentile(const struct lg_histogram *histogram, uint32_t 
     return histogram->max;
 }
 
-/* -- what both transports share ---------------------------------------------------------------- */
+/* -- shared by both transports ----------------------------------------------------------------- */
 
 static void tag_write(uint8_t *message, uint32_t offset, uint16_t tag)
 {
@@ -109,7 +109,7 @@ static uint16_t tag_read(const uint8_t *message, uint32_t offset)
     return (uint16_t)(message[offset] << 8 | message[offset + 1]);
 }
 
-/* Everything but the tag, whose bytes are masked out here by the caller's template. */
+/* Compares everything but the tag, whose bytes the caller's template masks out. */
 static bool reply_matches(const struct lg_exchange *exchange, const uint8_t *reply, size_t bytes)
 {
     if (bytes != exchange->reply_bytes)
@@ -145,7 +145,7 @@ static int load_address(const struct lg_load *load, struct sockaddr_in *address)
 /* -- UDP -------------------------------------------------------------------------------------- */
 
 struct udp_slot {
-    uint64_t since_ns; /* what its latency counts from */
+    uint64_t since_ns; /* start of its latency */
     uint64_t deadline_ns;
     uint16_t tag;
     bool in_flight;
@@ -191,7 +191,7 @@ static int udp_socket(struct udp_run *run, const struct sockaddr_in *address)
     if (run->fd < 0)
         return -errno;
     int bytes =
-        4 << 20; /* as much as allowed: a full buffer here would look like the server's loss */
+        4 << 20; /* the kernel caps it; a full buffer here would count as a loss of the server */
     (void)setsockopt(run->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     if (connect(run->fd, (const struct sockaddr *)address, sizeof *address) < 0)
         return -errno;
@@ -330,7 +330,7 @@ static void udp_reply(struct udp_run *run, const uint8_t *reply, size_t bytes, u
     udp_release(run, index);
 }
 
-/* Take what has arrived, at most one batch. Returns the number of datagrams or -errno. */
+/* Receive at most one batch. Returns the number of datagrams or -errno. */
 static int udp_receive(struct udp_run *run)
 {
     int count = recvmmsg(run->fd, run->incoming, BATCH, MSG_DONTWAIT, NULL);
@@ -355,7 +355,7 @@ static void udp_expire(struct udp_run *run, uint64_t now)
     }
 }
 
-/* Sleep until something arrives, the next intended send, or the next look for time-outs. */
+/* Sleep until a datagram arrives, the next intended send, or the next check for time-outs. */
 static void udp_sleep(const struct udp_run *run, uint64_t now, uint64_t stop_ns)
 {
     uint64_t until = now + SCAN_INTERVAL_NS;
@@ -388,7 +388,7 @@ static int udp_loop(struct udp_run *run)
             return rc;
         udp_expire(run, now);
     }
-    /* Open loop: what found no free slot in all that time was never answered either. */
+    /* Open loop: requests that never found a free slot count as lost. */
     for (; run->load->rate_per_s > 0 && udp_due_ns(run) < stop_ns; run->scheduled++) {
         run->result->sent++;
         run->result->lost++;
@@ -417,7 +417,7 @@ struct tcp_conn {
     int fd;
     uint32_t in_flight;   /* requests without an answer; they come back in order */
     uint32_t first;       /* ring position of the oldest of them */
-    uint32_t reply_bytes; /* of the answer being assembled; may exceed what is kept */
+    uint32_t reply_bytes; /* received of the current answer; may exceed the bytes stored */
     uint32_t outgoing_bytes;
     uint32_t outgoing_done;
     bool connected;
@@ -438,7 +438,7 @@ struct tcp_run {
     uint32_t depth; /* requests outstanding per connection */
     int epoll_fd;
     uint64_t start_ns, stop_ns, last_answer_ns, next_scan_ns;
-    uint32_t open_count; /* connections that have work */
+    uint32_t open_count; /* connections with work */
     struct tcp_conn *conns;
     uint64_t *since_pool;
     uint8_t *outgoing_pool;
@@ -447,7 +447,7 @@ struct tcp_run {
 
 static void tcp_close(struct tcp_run *run)
 {
-    const struct linger reset = {.l_onoff = 1, .l_linger = 0}; /* no TIME_WAIT left behind */
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0}; /* close without TIME_WAIT */
     for (uint32_t i = 0; run->conns != NULL && i < run->load->window; i++) {
         if (run->conns[i].fd < 0)
             continue;
@@ -464,7 +464,7 @@ static void tcp_close(struct tcp_run *run)
 
 static int tcp_subscribe(struct tcp_run *run, struct tcp_conn *conn, int operation, bool out)
 {
-    /* A connection that is to end is looked at once, when its end is here. */
+    /* A connection for one request is examined only once, when it has ended. */
     struct epoll_event event = {
         .events = EPOLLET | EPOLLRDHUP | (run->persistent ? EPOLLIN : 0u) | (out ? EPOLLOUT : 0u),
         .data.u32 = (uint32_t)(conn - run->conns),
@@ -473,7 +473,7 @@ static int tcp_subscribe(struct tcp_run *run, struct tcp_conn *conn, int operati
     return epoll_ctl(run->epoll_fd, operation, conn->fd, &event) < 0 ? -errno : 0;
 }
 
-/* A descriptor for the connection's life and all its successors'. */
+/* Make a descriptor, which all successive connections of this slot use. */
 static int tcp_socket(struct tcp_run *run, struct tcp_conn *conn)
 {
     conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -525,7 +525,7 @@ static int tcp_open(const struct lg_load *load, const struct lg_exchange *exchan
     return 0;
 }
 
-/* Send what waits. 0 also when the kernel takes no more now; -errno when the connection is gone. */
+/* Send the queued bytes. 0, also if the kernel accepts no more now; -errno: connection ended. */
 static int tcp_flush(struct tcp_run *run, struct tcp_conn *conn)
 {
     while (conn->outgoing_done < conn->outgoing_bytes) {
@@ -540,7 +540,7 @@ static int tcp_flush(struct tcp_run *run, struct tcp_conn *conn)
     return 0;
 }
 
-/* Top the connection up to its depth. Nothing new is queued behind unsent bytes. */
+/* Fill the connection up to its depth, unless it has unsent bytes. */
 static int tcp_request(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
 {
     if (conn->outgoing_done < conn->outgoing_bytes || now >= run->stop_ns)
@@ -561,7 +561,7 @@ static int tcp_request(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
     return tcp_flush(run, conn);
 }
 
-/* Count every outstanding request as lost and take the connection out of play. */
+/* Count every outstanding request as lost and retire the connection. */
 static void tcp_abandon(struct tcp_run *run, struct tcp_conn *conn)
 {
     const struct sockaddr unspecified = {.sa_family = AF_UNSPEC};
@@ -589,7 +589,7 @@ static int tcp_connect(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
     run->open_count++;
     int rc = tcp_request(run, conn, now);
     if (rc == -ECONNREFUSED)
-        return rc; /* on loopback the refusal is here before the first send */
+        return rc; /* on loopback a refusal is known before the first send */
     if (rc < 0)
         tcp_abandon(run, conn);
     return 0;
@@ -614,12 +614,12 @@ static void tcp_answered(struct tcp_run *run, struct tcp_conn *conn, uint64_t no
     conn->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
 }
 
-/* Take bytes of a stream: answers of fixed length, back to back on a persistent connection. */
+/* Consume bytes of a stream: answers of fixed length, consecutive on a persistent connection. */
 static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *bytes, size_t count,
                      uint64_t now)
 {
     while (count > 0) {
-        if (conn->in_flight == 0) { /* more than was asked for */
+        if (conn->in_flight == 0) { /* more answers than requests */
             run->result->stray++;
             return;
         }
@@ -627,7 +627,7 @@ static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *
         if (run->persistent)
             room = run->exchange.reply_bytes - conn->reply_bytes;
         if (room == 0)
-            return; /* one request per connection: far too long, judged wrong at the end */
+            return; /* one request per connection: too long, counted as wrong at its end */
         size_t part = count < room ? count : room;
         memcpy(conn->reply + conn->reply_bytes, bytes, part);
         conn->reply_bytes += (uint32_t)part;
@@ -638,7 +638,7 @@ static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *
     }
 }
 
-/* Read to the end of what is there. 1 = stream ended, 0 = open, -errno = reset. */
+/* Read until EAGAIN. 1 = stream ended, 0 = open, -errno = reset. */
 static int tcp_read(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
 {
     for (;;) {
@@ -694,7 +694,7 @@ static int tcp_loop(struct tcp_run *run)
     run->start_ns = run->last_answer_ns = now_ns();
     run->stop_ns = run->start_ns + run->load->duration_ms * NS_PER_MS;
     for (uint64_t now = run->start_ns; now < run->stop_ns || run->open_count > 0; now = now_ns()) {
-        int rc = tcp_expire(run, now); /* its first pass opens every connection */
+        int rc = tcp_expire(run, now); /* its first call opens every connection */
         if (rc < 0)
             return rc;
         struct epoll_event events[BATCH];
@@ -726,7 +726,7 @@ int lg_tcp_run(const struct lg_load *load, const struct lg_exchange *exchange,
     return rc;
 }
 
-/* -- system calls of another thread -------------------------------------------------------------- */
+/* -- system calls of another thread ------------------------------------------------------------ */
 
 int lg_syscall_counter_open(int32_t tid, uint64_t tracepoint_id)
 {

@@ -1,10 +1,10 @@
-/* loadgen.h: load generator of the benchmark, as Python sees it.
+/* loadgen.h: interface of the benchmark's load generator for Python.
  *
- * Text between the cdef marks is read twice: by the C compiler, and by build.py for cffi.
- * Own prefix (lg_) because this is a client: it shares no code with the node it measures.
- * Thread: every function may be called from any thread; calls share no state, so two loads can
- * run side by side. Pointers belong to the caller and are not kept after the call.
- * Failures are -errno; what the peer does wrong is counted in the result instead.
+ * build.py also passes the text between the cdef marks to cffi. The prefix is lg_ because this is a
+ * client, which shares no code with the node that it measures.
+ * Thread: every function may be called from any thread; calls share no state, so two loads can run
+ * at the same time. Pointers belong to the caller and are not kept after the call.
+ * Failures are -errno; wrong and missing replies are counted in the result instead.
  */
 #ifndef RAIDA_URING_BENCH_LOADGEN_H
 #define RAIDA_URING_BENCH_LOADGEN_H
@@ -18,7 +18,7 @@ enum {
     LG_PIPELINE_MAX = 256,      /* requests outstanding on one persistent TCP connection */
     LG_REQUEST_BYTES_MAX = 16384,
     LG_REPLY_BYTES_MAX = 2048,   /* longest expected reply */
-    LG_TAG_BYTES = 2,            /* what tells one request from the next: the echo field */
+    LG_TAG_BYTES = 2,            /* identifies a request: the echo field */
     LG_HISTOGRAM_BUCKETS = 2048, /* 64 linear steps per power of two, up to 2^37 ns (137 s) */
 };
 
@@ -29,8 +29,8 @@ struct lg_histogram {
     uint64_t max;
 };
 
-/* What is asked and what must come back. The tag is written into each request at its offset and
- * expected at the reply's; reply bits whose mask is 0 (execution time) are not compared. */
+/* A request and its expected reply. The tag is written into each request at its offset and expected
+ * at that of the reply; reply bits whose mask is 0 (execution time) are not compared. */
 struct lg_exchange {
     uint32_t request_bytes;
     uint32_t request_tag_offset;
@@ -60,7 +60,7 @@ struct lg_load {
 struct lg_result {
     uint64_t sent;
     uint64_t answered;
-    uint64_t wrong;      /* came back for this request, but not as expected */
+    uint64_t wrong;      /* the reply differs from the expected one */
     uint64_t lost;       /* timed out, or its connection ended early */
     uint64_t stray;      /* belongs to no outstanding request: late, or a broken tag */
     uint64_t elapsed_ns; /* from the first send to the last answer */

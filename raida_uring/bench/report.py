@@ -1,7 +1,7 @@
-"""What the benchmark found: values, medians, goals, and their three forms.
+"""The benchmark's results: values, medians, goals, and their three forms.
 
-Pure: no I/O, no clock. The table is for people, JSON for tools, Markdown (ratios only, since
-absolute numbers belong to one machine) for docs/bench.md.
+Pure: no I/O, no clock. Tables are for a terminal, JSON for tools, Markdown for docs/bench.md (only
+ratios, since absolute numbers are valid for one machine).
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from raida_uring.bench import cases, coins
 from raida_uring.bench.cases import Case, Goal
 from raida_uring.bench.coins import CoinCase
 
-YARDSTICK = "uring"  # what ratios refer to
-SPIN_SLICES_MIN = 10  # fewer undisturbed slices than this say nothing
-CALM_RUNS_MIN = 5  # with fewer undisturbed runs than this all of them count
+YARDSTICK = "uring"  # the contender that ratios refer to
+SPIN_SLICES_MIN = 10  # fewer undisturbed slices are no result
+CALM_RUNS_MIN = 5  # with fewer undisturbed runs, all runs count
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One run of one contender. Latencies in microseconds, CPU time in seconds.
 
-    other_cpu: share of the server's core that went to others (steal included) during the run:
+    other_cpu: share of the server's core used by other processes or the hypervisor during the run;
     above some 0.05 the run was disturbed.
-    stolen_ticks: clock ticks that the hypervisor took from any core meanwhile.
+    stolen_ticks: clock ticks that the hypervisor took from any core during the run.
     """
 
     requests_per_cpu_s: float
@@ -47,8 +47,8 @@ class Measurement:
 class Outcome:
     """All runs of one contender in one case.
 
-    io_syscalls_per_request: system calls of the thread that serves the sockets, from a run of its
-    own; None when not measured.
+    io_syscalls_per_request: system calls of the thread that serves the sockets, from a separate
+    run; None if not measured.
     """
 
     runs: tuple[Measurement, ...]
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def calm(self) -> "Outcome":
-        """The runs in which the hypervisor took no core away."""
+        """The runs in which the hypervisor took no time from any core."""
         return Outcome(tuple(run for run in self.runs if not run.stolen_ticks))
 
     def median(self, field: str) -> float:
@@ -78,13 +78,12 @@ class SpinRun:
 
     worker_cpu: CPU time of the node without its I/O thread, per second of wall time: 1.0 means
     that spinning Python filled the workers' core.
-    io_waited: time per second that the I/O thread could have run but its core was taken: above
-    some 0.001 the core was not its own, and the latencies say little about the node.
-    control: the same votes to the smallest C io_uring responder, which has nothing beside it: what
-    machine and generator add by themselves. Empty where the peers are not at hand.
+    io_waited: time per second that the I/O thread was runnable and waited for its core: above some
+    0.001 the core was shared, and the latencies say little about the node.
+    control: the same votes to the smallest C io_uring responder, alone on its core: the latency
+    that machine and generator add. Empty if the peers are not available.
 
-    Each is a row of short slices, so that those in which the hypervisor took a core away can be
-    told from the others.
+    Each consists of short slices, so that slices disturbed by the hypervisor can be left out.
     """
 
     idle: tuple[Measurement, ...]
@@ -112,14 +111,14 @@ class WorkersRun:
 
     @property
     def ratio(self) -> float | None:
-        """Requests a second with many workers over those with one; None when nothing came."""
+        """Requests per second with many workers over those with one; None without replies."""
         base = self.one.requests_per_s
         return self.many.requests_per_s / base if base else None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersReport:
-    """One command on all cores. ratio_min: what many workers must do of what one does."""
+    """One command on all cores. ratio_min: lowest accepted throughput of many workers over one."""
 
     name: str
     ratio_min: float
@@ -127,7 +126,7 @@ class WorkersReport:
 
     @property
     def ratio(self) -> float | None:
-        """Median of the rounds' own ratios: both sides of a pair met the same minute."""
+        """Median of the rounds' ratios: both sides of a round ran under the same conditions."""
         found = [run.ratio for run in self.runs if run.ratio is not None]
         return statistics.median(found) if found else None
 
@@ -158,7 +157,7 @@ class Report:
 
     @property
     def wrong_answers(self) -> int:
-        """Answers of the node that were not as expected, over everything."""
+        """Number of the node's replies, in all cases, that were not as expected."""
         nodes = [
             outcome
             for one in self.reports
@@ -177,7 +176,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One promise and what was measured. met is None when it could not be measured."""
+    """One goal and the measured value. met: None if it could not be measured."""
 
     text: str
     measured: float | None
@@ -215,7 +214,7 @@ def case_verdicts(report: CaseReport) -> list[Verdict]:
 
 
 def spin_verdict(runs: Sequence[SpinRun]) -> Verdict:
-    """Over the undisturbed slices alone; not measured when there are too few of them."""
+    """Uses only undisturbed slices; not measured if there are too few of them."""
     undisturbed = [one for run in runs for one in run.beside_spin if not one.stolen_ticks]
     measured = len(undisturbed) >= SPIN_SLICES_MIN
     p99_us = Outcome(tuple(undisturbed)).median("p99_us") if measured else None
@@ -287,12 +286,12 @@ def workers_text(reports: Sequence[WorkersReport], *, judged: bool) -> str:
 
 
 def not_run_text(not_run: Mapping[str, str]) -> str:
-    """What was left out, and why."""
+    """The cases that were left out, with reasons."""
     return "\n".join(f"not run: {name}: {reason}" for name, reason in not_run.items())
 
 
 def as_json(report: Report) -> dict[str, object]:
-    """The report as values for json.dumps: medians, every run, every verdict."""
+    """The report as values for json.dumps(): medians, every run, every verdict."""
     return {
         "format": 1,
         "machine": report.machine,

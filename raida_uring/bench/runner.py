@@ -1,10 +1,10 @@
 """The benchmark: `make bench`, `raida-uring bench`.
 
-Server and generator are pinned to different cores. Within a case the contenders take turns
-(A B C A B C …), each time in a fresh process, so that a slow minute of the machine hits all of
-them; medians are compared. Exit status: 0 measured, 1 the node answered wrongly, 2 it could not
-be measured, 130 interrupted: what was measured until then is reported. A promise that is not kept
-is reported, not an error: it may be the machine.
+Server and generator are pinned to different cores. Within a case the contenders alternate
+(A B C A B C …), each run in a fresh process, so that a slow phase of the machine affects all of
+them; medians are compared. Exit status: 0 measured, 1 the node answered wrongly, 2 it could not be
+measured, 130 interrupted, with a report of the results so far. A missed goal is reported but not an
+error, since the machine may be the cause.
 """
 
 import contextlib
@@ -66,15 +66,15 @@ class Settings:
 
     @property
     def busy_poll(self) -> bool:
-        """A generator with a core of its own never sleeps: its wake-ups would cost the server."""
+        """On a separate core the generator never sleeps: waking it would cost the server time."""
         return self.server_cpu != self.client_cpu
 
 
 def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None = None) -> int:
     """Measure, print each case as it ends, and return the exit status.
 
-    json_path: where everything measured is written. Raises RaidaError when the node cannot run,
-    OSError when the file cannot be written: before anything is measured.
+    json_path: file for all results. Raises RaidaError if the node cannot run, OSError if the file
+    cannot be written, before any measurement.
     """
     with contextlib.nullcontext() if json_path is None else json_path.open("w") as file:
         found = Report(_machine(settings), (), (), {}, judged=contenders.has_peers())
@@ -105,8 +105,8 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
 
 
 def measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
-    """Run every case that the settings ask for: all that was found so far, and the text of what has
-    just ended. Raises RaidaError when the node cannot run."""
+    """Run every case that the settings ask for. Yields, after each, all results so far and the text
+    of that case. Raises RaidaError if the node cannot run."""
     available, not_run = _contenders()
     judged = found.judged
     if settings.only in (None, cases.SPIN_CASE) and settings.server_cpu == settings.client_cpu:
@@ -138,7 +138,7 @@ def _chosen(settings: Settings) -> list[Case]:
 
 
 def _estimate(settings: Settings) -> str:
-    """How long it will take, in words."""
+    """Return an estimate of the duration as text."""
     peers = contenders.PEERS if contenders.has_peers() else ()
     names = (*cases.NODES, *peers)
     one_s = START_S + (WARM_UP_MS + settings.duration_ms) / 1000
@@ -156,7 +156,7 @@ def _estimate(settings: Settings) -> str:
 
 
 def case_names() -> list[str]:
-    """What `only` takes."""
+    """Return the allowed values of `only`."""
     return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE, cases.WORKERS_CASE]
 
 
@@ -168,7 +168,7 @@ def settings_of(
     client_cpu: int | None = None,
     only: str | None = None,
 ) -> Settings:
-    """Fill in the cores. Raises ContenderError for one that this process may not use."""
+    """Choose the missing cores. Raises ContenderError for a core that this process may not use."""
     allowed = sorted(os.sched_getaffinity(0))
     server = allowed[0] if server_cpu is None else server_cpu
     others = [cpu for cpu in allowed if cpu != server] or allowed
@@ -180,7 +180,7 @@ def settings_of(
 
 
 def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
-    """What can run here, and why the rest cannot."""
+    """Return the contenders that can run here, and the reasons why others cannot."""
     available = {
         "node": contenders.node(),
         "node-1w": contenders.node("node-1w", workers=1),
@@ -201,7 +201,7 @@ def _machine(settings: Settings) -> dict[str, str | int | float]:
     return {
         "kernel": platform.release(),
         "python": platform.python_version(),
-        # Handlers run up to a quarter faster where it was built with profiles, as Debian's is.
+        # Handlers run up to a quarter faster if it was built with profiles, as Debian's is.
         "interpreter": os.path.realpath(sys.executable),
         "cores": os.cpu_count() or 0,
         "server_cpu": settings.server_cpu,
@@ -213,7 +213,7 @@ def _machine(settings: Settings) -> dict[str, str | int | float]:
 
 @contextlib.contextmanager
 def _pinned(cpus: set[int]) -> Iterator[None]:
-    """Keep this thread on `cpus` meanwhile."""
+    """Pin this thread to `cpus` for a `with` block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -260,7 +260,7 @@ def _case_load(case: Case, server: Server, settings: Settings, duration_ms: int)
 class _Meter:
     """CPU time of a server and of its core, from construction to `measurement`.
 
-    core_threads: the server's threads that live on that core; absent: all of them.
+    core_threads: the server's threads on that core; absent: all of them.
     """
 
     def __init__(self, server: Server, cpu: int, core_threads: set[int] | None = None) -> None:
@@ -301,9 +301,9 @@ class _Meter:
 
 
 def _syscalls_per_request(case: Case, server: Server, settings: Settings) -> float | None:
-    """System calls of the server's I/O thread per request, None where they cannot be counted.
+    """Return the system calls per request of the server's I/O thread; None: cannot be counted.
 
-    A run of its own: the tracepoint makes every system call of the thread dearer.
+    Needs a separate run, because the tracepoint slows every system call of the thread.
     """
     io_thread = _io_thread(server)
     try:
@@ -318,7 +318,7 @@ def _syscalls_per_request(case: Case, server: Server, settings: Settings) -> flo
 
 
 def _io_thread(server: Server) -> int:
-    """The thread that works when votes come in: nothing else of the node takes part in those."""
+    """Find the I/O thread: the only thread of the node that uses CPU time for votes."""
     before = server.cpu_s()
     run_load(Load(port=server.port, duration_ms=100), cases.VOTE)
     return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
@@ -328,7 +328,7 @@ def _io_thread(server: Server) -> int:
 
 
 def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
-    """One node for each round; the commands take turns on it."""
+    """Measure all commands in turn, on a new node for each round."""
     asked = coins.cases()
     runs: dict[str, list[Measurement]] = {case.name: [] for case in asked}
     with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory:
@@ -362,7 +362,7 @@ def _measure_coin_run(case: coins.CoinCase, server: Server, settings: Settings) 
 
 
 def _workers_cases() -> list[tuple[str, Exchange, float]]:
-    """Name, exchange, and how many times as much many workers must do."""
+    """Return name, exchange and lowest accepted ratio of throughput for each command."""
     listed = {case.name: case.exchange for case in coins.cases()}
     names = ("version", "detect-25", "detect-25, own coins", "echo, type 1", "detect-25, type 1")
     return [
@@ -373,10 +373,10 @@ def _workers_cases() -> list[tuple[str, Exchange, float]]:
 
 
 def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
-    """On all cores, which the generator shares: two nodes side by side, asked in turns.
+    """Ask two nodes alternately, on all cores, which the generator shares.
 
-    Neither is pinned, and the generator sleeps: where a worker goes when another one has the
-    interpreter lock is the very question.
+    Nodes are not pinned, and the generator sleeps: the case measures how workers use the cores when
+    another one has the GIL.
     """
     asked = _workers_cases()
     runs: dict[str, list[WorkersRun]] = {name: [] for name, _, _ in asked}
@@ -416,8 +416,8 @@ def _measure_all_cores(exchange: Exchange, server: Server, settings: Settings) -
 def _measure_spin(settings: Settings) -> SpinRun:
     """The I/O thread has a core; workers and generators share the other.
 
-    The generator of the votes runs at real-time priority if it may, so that what is measured is
-    the node's delay and not its own wait for a core that four workers keep busy.
+    The generator of the votes runs at real-time priority if permitted, so that its latencies do not
+    include waiting for a core that four workers keep busy.
     """
     _progress(f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second")
     node = contenders.node(
@@ -457,7 +457,7 @@ def _measure_spin(settings: Settings) -> SpinRun:
 
 
 def _measure_control(settings: Settings) -> tuple[Measurement, ...]:
-    """The same votes to the yardstick, alone on the core that the node's I/O thread will have."""
+    """Send the same votes to the yardstick, alone on the core of the node's I/O thread."""
     try:
         peer = contenders.peer(report.YARDSTICK)
     except ContenderError:
@@ -504,12 +504,12 @@ class _SpinLoad(threading.Thread):
         try:
             self.answered = run_load(self._load, cases.SPIN).answered
         except RaidaError as error:
-            self.error = error  # raised by whoever joins
+            self.error = error  # the thread that joins raises it
 
 
 @contextlib.contextmanager
 def _real_time() -> Iterator[None]:
-    """Run this thread before every ordinary one of its core, where that is permitted."""
+    """Run this thread at real-time priority, if permitted."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except PermissionError:
@@ -522,6 +522,6 @@ def _real_time() -> Iterator[None]:
 
 
 def _progress(line: str) -> None:
-    """One line that the next one overwrites; nothing when nobody watches."""
+    """Print a line that the next one overwrites; nothing unless stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

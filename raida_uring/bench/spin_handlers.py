@@ -1,4 +1,4 @@
-"""A handler that burns Python: the worst neighbour a vote can have.
+"""A handler that computes in Python for 10 ms: the worst case for concurrent votes.
 
 Loaded by the benchmark's node through `[handlers] modules`. Thread: workers.
 """
@@ -8,7 +8,7 @@ import time
 from raida_uring.bench.cases import SPIN_COMMAND, SPIN_GROUP
 from raida_uring.handlers import Node, Reply, Request, command
 
-SPIN_S = 0.01  # twice the interpreter's switch interval: the GIL is taken, not offered
+SPIN_S = 0.01  # twice the interpreter's switch interval, so other threads must request the GIL
 
 
 @command(group=SPIN_GROUP, code=SPIN_COMMAND)

@@ -1,4 +1,4 @@
-"""Handlers of one millisecond: one that works in Python, one that waits in C.
+"""Handlers of one millisecond: one computes in Python, one waits in C.
 
 Loaded by the benchmark's node through `[handlers] modules`. Thread: workers.
 """

@@ -1,9 +1,9 @@
-"""Ask nodes: `Client` waits for the answer, `AsyncClient` awaits it; `calls` is what to ask.
+"""Asking nodes: `Client` is synchronous, `AsyncClient` asynchronous; `calls` has the requests.
 
     node = Client("127.0.0.1", 50009, raida_id=9)
     print(node.ask(calls.version()).require())
 
-Nothing is sent twice unless you ask twice. See docs/client.md.
+A request is sent once; repeating it is up to the caller. See docs/client.md.
 """
 
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Importing asyncio takes longer than a ping: it waits until somebody wants it."""
+    """Import AsyncClient on first use: importing asyncio takes longer than a ping."""
     if name == "AsyncClient":
         from raida_uring.client.aio import AsyncClient
 

@@ -1,7 +1,7 @@
-"""The client that awaits: one request out, one reply in, over UDP or TCP.
+"""The asynchronous client: sends one request and receives its reply, over UDP or TCP.
 
-Each exchange has a socket of its own, connected, so that the kernel drops what other peers send.
-Thread: the event loop's.
+Each exchange uses a new connected socket, so the kernel drops datagrams of other peers. Thread: the
+event loop's.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from raida_uring.protocol.calls import Call
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)  # so that what is missing is missing in AsyncClient()
+@dataclass(frozen=True)  # so that the error for a missing argument names AsyncClient()
 class AsyncClient(Peer):
-    """One node, asked from an event loop. Holds no socket; any number of questions at once.
+    """Asks one node from an event loop. Keeps no socket; any number of concurrent questions.
 
     Arguments as `Peer`; timeout_s includes resolving the name.
     """
@@ -59,7 +59,7 @@ class AsyncClient(Peer):
         return await self._ask_udp(data, read_vote(nonce), timeout_s)
 
     async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
-        """Return what `read` makes of the first datagram that it takes; others are ignored."""
+        """Return the result of `read` for the first datagram that it accepts; ignores others."""
         strays: list[StrayError] = []
         with naming(self.host, self.port):
             try:
@@ -71,7 +71,7 @@ class AsyncClient(Peer):
     async def _ask_udp_anywhere(
         self, data: bytes, read: Callable[[bytes, float], T], strays: list[StrayError]
     ) -> T:
-        """At the first address with an open port: elsewhere nobody has received it."""
+        """Try the addresses in turn until one has an open port; a closed port received nothing."""
         fault = OSError("no address")
         for family, _, _, _, address in await self._addresses():
             try:
@@ -88,7 +88,7 @@ class AsyncClient(Peer):
             raise no_name(self.host) from None
 
     async def _ask_tcp(self, data: bytes, deadline_s: float) -> bytes:
-        """The reply's bytes, or as many as came."""
+        """Return the reply's bytes, or as many of them as arrived."""
         found = await self._addresses()
         connected = await resolver.connect(found, deadline_s - time.perf_counter())
         transport, stream = await asyncio.get_running_loop().create_connection(
@@ -99,7 +99,7 @@ class AsyncClient(Peer):
             transport.write(data)
             return await stream.ended
         finally:
-            transport.abort()  # not close(): what the node has not taken by now it will not take
+            transport.abort()  # close() would wait for unsent bytes, which no longer matter
 
 
 async def _ask_udp_at(
@@ -109,7 +109,8 @@ async def _ask_udp_at(
     read: Callable[[bytes, float], T],
     strays: list[StrayError],
 ) -> T:
-    """strays: gets what came and was not the reply. Raises OSError when nobody is there."""
+    """strays: collects the errors of datagrams that are not the reply. Raises OSError, such as for
+    a closed port."""
     peer = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         peer.connect(address)
@@ -131,10 +132,10 @@ async def _ask_udp_at(
 
 
 class _ReplyStream(asyncio.Protocol):
-    """One reply off a connection.
+    """Receives one reply from a connection.
 
-    Not a StreamReader: a node that refuses the header answers and resets while the body is still
-    being sent, and a reader forgets what it had received when it is told of the reset.
+    Not a StreamReader: a node that refuses the header answers and resets the connection while the
+    body is still being sent, and on a reset a reader drops the bytes it has received.
     """
 
     def __init__(self, encryption: int, bytes_max: int) -> None:
@@ -178,7 +179,7 @@ class _Inbox(asyncio.DatagramProtocol):
         self._arrived.put_nowait(exc)
 
     async def next(self) -> bytes:
-        """Raises OSError when the network said no, such as for a closed port."""
+        """Return the next datagram. Raises OSError on a network error, such as a closed port."""
         arrived = await self._arrived.get()
         if isinstance(arrived, Exception):
             raise arrived

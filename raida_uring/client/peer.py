@@ -1,4 +1,4 @@
-"""Which node a client asks, and how: the part that both clients share.
+"""The node that a client asks, and how: shared by both clients.
 
 Pure. Any thread.
 """
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Peer:
-    """host: name or IP address. raida_id: 0 to 24. key: requests are sealed with it; None: sent in
-    the clear. timeout_s: for a whole exchange.
+    """host: name or IP address. raida_id: 0 to 24. key: encrypts requests; None: send them in the
+    clear. timeout_s: for a whole exchange.
 
-    Raises ArgumentError when a value is not what a client takes.
+    Raises ArgumentError for a value that is not allowed.
     """
 
     host: str
@@ -61,7 +61,7 @@ class Peer:
 
 
 def make_vote(roots: bytes) -> tuple[bytes, bytes]:
-    """A vote's datagram and its nonce. Raises ArgumentError unless roots has 480 bytes."""
+    """Return a vote's datagram and its nonce. Raises ArgumentError unless roots has 480 bytes."""
     nonce = os.urandom(protocol.NONCE_BYTES)
     given = arguments.octets("roots", roots, protocol.ROOTS_BYTES)
     return protocol.build_vote(nonce, given), nonce

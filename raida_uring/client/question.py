@@ -1,4 +1,4 @@
-"""One question to one node: the request's bytes, and whether some bytes are its reply.
+"""One question to one node: builds the request and recognises its reply.
 
 No socket, no clock. Randomness (challenge, nonce, echo) comes from the system's generator. Any
 thread. Source: wire specification, sections 2 to 4.
@@ -20,9 +20,9 @@ T = TypeVar("T")
 Transport = Literal["udp", "tcp"]
 
 TRANSPORTS: Final = ("udp", "tcp")
-DATAGRAM_BYTES_MAX: Final = 65535  # room for whatever arrives
+DATAGRAM_BYTES_MAX: Final = 65535  # no datagram is longer
 
-# Of a large reply header: what names the key coins.
+# The key coins in a large reply header.
 _COIN: Final = slice(layout.REPLY_LARGE_COIN_AT, layout.REPLY_LARGE_COIN_AT + layout.COIN_NAME_SIZE)
 _SECOND_COIN: Final = slice(
     layout.REPLY_LARGE_SECOND_COIN_AT, layout.REPLY_LARGE_SECOND_COIN_AT + layout.COIN_NAME_SIZE
@@ -30,7 +30,7 @@ _SECOND_COIN: Final = slice(
 _NO_ECHO: Final = bytes(layout.ECHO_SIZE)
 _NO_PROOF: Final = bytes(protocol.CHALLENGE_BYTES)
 
-# Found before the echo bytes are read: the reply repeats nothing of the request, or its group only.
+# Refusals sent before the echo bytes are read: the reply has at most the group of the request.
 _WITHOUT_ECHO: Final = frozenset(
     (
         Status.INVALID_ROUTING,
@@ -43,9 +43,8 @@ _WITHOUT_ECHO: Final = frozenset(
         Status.INVALID_ENCRYPTION_CODE,
     )
 )
-# Found before the body could be read, or by a node that could not: no proof in the reply, as in a
-# refusal of what is public under types 1 and 2. The reference server's 37 shows what it made of the
-# challenge.
+# Refusals sent without reading the body, or of public commands under types 1 and 2: the reply has
+# no proof. The reference server's 37 has the challenge as it decrypted it.
 _WITHOUT_PROOF: Final = frozenset(
     (
         Status.INVALID_PACKET_LENGTH,
@@ -63,12 +62,12 @@ _WITHOUT_PROOF: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What a node said.
+    """The answer of a node.
 
     status: 0 to 255, see `raida_uring.protocol.Status`. accepted: whether the node answered the
-    question; value: its answer, None if it refused. server_time_us: what the node says it spent.
-    round_trip_s: from the first byte sent (over TCP: from connecting) to the last received.
-    remark: what else the status can mean here and what to do then, for people; mostly empty.
+    question; value: its answer, None if it refused. server_time_us: processing time as reported by
+    the node. round_trip_s: from the first byte sent (over TCP: from connecting) to the last
+    received. remark: a further cause of the status and its remedy, as text; usually empty.
     """
 
     status: int
@@ -79,7 +78,7 @@ class Answer(Generic[T]):
     remark: str = ""
 
     def require(self) -> T:
-        """Return the value. Raises RefusedError when there is none."""
+        """Return the value. Raises RefusedError if the node refused."""
         if not self.accepted:
             raise RefusedError(self.status, protocol.status_name(self.status), self.remark)
         return self.value  # type: ignore[return-value]  # accepted: it is a T
@@ -90,7 +89,7 @@ class StrayError(ProtocolError):
 
 
 class Question(Generic[T]):
-    """A call made ready for one node. `data` is sent once; what comes back goes to `read()`."""
+    """A call prepared for one node: send `data` once and pass the bytes received to `read()`."""
 
     def __init__(
         self,
@@ -141,8 +140,8 @@ class Question(Generic[T]):
             )
         if transport == "udp" and len(self.data) > layout.UDP_PAYLOAD_MAX:
             raise ArgumentError(
-                f"a request of {len(self.data)} bytes does not fit a datagram, which takes "
-                f'{layout.UDP_PAYLOAD_MAX}: ask with transport="tcp"'
+                f"a request of {len(self.data)} bytes does not fit a datagram of at most "
+                f'{layout.UDP_PAYLOAD_MAX} bytes: ask with transport="tcp"'
             )
 
     @property
@@ -151,10 +150,10 @@ class Question(Generic[T]):
         return 0 if self._key is None else self._key.encryption
 
     def read(self, data: bytes, round_trip_s: float) -> Answer[T]:
-        """Return the answer that `data` holds.
+        """Return the answer in `data`.
 
-        Raises StrayError when `data` is no reply, is the reply to another request, or is forged
-        (types 4 and 5); ProtocolError when it is the reply and its payload does not fit the call.
+        Raises StrayError if `data` is not a reply, is the reply to another request, or is forged
+        (types 4 and 5); ProtocolError if it is the reply and its payload does not fit the call.
         """
         try:
             reply = protocol.parse_reply(data, self.encryption)
@@ -170,23 +169,23 @@ class Question(Generic[T]):
         return Answer(reply.status, accepted, value, reply.server_time_us, round_trip_s, remark)
 
     def _remark(self, reply: ParsedReply) -> str:
-        """What the status does not tell: who answers, and what a node's rules and its limits on
-        datagrams may have to do with it."""
+        """Return a cause that the status does not name, such as a limit on datagrams; may be
+        empty."""
         status = reply.status
         if status == Status.INVALID_RAIDA_ID:
             return f"the node is RAIDA {reply.raida_id}"
         if status == Status.EMPTY_REQUEST and self.encryption in (1, 2) and self._call.body:
             return (
-                "what everybody may know is not answered under encryption types 1 and 2: ask "
-                "without a key, or under type 4 or 5"
+                "public commands are not answered under encryption types 1 and 2: ask without a "
+                "key, or under type 4 or 5"
             )
         if self._transport != "udp":
             return ""
         if status == Status.NOT_IMPLEMENTED:
-            return "a reply too long for UDP is refused so, too: ask over TCP"
+            return "this is also the answer if the reply is too long for UDP: ask over TCP"
         if status == Status.INVALID_PACKET_LENGTH and len(self.data) > layout.UDP_PAYLOAD_MIN:
             return (
-                f"{len(self.data)} bytes may be more than the node takes over UDP "
+                f"the request's {len(self.data)} bytes may exceed the node's limit for UDP "
                 "(udp_effective_payload): ask over TCP"
             )
         return ""
@@ -204,11 +203,11 @@ class Question(Generic[T]):
             self._check_proof(reply)
         else:
             coins = b"".join(coin.name.wire for coin in self._key.coins)
-            named = reply.header[_COIN]
+            reply_coins = reply.header[_COIN]
             if len(self._key.coins) > 1:
-                named += reply.header[_SECOND_COIN]
+                reply_coins += reply.header[_SECOND_COIN]
             encryption = reply.header[layout.REPLY_LARGE_ENCRYPTION_AT]
-            if encryption != self._key.encryption or named != coins:
+            if encryption != self._key.encryption or reply_coins != coins:
                 raise _stray("reply names other key coins")
 
     def _check_proof(self, reply: ParsedReply) -> None:
@@ -228,7 +227,7 @@ def _stray(message: str) -> StrayError:
 
 
 def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
-    """What reads the verdict of the vote with that nonce; it raises StrayError as `read()` does."""
+    """Return a function that reads the reply to the vote with that nonce; it raises StrayError."""
 
     def read(data: bytes, _round_trip_s: float) -> bool:
         try:

@@ -1,6 +1,6 @@
-"""Names to addresses within a time, and in an event loop a connection to the first that takes it.
+"""Resolving names with a timeout, and connecting to the first address that accepts.
 
-Thread: any for find(), the event loop's for the rest.
+Thread: any for find(), the event loop's for the others.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from concurrent.futures import Future, wait
 from typing import Any, Final
 
 Found = list[tuple[Any, Any, int, str, Any]]
-"""(family, type, protocol, name, address), as getaddrinfo() has them."""
+"""(family, type, protocol, name, address), as getaddrinfo() returns them."""
 
-_lookups: Final[dict[tuple[str, int], "Future[Found]"]] = {}  # under way
+_lookups: Final[dict[tuple[str, int], "Future[Found]"]] = {}  # in progress
 _lookups_lock = threading.Lock()
 
 
 async def addresses(host: str, port: int) -> Found:
-    """Every address of a name, as for TCP. Raises OSError, ValueError."""
+    """Return every address of a name, for TCP. Raises OSError, ValueError."""
     found = _find(host, port)
     return found if isinstance(found, list) else await asyncio.wrap_future(found)
 
 
 def find(host: str, port: int, timeout_s: float | None) -> Found:
-    """As addresses(), for who waits. Raises TimeoutError, too."""
+    """As addresses(), but synchronous. Also raises TimeoutError."""
     found = _find(host, port)
     if isinstance(found, list):
         return found
@@ -42,9 +42,9 @@ def _find(host: str, port: int) -> "Found | Future[Found]":
 
 
 async def connect(found: Found, timeout_s: float) -> socket.socket:
-    """To the first address that takes it; none may use up the time of those behind it.
+    """Connect to the first address that accepts. Each address gets an equal share of the time left.
 
-    Raises OSError: what the last one said.
+    Raises OSError, that of the last address.
     """
     loop = asyncio.get_running_loop()
     deadline = time.monotonic() + timeout_s
@@ -68,11 +68,11 @@ async def connect(found: Found, timeout_s: float) -> socket.socket:
 
 
 def _lookup(host: str, port: int) -> "Future[Found]":
-    """Resolve a name, on a thread that nobody waits for.
+    """Resolve a name on a daemon thread.
 
-    A resolver knows no deadline. asyncio's own threads for it are waited for at the end of the
-    event loop, and there are fewer of them than RAIDA. Of one name there is one look-up at a time,
-    whoever asks: they cannot pile up.
+    getaddrinfo() has no timeout. asyncio would use its default threads, which the event loop joins
+    at its end and of which there may be fewer than RAIDA. Each name has at most one look-up in
+    progress, which all callers share, so threads cannot pile up.
     """
     key = host, port
     with _lookups_lock:
@@ -80,7 +80,7 @@ def _lookup(host: str, port: int) -> "Future[Found]":
         if under_way is not None:
             return under_way
         future: Future[Found] = Future()
-        future.set_running_or_notify_cancel()  # who gives up waiting does not end it for others
+        future.set_running_or_notify_cancel()  # a cancelled waiter must not cancel it for others
         try:
             threading.Thread(
                 target=_look_up, args=(key, future), name="resolver", daemon=True

@@ -1,7 +1,7 @@
-"""The client that waits: one request out, one reply in, over UDP or TCP.
+"""The synchronous client: sends one request and receives its reply, over UDP or TCP.
 
-Each exchange has a socket of its own, connected, so that the kernel drops what other peers send.
-Safe from any thread.
+Each exchange uses a new connected socket, so the kernel drops datagrams of other peers.
+Thread: any.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ _Address = tuple[str | int | bytes, ...]
 _Place = tuple[socket.AddressFamily, _Address]
 
 
-@dataclass(frozen=True)  # so that what is missing is missing in Client()
+@dataclass(frozen=True)  # so that the error for a missing argument names Client()
 class Client(Peer):
-    """One node, asked synchronously. Holds no socket; any thread, several at once.
+    """Asks one node synchronously. Keeps no socket; any thread, several at once.
 
     Arguments as `Peer`; timeout_s includes resolving the name.
     """
@@ -42,9 +42,9 @@ class Client(Peer):
     def ask(self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None) -> Answer[T]:
         """Send the request once and return the answer; a refusal is an answer, too.
 
-        timeout_s: instead of the client's. Raises TimeoutError when it passes, OSError when the
-        machine or the network refuses, ProtocolError when what came over TCP is not the reply,
-        ArgumentError, a ValueError, when an argument does not fit the wire.
+        timeout_s: replaces the client's. Raises TimeoutError when it passes, OSError on an error of
+        the machine or the network, ProtocolError if the bytes received over TCP are not the reply,
+        ArgumentError, a ValueError, if an argument does not fit the wire.
         """
         question, timeout_s = self._question(call, shard), self._timeout_s(timeout_s)
         endpoint = self.host, self.port
@@ -68,44 +68,44 @@ class Client(Peer):
 
 @contextlib.contextmanager
 def naming(host: str, port: int) -> Iterator[None]:
-    """Say in an OSError whom it is about: callers ask many nodes at once."""
+    """Add the endpoint to the text of an OSError, since callers may ask many nodes."""
     try:
         yield
     except OSError as error:
         if error.errno is None and isinstance(error, TimeoutError):
             raise TimeoutError(f"{format_endpoint(host, port)}: {error}") from None
         if error.errno is None:
-            raise  # in words of ours
-        # A resolver's numbers are its own, and asyncio has words for the others that say less.
+            raise  # the text is already ours
+        # Negative: a resolver's code, with its text. asyncio's texts for an errno say less.
         reason = error.strerror if error.errno < 0 else os.strerror(error.errno)
         raise type(error)(error.errno, f"{format_endpoint(host, port)}: {reason}") from error
 
 
 def explain_timeout(strays: list[StrayError]) -> TimeoutError:
-    """The error for an exchange in which only `strays` arrived."""
+    """Return the error for an exchange in which only `strays` arrived."""
     ignored = f"; {len(strays)} datagrams ignored, the last: {strays[-1]}" if strays else ""
     return TimeoutError(f"timed out{ignored}")
 
 
 def no_name(host: str) -> OSError:
-    """The error for a name of which Python's codec says so, with a UnicodeError."""
+    """Return the error for a name that Python cannot encode (UnicodeError)."""
     return OSError(f"{host!r} cannot be a host name")
 
 
 def _ask_udp(
     host: str, port: int, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
 ) -> T:
-    """Ask the first address of `host` at which a port is open, and return what `read` makes of the
-    first datagram that it takes; others are ignored."""
+    """Ask the first address of `host` with an open port. Returns the result of `read` for the first
+    datagram that it accepts; ignores others."""
     deadline_s = time.perf_counter() + timeout_s
     found = _resolve(host, port, timeout_s)
     for family, address in found[:-1]:
         try:
             return _ask_udp_at(family, address, data, read, deadline_s)
         except TimeoutError:
-            raise  # it may have been answered: nothing is sent twice
+            raise  # the node may have received it, and a request is never sent twice
         except OSError:
-            continue  # nobody has received it
+            continue  # nobody received it
     return _ask_udp_at(*found[-1], data, read, deadline_s)
 
 
@@ -135,7 +135,7 @@ def _ask_udp_at(
 
 
 def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes, float]:
-    """The reply's bytes, or as many as came, and the time it took."""
+    """Return the reply's bytes, or as many of them as arrived, and the time it took."""
     deadline_s = time.perf_counter() + timeout_s
     found = _resolve(host, port, timeout_s)
     peer, start_s = _connect(found, deadline_s)
@@ -144,7 +144,7 @@ def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes
         try:
             _set_deadline(peer, deadline_s)
             peer.sendall(data)
-        except ConnectionError as error:  # refused from the header alone: the reply may be there
+        except ConnectionError as error:  # a refused header: the reply may have arrived already
             unsent = error
         encryption = data[protocol.ENCRYPTION_OFFSET]
         answer = _receive_reply(peer, encryption, deadline_s)
@@ -154,8 +154,8 @@ def _ask_tcp(host: str, port: int, data: bytes, timeout_s: float) -> tuple[bytes
 
 
 def _connect(found: list[_Place], deadline_s: float) -> tuple[socket.socket, float]:
-    """To the first address that takes it, and when that was begun; none may use up the time of
-    those behind it. Raises OSError: what the last one said."""
+    """Connect to the first address that accepts; returns the socket and when that attempt began.
+    Each address gets an equal share of the time left. Raises OSError, that of the last address."""
     fault = OSError("no address")
     for index, (family, address) in enumerate(found):
         peer = socket.socket(family, socket.SOCK_STREAM)
@@ -173,7 +173,7 @@ def _connect(found: list[_Place], deadline_s: float) -> tuple[socket.socket, flo
 
 
 def _receive_reply(peer: socket.socket, encryption: int, deadline_s: float) -> bytes:
-    """Read one reply off a stream; what an early end left of it is for parse_reply to refuse."""
+    """Read one reply from a stream; parse_reply() refuses one that an early end cut short."""
     answer = b""
     wanted = protocol.PREFIX_BYTES
     while len(answer) < wanted:
@@ -204,11 +204,10 @@ def format_endpoint(host: str, port: int) -> str:
 def resolve(
     host: str, port: int, *, timeout_s: float | None = None
 ) -> tuple[socket.AddressFamily, str]:
-    """Return the family and text of the first address of `host`, a name or an address; where that
-    is valid on one interface only, with the interface.
+    """Return the family and text of the first address of `host`, a name or an address. A link-local
+    address includes its interface.
 
-    timeout_s: None for as long as the resolver of the system takes. Raises OSError if it has none,
-    TimeoutError, ArgumentError.
+    timeout_s: None: no limit. Raises OSError if there is no address, TimeoutError, ArgumentError.
     """
     return resolve_all(host, port, timeout_s=timeout_s)[0]
 
@@ -216,7 +215,7 @@ def resolve(
 def resolve_all(
     host: str, port: int, *, timeout_s: float | None = None
 ) -> list[tuple[socket.AddressFamily, str]]:
-    """As resolve(), of every address of `host`, in the order in which they are to be tried."""
+    """As resolve(), for every address of `host`, in the order in which to try them."""
     return [(family, _text_of(address)) for family, address in _resolve(host, port, timeout_s)]
 
 
@@ -226,7 +225,7 @@ def _text_of(address: _Address) -> str:
 
 
 def _resolve(host: str, port: int, timeout_s: float | None) -> list[_Place]:
-    """As resolve_all(), with the addresses as connect() takes them; at least one."""
+    """As resolve_all(), with addresses for connect(); at least one."""
     arguments.host("host", host)
     arguments.whole("port", port, 0, 65535)
     try:
@@ -236,12 +235,12 @@ def _resolve(host: str, port: int, timeout_s: float | None) -> list[_Place]:
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-# --- Bytes as they stand ----------------------------------------------------------------------
+# --- Raw requests -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A reply, and how long it took from the first byte sent (over TCP: from connecting)."""
+    """A reply, and the time it took from the first byte sent (over TCP: from connecting)."""
 
     reply: protocol.ParsedReply
     round_trip_s: float
@@ -250,13 +249,13 @@ class Exchange:
 def request(
     host: str, port: int, data: bytes, *, transport: Transport = "udp", timeout_s: float = 2.0
 ) -> Exchange:
-    """Send the request `data`, whatever it holds, and return the reply as it stands.
+    """Send the request `data` unchanged and return the reply without interpreting it.
 
-    For requests that `Client` would not make; of a reply only its form is checked. timeout_s: for
-    the whole exchange, from the moment that the name is resolved. Raises TimeoutError when it
-    passes, OSError when the machine or the network refuses, ProtocolError when the answer is no
-    reply, ArgumentError when an argument is of no use: `data` has at least the 17 bytes that tell
-    what a reply to it looks like.
+    For requests that `Client` does not make; only the form of the reply is checked. timeout_s: for
+    the whole exchange, including the resolution of the name. Raises TimeoutError when it passes,
+    OSError on an error of the machine or the network, ProtocolError if the answer is not a reply,
+    ArgumentError for an unusable argument: `data` needs at least 17 bytes, which determine the form
+    of the reply.
     """
     arguments.host("host", host)
     arguments.port("port", port)

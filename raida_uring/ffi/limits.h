@@ -19,7 +19,7 @@
 #define RU_SMALL_BLOCK 2048    /* bodies and replies that do not fit inline */
 #define RU_LARGE_BLOCK 66560   /* the longest body (65,535) or reply, and room to align */
 #define RU_TCP_BUFFER 2048     /* one provided buffer for TCP receives */
-#define RU_LINGER_MAX 131072   /* discarded behind a reply: twice the longest refused body */
+#define RU_LINGER_MAX 131072   /* discarded after a reply: twice the longest refused body */
 #define RU_SCRATCH_SIZE 262144 /* the requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
 #define RU_RESERVE_STEP 65536  /* of the arena, reserved in one call: a signal undoes this much */

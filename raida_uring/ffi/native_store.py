@@ -251,7 +251,7 @@ class View:
         _lib.ru_view_undo(self._view, mark)
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
-        """Compare the AN `an_at` bytes behind each coin's start with the stored one."""
+        """Compare the AN `an_at` bytes after each coin's start with the stored one."""
         _require_room(coins, count, stride, _an_reach(an_at))
         _stored(
             _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),

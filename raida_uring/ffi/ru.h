@@ -84,7 +84,7 @@ struct ru_listener_config {
 /* An IPv6 network; an IPv4 network is mapped into IPv6, its prefix 96 bits longer. */
 struct ru_network {
     uint8_t address[16];
-    uint32_t bits; /* 0 to 128; the address is 0 behind them */
+    uint32_t bits; /* 0 to 128; the address is 0 after them */
 };
 
 /* How many checks of a secret may fail, see guard.h. */
@@ -320,7 +320,7 @@ int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at);
 /* Thread: worker. Such a check has been made: 1 if its result may be revealed, 0 as above. */
 int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload: the payloads
- * one behind the other, sizes: their sizes. The payload of a sealed request's reply is empty (bare
+ * one after the other, sizes: their sizes. The payload of a sealed request's reply is empty (bare
  * status; challenge field zero, nonce drawn here), or begins with the bytes for its header: 16 of
  * the challenge field (types 1, 2) or 22 of the nonce (types 4, 5), followed by the sealed body
  * without its terminator. -EINVAL past the batch. */

@@ -1,4 +1,4 @@
-"""Commands on coins: audit, and the authentication group: detect, pown and their sums.
+"""Commands on coins: audit and the authentication group (detect, detect sum, pown, pown sum).
 
 Source: wire specification, "Status group" (audit) and "Authentication group".
 """
@@ -20,7 +20,7 @@ from raida_uring.store import (
 )
 
 COIN_AN: Final = COIN_BYTES + AN_BYTES  # a coin and its AN
-COIN_AN_PAN: Final = COIN_AN + AN_BYTES  # and the AN it is to have
+COIN_AN_PAN: Final = COIN_AN + AN_BYTES  # and its new AN
 
 LENGTH: Final = Reply(Status.INVALID_PACKET_LENGTH)
 NOT_DIVISIBLE: Final = Reply(Status.COINS_NOT_DIV)
@@ -39,12 +39,12 @@ _VALUES: Final = {byte: 10**power for power, byte in enumerate(DENOMINATION_BYTE
 
 
 def bits(states: bytes) -> bytes:
-    """A bit for each coin, the first one lowest: 1 where the state is EQUAL."""
+    """Return one bit per coin, the first coin lowest: 1 if its state is EQUAL."""
     return int(states[::-1].translate(_PASSED), 2).to_bytes((len(states) + 7) // 8, "little")
 
 
 def verdict(states: bytes) -> Reply:
-    """241 all EQUAL, 242 none, 243 and a bit for each coin."""
+    """Return 241 if all are EQUAL, 242 if none is, otherwise 243 with a bit for each coin."""
     passed = states.count(EQUAL)
     if passed == len(states):
         return ALL_PASS
@@ -52,7 +52,7 @@ def verdict(states: bytes) -> Reply:
 
 
 def count_of(payload: bytes, stride: int, rest: int = 0) -> int | Reply:
-    """How many coins a payload lists, `stride` bytes each and `rest` behind; or the refusal."""
+    """Return how many coins of `stride` bytes precede the last `rest` bytes, or the refusal."""
     if len(payload) < stride + rest:
         return LENGTH
     count, over = divmod(len(payload) - rest, stride)
@@ -60,13 +60,13 @@ def count_of(payload: bytes, stride: int, rest: int = 0) -> int | Reply:
 
 
 def distinct(coins: bytes, count: int) -> bool:
-    """Whether no coin is listed twice: a sum over ANs would not notice it."""
+    """Whether no coin is listed twice; a sum over ANs would not reveal that."""
     starts = range(0, count * COIN_BYTES, COIN_BYTES)
     return len({coins[start : start + COIN_BYTES] for start in starts}) == count
 
 
 def value_of(coins: bytes, stride: int, states: bytes) -> int:
-    """Value of the coins that are EQUAL, in units of 10^-8 coin."""
+    """Return the value of the coins that are EQUAL, in units of 10^-8 coin."""
     passed = coins[::stride]
     if states.count(EQUAL) < len(states):
         passed = bytes(compress(passed, states.translate(_IS_EQUAL)))
@@ -75,7 +75,7 @@ def value_of(coins: bytes, stride: int, states: bytes) -> int:
 
 @command(group=0, code=3, public=True)
 def audit(_request: Request, node: Node) -> Reply:
-    """How many coins of each denomination circulate: denomination and u32, 75 bytes."""
+    """Coins in circulation by denomination: 15 times denomination and u32, 75 bytes."""
     counts = node.integrity.circulating
     return Reply(
         payload=b"".join(
@@ -87,7 +87,7 @@ def audit(_request: Request, node: Node) -> Reply:
 
 @command(group=1, code=10, needs_body=True)
 def detect(request: Request, node: Node) -> Reply:
-    """Are these ANs right? A coin that cannot be read is not."""
+    """Compare ANs with the stored ones. An unreadable coin counts as wrong."""
     payload = request.payload
     count = count_of(payload, COIN_AN)
     if isinstance(count, Reply):
@@ -99,7 +99,7 @@ def detect(request: Request, node: Node) -> Reply:
 
 @command(group=1, code=11, needs_body=True)
 def detect_sum(request: Request, node: Node) -> Reply:
-    """Is this the XOR of the coins' ANs?"""
+    """Compare the XOR of the coins' ANs with the given one."""
     payload = request.payload
     count = count_of(payload, COIN_BYTES, AN_BYTES)
     if isinstance(count, Reply):
@@ -112,7 +112,7 @@ def detect_sum(request: Request, node: Node) -> Reply:
 
 @command(group=1, code=20, mode="write", needs_body=True)
 def pown(request: Request, node: Node) -> Reply:
-    """Give every coin whose AN is right the new one that stands behind it, in order."""
+    """In order: replace the AN of each coin whose AN is right by the new one after it."""
     payload = request.payload
     count = count_of(payload, COIN_AN_PAN)
     if isinstance(count, Reply):
@@ -124,7 +124,7 @@ def pown(request: Request, node: Node) -> Reply:
 
 @command(group=1, code=21, mode="write", needs_body=True)
 def pown_sum(request: Request, node: Node) -> Reply:
-    """If this is the XOR of the coins' ANs, XOR the given difference into every one of them."""
+    """If the first sum is the XOR of the coins' ANs, XOR the second into each of these ANs."""
     payload = request.payload
     count = count_of(payload, COIN_BYTES, 2 * AN_BYTES)
     if isinstance(count, Reply):
@@ -146,7 +146,7 @@ def pown_sum(request: Request, node: Node) -> Reply:
 
 
 def readable_ans(coins: Coins, payload: bytes, count: int) -> list[bytes] | None:
-    """The ANs of `count` coins, 5 bytes each; None if one is listed twice or cannot be read."""
+    """Return the ANs of `count` coins of 5 bytes; None if one is repeated or unreadable."""
     if not distinct(payload, count):
         return None
     records, states = coins.gather(payload, count)
@@ -156,9 +156,9 @@ def readable_ans(coins: Coins, payload: bytes, count: int) -> list[bytes] | None
 
 
 def sum_proves(ans: list[bytes], given: bytes) -> bool:
-    """Whether `given`, the XOR of these ANs, shows that somebody knows every one of them.
+    """Whether `given` is the XOR of these ANs and so proves that the client knows all of them.
 
-    Equal ANs, which the coins of a locker have, cancel out: their sum shows nothing.
+    Equal ANs, as the coins of a locker have, cancel each other out: their sum proves nothing.
     """
     if len(set(ans)) < len(ans):
         return False

@@ -31,8 +31,8 @@ from raida_uring.store import (
     tickets,
 )
 
-VOTES_MIN: Final = 14  # this node's own and 13 others
-GROUP_BYTES: Final = 16  # of the "PG" that a fixed coin's new AN comes from
+VOTES_MIN: Final = 14  # of 25 RAIDA, including this node
+GROUP_BYTES: Final = 16  # of the "PG", from which a fixed coin's new AN is computed
 
 _NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
 _NO_TICKET: Final = Reply(Status.NO_TICKET_FOUND)
@@ -45,7 +45,7 @@ _FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
 
 @command(group=2, code=40, mode="write", needs_body=True)
 def get_ticket(request: Request, node: Node) -> Reply:
-    """A ticket that names those of the coins whose AN is right, for other RAIDA to redeem."""
+    """Issue a ticket for the coins whose AN is right; other RAIDA redeem it here."""
     payload = request.payload
     count = count_of(payload, COIN_AN)
     if isinstance(count, Reply):
@@ -65,8 +65,8 @@ def get_ticket(request: Request, node: Node) -> Reply:
     return Reply(Status.MIXED, bits(states) + ticket)
 
 
-# public: who has issued a ticket knows what it names, and could have it sealed under a key whose
-# owner's request he has seen.
+# public: the client that got a ticket knows its coins, and could make this node encrypt them under
+# the key of another client whose request it has recorded.
 @command(
     group=2,
     code=50,
@@ -76,7 +76,7 @@ def get_ticket(request: Request, node: Node) -> Reply:
     guesses=(Status.NO_TICKET_FOUND,),
 )
 def validate_ticket(request: Request, node: Node) -> Reply:
-    """The coins of a ticket, once for each RAIDA that asks."""
+    """Return the coins of a ticket, once for each RAIDA."""
     payload = request.payload
     if len(payload) != 1 + TICKET_SIZE:
         return LENGTH
@@ -92,7 +92,7 @@ def validate_ticket(request: Request, node: Node) -> Reply:
 
 @command(group=2, code=60, needs_body=True)
 def find(request: Request, node: Node) -> Reply:
-    """Which of two ANs does each coin have?"""
+    """Tell which of two ANs each coin has."""
     payload = request.payload
     count = count_of(payload, COIN_AN_PAN)
     if isinstance(count, Reply):
@@ -113,7 +113,7 @@ def find(request: Request, node: Node) -> Reply:
 
 @command(group=2, code=80, mode="slow", needs_body=True)
 def fix(request: Request, node: Node) -> Reply:
-    """Give coins a new AN if enough other RAIDA redeem the client's tickets for them."""
+    """Replace the ANs of coins for which enough other RAIDA confirm the client's tickets."""
     payload = request.payload
     tail = GROUP_BYTES + RAIDA_COUNT * TICKET_SIZE
     count = count_of(payload, COIN_BYTES, tail)
@@ -128,22 +128,22 @@ def fix(request: Request, node: Node) -> Reply:
     states = bytes(EQUAL if votes[coin] >= VOTES_MIN else DIFFERS for coin in listed)
     fixed = [coin for coin, state in zip(listed, states, strict=True) if state == EQUAL]
     if fixed:
-        own = node.config.server.raida_id.to_bytes(1)
-        changes = b"".join(coin + _fixed_an(own, coin, group) for coin in fixed)
+        raida = node.config.server.raida_id.to_bytes(1)
+        changes = b"".join(coin + _fixed_an(raida, coin, group) for coin in fixed)
         with node.write() as coins:
             coins.set(changes, len(fixed), COIN_BYTES + AN_BYTES, month_now())
     return verdict(states)
 
 
-def _fixed_an(own: bytes, coin: bytes, group: bytes) -> bytes:
-    return hashlib.md5(own + coin + group, usedforsecurity=False).digest()
+def _fixed_an(raida: bytes, coin: bytes, group: bytes) -> bytes:
+    return hashlib.md5(raida + coin + group, usedforsecurity=False).digest()
 
 
 def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
-    """How many RAIDA, this one included, vouch for each of the coins; as far as it matters.
+    """Count the RAIDA, including this one, that confirm each of the coins, until all are decided.
 
-    A RAIDA that is silent must not make every client wait for the time-out, which is longer than
-    clients are patient: what it says counts only as long as the others leave a coin undecided.
+    Stops as soon as the missing answers cannot change the result for any coin: otherwise one silent
+    RAIDA would make every client wait for a time-out that is longer than the clients'.
     """
     server = node.config.server
     asked = {
@@ -154,8 +154,8 @@ def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
     asked = {raida: ticket for raida, ticket in asked.items() if any(ticket)}
     votes = Counter(coins)
 
-    def decided(named: set[bytes], left: int) -> bool:
-        votes.update(named & coins)
+    def decided(confirmed: set[bytes], left: int) -> bool:
+        votes.update(confirmed & coins)
         return not any(VOTES_MIN - left <= votes[coin] < VOTES_MIN for coin in coins)
 
     asyncio.run(peers.redeem(server, asked, decided))

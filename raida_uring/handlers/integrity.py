@@ -1,6 +1,6 @@
-"""The integrity group: what other RAIDA ask to compare their stores, and whole pages.
+"""The integrity group: Merkle trees, by which RAIDA compare their stores, and whole pages.
 
-No RAIDA heals with pages: `fix` takes votes on tickets, and a page tells the asker every AN on it.
+No RAIDA needs pages for healing: `fix` uses votes on tickets. A page reveals every AN on it.
 Source: wire specification, "Integrity group".
 """
 
@@ -25,7 +25,7 @@ _TOO_SHORT: Final = Reply(Status.FILESYSTEM)
 
 @command(group=14, code=2, needs_body=True, public=True)
 def get_merkle_branch(request: Request, node: Node) -> Reply:
-    """One node of a tree, 32 bytes: never a branch, despite its name."""
+    """One node of a tree, 32 bytes; despite its name never a branch."""
     payload = request.payload
     if len(payload) != BRANCH_REQUEST.size:
         return LENGTH
@@ -39,7 +39,7 @@ def get_merkle_branch(request: Request, node: Node) -> Reply:
 
 @command(group=14, code=4, needs_body=True, public=True)
 def get_page_data(request: Request, node: Node) -> Reply:
-    """The 17,408 bytes of a page, with every AN on it: for whom `[store] pages_for` names."""
+    """The 17,408 bytes of a page, with every AN on it; only for peers in `[store] pages_for`."""
     if node.page_readers is not None and request.peer[0] not in node.page_readers:
         return _REFUSED
     payload = request.payload
@@ -58,7 +58,7 @@ def get_page_data(request: Request, node: Node) -> Reply:
 
 @command(group=14, code=5, needs_body=True, public=True)
 def get_all_roots(request: Request, node: Node) -> Reply:
-    """The roots of all trees, 480 bytes; zeros when this node has none."""
+    """The roots of all trees, 480 bytes; zeros if this node publishes none."""
     if len(request.payload) != ROOTS_SIZE:
         return LENGTH
     trees = node.integrity.trees()

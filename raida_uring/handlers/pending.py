@@ -1,7 +1,7 @@
-"""Commands that a node without a store knows and cannot answer.
+"""Commands that need a store, as a node without a store answers them.
 
-They are registered from the start, so that a client learns "not implemented" (89) and not "no such
-command" (6), and are answered 36 without a body as on every other node.
+They are registered anyway, so that a client gets "not implemented" (89) and not "no such command"
+(6), and 36 for a request without a body, as from every other node.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ _NOT_IMPLEMENTED: Final = Reply(Status.NOT_IMPLEMENTED)
 
 
 def pending(request: Request, node: Node) -> Reply:
-    """89, whatever the payload."""
+    """Answer 89 to every payload."""
     return _NOT_IMPLEMENTED
 
 

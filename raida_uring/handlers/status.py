@@ -17,30 +17,30 @@ _REFUSED: Final = Reply(Status.ADMIN_AUTH)
 
 @command(group=0, code=0, public=False)  # its reply has no payload
 def echo(request: Request, node: Node) -> Reply:
-    """250. Plain echoes never get here: the data plane answers them."""
+    """Answer an encrypted echo with 250; the data plane answers plain ones."""
     node.count_echo()
     return _OK
 
 
 @command(group=0, code=1, public=True)
 def version(request: Request, node: Node) -> Reply:
-    """8 ASCII bytes."""
+    """The version, 8 ASCII bytes."""
     return node.version_reply
 
 
 @command(group=0, code=2, needs_body=True, guesses=(Status.ADMIN_AUTH,))
 def show_stats(request: Request, node: Node) -> Reply:
-    """Four counters, to whoever has the admin key: echoes, coins powned, value powned, datagrams.
+    """Four counters, protected by the admin key: echoes, coins powned, value powned, datagrams.
 
-    A payload that is too short for a key, and a node without a key, are 38 like a wrong key.
+    A wrong key, a payload shorter than a key, and a node without a key are all answered 38.
     """
     key = node.config.server.admin_key
-    # Of one length, so that the comparison takes the same time whatever is sent.
+    # Padded, so that the comparison takes the same time for every payload.
     given = request.payload[:ADMIN_KEY_SIZE].ljust(ADMIN_KEY_SIZE, b"\0")
     right = hmac.compare_digest(given, key or bytes(ADMIN_KEY_SIZE))
     if key is None or len(request.payload) < ADMIN_KEY_SIZE or not right:
         return _REFUSED
     stats = node.stats()
-    told = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams
-    # A coin of 10^6 takes the value beyond 64 bits when it changes hands often enough.
-    return Reply(payload=layout.STATS.pack(*(number & _U64_MAX for number in told)))
+    numbers = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams
+    # Frequent powning of a coin of 10^6 can take the value beyond 64 bits.
+    return Reply(payload=layout.STATS.pack(*(number & _U64_MAX for number in numbers)))

@@ -1,8 +1,8 @@
-"""Checks of the arguments of the public interface, and the words for a wrong one.
+"""Checks of the arguments of the public interface.
 
-Pure. Any thread. Each function returns the value, for use in place, or raises ArgumentError with
-the argument's name, its value and what is allowed. Of bytes and keys only size and type are shown:
-they may be secrets.
+Pure. Any thread. Each function returns the value or raises ArgumentError with the argument's name,
+its value and what is allowed. Of bytes and keys, which may be secret, an error shows only size and
+type.
 """
 
 from collections.abc import Collection, Iterable
@@ -32,17 +32,17 @@ def _shown(value: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """`text`, or its beginning and an ellipsis: a value in an error message."""
+    """Return `text`, or its beginning and an ellipsis, for an error message."""
     return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 3] + "..."
 
 
 def is_whole(value: object, low: int, high: int) -> TypeGuard[int]:
-    """Whether it is an integer from `low` to `high`, both included; True and False are none."""
+    """Whether `value` is an integer from `low` to `high`, both included; not True or False."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """An integer from `low` to `high`, both included; True and False are none."""
+    """An integer from `low` to `high`, both included; not True or False."""
     if not is_whole(value, low, high):
         refuse(name, value, f"an integer from {low} to {high}")
     return value
@@ -69,7 +69,7 @@ def octets(name: str, value: object, size: int | None = None, *, most: int | Non
 
 
 class _TypeOf:
-    """Shows the type in place of a value that may be a secret."""
+    """Shows the type of a value that may be secret."""
 
     def __init__(self, value: object) -> None:
         self._name = type(value).__name__
@@ -87,14 +87,14 @@ def choice(name: str, value: T, allowed: Collection[T]) -> T:
 
 
 def instance(name: str, value: object, kind: type[T], allowed: str) -> T:
-    """An object of `kind`; only the type of another one is shown."""
+    """An object of `kind`; the error for another object shows only its type."""
     if not isinstance(value, kind):
         refuse(name, _TypeOf(value), allowed)
     return value
 
 
 def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple[T, ...]:
-    """Objects of `kind`. allowed: one of them, in words."""
+    """Objects of `kind`. allowed: describes one of them."""
     return tuple(
         instance(f"{name}[{index}]", one, kind, allowed)
         for index, one in enumerate(several(name, values, allowed))
@@ -102,14 +102,14 @@ def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple
 
 
 def several(name: str, values: Iterable[T], allowed: str) -> tuple[T, ...]:
-    """The items of a sequence that is no string. allowed: one of them, in words."""
+    """The items of a sequence other than a string. allowed: describes one of them."""
     if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
         refuse(name, _TypeOf(values), f"a sequence, each item {allowed}")
     return tuple(values)
 
 
 def host(name: str, value: object) -> str:
-    """A host name or an address, judged by its characters alone."""
+    """A host name or an address; only its characters are checked."""
     if not isinstance(value, str) or not value or any(one <= " " or one == "\x7f" for one in value):
         refuse(name, value, "a host name or an IP address")
     return value

@@ -61,7 +61,7 @@ def build_request(
     elif payload:
         raise ArgumentError("a request without a body has no payload")
     if len(content) > BODY_MAX:
-        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_MAX}")
+        raise ArgumentError(f"body has {len(content)} bytes, more than {BODY_MAX}")
     try:
         rest = layout.REQUEST_PLAIN_REST.pack(len(content), echo)
     except struct.error as error:

@@ -1,8 +1,8 @@
 """Encryption types 1, 2, 4 and 5: opening requests and sealing replies, for nodes and for clients.
 
-Bytes in, bytes out; only a reply's nonce comes from outside, from the system's generator.
-Terminators are never encrypted: the data plane writes the one of a reply. Source: docs/wire.md,
-"Encryption" and "Decisions, in order".
+Pure, except that a reply's nonce comes from the system's generator. Terminators are never
+encrypted: the data plane writes that of a reply. Source: docs/wire.md, "Encryption" and "Decisions,
+in order".
 
 A node makes one `Opener` per worker thread. Clients call `seal_request()` and `open_reply()` from
 any thread.
@@ -69,10 +69,10 @@ _read_u16: Final = layout.U16.unpack_from
 
 
 class Keys(Protocol):
-    """Where a node looks up the keys of coins. Thread: any worker."""
+    """The source of coins' keys for a node. Thread: any worker."""
 
     def an(self, den: int, sn: int) -> bytes | None:
-        """The coin's 16-byte authenticity number; None when its page cannot be read."""
+        """Return the coin's 16-byte authenticity number, or None if its page cannot be read."""
 
 
 # --- Ciphers ----------------------------------------------------------------------------------
@@ -81,16 +81,16 @@ class Keys(Protocol):
 class _Ciphers:
     """AES-CTR with the key schedules of recent keys. Thread: one.
 
-    Making a context costs ten times as much as using it on a small body, and a client sends many
-    requests under one coin. Contexts are looked up by key, so that a changed AN never meets the
-    context of the old one.
+    Creating a context costs ten times as much as using it on a small body, and a client sends many
+    requests under one coin. Contexts are looked up by key, so a changed AN never uses the context
+    of the old one.
     """
 
     def __init__(self) -> None:
         self._contexts: dict[bytes, CipherContext] = {}
 
     def apply(self, key: bytes, counter: bytes, data: bytes) -> bytes:
-        """`data` encrypted or decrypted from the 16-byte block `counter` on."""
+        """Encrypt or decrypt `data`, starting at the 16-byte counter block `counter`."""
         context = self._contexts.get(key)
         if context is None:
             if len(self._contexts) >= CONTEXTS_MAX:
@@ -102,7 +102,7 @@ class _Ciphers:
 
 
 def _context(key: bytes, counter: bytes) -> CipherContext:
-    return Cipher(AES(key), CTR(counter)).encryptor()  # CTR: decrypting is the same
+    return Cipher(AES(key), CTR(counter)).encryptor()  # in CTR mode decrypting is the same
 
 
 def _hmac(key: bytes, ciphertext: bytes) -> bytes:
@@ -120,18 +120,18 @@ class Seal(Protocol):
     """Seals the reply to one request. Thread: that of its opener."""
 
     def seal(self, payload: bytes) -> bytes:
-        """What `ru_worker_reply` expects: the bytes that the header shows, then the sealed body.
+        """Return a payload for `ru_worker_reply`: the bytes for the header, then the sealed body.
 
-        Without a payload there is no body, and the first part may be empty as well.
+        Without a payload there is no body, and the bytes for the header may be empty, too.
         """
 
 
 class Opened(NamedTuple):
     """An encrypted request after its checks.
 
-    refusal: the status that answers it; None if it is valid. payload: in the clear; empty if the
-    request is refused or has no body. seal: seals the reply; None if the request has not proved its
-    key, so that nothing but a status may be sent.
+    refusal: the status to answer with; None if the request is valid. payload: in the clear; empty
+    if the request is refused or has no body. seal: seals the reply; None if the request has not
+    proved its key, so only a status may be sent.
     """
 
     refusal: Status | None
@@ -150,11 +150,11 @@ _PUBLIC: Final = Opened(Status.EMPTY_REQUEST, b"", None)
 
 
 class _ShortSeal(NamedTuple):
-    """Types 1 and 2: the counter starts again where the request's did.
+    """Types 1 and 2: the reply uses the keystream of the request again.
 
     `challenge` is ciphertext XOR keystream XOR key: with 16 known bytes of a reply under the same
-    nonce it gives away the key. Therefore it is made only for clients that have proved the key, and
-    no reply that strangers can know is sealed this way (`Opener.open`, `public`).
+    nonce it reveals the key. So it is computed only for clients that have proved the key, and
+    replies whose payload strangers can know are not sealed this way (`Opener.open`, `public`).
     """
 
     ciphers: _Ciphers
@@ -169,8 +169,8 @@ class _ShortSeal(NamedTuple):
 
 
 class _LongSeal(NamedTuple):
-    """Types 4 and 5: a fresh nonce. second_coin: that of type 5. It is the beginning of the nonce,
-    so that the header shows the whole counter block and the client can decrypt the reply."""
+    """Types 4 and 5: a fresh nonce. second_coin: of type 5; the nonce begins with it, so that the
+    header has the whole counter block and the client can decrypt the reply."""
 
     ciphers: _Ciphers
     key: bytes
@@ -185,7 +185,7 @@ class _LongSeal(NamedTuple):
 
 
 def _refuse_body(body: bytes, announced: int, least: int) -> Opened | None:
-    """The refusal of a body that can be refused without its key, or None."""
+    """Check a body as far as possible without its key; returns the refusal or None."""
     if len(body) < announced or announced < len(TERMINATOR):
         return _BAD_LENGTH
     if not body.endswith(TERMINATOR):
@@ -197,16 +197,16 @@ class Opener:
     """Opens requests. Thread: one."""
 
     def __init__(self, keys: Keys | None) -> None:
-        """keys: None if the node has no coins."""
+        """keys: None on a node without a store."""
         self._keys = keys
         self._ciphers = _Ciphers()
 
     def open(self, header: bytes, body: bytes, *, public: bool = False) -> Opened:
         """Decide on an encrypted request, in the order of docs/wire.md.
 
-        header: 32 or 48 bytes that have passed header decisions 1 to 8. body: as much of it as
+        header: 32 or 48 bytes that have passed header decisions 1 to 8. body: the part that
         arrived. public: strangers can know the reply's payload; types 1 and 2 are then refused,
-        because the payload would tell strangers the keystream. Raises whatever `Keys.an` does.
+        because the payload would reveal the keystream. Raises the exceptions of `Keys.an`.
         """
         if header[REQUEST_ENCRYPTION_AT] <= SMALL_TYPE_MAX:
             return self._open_short(header, body, public)
@@ -216,7 +216,7 @@ class Opener:
         return None if self._keys is None else self._keys.an(*COIN_NAME.unpack_from(header, offset))
 
     def _open_short(self, header: bytes, body: bytes, public: bool) -> Opened:
-        # Type 2 names a locker: there are none yet.
+        # Type 2 uses a locker's key; lockers are not implemented yet.
         key = (
             self._an(header, REQUEST_SMALL_COIN_AT) if header[REQUEST_ENCRYPTION_AT] == 1 else None
         )
@@ -270,13 +270,13 @@ class Opener:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a client seals requests with.
+    """The key that a client seals requests with.
 
-    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Types 1 and 2
-    encrypt request and reply with one keystream and do not authenticate the payload: whoever sees
-    one request must be assumed able to learn its key in time. Use 4 or 5. Under types 1 and 2 nodes
-    refuse (36) what everybody may know, such as the version.
-    Raises ArgumentError when the parts do not fit the type.
+    encryption: 1 or 4 with one coin, 5 with two, 2 with a locker's key of 16 bytes. Use 4 or 5:
+    types 1 and 2 encrypt request and reply with the same keystream and do not authenticate the
+    payload, so assume that an observer of the traffic can learn the key. Under types 1 and 2 nodes
+    also refuse public commands (36), such as the version.
+    Raises ArgumentError if the parts do not fit the type.
     """
 
     encryption: int
@@ -330,9 +330,9 @@ def seal_request(
 ) -> bytes:
     """Return a request encrypted with `key`.
 
-    nonce: `key.nonce_bytes`, never the same twice under a key; the last two come back as echo; type
-    5 puts its second coin over the first five. challenge: 12 random bytes, for types 1 and 2. body:
-    False leaves the body out; `payload` must then be empty. Raises ArgumentError when a value does
+    nonce: `key.nonce_bytes`, never reused under a key; the reply repeats the last two as echo; type
+    5 overwrites the first five with its second coin. challenge: 12 random bytes, for types 1 and 2.
+    body: False omits the body; `payload` must then be empty. Raises ArgumentError if a value does
     not fit its field.
     """
     if len(nonce) != key.nonce_bytes or len(challenge) != CHALLENGE_RANDOM_SIZE:
@@ -347,8 +347,8 @@ def seal_request(
             plain = challenge + crc32_challenge(challenge) + payload
             counter = nonce + _SMALL_COUNTER_REST
             content = _context(key.cipher_key, counter).update(plain) + TERMINATOR
-        named = key.locker[: layout.LOCKER_PREFIX_SIZE] or key.coins[0].name.wire
-        return front + kind + named + _length(content) + nonce + content
+        name = key.locker[: layout.LOCKER_PREFIX_SIZE] or key.coins[0].name.wire
+        return front + kind + name + _length(content) + nonce + content
     if key.encryption == 5:
         nonce = key.coins[1].name.wire + nonce[COIN_NAME_SIZE:]
     if body:
@@ -360,25 +360,25 @@ def seal_request(
 
 def _length(content: bytes) -> bytes:
     if len(content) > BODY_MAX:
-        raise ArgumentError(f"body has {len(content)} bytes, the header can say {BODY_MAX}")
+        raise ArgumentError(f"body has {len(content)} bytes, more than {BODY_MAX}")
     return len(content).to_bytes(2)
 
 
 def prove_challenge(challenge: bytes, key: Key | None) -> bytes:
-    """The 16 bytes with which a reply proves that a body with this 12-byte challenge was read.
+    """Return the 16 bytes that prove in a reply that the body with this challenge was read.
 
-    key: None for an unencrypted request. Long-header replies have no such field.
+    challenge: 12 bytes. key: None for an unencrypted request. Long-header replies have no proof.
     """
     sent = challenge + crc32_challenge(challenge)
     return sent if key is None else _xor(sent, key.cipher_key)
 
 
 def open_reply(reply: ParsedReply, *, key: Key, nonce: bytes) -> bytes:
-    """Return the reply's payload in the clear; empty when it has no body.
+    """Return the reply's payload in the clear; empty if it has no body.
 
-    nonce: the request's, which types 1 and 2 use again; ignored for 4 and 5.
-    Raises ProtocolError when a long-header reply is too short for its HMAC or the HMAC is wrong:
-    somebody else wrote it. Types 1 and 2 have no such check: compare `prove_challenge()`.
+    nonce: the request's, which types 1 and 2 use again; ignored for 4 and 5. Raises ProtocolError
+    if a long-header reply is too short for its HMAC, or if the HMAC is wrong and the reply
+    therefore forged. Types 1 and 2 have no HMAC: compare `prove_challenge()`.
     """
     if not reply.body:
         return b""

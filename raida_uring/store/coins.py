@@ -194,7 +194,7 @@ class Coins:
         return record[:AN_BYTES] if state == EQUAL else None
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
-        """Compare the AN `an_at` bytes behind each coin's start with the stored one."""
+        """Compare the AN `an_at` bytes after each coin's start with the stored one."""
         states = self.view.match(coins, count, stride, an_at)
         if DEFAULT not in states:
             return states
@@ -261,7 +261,7 @@ class Coins:
 
     def remains(self, number: int) -> bytes | None:
         """How an imported file differs from a page: None if it does not, otherwise a letter and the
-        file's bytes: `m` missing, `s` short, `t` the bytes behind a whole page."""
+        file's bytes: `m` missing, `s` short, `t` the bytes after a whole page."""
         return self.view.get(native_store.TABLE_REMAINS, number.to_bytes(2))
 
     def put_file(self, number: int, content: bytes | None) -> None:

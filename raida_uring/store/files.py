@@ -1,6 +1,6 @@
 """The files of a store: their existence, their permissions, and the lock on the store.
 
-A node holds a lock on a file beside the data, so that two processes never serve the same store.
+A node holds a lock on a file next to the data, so that two processes never serve the same store.
 Thread: control.
 """
 

@@ -31,7 +31,7 @@ _EMPTY_LEAF: Final = hashlib.sha256(bytes(native_store.SELECTED_SIZE)).digest()
 _COUNT_BYTES: Final = 2
 
 
-Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one behind the other
+Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one after the other
 
 
 @dataclass(frozen=True, slots=True)

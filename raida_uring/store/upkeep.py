@@ -1,4 +1,4 @@
-"""Threads beside an open store: one checks whether it can be written, one flushes commits."""
+"""Threads of an open store: one checks whether it can be written, one flushes commits."""
 
 import threading
 from typing import Final

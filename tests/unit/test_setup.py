@@ -70,5 +70,5 @@ def test_without_an_index_of_packages_the_last_line_says_so(tmp_path: Path) -> N
             check=False,
         )
     assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("setup: PyPI cannot be reached")
+    assert done.stderr.splitlines()[-1].startswith("setup: pip cannot reach PyPI")
     assert "WARNING" not in done.stderr

@@ -1,8 +1,10 @@
 """House rules that linters cannot check, as a ratchet: exceptions are listed and only get fewer."""
 
 import ast
+import io
 import re
 import subprocess
+import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +57,11 @@ LAYERS = (
 UPWARD_IMPORTS: set[str] = set()
 # Modules that import each other: a Store hands out Coins, which know their Store.
 CIRCLES = {("raida_uring.store.coins", "raida_uring.store.store")}
+
+# English that a reader has to decode: a relative clause as subject, an old subjunctive, "else" for
+# "otherwise". How many such comments raida_uring/ has; lower the number whenever there are fewer.
+FOREIGN_RHYTHM = re.compile(r"(?:^|[.] )Who(?:ever)? [a-z]|\blest\b|, be it\b|[,;] else [a-z]")
+FOREIGN_RHYTHM_MAX = 20
 
 LINES_MAX = 600
 CLASS_LINES_MAX = 300
@@ -267,6 +274,47 @@ def matches(pattern: re.Pattern[str]) -> list[str]:
             if pattern.search(line):
                 found.append(f"{name_of(path)}:{number}: {line.strip()}")
     return found
+
+
+def comments_of(path: Path) -> list[str]:
+    """The comments of a file, in Python also its docstrings, each as running text."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        found = re.findall(r"/\*(.*?)\*/", text, re.S)
+        return [" ".join(one.replace("\n *", "\n").split()) for one in found]
+    docstrings = [
+        ast.get_docstring(node) or ""
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = [one.string.lstrip("# ") for one in tokens if one.type == tokenize.COMMENT]
+    return [" ".join(one.split()) for one in (*docstrings, *comments)]
+
+
+def test_the_measure_finds_foreign_rhythm() -> None:
+    found = (
+        "Who is told",
+        "It ends. Whoever asks waits",
+        "lest it fails",
+        "one, be it small",
+        "0; else a",
+    )
+    plain = "The node whose store", "nothing else", "one who has it", "if x:\nelse: y", "may be it"
+    assert all(FOREIGN_RHYTHM.search(one) for one in found)
+    assert not any(FOREIGN_RHYTHM.search(one) for one in plain)
+
+
+def test_comments_are_plain_english() -> None:
+    found = [
+        f"{name_of(path)}: {one[:80]}"
+        for path in files(".c", ".h", ".py")
+        if path.is_relative_to(ROOT / "raida_uring")
+        for one in comments_of(path)
+        if FOREIGN_RHYTHM.search(one)
+    ]
+    rule = "name the subject first, write otherwise for else:"
+    assert len(found) <= FOREIGN_RHYTHM_MAX, "\n".join([rule, *found])
 
 
 def test_nothing_is_left_for_later() -> None:

@@ -99,7 +99,7 @@ uint32_t ru_view_mark(struct ru_view *view);
 void ru_view_undo(struct ru_view *view, uint32_t mark);
 
 /* Compare `count` coins, `stride` bytes apart in `coins`: RU_STORE_COIN bytes each, with an AN
- * `an_at` bytes behind the start. states[i] says whether that AN is the stored one. Returns
+ * `an_at` bytes after the start. states[i] says whether that AN is the stored one. Returns
  * how many are. */
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                   uint32_t an_at, uint8_t *states);

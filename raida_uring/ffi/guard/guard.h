@@ -48,7 +48,7 @@ struct ru_guard_check {
 
 /* The sender that the loop looked at last: a flood often comes from one sender. */
 struct ru_guard_seen {
-    uint8_t address[RU_GUARD_ADDRESS_BYTES]; /* of a sockaddr, behind the port */
+    uint8_t address[RU_GUARD_ADDRESS_BYTES]; /* of a sockaddr, after the port */
     uint8_t family[2];
     uint8_t transport;
     bool known;   /* the other fields are valid */

@@ -31,7 +31,7 @@ struct ru_context {
     uint32_t peer_at;
     uint32_t header_at;
     uint32_t body_at;
-    uint32_t request_size; /* header and body as received, without bytes behind them */
+    uint32_t request_size; /* header and body as received, without bytes after them */
     uint32_t inline_at;    /* where a reply of up to inline_size bytes goes */
     uint32_t inline_size;
     uint32_t body_block;   /* the block that holds the body, or RU_NONE */

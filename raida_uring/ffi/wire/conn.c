@@ -232,7 +232,7 @@ static uint8_t *conn_inline(const struct ru_conns *conns, uint32_t index)
     return conns->arena->base + ru_arena_area_at(conns->arena, index) + RU_PEER_SIZE;
 }
 
-/* Arena offset of the body: behind the header in the connection's area, or in its block. */
+/* Arena offset of the body: after the header in the connection's area, or in its block. */
 static uint32_t conn_body_at(const struct ru_conns *conns, uint32_t index)
 {
     const struct ru_conn *conn = &conns->conns[index];

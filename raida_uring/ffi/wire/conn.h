@@ -50,8 +50,8 @@ struct ru_conn {
     uint8_t reason;       /* enum ru_closed_reason, once DONE */
     uint8_t listener;     /* number of the listener that accepted it */
     uint8_t worker;       /* its index, while with_worker */
-    bool queued;          /* its context waits in a lane: PROCESSING, or DONE meanwhile */
-    bool with_worker;     /* a worker has its context: PROCESSING, or DONE meanwhile */
+    bool queued;          /* its context waits in a lane: PROCESSING, or DONE if it has ended */
+    bool with_worker;     /* a worker has its context: PROCESSING, or DONE if it has ended */
     bool request_open;    /* between a request's first byte and its end, however it ends */
     bool answered_before; /* persistent connections: a request on it has been answered */
     bool refused;         /* answered without its body: the connection ends with the reply */
