@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
         quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades bench bench-source bench-quick dist test-wheel test-image man docs clean help
+        upgrades starts bench bench-source bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
 ifndef SIDE_BY_SIDE
@@ -48,14 +48,14 @@ run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
 # The fuzzer only where its compiler is: 250 MB that nothing else here needs.
-test: setup test-announce ## all tests, about TEST_MINUTES
-	@if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
+test: setup test-announce ## all tests, about a quarter of an hour
+	@fuzz=; if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
 	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
 	    $(BESIDE) test-native test-threads $$fuzz
 	@$(MAKE) --no-print-directory test-python
 
 test-announce: setup
-	@echo 'about TEST_MINUTES on two processors'
+	@echo 'about 15 minutes on two processors'
 	@$(BIN)/python -m tests.support.needs
 
 # Two workers, since most tests wait for a node or a deadline.
@@ -206,6 +206,9 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
 	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
+
+starts: setup ## start and stop a node on one port: STARTS=n (200)
+	@STARTS=$(or $(STARTS),200) $(BIN)/python -m pytest -q tests/integration/test_lifecycle.py -k many_starts
 
 # In a build of its own: the modules that everything else imports stay as they are. Ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
