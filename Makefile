@@ -21,11 +21,15 @@ NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,$(filter raida_
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
 .DEFAULT_GOAL := build
-.PHONY: all setup setup-lint build run test test-announce test-fresh check fmt format-check lint types werror tidy \
-        test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades bench bench-source bench-quick dist test-wheel test-image man docs clean help
-# One job at a time: the targets share .venv and the machine's ports.
+.PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
+        quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        upgrades starts bench bench-source bench-quick dist test-wheel test-image man docs clean help
+# One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
+# compile, check, or test C programs.
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
+BESIDE := $(MAKE) --no-print-directory -j2 --output-sync=target SIDE_BY_SIDE=1
 
 all: fmt build lint test ## format, build, lint, test
 
@@ -44,17 +48,40 @@ run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
 # The fuzzer runs only where clang is installed: 250 MB that no other target needs.
-test: setup test-announce test-native test-threads ## all tests, about a quarter of an hour
-	@if $(SETUP) --has-fuzzer; then $(MAKE) --no-print-directory test-fuzz; \
-	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi
-	$(BIN)/python -m pytest
+test: setup test-announce ## all tests, about a quarter of an hour
+	@fuzz=; if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
+	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
+	    $(BESIDE) test-native test-threads $$fuzz
+	@$(MAKE) --no-print-directory test-python
 
 test-announce: setup
 	@echo 'about 15 minutes on two processors'
 	@$(BIN)/python -m tests.support.needs
 
-check: setup-lint setup-fuzz format-check lint types werror tidy ## what CI runs: format, lint, types, strict C build, tests
-	$(MAKE) --no-print-directory test
+# Two workers, since most tests wait for a node or a deadline.
+test-python: setup ## the Python tests alone: WORKERS=2
+	$(BIN)/python -m pytest -n $(or $(WORKERS),2) --dist worksteal
+
+check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C build, then `make test`
+	@$(BESIDE) format-check lint types tidy werror
+	@$(MAKE) --no-print-directory test
+
+# What starts programs or waits is left to `make test`.
+QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
+               $(wildcard tests/unit/test_*.py))
+QUICK_TESTS := $(filter-out %/test_stats %/test_timer,$(NATIVE_TESTS))
+
+quick: setup ## what catches most mistakes within a minute: before each commit
+	@$(BESIDE) quick-format lint types quick-native
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -k 'not epoll and not refused' $(QUICK_UNIT) tests/wire/test_vectors.py
+
+quick-format: setup
+	@$(BIN)/ruff format --check $(PY_DIRS)
+
+# The data plane is compiled with warnings as errors here, too.
+quick-native: setup $(QUICK_TESTS)
+	@for test in $(QUICK_TESTS); do "$$test" > $(NATIVE_DIR)/quick.log || { cat $(NATIVE_DIR)/quick.log; exit 1; }; done
+	@echo "$(words $(QUICK_TESTS)) native test programs passed"
 
 fmt: setup-lint ## format Python and C
 	$(BIN)/ruff format -q $(PY_DIRS)
@@ -179,6 +206,9 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
 	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
+
+starts: setup ## start and stop a node on one port: STARTS=n (200)
+	@STARTS=$(or $(STARTS),200) $(BIN)/python -m pytest -q tests/integration/test_lifecycle.py -k many_starts
 
 # A separate build, so that the modules in use stay unchanged. Takes ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers

@@ -1,4 +1,5 @@
-"""Settings shared by every test: Hypothesis profiles, a watchdog against hangs, backends."""
+"""Settings shared by every test: Hypothesis profiles, a watchdog against hangs, backends, and the
+workers of pytest-xdist."""
 
 import faulthandler
 import os
@@ -7,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,7 +45,26 @@ def pytest_configure(config: pytest.Config) -> None:
     _stderr_fd = os.dup(2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    _make_place(config)
+    given: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if given is None:
+        _make_place(config)
+    else:
+        _become_worker(config, given)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker the environment that it shall have."""
+    node.workerinput["environ"] = dict(os.environ)
+
+
+def _become_worker(config: pytest.Config, given: dict[str, Any]) -> None:
+    """Use the directory that the first process made. Programs that tests start must not see
+    pytest-xdist's PYTHONPATH, nor LINES and COLUMNS, which readline hands to a child."""
+    os.environ.clear()
+    os.environ.update(given["environ"])
+    tempfile.tempdir = os.environ["TMPDIR"]
+    config.option.basetemp = str(Path(tempfile.tempdir) / given["workerid"])
 
 
 def _make_place(config: pytest.Config) -> None:

@@ -6,6 +6,7 @@ the stop and after it, and after it nothing may be left in flight.
 
 import json
 import os
+import random
 import re
 import select
 import shutil
@@ -197,16 +198,20 @@ def running_node(keys: Keys | None = None, /, **tables: Table) -> Iterator[Node]
     assert_at_rest(server.counters())
 
 
+_system_random = random.SystemRandom()  # Hypothesis seeds the common one
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free for TCP and UDP on `host` at this moment."""
+    """A port that is free for TCP and UDP on `host` now. No socket bound to port 0 takes it later:
+    it is below those that the kernel chooses from by default."""
     while True:
+        port = _system_random.randrange(24000, 32000)
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         ):
-            tcp.bind((host, 0))
-            port: int = tcp.getsockname()[1]
             try:
+                tcp.bind((host, port))
                 udp.bind((host, port))
             except OSError:
                 continue
