@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -184,7 +183,8 @@ def test_several_scrapers_cost_no_more_than_one(
     monkeypatch.setattr(prometheus, "exposition", counted)
     answers: list[float] = []
     with running_node(http=HTTP) as node:
-        until = time.monotonic() + 1.0
+        begun = time.monotonic()
+        until = begun + 1.0
 
         def scrape_on() -> None:
             while time.monotonic() < until:
@@ -200,7 +200,8 @@ def test_several_scrapers_cost_no_more_than_one(
         udp_ask(node.endpoint, request(ECHO_COMMAND))
         node.wait_for_counts(udp_answered=1)
         assert sample_value(scrape(url_of(node)), "raida_udp_answered_total") == 1
-    assert all(later - one >= SHARE_INTERVAL_S * 0.9 for one, later in pairwise(made))
+    # Single gaps say nothing: how late the first of two begins is the machine's affair.
+    assert len(made) <= (made[-1] - begun) / SHARE_INTERVAL_S + 2
     assert len(answers) > len(made)
     assert max(answers) < max(made)
 

@@ -72,7 +72,7 @@ const char *ru_counters_name(uint32_t index)
 const char *ru_counters_meaning(uint32_t index)
 {
     static const char *const meanings[] = {
-#define RU_COUNTER_MEANING(name, kind, meaning) meaning,
+#define RU_COUNTER_MEANING(name, kind, meaning) (meaning),
         RU_COUNTERS(RU_COUNTER_MEANING)
 #undef RU_COUNTER_MEANING
     };
