@@ -243,7 +243,7 @@ def test_leaves_that_are_behind_are_not_saved(monkeypatch: pytest.MonkeyPatch) -
         integrity.start(None, lambda: 0)
         with monkeypatch.context() as patch:
             patch.setattr(Integrity, "_leaf", fails)
-            patch.setattr(trees, "RETRY_S", 0.0)
+            patch.setattr("raida_uring.store.trees.RETRY_S", 0.0)
             with store.write() as coins:
                 coins.set(coin_bytes(READABLE[0]) + ANS[3], 1, 21, 1)
             integrity.stop()
