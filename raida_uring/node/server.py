@@ -438,7 +438,6 @@ class Server(Serving):
             takeover.tell_receiving()
         self._start_loop(engine)
         self._requests.start()
-        self._started_at, self._started_s = time.time(), time.monotonic()
         places = ", ".join(format_endpoint(*endpoint) for endpoint in self.endpoints)
         events.SERVING.log(endpoints=places, tier=self.tier)
         startup.log_missing(engine, config, self._bound)
@@ -462,9 +461,12 @@ class Server(Serving):
             worker.start()
 
     def _start_loop(self, engine: native.Engine) -> None:
-        loop = Vital(target=self._run_loop, name="io", daemon=True)
-        loop.start()
-        self._loop = loop
+        self._loop = loop = Vital(target=self._run_loop, name="io", daemon=True)
+        try:
+            loop.start()
+        except BaseException:
+            self._loop = None
+            raise
         try:
             engine.wait_ready(READY_TIMEOUT_MS)
         except EngineError as error:
@@ -473,6 +475,8 @@ class Server(Serving):
 
     def _run_loop(self) -> None:
         """Thread: loop."""
+        # Before the first lap: a client that has its answer finds the node started over HTTP, too.
+        self._started_at, self._started_s = time.time(), time.monotonic()
         try:
             self._running_engine().run()
         except EngineError as error:

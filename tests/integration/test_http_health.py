@@ -18,18 +18,40 @@ from typing import Any
 import psutil
 import pytest
 
+from raida_uring import config
+from raida_uring.ffi import native
+from raida_uring.node.server import Server
 from raida_uring.observe.readiness import OVERLOAD_WAIT_S, REFUSALS_GAP_S, unready
 from raida_uring.observe.status import for_operators
 from tests.support.handlers import HOLD, SLOW_HOLD, gate
 from tests.support.http import HTTP, ask, sample_value, scrape, status_json, url_of
-from tests.support.net import PATIENCE, tcp_connect, turned_away, udp_client
-from tests.support.node import HANDLERS, REPOSITORY, daemon, eventually, running_node
-from tests.support.wire import request
+from tests.support.net import PATIENCE, tcp_connect, turned_away, udp_ask, udp_client
+from tests.support.node import HANDLERS, REPOSITORY, config_text, daemon, eventually, running_node
+from tests.support.wire import ECHO_COMMAND, request
 
 PTRACE_DETACH = 17
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 WAIT_ALL = 0x40000000  # __WALL: threads of others too
+
+
+@pytest.mark.any_backend
+def test_healthy_from_the_first_answer_on(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the control thread takes to hear that the I/O thread serves."""
+    told: list[tuple[int, int]] = []
+    wait_ready = native.Engine.wait_ready
+
+    def hears_late(engine: native.Engine, timeout_ms: int) -> None:
+        wait_ready(engine, timeout_ms)
+        assert server.url is not None
+        assert udp_ask(server.endpoints[0], request(ECHO_COMMAND))
+        told.append((ask(server.url, "/healthz").status, ask(server.url, "/readyz").status))
+
+    monkeypatch.setattr(native.Engine, "wait_ready", hears_late)
+    server = Server(config.parse(config_text({"http": HTTP}), "test.toml"))
+    server.start()
+    server.stop()
+    assert told == [(200, 200)]
 
 
 @pytest.mark.any_backend
