@@ -48,14 +48,14 @@ run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 	@exec $(BIN)/raida-uring serve
 
 # The fuzzer runs only where clang is installed: 250 MB that no other target needs.
-test: setup test-announce ## all tests, about a quarter of an hour
+test: setup test-announce ## all tests, about ten minutes
 	@fuzz=; if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
 	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
 	    $(BESIDE) test-native test-threads $$fuzz
 	@$(MAKE) --no-print-directory test-python
 
 test-announce: setup
-	@echo 'about 15 minutes on two processors'
+	@echo 'about 10 minutes on two processors'
 	@$(BIN)/python -m tests.support.needs
 
 # Two workers, since most tests wait for a node or a deadline.
