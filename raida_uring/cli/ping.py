@@ -160,7 +160,7 @@ def _ask_repeatedly(asking: "_Asking", count: int | None, interval_s: float) -> 
     try:
         for sequence in itertools.count(1) if count is None else range(1, count + 1):
             # As ping(8): the interval is between sends, whatever an answer takes.
-            time.sleep(max(0.0, next_s - time.monotonic()))
+            time.sleep(max(0.0, next_s - time.monotonic()))  # to the next request
             next_s = time.monotonic() + interval_s
             print(asking.ask(sequence), flush=True)
     except KeyboardInterrupt:

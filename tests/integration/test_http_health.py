@@ -329,7 +329,7 @@ def stopped_thread(thread_id: int) -> Iterator[None]:
         if libc.ptrace(how, thread_id, None, None) != 0:
             number = ctypes.get_errno()
             if number in (errno.EPERM, errno.ENOSYS):
-                pytest.skip("ptrace is refused here")
+                pytest.skip("ptrace is refused: Yama, or a seccomp filter")
             raise OSError(number, "ptrace")
 
     trace(PTRACE_SEIZE)
