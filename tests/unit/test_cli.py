@@ -488,8 +488,9 @@ def test_paths_of_a_configuration_name_the_same_directory_in_every_locale(
 
 
 def test_completion_that_cannot_be_installed_is_one_line() -> None:
+    """Completion is for the shell that calls, whatever shell these tests run under."""
     done = subprocess.run(
-        [sys.executable, "-m", "raida_uring", "--install-completion", "bash"],
+        ["bash", "-c", '"$0" -m raida_uring --install-completion; exit $?', sys.executable],
         env={**os.environ, "HOME": "/proc/1"},
         capture_output=True,
         text=True,
