@@ -6,7 +6,7 @@ docs/wire.md.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from raida_uring.bench.cases import (
     CHALLENGE,
-    EXECUTION_TIME,
     SUCCESS,
     VERSION_TEXT,
     command_exchange,
-    request_header,
 )
 from raida_uring.bench.load import Exchange
 from raida_uring.protocol import layout
@@ -51,8 +49,8 @@ def _coin(index: int) -> bytes:
     return layout.COIN_NAME.pack(denomination, place * _STRIDE)
 
 
-def _an(index: int) -> bytes:
-    return hashlib.md5(_coin(index), usedforsecurity=False).digest()
+def _an(index: int, kind: str = "") -> bytes:
+    return hashlib.md5(kind.encode() + _coin(index), usedforsecurity=False).digest()
 
 
 def _first_an(index: int) -> bytes:
@@ -73,7 +71,7 @@ def make_store(path: Path) -> None:
     Store.create(path)
     store = Store(path)
     with store.write() as coins:
-        count = WINDOW * OWN_COINS
+        count = 1 + WINDOW * OWN_COINS
         listed = b"".join(_coin(index) + _an(index) for index in range(count))
         coins.set(listed, count, layout.COIN_AN_SIZE, month_now())
     store.close()
@@ -84,84 +82,98 @@ def _ctr(nonce: bytes, data: bytes) -> bytes:
     return cipher.encryptor().update(data)
 
 
-def _own_exchange(command: int, given: Callable[[int], bytes]) -> Exchange:
-    """Return requests that share no coins, one for each outstanding; each coin on another page."""
-    made = [
-        command_exchange(
-            1,
-            command,
-            b"".join(given(tag * OWN_COINS + place) for place in range(OWN_COINS)),
-            _ALL_PASS,
-        )
-        for tag in range(WINDOW)
-    ]
-    variants = []
-    for tag, one in enumerate(made):
-        request = bytearray(one.request)
-        layout.U16.pack_into(request, layout.REQUEST_SMALL_ECHO_AT, tag)
-        variants.append(bytes(request))
-    return dataclasses.replace(made[0], request=variants[0], variants=tuple(variants))
-
-
-def _sealed_exchange(
-    group: int, command: int, payload: bytes, status: int, answer: bytes
-) -> Exchange:
-    """Return a type 1 exchange: the tag is part of the nonce, so each slot has its request."""
-    plain = command_exchange(group, command, payload, status, answer)
-    header = request_header(group, command, len(payload) + layout.PLAIN_BODY_MIN)
+def _request(group: int, command: int, payload: bytes, tag: int, *, sealed: bool) -> bytes:
+    """Return a request with its tag, which under encryption type 1 is part of the nonce."""
+    request = bytearray(command_exchange(group, command, payload, SUCCESS).request)
+    layout.U16.pack_into(request, layout.REQUEST_SMALL_ECHO_AT, tag)
+    if not sealed:
+        return bytes(request)
+    header = request[: layout.HEADER_SMALL]
     header[layout.REQUEST_ENCRYPTION_AT] = 1
-    layout.COIN_NAME.pack_into(
-        header, layout.REQUEST_SMALL_COIN_AT, *layout.COIN_NAME.unpack(_coin(0))
-    )
-    variants = []
-    for tag in range(WINDOW):
-        layout.U16.pack_into(header, layout.REQUEST_SMALL_ECHO_AT, tag)
-        sealed = _ctr(bytes(header[layout.REQUEST_SMALL_NONCE_AT :]), CHALLENGE + payload)
-        variants.append(bytes(header) + sealed + layout.TERMINATOR)
-    reply = bytearray(plain.reply)
+    key = layout.COIN_NAME.unpack(_coin(0))
+    layout.COIN_NAME.pack_into(header, layout.REQUEST_SMALL_COIN_AT, *key)
+    nonce = bytes(header[layout.REQUEST_SMALL_NONCE_AT :])
+    return bytes(header) + _ctr(nonce, CHALLENGE + payload) + layout.TERMINATOR
+
+
+def _sealed_reply(plain: bytes) -> bytes:
+    reply = bytearray(plain)
     proof = bytes(a ^ b for a, b in zip(CHALLENGE, _an(0), strict=True))
     reply[layout.REPLY_SMALL_CHALLENGE_AT : layout.HEADER_SMALL] = proof
-    body_end = len(reply) - layout.TERMINATOR_SIZE if answer else len(reply)
-    return Exchange(
+    return bytes(reply)
+
+
+def _sealed_exchange(group: int, command: int, payload: bytes, status: int) -> Exchange:
+    """Return a type 1 exchange of a command that answers without a body."""
+    plain = command_exchange(group, command, payload, status)
+    variants = [_request(group, command, payload, tag, sealed=True) for tag in range(WINDOW)]
+    return dataclasses.replace(
+        plain,
         request=variants[0],
-        request_tag_offset=plain.request_tag_offset,
-        reply=bytes(reply),
-        reply_tag_offset=plain.reply_tag_offset,
-        ignore=(
-            EXECUTION_TIME,
-            (layout.HEADER_SMALL, body_end),
-        ),  # the answer's cipher depends on the nonce
         variants=tuple(variants),
+        reply=_sealed_reply(plain.reply),
     )
 
 
-def _detect(count: int) -> tuple[int, int, bytes, int, bytes]:
-    return 1, 10, b"".join(_coin(i) + _an(i) for i in range(count)), _ALL_PASS, b""
+def _own_exchange(
+    command: int, count: int, turns: Sequence[Callable[[int], bytes]], *, sealed: bool = False
+) -> Exchange:
+    """Return requests that share no coins, none of them the key's, each coin on a page of its own.
+
+    turns: what a coin, by its index, gives to the body of each turn's request.
+    """
+    variants = []
+    for given in turns:
+        for tag in range(WINDOW):
+            first = 1 + tag * count
+            payload = b"".join(given(index) for index in range(first, first + count))
+            variants.append(_request(1, command, payload, tag, sealed=sealed))
+    plain = command_exchange(1, command, b"", _ALL_PASS)
+    return dataclasses.replace(
+        plain,
+        request=variants[0],
+        variants=tuple(variants),
+        turns=len(turns),
+        reply=_sealed_reply(plain.reply) if sealed else plain.reply,
+    )
 
 
-def _pown(count: int) -> tuple[int, int, bytes, int, bytes]:
-    """Each coin's new AN equals its old one, so that the same request always passes."""
-    return 1, 20, b"".join(_coin(i) + _an(i) + _an(i) for i in range(count)), _ALL_PASS, b""
+def _detect(count: int) -> tuple[int, int, bytes, int]:
+    return 1, 10, b"".join(_coin(i) + _an(i) for i in range(count)), _ALL_PASS
+
+
+def _pown(count: int, *, sealed: bool = False) -> Exchange:
+    """Return powns that change every coin, and change it back in their second turn."""
+    turns = (
+        lambda index: _coin(index) + _an(index) + _an(index, "new"),
+        lambda index: _coin(index) + _an(index, "new") + _an(index),
+    )
+    return _own_exchange(20, count, turns, sealed=sealed)
 
 
 def cases() -> list[CoinCase]:
-    """Return all cases: plain ones, then sealed ones, then those whose requests share no coins."""
-    asked = [
-        ("echo", 0, (0, 0, b"", SUCCESS, b"")),
-        (BASE, 0, (0, 1, b"", SUCCESS, VERSION_TEXT)),
-        *((f"detect-{count}", count, _detect(count)) for count in (1, 25, COINS_MAX)),
-        *((f"pown-{count}", count, _pown(count)) for count in (1, 25)),
-    ]
-    plain = [CoinCase(name, count, command_exchange(*what)) for name, count, what in asked]
-    sealed = [
-        CoinCase(f"{name}, type 1", count, _sealed_exchange(*what)) for name, count, what in asked
-    ]
-    detect = _own_exchange(10, lambda index: _coin(index) + _an(index))
-    pown = _own_exchange(20, lambda index: _coin(index) + _an(index) + _an(index))
-    first = _own_exchange(10, lambda index: _coin(index) + _first_an(index))
-    own = [
-        CoinCase(f"detect-{OWN_COINS}, own coins", OWN_COINS, detect),
-        CoinCase(f"pown-{OWN_COINS}, own coins", OWN_COINS, pown),
+    """Return all cases: plain ones, then sealed ones, then those of `detect` on coins of their own.
+
+    Version is not answered under encryption type 1.
+    """
+    echo = (0, 0, b"", SUCCESS)
+    detects = [(f"detect-{count}", count, _detect(count)) for count in (1, 25, COINS_MAX)]
+    own = _own_exchange(10, OWN_COINS, [lambda index: _coin(index) + _an(index)])
+    first = _own_exchange(10, OWN_COINS, [lambda index: _coin(index) + _first_an(index)])
+    return [
+        CoinCase("echo", 0, command_exchange(*echo)),
+        CoinCase(BASE, 0, command_exchange(0, 1, b"", SUCCESS, VERSION_TEXT)),
+        *(CoinCase(name, count, command_exchange(*asked)) for name, count, asked in detects),
+        *(CoinCase(f"pown-{count}", count, _pown(count)) for count in (1, OWN_COINS)),
+        CoinCase("echo, type 1", 0, _sealed_exchange(*echo)),
+        *(
+            CoinCase(f"{name}, type 1", count, _sealed_exchange(*asked))
+            for name, count, asked in detects
+        ),
+        *(
+            CoinCase(f"pown-{count}, type 1", count, _pown(count, sealed=True))
+            for count in (1, OWN_COINS)
+        ),
+        CoinCase(f"detect-{OWN_COINS}, own coins", OWN_COINS, own),
         CoinCase(f"detect-{OWN_COINS}, fresh store", OWN_COINS, first, fresh=True),
     ]
-    return plain + sealed + own

@@ -44,8 +44,8 @@ class Exchange:
 
     The generator writes a 2-byte tag into the request at `request_tag_offset` and expects it in
     the reply at `reply_tag_offset`. Reply bytes in `ignore`, half-open (start, end) ranges, are
-    not compared; every other byte and the length are. variants: for UDP requests whose tag is
-    encrypted: complete requests, one per slot of the load's window, number i with tag i.
+    not compared; every other byte and the length are. variants, turns: for UDP requests that
+    differ by more than the tag; struct lg_exchange in loadgen.h says in which order.
     """
 
     request: bytes
@@ -54,6 +54,7 @@ class Exchange:
     reply_tag_offset: int
     ignore: tuple[tuple[int, int], ...] = ()
     variants: tuple[bytes, ...] = ()
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Result:
 
 
 def run_load(load: Load, exchange: Exchange) -> Result:
-    """Run `load` to its end: duration_ms plus at most twice timeout_ms.
+    """Run `load` to its end: duration_ms, the rest of its turns, and at most twice timeout_ms.
 
     Raises LoadError if it cannot run; wrong and missing replies are only counted.
     """
@@ -113,10 +114,10 @@ def run_load(load: Load, exchange: Exchange) -> Result:
     c_result = _ffi.new("struct lg_result *")
     c_exchange = _exchange(exchange)
     if exchange.variants:
-        if len(exchange.variants) != load.window or load.transport != "udp":
-            raise LoadError("variants: as many as the window, over UDP")
+        if len(exchange.variants) != load.window * exchange.turns or load.transport != "udp":
+            raise LoadError("variants: as many for each turn as the window, over UDP")
         variants = _ffi.new("uint8_t[]", b"".join(exchange.variants))
-        c_exchange.variants = variants
+        c_exchange.variants, c_exchange.turns = variants, exchange.turns
     start = _lib.lg_udp_run if load.transport == "udp" else _lib.lg_tcp_run
     rc = start(c_load, c_exchange, c_result)
     if rc < 0:

@@ -34,7 +34,6 @@
 enum {
     BATCH = 64,                      /* messages per sendmmsg or recvmmsg, events per epoll_wait */
     SCAN_INTERVAL_NS = 10 * 1000000, /* between checks for time-outs; also the longest sleep */
-    HISTOGRAM_LINEAR_BITS = 6,
 };
 
 #define NS_PER_MS 1000000ull
@@ -45,55 +44,6 @@ static uint64_t now_ns(void)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
-/* -- histogram ------------------------------------------------------------------------------- */
-
-static uint32_t histogram_index(uint64_t value)
-{
-    const uint64_t linear = 1ull << HISTOGRAM_LINEAR_BITS;
-    if (value < linear)
-        return (uint32_t)value;
-    uint32_t octave = 63u - (uint32_t)__builtin_clzll(value) - HISTOGRAM_LINEAR_BITS;
-    uint64_t index = (octave + 1) * linear + ((value >> octave) - linear);
-    return index < LG_HISTOGRAM_BUCKETS ? (uint32_t)index : LG_HISTOGRAM_BUCKETS - 1;
-}
-
-/* Largest value of the bucket. */
-static uint64_t histogram_edge(uint32_t index)
-{
-    const uint32_t linear = 1u << HISTOGRAM_LINEAR_BITS;
-    if (index < linear)
-        return index;
-    uint32_t octave = index / linear - 1;
-    return (((uint64_t)(index % linear) + linear + 1) << octave) - 1;
-}
-
-void lg_histogram_record(struct lg_histogram *histogram, uint64_t value)
-{
-    histogram->buckets[histogram_index(value)]++;
-    histogram->count++;
-    if (value > histogram->max)
-        histogram->max = value;
-}
-
-uint64_t lg_histogram_percentile(const struct lg_histogram *histogram, uint32_t permille_x10)
-{
-    if (histogram->count == 0)
-        return 0;
-    if (permille_x10 > 10000)
-        permille_x10 = 10000;
-    uint64_t rank = (histogram->count * permille_x10 + 9999) / 10000;
-    uint64_t seen = 0;
-    for (uint32_t i = 0; i < LG_HISTOGRAM_BUCKETS; i++) {
-        seen += histogram->buckets[i];
-        if (seen > 0 && seen >= rank) {
-            /* The last bucket is open-ended: only the maximum is known there. */
-            uint64_t edge = i + 1 < LG_HISTOGRAM_BUCKETS ? histogram_edge(i) : histogram->max;
-            return edge < histogram->max ? edge : histogram->max;
-        }
-    }
-    return histogram->max;
 }
 
 /* -- shared by both transports ----------------------------------------------------------------- */
@@ -147,6 +97,7 @@ static int load_address(const struct lg_load *load, struct sockaddr_in *address)
 struct udp_slot {
     uint64_t since_ns; /* start of its latency */
     uint64_t deadline_ns;
+    uint32_t turn;
     uint16_t tag;
     bool in_flight;
 };
@@ -167,6 +118,7 @@ struct udp_run {
     struct iovec *request_iov;
     uint16_t *free_slots;
     uint32_t free_count;
+    uint32_t ended; /* closed loop: slots that send nothing more */
 
     uint8_t replies[BATCH][LG_REPLY_BYTES_MAX];
     struct iovec reply_iov[BATCH];
@@ -208,6 +160,8 @@ static int udp_open(const struct lg_load *load, const struct lg_exchange *exchan
     uint32_t window = load->window;
     if (window == 0 || window > LG_WINDOW_MAX || (window & (window - 1)) != 0)
         return -EINVAL;
+    if (exchange->variants && (exchange->turns == 0 || load->rate_per_s > 0))
+        return -EINVAL;
     struct udp_run *run = calloc(1, sizeof *run);
     if (run == NULL)
         return -ENOMEM;
@@ -231,9 +185,7 @@ static int udp_open(const struct lg_load *load, const struct lg_exchange *exchan
     size_t request_bytes = run->exchange.request_bytes;
     for (uint32_t i = 0; i < window; i++) {
         uint8_t *request = run->requests + i * request_bytes;
-        const uint8_t *variants = run->exchange.variants;
-        memcpy(request, variants ? variants + i * request_bytes : run->exchange.request,
-               request_bytes);
+        memcpy(request, run->exchange.request, request_bytes);
         run->request_iov[i] = (struct iovec){.iov_base = request, .iov_len = request_bytes};
         run->slots[i].tag = (uint16_t)i;
         run->free_slots[i] = (uint16_t)(window - 1 - i);
@@ -253,6 +205,13 @@ static uint64_t udp_due_ns(const struct udp_run *run)
     return run->start_ns + run->scheduled * NS_PER_S / run->load->rate_per_s;
 }
 
+static void udp_take_variant(struct udp_run *run, uint16_t index)
+{
+    size_t number = (size_t)run->slots[index].turn * run->load->window + index;
+    size_t bytes = run->exchange.request_bytes;
+    memcpy(run->requests + index * bytes, run->exchange.variants + number * bytes, bytes);
+}
+
 /* Fill one batch with requests that may leave now. Returns their number. */
 static uint32_t udp_fill(struct udp_run *run, uint64_t now, uint64_t stop_ns)
 {
@@ -265,15 +224,19 @@ static uint32_t udp_fill(struct udp_run *run, uint64_t now, uint64_t stop_ns)
                 now >= stop_ns + run->load->timeout_ms * NS_PER_MS)
                 break;
             run->scheduled++;
-        } else if (now >= stop_ns) {
-            break;
         }
         uint16_t index = run->free_slots[--run->free_count];
         struct udp_slot *slot = &run->slots[index];
+        if (run->load->rate_per_s == 0 && now >= stop_ns && slot->turn == 0) {
+            run->ended++;
+            continue;
+        }
         slot->tag = (uint16_t)(slot->tag + run->generation_step);
         slot->since_ns = since;
         slot->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
         slot->in_flight = true;
+        if (run->exchange.variants != NULL)
+            udp_take_variant(run, index);
         tag_write(run->request_iov[index].iov_base, run->exchange.request_tag_offset, slot->tag);
         run->outgoing[count].msg_hdr =
             (struct msghdr){.msg_iov = &run->request_iov[index], .msg_iovlen = 1};
@@ -300,9 +263,10 @@ static int udp_send(struct udp_run *run, uint32_t count)
     return 0;
 }
 
-static void udp_release(struct udp_run *run, uint16_t index)
+static void udp_release(struct udp_run *run, uint16_t index, uint32_t next_turn)
 {
     run->slots[index].in_flight = false;
+    run->slots[index].turn = next_turn;
     run->free_slots[run->free_count++] = index;
 }
 
@@ -320,14 +284,15 @@ static void udp_reply(struct udp_run *run, const uint8_t *reply, size_t bytes, u
         run->result->stray++;
         return;
     }
-    if (reply_matches(exchange, reply, bytes)) {
-        run->result->answered++;
-        run->last_answer_ns = now;
-        lg_histogram_record(&run->result->latency_ns, now - slot->since_ns);
-    } else {
+    if (!reply_matches(exchange, reply, bytes)) {
         run->result->wrong++;
+        udp_release(run, index, 0);
+        return;
     }
-    udp_release(run, index);
+    run->result->answered++;
+    run->last_answer_ns = now;
+    lg_histogram_record(&run->result->latency_ns, now - slot->since_ns);
+    udp_release(run, index, exchange->variants ? (slot->turn + 1) % exchange->turns : 0);
 }
 
 /* Receive at most one batch. Returns the number of datagrams or -errno. */
@@ -351,7 +316,7 @@ static void udp_expire(struct udp_run *run, uint64_t now)
         if (!run->slots[i].in_flight || now < run->slots[i].deadline_ns)
             continue;
         run->result->lost++;
-        udp_release(run, (uint16_t)i);
+        udp_release(run, (uint16_t)i, 0);
     }
 }
 
@@ -379,7 +344,7 @@ static int udp_loop(struct udp_run *run)
         int rc = udp_send(run, filled);
         if (rc < 0)
             return rc;
-        if (now >= stop_ns && run->free_count == run->load->window)
+        if (now >= stop_ns && run->free_count + run->ended == run->load->window)
             break;
         if (filled == 0 && !run->load->busy_poll)
             udp_sleep(run, now, stop_ns);

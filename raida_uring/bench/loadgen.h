@@ -39,9 +39,12 @@ struct lg_exchange {
     uint8_t request[LG_REQUEST_BYTES_MAX];
     uint8_t reply[LG_REPLY_BYTES_MAX];
     uint8_t reply_mask[LG_REPLY_BYTES_MAX];
-    /* UDP, where the tag goes into a cipher: `window` whole requests, number i with tag i, which
-     * are sent as they are; else NULL. Borrowed during the run. */
+    /* UDP, where requests differ by more than the tag: `turns` times `window` whole requests, which
+     * are sent as they are; else NULL. Slot i sends number i, with tag i, in its first turn, number
+     * window + i in its second, and after its last the first again. It ends after a last turn, so
+     * that turns can change something and change it back. Borrowed during the run. */
     const uint8_t *variants;
+    uint32_t turns; /* without variants: not used */
 };
 
 struct lg_load {

@@ -537,20 +537,45 @@ def test_many_workers_answer_as_one_does() -> None:
         assert run.many.answered > 0, one.name
 
 
-def test_every_request_outstanding_has_coins_of_its_own(tmp_path: Path) -> None:
-    """And they pass, in a store that was written and in one that was not."""
-    own = [case for case in coins.cases() if case.exchange.variants and "type" not in case.name]
-    assert [case.fresh for case in own] == [False, False, True]
-    for case in own:
-        asked = {one[48:-2] for one in case.exchange.variants}
-        assert len(asked) == coins.WINDOW, case.name
+def test_each_command_on_coins_is_answered_right_and_powns_change_their_coins(
+    tmp_path: Path,
+) -> None:
+    """Every case of the benchmark, after one another: powns leave the store as they found it."""
     for fresh, make in ((False, coins.make_store), (True, coins.make_fresh_store)):
         store = tmp_path / str(fresh)
         make(store)
         node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
         with contenders.running(node, os.sched_getaffinity(0)) as server:
-            for case in (one for one in own if one.fresh == fresh):
+            for case in (one for one in coins.cases() if one.fresh == fresh):
                 load = short_load(server.port, window=coins.WINDOW, timeout_ms=5000)
                 result = run_load(load, case.exchange)
                 assert result.answered > 0, case.name
                 assert clean(result), (case.name, result)
+
+
+def test_requests_with_coins_of_their_own_share_none() -> None:
+    own = [case for case in coins.cases() if case.name in ("pown-25", "detect-25, own coins")]
+    assert [case.exchange.turns for case in own] == [2, 1]
+    for case in own:
+        item = (len(case.exchange.request) - 48 - 2) // coins.OWN_COINS
+        for turn in range(case.exchange.turns):
+            first = turn * coins.WINDOW
+            named = [
+                request[start : start + 5]
+                for request in case.exchange.variants[first : first + coins.WINDOW]
+                for start in range(48, len(request) - 2, item)
+            ]
+            assert len(set(named)) == len(named) == coins.WINDOW * coins.OWN_COINS
+
+
+def test_a_turn_that_changes_something_is_changed_back_before_the_load_ends(tmp_path: Path) -> None:
+    """Also if the load ends between the two."""
+    coins.make_store(tmp_path / "store")
+    node = contenders.node(store=tmp_path / "store", slot_bytes=coins.SLOT_BYTES)
+    pown = next(case.exchange for case in coins.cases() if case.name == "pown-1")
+    with contenders.running(node, os.sched_getaffinity(0)) as server:
+        for _ in range(3):
+            load = short_load(server.port, window=coins.WINDOW, duration_ms=1, timeout_ms=5000)
+            result = run_load(load, pown)
+            assert clean(result), result
+            assert result.answered % 2 == 0
