@@ -1,10 +1,13 @@
 """Settings shared by every test: Hypothesis profiles, a watchdog against hangs, backends, and the
 workers of pytest-xdist."""
 
+import contextlib
+import errno
 import faulthandler
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from raida_uring.admin.client import default_path
 from tests.support.net import PATIENCE
 from tests.support.node import BACKENDS, backend_refusal, using_backend
 
@@ -80,8 +84,21 @@ def _make_place(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Leave nothing in /tmp, unless there is a failure to be understood."""
+    if _place is not None:
+        _remove_dead_sockets()
     if _place is not None and exitstatus != pytest.ExitCode.TESTS_FAILED:
         shutil.rmtree(_place, ignore_errors=True)
+
+
+def _remove_dead_sockets() -> None:
+    """Remove the admin sockets that killed nodes have left in this user's directory."""
+    directory = default_path(0).parent
+    for path in directory.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
+                path.unlink()
+    with contextlib.suppress(OSError):
+        directory.rmdir()  # if it is empty
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -97,7 +97,7 @@ commands() {
         # shellcheck disable=SC2046
         as_newcomer $(readme "make test") || fail "make test"
     fi
-    left=$(find /tmp /dev/shm -mindepth 1)
+    left=$(find /tmp /dev/shm -mindepth 1; find /run -name "raida-uring*")
     [[ -z "$left" ]] || fail "left behind: $left"
     [[ -z "$(git status --porcelain)" ]] || fail "the checkout: $(git status --porcelain)"
     # This shell, and the subshell with the pipe.
