@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from raida_uring.observe.counters import COUNTERS, LAWS
+from raida_uring.observe.counters import COUNTER_FAMILIES, COUNTERS, LAWS, metric_of
 from raida_uring.observe.prometheus import FAMILIES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
@@ -25,24 +25,27 @@ def row(*cells: str) -> str:
 
 
 def counters() -> Iterator[str]:
-    """Every counter of the data plane with the law it is a term of."""
+    """Every counter of the data plane with the law it is a term of and the metric that shows it."""
     titles = {"udp": "UDP", "tcp": "TCP", "connections": "connections"}
     law_of = {
         name: titles[law.name] for law in LAWS for name in (law.begun, *law.ended, law.open_now)
     }
-    yield row("counter", "law", "meaning")
-    yield "|---|---|---|"
-    for counter in COUNTERS.values():
-        yield row(f"`{counter.name}`", law_of.get(counter.name, NONE), counter.meaning)
+    yield row("counter", "law", "metric", "meaning")
+    yield "|---|---|---|---|"
+    for name, counter in COUNTERS.items():
+        metric, reason = metric_of(name)
+        labels = f'{{reason="{reason}"}}' if reason is not None else ""
+        yield row(f"`{name}`", law_of.get(name, NONE), f"`{metric}{labels}`", counter.meaning)
 
 
 def metrics() -> Iterator[str]:
-    """Every metric of /metrics but those of the process."""
-    yield row("metric", "type", "labels", "meaning")
-    yield "|---|---|---|---|"
+    """Every metric of /metrics but those of the process and those that show a counter."""
+    yield row("metric with its labels", "type", "meaning")
+    yield "|---|---|---|"
     for name, family in FAMILIES.items():
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        yield row(f"`{name}`", family.kind, labels or NONE, family.meaning)
+        if name not in COUNTER_FAMILIES:
+            labels = f"{{{','.join(family.labels)}}}" if family.labels else ""
+            yield row(f"`{name}{labels}`", family.kind, family.meaning)
 
 
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {"counters": counters, "metrics": metrics}

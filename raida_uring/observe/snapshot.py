@@ -66,7 +66,7 @@ class Answered:
 
     @property
     def label(self) -> str:
-        """Group and code, as in docs/protocol.md: "1/10"."""
+        """Group and code, as in docs/wire.md: "1/10"."""
         return f"{self.group}/{self.code}"
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from raida_uring.observe.counters import COUNTERS, LAWS, violations
+from raida_uring.observe.prometheus import FAMILIES
 from tools import tables
 
 NAMES_OF_KINDS = {
@@ -29,12 +30,17 @@ def test_every_table_stands_in_one_document(name: str) -> None:
 def test_only_what_stands_between_the_markers_is_replaced() -> None:
     text = "before\n<!-- generated table: counters -->\nold\n<!-- end of table -->\nafter | old\n"
     made = tables.updated(text)
-    head, rest = made.split("| counter | law | meaning |\n")
+    head, rest = made.split("| counter | law | metric | meaning |\n")
     assert head == "before\n<!-- generated table: counters -->\n"
     assert rest.endswith("|\n<!-- end of table -->\nafter | old\n")
     assert rest.count("\n") == len(COUNTERS) + 3
     with pytest.raises(KeyError):
         tables.updated(text.replace("counters", "nothing"))
+
+
+def test_every_metric_is_in_a_table() -> None:
+    text = "\n".join((*tables.counters(), *tables.metrics()))
+    assert set(re.findall(r"\| `(raida_\w+)(?:\{[^}]*\})?` \|", text)) == set(FAMILIES)
 
 
 def test_names_say_the_kind() -> None:

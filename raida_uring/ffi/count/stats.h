@@ -2,7 +2,7 @@
  * and the tests follow.
  *
  * Owner: the loop thread counts in a private copy and publishes it once per lap under a sequence
- * number, so a reader's sums balance exactly (architecture, "The conservation law"):
+ * number, so a reader's sums balance exactly (docs/reference.md, "Counters"):
  *   udp_received         = udp_answered  + udp_dropped_*        + udp_in_flight
  *   tcp_requests         = tcp_answered  + tcp_dropped_*        + tcp_in_flight
  *   connections_accepted = connections_closed_*                 + connections_open
