@@ -182,8 +182,11 @@ class Question(Generic[T]):
         udp = self._transport == "udp"
         if status == Status.NOT_IMPLEMENTED:
             known = protocol.COMMANDS.get((self._call.group, self._call.command))
+            about_coins = known is not None and known.needs_store
+            pages = known is not None and known.name == "get_page_data"
             causes = [
-                (known is not None and known.needs_store, "a node without a coin store answers so"),
+                (about_coins, "a node without a coin store answers so"),
+                (pages, "so does one that hands out no pages ([store] pages_for)"),
                 (udp, "this is also the answer if the reply is too long for UDP: ask over TCP"),
             ]
             return "; ".join(text for possible, text in causes if possible)

@@ -288,8 +288,11 @@ def test_closed_port(ask: Ask, transport: str) -> None:
 @both_transports
 def test_a_node_without_a_store_says_so_of_commands_on_coins(ask: Ask, transport: str) -> None:
     call = calls.detect([Coin(0, 1, bytes(16))])
+    settings = {"transport": transport, "timeout_s": 10.0 * PATIENCE}
     with running_node(COINS) as node:
-        answer = ask(node.endpoint, call, transport=transport, timeout_s=10.0 * PATIENCE)
+        answer = ask(node.endpoint, call, **settings)
+        page = ask(node.endpoint, calls.get_page_data(0, 0), **settings)
+    assert "pages_for" in page.remark
     with pytest.raises(RefusedError, match="89 NOT_IMPLEMENTED: a node without a coin store"):
         answer.require()
     assert ("too long for UDP" in answer.remark) == (transport == "udp")
