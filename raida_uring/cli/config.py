@@ -34,7 +34,10 @@ def check(
     exposed = config.exposed_keys(path, chosen)
     if exposed is not None:
         raise ConfigError(exposed)
-    print(f"{path}: correct{', with its modules and its store' if deep else ''}")
+    looked_at = ", with its modules" if deep else ""
+    if deep and chosen.store.path is not None:
+        looked_at += " and its store"
+    print(f"{path}: correct{looked_at}")
     if found:
         print(found)
 

@@ -179,10 +179,19 @@ class Question(Generic[T]):
                 "public commands are not answered under encryption types 1 and 2: ask without a "
                 "key, or under type 4 or 5"
             )
-        if self._transport != "udp":
-            return ""
+        udp = self._transport == "udp"
         if status == Status.NOT_IMPLEMENTED:
-            return "this is also the answer if the reply is too long for UDP: ask over TCP"
+            known = protocol.COMMANDS.get((self._call.group, self._call.command))
+            about_coins = known is not None and known.needs_store
+            pages = known is not None and known.name == "get_page_data"
+            causes = [
+                (about_coins, "a node without a coin store answers so"),
+                (pages, "so does one that hands out no pages ([store] pages_for)"),
+                (udp, "this is also the answer if the reply is too long for UDP: ask over TCP"),
+            ]
+            return "; ".join(text for possible, text in causes if possible)
+        if not udp:
+            return ""
         if status == Status.INVALID_PACKET_LENGTH and len(self.data) > layout.UDP_PAYLOAD_MIN:
             return (
                 f"the request's {len(self.data)} bytes may exceed the node's limit for UDP "

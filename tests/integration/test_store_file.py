@@ -186,6 +186,26 @@ def test_a_file_that_comes_back_is_written_again(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_removed_file_is_copied_from_the_node_and_served_by_the_next(tmp_path: Path) -> None:
+    """As docs/troubleshooting.md says: the copy is another file, which the node does not take."""
+    path = make_store(tmp_path / "store")
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        assert pown(node) == Status.ALL_PASS
+        remove(path / "data.mdb")
+        assert pown(node, (2, 5000)) == Status.FILESYSTEM
+        open_files = Path(f"/proc/{node.process.pid}/fd").iterdir()
+        file = path / "data.mdb"
+        removed = next(one for one in open_files if os.readlink(one) == f"{file} (deleted)")
+        shutil.copy(removed, file)
+        assert pown(node, (2, 5000)) == Status.FILESYSTEM
+        assert node.terminate() == 0, node.stderr()
+    with started_daemon(tmp_path, **tables(path)) as node:
+        node.await_ready()
+        assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
+        assert pown(node, (2, 5000)) == Status.ALL_PASS
+
+
 def test_what_has_passed_is_found_out_without_a_change(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     store = Store(path, map_bytes=MAP_BYTES)

@@ -1,10 +1,17 @@
-"""Documents: links lead somewhere, lines fit, long guides begin with their contents."""
+"""Documents: links lead somewhere, lines fit, long guides begin with their contents, and what is to
+be typed is what the program understands."""
 
+import itertools
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from raida_uring.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 COLUMNS_MAX = 120
@@ -82,3 +89,32 @@ def test_guides_begin_with_their_contents(guide: str) -> None:
     sections = {line[3:] for _, line in prose(text) if line.startswith("## ")}
     targets = set(re.findall(r"\]\(#([^)]*)\)", contents))
     assert {section for section in sections if slug(section) not in targets} == set()
+
+
+def typed(path: Path) -> Iterator[list[str]]:
+    """The words of each line to be typed that calls `raida-uring`, from the program on."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", "")
+    fenced = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    for block in (block for language, block in fenced if language in ("", "sh")):
+        for line in block.splitlines():
+            if re.match(r" *(\S*/|\$ )?raida-uring |\$node ", line):
+                words = shlex.split(line, comments=True)
+                yield list(itertools.takewhile(lambda word: word not in ("&&", ">", "|"), words))
+
+
+LINES = {" ".join(words): words[1:] for path in DOCUMENTS for words in typed(path)}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_to_be_typed_is_understood(line: str) -> None:
+    """Pasted as it stands: no brackets around what may be left out, no option that is not there."""
+    name, arguments = "raida-uring", LINES[line]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, list(arguments))
+
+
+def test_lines_to_be_typed_are_found() -> None:
+    assert len(LINES) > 30
