@@ -19,7 +19,8 @@ from raida_uring import config, handlers, protocol
 from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
-from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
+from raida_uring.handlers import Command, Mode, Node, Reply, Request
+from raida_uring.handlers.declaration import ECHO_NUMBER
 from raida_uring.handlers.message import fault_of, payload_max, size_fault
 from raida_uring.protocol import Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
