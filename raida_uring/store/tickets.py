@@ -134,9 +134,7 @@ def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
     Raises UnknownTicketError, ClaimedTicketError.
     """
     value = coins.get(TABLE_TICKETS, ticket)
-    if value is None:
-        raise UnknownTicketError(ticket.hex())
-    if not _is_alive(value, clock()):
+    if value is None or not _is_alive(value, clock()):
         raise UnknownTicketError(ticket.hex())
     expiry, claimants = _HEAD.unpack_from(value)
     if claimants >> raida_id & 1:
