@@ -243,11 +243,8 @@ def coin_verdict(reports: Sequence[CoinReport]) -> Verdict:
 # -- for a terminal ---------------------------------------------------------------------------
 
 
-def sections(report: Report) -> list[str]:
-    """The report for a terminal, in the order in which it is measured."""
-    found = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
-    if report.not_run:
-        found.append("\n".join(f"not run: {name}: {why}" for name, why in report.not_run.items()))
+def _parts(report: Report) -> list[tuple[list[str], list[Verdict]]]:
+    """Lines and verdicts of each case, in the order in which they are measured."""
     parts = [(_case_lines(one), case_verdicts(one)) for one in report.reports]
     if report.spin_runs:
         parts.append((_spin_lines(report.spin_runs), [spin_verdict(report.spin_runs)]))
@@ -256,12 +253,19 @@ def sections(report: Report) -> list[str]:
     if report.workers_reports:
         verdicts = [one.verdict for one in report.workers_reports]
         parts.append((_workers_lines(report.workers_reports), verdicts))
-    for lines, verdicts in parts:
-        judged = verdicts if report.judged else []
-        goals = (
-            f"  {_kept(one):>12}  {one.text} ({_number(one.measured, '.2f')})" for one in judged
-        )
-        found.append("\n".join((*lines, *goals)))
+    return parts
+
+
+def sections(report: Report) -> list[str]:
+    """The report for a terminal, in the order in which it is measured."""
+    found = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
+    if report.not_run:
+        found.append("\n".join(f"not run: {name}: {why}" for name, why in report.not_run.items()))
+    for lines, verdicts in _parts(report):
+        goals = [
+            f"  {_kept(one):>12}  {one.text} ({_number(one.measured, '.2f')})" for one in verdicts
+        ]
+        found.append("\n".join(lines + (goals if report.judged else [])))
     return found
 
 
@@ -445,14 +449,11 @@ def markdown(report: Report) -> str:
         syscalls = _number(node.io_syscalls_per_request if node else None, ".3f")
         ratios = (_number(ratio(one, name, YARDSTICK), ".2f") for name in names)
         lines.append(f"| {one.case.name} | {' | '.join(ratios)} | {syscalls} |")
-    verdicts = [verdict for one in report.reports for verdict in case_verdicts(one)]
-    if report.spin_runs:
-        verdicts.append(spin_verdict(report.spin_runs))
-    verdicts += [one.verdict for one in report.workers_reports]
     lines += ["", "| promise | measured | kept |", "|---|---|---|"]
     lines += [
         f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
         f"| {_kept(verdict)} |"
+        for _, verdicts in _parts(report)
         for verdict in verdicts
     ]
     return "\n".join(lines)

@@ -467,11 +467,8 @@ def _votes(
 @contextlib.contextmanager
 def _real_time() -> Iterator[None]:
     """Run this thread at real-time priority, if permitted."""
-    try:
+    with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except PermissionError:
-        yield
-        return
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from raida_uring.bench.load import (
 )
 from raida_uring.bench.report import (
     CaseReport,
+    CoinReport,
     Measurement,
     Outcome,
     Report,
@@ -472,6 +473,17 @@ def test_the_report_has_three_forms() -> None:
     one = report.as_json(found)["cases"][0]  # type: ignore[index]
     assert one["contenders"]["node"]["median"]["requests_per_cpu_s"] == 90.0
     assert len(one["contenders"]["node"]["runs"]) == 3
+
+
+def test_markdown_has_every_promise() -> None:
+    rates = {coins.BASE: 100.0, coins.GOAL_CASE: 45.0}
+    found = tuple(
+        CoinReport(case, Outcome((measurement(rates[case.name]),)))
+        for case in coins.cases()
+        if case.name in rates
+    )
+    told = report.markdown(dataclasses.replace(example_report(), coin_reports=found))
+    assert f"| node: {coins.GOAL_CASE} / {coins.BASE} >= 0.40 | 0.45 | yes |" in told
 
 
 def test_wrong_answers_of_the_node_are_totalled() -> None:
