@@ -4,7 +4,6 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 """
 
 import asyncio
-import contextlib
 import socket
 import threading
 import time
@@ -43,8 +42,10 @@ class Addresses:
             if due:
                 self._again_at = time.monotonic() + LOOK_UP_INTERVAL_S
         if due:
-            with contextlib.suppress(RuntimeError):  # no thread: try again the next time
+            try:
                 threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
+            except RuntimeError:
+                self._again_at = 0.0  # no thread: try again the next time
         return False
 
     def _look_up(self) -> None:
