@@ -240,9 +240,6 @@ def coin_verdict(reports: Sequence[CoinReport]) -> Verdict:
     )
 
 
-# -- for a terminal ---------------------------------------------------------------------------
-
-
 def _parts(report: Report) -> list[tuple[list[str], list[Verdict]]]:
     """Lines and verdicts of each case, in the order in which they are measured."""
     parts = [(_case_lines(one), case_verdicts(one)) for one in report.reports]
@@ -364,9 +361,6 @@ def _kept(verdict: Verdict) -> str:
 
 def _number(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
-
-
-# -- for tools and for docs/bench.md ----------------------------------------------------------
 
 
 def as_json(report: Report) -> dict[str, object]:

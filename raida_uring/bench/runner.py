@@ -155,9 +155,6 @@ def _estimate(settings: Settings) -> str:
     return f"{minutes} minutes" if minutes > 1 else "a minute"
 
 
-# -- settings ---------------------------------------------------------------------------------
-
-
 def case_names() -> list[str]:
     """Return the allowed values of `only`."""
     return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE, cases.WORKERS_CASE]
@@ -213,9 +210,6 @@ def _machine(settings: Settings) -> dict[str, str | int | float]:
         "rounds": settings.rounds,
         "seconds": settings.duration_ms / 1000,
     }
-
-
-# -- comparison cases -------------------------------------------------------------------------
 
 
 def _measure_case(case: Case, available: dict[str, Contender], settings: Settings) -> CaseReport:
@@ -313,9 +307,6 @@ def _io_thread(server: Server) -> int:
     return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
 
 
-# -- commands on coins ------------------------------------------------------------------------
-
-
 def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
     """Measure all commands in turn, on a new node for each round."""
     asked = coins.cases()
@@ -332,9 +323,6 @@ def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
                     load = _load(server, settings, window=coins.WINDOW)
                     runs[case.name].append(_measured(load, case.exchange, server, settings))
     return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
-
-
-# -- many workers beside one -----------------------------------------------------------------------
 
 
 def _workers_cases() -> list[tuple[str, Exchange, float]]:
@@ -379,9 +367,6 @@ def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
                 )
                 runs[name].append(WorkersRun(one, many))
     return tuple(WorkersReport(name, least, tuple(runs[name])) for name, _, least in asked)
-
-
-# -- votes beside spinning workers --------------------------------------------------------------
 
 
 def _measure_spin(settings: Settings) -> SpinRun:

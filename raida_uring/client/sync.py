@@ -195,9 +195,6 @@ def _text_of(address: tuple[Any, ...]) -> str:
     return str(address[0]) + (f"%{socket.if_indextoname(scope)}" if scope else "")
 
 
-# --- Raw requests -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A reply, and the time it took from the first byte sent (over TCP: from connecting)."""
