@@ -26,6 +26,8 @@ def test_month_of_change(tmp_path: Path) -> None:
     handlers = HandlerClient(store=store)
     assert handlers.send(7, 201, COIN + AN) == Reply(250, bytes([MONTH]))
     assert handlers.send(7, 201, COIN + AN + COIN + bytes(16)) == Reply(250, bytes([MONTH, 0]))
+    # Anybody could know a reply of zeros, and learn a key from it under types 1 and 2.
+    assert handlers.send(7, 201, (COIN + bytes(16)) * 16) == Reply(Status.ALL_FAIL)
     store.close()
 
 

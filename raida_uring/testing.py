@@ -19,8 +19,9 @@ from raida_uring import config, handlers, protocol
 from raida_uring.client import Answer, Key, Transport
 from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
-from raida_uring.handlers import ECHO_NUMBER, Command, Mode, Node, Reply, Request
-from raida_uring.handlers.message import fault_of, payload_max, size_fault
+from raida_uring.handlers import Command, Mode, Node, Reply, Request
+from raida_uring.handlers.declaration import ECHO_NUMBER
+from raida_uring.handlers.message import fault_of, payload_room, size_fault
 from raida_uring.protocol import Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
@@ -124,8 +125,8 @@ class HandlerClient:
             reply: object = found.handler(request, node)
             _check_reply(found.name, reply, request)
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
-        factor = self.node.config.limits.udp_reply_factor_max if transport == "udp" else 0
-        if reply.payload and 0 < factor * len(whole) < _reply_bytes(reply, request):
+        room = payload_room(request, self.node.config.limits.udp_reply_factor_max)
+        if reply.payload and len(reply.payload) > room:
             return Reply(Status.NOT_IMPLEMENTED)
         return reply
 
@@ -151,13 +152,6 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
     if found.public and key.encryption in layout.SMALL_TYPES:
         return True
     return not body and found.number != ECHO_NUMBER
-
-
-def _reply_bytes(reply: Reply, request: Request) -> int:
-    """Return the size of the whole reply, as payload_max() counts it."""
-    udp, encryption = request.transport == "udp", request.encryption
-    most = layout.UDP_PAYLOAD_MAX if udp else layout.REPLY_MAX
-    return most - payload_max(udp=udp, encryption=encryption) + len(reply.payload)
 
 
 def _check_reply(name: str, reply: object, request: Request) -> None:

@@ -24,7 +24,8 @@ from raida_uring.store import Store, month_now
 
 COINS_MAX = 400
 WINDOW = 64
-SLOT_BYTES = 9000  # 400 coins in one datagram; loopback's MTU allows it
+# 400 coins in one datagram; loopback's MTU allows it.
+SERVER: dict[str, object] = {"udp_effective_payload": 9000}
 BASE = "version"  # the command that rates are compared with
 GOAL_CASE, GOAL_RATIO_MIN = "detect-25", 0.4
 OWN_COINS = 25  # coins per request, if no two requests share coins
@@ -90,8 +91,8 @@ def _request(group: int, command: int, payload: bytes, tag: int, *, sealed: bool
         return bytes(request)
     header = request[: layout.HEADER_SMALL]
     header[layout.REQUEST_ENCRYPTION_AT] = 1
-    key = layout.COIN_NAME.unpack(_coin(0))
-    layout.COIN_NAME.pack_into(header, layout.REQUEST_SMALL_COIN_AT, *key)
+    coin_at = layout.REQUEST_SMALL_COIN_AT
+    header[coin_at : coin_at + layout.COIN_NAME_SIZE] = _coin(0)
     nonce = bytes(header[layout.REQUEST_SMALL_NONCE_AT :])
     return bytes(header) + _ctr(nonce, CHALLENGE + payload) + layout.TERMINATOR
 

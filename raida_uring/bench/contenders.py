@@ -41,12 +41,12 @@ class ContenderError(RaidaError):
 class Contender:
     """How to start a server: `command(port, directory)` gives its argument list.
 
-    notify: it reports readiness through NOTIFY_SOCKET; otherwise by a line `ready` on stdout.
+    is_node: it logs that it serves; a peer prints a line `ready`.
     """
 
     name: str
     command: Callable[[int, Path], list[str]]
-    notify: bool = False
+    is_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,14 @@ class Server:
     port: int
     pid: int
 
-    def thread_ids(self) -> list[int]:
-        return sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir())
-
     def cpu_s(self) -> dict[int, float]:
         """CPU time of every running thread so far, by thread id, in seconds.
 
         Read from schedstat, which counts nanoseconds; stat counts ticks of 10 ms. Includes the
         softirq work that a send on loopback causes.
         """
-        return {thread: self._schedstat(thread)[0] for thread in self.thread_ids()}
+        threads = sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir())
+        return {thread: self._schedstat(thread)[0] for thread in threads}
 
     def waited_s(self, thread_id: int) -> float:
         """Time so far that the thread was runnable and waited for its core, in seconds."""
@@ -78,38 +76,25 @@ class Server:
         return int(used_ns) / 1e9, int(waited_ns) / 1e9
 
 
-def node(
-    name: str = "node",
-    backend: str = "auto",
-    workers: int | None = None,
-    io_cpu: int | None = None,
-    worker_cpu: int | None = None,
-    modules: tuple[str, ...] = (),
-    store: Path | None = None,
-    slot_bytes: int | None = None,
-    log_lines_per_s: int | None = None,
-) -> Contender:
-    """The node as an operator would start it, from a configuration file."""
-    tables: dict[str, dict[str, object]] = {
-        "network": {"bind": [HOST], "backend": backend}
-        | ({} if io_cpu is None else {"io_cpu": io_cpu}),
-        "workers": ({} if workers is None else {"count": workers})
-        | ({} if worker_cpu is None else {"cpus": [worker_cpu]}),
-        "handlers": {"modules": list(modules)},
-        "http": {"enabled": False},
-        "store": {} if store is None else {"path": str(store)},
-        "log": {} if log_lines_per_s is None else {"requests_per_s": log_lines_per_s},
-    }
+def node(name: str = "node", **tables: dict[str, object]) -> Contender:
+    """The node as an operator would start it, from a configuration file with these tables."""
 
     def command(port: int, directory: Path) -> list[str]:
-        server: dict[str, object] = {"raida_id": RAIDA_ID, "port": port}
-        if slot_bytes is not None:
-            server["udp_effective_payload"] = slot_bytes
+        own: dict[str, dict[str, object]] = {
+            "server": {"raida_id": RAIDA_ID, "port": port},
+            "network": {"bind": [HOST]},
+            "http": {"enabled": False},
+        }
+        lines = []
+        for table in own | tables:
+            lines.append(f"[{table}]")  # JSON writes numbers, strings and lists as TOML does
+            settings = own.get(table, {}) | tables.get(table, {})
+            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         path = directory / "config.toml"
-        path.write_text(_toml({"server": server} | tables), encoding="utf-8")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return [sys.executable, "-m", "raida_uring", "serve", "--config", str(path)]
 
-    return Contender(name, command, notify=True)
+    return Contender(name, command, is_node=True)
 
 
 def has_peers() -> bool:
@@ -119,7 +104,7 @@ def has_peers() -> bool:
 
 def peer(name: str) -> Contender:
     """Return a peer of `PEERS`, compiled first if it is C. Raises ContenderError if unavailable."""
-    if not PEER_SOURCES.is_dir():
+    if not has_peers():
         raise ContenderError("the peers are in tools/bench of the source tree, not in the package")
     if name in ("asyncio", "uvloop"):
         if importlib.util.find_spec(name) is None:
@@ -154,17 +139,27 @@ def compile_peer(name: str, build_directory: Path = PEER_BUILD) -> Path:
 
 
 @contextlib.contextmanager
+def pinned(cpus: set[int]) -> Iterator[None]:
+    """Pin this thread to `cpus` for a `with` block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
 def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
     """Start the contender on `cpus`, yield it when it is ready, stop it at the end.
 
     Raises ContenderError if it does not start, ends early, or fails when it ends.
     """
     with tempfile.TemporaryDirectory(prefix="raida-bench-") as name:
-        directory = Path(name)
-        port = _free_port()
-        process, wait_ready = _spawn(contender, contender.command(port, directory), directory, cpus)
+        directory, port = Path(name), _free_port()
+        process = _spawn(contender, port, directory, cpus)
         try:
-            wait_ready()
+            _wait_ready(contender, process, directory)
             try:
                 yield Server(contender.name, port, process.pid)
             except RaidaError as error:
@@ -194,55 +189,34 @@ def stolen_ticks() -> int:
         return int(stat.readline().split()[8])
 
 
-def final_counters(stderr: str) -> dict[str, int] | None:
-    """The counters that the node logs when it stops, None without such a line."""
-    found = re.search(r"final counters (\{.*\})", stderr)  # without those that are 0
-    return {**dict.fromkeys(COUNTERS, 0), **json.loads(found.group(1))} if found else None
-
-
 def _spawn(
-    contender: Contender, command: list[str], directory: Path, cpus: set[int]
-) -> tuple[subprocess.Popen[bytes], Callable[[], None]]:
-    """Start the process; the second value waits until it is ready."""
+    contender: Contender, port: int, directory: Path, cpus: set[int]
+) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
-    notify = None
-    if contender.notify:
-        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        notify.bind(str(directory / "notify"))
-        environment["NOTIFY_SOCKET"] = str(directory / "notify")
-        if (ROOT / "pyproject.toml").exists():  # an uninstalled source tree works, too
-            inherited = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited)))
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)  # the child and all its threads inherit it
-    try:
-        with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
-            process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-    except OSError as error:
-        raise ContenderError(f"{contender.name}: {error}") from error
-    finally:
-        os.sched_setaffinity(0, mine)
-
-    def is_ready() -> bool:
-        if notify is None:
-            return b"ready\n" in (directory / "stdout").read_bytes()
-        notify.settimeout(0.01)
+    if (ROOT / "pyproject.toml").exists():  # an uninstalled source tree works, too
+        inherited = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited)))
+    command = contender.command(port, directory)
+    with (
+        pinned(cpus),  # the child and all its threads inherit it
+        (directory / "stdout").open("wb") as out,
+        (directory / "stderr").open("wb") as err,
+    ):
         try:
-            return b"READY=1" in notify.recv(4096)
-        except TimeoutError:
-            return False
+            return subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        except OSError as error:
+            raise ContenderError(f"{contender.name}: {error}") from error
 
-    def wait_ready() -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        with notify or contextlib.nullcontext():
-            while not is_ready():
-                if process.poll() is not None:
-                    raise _ended(contender, process, directory)
-                if time.monotonic() > deadline:
-                    raise ContenderError(f"{contender.name}: not ready in {START_TIMEOUT_S:.0f} s")
-                time.sleep(0.005)
 
-    return process, wait_ready
+def _wait_ready(contender: Contender, process: subprocess.Popen[bytes], directory: Path) -> None:
+    output, line = ("stderr", b"serving on ") if contender.is_node else ("stdout", b"ready\n")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while line not in (directory / output).read_bytes():
+        if process.poll() is not None:
+            raise _ended(contender, process, directory)
+        if time.monotonic() > deadline:
+            raise ContenderError(f"{contender.name}: not ready in {START_TIMEOUT_S:.0f} s")
+        time.sleep(0.005)
 
 
 def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Path) -> None:
@@ -251,14 +225,14 @@ def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Pat
         status = process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise ContenderError(f"{contender.name}: still runs after SIGTERM") from error
-    if not contender.notify:
+    if not contender.is_node:
         return  # the signal ends a C peer by design
     stderr = (directory / "stderr").read_text(errors="replace")
     if status != 0:
         raise _ended(contender, process, directory)
-    counters = final_counters(stderr)
-    if counters is not None:
-        broken = violations(counters)
+    found = re.search(r"final counters (\{.*\})", stderr)  # without those that are 0
+    if found is not None:
+        broken = violations(dict.fromkeys(COUNTERS, 0) | json.loads(found[1]))
         if broken:
             raise ContenderError(f"node: conservation broken: {'; '.join(broken)}")
 
@@ -283,12 +257,3 @@ def _free_port() -> int:
             with contextlib.suppress(OSError):
                 datagram.bind((HOST, port))
                 return port
-
-
-def _toml(tables: dict[str, dict[str, object]]) -> str:
-    """Return the tables as TOML: numbers, strings and lists, which JSON writes alike."""
-    lines: list[str] = []
-    for table, values in tables.items():
-        lines.append(f"[{table}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"

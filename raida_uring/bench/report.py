@@ -6,7 +6,7 @@ ratios, since absolute numbers are valid for one machine).
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from raida_uring.bench import cases, coins
@@ -117,6 +117,19 @@ class WorkersRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """One goal and the measured value. met: None if it could not be measured."""
+
+    text: str
+    measured: float | None
+    met: bool | None
+
+
+def _judge(text: str, measured: float | None, is_met: Callable[[float], bool]) -> Verdict:
+    return Verdict(text, measured, None if measured is None else is_met(measured))
+
+
+@dataclass(frozen=True, slots=True)
 class WorkersReport:
     """One command on all cores. ratio_min: lowest accepted throughput of many workers over one."""
 
@@ -131,12 +144,9 @@ class WorkersReport:
         return statistics.median(found) if found else None
 
     @property
-    def verdict(self) -> "Verdict":
-        return Verdict(
-            f"node: {self.name}: {cases.WORKERS_MANY} workers / 1 >= {self.ratio_min:.2f}",
-            self.ratio,
-            None if self.ratio is None else self.ratio >= self.ratio_min,
-        )
+    def verdict(self) -> Verdict:
+        text = f"node: {self.name}: {cases.WORKERS_MANY} workers / 1 >= {self.ratio_min:.2f}"
+        return _judge(text, self.ratio, lambda found: found >= self.ratio_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +184,6 @@ class Report:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One goal and the measured value. met: None if it could not be measured."""
-
-    text: str
-    measured: float | None
-    met: bool | None
-
-
 def ratio(report: CaseReport, contender: str, peer: str) -> float | None:
     """Median requests per CPU-second of `contender` over those of `peer`.
 
@@ -202,26 +203,25 @@ def case_verdicts(report: CaseReport) -> list[Verdict]:
     verdicts = [_goal_verdict(report, goal) for goal in report.case.goals]
     limit = report.case.syscalls_max
     if limit is not None and "node" in report.outcomes:
+        text = f"node: syscalls of the I/O thread per request <= {limit:.2f}"
         measured = report.outcomes["node"].io_syscalls_per_request
-        verdicts.append(
-            Verdict(
-                f"node: syscalls of the I/O thread per request <= {limit:.2f}",
-                measured,
-                None if measured is None else measured <= limit,
-            )
-        )
+        verdicts.append(_judge(text, measured, lambda found: found <= limit))
     return verdicts
+
+
+def _goal_verdict(report: CaseReport, goal: Goal) -> Verdict:
+    text = f"{report.case.name}: {goal.contender} / {goal.peer} >= {goal.ratio_min:.2f}"
+    measured = ratio(report, goal.contender, goal.peer)
+    return _judge(text, measured, lambda found: found >= goal.ratio_min)
 
 
 def spin_verdict(runs: Sequence[SpinRun]) -> Verdict:
     """Uses only undisturbed slices; not measured if there are too few of them."""
-    undisturbed = [one for run in runs for one in run.beside_spin if not one.stolen_ticks]
-    measured = len(undisturbed) >= SPIN_SLICES_MIN
-    p99_us = Outcome(tuple(undisturbed)).median("p99_us") if measured else None
-    return Verdict(
+    calm = Outcome(tuple(one for run in runs for one in run.beside_spin)).calm
+    return _judge(
         f"node: vote p99 beside {cases.SPIN_WORKERS} spinning workers < {cases.SPIN_P99_US_MAX} us",
-        p99_us,
-        None if p99_us is None else p99_us < cases.SPIN_P99_US_MAX,
+        calm.median("p99_us") if len(calm.runs) >= SPIN_SLICES_MIN else None,
+        lambda found: found < cases.SPIN_P99_US_MAX,
     )
 
 
@@ -233,166 +233,44 @@ def coin_ratio(reports: Sequence[CoinReport], name: str) -> float | None:
 
 
 def coin_verdict(reports: Sequence[CoinReport]) -> Verdict:
-    measured = coin_ratio(reports, coins.GOAL_CASE)
-    return Verdict(
+    return _judge(
         f"node: {coins.GOAL_CASE} / {coins.BASE} >= {coins.GOAL_RATIO_MIN:.2f}",
-        measured,
-        None if measured is None else measured >= coins.GOAL_RATIO_MIN,
+        coin_ratio(reports, coins.GOAL_CASE),
+        lambda found: found >= coins.GOAL_RATIO_MIN,
     )
 
 
-def text(report: Report) -> str:
-    """The report as tables for a terminal."""
-    judged = report.judged
-    parts = [machine_text(report.machine)]
-    parts += [case_text(one, judged=judged) for one in report.reports]
+def _parts(report: Report) -> list[tuple[list[str], list[Verdict]]]:
+    """Lines and verdicts of each case, in the order in which they are measured."""
+    parts = [(_case_lines(one), case_verdicts(one)) for one in report.reports]
     if report.spin_runs:
-        parts.append(spin_text(report.spin_runs, judged=judged))
+        parts.append((_spin_lines(report.spin_runs), [spin_verdict(report.spin_runs)]))
     if report.coin_reports:
-        parts.append(coin_text(report.coin_reports, judged=judged))
+        parts.append((_coin_lines(report.coin_reports), [coin_verdict(report.coin_reports)]))
     if report.workers_reports:
-        parts.append(workers_text(report.workers_reports, judged=judged))
+        verdicts = [one.verdict for one in report.workers_reports]
+        parts.append((_workers_lines(report.workers_reports), verdicts))
+    return parts
+
+
+def sections(report: Report) -> list[str]:
+    """The report for a terminal, in the order in which it is measured."""
+    found = ["  ".join(f"{key} {value}" for key, value in report.machine.items())]
     if report.not_run:
-        parts.append(not_run_text(report.not_run))
-    return "\n\n".join(parts)
-
-
-def machine_text(machine: Mapping[str, str | int | float]) -> str:
-    """The first line."""
-    return "  ".join(f"{key} {value}" for key, value in machine.items())
-
-
-def case_text(report: CaseReport, *, judged: bool) -> str:
-    """One comparison."""
-    lines = [f"{report.case.name}: {report.case.title}", *_case_lines(report)]
-    return "\n".join(lines + _verdict_lines(case_verdicts(report) if judged else []))
-
-
-def spin_text(runs: Sequence[SpinRun], *, judged: bool) -> str:
-    """Votes beside spinning workers."""
-    return "\n".join(_spin_lines(runs) + _verdict_lines([spin_verdict(runs)] if judged else []))
-
-
-def coin_text(reports: Sequence[CoinReport], *, judged: bool) -> str:
-    """Commands on coins."""
-    verdicts = [coin_verdict(reports)] if judged else []
-    return "\n".join(_coin_lines(reports) + _verdict_lines(verdicts))
-
-
-def workers_text(reports: Sequence[WorkersReport], *, judged: bool) -> str:
-    """Many workers beside one."""
-    verdicts = [one.verdict for one in reports] if judged else []
-    return "\n".join(_workers_lines(reports) + _verdict_lines(verdicts))
-
-
-def not_run_text(not_run: Mapping[str, str]) -> str:
-    """The cases that were left out, with reasons."""
-    return "\n".join(f"not run: {name}: {reason}" for name, reason in not_run.items())
-
-
-def as_json(report: Report) -> dict[str, object]:
-    """The report as values for json.dumps(): medians, every run, every verdict."""
-    return {
-        "format": 1,
-        "machine": report.machine,
-        "cases": [
-            {
-                "name": one.case.name,
-                "title": one.case.title,
-                "transport": one.case.transport,
-                "window": one.case.window,
-                "contenders": {
-                    name: {
-                        "median": {
-                            field.name: outcome.median(field.name)
-                            for field in dataclasses.fields(Measurement)
-                        },
-                        "ratio": {peer: ratio(one, name, peer) for peer in one.outcomes},
-                        "io_syscalls_per_request": outcome.io_syscalls_per_request,
-                        "runs": [dataclasses.asdict(run) for run in outcome.runs],
-                    }
-                    for name, outcome in one.outcomes.items()
-                },
-                "goals": [dataclasses.asdict(verdict) for verdict in case_verdicts(one)],
-            }
-            for one in report.reports
-        ],
-        cases.SPIN_CASE: {
-            "votes_per_s": cases.SPIN_VOTES_PER_S,
-            "workers": cases.SPIN_WORKERS,
-            "runs": [dataclasses.asdict(run) for run in report.spin_runs],
-            "goals": [dataclasses.asdict(spin_verdict(report.spin_runs))],
-        }
-        if report.spin_runs
-        else None,
-        "coins": {
-            "cases": {
-                one.case.name: {
-                    "coins": one.case.coins,
-                    "ratio": coin_ratio(report.coin_reports, one.case.name),
-                    "runs": [dataclasses.asdict(run) for run in one.outcome.runs],
-                }
-                for one in report.coin_reports
-            },
-            "goals": [dataclasses.asdict(coin_verdict(report.coin_reports))],
-        }
-        if report.coin_reports
-        else None,
-        cases.WORKERS_CASE: {
-            "many": cases.WORKERS_MANY,
-            "cases": {
-                one.name: {
-                    "ratio": one.ratio,
-                    "runs": [dataclasses.asdict(run) for run in one.runs],
-                }
-                for one in report.workers_reports
-            },
-            "goals": [dataclasses.asdict(one.verdict) for one in report.workers_reports],
-        }
-        if report.workers_reports
-        else None,
-        "not_run": report.not_run,
-    }
-
-
-def markdown(report: Report) -> str:
-    """Ratios to the smallest C io_uring responder, for docs/bench.md."""
-    names = ("node", "node-1w", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
-    lines = [
-        "| case | " + " | ".join(names) + " | syscalls per request (node) |",
-        "|---|" + "---|" * (len(names) + 1),
-    ]
-    for one in report.reports:
-        node = one.outcomes.get("node")
-        syscalls = _number(node.io_syscalls_per_request if node else None, ".3f")
-        ratios = (_number(ratio(one, name, YARDSTICK), ".2f") for name in names)
-        lines.append(f"| {one.case.name} | {' | '.join(ratios)} | {syscalls} |")
-    verdicts = [verdict for one in report.reports for verdict in case_verdicts(one)]
-    if report.spin_runs:
-        verdicts.append(spin_verdict(report.spin_runs))
-    verdicts += [one.verdict for one in report.workers_reports]
-    lines += ["", "| promise | measured | kept |", "|---|---|---|"]
-    lines += [
-        f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
-        f"| {_kept(verdict)} |"
-        for verdict in verdicts
-    ]
-    return "\n".join(lines)
-
-
-def _goal_verdict(report: CaseReport, goal: Goal) -> Verdict:
-    measured = ratio(report, goal.contender, goal.peer)
-    return Verdict(
-        f"{report.case.name}: {goal.contender} / {goal.peer} >= {goal.ratio_min:.2f}",
-        measured,
-        None if measured is None else measured >= goal.ratio_min,
-    )
+        found.append("\n".join(f"not run: {name}: {why}" for name, why in report.not_run.items()))
+    for lines, verdicts in _parts(report):
+        goals = [
+            f"  {_kept(one):>12}  {one.text} ({_number(one.measured, '.2f')})" for one in verdicts
+        ]
+        found.append("\n".join(lines + (goals if report.judged else [])))
+    return found
 
 
 def _case_lines(report: CaseReport) -> list[str]:
     lines = [
+        f"{report.case.name}: {report.case.title}",
         f"  {'':10}{'req/CPU-s':>10}{'/' + YARDSTICK:>8}{'calm':>6}{'req/s':>10}{'p50 us':>9}"
-        f"{'p99 us':>9}{'lost':>6}{'wrong':>6}{'syscalls/req':>14}{'others':>8}"
+        f"{'p99 us':>9}{'lost':>6}{'wrong':>6}{'syscalls/req':>14}{'others':>8}",
     ]
     for name, outcome in report.outcomes.items():
         lines.append(
@@ -412,25 +290,18 @@ def _failures(outcome: Outcome) -> str:
 
 
 def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
-    def row(name: str, slices: list[Measurement], of: int) -> str:
-        start = f"  {name:14}{len(slices):4} of {of:3}"
-        if not slices:
-            return start
-        outcome = Outcome(tuple(slices))
+    def rows(name: str, field: str) -> Iterator[str]:
+        slices = [one for run in runs for one in getattr(run, field)]
+        disturbed = Outcome(tuple(one for one in slices if one.stolen_ticks))
         columns = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
-        return (
-            start
-            + "".join(f"{outcome.median(column):9.0f}" for column in columns)
-            + f"{outcome.total('lost'):6}{outcome.median('other_cpu'):8.2f}"
-        )
+        for label, outcome in ((name, Outcome(tuple(slices)).calm), ("  core stolen", disturbed)):
+            line = f"  {label:14}{len(outcome.runs):4} of {len(slices):3}"
+            if outcome.runs:
+                line += "".join(f"{outcome.median(column):9.0f}" for column in columns)
+                line += f"{outcome.total('lost'):6}{outcome.median('other_cpu'):8.2f}"
+            if outcome.runs or label == name:
+                yield line
 
-    def rows(name: str, slices: list[Measurement]) -> list[str]:
-        undisturbed = [one for one in slices if not one.stolen_ticks]
-        disturbed = [one for one in slices if one.stolen_ticks]
-        found = [row(name, undisturbed, len(slices))]
-        return found + ([row("  core stolen", disturbed, len(slices))] if disturbed else [])
-
-    controls = [one for run in runs for one in run.control]
     busy = statistics.median(run.worker_cpu for run in runs)
     waited = statistics.median(run.io_waited for run in runs)
     return [
@@ -438,9 +309,9 @@ def _spin_lines(runs: Sequence[SpinRun]) -> list[str]:
         f" I/O thread on a core of its own",
         f"  {'workers':14}{'slices':>11}{'p50 us':>9}{'p90 us':>9}{'p99 us':>9}{'p99.9 us':>9}"
         f"{'max us':>9}{'lost':>6}{'others':>8}",
-        *(rows("(C responder)", controls) if controls else []),
-        *rows("idle", [one for run in runs for one in run.idle]),
-        *rows(f"{cases.SPIN_WORKERS} spinning", [one for run in runs for one in run.beside_spin]),
+        *(rows("(C responder)", "control") if any(run.control for run in runs) else ()),
+        *rows("idle", "idle"),
+        *rows(f"{cases.SPIN_WORKERS} spinning", "beside_spin"),
         f"  while spinning the workers used {busy:.2f} of their core;"
         f" the I/O thread waited {waited * 1000:.1f} ms a second for its own",
     ]
@@ -484,16 +355,99 @@ def _workers_lines(reports: Sequence[WorkersReport]) -> list[str]:
     return lines
 
 
-def _verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    return [
-        f"  {_kept(verdict):>12}  {verdict.text} ({_number(verdict.measured, '.2f')})"
-        for verdict in verdicts
-    ]
-
-
 def _kept(verdict: Verdict) -> str:
     return {True: "yes", False: "NO", None: "not measured"}[verdict.met]
 
 
 def _number(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """The report as values for json.dumps(): medians, every run, every verdict."""
+    return {
+        "format": 1,
+        "machine": report.machine,
+        "cases": [
+            {
+                "name": one.case.name,
+                "title": one.case.title,
+                "transport": one.case.transport,
+                "window": one.case.window,
+                "contenders": {
+                    name: {
+                        "median": {
+                            field.name: outcome.median(field.name)
+                            for field in dataclasses.fields(Measurement)
+                        },
+                        "ratio": {peer: ratio(one, name, peer) for peer in one.outcomes},
+                        "io_syscalls_per_request": outcome.io_syscalls_per_request,
+                        "runs": _dicts(outcome.runs),
+                    }
+                    for name, outcome in one.outcomes.items()
+                },
+                "goals": _dicts(case_verdicts(one)),
+            }
+            for one in report.reports
+        ],
+        cases.SPIN_CASE: {
+            "votes_per_s": cases.SPIN_VOTES_PER_S,
+            "workers": cases.SPIN_WORKERS,
+            "runs": _dicts(report.spin_runs),
+            "goals": _dicts([spin_verdict(report.spin_runs)]),
+        }
+        if report.spin_runs
+        else None,
+        "coins": {
+            "cases": {
+                one.case.name: {
+                    "coins": one.case.coins,
+                    "ratio": coin_ratio(report.coin_reports, one.case.name),
+                    "runs": _dicts(one.outcome.runs),
+                }
+                for one in report.coin_reports
+            },
+            "goals": _dicts([coin_verdict(report.coin_reports)]),
+        }
+        if report.coin_reports
+        else None,
+        cases.WORKERS_CASE: {
+            "many": cases.WORKERS_MANY,
+            "cases": {
+                one.name: {"ratio": one.ratio, "runs": _dicts(one.runs)}
+                for one in report.workers_reports
+            },
+            "goals": _dicts([one.verdict for one in report.workers_reports]),
+        }
+        if report.workers_reports
+        else None,
+        "not_run": report.not_run,
+    }
+
+
+def _dicts(
+    values: Iterable[Measurement | SpinRun | WorkersRun | Verdict],
+) -> list[dict[str, object]]:
+    return [dataclasses.asdict(one) for one in values]
+
+
+def markdown(report: Report) -> str:
+    """Ratios to the smallest C io_uring responder, for docs/bench.md."""
+    names = ("node", "node-1w", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
+    lines = [
+        "| case | " + " | ".join(names) + " | syscalls per request (node) |",
+        "|---|" + "---|" * (len(names) + 1),
+    ]
+    for one in report.reports:
+        node = one.outcomes.get("node")
+        syscalls = _number(node.io_syscalls_per_request if node else None, ".3f")
+        ratios = (_number(ratio(one, name, YARDSTICK), ".2f") for name in names)
+        lines.append(f"| {one.case.name} | {' | '.join(ratios)} | {syscalls} |")
+    lines += ["", "| promise | measured | kept |", "|---|---|---|"]
+    lines += [
+        f"| {verdict.text.replace('<', '&lt;')} | {_number(verdict.measured, '.2f')} "
+        f"| {_kept(verdict)} |"
+        for _, verdicts in _parts(report)
+        for verdict in verdicts
+    ]
+    return "\n".join(lines)

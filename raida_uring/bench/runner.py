@@ -15,12 +15,13 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raida_uring.bench import cases, coins, contenders, report
 from raida_uring.bench.cases import CASES, Case
@@ -43,7 +44,6 @@ from raida_uring.bench.report import (
     WorkersReport,
     WorkersRun,
 )
-from raida_uring.errors import RaidaError
 
 _EXIT_INTERRUPTED = 130
 
@@ -54,6 +54,7 @@ SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as lo
 SPIN_WINDOW = 64
 SPIN_TIMEOUT_MS = 10_000
 SPIN_SLICE_MS = 100  # short, so that some slices fall between two thefts of a core
+_HANDLERS: dict[str, object] = {"modules": ["raida_uring.bench.timed_handlers"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class Settings:
         """On a separate core the generator never sleeps: waking it would cost the server time."""
         return self.server_cpu != self.client_cpu
 
+    def wants(self, case: str) -> bool:
+        return self.only in (None, case)
+
 
 def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None = None) -> int:
     """Measure, print each case as it ends, and return the exit status.
@@ -79,15 +83,15 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
     with contextlib.nullcontext() if json_path is None else json_path.open("w") as file:
         found = Report(_machine(settings), (), (), {}, judged=contenders.has_peers())
         print(f"bench: takes about {_estimate(settings)}", file=sys.stderr, flush=True)
-        if not as_markdown:
-            print(report.machine_text(found.machine), flush=True)
+        told = 0
         interrupted = False
         try:
-            for so_far, ended in measure(settings, found):
-                found = so_far
+            for found in measure(settings, found):  # noqa: B020  each adds to the one before
                 _progress("")
+                new = report.sections(found)[told:]
                 if not as_markdown:
-                    print(f"\n{ended}", flush=True)
+                    print("\n" * bool(told) + "\n\n".join(new), flush=True)
+                told += len(new)
         except KeyboardInterrupt:
             _progress("")
             interrupted = True
@@ -104,55 +108,51 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
     return 0
 
 
-def measure(settings: Settings, found: Report) -> Iterator[tuple[Report, str]]:
-    """Run every case that the settings ask for. Yields, after each, all results so far and the text
-    of that case. Raises RaidaError if the node cannot run."""
+def measure(settings: Settings, found: Report) -> Iterator[Report]:
+    """Run every case that the settings ask for. Yields all results so far, first without any.
+    Raises RaidaError if the node cannot run."""
+    yield found
     available, not_run = _contenders()
-    judged = found.judged
-    if settings.only in (None, cases.SPIN_CASE) and settings.server_cpu == settings.client_cpu:
+    if settings.wants(cases.SPIN_CASE) and settings.server_cpu == settings.client_cpu:
         not_run[cases.SPIN_CASE] = "needs two cores"
-    if judged and not_run:
+    if found.judged and not_run:
         found = dataclasses.replace(found, not_run=not_run)
-        yield found, report.not_run_text(not_run)
-    with _pinned({settings.client_cpu}):
+        yield found
+    with contenders.pinned({settings.client_cpu}):
         for case in _chosen(settings):
             one = _measure_case(case, available, settings)
             found = dataclasses.replace(found, reports=(*found.reports, one))
-            yield found, report.case_text(one, judged=judged)
-        if settings.only in (None, cases.SPIN_CASE) and cases.SPIN_CASE not in not_run:
+            yield found
+        if settings.wants(cases.SPIN_CASE) and cases.SPIN_CASE not in not_run:
             spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
             found = dataclasses.replace(found, spin_runs=spin_runs)
-            yield found, report.spin_text(spin_runs, judged=judged)
-        if settings.only in (None, cases.COINS_CASE):
-            coin_reports = _measure_coins(settings)
-            found = dataclasses.replace(found, coin_reports=coin_reports)
-            yield found, report.coin_text(coin_reports, judged=judged)
-        if settings.only in (None, cases.WORKERS_CASE):
-            workers_reports = _measure_workers(settings)
-            found = dataclasses.replace(found, workers_reports=workers_reports)
-            yield found, report.workers_text(workers_reports, judged=judged)
+            yield found
+        if settings.wants(cases.COINS_CASE):
+            found = dataclasses.replace(found, coin_reports=_measure_coins(settings))
+            yield found
+        if settings.wants(cases.WORKERS_CASE):
+            yield dataclasses.replace(found, workers_reports=_measure_workers(settings))
 
 
 def _chosen(settings: Settings) -> list[Case]:
-    return [case for case in CASES if settings.only in (None, case.name)]
+    return [case for case in CASES if settings.wants(case.name)]
 
 
 def _estimate(settings: Settings) -> str:
     """Return an estimate of the duration as text."""
     peers = contenders.PEERS if contenders.has_peers() else ()
     names = (*cases.NODES, *peers)
-    one_s = START_S + (WARM_UP_MS + settings.duration_ms) / 1000
+    run_s = (WARM_UP_MS + settings.duration_ms) / 1000
     runs = sum(len(set(case.contenders) & set(names)) for case in _chosen(settings))
-    total_s = settings.rounds * runs * one_s
-    if settings.only in (None, cases.SPIN_CASE):
+    total_s = settings.rounds * runs * (START_S + run_s)
+    if settings.wants(cases.SPIN_CASE):
         total_s += settings.rounds * (2 * START_S + 4 * settings.duration_ms / 1000)
-    if settings.only in (None, cases.COINS_CASE):
-        total_s += settings.rounds * (START_S + len(coins.cases()) * (one_s - START_S))
+    if settings.wants(cases.COINS_CASE):
+        total_s += settings.rounds * (START_S + len(coins.cases()) * run_s)
+    if settings.wants(cases.WORKERS_CASE):
+        total_s += 2 * START_S + settings.rounds * 2 * len(_workers_cases()) * run_s
     minutes = round(total_s / 60)
     return f"{minutes} minutes" if minutes > 1 else "a minute"
-
-
-# -- settings ---------------------------------------------------------------------------------
 
 
 def case_names() -> list[str]:
@@ -181,12 +181,13 @@ def settings_of(
 
 def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders that can run here, and the reasons why others cannot."""
+    silent: dict[str, object] = {"requests_per_s": 0}
     available = {
         "node": contenders.node(),
-        "node-1w": contenders.node("node-1w", workers=1),
-        "node-nolog": contenders.node("node-nolog", log_lines_per_s=0),
-        "node-1w-nolog": contenders.node("node-1w-nolog", workers=1, log_lines_per_s=0),
-        "node-epoll": contenders.node("node-epoll", backend="epoll"),
+        "node-1w": contenders.node("node-1w", workers={"count": 1}),
+        "node-nolog": contenders.node("node-nolog", log=silent),
+        "node-1w-nolog": contenders.node("node-1w-nolog", workers={"count": 1}, log=silent),
+        "node-epoll": contenders.node("node-epoll", network={"backend": "epoll"}),
     }
     not_run: dict[str, str] = {}
     for name in contenders.PEERS:
@@ -211,20 +212,6 @@ def _machine(settings: Settings) -> dict[str, str | int | float]:
     }
 
 
-@contextlib.contextmanager
-def _pinned(cpus: set[int]) -> Iterator[None]:
-    """Pin this thread to `cpus` for a `with` block."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-# -- comparison cases -------------------------------------------------------------------------
-
-
 def _measure_case(case: Case, available: dict[str, Contender], settings: Settings) -> CaseReport:
     names = [name for name in case.contenders if name in available]
     runs: dict[str, list[Measurement]] = {name: [] for name in names}
@@ -233,28 +220,24 @@ def _measure_case(case: Case, available: dict[str, Contender], settings: Setting
         for name in names:
             _progress(f"{case.name}: round {number + 1} of {settings.rounds}: {name}")
             with contenders.running(available[name], {settings.server_cpu}) as server:
-                runs[name].append(_measure_run(case, server, settings))
+                load = _load(server, settings, transport=case.transport, window=case.window)
+                runs[name].append(_measured(load, case.exchange, server, settings))
                 if number == 0:
-                    syscalls[name] = _syscalls_per_request(case, server, settings)
+                    syscalls[name] = _syscalls_per_request(load, case.exchange, server)
     return CaseReport(case, {name: Outcome(tuple(runs[name]), syscalls[name]) for name in names})
 
 
-def _measure_run(case: Case, server: Server, settings: Settings) -> Measurement:
-    run_load(_case_load(case, server, settings, WARM_UP_MS), case.exchange)
+def _load(server: Server, settings: Settings, **changes: Any) -> Load:
+    load = Load(port=server.port, duration_ms=settings.duration_ms, busy_poll=settings.busy_poll)
+    return dataclasses.replace(load, **changes)
+
+
+def _measured(load: Load, exchange: Exchange, server: Server, settings: Settings) -> Measurement:
+    """Run `load` once the server is warm."""
+    warm_up_ms = min(WARM_UP_MS, load.duration_ms)
+    run_load(dataclasses.replace(load, duration_ms=warm_up_ms), exchange)
     meter = _Meter(server, settings.server_cpu)
-    return meter.measurement(
-        run_load(_case_load(case, server, settings, settings.duration_ms), case.exchange)
-    )
-
-
-def _case_load(case: Case, server: Server, settings: Settings, duration_ms: int) -> Load:
-    return Load(
-        port=server.port,
-        duration_ms=duration_ms,
-        transport=case.transport,
-        window=case.window,
-        busy_poll=settings.busy_poll,
-    )
+    return meter.measurement(run_load(load, exchange))
 
 
 class _Meter:
@@ -300,7 +283,7 @@ class _Meter:
         )
 
 
-def _syscalls_per_request(case: Case, server: Server, settings: Settings) -> float | None:
+def _syscalls_per_request(load: Load, exchange: Exchange, server: Server) -> float | None:
     """Return the system calls per request of the server's I/O thread; None: cannot be counted.
 
     Needs a separate run, because the tracepoint slows every system call of the thread.
@@ -311,7 +294,7 @@ def _syscalls_per_request(case: Case, server: Server, settings: Settings) -> flo
     except OSError:
         return None  # no tracefs or no CAP_PERFMON
     try:
-        result = run_load(_case_load(case, server, settings, SYSCALL_RUN_MS), case.exchange)
+        result = run_load(dataclasses.replace(load, duration_ms=SYSCALL_RUN_MS), exchange)
         return read_syscall_counter(counter) / result.answered if result.answered else None
     finally:
         os.close(counter)
@@ -324,9 +307,6 @@ def _io_thread(server: Server) -> int:
     return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
 
 
-# -- commands on coins ------------------------------------------------------------------------
-
-
 def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
     """Measure all commands in turn, on a new node for each round."""
     asked = coins.cases()
@@ -336,29 +316,13 @@ def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
         coins.make_store(written)
         coins.make_fresh_store(fresh)
         for number, store in itertools.product(range(settings.rounds), (written, fresh)):
-            node = contenders.node(store=store, slot_bytes=coins.SLOT_BYTES)
+            node = contenders.node(store={"path": str(store)}, server=coins.SERVER)
             with contenders.running(node, {settings.server_cpu}) as server:
                 for case in (one for one in asked if one.fresh == (store is fresh)):
                     _progress(f"coins: round {number + 1} of {settings.rounds}: {case.name}")
-                    runs[case.name].append(_measure_coin_run(case, server, settings))
+                    load = _load(server, settings, window=coins.WINDOW)
+                    runs[case.name].append(_measured(load, case.exchange, server, settings))
     return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
-
-
-def _measure_coin_run(case: coins.CoinCase, server: Server, settings: Settings) -> Measurement:
-    def load(duration_ms: int) -> Load:
-        return Load(
-            port=server.port,
-            duration_ms=duration_ms,
-            window=coins.WINDOW,
-            busy_poll=settings.busy_poll,
-        )
-
-    run_load(load(WARM_UP_MS), case.exchange)
-    meter = _Meter(server, settings.server_cpu)
-    return meter.measurement(run_load(load(settings.duration_ms), case.exchange))
-
-
-# -- many workers beside one -----------------------------------------------------------------------
 
 
 def _workers_cases() -> list[tuple[str, Exchange, float]]:
@@ -387,30 +351,22 @@ def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
             store = Path(directory) / f"store-{workers}"
             coins.make_store(store)
             node = contenders.node(
-                workers=workers,
-                store=store,
-                slot_bytes=coins.SLOT_BYTES,
-                modules=("raida_uring.bench.wait_handlers",),
+                workers={"count": workers},
+                store={"path": str(store)},
+                server=coins.SERVER,
+                handlers=_HANDLERS,
             )
             servers.append(stack.enter_context(contenders.running(node, everywhere)))
         for number in range(settings.rounds):
             for name, exchange, _ in asked:
                 _progress(f"workers: round {number + 1} of {settings.rounds}: {name}")
-                one, many = (_measure_all_cores(exchange, server, settings) for server in servers)
+                one, many = (
+                    _measured(load, exchange, server, settings)
+                    for server in servers
+                    for load in [_load(server, settings, window=coins.WINDOW, busy_poll=False)]
+                )
                 runs[name].append(WorkersRun(one, many))
     return tuple(WorkersReport(name, least, tuple(runs[name])) for name, _, least in asked)
-
-
-def _measure_all_cores(exchange: Exchange, server: Server, settings: Settings) -> Measurement:
-    def load(duration_ms: int) -> Load:
-        return Load(port=server.port, duration_ms=duration_ms, window=coins.WINDOW, busy_poll=False)
-
-    run_load(load(min(WARM_UP_MS, settings.duration_ms)), exchange)
-    meter = _Meter(server, settings.server_cpu)
-    return meter.measurement(run_load(load(settings.duration_ms), exchange))
-
-
-# -- votes beside spinning workers --------------------------------------------------------------
 
 
 def _measure_spin(settings: Settings) -> SpinRun:
@@ -421,18 +377,27 @@ def _measure_spin(settings: Settings) -> SpinRun:
     """
     _progress(f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second")
     node = contenders.node(
-        workers=cases.SPIN_WORKERS,
-        io_cpu=settings.server_cpu,
-        worker_cpu=settings.client_cpu,
-        modules=("raida_uring.bench.spin_handlers",),
+        workers={"count": cases.SPIN_WORKERS, "cpus": [settings.client_cpu]},
+        network={"io_cpu": settings.server_cpu},
+        handlers=_HANDLERS,
     )
     control = _measure_control(settings)
-    with contenders.running(node, {settings.server_cpu, settings.client_cpu}) as server:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        contenders.running(node, {settings.server_cpu, settings.client_cpu}) as server,
+    ):
         io_thread = _io_thread(server)
-        spin = _SpinLoad(server.port, settings.duration_ms + 2 * SPIN_LEAD_MS)
         with _real_time():
             idle = _votes(server, settings, {io_thread})
-        spin.start()
+        # Keeps every worker spinning: more requests outstanding than there are workers.
+        load = Load(
+            port=server.port,
+            duration_ms=settings.duration_ms + 2 * SPIN_LEAD_MS,
+            window=SPIN_WINDOW,
+            timeout_ms=SPIN_TIMEOUT_MS,
+            busy_poll=False,
+        )
+        spin = pool.submit(run_load, load, cases.SPIN)
         time.sleep(SPIN_LEAD_MS / 1000)  # warm-up, not synchronisation
         with _real_time():
             waited_s = server.waited_s(io_thread)
@@ -442,14 +407,12 @@ def _measure_spin(settings: Settings) -> SpinRun:
             cpu_s = meter.used_s()
             duration_s = time.monotonic() - started_s
             waited_s = server.waited_s(io_thread) - waited_s
-        spin.join()
-    if spin.error is not None:
-        raise spin.error
+        spins_answered = spin.result().answered
     worker_cpu_s = sum(used for thread, used in cpu_s.items() if thread != io_thread)
     return SpinRun(
         idle=idle,
         beside_spin=beside,
-        spins_answered=spin.answered,
+        spins_answered=spins_answered,
         worker_cpu=worker_cpu_s / duration_s,
         io_waited=waited_s / duration_s,
         control=control,
@@ -470,8 +433,9 @@ def _votes(
     server: Server, settings: Settings, core_threads: set[int] | None = None
 ) -> tuple[Measurement, ...]:
     """Open loop, slice by slice: latency counts from the intended send time."""
-    load = Load(
-        port=server.port,
+    load = _load(
+        server,
+        settings,
         duration_ms=min(SPIN_SLICE_MS, settings.duration_ms),
         window=4096,
         rate_per_s=cases.SPIN_VOTES_PER_S,
@@ -485,36 +449,11 @@ def _votes(
     return tuple(one() for _ in range(max(1, settings.duration_ms // SPIN_SLICE_MS)))
 
 
-class _SpinLoad(threading.Thread):
-    """Keeps every worker spinning: more requests outstanding than there are workers."""
-
-    def __init__(self, port: int, duration_ms: int) -> None:
-        super().__init__(name="spin-load", daemon=True)
-        self._load = Load(
-            port=port,
-            duration_ms=duration_ms,
-            window=SPIN_WINDOW,
-            timeout_ms=SPIN_TIMEOUT_MS,
-            busy_poll=False,
-        )
-        self.answered = 0
-        self.error: RaidaError | None = None
-
-    def run(self) -> None:
-        try:
-            self.answered = run_load(self._load, cases.SPIN).answered
-        except RaidaError as error:
-            self.error = error  # the thread that joins raises it
-
-
 @contextlib.contextmanager
 def _real_time() -> Iterator[None]:
     """Run this thread at real-time priority, if permitted."""
-    try:
+    with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except PermissionError:
-        yield
-        return
     try:
         yield
     finally:

@@ -46,6 +46,7 @@ def _check_deep(chosen: config.Config, path: Path) -> str:
     """What `serve` would find in modules and store: its commands, counted. Raises RaidaError."""
     add_module_path(path)
     from raida_uring import handlers, store
+    from raida_uring.handlers import listing
 
     commands = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
     if chosen.store.path is not None:
@@ -54,7 +55,7 @@ def _check_deep(chosen: config.Config, path: Path) -> str:
             map_bytes=chosen.store.size_mib << 20,
             raida_id=chosen.server.raida_id,
         )
-    return handlers.summary(commands)
+    return listing.summary(commands)
 
 
 @app.command()
@@ -103,6 +104,7 @@ def list_commands(
     if config_path is not None:
         add_module_path(config_path)
     from raida_uring import handlers
+    from raida_uring.handlers import listing
 
     found = handlers.load(chosen.handlers.modules, store=chosen.store.path is not None)
-    print(json.dumps(handlers.as_dicts(found), indent=2) if as_json else handlers.table(found))
+    print(json.dumps(listing.as_dicts(found), indent=2) if as_json else listing.table(found))

@@ -87,9 +87,10 @@ def _warn_of_pages(chosen: config.Config) -> None:
     # Not at the top of the file: handlers are imported by commands that need them.
     from raida_uring.handlers import page_readers
 
-    if page_readers.hands_pages_to_anybody(chosen):
+    readers = page_readers.handed_to(chosen)
+    if readers == "all":
         events.PAGES_FOR_ALL.log()
-    elif page_readers.hands_pages_to_peers(chosen):
+    elif readers == "peers":
         events.PAGES_FOR_PEERS.log()
 
 

@@ -9,13 +9,21 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from raida_uring import protocol
 from raida_uring.client import resolver
-from raida_uring.client.peer import Peer, make_vote
-from raida_uring.client.question import Answer, StrayError, read_vote
-from raida_uring.client.sync import explain_timeout, naming, no_name
+from raida_uring.client.question import (
+    Answer,
+    Peer,
+    Question,
+    StrayError,
+    Transport,
+    explain_timeout,
+    make_vote,
+    naming,
+)
+from raida_uring.client.resolver import Place
 from raida_uring.errors import ProtocolError
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
@@ -36,17 +44,8 @@ class AsyncClient(Peer):
         self, call: Call[T], *, shard: int = 0, timeout_s: float | None = None
     ) -> Answer[T]:
         """Send the request once and return the answer; raises as `Client.ask()`."""
-        question, timeout_s = self._question(call, shard), self._timeout_s(timeout_s)
-        if self.transport == "udp":
-            return await self._ask_udp(question.data, question.read, timeout_s)
-        start_s = time.perf_counter()
-        with naming(self.host, self.port):
-            try:
-                async with asyncio.timeout(timeout_s):
-                    data = await self._ask_tcp(question.data, start_s + timeout_s)
-            except TimeoutError:
-                raise explain_timeout([]) from None
-        return question.read(data, time.perf_counter() - start_s)
+        question, timeout_s = Question(self, call, shard), self._timeout_s(timeout_s)
+        return await self._exchange(self.transport, question.data, question.read, timeout_s)
 
     async def vote(
         self, roots: bytes = bytes(protocol.ROOTS_BYTES), *, timeout_s: float | None = None
@@ -55,62 +54,83 @@ class AsyncClient(Peer):
 
         Raises as `ask()`.
         """
-        (data, nonce), timeout_s = make_vote(roots), self._timeout_s(timeout_s)
-        return await self._ask_udp(data, read_vote(nonce), timeout_s)
+        (data, read), timeout_s = make_vote(roots), self._timeout_s(timeout_s)
+        return await self._exchange("udp", data, read, timeout_s)
 
-    async def _ask_udp(self, data: bytes, read: Callable[[bytes, float], T], timeout_s: float) -> T:
-        """Return the result of `read` for the first datagram that it accepts; ignores others."""
+    async def _exchange(
+        self, transport: Transport, data: bytes, read: Callable[[bytes, float], T], timeout_s: float
+    ) -> T:
+        """Send `data` once and return what `read` makes of the reply and of the time it took."""
+        deadline_s = time.perf_counter() + timeout_s
         strays: list[StrayError] = []
         with naming(self.host, self.port):
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._ask_udp_anywhere(data, read, strays)
+                    found = resolver.start(self.host, self.port)
+                    places = found if isinstance(found, list) else await asyncio.wrap_future(found)
+                    if transport == "tcp":
+                        return read(*await self._ask_tcp(places, data, deadline_s))
+                    return await _ask_udp(places, data, read, strays)
             except TimeoutError:
                 raise explain_timeout(strays) from None
 
-    async def _ask_udp_anywhere(
-        self, data: bytes, read: Callable[[bytes, float], T], strays: list[StrayError]
-    ) -> T:
-        """Try the addresses in turn until one has an open port; a closed port received nothing."""
-        fault = OSError("no address")
-        for family, _, _, _, address in await self._addresses():
-            try:
-                return await _ask_udp_at(family, address, data, read, strays)
-            except OSError as error:
-                fault = error
-        raise fault
-
-    async def _addresses(self) -> resolver.Found:
-        """Raises OSError."""
-        try:
-            return await resolver.addresses(self.host, self.port)
-        except UnicodeError:
-            raise no_name(self.host) from None
-
-    async def _ask_tcp(self, data: bytes, deadline_s: float) -> bytes:
-        """Return the reply's bytes, or as many of them as arrived."""
-        found = await self._addresses()
-        connected = await resolver.connect(found, deadline_s - time.perf_counter())
+    async def _ask_tcp(
+        self, found: list[Place], data: bytes, deadline_s: float
+    ) -> tuple[bytes, float]:
+        """Return the reply's bytes, or as many of them as arrived, and the time it took."""
+        connected, start_s = await _connect(found, deadline_s)
         transport, stream = await asyncio.get_running_loop().create_connection(
             lambda: _ReplyStream(data[protocol.ENCRYPTION_OFFSET], self._reply_bytes_max),
             sock=connected,
         )
         try:
             transport.write(data)
-            return await stream.ended
+            return await stream.ended, time.perf_counter() - start_s
         finally:
             transport.abort()  # close() would wait for unsent bytes, which no longer matter
 
 
-async def _ask_udp_at(
-    family: int,
-    address: tuple[Any, ...],
+async def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket, float]:
+    """As that of the synchronous client."""
+    fault = OSError("no address")
+    for index, (family, address) in enumerate(found):
+        peer = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        start_s = time.perf_counter()
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - start_s) / (len(found) - index)):
+                await asyncio.get_running_loop().sock_connect(peer, address)
+        except OSError as error:
+            peer.close()
+            fault = error
+        except BaseException:
+            peer.close()
+            raise
+        else:
+            return peer, start_s
+    raise fault
+
+
+async def _ask_udp(
+    found: list[Place],
     data: bytes,
     read: Callable[[bytes, float], T],
     strays: list[StrayError],
 ) -> T:
+    """Ask the addresses in turn until one has an open port; a closed port received nothing."""
+    for place in found[:-1]:
+        try:
+            return await _ask_udp_at(place, data, read, strays)
+        except OSError:
+            continue
+    return await _ask_udp_at(found[-1], data, read, strays)
+
+
+async def _ask_udp_at(
+    place: Place, data: bytes, read: Callable[[bytes, float], T], strays: list[StrayError]
+) -> T:
     """strays: collects the errors of datagrams that are not the reply. Raises OSError, such as for
     a closed port."""
+    family, address = place
     peer = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         peer.connect(address)

@@ -1,19 +1,23 @@
-"""One question to one node: builds the request and recognises its reply.
+"""What both clients share: the node asked, one question, and what counts as its reply.
 
 No socket, no clock. Randomness (challenge, nonce, echo) comes from the system's generator. Any
-thread. Source: wire specification, sections 2 to 4.
+thread. Source: docs/wire.md.
 """
 
+import contextlib
 import hmac
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Final, Generic, Literal, TypeVar
 
 from raida_uring import protocol
+from raida_uring.addresses import format_endpoint
 from raida_uring.errors import ArgumentError, ProtocolError, RefusedError
 from raida_uring.protocol import ParsedReply, Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
+from raida_uring.protocol.reply import EARLY_STATUSES
 from raida_uring.protocol.sealing import Key
 
 T = TypeVar("T")
@@ -31,18 +35,7 @@ _NO_ECHO: Final = bytes(layout.ECHO_SIZE)
 _NO_PROOF: Final = bytes(protocol.CHALLENGE_BYTES)
 
 # Refusals sent before the echo bytes are read: the reply has at most the group of the request.
-_WITHOUT_ECHO: Final = frozenset(
-    (
-        Status.INVALID_ROUTING,
-        Status.INVALID_SPLIT_ID,
-        Status.INVALID_RAIDA_ID,
-        Status.INVALID_SHARD_ID,
-        Status.INVALID_COMMAND_GROUP,
-        Status.INVALID_COMMAND,
-        Status.INVALID_COIN_ID,
-        Status.INVALID_ENCRYPTION_CODE,
-    )
-)
+_WITHOUT_ECHO: Final = EARLY_STATUSES | {Status.INVALID_ENCRYPTION_CODE}
 # Refusals sent without reading the body, or of public commands under types 1 and 2: the reply has
 # no proof. The reference server's 37 has the challenge as it decrypted it.
 _WITHOUT_PROOF: Final = frozenset(
@@ -84,6 +77,38 @@ class Answer(Generic[T]):
         return self.value  # type: ignore[return-value]  # accepted: it is a T
 
 
+@dataclass(frozen=True)
+class Peer:
+    """host: name or IP address. raida_id: 0 to 24. key: encrypts requests; None: send them in the
+    clear. timeout_s: for a whole exchange.
+
+    Raises ArgumentError for a value that is not allowed.
+    """
+
+    host: str
+    port: int
+    _: KW_ONLY
+    raida_id: int
+    coin_id: int = 6
+    transport: Transport = "udp"
+    key: Key | None = None
+    timeout_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        arguments.host("host", self.host)
+        arguments.port("port", self.port)
+        arguments.whole("raida_id", self.raida_id, 0, layout.RAIDA_COUNT - 1)
+        arguments.whole("coin_id", self.coin_id, 0, 65535)
+        arguments.choice("transport", self.transport, TRANSPORTS)
+        if self.key is not None:
+            arguments.instance("key", self.key, Key, "a Key or None")
+        arguments.timeout("timeout_s", self.timeout_s)
+
+    def _timeout_s(self, given: float | None) -> float:
+        """Raises ArgumentError."""
+        return self.timeout_s if given is None else arguments.timeout("timeout_s", given)
+
+
 class StrayError(ProtocolError):
     """These bytes are not the reply to the request that was sent."""
 
@@ -91,54 +116,32 @@ class StrayError(ProtocolError):
 class Question(Generic[T]):
     """A call prepared for one node: send `data` once and pass the bytes received to `read()`."""
 
-    def __init__(
-        self,
-        call: Call[T],
-        *,
-        raida_id: int,
-        coin_id: int,
-        key: Key | None,
-        shard: int,
-        transport: Transport,
-    ) -> None:
+    def __init__(self, peer: Peer, call: Call[T], shard: int) -> None:
         """Raises ArgumentError when a value does not fit the wire, or the request a datagram."""
         arguments.instance("call", call, Call, "a Call, as the functions of `calls` make")
         arguments.whole("shard", shard, 0, layout.SHARDS_COUNT - 1)
         self._call = call
-        self._key = key
-        self._raida_id = raida_id
-        self._transport = transport
+        self._peer = peer
+        self._key = key = peer.key
         self._challenge = os.urandom(protocol.CHALLENGE_RANDOM_BYTES)
-        self._nonce = b""
-        if key is None:
-            self._echo = os.urandom(layout.ECHO_SIZE)
-            self.data = protocol.build_request(
-                call.group,
-                call.command,
-                call.payload,
-                raida_id=raida_id,
-                coin_id=coin_id,
-                shard=shard,
-                echo=int.from_bytes(self._echo),
-                challenge=self._challenge,
-                body=call.body,
-            )
-        else:
-            self._nonce = os.urandom(key.nonce_bytes)
-            self._echo = self._nonce[-layout.ECHO_SIZE :]
-            self.data = sealing.seal_request(
-                call.group,
-                call.command,
-                call.payload,
-                key=key,
-                nonce=self._nonce,
-                raida_id=raida_id,
-                coin_id=coin_id,
-                shard=shard,
-                challenge=self._challenge,
-                body=call.body,
-            )
-        if transport == "udp" and len(self.data) > layout.UDP_PAYLOAD_MAX:
+        self._nonce = os.urandom(layout.ECHO_SIZE if key is None else key.nonce_bytes)
+        self._echo = self._nonce[-layout.ECHO_SIZE :]
+        make = (
+            partial(protocol.build_request, echo=int.from_bytes(self._echo))
+            if key is None
+            else partial(sealing.seal_request, key=key, nonce=self._nonce)
+        )
+        self.data = make(
+            call.group,
+            call.command,
+            call.payload,
+            raida_id=peer.raida_id,
+            coin_id=peer.coin_id,
+            shard=shard,
+            challenge=self._challenge,
+            body=call.body,
+        )
+        if peer.transport == "udp" and len(self.data) > layout.UDP_PAYLOAD_MAX:
             raise ArgumentError(
                 f"a request of {len(self.data)} bytes does not fit a datagram of at most "
                 f'{layout.UDP_PAYLOAD_MAX} bytes: ask with transport="tcp"'
@@ -179,7 +182,7 @@ class Question(Generic[T]):
                 "public commands are not answered under encryption types 1 and 2: ask without a "
                 "key, or under type 4 or 5"
             )
-        udp = self._transport == "udp"
+        udp = self._peer.transport == "udp"
         if status == Status.NOT_IMPLEMENTED:
             known = protocol.COMMANDS.get((self._call.group, self._call.command))
             about_coins = known is not None and known.needs_store
@@ -200,8 +203,9 @@ class Question(Generic[T]):
         return ""
 
     def _check_ours(self, reply: ParsedReply) -> None:
-        if reply.raida_id != self._raida_id and reply.status != Status.INVALID_RAIDA_ID:
-            raise _stray(f"node {reply.raida_id} answers, {self._raida_id} was asked")
+        asked = self._peer.raida_id
+        if reply.raida_id != asked and reply.status != Status.INVALID_RAIDA_ID:
+            raise _stray(f"node {reply.raida_id} answers, {asked} was asked")
         if reply.status in _WITHOUT_ECHO:
             if reply.echo != _NO_ECHO or reply.body:
                 raise _stray("an early refusal repeats bytes of another request")
@@ -235,8 +239,11 @@ def _stray(message: str) -> StrayError:
     return StrayError(f"not the reply to this request: {message}", Status.INVALID_PARAMETER)
 
 
-def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
-    """Return a function that reads the reply to the vote with that nonce; it raises StrayError."""
+def make_vote(roots: bytes) -> tuple[bytes, Callable[[bytes, float], bool]]:
+    """Return a vote's datagram, and a function that reads its reply or raises StrayError. Raises
+    ArgumentError unless roots has 480 bytes."""
+    nonce = os.urandom(protocol.NONCE_BYTES)
+    given = arguments.octets("roots", roots, protocol.ROOTS_BYTES)
 
     def read(data: bytes, _round_trip_s: float) -> bool:
         try:
@@ -247,4 +254,26 @@ def read_vote(nonce: bytes) -> Callable[[bytes, float], bool]:
             raise _stray("another vote's nonce")
         return reply.agrees
 
-    return read
+    return protocol.build_vote(nonce, given), read
+
+
+@contextlib.contextmanager
+def naming(host: str, port: int) -> Iterator[None]:
+    """Add the endpoint to the text of an OSError, since callers may ask many nodes."""
+    try:
+        yield
+    except OSError as error:
+        endpoint = format_endpoint(host, port)
+        if error.errno is None and isinstance(error, TimeoutError):
+            raise TimeoutError(f"{endpoint}: {error}") from None
+        if error.errno is None:
+            raise  # the text is already ours
+        # Negative: a resolver's code, with its text. asyncio's texts for an errno say less.
+        reason = error.strerror if error.errno < 0 else os.strerror(error.errno)
+        raise type(error)(error.errno, f"{endpoint}: {reason}") from error
+
+
+def explain_timeout(strays: list[StrayError]) -> TimeoutError:
+    """Return the error for an exchange in which only `strays` arrived."""
+    ignored = f"; {len(strays)} datagrams ignored, the last: {strays[-1]}" if strays else ""
+    return TimeoutError(f"timed out{ignored}")

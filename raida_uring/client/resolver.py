@@ -1,31 +1,21 @@
-"""Resolving names with a timeout, and connecting to the first address that accepts.
+"""Resolving names with a timeout. Thread: any."""
 
-Thread: any for find(), the event loop's for the others.
-"""
-
-import asyncio
 import socket
 import threading
-import time
 from concurrent.futures import Future, wait
 from typing import Any, Final
 
-Found = list[tuple[Any, Any, int, str, Any]]
-"""(family, type, protocol, name, address), as getaddrinfo() returns them."""
+Place = tuple[socket.AddressFamily, tuple[Any, ...]]
+"""An address, as connect() takes it, with its family."""
 
-_lookups: Final[dict[tuple[str, int], "Future[Found]"]] = {}  # in progress
+_lookups: Final[dict[tuple[str, int], "Future[list[Place]]"]] = {}  # in progress
 _lookups_lock = threading.Lock()
 
 
-async def addresses(host: str, port: int) -> Found:
-    """Return every address of a name, for TCP. Raises OSError, ValueError."""
-    found = _find(host, port)
-    return found if isinstance(found, list) else await asyncio.wrap_future(found)
-
-
-def find(host: str, port: int, timeout_s: float | None) -> Found:
-    """As addresses(), but synchronous. Also raises TimeoutError."""
-    found = _find(host, port)
+def find(host: str, port: int, timeout_s: float | None) -> list[Place]:
+    """Return the addresses of a name, in the order in which to try them. Raises OSError,
+    TimeoutError."""
+    found = start(host, port)
     if isinstance(found, list):
         return found
     wait({found}, timeout_s)  # not result(), whose TimeoutError may be the resolver's own
@@ -34,40 +24,23 @@ def find(host: str, port: int, timeout_s: float | None) -> Found:
     return found.result()
 
 
-def _find(host: str, port: int) -> "Found | Future[Found]":
+def start(host: str, port: int) -> "list[Place] | Future[list[Place]]":
+    """Return the addresses as find() does, or a look-up of them that has begun."""
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, ValueError):
+        return _places(host, port, socket.AI_NUMERICHOST)
+    except OSError:
         return _lookup(host, port)
 
 
-async def connect(found: Found, timeout_s: float) -> socket.socket:
-    """Connect to the first address that accepts. Each address gets an equal share of the time left.
-
-    Raises OSError, that of the last address.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = time.monotonic() + timeout_s
-    fault: OSError = OSError("no address")
-    for index, (family, kind, number, _, address) in enumerate(found):
-        connecting = socket.socket(family, kind, number)
-        try:
-            connecting.setblocking(False)
-            left_s = max(0.0, deadline - time.monotonic())
-            async with asyncio.timeout(left_s / (len(found) - index)):
-                await loop.sock_connect(connecting, address)
-        except OSError as error:
-            connecting.close()
-            fault = error
-        except BaseException:
-            connecting.close()
-            raise
-        else:
-            return connecting
-    raise fault
+def _places(host: str, port: int, flags: int = 0) -> list[Place]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError:
+        raise OSError(f"{host!r} cannot be a host name") from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def _lookup(host: str, port: int) -> "Future[Found]":
+def _lookup(host: str, port: int) -> "Future[list[Place]]":
     """Resolve a name on a daemon thread.
 
     getaddrinfo() has no timeout. asyncio would use its default threads, which the event loop joins
@@ -79,7 +52,7 @@ def _lookup(host: str, port: int) -> "Future[Found]":
         under_way = _lookups.get(key)
         if under_way is not None:
             return under_way
-        future: Future[Found] = Future()
+        future: Future[list[Place]] = Future()
         future.set_running_or_notify_cancel()  # a cancelled waiter must not cancel it for others
         try:
             threading.Thread(
@@ -91,14 +64,16 @@ def _lookup(host: str, port: int) -> "Future[Found]":
         return future
 
 
-def _look_up(key: tuple[str, int], future: "Future[Found]") -> None:
+def _look_up(key: tuple[str, int], future: "Future[list[Place]]") -> None:
+    found: list[Place] = []
+    fault: BaseException | None = None
     try:
-        found: Found = socket.getaddrinfo(*key, type=socket.SOCK_STREAM)
+        found = _places(*key)
     except BaseException as error:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        future.set_exception(error)
-    else:
-        with _lookups_lock:
-            _lookups.pop(key, None)
+        fault = error
+    with _lookups_lock:
+        _lookups.pop(key, None)
+    if fault is None:
         future.set_result(found)
+    else:
+        future.set_exception(fault)

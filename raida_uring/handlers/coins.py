@@ -9,6 +9,7 @@ from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.protocol import Status
+from raida_uring.protocol.layout import COIN_AN_SIZE, COIN_PAN_SIZE, PAGE_RECORD_SIZE
 from raida_uring.store import (
     AN_BYTES,
     COIN_BYTES,
@@ -19,9 +20,6 @@ from raida_uring.store import (
     month_now,
 )
 
-COIN_AN: Final = COIN_BYTES + AN_BYTES  # a coin and its AN
-COIN_AN_PAN: Final = COIN_AN + AN_BYTES  # and its new AN
-
 LENGTH: Final = Reply(Status.INVALID_PACKET_LENGTH)
 NOT_DIVISIBLE: Final = Reply(Status.COINS_NOT_DIV)
 NO_SUCH_COIN: Final = Reply(Status.INVALID_SN_OR_DENOMINATION)
@@ -30,7 +28,6 @@ ALL_FAIL: Final = Reply(Status.ALL_FAIL)
 _LEGACY: Final = Reply(Status.LEGACY_DB)
 _LEGACY_SHARDS: Final = (1, 2)
 
-_RECORD: Final = AN_BYTES + 1
 _PASSED: Final = bytes.maketrans(
     bytes(range(4)), bytes(b"01"[state == EQUAL] for state in range(4))
 )
@@ -89,20 +86,18 @@ def audit(_request: Request, node: Node) -> Reply:
 def detect(request: Request, node: Node) -> Reply:
     """Compare ANs with the stored ones. An unreadable coin counts as wrong."""
     payload = request.payload
-    count = count_of(payload, COIN_AN)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_AN_SIZE), Reply):
         return count
     if request.shard in _LEGACY_SHARDS:
         return _LEGACY
-    return verdict(node.coins.match(payload, count, COIN_AN))
+    return verdict(node.coins.match(payload, count, COIN_AN_SIZE))
 
 
 @command(group=1, code=11, needs_body=True)
 def detect_sum(request: Request, node: Node) -> Reply:
     """Compare the XOR of the coins' ANs with the given one."""
     payload = request.payload
-    count = count_of(payload, COIN_BYTES, AN_BYTES)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_BYTES, AN_BYTES), Reply):
         return count
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
@@ -114,11 +109,12 @@ def detect_sum(request: Request, node: Node) -> Reply:
 def pown(request: Request, node: Node) -> Reply:
     """In order: replace the AN of each coin whose AN is right by the new one after it."""
     payload = request.payload
-    count = count_of(payload, COIN_AN_PAN)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_PAN_SIZE), Reply):
         return count
-    states = node.coins.exchange(payload, count, COIN_AN_PAN, COIN_BYTES, COIN_AN, month_now())
-    _count_powned(node, payload, COIN_AN_PAN, states)
+    states = node.coins.exchange(
+        payload, count, COIN_PAN_SIZE, COIN_BYTES, COIN_AN_SIZE, month_now()
+    )
+    _count_powned(node, payload, COIN_PAN_SIZE, states)
     return verdict(states)
 
 
@@ -126,8 +122,7 @@ def pown(request: Request, node: Node) -> Reply:
 def pown_sum(request: Request, node: Node) -> Reply:
     """If the first sum is the XOR of the coins' ANs, XOR the second into each of these ANs."""
     payload = request.payload
-    count = count_of(payload, COIN_BYTES, 2 * AN_BYTES)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_BYTES, 2 * AN_BYTES), Reply):
         return count
     ans = readable_ans(node.coins, payload, count)
     if ans is None:
@@ -140,8 +135,8 @@ def pown_sum(request: Request, node: Node) -> Reply:
         + (int.from_bytes(an) ^ difference).to_bytes(AN_BYTES)
         for index, an in enumerate(ans)
     )
-    states = node.coins.set(coins, count, COIN_AN, month_now())
-    _count_powned(node, coins, COIN_AN, states)
+    states = node.coins.set(coins, count, COIN_AN_SIZE, month_now())
+    _count_powned(node, coins, COIN_AN_SIZE, states)
     return ALL_PASS
 
 
@@ -152,7 +147,9 @@ def readable_ans(coins: Coins, payload: bytes, count: int) -> list[bytes] | None
     records, states = coins.gather(payload, count)
     if UNREADABLE in states:
         return None
-    return [records[at : at + AN_BYTES] for at in range(0, count * _RECORD, _RECORD)]
+    return [
+        records[at : at + AN_BYTES] for at in range(0, count * PAGE_RECORD_SIZE, PAGE_RECORD_SIZE)
+    ]
 
 
 def sum_proves(ans: list[bytes], given: bytes) -> bool:

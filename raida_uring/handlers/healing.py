@@ -9,27 +9,11 @@ from collections import Counter
 from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command, peers
-from raida_uring.handlers.coins import (
-    ALL_FAIL,
-    COIN_AN,
-    COIN_AN_PAN,
-    LENGTH,
-    NO_SUCH_COIN,
-    bits,
-    count_of,
-    verdict,
-)
+from raida_uring.handlers.coins import ALL_FAIL, LENGTH, NO_SUCH_COIN, bits, count_of, verdict
+from raida_uring.handlers.message import payload_room
 from raida_uring.protocol import Status
-from raida_uring.protocol.layout import RAIDA_COUNT, TICKET_SIZE
-from raida_uring.store import (
-    AN_BYTES,
-    COIN_BYTES,
-    DIFFERS,
-    EQUAL,
-    UNREADABLE,
-    month_now,
-    tickets,
-)
+from raida_uring.protocol.layout import COIN_AN_SIZE, COIN_PAN_SIZE, RAIDA_COUNT, TICKET_SIZE
+from raida_uring.store import COIN_BYTES, DIFFERS, EQUAL, UNREADABLE, month_now, tickets
 
 VOTES_MIN: Final = 14  # of 25 RAIDA, including this node
 GROUP_BYTES: Final = 16  # of the "PG", from which a fixed coin's new AN is computed
@@ -38,6 +22,7 @@ _NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
 _NO_TICKET: Final = Reply(Status.NO_TICKET_FOUND)
 _CLAIMED: Final = Reply(Status.TICKET_CLAIMED_ALREADY)
 _WRONG_RAIDA: Final = Reply(Status.WRONG_RAIDA)
+_ASK_OVER_TCP: Final = Reply(Status.NOT_IMPLEMENTED)
 _FIND_NEITHER: Final = Reply(Status.FIND_NEITHER)
 _FIND_ALL_AN: Final = Reply(Status.FIND_ALL_AN)
 _FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
@@ -47,16 +32,15 @@ _FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
 def get_ticket(request: Request, node: Node) -> Reply:
     """Issue a ticket for the coins whose AN is right; other RAIDA redeem it here."""
     payload = request.payload
-    count = count_of(payload, COIN_AN)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_AN_SIZE), Reply):
         return count
-    states = node.coins.match(payload, count, COIN_AN)
+    states = node.coins.match(payload, count, COIN_AN_SIZE)
     if UNREADABLE in states:
         return NO_SUCH_COIN
     passed = states.count(EQUAL)
     if passed == 0:
         return ALL_FAIL
-    starts = (index * COIN_AN for index, state in enumerate(states) if state == EQUAL)
+    starts = (index * COIN_AN_SIZE for index, state in enumerate(states) if state == EQUAL)
     ticket = tickets.issue(node.coins, b"".join(payload[at : at + COIN_BYTES] for at in starts))
     if ticket is None:
         return _NO_SLOT
@@ -68,12 +52,7 @@ def get_ticket(request: Request, node: Node) -> Reply:
 # public: the client that got a ticket knows its coins, and could make this node encrypt them under
 # the key of another client whose request it has recorded.
 @command(
-    group=2,
-    code=50,
-    mode="write",
-    needs_body=True,
-    public=True,
-    guesses=(Status.NO_TICKET_FOUND,),
+    group=2, code=50, mode="write", needs_body=True, public=True, guesses=(Status.NO_TICKET_FOUND,)
 )
 def validate_ticket(request: Request, node: Node) -> Reply:
     """Return the coins of a ticket, once for each RAIDA."""
@@ -82,8 +61,12 @@ def validate_ticket(request: Request, node: Node) -> Reply:
         return LENGTH
     if payload[0] >= RAIDA_COUNT:
         return _WRONG_RAIDA
+    # The data plane would answer a reply without room, too, but after the ticket was redeemed.
+    room = payload_room(request, node.config.limits.udp_reply_factor_max)
     try:
-        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0]))
+        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0], room))
+    except tickets.LargeTicketError:
+        return _ASK_OVER_TCP
     except tickets.UnknownTicketError:
         return _NO_TICKET
     except tickets.ClaimedTicketError:
@@ -94,15 +77,14 @@ def validate_ticket(request: Request, node: Node) -> Reply:
 def find(request: Request, node: Node) -> Reply:
     """Tell which of two ANs each coin has."""
     payload = request.payload
-    count = count_of(payload, COIN_AN_PAN)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_PAN_SIZE), Reply):
         return count
-    ans = node.coins.match(payload, count, COIN_AN_PAN)
+    ans = node.coins.match(payload, count, COIN_PAN_SIZE)
     if UNREADABLE in ans:
         return NO_SUCH_COIN
     if ans.count(EQUAL) == count:
         return _FIND_ALL_AN
-    pans = node.coins.match(payload, count, COIN_AN_PAN, COIN_AN)
+    pans = node.coins.match(payload, count, COIN_PAN_SIZE, COIN_AN_SIZE)
     found = bytes(
         1 if an == EQUAL else 2 if pan == EQUAL else 0 for an, pan in zip(ans, pans, strict=True)
     )
@@ -116,8 +98,7 @@ def fix(request: Request, node: Node) -> Reply:
     """Replace the ANs of coins for which enough other RAIDA confirm the client's tickets."""
     payload = request.payload
     tail = GROUP_BYTES + RAIDA_COUNT * TICKET_SIZE
-    count = count_of(payload, COIN_BYTES, tail)
-    if isinstance(count, Reply):
+    if isinstance(count := count_of(payload, COIN_BYTES, tail), Reply):
         return count
     listed = [payload[at : at + COIN_BYTES] for at in range(0, count * COIN_BYTES, COIN_BYTES)]
     with node.read() as coins:
@@ -125,18 +106,16 @@ def fix(request: Request, node: Node) -> Reply:
             return NO_SUCH_COIN
     group, numbers = payload[-tail : -tail + GROUP_BYTES], payload[-tail + GROUP_BYTES :]
     votes = _votes(node, numbers, set(listed))
-    states = bytes(EQUAL if votes[coin] >= VOTES_MIN else DIFFERS for coin in listed)
-    fixed = [coin for coin, state in zip(listed, states, strict=True) if state == EQUAL]
+    fixed = [coin for coin in listed if votes[coin] >= VOTES_MIN]
     if fixed:
         raida = node.config.server.raida_id.to_bytes(1)
-        changes = b"".join(coin + _fixed_an(raida, coin, group) for coin in fixed)
+        changes = b"".join(
+            coin + hashlib.md5(raida + coin + group, usedforsecurity=False).digest()
+            for coin in fixed
+        )
         with node.write() as coins:
-            coins.set(changes, len(fixed), COIN_BYTES + AN_BYTES, month_now())
-    return verdict(states)
-
-
-def _fixed_an(raida: bytes, coin: bytes, group: bytes) -> bytes:
-    return hashlib.md5(raida + coin + group, usedforsecurity=False).digest()
+            coins.set(changes, len(fixed), COIN_AN_SIZE, month_now())
+    return verdict(bytes(EQUAL if votes[coin] >= VOTES_MIN else DIFFERS for coin in listed))
 
 
 def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
@@ -146,12 +125,9 @@ def _votes(node: Node, numbers: bytes, coins: set[bytes]) -> Counter[bytes]:
     RAIDA would make every client wait for a time-out that is longer than the clients'.
     """
     server = node.config.server
-    asked = {
-        raida: numbers[raida * TICKET_SIZE : (raida + 1) * TICKET_SIZE]
-        for raida in range(RAIDA_COUNT)
-        if raida != server.raida_id
-    }
-    asked = {raida: ticket for raida, ticket in asked.items() if any(ticket)}
+    starts = enumerate(range(0, len(numbers), TICKET_SIZE))
+    tickets_of = {raida: numbers[at : at + TICKET_SIZE] for raida, at in starts}
+    asked = {i: one for i, one in tickets_of.items() if any(one) and i != server.raida_id}
     votes = Counter(coins)
 
     def decided(confirmed: set[bytes], left: int) -> bool:

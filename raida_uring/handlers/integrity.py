@@ -17,6 +17,7 @@ from raida_uring.protocol.layout import (
     PAGE_REQUEST,
     ROOTS_SIZE,
 )
+from raida_uring.store import page_of
 
 _REFUSED: Final = Reply(Status.NOT_IMPLEMENTED)
 _NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
@@ -31,9 +32,7 @@ def get_merkle_branch(request: Request, node: Node) -> Reply:
         return LENGTH
     trees = node.integrity.trees()
     denomination, level, position = BRANCH_REQUEST.unpack(payload)
-    found = (
-        trees.node(denomination - DENOMINATION_MIN, level, position) if trees is not None else None
-    )
+    found = None if trees is None else trees.node(denomination - DENOMINATION_MIN, level, position)
     return _NOT_THERE if found is None else Reply(payload=found)
 
 
@@ -48,8 +47,7 @@ def get_page_data(request: Request, node: Node) -> Reply:
     denomination, number = PAGE_REQUEST.unpack(payload)
     if denomination not in DENOMINATIONS or number >= DEN_PAGES:
         return _NOT_THERE
-    index = denomination - DENOMINATION_MIN
-    page = index * DEN_PAGES + number
+    page = page_of(denomination, number)
     data = node.coins.page(page)
     if data is not None:
         return Reply(payload=data)

@@ -109,6 +109,17 @@ def size_fault(size: int, *, udp: bool, encryption: int) -> str | None:
     return f"payload has {size} bytes: at most {most} go over {'UDP' if udp else 'TCP'}{sealed}"
 
 
+def payload_room(request: "Request", factor: int) -> int:
+    """The most bytes of payload that a node sends in reply to `request`. factor: `[limits]
+    udp_reply_factor_max`."""
+    udp = request.transport == "udp"
+    most = payload_max(udp=udp, encryption=request.encryption)
+    if not udp or factor == 0:
+        return most
+    asked = len(request.header) + request._record[_BODY_SIZE]
+    return min(most, factor * asked - (UDP_PAYLOAD_MAX - most))
+
+
 def unpack_peer(raw: bytes) -> tuple[str, int]:
     """Address and port of a sockaddr of 28 bytes, as the kernel writes it.
 

@@ -5,9 +5,11 @@ Any thread, but for `coins`, which belongs to the worker that runs the handler.
 
 import contextlib
 import copy
+import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from raida_uring.config import Config
@@ -15,38 +17,11 @@ from raida_uring.errors import StoreError
 from raida_uring.handlers.message import Reply
 from raida_uring.handlers.page_readers import page_readers
 from raida_uring.handlers.peers import Addresses
+from raida_uring.protocol.calls import NodeStats
 from raida_uring.store import Coins, Store
 
 if TYPE_CHECKING:
     from raida_uring.store.trees import Integrity
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What show_stats tells. `value_powned` is in units of 10^-8 coin."""
-
-    echoes: int
-    coins_powned: int
-    value_powned: int
-    datagrams: int
-
-
-class _Tally:
-    """What handlers counted. Any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.echoes = 0
-        self.coins_powned = 0
-        self.value_powned = 0
-        self.datagrams = 0
-
-    def add(self, *, echoes: int = 0, coins: int = 0, value: int = 0, datagrams: int = 0) -> None:
-        with self._lock:
-            self.echoes += echoes
-            self.coins_powned += coins
-            self.value_powned += value
-            self.datagrams += datagrams
 
 
 class Node:
@@ -73,7 +48,8 @@ class Node:
         self._integrity = integrity
         self._coins: Coins | None = None
         self._writing = False  # within write(); the worker's own, as `coins` is
-        self._tally = _Tally()
+        self._tally: Counter[str] = Counter()  # what handlers counted, by the names of NodeStats
+        self._tally_lock = threading.Lock()
 
     def for_worker(self, coins: Coins | None) -> "Node":
         """This node with the worker's own view of the store."""
@@ -95,11 +71,9 @@ class Node:
             )
         return self._coins
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Coins]:
+    def read(self) -> AbstractContextManager[Coins]:
         """The newest state of the store, for handlers of mode "slow"."""
-        with self._opened().read() as coins:
-            yield coins
+        return self._opened().read()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Coins]:
@@ -134,29 +108,29 @@ class Node:
         """Whether another RAIDA of `[server] raida_servers` has this address. Any thread."""
         return self._addresses.has(host)
 
-    def carry(self, stats: Stats) -> None:
+    def carry(self, stats: NodeStats) -> None:
         """Continue a predecessor's statistics."""
-        self._tally.add(
-            echoes=stats.echoes,
-            coins=stats.coins_powned,
-            value=stats.value_powned,
-            datagrams=stats.datagrams,
-        )
+        self._count(**dataclasses.asdict(stats))
 
     def count_echo(self) -> None:
         """Count an echo that a handler answered."""
-        self._tally.add(echoes=1)
+        self._count(echoes=1)
 
     def count_powned(self, coins: int, value: int) -> None:
         """Count coins that changed hands. value: in units of 10^-8 coin."""
-        self._tally.add(coins=coins, value=value)
+        self._count(coins_powned=coins, value_powned=value)
 
-    def stats(self) -> Stats:
+    def _count(self, **counts: int) -> None:
+        with self._tally_lock:
+            for name, count in counts.items():
+                self._tally[name] += count
+
+    def stats(self) -> NodeStats:
         """The statistics since start."""
-        counters = self._snapshot()
-        return Stats(
-            echoes=counters["echoes"] + self._tally.echoes,
-            coins_powned=self._tally.coins_powned,
-            value_powned=self._tally.value_powned,
-            datagrams=counters["udp_received"] + self._tally.datagrams,
+        counters, tally = self._snapshot(), self._tally
+        return NodeStats(
+            echoes=counters["echoes"] + tally["echoes"],
+            coins_powned=tally["coins_powned"],
+            value_powned=tally["value_powned"],
+            datagrams=counters["udp_received"] + tally["datagrams"],
         )

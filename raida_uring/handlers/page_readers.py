@@ -15,17 +15,9 @@ def page_readers(config: Config) -> frozenset[str] | None:
     return None if config.store.pages_for == "all" else frozenset()
 
 
-def hands_pages_to_anybody(config: Config) -> bool:
-    """Whether whole pages of coins leave this machine for whoever asks."""
-    return config.store.pages_for == "all" and _serves_coins_abroad(config)
-
-
-def hands_pages_to_peers(config: Config) -> bool:
-    """Whether whole pages of coins leave this machine for the addresses of the other RAIDA."""
-    return config.store.pages_for == "peers" and _serves_coins_abroad(config)
-
-
-def _serves_coins_abroad(config: Config) -> bool:
-    return config.store.path is not None and not all(
-        ipaddress.ip_address(address).is_loopback for address in config.network.bind
-    )
+def handed_to(config: Config) -> str:
+    """For whom whole pages of coins leave this machine: "all", "peers" (other RAIDA) or "none"."""
+    bound = (ipaddress.ip_address(address) for address in config.network.bind)
+    if config.store.path is None or all(address.is_loopback for address in bound):
+        return "none"
+    return config.store.pages_for

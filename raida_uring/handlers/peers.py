@@ -4,7 +4,6 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 """
 
 import asyncio
-import contextlib
 import socket
 import threading
 import time
@@ -30,32 +29,34 @@ class Addresses:
     def __init__(self, servers: Sequence[str] | None) -> None:
         """servers: as `[server] raida_servers`, "host:port"."""
         self._names = frozenset(one.rpartition(":")[0].strip("[]") for one in servers or ())
-        self._found: frozenset[str] = frozenset()
+        self._found: dict[str, set[str]] = {}  # by name; replaced, never changed
         self._again_at = 0.0  # time.monotonic() of the next look-up
         self._lock = threading.Lock()
 
     def has(self, host: str) -> bool:
         """Whether a RAIDA has the address `host`, which is as `Request.peer` has it."""
-        if host in self._found:
+        if any(host in found for found in self._found.values()):
             return True
         with self._lock:
             due = bool(self._names) and time.monotonic() >= self._again_at
             if due:
                 self._again_at = time.monotonic() + LOOK_UP_INTERVAL_S
         if due:
-            with contextlib.suppress(RuntimeError):  # no thread: try again the next time
+            try:
                 threading.Thread(target=self._look_up, name="raida-names", daemon=True).start()
+            except RuntimeError:
+                self._again_at = 0.0  # no thread: try again the next time
         return False
 
     def _look_up(self) -> None:
-        found = set()
+        found = dict(self._found)
         for name in self._names:
             try:
                 addresses = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError):  # the name does not exist, or cannot be one
+            except (OSError, UnicodeError):  # no such name, or no resolver: what it had stays
                 continue
-            found |= {str(address[4][0]).removeprefix("::ffff:") for address in addresses}
-        self._found = frozenset(found)
+            found[name] = {str(address[4][0]).removeprefix("::ffff:") for address in addresses}
+        self._found = found
 
 
 Heed = Callable[[set[bytes], int], bool]

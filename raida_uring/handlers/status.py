@@ -3,6 +3,7 @@
 Source: protocol specification, "Status group".
 """
 
+import dataclasses
 import hmac
 from typing import Final
 
@@ -40,7 +41,6 @@ def show_stats(request: Request, node: Node) -> Reply:
     right = hmac.compare_digest(given, key or bytes(ADMIN_KEY_SIZE))
     if key is None or len(request.payload) < ADMIN_KEY_SIZE or not right:
         return _REFUSED
-    stats = node.stats()
-    numbers = stats.echoes, stats.coins_powned, stats.value_powned, stats.datagrams
+    numbers = dataclasses.astuple(node.stats())
     # Frequent powning of a coin of 10^6 can take the value beyond 64 bits.
     return Reply(payload=layout.STATS.pack(*(number & _U64_MAX for number in numbers)))

@@ -27,8 +27,8 @@ from raida_uring.config import (
 )
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native
-from raida_uring.handlers import Command
-from raida_uring.handlers.node import Node, Stats
+from raida_uring.handlers import Command, listing
+from raida_uring.handlers.node import Node
 from raida_uring.log import events
 from raida_uring.node import sockets, startup
 from raida_uring.node.patience import Patience
@@ -38,6 +38,7 @@ from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.node.website import UNAVAILABLE, Website
 from raida_uring.observe import snapshot
 from raida_uring.observe.requestlog import RequestLog
+from raida_uring.protocol.calls import NodeStats
 from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
@@ -279,8 +280,8 @@ class Serving(Observed):
     def _carry(self, carried: dict[str, int]) -> None:
         """Continue the predecessor's counters, as far as this version has them. Raises TypeError,
         ValueError."""
-        names = [field.name for field in dataclasses.fields(Stats)]
-        stats = Stats(**{name: int(carried.get(name, 0)) for name in names})
+        names = [field.name for field in dataclasses.fields(NodeStats)]
+        stats = NodeStats(**{name: int(carried.get(name, 0)) for name in names})
         if self._node is not None:
             self._node.carry(stats)
 
@@ -326,7 +327,7 @@ class Serving(Observed):
             self._handing_over = self._draining = False
         self.forget_successor()
 
-    def stats(self) -> Stats:
+    def stats(self) -> NodeStats:
         """The statistics that a successor continues. Any thread, after start()."""
         if self._node is None:
             raise StartError("the server is not running")
@@ -413,7 +414,7 @@ class Server(Serving):
         config, takeover = self.config, self._takeover
         self._connections_reserved = startup.limit_connections(config)
         self._commands = handlers.load(config.handlers.modules, store=config.store.path is not None)
-        events.COMMANDS.log(summary=handlers.summary(self._commands), count=len(self._commands))
+        events.COMMANDS.log(summary=listing.summary(self._commands), count=len(self._commands))
         inherited = self._received
         if takeover is not None:
             inherited = Inherited(takeover.port, takeover.descriptors)

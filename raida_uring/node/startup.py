@@ -11,7 +11,8 @@ from raida_uring.config import Config, engine_settings
 from raida_uring.descriptors import connections_room, raise_descriptor_limit
 from raida_uring.errors import EngineError, StartError, passing
 from raida_uring.ffi import native
-from raida_uring.handlers import ECHO_NUMBER, Command, Mode
+from raida_uring.handlers import Command, Mode
+from raida_uring.handlers.declaration import ECHO_NUMBER
 from raida_uring.handlers.node import Node
 from raida_uring.log import events
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal

@@ -16,9 +16,11 @@ TIMEOUT_S_MAX: Final = 31_536_000  # a year; Python's sockets take no more than 
 _SHOWN_CHARS_MAX: Final = 80
 
 
-def refuse(name: str, value: object, allowed: str) -> NoReturn:
-    """Raise the error for a value that is not allowed. allowed: completes "must be ..."."""
-    raise ArgumentError(f"{name} = {_shown(value)}: must be {allowed}")
+def refuse(name: str, value: object, allowed: str, *, secret: bool = False) -> NoReturn:
+    """Raise the error for a value that is not allowed. allowed: completes "must be ...". secret:
+    show only the value's type."""
+    shown = f"<{type(value).__name__}>" if secret else _shown(value)
+    raise ArgumentError(f"{name} = {shown}: must be {allowed}")
 
 
 def _shown(value: object) -> str:
@@ -61,21 +63,11 @@ def octets(name: str, value: object, size: int | None = None, *, most: int | Non
     if size is None and most is not None:
         allowed = f"at most {most} bytes"
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        refuse(name, _TypeOf(value), allowed)
+        refuse(name, value, allowed, secret=True)
     data = bytes(value)
     if (size is not None and len(data) != size) or (most is not None and len(data) > most):
         refuse(name, data, allowed)
     return data
-
-
-class _TypeOf:
-    """Shows the type of a value that may be secret."""
-
-    def __init__(self, value: object) -> None:
-        self._name = type(value).__name__
-
-    def __repr__(self) -> str:
-        return f"<{self._name}>"
 
 
 def choice(name: str, value: T, allowed: Collection[T]) -> T:
@@ -89,7 +81,7 @@ def choice(name: str, value: T, allowed: Collection[T]) -> T:
 def instance(name: str, value: object, kind: type[T], allowed: str) -> T:
     """An object of `kind`; the error for another object shows only its type."""
     if not isinstance(value, kind):
-        refuse(name, _TypeOf(value), allowed)
+        refuse(name, value, allowed, secret=True)
     return value
 
 
@@ -104,7 +96,7 @@ def each(name: str, values: Iterable[Any], kind: type[T], allowed: str) -> tuple
 def several(name: str, values: Iterable[T], allowed: str) -> tuple[T, ...]:
     """The items of a sequence other than a string. allowed: describes one of them."""
     if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
-        refuse(name, _TypeOf(values), f"a sequence, each item {allowed}")
+        refuse(name, values, f"a sequence, each item {allowed}", secret=True)
     return tuple(values)
 
 

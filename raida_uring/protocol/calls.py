@@ -15,15 +15,7 @@ from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import arguments, layout
 from raida_uring.protocol.coin import Coin, CoinName, parse_coin_names
 from raida_uring.protocol.commands import Group
-from raida_uring.protocol.layout import (
-    AN_SIZE,
-    DENOMINATIONS,
-    PAGE_SIZE,
-    RAIDA_COUNT,
-    ROOT_SIZE,
-    ROOTS_SIZE,
-    TICKET_SIZE,
-)
+from raida_uring.protocol.layout import AN_SIZE, RAIDA_COUNT, ROOT_SIZE, ROOTS_SIZE, TICKET_SIZE
 from raida_uring.protocol.status import Status
 
 T = TypeVar("T")
@@ -137,9 +129,9 @@ def audit() -> Call[Audit]:
     """Coins in circulation."""
 
     def read(_status: int, payload: bytes) -> Audit:
-        _sized(payload, layout.AUDIT_RECORD.size * len(DENOMINATIONS))
+        _sized(payload, layout.AUDIT_RECORD.size * layout.DENOMINATIONS_COUNT)
         counts = dict(layout.AUDIT_RECORD.iter_unpack(payload))
-        if list(counts) != list(DENOMINATIONS):
+        if list(counts) != list(layout.DENOMINATIONS):
             raise _malformed(f"audit lists denominations {list(counts)}")
         return Audit(counts)
 
@@ -157,8 +149,7 @@ def detect(coins: Sequence[Coin]) -> Call[Verdicts]:
 
 def detect_sum(coins: Sequence[Coin]) -> Call[bool]:
     """Check the ANs of all coins at once, by their XOR."""
-    given = _coins(coins)
-    return _judged_together(11, _names(coin.name for coin in given) + _sum(given), given)
+    return _judged_together(11, coins)
 
 
 def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
@@ -169,9 +160,7 @@ def pown(coins: Sequence[tuple[Coin, bytes]]) -> Call[Verdicts]:
 
 def pown_sum(coins: Sequence[Coin], delta: bytes) -> Call[bool]:
     """XOR `delta` (16 bytes) into the AN of every coin, if the XOR of all ANs is right."""
-    given = _coins(coins)
-    payload = _names(coin.name for coin in given) + _sum(given)
-    return _judged_together(21, payload + arguments.octets("delta", delta, AN_SIZE), given)
+    return _judged_together(21, coins, arguments.octets("delta", delta, AN_SIZE))
 
 
 # --- Healing ----------------------------------------------------------------------------------
@@ -242,16 +231,14 @@ def fix(coins: Sequence[CoinName], number_seed: bytes, tickets: Sequence[int]) -
 
 def get_merkle_branch(den: int, level: int, index: int) -> Call[bytes]:
     """The 32-byte hash of one node of a denomination's tree; level 0: leaves, 10: root."""
-    payload = layout.BRANCH_REQUEST.pack(
-        _denomination(den), _unsigned("level", level), _unsigned("index", index)
-    )
+    payload = _denomination(den) + _u32("level", level) + _u32("index", index)
     return _call(Group.INTEGRITY, 2, payload, lambda _status, data: _sized(data, ROOT_SIZE))
 
 
 def get_page_data(den: int, page: int) -> Call[bytes]:
     """A page's 17,408 bytes; ask over TCP."""
-    payload = layout.PAGE_REQUEST.pack(_denomination(den), _unsigned("page", page))
-    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, PAGE_SIZE))
+    payload = _denomination(den) + _u32("page", page)
+    return _call(Group.INTEGRITY, 4, payload, lambda _status, data: _sized(data, layout.PAGE_SIZE))
 
 
 def get_all_roots(own: bytes = bytes(ROOTS_SIZE)) -> Call[tuple[bytes, ...]]:
@@ -287,14 +274,18 @@ def _judged(group: int, command: int, payload: bytes, count: int) -> Call[Verdic
     return _call(group, command, payload, read, _PASSED)
 
 
-def _judged_together(command: int, payload: bytes, coins: Sequence[Coin]) -> Call[bool]:
-    if len({coin.name for coin in coins}) != len(coins):
+def _judged_together(command: int, coins: Sequence[Coin], rest: bytes = b"") -> Call[bool]:
+    """A call that shows the XOR of the coins' ANs, with `rest` after it."""
+    given = _coins(coins)
+    if len({coin.name for coin in given}) != len(given):
         raise ArgumentError("coins names one twice: its number would cancel out of the sum")
+    total = reduce(lambda total, coin: total ^ int.from_bytes(coin.an), given, 0)
 
-    def read(status: int, rest: bytes) -> bool:
-        _sized(rest, 0)
+    def read(status: int, payload: bytes) -> bool:
+        _sized(payload, 0)
         return status == Status.ALL_PASS
 
+    payload = _names(coin.name for coin in given) + total.to_bytes(AN_SIZE) + rest
     statuses = frozenset((Status.ALL_PASS, Status.ALL_FAIL))
     return _call(Group.AUTHENTICATION, command, payload, read, statuses)
 
@@ -318,10 +309,6 @@ def _with_ans(coins: Iterable[Coin]) -> bytes:
 
 def _with_pans(coins: Iterable[tuple[Coin, bytes]]) -> bytes:
     return b"".join(coin.name.wire + coin.an + pan for coin, pan in coins)
-
-
-def _sum(coins: Iterable[Coin]) -> bytes:
-    return reduce(lambda total, coin: total ^ int.from_bytes(coin.an), coins, 0).to_bytes(AN_SIZE)
 
 
 def _coins(coins: Sequence[Coin]) -> tuple[Coin, ...]:
@@ -348,17 +335,13 @@ def _some(coins: tuple[T, ...]) -> tuple[T, ...]:
     return coins
 
 
-def _denomination(den: int) -> int:
+def _denomination(den: int) -> bytes:
     """Any signed byte: the node decides which denominations exist."""
-    return arguments.whole("den", den, -128, 127)
-
-
-def _unsigned(name: str, value: int) -> int:
-    return arguments.whole(name, value, 0, 0xFFFFFFFF)
+    return arguments.whole("den", den, -128, 127).to_bytes(signed=True)
 
 
 def _u32(name: str, value: int) -> bytes:
-    return _unsigned(name, value).to_bytes(4)
+    return arguments.whole(name, value, 0, 0xFFFFFFFF).to_bytes(4)
 
 
 def _sized(payload: bytes, count: int) -> bytes:

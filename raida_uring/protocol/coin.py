@@ -9,12 +9,7 @@ from typing import NamedTuple
 
 from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import arguments
-from raida_uring.protocol.layout import (
-    AN_SIZE,
-    COIN_NAME,
-    COIN_NAME_SIZE,
-    DENOMINATIONS,
-)
+from raida_uring.protocol.layout import AN_SIZE, COIN_NAME, COIN_NAME_SIZE, DENOMINATIONS
 from raida_uring.protocol.status import Status
 
 

@@ -57,14 +57,7 @@ _SPECIFIED: Final = {
 
 _WITHOUT_STORE: Final = frozenset(("echo", "version", "show_stats"))
 _PUBLIC: Final = frozenset(
-    (
-        "version",
-        "audit",
-        "validate_ticket",
-        "get_merkle_branch",
-        "get_page_data",
-        "get_all_roots",
-    )
+    ("version", "audit", "validate_ticket", "get_merkle_branch", "get_page_data", "get_all_roots")
 )
 
 _NAMED: Final = {

@@ -14,7 +14,7 @@ from raida_uring.protocol.request import header_bytes
 from raida_uring.protocol.status import Status
 
 # Answered before the encryption type is looked at: the header is small whatever was asked.
-_EARLY_STATUSES: Final = frozenset(
+EARLY_STATUSES: Final = frozenset(
     (
         Status.INVALID_ROUTING,
         Status.INVALID_SPLIT_ID,
@@ -56,7 +56,7 @@ class ParsedReply:
 
 def reply_header_bytes(status: int, encryption: int = 0) -> int:
     """Return the header's size, 32 or 48, in the reply with `status` to a request of that type."""
-    return HEADER_SMALL if status in _EARLY_STATUSES else header_bytes(encryption)
+    return HEADER_SMALL if status in EARLY_STATUSES else header_bytes(encryption)
 
 
 def reply_bytes(prefix: bytes, encryption: int = 0) -> int:

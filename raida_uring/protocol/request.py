@@ -10,23 +10,13 @@ from dataclasses import dataclass
 
 from raida_uring.errors import ArgumentError, ProtocolError
 from raida_uring.protocol import layout
-from raida_uring.protocol.layout import (
-    BODY_MAX,
-    CHALLENGE_RANDOM_SIZE,
-    COIN_NAME,
-    ECHO_SIZE,
-    HEADER_LARGE,
-    HEADER_SMALL,
-    REQUEST_ENCRYPTION_AT,
-    SMALL_TYPES,
-    TERMINATOR,
-)
+from raida_uring.protocol.layout import BODY_MAX, CHALLENGE_RANDOM_SIZE, HEADER_SMALL, TERMINATOR
 from raida_uring.protocol.status import Status
 
 
 def header_bytes(encryption: int) -> int:
     """Return the header's size for the encryption type in byte 16: 32 or 48, any byte allowed."""
-    return HEADER_SMALL if encryption in SMALL_TYPES else HEADER_LARGE
+    return HEADER_SMALL if encryption in layout.SMALL_TYPES else layout.HEADER_LARGE
 
 
 def crc32_challenge(random: bytes) -> bytes:
@@ -121,43 +111,33 @@ def parse_request_header(data: bytes) -> RequestHeader:
 
     Raises ProtocolError INVALID_PACKET_LENGTH when `data` is shorter than its header.
     """
-    if len(data) < layout.HEADER_PEEK or len(data) < header_bytes(data[REQUEST_ENCRYPTION_AT]):
+    if len(data) < layout.HEADER_PEEK or len(data) < header_bytes(
+        data[layout.REQUEST_ENCRYPTION_AT]
+    ):
         raise ProtocolError(
             f"request header cut short at {len(data)} bytes", Status.INVALID_PACKET_LENGTH
         )
-    encryption = data[REQUEST_ENCRYPTION_AT]
+    encryption = data[layout.REQUEST_ENCRYPTION_AT]
     size = header_bytes(encryption)
-    if size == HEADER_SMALL:
-        coin_at, nonce_at = layout.REQUEST_SMALL_COIN_AT, layout.REQUEST_SMALL_NONCE_AT
-        body_size_at = layout.REQUEST_SMALL_BODY_SIZE_AT
-    else:
-        coin_at, nonce_at = layout.REQUEST_LARGE_COIN_AT, layout.REQUEST_LARGE_NONCE_AT
-        body_size_at = layout.REQUEST_LARGE_BODY_SIZE_AT
-    locker_at = layout.REQUEST_SMALL_LOCKER_AT
-    fields = layout.REQUEST_FRONT.unpack_from(data)
-    version, split_id, raida_id, shard, group, command, coin_id = fields
+    small = size == HEADER_SMALL
+    coin_at = layout.REQUEST_SMALL_COIN_AT if small else layout.REQUEST_LARGE_COIN_AT
+    nonce_at = layout.REQUEST_SMALL_NONCE_AT if small else layout.REQUEST_LARGE_NONCE_AT
+    size_at = layout.REQUEST_SMALL_BODY_SIZE_AT if small else layout.REQUEST_LARGE_BODY_SIZE_AT
+    second_at, locker_at = layout.REQUEST_LARGE_SECOND_COIN_AT, layout.REQUEST_SMALL_LOCKER_AT
+    prefix = data[locker_at : locker_at + layout.LOCKER_PREFIX_SIZE]
+    fields: tuple[int, int, int, int, int, int, int] = layout.REQUEST_FRONT.unpack_from(data)
     return RequestHeader(
-        version=version,
-        split_id=split_id,
-        raida_id=raida_id,
-        shard=shard,
-        group=group,
-        command=command,
-        coin_id=coin_id,
+        *fields,
         encryption=encryption,
-        body_bytes=layout.U16.unpack_from(data, body_size_at)[0],
-        echo=data[size - ECHO_SIZE : size],
+        body_bytes=layout.U16.unpack_from(data, size_at)[0],
+        echo=data[size - layout.ECHO_SIZE : size],
         nonce=data[nonce_at:size],
         key_coin=_coin(data, coin_at) if encryption in (1, 4, 5) else None,
-        second_key_coin=(
-            _coin(data, layout.REQUEST_LARGE_SECOND_COIN_AT) if encryption == 5 else None
-        ),
-        locker_prefix=(
-            data[locker_at : locker_at + layout.LOCKER_PREFIX_SIZE] if encryption == 2 else None
-        ),
+        second_key_coin=_coin(data, second_at) if encryption == 5 else None,
+        locker_prefix=prefix if encryption == 2 else None,
     )
 
 
 def _coin(data: bytes, offset: int) -> tuple[int, int]:
-    denomination, serial_number = COIN_NAME.unpack_from(data, offset)
+    denomination, serial_number = layout.COIN_NAME.unpack_from(data, offset)
     return denomination, serial_number

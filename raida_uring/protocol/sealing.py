@@ -11,7 +11,9 @@ any thread.
 import hashlib
 import hmac
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Final, NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -19,15 +21,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from raida_uring.errors import ArgumentError, ProtocolError
-from raida_uring.protocol import (
-    Coin,
-    ParsedReply,
-    Status,
-    arguments,
-    build_front,
-    crc32_challenge,
-    layout,
-)
+from raida_uring.protocol import Coin, ParsedReply, Status, arguments, build_front, layout
 from raida_uring.protocol.layout import (
     AN_SIZE,
     BODY_MAX,
@@ -39,33 +33,28 @@ from raida_uring.protocol.layout import (
     HEADER_SMALL,
     HMAC_SIZE,
     PLAIN_BODY_MIN,
-    REPLY_LARGE_NONCE_AT,
-    REPLY_NONCE_SIZE,
-    REQUEST_ENCRYPTION_AT,
-    REQUEST_LARGE_BODY_SIZE_AT,
-    REQUEST_LARGE_COIN_AT,
-    REQUEST_LARGE_NONCE_AT,
-    REQUEST_LARGE_NONCE_SIZE,
     REQUEST_LARGE_SECOND_COIN_AT,
-    REQUEST_SMALL_BODY_SIZE_AT,
-    REQUEST_SMALL_COIN_AT,
     REQUEST_SMALL_NONCE_AT,
     REQUEST_SMALL_NONCE_SIZE,
     SEALED_BODY_MIN,
     SMALL_TYPE_MAX,
     TERMINATOR,
 )
+from raida_uring.protocol.request import crc32_challenge
 
 CONTEXTS_MAX: Final = 256  # key schedules kept per worker, about 1 KiB each
 
 _SMALL_COUNTER_REST: Final = bytes(COUNTER_SIZE - REQUEST_SMALL_NONCE_SIZE)
 # Where the counter block stands in a large header.
-_REQUEST_COUNTER: Final = slice(REQUEST_LARGE_NONCE_AT, REQUEST_LARGE_NONCE_AT + COUNTER_SIZE)
-_REPLY_COUNTER: Final = slice(REPLY_LARGE_NONCE_AT, REPLY_LARGE_NONCE_AT + COUNTER_SIZE)
+_REQUEST_COUNTER: Final = slice(
+    layout.REQUEST_LARGE_NONCE_AT, layout.REQUEST_LARGE_NONCE_AT + COUNTER_SIZE
+)
+_REPLY_COUNTER: Final = slice(
+    layout.REPLY_LARGE_NONCE_AT, layout.REPLY_LARGE_NONCE_AT + COUNTER_SIZE
+)
 _SECOND_COIN: Final = slice(
     REQUEST_LARGE_SECOND_COIN_AT, REQUEST_LARGE_SECOND_COIN_AT + COIN_NAME_SIZE
 )
-_read_u16: Final = layout.U16.unpack_from
 
 
 class Keys(Protocol):
@@ -87,17 +76,12 @@ class _Ciphers:
     """
 
     def __init__(self) -> None:
-        self._contexts: dict[bytes, CipherContext] = {}
+        self._context = lru_cache(CONTEXTS_MAX)(lambda key: _context(key, bytes(COUNTER_SIZE)))
 
     def apply(self, key: bytes, counter: bytes, data: bytes) -> bytes:
         """Encrypt or decrypt `data`, starting at the 16-byte counter block `counter`."""
-        context = self._contexts.get(key)
-        if context is None:
-            if len(self._contexts) >= CONTEXTS_MAX:
-                del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = context = _context(key, counter)
-        else:
-            context.reset_nonce(counter)
+        context = self._context(key)
+        context.reset_nonce(counter)
         return context.update(data)
 
 
@@ -116,14 +100,10 @@ def _xor(first: bytes, second: bytes) -> bytes:
 # --- Nodes ------------------------------------------------------------------------------------
 
 
-class Seal(Protocol):
-    """Seals the reply to one request. Thread: that of its opener."""
-
-    def seal(self, payload: bytes) -> bytes:
-        """Return a payload for `ru_worker_reply`: the bytes for the header, then the sealed body.
-
-        Without a payload there is no body, and the bytes for the header may be empty, too.
-        """
+Seal = Callable[[bytes], bytes]
+"""Seals the payload of the reply to one request, on the thread of its opener. Returns a payload for
+`ru_worker_reply`: the bytes for the header, then the sealed body. Without a payload there is no
+body, and the bytes for the header may be empty, too."""
 
 
 class Opened(NamedTuple):
@@ -134,63 +114,40 @@ class Opened(NamedTuple):
     proved its key, so only a status may be sent.
     """
 
-    refusal: Status | None
-    payload: bytes
-    seal: Seal | None
+    refusal: Status | None = None
+    payload: bytes = b""
+    seal: Seal | None = None
 
 
-_WITHOUT_BODY: Final = Opened(None, b"", None)
-_UNKNOWN_KEY: Final = Opened(Status.INVALID_ENCRYPTION, b"", None)
-_UNKNOWN_COIN: Final = Opened(Status.ENCRYPTION_COIN_NOT_FOUND, b"", None)
-_BAD_LENGTH: Final = Opened(Status.INVALID_PACKET_LENGTH, b"", None)
-_BAD_END: Final = Opened(Status.INVALID_EOF, b"", None)
-_BAD_CRC: Final = Opened(Status.INVALID_CRC, b"", None)
-_BAD_HMAC: Final = Opened(Status.INVALID_HMAC, b"", None)
-_PUBLIC: Final = Opened(Status.EMPTY_REQUEST, b"", None)
-
-
-class _ShortSeal(NamedTuple):
+def _seal_short(
+    ciphers: _Ciphers, key: bytes, counter: bytes, challenge: bytes, payload: bytes
+) -> bytes:
     """Types 1 and 2: the reply uses the keystream of the request again.
 
     `challenge` is ciphertext XOR keystream XOR key: with 16 known bytes of a reply under the same
     nonce it reveals the key. So it is computed only for clients that have proved the key, and
     replies whose payload strangers can know are not sealed this way (`Opener.open`, `public`).
     """
-
-    ciphers: _Ciphers
-    key: bytes
-    counter: bytes
-    challenge: bytes
-
-    def seal(self, payload: bytes) -> bytes:
-        if not payload:
-            return self.challenge
-        return self.challenge + self.ciphers.apply(self.key, self.counter, payload)
+    return challenge + (payload and ciphers.apply(key, counter, payload))
 
 
-class _LongSeal(NamedTuple):
+def _seal_long(ciphers: _Ciphers, key: bytes, second_coin: bytes, payload: bytes) -> bytes:
     """Types 4 and 5: a fresh nonce. second_coin: of type 5; the nonce begins with it, so that the
     header has the whole counter block and the client can decrypt the reply."""
-
-    ciphers: _Ciphers
-    key: bytes
-    second_coin: bytes
-
-    def seal(self, payload: bytes) -> bytes:
-        if not payload:
-            return b""
-        nonce = self.second_coin + os.urandom(REPLY_NONCE_SIZE - len(self.second_coin))
-        ciphertext = self.ciphers.apply(self.key, nonce[:COUNTER_SIZE], payload)
-        return nonce + ciphertext + _hmac(self.key, ciphertext)
+    if not payload:
+        return b""
+    nonce = second_coin + os.urandom(layout.REPLY_NONCE_SIZE - len(second_coin))
+    ciphertext = ciphers.apply(key, nonce[:COUNTER_SIZE], payload)
+    return nonce + ciphertext + _hmac(key, ciphertext)
 
 
-def _refuse_body(body: bytes, announced: int, least: int) -> Opened | None:
+def _refuse_body(body: bytes, announced: int, least: int) -> Status | None:
     """Check a body as far as possible without its key; returns the refusal or None."""
     if len(body) < announced or announced < len(TERMINATOR):
-        return _BAD_LENGTH
+        return Status.INVALID_PACKET_LENGTH
     if not body.endswith(TERMINATOR):
-        return _BAD_END
-    return _BAD_LENGTH if announced < least else None
+        return Status.INVALID_EOF
+    return Status.INVALID_PACKET_LENGTH if announced < least else None
 
 
 class Opener:
@@ -208,61 +165,51 @@ class Opener:
         arrived. public: strangers can know the reply's payload; types 1 and 2 are then refused,
         because the payload would reveal the keystream. Raises the exceptions of `Keys.an`.
         """
-        if header[REQUEST_ENCRYPTION_AT] <= SMALL_TYPE_MAX:
-            return self._open_short(header, body, public)
-        return self._open_long(header, body)
+        encryption = header[layout.REQUEST_ENCRYPTION_AT]
+        if encryption <= SMALL_TYPE_MAX:
+            # Type 2 uses a locker's key; lockers are not implemented yet.
+            key = self._an(header, layout.REQUEST_SMALL_COIN_AT) if encryption == 1 else None
+            if key is None:
+                return Opened(Status.INVALID_ENCRYPTION)
+            if public:
+                return Opened(Status.EMPTY_REQUEST)
+            (announced,) = layout.U16.unpack_from(header, layout.REQUEST_SMALL_BODY_SIZE_AT)
+            least, open_body = PLAIN_BODY_MIN, self._open_short
+        else:
+            key = self._an(header, layout.REQUEST_LARGE_COIN_AT)
+            if encryption == 5 and key is not None:
+                second = self._an(header, REQUEST_LARGE_SECOND_COIN_AT)
+                key = None if second is None else key + second
+            if key is None:
+                return Opened(Status.ENCRYPTION_COIN_NOT_FOUND)
+            (announced,) = layout.U16.unpack_from(header, layout.REQUEST_LARGE_BODY_SIZE_AT)
+            least, open_body = SEALED_BODY_MIN, self._open_long
+        if announced == 0:
+            return Opened()
+        refusal = _refuse_body(body, announced, least)
+        return open_body(header, body, key) if refusal is None else Opened(refusal)
 
     def _an(self, header: bytes, offset: int) -> bytes | None:
         return None if self._keys is None else self._keys.an(*COIN_NAME.unpack_from(header, offset))
 
-    def _open_short(self, header: bytes, body: bytes, public: bool) -> Opened:
-        # Type 2 uses a locker's key; lockers are not implemented yet.
-        key = (
-            self._an(header, REQUEST_SMALL_COIN_AT) if header[REQUEST_ENCRYPTION_AT] == 1 else None
-        )
-        if key is None:
-            return _UNKNOWN_KEY
-        if public:
-            return _PUBLIC
-        (announced,) = _read_u16(header, REQUEST_SMALL_BODY_SIZE_AT)
-        if announced == 0:
-            return _WITHOUT_BODY
-        refusal = _refuse_body(body, announced, PLAIN_BODY_MIN)
-        if refusal is not None:
-            return refusal
+    def _open_short(self, header: bytes, body: bytes, key: bytes) -> Opened:
         counter = header[REQUEST_SMALL_NONCE_AT:HEADER_SMALL] + _SMALL_COUNTER_REST
         plain = self._ciphers.apply(key, counter, body[: -len(TERMINATOR)])
         crc = crc32_challenge(plain[:CHALLENGE_RANDOM_SIZE])
         if not hmac.compare_digest(crc, plain[CHALLENGE_RANDOM_SIZE:CHALLENGE_SIZE]):
-            return _BAD_CRC
-        seal = _ShortSeal(self._ciphers, key, counter, _xor(plain[:CHALLENGE_SIZE], key))
+            return Opened(Status.INVALID_CRC)
+        challenge = _xor(plain[:CHALLENGE_SIZE], key)
+        seal = partial(_seal_short, self._ciphers, key, counter, challenge)
         return Opened(None, plain[CHALLENGE_SIZE:], seal)
 
-    def _open_long(self, header: bytes, body: bytes) -> Opened:
-        key = self._an(header, REQUEST_LARGE_COIN_AT)
-        second_coin = b""
-        if header[REQUEST_ENCRYPTION_AT] == 5:
-            second_coin = header[_SECOND_COIN]
-            second_key = self._an(header, REQUEST_LARGE_SECOND_COIN_AT) if key is not None else None
-            key = key + second_key if key is not None and second_key is not None else None
-        if key is None:
-            return _UNKNOWN_COIN
-        (announced,) = _read_u16(header, REQUEST_LARGE_BODY_SIZE_AT)
-        if announced == 0:
-            return _WITHOUT_BODY
-        refusal = _refuse_body(body, announced, SEALED_BODY_MIN)
-        if refusal is not None:
-            return refusal
+    def _open_long(self, header: bytes, body: bytes, key: bytes) -> Opened:
+        second_coin = header[_SECOND_COIN] if len(key) > AN_SIZE else b""
         key = hashlib.sha256(key).digest()
-        ciphertext = body[:-SEALED_BODY_MIN]
-        if not hmac.compare_digest(
-            _hmac(key, ciphertext), body[-SEALED_BODY_MIN : -len(TERMINATOR)]
-        ):
-            return _BAD_HMAC
-        plain = (
-            self._ciphers.apply(key, header[_REQUEST_COUNTER], ciphertext) if ciphertext else b""
-        )
-        return Opened(None, plain, _LongSeal(self._ciphers, key, second_coin))
+        ciphertext, seen = body[:-SEALED_BODY_MIN], body[-SEALED_BODY_MIN : -len(TERMINATOR)]
+        if not hmac.compare_digest(_hmac(key, ciphertext), seen):
+            return Opened(Status.INVALID_HMAC)
+        plain = ciphertext and self._ciphers.apply(key, header[_REQUEST_COUNTER], ciphertext)
+        return Opened(None, plain, partial(_seal_long, self._ciphers, key, second_coin))
 
 
 # --- Clients ----------------------------------------------------------------------------------
@@ -306,7 +253,7 @@ class Key:
         """Size of a request's nonce: 8 or 24 bytes."""
         if self.encryption <= SMALL_TYPE_MAX:
             return REQUEST_SMALL_NONCE_SIZE
-        return REQUEST_LARGE_NONCE_SIZE
+        return layout.REQUEST_LARGE_NONCE_SIZE
 
     @property
     def cipher_key(self) -> bytes:

@@ -44,7 +44,7 @@ def create(
     except FileExistsError:
         raise StoreError(f"{path}: is not a directory") from None
     except OSError as error:
-        raise passing(StoreError(f"{path}: {error.strerror}"), error.errno or 0) from error
+        raise passing(StoreError(files.refusal(path, error)), error.errno or 0) from error
     finally:
         if owner >= 0:
             if not os.path.lexists(path / files.FILE) and not had_owner:

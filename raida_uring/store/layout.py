@@ -5,7 +5,7 @@ import functools
 import time
 from typing import Final
 
-from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, PAGE_RECORDS
+from raida_uring.ffi.native_store import DEN_PAGES, PAGE_RECORDS
 from raida_uring.protocol import layout
 
 FORMAT: Final = b"1"
@@ -16,14 +16,11 @@ SEED_KEY: Final = b"seed"
 RAIDA_KEY: Final = b"raida"  # the RAIDA that serves the store, one byte
 UNFINISHED_KEY: Final = b"unfinished"  # the operation under way, such as an import
 
-COIN_BYTES: Final = 5
-AN_BYTES: Final = 16
+COIN_BYTES: Final = layout.COIN_NAME_SIZE
+AN_BYTES: Final = layout.AN_SIZE
 SEED_BYTES: Final = 16
-DENOMINATION_MIN: Final = -8
-# The denominations -8 to 6 as bytes on the wire.
-DENOMINATION_BYTES: Final = bytes(
-    (DENOMINATION_MIN + index) & 0xFF for index in range(DENOMINATIONS)
-)
+DENOMINATION_MIN: Final = layout.DENOMINATION_MIN
+DENOMINATION_BYTES: Final = bytes(number & 0xFF for number in layout.DENOMINATIONS)  # on the wire
 SERIALS: Final = DEN_PAGES * PAGE_RECORDS  # serial numbers of a denomination
 PAGES_OF_FOLDER: Final = 256  # of the reference server's files
 COIN: Final = layout.COIN_NAME

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -319,7 +320,8 @@ class Store:
     def default_an(self, denomination: int, serial_number: int) -> bytes:
         """Return the AN of a coin whose page was never written, 16 bytes."""
         page, record = divmod(serial_number, PAGE_RECORDS)
-        return self._default(denomination, page, record)
+        text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
+        return hashlib.md5(text, usedforsecurity=False).digest()
 
     def default_page(self, page: int) -> bytes:
         """Return all bytes of a page that was never written."""
@@ -334,18 +336,9 @@ class Store:
             ans.append(one.digest())
         return b"\0".join(ans) + b"\0"
 
-    def _default(self, denomination: int, page: int, record: int) -> bytes:
-        text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
-        return hashlib.md5(text, usedforsecurity=False).digest()
 
-
-@contextlib.contextmanager
-def reading(path: Path, *, unfinished: bool = False) -> Iterator[Store]:
+def reading(path: Path, *, unfinished: bool = False) -> AbstractContextManager[Store]:
     """Open a store read-only for a `with` block; a node may have it open. Raises StoreError."""
     # A node's store may be larger than the default, and may grow during the block.
     room = max(MAP_BYTES_DEFAULT, 2 * files.size_of(path))
-    store = Store(path, map_bytes=room, read_only=True, unfinished=unfinished)
-    try:
-        yield store
-    finally:
-        store.close()
+    return contextlib.closing(Store(path, map_bytes=room, read_only=True, unfinished=unfinished))

@@ -3,6 +3,7 @@
 A node may have the store open. Thread: any, one call at a time.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ class Stat:
     unfinished: str | None
     file_bytes: int
     used_bytes: int
+    pages: int
     pages_written: int
     pages_unreadable: int
     circulating: dict[int, int]
@@ -136,20 +138,9 @@ class Stat:
 
     def as_dict(self) -> dict[str, object]:
         """Return the values for JSON."""
-        return {
-            "path": self.path,
-            "format": self.format,
-            "raida_id": self.raida_id,
-            "unfinished": self.unfinished,
-            "file_bytes": self.file_bytes,
-            "used_bytes": self.used_bytes,
-            "pages": STORE_PAGES,
-            "pages_written": self.pages_written,
-            "pages_unreadable": self.pages_unreadable,
-            "circulating": {str(key): count for key, count in self.circulating.items()},
-            "tickets_alive": self.tickets_alive,
-            "last_change": self.last_change_text(),
-        }
+        circulating = {str(key): count for key, count in self.circulating.items()}
+        changes = {"circulating": circulating, "last_change": self.last_change_text()}
+        return dataclasses.asdict(self) | changes
 
     def last_change_text(self) -> str:
         """Return the time of the last change in UTC."""
@@ -158,13 +149,13 @@ class Stat:
     def table(self) -> str:
         """Return the values as a table of text."""
         counts = ", ".join(f"{key}: {count}" for key, count in self.circulating.items() if count)
-        others = STORE_PAGES - self.pages_written - self.pages_unreadable
+        others = self.pages - self.pages_written - self.pages_unreadable
         rows = {
             "store": f"{self.path}, format {self.format}",
             "RAIDA": "not served yet" if self.raida_id is None else str(self.raida_id),
             "size": f"{self.used_bytes / 2**20:.1f} MiB in a file of "
             f"{self.file_bytes / 2**20:.1f} MiB",
-            "pages": f"{STORE_PAGES}: {self.pages_written} written, "
+            "pages": f"{self.pages}: {self.pages_written} written, "
             f"{self.pages_unreadable} that cannot be read"
             + (f", {others} as made by init" if others else ""),
             "circulating": counts or "none",
@@ -196,6 +187,7 @@ def stat(path: Path) -> Stat:
             unfinished=store.unfinished,
             file_bytes=file.st_size,
             used_bytes=sizes.used_bytes,
+            pages=STORE_PAGES,
             pages_written=sizes.written_pages - unreadable,
             pages_unreadable=unreadable,
             circulating={

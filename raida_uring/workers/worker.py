@@ -18,20 +18,12 @@ from typing import Any, Final
 from raida_uring import remedies
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
-from raida_uring.handlers import (
-    COMMANDS_COUNT,
-    ECHO_NUMBER,
-    Command,
-    Handler,
-    Node,
-    Reply,
-    Request,
-    name_of,
-)
+from raida_uring.handlers import Command, Handler, Node, Reply, Request
+from raida_uring.handlers.declaration import ECHO_NUMBER, name_of
 from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, pack, size_fault
 from raida_uring.log import events
 from raida_uring.protocol import Status
-from raida_uring.protocol.layout import HMAC_SIZE, SMALL_TYPE_MAX
+from raida_uring.protocol.layout import COMMANDS_COUNT, HMAC_SIZE, SMALL_TYPE_MAX
 from raida_uring.protocol.sealing import Keys, Opened, Opener
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
@@ -161,7 +153,7 @@ class _Sealed:
             reply = replies[place]
             if not _is_plainly_good(reply):
                 reply = _checked(reply, number)
-            sealed = b"" if opened.seal is None else opened.seal.seal(reply.payload)
+            sealed = b"" if opened.seal is None else opened.seal(reply.payload)
             replies[place] = Reply(reply.status, sealed)
 
 

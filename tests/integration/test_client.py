@@ -9,8 +9,11 @@ import asyncio
 import re
 import shlex
 import socket
+import struct
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,6 +273,60 @@ def test_forged_replies_of_type_4(ask: Ask) -> None:
 def test_wrong_replies_over_tcp(ask: Ask, answer: bytes) -> None:
     with tcp_peer(answer) as peer, pytest.raises(ProtocolError):
         ask(peer, calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
+
+
+@pytest.mark.any_backend
+@both_clients
+def test_a_reset_within_the_reply_is_no_reply(ask: Ask) -> None:
+    """As an end there: what has arrived is judged, whichever client asks."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"\0" * 5)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ProtocolError, match="cut short at 5 bytes"):
+            ask(listener.getsockname(), calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
+        thread.join()
+
+
+@both_clients
+@both_transports
+def test_a_round_trip_begins_with_the_connection(
+    ask: Ask, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look-up of the name counts towards the time-out alone."""
+    look_up, lookup_s = socket.getaddrinfo, PATIENCE
+
+    def slow(host: str, *given: Any, **further: Any) -> object:
+        if host != "slow.test":
+            return look_up(host, *given, **further)
+        if further.get("flags", 0) & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        time.sleep(lookup_s)  # as while a name server does not answer
+        return look_up("127.0.0.1", *given, **further)
+
+    with running_node() as node:
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        named = "slow.test", node.endpoint[1]
+        answer = ask(named, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
+    assert answer.require() == "20250323"
+    assert 0 < answer.round_trip_s < lookup_s
+
+
+@pytest.mark.any_backend
+def test_the_synchronous_client_needs_no_asyncio() -> None:
+    """Importing it takes longer than a ping."""
+    script = "import sys; import raida_uring.client; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.any_backend

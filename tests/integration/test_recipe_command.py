@@ -48,7 +48,7 @@ def test_the_recipe_works_the_first_time(tmp_path: Path) -> None:
     for path, source in sources.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(source, encoding="utf-8")
-    apply(diff, tmp_path / "raida_uring/handlers/__init__.py")
+    apply(diff, tmp_path / "raida_uring/handlers/loading.py")
     runs = {"raida-uring": f"{sys.executable} -m raida_uring", "python": sys.executable}
     told = []
     for command in commands:

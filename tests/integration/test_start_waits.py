@@ -22,6 +22,7 @@ import pytest
 from raida_uring import client
 from raida_uring.admin.client import result_of
 from raida_uring.errors import StartError
+from raida_uring.handlers import peers
 from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Store
 from tests.support.http import ask as ask_http
@@ -358,6 +359,27 @@ def test_a_name_is_asked_for_though_no_thread_looks_it_up() -> None:
         assert not addresses.has("192.0.2.1")
     finally:
         threading.stack_size(before)
+    eventually(lambda: addresses.has("127.0.0.1"))  # the next request looks it up
+
+
+def test_an_address_stays_known_while_no_resolver_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise another RAIDA would be limited for the wrong tickets that anybody makes it show."""
+    monkeypatch.setattr(peers, "LOOK_UP_INTERVAL_S", 0.0)
+    addresses = Addresses(["localhost:50000"])
+    eventually(lambda: addresses.has("127.0.0.1"))
+    asked = threading.Event()
+
+    def fail(*_: object, **__: object) -> object:
+        asked.set()
+        raise socket.gaierror(socket.EAI_AGAIN, "no resolver")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert not addresses.has("192.0.2.1")  # which asks again
+    assert asked.wait(10 * PATIENCE)
+    for thread in threading.enumerate():
+        if thread.name == "raida-names":
+            thread.join()
+    assert addresses.has("127.0.0.1")
 
 
 def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> None:

@@ -163,6 +163,9 @@ def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> Non
     (path / "owner").symlink_to(tmp_path / "of root")
     with pytest.raises(StoreError, match="owner: is a symbolic link, which is not followed"):
         Store(path)
+    (path / "data.mdb").unlink()
+    with pytest.raises(StoreError, match="owner: is a symbolic link, which is not followed"):
+        Store.create(path)
     assert (tmp_path / "of root").read_text() == "kept"
     assert (tmp_path / "of root").stat().st_uid == 0
 

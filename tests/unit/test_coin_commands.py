@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raida_uring.handlers.coins import COIN_AN, COIN_AN_PAN, value_of
+from raida_uring.handlers.coins import value_of
+from raida_uring.protocol.layout import COIN_AN_SIZE, COIN_PAN_SIZE
 from raida_uring.store import DIFFERS, EQUAL, UNREADABLE
 
 COINS = st.lists(
@@ -11,7 +12,7 @@ COINS = st.lists(
 )
 
 
-@given(coins=COINS, stride=st.sampled_from((COIN_AN, COIN_AN_PAN)))
+@given(coins=COINS, stride=st.sampled_from((COIN_AN_SIZE, COIN_PAN_SIZE)))
 def test_value_is_that_of_the_coins_that_passed(coins: list[tuple[int, int]], stride: int) -> None:
     listed = b"".join(den.to_bytes(1, signed=True) + bytes(stride - 1) for den, _ in coins)
     states = bytes(state for _, state in coins)

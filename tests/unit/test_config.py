@@ -571,5 +571,4 @@ def test_who_is_handed_pages(
         f"[store]\n{store.format(readers)}\n"
     )
     loaded = config.load(path)
-    assert page_readers.hands_pages_to_anybody(loaded) == (handed and readers == "all")
-    assert page_readers.hands_pages_to_peers(loaded) == (handed and readers == "peers")
+    assert page_readers.handed_to(loaded) == (readers if handed else "none")

@@ -117,4 +117,4 @@ def test_a_line_to_be_typed_is_understood(line: str) -> None:
 
 
 def test_lines_to_be_typed_are_found() -> None:
-    assert len(LINES) > 30
+    assert len(LINES) > 20

@@ -10,7 +10,8 @@ import pytest
 from raida_uring import config
 from raida_uring.client import Key, RefusedError, Transport, calls
 from raida_uring.errors import ConfigError, StoreError
-from raida_uring.handlers import Node, Reply, Request, _commands_of, command
+from raida_uring.handlers import Node, Reply, Request, command, load
+from raida_uring.handlers.declaration import commands_of
 from raida_uring.handlers.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
@@ -116,6 +117,17 @@ def test_the_factor_is_that_of_a_node() -> None:
     for size, expected in ((830, 250), (831, 89)):
         assert handlers.send(*BLOB, size.to_bytes(4)).status == expected
         assert handlers.send(*BLOB, size.to_bytes(4), transport="tcp").status == 250
+
+
+def test_a_handler_may_hide_its_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compiled functions do, which cannot be checked before they are called."""
+    (tmp_path / "compiled_commands.py").write_text(
+        "from raida_uring.handlers import command\n\n\n"
+        "class Compiled:\n    __call__ = max\n\n\n"
+        "command(group=5, code=251)(Compiled())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (5, 251) in [(one.group, one.code) for one in load(["compiled_commands"])]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +310,6 @@ def test_who_may_know_a_reply(needs_body: bool, public: bool | None, known: bool
 
     handler.__module__ = f"{__name__}.{needs_body}.{public}"
     declare = command(group=5, code=251, needs_body=needs_body, public=public)
-    assert [item.public for item in _commands_of(declare(handler))] == [known]
+    assert [item.public for item in commands_of(declare(handler))] == [known]
     with pytest.raises(ValueError, match="5/251: public is True, False or None, not 1"):
         command(group=5, code=251, public=1)  # type: ignore[arg-type]

@@ -237,6 +237,17 @@ def test_b7_one_claim_for_each_raida(node: Node) -> None:
     assert redeem(node.endpoint, bytes(4))[0] == Status.NO_TICKET_FOUND
 
 
+def test_a_ticket_too_long_for_udp_is_kept_for_tcp(store: Path) -> None:
+    """89 says to ask over TCP: the first question must not have used the ticket up."""
+    coin = coin_bytes(COINS[0])
+    with running_node(**tables(store, limits={"udp_reply_factor_max": 16})) as node:
+        _, ticket = ask(node.endpoint, GET_TICKET, (coin + ANS[COINS[0]]) * 200)
+        asked = node.endpoint, VALIDATE_TICKET, b"\7" + ticket
+        assert ask(*asked, "udp")[0] == Status.NOT_IMPLEMENTED
+        assert ask(*asked) == (Status.SUCCESS, coin * 200)
+        assert ask(*asked)[0] == Status.TICKET_CLAIMED_ALREADY
+
+
 def test_b7_no_ticket_is_zero(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([bytes(4), bytes(4), b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2"])
     monkeypatch.setattr("raida_uring.store.tickets.secrets.token_bytes", lambda _count: next(drawn))

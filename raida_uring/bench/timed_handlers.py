@@ -1,14 +1,24 @@
-"""Handlers of one millisecond: one computes in Python, one waits in C.
+"""Handlers that take a known time: two compute in Python, one waits in C.
 
 Loaded by the benchmark's node through `[handlers] modules`. Thread: workers.
 """
 
 import time
 
-from raida_uring.bench.cases import NAP_COMMAND, SPIN_GROUP, WORK_COMMAND
+from raida_uring.bench.cases import NAP_COMMAND, SPIN_COMMAND, SPIN_GROUP, WORK_COMMAND
 from raida_uring.handlers import Node, Reply, Request, command
 
+SPIN_S = 0.01  # twice the interpreter's switch interval, so other threads must request the GIL
 TAKES_S = 0.001
+
+
+@command(group=SPIN_GROUP, code=SPIN_COMMAND)
+def spin(_request: Request, _node: Node) -> Reply:
+    """Hold the GIL as much as the interpreter allows for 10 ms, then answer 250."""
+    until = time.perf_counter() + SPIN_S
+    while time.perf_counter() < until:
+        pass
+    return Reply()
 
 
 @command(group=SPIN_GROUP, code=WORK_COMMAND)
