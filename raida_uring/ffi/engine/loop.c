@@ -67,7 +67,9 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
             loop_event(engine, &engine->events[i]);
         left -= count;
         if (count < want) {
-            ru_datagram_count_answered(engine);
+            /* Not before the failures that overflowed the completion queue have been seen. */
+            if (!engine->backend->ops->overflowed(engine->backend))
+                ru_datagram_count_answered(engine);
             return true;
         }
     }
@@ -357,11 +359,13 @@ static int loop_end(struct ru_engine *engine)
         ru_datagram_release(engine);
         (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);
-    /* Submit what the last completions queued, such as closes of descriptors. */
-    (void)engine->backend->ops->wait(engine->backend, 0, 0);
-    ru_datagram_release(engine);
-    /* What became of the last replies; nothing else is in flight, and no further lap will come. */
-    (void)loop_reap(engine, LOOP_BUDGET_NONE);
+    /* Submit what the last completions queued, such as closes of descriptors, and see what became of
+     * the last replies; nothing else is in flight, and no further lap will come. */
+    do {
+        (void)engine->backend->ops->wait(engine->backend, 0, 0);
+        ru_datagram_release(engine);
+        (void)loop_reap(engine, LOOP_BUDGET_NONE);
+    } while (engine->backend->ops->overflowed(engine->backend) && ru_now_ns() < end_ns);
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);
