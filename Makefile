@@ -176,7 +176,7 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
 
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
-$(NATIVE_DIR)/test_backend $(NATIVE_DIR)/test_backend_streams: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
+$(addprefix $(NATIVE_DIR)/test_,backend backend_streams engine): NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
 
 # Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link
 # time; the data plane is unchanged.

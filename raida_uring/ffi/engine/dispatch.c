@@ -360,7 +360,7 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
             engine->lent_missing++;
         }
         room = ru_arena_block_size(&engine->arena, block);
-        if (size > room || size > RU_REPLY_MAX) {
+        if (size == 0 || size > room || size > RU_REPLY_MAX) {
             if (!own)
                 ru_block_release(&engine->blocks, block);
             return false;
@@ -464,12 +464,12 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     struct ru_worker_state *state = &engine->workers[worker];
     RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
-    uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
+    uint64_t spent_ns =
+        ru_number_min64(busy_ns - state->busy_ns, state->batch * RU_SERVICE_MAX_NS);
+    uint64_t sample_ns = spent_ns / state->batch + 1;
     if (lane->sampling.worker == worker)
-        dispatch_sampled(engine, lane, busy_ns - state->busy_ns + 1);
+        dispatch_sampled(engine, lane, spent_ns + 1);
     state->busy_ns = busy_ns;
-    if (sample_ns > RU_SERVICE_MAX_NS)
-        sample_ns = RU_SERVICE_MAX_NS;
     if (lane->service_ns == 0 || sample_ns < lane->service_ns)
         lane->service_ns = (lane->service_ns + sample_ns) / 2 + 1;
     else

@@ -125,6 +125,8 @@ void ru_engine_destroy(struct ru_engine *engine)
     if (!engine)
         return;
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
+    for (struct ru_adoptions *left = &engine->adoptions; left->taken != left->added; left->taken++)
+        engine_close_fd((int)(uint32_t)left->items[left->taken % RU_ADOPT_MAX]);
     ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
     ru_blocks_destroy(&engine->blocks);

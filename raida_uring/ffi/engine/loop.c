@@ -366,6 +366,7 @@ static int loop_end(struct ru_engine *engine)
         ru_datagram_release(engine);
         (void)loop_reap(engine, LOOP_BUDGET_NONE);
     } while (engine->backend->ops->overflowed(engine->backend) && ru_now_ns() < end_ns);
+    ru_accept_adopt(engine); /* to close them: those that came since the last lap */
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);
