@@ -30,6 +30,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
     engine->front.identity.body_bytes_max = live->body_bytes_max;
+    RU_CHECK(live->batch_max > 0 && live->batch_max <= RU_BATCH_MAX);
     RU_CHECK(live->connections_max <= engine->conns.capacity);
     engine->conns.used_max = live->connections_max;
     engine->conns.timeouts = (struct ru_conn_timeouts){
@@ -46,6 +47,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
 static void control_describe(struct ru_engine *engine, uint32_t index, struct ru_connection *into)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->opened_ns <= conn->state_since_ns && conn->state_since_ns <= engine->now_ns);
     *into = (struct ru_connection){
         .age_ns = engine->now_ns - conn->opened_ns,
         .state_ns = engine->now_ns - conn->state_since_ns,
@@ -69,7 +71,7 @@ static void control_list(struct ru_engine *engine, struct ru_call *call)
  * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
 {
-    if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
+    if (engine->hand_over_fd < 0)
         return -EINVAL;
     engine->phase = RU_SERVING;
     engine->hand_over_stuck = false;
@@ -98,6 +100,7 @@ void ru_control_serve(struct ru_engine *engine)
         !__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_TAKEN, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED))
         return;
+    RU_CHECK(engine->phase <= RU_DRAINING);
     switch ((enum ru_call_kind)call->kind) {
     case RU_CALL_LIVE:
         control_apply(engine, &call->live);
@@ -172,6 +175,7 @@ int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
     int result = control_call(engine, RU_CALL_CONNECTIONS);
     if (result != 0)
         return result;
+    RU_CHECK(engine->call.count <= RU_CONNECTIONS_LISTED);
     *first = engine->call.first;
     memcpy(connections, engine->call.connections, engine->call.count * sizeof(*connections));
     return (int)engine->call.count;

@@ -32,8 +32,8 @@ struct ru_worker_state {
     uint64_t given_ns;    /* when that was */
     uint64_t busy_ns;     /* of its mailbox, when they had come back */
     clockid_t clock;      /* of its thread's processor time; the worker writes it when it opens */
-    uint64_t looked_ns;   /* when that was read, while requests wait for the batch; 0: not yet */
-    uint64_t cpu_ns;      /* what the clock said then */
+    uint64_t looked_ns;   /* when the batch was last looked at: given, or that clock read */
+    uint64_t cpu_ns;      /* what the clock said then; 0: not read */
     bool waits;           /* its handler waits in C: no other batch has to wait for it */
     uint32_t lent[2];     /* blocks it holds in advance, by class */
 };

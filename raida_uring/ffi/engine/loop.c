@@ -27,6 +27,7 @@
 
 static void loop_event(struct ru_engine *engine, const struct ru_event *event)
 {
+    RU_CHECK(event->operation >= RU_OP_WAKE && event->operation <= RU_OP_IGNORED);
     switch ((enum ru_operation)event->operation) {
     case RU_OP_WAKE:
         engine->counters.wakes++;
@@ -47,8 +48,10 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
         ru_accept_event(engine, event);
         break;
     case RU_OP_RECEIVE:
+        ru_stream_received(engine, event);
+        break;
     case RU_OP_SEND:
-        ru_stream_event(engine, event);
+        ru_stream_sent(engine, event);
         break;
     case RU_OP_IGNORED:
         break;
@@ -89,6 +92,7 @@ static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_a
     engine->untaken = took_all ? 0 : engine->untaken + engine->config.events_per_lap;
     if (engine->untaken >= LOOP_UNTAKEN_MAX)
         engine->untaken = 0;
+    RU_CHECK(engine->judged_ns <= before_ns);
     if (engine->untaken == 0)
         ru_stream_expire(engine);
 }
@@ -147,6 +151,7 @@ static bool loop_can_serve_waiting(const struct ru_engine *engine)
 static uint64_t loop_wait_ns(const struct ru_engine *engine)
 {
     uint64_t wait_ns = ru_clock_ms_to_ns(engine->config.wait_max_ms);
+    RU_CHECK(engine->phase <= RU_DRAINING);
     wait_ns = ru_number_min64(wait_ns, ru_timer_wait_ns(&engine->timers, engine->now_ns));
     wait_ns = ru_number_min64(wait_ns, ru_dispatch_wait_ns(engine));
     if (engine->phase != RU_SERVING)
@@ -295,6 +300,7 @@ static void loop_abandon(struct ru_engine *engine)
     }
     engine->counters.tcp_dropped_drain += engine->counters.tcp_in_flight;
     engine->counters.tcp_in_flight = 0;
+    RU_CHECK(ru_udp_in_flight(&engine->udp) == engine->sending_count);
 }
 
 /* Once no operation takes from the sockets any more: take what they hold, but leave datagrams to
@@ -347,6 +353,7 @@ static int loop_serve(struct ru_engine *engine)
 static int loop_end(struct ru_engine *engine)
 {
     RU_CHECK(engine->phase == RU_DRAINING || engine->phase == RU_FORCED);
+    RU_CHECK(engine->phase == RU_FORCED || engine->counters.tcp_in_flight == 0);
     engine->phase = RU_ENDING;
     loop_cancel_listeners(engine);
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);

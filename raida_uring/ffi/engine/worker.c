@@ -157,12 +157,14 @@ static uint8_t *worker_place_reply(struct ru_worker *worker, const struct ru_con
                                    uint32_t size, uint32_t *block)
 {
     const struct ru_arena *arena = &worker->engine->arena;
+    RU_CHECK(size >= RU_HEADER_SMALL && size <= RU_REPLY_MAX);
     *block = RU_NONE;
     if (size <= context->inline_size)
         return arena->base + context->inline_at;
     *block = context->body_block;
     if (*block == RU_NONE || size > ru_arena_block_size(arena, *block))
         *block = worker_acquire_block(worker, size, context->transport == RU_UDP);
+    RU_CHECK(*block == RU_NONE || size <= ru_arena_block_size(arena, *block));
     return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
 }
 
@@ -237,6 +239,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     }
     if (entry->limited != RU_GUARD_NONE && context->transport == RU_UDP)
         out = NULL; /* no reply: the sender's address may be forged */
+    RU_CHECK(context->arrival_ns <= context->complete_ns && context->complete_ns <= now_ns);
     uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
     context->limited = entry->limited;
     context->reply_block = block;
@@ -441,6 +444,7 @@ static uint32_t worker_fill(struct ru_worker *worker)
             const struct ru_context *context =
                 ru_arena_context(&worker->engine->arena, ru_token_index(token));
             if (worker->used + RU_REQUEST_PREFIX + context->body_present + 8U > RU_SCRATCH_SIZE) {
+                RU_CHECK(worker->used > 0); /* an empty one has room for any request */
                 worker->waiting = token;
                 break;
             }
@@ -498,6 +502,7 @@ void ru_worker_close(struct ru_worker *worker)
     do
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);
+    RU_CHECK(worker->waiting == 0);
     (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
 }
