@@ -21,6 +21,14 @@
 #define CONTROL_WAIT_MS 5000
 #define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
 
+/* True if this thread, and nobody else, has moved the offered call on. */
+static bool control_claim(struct ru_call *call, enum ru_call_state to)
+{
+    uint32_t offered = RU_CALL_OFFERED;
+    return __atomic_compare_exchange_n(&call->state, &offered, (uint32_t)to, false,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
 /* ---- loop ---- */
 
 static void control_apply(struct ru_engine *engine, const struct ru_config *live)
@@ -31,15 +39,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
     engine->front.identity.body_bytes_max = live->body_bytes_max;
     RU_CHECK(live->batch_max > 0 && live->batch_max <= RU_BATCH_MAX);
-    RU_CHECK(live->connections_max <= engine->conns.capacity);
-    engine->conns.used_max = live->connections_max;
-    engine->conns.timeouts = (struct ru_conn_timeouts){
-        .progress_ns = ru_clock_ms_to_ns(live->progress_timeout_ms),
-        .header_ns = ru_clock_ms_to_ns(live->header_timeout_ms),
-        .body_ns = ru_clock_ms_to_ns(live->body_timeout_ms),
-        .write_ns = ru_clock_ms_to_ns(live->write_timeout_ms),
-        .idle_ns = ru_clock_ms_to_ns(live->idle_timeout_ms),
-    };
+    ru_conns_set_limits(&engine->conns, live);
     ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
 }
@@ -95,10 +95,8 @@ static void control_own(struct ru_engine *engine, uint32_t shared)
 void ru_control_serve(struct ru_engine *engine)
 {
     struct ru_call *call = &engine->call;
-    uint32_t offered = RU_CALL_OFFERED;
     if (__atomic_load_n(&call->state, __ATOMIC_RELAXED) != RU_CALL_OFFERED ||
-        !__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_TAKEN, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_RELAXED))
+        !control_claim(call, RU_CALL_TAKEN))
         return;
     RU_CHECK(engine->phase <= RU_DRAINING);
     switch ((enum ru_call_kind)call->kind) {
@@ -121,15 +119,6 @@ void ru_control_serve(struct ru_engine *engine)
 
 /* ---- any thread, one at a time ---- */
 
-static int control_withdraw(struct ru_call *call, int error)
-{
-    uint32_t offered = RU_CALL_OFFERED;
-    if (__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_IDLE, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_RELAXED))
-        return error;
-    return 0; /* the loop has just taken it: it will be done in a moment */
-}
-
 static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
 {
     struct ru_call *call = &engine->call;
@@ -142,14 +131,12 @@ static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
         ru_sleeper_announce(&call->sleeper);
         if (__atomic_load_n(&call->state, __ATOMIC_ACQUIRE) == RU_CALL_DONE)
             break;
-        int result = 0;
+        int error = ru_now_ns() >= end_ns ? -ETIMEDOUT : 0;
         if (__atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE) != RU_STAGE_RUNNING)
-            result = control_withdraw(call, -ESHUTDOWN);
-        else if (ru_now_ns() >= end_ns)
-            result = control_withdraw(call, -ETIMEDOUT);
-        if (result != 0) {
+            error = -ESHUTDOWN;
+        if (error != 0 && control_claim(call, RU_CALL_IDLE)) { /* otherwise the loop has it */
             ru_sleeper_cancel(&call->sleeper);
-            return result;
+            return error;
         }
         ru_sleeper_wait(&call->sleeper, CONTROL_LOOK_MS);
     }

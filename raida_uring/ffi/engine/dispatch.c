@@ -106,14 +106,20 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
     return batch > 0 ? (uint32_t)ru_number_min64(batch, lane->batch_max) : 1;
 }
 
+/* Add the time since the context was queued. */
+static void dispatch_record(struct ru_engine *engine, enum ru_histogram_kind kind, uint32_t context)
+{
+    uint64_t since_ns = engine->waiting.since_ns[context];
+    RU_CHECK(since_ns > 0 && since_ns <= engine->now_ns);
+    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
+}
+
 /* Take a context out of the lane for `worker`; its token, or 0 if its peer has left or it must not
  * be looked at. */
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     uint32_t context = ru_lane_pop(lane, &engine->waiting);
-    struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
-    RU_CHECK(engine->waiting.since_ns[context] <= engine->now_ns);
-    ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
+    dispatch_record(engine, RU_HISTOGRAM_QUEUE, context);
     if (context < engine->arena.slots) {
         if (ru_admission_refuses(engine, context)) { /* since it was queued */
             ru_datagram_limit(engine, context);
@@ -364,14 +370,6 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
     return size <= room;
 }
 
-static void dispatch_latency(struct ru_engine *engine, enum ru_histogram_kind kind,
-                             uint32_t context)
-{
-    uint64_t since_ns = engine->waiting.since_ns[context];
-    RU_CHECK(since_ns > 0 && since_ns <= engine->now_ns);
-    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
-}
-
 /* A reply that cannot be used is answered 252 from the request's header. */
 static uint32_t dispatch_internal(struct ru_engine *engine, uint32_t context)
 {
@@ -406,7 +404,7 @@ static void dispatch_return_datagram(struct ru_engine *engine, uint32_t slot, ui
         ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
         return;
     }
-    dispatch_latency(engine, RU_HISTOGRAM_UDP, slot);
+    dispatch_record(engine, RU_HISTOGRAM_UDP, slot);
     ru_datagram_reply(engine, slot, reply.block, reply.size);
 }
 
@@ -430,7 +428,7 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
         engine->counters.refused_limited++;
         conn->refused = true;
     }
-    dispatch_latency(engine, RU_HISTOGRAM_TCP, context);
+    dispatch_record(engine, RU_HISTOGRAM_TCP, context);
     ru_stream_replied(engine, index, reply.block, reply.size);
 }
 
@@ -459,8 +457,7 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     struct ru_worker_state *state = &engine->workers[worker];
     RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
-    uint64_t spent_ns =
-        ru_number_min64(busy_ns - state->busy_ns, state->batch * RU_SERVICE_MAX_NS);
+    uint64_t spent_ns = ru_number_min64(busy_ns - state->busy_ns, state->batch * RU_SERVICE_MAX_NS);
     uint64_t sample_ns = spent_ns / state->batch + 1;
     if (lane->sampling.worker == worker)
         dispatch_sampled(engine, lane, spent_ns + 1);

@@ -419,7 +419,7 @@ static int loop_open_backend(struct ru_engine *engine)
 
 static int loop_open(struct ru_engine *engine)
 {
-    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING);
+    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING && engine->operations == 0);
     int result = loop_pin(engine);
     if (result == 0)
         result = loop_open_backend(engine);

@@ -474,6 +474,7 @@ void ru_stream_received(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->receiving);
+    RU_CHECK(event->result > 0 || event->ended);
     conn->cancelling = false; /* an event after the cancel: it missed this receive, send another */
     if (event->ended) {
         conn->receiving = false;
