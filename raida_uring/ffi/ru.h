@@ -36,7 +36,7 @@ enum ru_backend_choice {
 
 enum ru_histogram_kind {
     RU_HISTOGRAM_UDP = 0,   /* datagram received to reply queued, requests of workers, ns */
-    RU_HISTOGRAM_TCP = 1,   /* first byte to reply queued, requests of workers, ns */
+    RU_HISTOGRAM_TCP = 1,   /* request received to reply queued, requests of workers, ns */
     RU_HISTOGRAM_QUEUE = 2, /* queued to handed to a worker, ns */
     RU_HISTOGRAM_LAP = 3,   /* one lap of the loop without its wait, ns */
     RU_HISTOGRAM_COUNT = 4,
