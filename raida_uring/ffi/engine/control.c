@@ -71,7 +71,7 @@ static void control_list(struct ru_engine *engine, struct ru_call *call)
  * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
 {
-    if (engine->hand_over_fd < 0)
+    if (!ru_engine_hands_over(engine))
         return -EINVAL;
     engine->phase = RU_SERVING;
     engine->hand_over_stuck = false;
@@ -123,7 +123,7 @@ static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
 {
     struct ru_call *call = &engine->call;
     uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(CONTROL_WAIT_MS);
-    RU_CHECK(call->state == RU_CALL_IDLE);
+    RU_CHECK(__atomic_load_n(&call->state, __ATOMIC_RELAXED) == RU_CALL_IDLE);
     call->kind = (uint32_t)kind;
     __atomic_store_n(&call->state, RU_CALL_OFFERED, __ATOMIC_RELEASE);
     ru_engine_wake(engine);

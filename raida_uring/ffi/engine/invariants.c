@@ -41,7 +41,7 @@ void ru_invariants_check_lap(const struct ru_engine *engine)
     RU_CHECK(counters->connections_open <= conns->used_count);
     RU_CHECK(counters->tcp_in_flight <= conns->used_count);
     RU_CHECK(engine->timers.set_count <= conns->used_count);
-    RU_CHECK(!engine->hand_over_stuck || engine->hand_over_fd >= 0);
+    RU_CHECK(!engine->hand_over_stuck || ru_engine_hands_over(engine));
     invariants_check_memory(engine);
 }
 

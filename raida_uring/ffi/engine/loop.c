@@ -236,7 +236,7 @@ static int loop_lap(struct ru_engine *engine)
 /* Whether another process has the sockets, too: it serves what arrives from now on. */
 static bool loop_leaves_sockets(const struct ru_engine *engine)
 {
-    return engine->hand_over_fd >= 0 || engine->config.shared_sockets != 0;
+    return ru_engine_hands_over(engine) || engine->config.shared_sockets != 0;
 }
 
 /* No listener takes anything new; the ends of the operations come later. */
@@ -259,7 +259,7 @@ static void loop_begin_drain(struct ru_engine *engine)
     loop_cancel_listeners(engine);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++)
         engine->listeners[i].draining = !loop_leaves_sockets(engine);
-    if (engine->hand_over_fd >= 0) {
+    if (ru_engine_hands_over(engine)) {
         ru_stream_hand_over(engine);
         return;
     }

@@ -249,7 +249,7 @@ static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_close
 static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    if (engine->hand_over_fd < 0 || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
+    if (!ru_engine_hands_over(engine) || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
         conn->sending)
         return false;
     if (conn->receiving) {
@@ -415,7 +415,7 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
         stream_await_memory(engine, index, (enum ru_shortage)ru_conn_block_class(conn));
         break;
     case RU_CONN_NEXT:
-        if (engine->phase != RU_SERVING && engine->hand_over_fd < 0 &&
+        if (engine->phase != RU_SERVING && !ru_engine_hands_over(engine) &&
             ru_list_is_empty(&conn->unread)) {
             stream_close(engine, index, RU_CLOSED_DONE);
             return;

@@ -489,7 +489,7 @@ void ru_worker_close(struct ru_worker *worker)
     if (!worker)
         return;
     struct ru_mailbox *mailbox = worker->mailbox;
-    RU_CHECK(mailbox->open);
+    RU_CHECK(__atomic_load_n(&mailbox->open, __ATOMIC_RELAXED));
     do
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);
