@@ -210,6 +210,34 @@ static void ask_datagram(int fd, enum native_command command, uint32_t payload_s
     expect_echo(request, reply, payload_size);
 }
 
+/* ---- other threads ---- */
+
+/* Reads all that any thread may read, and publishes roots, until there is no more to see. */
+static void *watch(void *self)
+{
+    const struct host *host = self;
+    static uint8_t roots[RU_ROOTS_SIZE];
+    uint64_t gauges[64], tallies[256], sum_ns, missed, version = 0;
+    struct ru_counters counters = {0};
+    struct ru_limited limited;
+    struct ru_closed closed[RU_CLOSED_KEPT];
+    EXPECT(ru_gauges_count() <= 64);
+    while (__atomic_load_n(&host->engine->stage, __ATOMIC_ACQUIRE) != RU_STAGE_ENDED) {
+        ru_engine_counters(host->engine, (uint64_t *)(void *)&counters);
+        EXPECT(counters.udp_answered <= counters.udp_received);
+        EXPECT(counters.tcp_answered <= counters.tcp_requests);
+        ru_engine_gauges(host->engine, gauges);
+        (void)ru_engine_tally(host->engine, NATIVE_WORKER, tallies);
+        (void)ru_engine_histogram(host->engine, RU_HISTOGRAM_TCP, tallies, 256, &sum_ns);
+        (void)ru_engine_limited(host->engine, &limited, 1);
+        (void)ru_engine_closed(host->engine, closed, &missed);
+        ru_engine_publish_roots(host->engine, roots);
+        EXPECT_EQUAL(ru_engine_roots_version(host->engine), ++version);
+        ru_engine_wake(host->engine);
+    }
+    return NULL;
+}
+
 /* ---- cases ---- */
 
 static void test_requests_are_answered(void)
@@ -217,8 +245,10 @@ static void test_requests_are_answered(void)
     static const uint32_t sizes[] = {1, 100, 256, 1300, 2100, PAYLOAD_MAX};
     struct ru_random random = {native_seed()};
     struct host host;
+    pthread_t watcher;
     host_start(&host);
     host_employ(&host);
+    EXPECT_EQUAL(pthread_create(&watcher, NULL, watch, &host), 0);
     int datagrams = client_of(SOCK_DGRAM, &host.udp_address);
     int streams[3];
     for (uint32_t i = 0; i < 3; i++)
@@ -235,6 +265,7 @@ static void test_requests_are_answered(void)
         (void)close(streams[i]);
     ru_engine_drain(host.engine, DRAIN_MS);
     host_end(&host);
+    EXPECT_EQUAL(pthread_join(watcher, NULL), 0);
     struct ru_counters counters;
     ru_engine_counters(host.engine, (uint64_t *)(void *)&counters);
     EXPECT_EQUAL(counters.udp_received, 40);
@@ -355,6 +386,34 @@ static void test_connections_are_handed_over(void)
     (void)close(channel[1]);
 }
 
+/* The other process ends before it serves: the engine goes on as if nothing had been. */
+static void test_a_hand_over_is_taken_back(void)
+{
+    struct ru_random random = {native_seed()};
+    struct host host;
+    int channel[2];
+    EXPECT_EQUAL(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel), 0);
+    (void)close(channel[1]);
+    host_start(&host);
+    host_employ(&host);
+    int stream = client_of(SOCK_STREAM, &host.tcp_address);
+    int datagrams = client_of(SOCK_DGRAM, &host.udp_address);
+    for (uint32_t turn = 0; turn < 10; turn++) {
+        ask_stream(stream, NATIVE_WORKER, 10, &random);
+        ru_engine_hand_over(host.engine, DRAIN_MS, channel[0]);
+        EXPECT_EQUAL(ru_engine_take_back(host.engine), 0);
+        EXPECT_EQUAL(ru_engine_take_back(host.engine), -EINVAL);
+        EXPECT_EQUAL(ru_engine_own(host.engine, turn % 2), 0);
+        ask_datagram(datagrams, NATIVE_WORKER, 10, &random);
+        (void)close(client_of(SOCK_STREAM, &host.tcp_address)); /* accepts again */
+    }
+    EXPECT_EQUAL(ru_engine_own(host.engine, 0), 0);
+    (void)close(stream);
+    (void)close(datagrams);
+    host_stop(&host);
+    (void)close(channel[0]);
+}
+
 /* What another process passes on to an engine that has ended is closed with it. */
 static void test_connections_that_come_too_late_are_closed(void)
 {
@@ -406,6 +465,7 @@ static void run_cases(void)
     RUN(test_a_block_returned_empty_is_no_reply);
     RUN(test_a_clock_that_runs_back_is_survived);
     RUN(test_connections_are_handed_over);
+    RUN(test_a_hand_over_is_taken_back);
     RUN(test_connections_that_come_too_late_are_closed);
     RUN(test_limits_change_and_connections_are_listed);
 }
