@@ -500,7 +500,7 @@ bool ru_dispatch_has_returns(const struct ru_engine *engine)
     return false;
 }
 
-void ru_dispatch_close(struct ru_engine *engine)
+void ru_engine_close_workers(struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++) {

@@ -224,11 +224,6 @@ void ru_engine_wake(struct ru_engine *engine)
     (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
 }
 
-void ru_engine_close_workers(struct ru_engine *engine)
-{
-    ru_dispatch_close(engine);
-}
-
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
                         uint32_t lane_class)
 {

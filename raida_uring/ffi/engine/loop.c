@@ -407,22 +407,17 @@ static int loop_pin(struct ru_engine *engine)
     return -errno;
 }
 
-static int loop_open_backend(struct ru_engine *engine)
+static int loop_open(struct ru_engine *engine)
 {
     const struct ru_backend_setup setup = {.config = &engine->config,
                                            .arena = &engine->arena,
                                            .tcp_buffers = engine->tcp_buffers,
                                            .wake_fd = engine->wake_fd,
                                            .fault = engine->fault};
-    return ru_backend_open(&engine->backend, &setup, &engine->refusal);
-}
-
-static int loop_open(struct ru_engine *engine)
-{
     RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING && engine->operations == 0);
     int result = loop_pin(engine);
     if (result == 0)
-        result = loop_open_backend(engine);
+        result = ru_backend_open(&engine->backend, &setup, &engine->refusal);
     if (result != 0)
         return result;
     memcpy(engine->tier, engine->backend->tier, sizeof(engine->tier));
@@ -463,7 +458,7 @@ int ru_engine_run(struct ru_engine *engine)
         engine->backend = NULL;
     }
     engine->result = result;
-    ru_dispatch_close(engine);
+    ru_engine_close_workers(engine);
     loop_set_stage(engine, RU_STAGE_ENDED);
     return result;
 }

@@ -16,7 +16,6 @@
 #include "engine/stream.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -161,17 +160,29 @@ void ru_stream_watch_all(struct ru_engine *engine)
             stream_watch(engine, index);
 }
 
+/* Read the peer's address into the connection's area, for the handler; false if the peer has reset.
+ * Only now, not at the accept: what needs no handler is spared the system call. */
+static bool stream_learn_peer(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
+    socklen_t size = RU_PEER_SIZE;
+    if (conn->peer_known)
+        return true;
+    memset(peer, 0, RU_PEER_SIZE);
+    conn->peer_known = getpeername(conn->fd, (struct sockaddr *)(void *)peer, &size) == 0;
+    return conn->peer_known;
+}
+
 void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct sockaddr_storage name = {0};
-    socklen_t size = sizeof(name);
     RU_CHECK(conn->fd >= 0);
-    if (conn->peer_known)
-        memcpy(&name, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
-    else if (!conn->closes_itself) /* else another socket may have the descriptor by now */
-        (void)getpeername(conn->fd, (struct sockaddr *)&name, &size); /* reset: stays zero */
-    memcpy(peer, &name, RU_ADDRESS_BYTES);
+    memset(peer, 0, RU_ADDRESS_BYTES);
+    /* When the descriptor closes itself, another socket may have it by now. */
+    if (conn->peer_known || (!conn->closes_itself && stream_learn_peer(engine, index)))
+        memcpy(peer, engine->arena.base + ru_arena_area_at(&engine->arena, index),
+               RU_ADDRESS_BYTES);
 }
 
 /* Note the end for the log, while the descriptor can still tell the peer. A connection that ended
@@ -313,20 +324,6 @@ static void stream_advance(struct ru_engine *engine, uint32_t index)
             stream_receive(engine, index);
     }
     stream_apply(engine, index, action);
-}
-
-/* Read the peer's address into the connection's area, for the handler; false if the peer has reset.
- * Only now, not at the accept: what needs no handler is spared the system call. */
-static bool stream_learn_peer(struct ru_engine *engine, uint32_t index)
-{
-    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
-    socklen_t size = RU_PEER_SIZE;
-    if (conn->peer_known)
-        return true;
-    memset(peer, 0, RU_PEER_SIZE);
-    conn->peer_known = getpeername(conn->fd, (struct sockaddr *)(void *)peer, &size) == 0;
-    return conn->peer_known;
 }
 
 static void stream_refuse(struct ru_engine *engine, uint32_t index, uint64_t *counter)

@@ -211,11 +211,6 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     return header_size;
 }
 
-static void worker_return(struct ru_worker *worker, uint64_t token)
-{
-    ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
-}
-
 /* record: where to note what became of it, or NULL. */
 static void worker_answer(struct ru_worker *worker, const struct worker_entry *entry,
                           struct worker_answer answer, uint64_t now_ns, struct ru_record *record)
@@ -267,7 +262,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
             memset(out + answer.size, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
         }
     }
-    worker_return(worker, entry->token);
+    ru_ring_push(&worker->mailbox->out, arena->base, entry->token);
 }
 
 /* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
@@ -344,7 +339,7 @@ int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t fa
 
 void ru_worker_return(struct ru_worker *worker, uint64_t token)
 {
-    worker_return(worker, token);
+    ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
     worker_wake_loop(worker);
 }
 
