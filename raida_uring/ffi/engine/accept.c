@@ -76,7 +76,7 @@ void ru_accept_adopt(struct ru_engine *engine)
 /* Do not accept for a moment, since it would fail again at once. */
 static void accept_pause(struct ru_engine *engine, uint32_t listener)
 {
-    RU_CHECK(!engine->listeners[listener].accepting); /* or nothing would pause */
+    RU_CHECK(!engine->listeners[listener].accepting); /* or the pause has no effect */
     accept_note_refusal(engine);
     engine->listeners[listener].accept_paused = true;
     engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
@@ -142,7 +142,7 @@ void ru_accept_drain(struct ru_engine *engine, bool refuse)
     RU_CHECK(engine->phase == RU_DRAINING);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
         int fd, listener = engine->config.listeners[i].tcp_fd;
-        RU_CHECK(!engine->listeners[i].accepting); /* one takes from the backlog */
+        RU_CHECK(!engine->listeners[i].accepting); /* or both take from the backlog */
         for (uint32_t budget = RU_CONNECTIONS_MAX; /* an end, whatever clients do */
              budget > 0 && (fd = accept_now(listener)) >= 0; budget--)
             accept_open(engine, i, fd, false);

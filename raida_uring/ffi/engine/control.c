@@ -21,7 +21,8 @@
 #define CONTROL_WAIT_MS 5000
 #define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
 
-/* True if this thread, and nobody else, has moved the offered call on. */
+/* Move an offered call on: to TAKEN by the loop, to IDLE by its caller. False if the other came
+ * first. */
 static bool control_claim(struct ru_call *call, enum ru_call_state to)
 {
     uint32_t offered = RU_CALL_OFFERED;

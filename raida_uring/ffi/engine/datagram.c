@@ -190,8 +190,9 @@ void ru_datagram_refuse(struct ru_engine *engine)
 {
     struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
     const struct sock_fprog program = {.len = 1, .filter = &none};
-    RU_CHECK(engine->phase == RU_DRAINING && !ru_engine_hands_over(engine));
-    for (uint32_t i = 0; i < engine->config.listeners_count; i++) /* in vain: a longer drain */
+    RU_CHECK(engine->phase == RU_DRAINING);
+    /* If it fails, the drain takes longer. */
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
         (void)setsockopt(engine->config.listeners[i].udp_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program,
                          sizeof(program));
 }

@@ -457,6 +457,7 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     struct ru_worker_state *state = &engine->workers[worker];
     RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
+    /* Bounded: a worker can write any number. */
     uint64_t spent_ns = ru_number_min64(busy_ns - state->busy_ns, state->batch * RU_SERVICE_MAX_NS);
     uint64_t sample_ns = spent_ns / state->batch + 1;
     if (lane->sampling.worker == worker)

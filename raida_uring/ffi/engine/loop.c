@@ -366,8 +366,8 @@ static int loop_end(struct ru_engine *engine)
         ru_datagram_release(engine);
         (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);
-    /* Submit what the last completions queued, such as closes of descriptors, and see what became of
-     * the last replies; nothing else is in flight, and no further lap will come. */
+    /* Submit what the last completions queued, such as closes of descriptors, and see what became
+     * of the last replies; nothing else is in flight, and no further lap will come. */
     do {
         (void)engine->backend->ops->wait(engine->backend, 0, 0);
         ru_datagram_release(engine);

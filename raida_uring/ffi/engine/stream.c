@@ -336,7 +336,7 @@ static void stream_refuse(struct ru_engine *engine, uint32_t index, uint64_t *co
 void ru_stream_limit(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    RU_CHECK(!conn->queued && !conn->with_worker); /* its reply would have two writers */
+    RU_CHECK(!conn->queued && !conn->with_worker); /* or its reply has two writers */
     conn->refused = true;
     stream_refuse(engine, index, &engine->counters.refused_limited);
 }
