@@ -127,11 +127,13 @@ THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-t
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/roots.c memory/sleeper.c \
                 wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c count/stats.c count/tally.c)
 
-test-threads: setup ## C queue tests under the thread sanitizer
+test-threads: setup ## C queue and engine tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
 	@for test in $(THREAD_TESTS); do \
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
 	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
+	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
+	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) -l:liburing.a -llmdb && $(NATIVE_DIR)/tsan_engine
 
 # The framing of arbitrary input under libFuzzer, which needs clang; gcc builds everything else.
 FUZZ_DIR   := build/fuzz
@@ -176,7 +178,8 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
 
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
-$(NATIVE_DIR)/test_backend $(NATIVE_DIR)/test_backend_streams: NATIVE_LINK := -Wl,--wrap=io_uring_queue_init_params
+RIG_LINK := -Wl,--wrap=io_uring_queue_init_params
+$(addprefix $(NATIVE_DIR)/test_,backend backend_streams engine): NATIVE_LINK := $(RIG_LINK)
 
 # Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link
 # time; the data plane is unchanged.

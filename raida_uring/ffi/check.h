@@ -13,18 +13,19 @@
 
 #define RU_CHECK(condition)                                                                        \
     do {                                                                                           \
-        if (RU_UNLIKELY(!(condition))) {                                                           \
-            (void)fprintf(stderr, "raida-uring: check failed: %s (%s:%d)\n", #condition, __FILE__, \
-                          __LINE__);                                                               \
-            abort();                                                                               \
-        }                                                                                          \
+        if (RU_UNLIKELY(!(condition)))                                                             \
+            ru_check_failed("check failed: " #condition, __FILE__, __LINE__);                      \
     } while (0)
 
 /* Where no case of ours leads. */
-#define RU_UNREACHABLE()                                                                           \
-    do {                                                                                           \
-        (void)fprintf(stderr, "raida-uring: unreachable (%s:%d)\n", __FILE__, __LINE__);           \
-        abort();                                                                                   \
-    } while (0)
+#define RU_UNREACHABLE() ru_check_failed("unreachable", __FILE__, __LINE__)
+
+/* Out of line, so that a check costs the code around it a comparison. */
+__attribute__((noreturn, cold, noinline, unused)) static void
+ru_check_failed(const char *what, const char *file, int line)
+{
+    (void)fprintf(stderr, "raida-uring: %s (%s:%d)\n", what, file, line);
+    abort();
+}
 
 #endif

@@ -36,7 +36,7 @@ enum ru_backend_choice {
 
 enum ru_histogram_kind {
     RU_HISTOGRAM_UDP = 0,   /* datagram received to reply queued, requests of workers, ns */
-    RU_HISTOGRAM_TCP = 1,   /* first byte to reply queued, requests of workers, ns */
+    RU_HISTOGRAM_TCP = 1,   /* request received to reply queued, requests of workers, ns */
     RU_HISTOGRAM_QUEUE = 2, /* queued to handed to a worker, ns */
     RU_HISTOGRAM_LAP = 3,   /* one lap of the loop without its wait, ns */
     RU_HISTOGRAM_COUNT = 4,
@@ -243,7 +243,8 @@ int ru_engine_own(struct ru_engine *engine, uint32_t shared);
 /* Thread: one at a time, while the loop runs. Serve a connection that another process has accepted
  * on `listener`; on success the engine owns the descriptor. -EAGAIN if too many wait, -EINVAL. */
 int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
-/* Thread: control, if ru_engine_run() was never called: makes ru_worker_take() return. */
+/* Thread: control, if ru_engine_run() was never called; it does the same at its end. No more tokens
+ * will come: ru_worker_take() returns. */
 void ru_engine_close_workers(struct ru_engine *engine);
 /* Thread: control. lane_class: enum ru_lane_class. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,

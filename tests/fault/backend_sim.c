@@ -302,6 +302,8 @@ static int sim_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t sp
         sim_turn(true);
     }
     sim_pass(sim_below(20000));
+    uint32_t waiting = sim.events_tail - sim.events_head; /* what had overflowed moves up */
+    sim.visible = waiting < sim.mood.events_max ? waiting : sim.mood.events_max;
     return 0;
 }
 
@@ -327,25 +329,23 @@ static uint32_t sim_reap(struct ru_backend *backend, struct ru_event *events, ui
     (void)backend;
     sim_forget();
     sim_elsewhere();
-    while (used < count && sim.events_head != sim.events_tail) {
+    for (; used < count && sim.visible > 0; sim.visible--) {
         events[used] = sim.events[sim.events_head++ % SIM_EVENTS_MAX];
         sim_reaped(&events[used++]);
     }
     return used;
 }
 
-static bool sim_saw_all(const struct ru_backend *backend)
-{
-    (void)backend; /* it is late as it likes anyway */
-    return true;
-}
-
-static bool sim_was_overflowed(struct ru_backend *backend)
+static bool sim_overflowed(struct ru_backend *backend)
 {
     (void)backend;
-    bool overflowed = sim.overflowed;
-    sim.overflowed = false;
-    return overflowed;
+    return sim.events_tail - sim.events_head > sim.visible;
+}
+
+static bool sim_saw_all(const struct ru_backend *backend)
+{
+    (void)backend;
+    return sim.events_tail - sim.events_head == sim.visible;
 }
 
 static bool sim_receive_now(struct ru_backend *backend, uint32_t listener, uint32_t slot,
@@ -383,6 +383,6 @@ const struct ru_backend_ops ru_backend_sim = {
     .wait = sim_wait,
     .reap = sim_reap,
     .saw_all = sim_saw_all,
-    .overflowed = sim_was_overflowed,
+    .overflowed = sim_overflowed,
     .receive_now = sim_receive_now,
 };

@@ -7,7 +7,6 @@
 #include "life.h"
 
 #include <errno.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- calls ---- */
@@ -154,15 +153,10 @@ void life_control_act(struct life *life)
         control_successor(life);
 }
 
-/* Nobody takes what is passed on to a node that has ended. */
 void life_control_end(struct life *life)
 {
-    struct ru_adoptions *adoptions = &life->engine->adoptions;
-    for (; adoptions->taken != adoptions->added; adoptions->taken++) {
-        int fd = (int)(uint32_t)adoptions->items[adoptions->taken % RU_ADOPT_MAX];
-        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, NULL, 0); /* by the end of the process */
-        (void)close(fd);
-        life->adopted--;
-    }
+    const struct ru_adoptions *adoptions = &life->engine->adoptions;
+    check(adoptions->taken == adoptions->added, "connections passed on that nobody took",
+          adoptions->added - adoptions->taken);
     sim_other_end();
 }

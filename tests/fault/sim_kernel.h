@@ -107,7 +107,6 @@ struct sim {
     bool in_world;
     int wake_fd;
     bool wake;
-    bool overflowed;
     bool received_now;
     struct sim_totals totals;
     int other; /* the channel to another process */
@@ -124,6 +123,7 @@ struct sim {
     uint32_t submissions_count;
     struct ru_event events[SIM_EVENTS_MAX];
     uint32_t events_head, events_tail;
+    uint32_t visible; /* events in the completion queue; those behind them overflowed it */
     const uint32_t *woken[SIM_WORDS_MAX];
     uint32_t woken_count;
 };

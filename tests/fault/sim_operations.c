@@ -65,7 +65,8 @@ void sim_post(const struct ru_event *event)
 {
     uint32_t waiting = sim.events_tail - sim.events_head;
     SIM_CHECK(waiting < SIM_EVENTS_MAX, "no event left for the test itself", waiting);
-    sim.overflowed |= waiting >= sim.mood.events_max;
+    if (waiting == sim.visible && waiting < sim.mood.events_max)
+        sim.visible++;
     sim.events[sim.events_tail++ % SIM_EVENTS_MAX] = *event;
 }
 

@@ -15,6 +15,11 @@
 
 #define ACCEPT_SHED_MAX 64
 
+static int accept_now(int listener)
+{
+    return accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
 /* Close at once and let the peer know by a reset. */
 static void accept_reject(int fd)
 {
@@ -27,6 +32,8 @@ static void accept_reject(int fd)
  * apart are one spell: an operator asks since when, not how often. */
 static void accept_note_refusal(struct ru_engine *engine)
 {
+    RU_CHECK(engine->refused_since_ns <= engine->refused_at_ns);
+    RU_CHECK(engine->refused_at_ns <= engine->now_ns);
     if (engine->refused_at_ns == 0 || engine->now_ns - engine->refused_at_ns > RU_REFUSALS_GAP_NS)
         engine->refused_since_ns = engine->now_ns;
     engine->refused_at_ns = engine->now_ns;
@@ -58,6 +65,7 @@ void ru_accept_adopt(struct ru_engine *engine)
 {
     struct ru_adoptions *adoptions = &engine->adoptions;
     uint32_t added = __atomic_load_n(&adoptions->added, __ATOMIC_ACQUIRE);
+    RU_CHECK(added - adoptions->taken <= RU_ADOPT_MAX);
     while (adoptions->taken != added) {
         uint64_t item = adoptions->items[adoptions->taken % RU_ADOPT_MAX];
         accept_open(engine, (uint32_t)(item >> 32), (int)(uint32_t)item, true);
@@ -68,6 +76,7 @@ void ru_accept_adopt(struct ru_engine *engine)
 /* Do not accept for a moment, since it would fail again at once. */
 static void accept_pause(struct ru_engine *engine, uint32_t listener)
 {
+    RU_CHECK(!engine->listeners[listener].accepting); /* or the pause has no effect */
     accept_note_refusal(engine);
     engine->listeners[listener].accept_paused = true;
     engine->accept_retry_ns = engine->now_ns + RU_ACCEPT_RETRY_NS;
@@ -78,8 +87,7 @@ static void accept_shed(struct ru_engine *engine, uint32_t listener)
 {
     for (uint32_t i = 0; i < ACCEPT_SHED_MAX && engine->reserve_fd >= 0; i++) {
         (void)close(engine->reserve_fd);
-        int fd = accept4(engine->config.listeners[listener].tcp_fd, NULL, NULL,
-                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept_now(engine->config.listeners[listener].tcp_fd);
         if (fd >= 0) {
             engine->counters.connections_accepted++;
             engine->counters.connections_closed_descriptors++;
@@ -94,6 +102,8 @@ static void accept_shed(struct ru_engine *engine, uint32_t listener)
 
 void ru_accept_event(struct ru_engine *engine, const struct ru_event *event)
 {
+    RU_CHECK(event->index < engine->config.listeners_count);
+    RU_CHECK(event->result >= 0 || event->ended);
     struct ru_listener_state *listener = &engine->listeners[event->index];
     if (event->ended) {
         RU_CHECK(listener->accepting);
@@ -129,15 +139,13 @@ void ru_accept_arm(struct ru_engine *engine)
 
 void ru_accept_drain(struct ru_engine *engine, bool refuse)
 {
+    RU_CHECK(engine->phase == RU_DRAINING);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
-        int listener = engine->config.listeners[i].tcp_fd;
-        for (uint32_t budget = RU_CONNECTIONS_MAX; budget > 0;
-             budget--) { /* an end, whatever clients do */
-            int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-            if (fd < 0)
-                break;
+        int fd, listener = engine->config.listeners[i].tcp_fd;
+        RU_CHECK(!engine->listeners[i].accepting); /* or both take from the backlog */
+        for (uint32_t budget = RU_CONNECTIONS_MAX; /* an end, whatever clients do */
+             budget > 0 && (fd = accept_now(listener)) >= 0; budget--)
             accept_open(engine, i, fd, false);
-        }
         if (refuse)
             (void)shutdown(listener, SHUT_RD); /* ends listening: further clients are refused */
     }

@@ -21,6 +21,15 @@
 #define CONTROL_WAIT_MS 5000
 #define CONTROL_LOOK_MS 100 /* the loop may end without serving the call */
 
+/* Move an offered call on: to TAKEN by the loop, to IDLE by its caller. False if the other came
+ * first. */
+static bool control_claim(struct ru_call *call, enum ru_call_state to)
+{
+    uint32_t offered = RU_CALL_OFFERED;
+    return __atomic_compare_exchange_n(&call->state, &offered, (uint32_t)to, false,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
 /* ---- loop ---- */
 
 static void control_apply(struct ru_engine *engine, const struct ru_config *live)
@@ -30,15 +39,8 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
     engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
     engine->front.identity.body_bytes_max = live->body_bytes_max;
-    RU_CHECK(live->connections_max <= engine->conns.capacity);
-    engine->conns.used_max = live->connections_max;
-    engine->conns.timeouts = (struct ru_conn_timeouts){
-        .progress_ns = ru_clock_ms_to_ns(live->progress_timeout_ms),
-        .header_ns = ru_clock_ms_to_ns(live->header_timeout_ms),
-        .body_ns = ru_clock_ms_to_ns(live->body_timeout_ms),
-        .write_ns = ru_clock_ms_to_ns(live->write_timeout_ms),
-        .idle_ns = ru_clock_ms_to_ns(live->idle_timeout_ms),
-    };
+    RU_CHECK(live->batch_max > 0 && live->batch_max <= RU_BATCH_MAX);
+    ru_conns_set_limits(&engine->conns, live);
     ru_guard_set(&engine->guard, &live->checks, engine->now_ns);
     ru_stream_watch_all(engine);
 }
@@ -46,6 +48,7 @@ static void control_apply(struct ru_engine *engine, const struct ru_config *live
 static void control_describe(struct ru_engine *engine, uint32_t index, struct ru_connection *into)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(conn->opened_ns <= conn->state_since_ns && conn->state_since_ns <= engine->now_ns);
     *into = (struct ru_connection){
         .age_ns = engine->now_ns - conn->opened_ns,
         .state_ns = engine->now_ns - conn->state_since_ns,
@@ -69,7 +72,7 @@ static void control_list(struct ru_engine *engine, struct ru_call *call)
  * sleep without listening; the others are armed when they end. */
 static int control_take_back(struct ru_engine *engine)
 {
-    if (engine->hand_over_fd < 0 || engine->phase > RU_DRAINING)
+    if (!ru_engine_hands_over(engine))
         return -EINVAL;
     engine->phase = RU_SERVING;
     engine->hand_over_stuck = false;
@@ -93,11 +96,10 @@ static void control_own(struct ru_engine *engine, uint32_t shared)
 void ru_control_serve(struct ru_engine *engine)
 {
     struct ru_call *call = &engine->call;
-    uint32_t offered = RU_CALL_OFFERED;
     if (__atomic_load_n(&call->state, __ATOMIC_RELAXED) != RU_CALL_OFFERED ||
-        !__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_TAKEN, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_RELAXED))
+        !control_claim(call, RU_CALL_TAKEN))
         return;
+    RU_CHECK(engine->phase <= RU_DRAINING);
     switch ((enum ru_call_kind)call->kind) {
     case RU_CALL_LIVE:
         control_apply(engine, &call->live);
@@ -118,20 +120,11 @@ void ru_control_serve(struct ru_engine *engine)
 
 /* ---- any thread, one at a time ---- */
 
-static int control_withdraw(struct ru_call *call, int error)
-{
-    uint32_t offered = RU_CALL_OFFERED;
-    if (__atomic_compare_exchange_n(&call->state, &offered, RU_CALL_IDLE, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_RELAXED))
-        return error;
-    return 0; /* the loop has just taken it: it will be done in a moment */
-}
-
 static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
 {
     struct ru_call *call = &engine->call;
     uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(CONTROL_WAIT_MS);
-    RU_CHECK(call->state == RU_CALL_IDLE);
+    RU_CHECK(__atomic_load_n(&call->state, __ATOMIC_RELAXED) == RU_CALL_IDLE);
     call->kind = (uint32_t)kind;
     __atomic_store_n(&call->state, RU_CALL_OFFERED, __ATOMIC_RELEASE);
     ru_engine_wake(engine);
@@ -139,14 +132,12 @@ static int control_call(struct ru_engine *engine, enum ru_call_kind kind)
         ru_sleeper_announce(&call->sleeper);
         if (__atomic_load_n(&call->state, __ATOMIC_ACQUIRE) == RU_CALL_DONE)
             break;
-        int result = 0;
+        int error = ru_now_ns() >= end_ns ? -ETIMEDOUT : 0;
         if (__atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE) != RU_STAGE_RUNNING)
-            result = control_withdraw(call, -ESHUTDOWN);
-        else if (ru_now_ns() >= end_ns)
-            result = control_withdraw(call, -ETIMEDOUT);
-        if (result != 0) {
+            error = -ESHUTDOWN;
+        if (error != 0 && control_claim(call, RU_CALL_IDLE)) { /* otherwise the loop has it */
             ru_sleeper_cancel(&call->sleeper);
-            return result;
+            return error;
         }
         ru_sleeper_wait(&call->sleeper, CONTROL_LOOK_MS);
     }
@@ -172,6 +163,7 @@ int ru_engine_connections(struct ru_engine *engine, uint32_t *first,
     int result = control_call(engine, RU_CALL_CONNECTIONS);
     if (result != 0)
         return result;
+    RU_CHECK(engine->call.count <= RU_CONNECTIONS_LISTED);
     *first = engine->call.first;
     memcpy(connections, engine->call.connections, engine->call.count * sizeof(*connections));
     return (int)engine->call.count;

@@ -26,15 +26,10 @@ static void datagram_refuse_slow(struct ru_engine *engine, uint32_t slot)
     ru_datagram_reply(engine, slot, RU_NONE, size);
 }
 
-static void datagram_drop(struct ru_engine *engine, uint32_t slot, uint64_t *counter)
-{
-    (*counter)++;
-    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
-}
-
 void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
 {
-    datagram_drop(engine, slot, &engine->counters.udp_dropped_limited);
+    engine->counters.udp_dropped_limited++;
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
 }
 
 static void datagram_queue(struct ru_engine *engine, uint32_t slot)
@@ -49,40 +44,44 @@ static void datagram_queue(struct ru_engine *engine, uint32_t slot)
         datagram_refuse_slow(engine, slot);
 }
 
+/* What counts that a datagram was dropped, or answered without a worker. */
+static uint64_t *datagram_counter(struct ru_counters *counters, enum ru_udp_action action)
+{
+    switch (action) {
+    case RU_UDP_DROP_EMPTY:
+        return &counters->udp_dropped_empty;
+    case RU_UDP_DROP_SHORT:
+        return &counters->udp_dropped_short;
+    case RU_UDP_DROP_POOL:
+        return &counters->udp_dropped_pool;
+    case RU_UDP_DROP_REPLY:
+        return &counters->udp_dropped_reply;
+    case RU_UDP_REPLY_VOTE:
+        return &counters->udp_votes;
+    case RU_UDP_REPLY_ECHO:
+        return &counters->echoes;
+    case RU_UDP_REPLY_REFUSED:
+        return &counters->refused_headers;
+    case RU_UDP_QUEUE:
+        break;
+    }
+    RU_UNREACHABLE();
+}
+
 static void datagram_decide(struct ru_engine *engine, uint32_t slot, uint32_t size)
 {
-    struct ru_counters *counters = &engine->counters;
-    uint32_t reply_size = 0;
-    switch (ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot, size, engine->now_ns,
-                          &reply_size)) {
-    case RU_UDP_DROP_EMPTY:
-        datagram_drop(engine, slot, &counters->udp_dropped_empty);
-        return;
-    case RU_UDP_DROP_SHORT:
-        datagram_drop(engine, slot, &counters->udp_dropped_short);
-        return;
-    case RU_UDP_DROP_POOL:
-        datagram_drop(engine, slot, &counters->udp_dropped_pool);
-        return;
-    case RU_UDP_DROP_REPLY:
-        datagram_drop(engine, slot, &counters->udp_dropped_reply);
-        return;
-    case RU_UDP_REPLY_VOTE:
-        counters->udp_votes++;
-        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
-        return;
-    case RU_UDP_REPLY_ECHO:
-        counters->echoes++;
-        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
-        return;
-    case RU_UDP_REPLY_REFUSED:
-        counters->refused_headers++;
-        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
-        return;
-    case RU_UDP_QUEUE:
+    uint32_t reply_size = 0; /* 0: it is dropped */
+    enum ru_udp_action action = ru_udp_decide(&engine->udp, &engine->front, &engine->arena, slot,
+                                              size, engine->now_ns, &reply_size);
+    if (action == RU_UDP_QUEUE) {
         datagram_queue(engine, slot);
         return;
     }
+    (*datagram_counter(&engine->counters, action))++;
+    if (reply_size > 0)
+        ru_datagram_reply(engine, slot, RU_NONE, reply_size);
+    else
+        ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
 }
 
 void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
@@ -97,8 +96,11 @@ void ru_datagram_event(struct ru_engine *engine, const struct ru_event *event)
         if (event->result == -ENOBUFS)
             engine->counters.udp_no_buffers++;
     }
-    if (event->buffer == RU_NONE)
+    if (event->buffer == RU_NONE) {
+        RU_CHECK(event->result <= 0);
         return;
+    }
+    RU_CHECK(event->result <= (int32_t)engine->arena.payload_size);
     ru_udp_move(&engine->udp, event->buffer, RU_UDP_LOOP); /* filled, or given back */
     if (event->result < 0) {
         ru_udp_move(&engine->udp, event->buffer, RU_UDP_FREE);
@@ -135,6 +137,7 @@ void ru_datagram_failed(struct ru_engine *engine)
      * 0 then. */
     engine->unsettled--;
     engine->counters.udp_dropped_send++;
+    RU_CHECK(engine->unsettled + (int32_t)engine->sending_count >= 0); /* none was counted twice */
 }
 
 void ru_datagram_release(struct ru_engine *engine)
@@ -146,6 +149,7 @@ void ru_datagram_release(struct ru_engine *engine)
         if (engine->sending[i].block != RU_NONE)
             ru_block_release(&engine->blocks, engine->sending[i].block);
     }
+    RU_CHECK(engine->udp.counts[RU_UDP_SENDING] == 0);
     engine->unsettled += (int32_t)engine->sending_count;
     engine->sending_count = 0;
 }
@@ -186,8 +190,9 @@ void ru_datagram_refuse(struct ru_engine *engine)
 {
     struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
     const struct sock_fprog program = {.len = 1, .filter = &none};
-    for (uint32_t i = 0; i < engine->config.listeners_count;
-         i++) /* if it fails, the drain takes longer */
+    RU_CHECK(engine->phase == RU_DRAINING);
+    /* If it fails, the drain takes longer. */
+    for (uint32_t i = 0; i < engine->config.listeners_count; i++)
         (void)setsockopt(engine->config.listeners[i].udp_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program,
                          sizeof(program));
 }
@@ -199,6 +204,7 @@ void ru_datagram_reclaim(struct ru_engine *engine)
     for (uint32_t slot = 0; slot < engine->udp.capacity; slot++)
         if (engine->udp.contexts[slot].place == RU_UDP_LENT)
             ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+    RU_CHECK(engine->udp.counts[RU_UDP_LENT] == 0);
 }
 
 /* One datagram that is still queued in a socket; false when there is none. */
@@ -210,6 +216,7 @@ static bool datagram_receive_now(struct ru_engine *engine, uint32_t listener)
         return false;
     struct ru_event event;
     if (engine->backend->ops->receive_now(engine->backend, listener, slot, &event)) {
+        RU_CHECK(event.buffer == slot && !event.ended);
         ru_datagram_event(engine, &event);
         return true;
     }

@@ -93,19 +93,25 @@ void ru_dispatch_init(struct ru_engine *engine)
 
 static uint32_t dispatch_batch(const struct ru_lane *lane)
 {
-    uint32_t batch;
+    uint64_t batch;
+    RU_CHECK(lane->count > 0 && lane->busy < lane->workers);
     if (lane->grouped)
         return lane->batch_max;
     if (lane->service_ns > 0) {
-        uint64_t fits = RU_DISPATCH_BUDGET_NS / lane->service_ns;
-        batch = fits < lane->batch_max ? (uint32_t)fits : lane->batch_max;
+        batch = RU_DISPATCH_BUDGET_NS / lane->service_ns;
     } else { /* nothing measured yet: share alike */
         uint32_t idle = lane->workers - lane->busy;
         batch = (lane->count + idle - 1) / idle;
-        if (batch > lane->batch_max)
-            batch = lane->batch_max;
     }
-    return batch > 0 ? batch : 1;
+    return batch > 0 ? (uint32_t)ru_number_min64(batch, lane->batch_max) : 1;
+}
+
+/* Add the time since the context was queued. */
+static void dispatch_record(struct ru_engine *engine, enum ru_histogram_kind kind, uint32_t context)
+{
+    uint64_t since_ns = engine->waiting.since_ns[context];
+    RU_CHECK(since_ns > 0 && since_ns <= engine->now_ns);
+    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
 }
 
 /* Take a context out of the lane for `worker`; its token, or 0 if its peer has left or it must not
@@ -113,9 +119,7 @@ static uint32_t dispatch_batch(const struct ru_lane *lane)
 static uint64_t dispatch_take(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
 {
     uint32_t context = ru_lane_pop(lane, &engine->waiting);
-    struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_QUEUE];
-    RU_CHECK(engine->waiting.since_ns[context] <= engine->now_ns);
-    ru_hist_add(hist, engine->now_ns - engine->waiting.since_ns[context], 1);
+    dispatch_record(engine, RU_HISTOGRAM_QUEUE, context);
     if (context < engine->arena.slots) {
         if (ru_admission_refuses(engine, context)) { /* since it was queued */
             ru_datagram_limit(engine, context);
@@ -158,8 +162,7 @@ static uint32_t dispatch_width(const struct ru_lane *lane, uint32_t share)
 {
     if (share >= RU_DISPATCH_WORKING)
         return 1;
-    uint32_t width = 2 * 1000 / (share > 0 ? share : 1);
-    return width < lane->workers ? width : lane->workers;
+    return ru_number_min32(2 * 1000 / (share > 0 ? share : 1), lane->workers);
 }
 
 /* The watched batch took `spent_ns`. The largest of the latest shares counts, since a thread that
@@ -172,12 +175,13 @@ static void dispatch_sampled(struct ru_engine *engine, struct ru_lane *lane, uin
     bool told = sampling->cpu_ns != 0 && cpu_ns < spent_ns;
     uint32_t share = told ? (uint32_t)(cpu_ns * 1000 / spent_ns) : 1000;
     uint32_t largest = 0;
+    RU_CHECK(share <= 1000);
     sampling->worker = RU_NONE;
     sampling->shares[sampling->next++ % RU_DISPATCH_SAMPLES] = (uint16_t)share;
     for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
-        if (sampling->shares[i] > largest)
-            largest = sampling->shares[i];
+        largest = sampling->shares[i] > largest ? sampling->shares[i] : largest;
     lane->width = dispatch_width(lane, largest);
+    RU_CHECK(lane->width > 0 && lane->width <= lane->workers);
     /* Take the next sample at once while they disagree. */
     sampling->due_ns =
         dispatch_width(lane, share) == lane->width ? engine->now_ns + RU_DISPATCH_SAMPLE_NS : 0;
@@ -200,14 +204,13 @@ static void dispatch_look(struct ru_engine *engine, const struct ru_lane *lane)
 {
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
         struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
-        uint64_t since_ns = state->looked_ns != 0 ? state->looked_ns : state->given_ns;
-        RU_CHECK(since_ns <= engine->now_ns);
-        if (state->outstanding == 0 || state->waits ||
-            engine->now_ns - since_ns < RU_DISPATCH_LOOK_NS)
+        RU_CHECK(state->looked_ns <= engine->now_ns);
+        uint64_t passed_ns = engine->now_ns - state->looked_ns;
+        if (state->outstanding == 0 || state->waits || passed_ns < RU_DISPATCH_LOOK_NS)
             continue;
         uint64_t cpu_ns = dispatch_cpu_ns(engine, lane->first_worker + i);
-        state->waits = state->looked_ns != 0 && cpu_ns != 0 &&
-                       (cpu_ns - state->cpu_ns) * 4 < engine->now_ns - since_ns;
+        state->waits =
+            state->cpu_ns != 0 && cpu_ns != 0 && (cpu_ns - state->cpu_ns) * 4 < passed_ns;
         state->looked_ns = engine->now_ns;
         state->cpu_ns = cpu_ns;
     }
@@ -235,16 +238,13 @@ static uint32_t dispatch_young(const struct ru_engine *engine, const struct ru_l
     for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
         const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
         uint64_t end_ns = state->given_ns + RU_DISPATCH_SOON_NS;
-        uint64_t look_ns =
-            (state->looked_ns != 0 ? state->looked_ns : state->given_ns) + RU_DISPATCH_LOOK_NS;
         if (state->outstanding == 0 || state->waits || engine->now_ns >= end_ns)
             continue;
         young++;
-        if (look_ns < end_ns)
-            end_ns = look_ns;
-        if (end_ns < *until_ns)
-            *until_ns = end_ns;
+        end_ns = ru_number_min64(end_ns, state->looked_ns + RU_DISPATCH_LOOK_NS);
+        *until_ns = ru_number_min64(*until_ns, end_ns);
     }
+    RU_CHECK(young <= lane->busy);
     return young;
 }
 
@@ -263,7 +263,7 @@ static uint64_t dispatch_wait_until_ns(const struct ru_engine *engine, const str
     uint64_t hold_ns = ru_lane_oldest_ns(lane, &engine->waiting) + RU_DISPATCH_HOLD_NS;
     if (lane->count >= dispatch_batch(lane) || engine->now_ns >= hold_ns)
         return 0;
-    return hold_ns < until_ns ? hold_ns : until_ns;
+    return ru_number_min64(hold_ns, until_ns);
 }
 
 /* ---- giving ---- */
@@ -287,7 +287,8 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
         return;
     state->batch = state->outstanding;
     state->given_ns = engine->now_ns;
-    state->looked_ns = 0;
+    state->looked_ns = engine->now_ns;
+    state->cpu_ns = 0;
     state->waits = false;
     lane->busy++;
     ru_lane_check(lane);
@@ -325,8 +326,7 @@ uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
             continue;
         uint64_t until_ns = dispatch_wait_until_ns(engine, lane);
         uint64_t rest_ns = until_ns > engine->now_ns ? until_ns - engine->now_ns : 1;
-        if (rest_ns < wait_ns)
-            wait_ns = rest_ns;
+        wait_ns = ru_number_min64(wait_ns, rest_ns);
     }
     return wait_ns;
 }
@@ -360,7 +360,7 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
             engine->lent_missing++;
         }
         room = ru_arena_block_size(&engine->arena, block);
-        if (size > room || size > RU_REPLY_MAX) {
+        if (size == 0 || size > room || size > RU_REPLY_MAX) {
             if (!own)
                 ru_block_release(&engine->blocks, block);
             return false;
@@ -368,13 +368,6 @@ static bool dispatch_check_reply(struct ru_engine *engine, uint32_t context, uin
     }
     *reply = (struct dispatch_reply){block, size};
     return size <= room;
-}
-
-static void dispatch_latency(struct ru_engine *engine, enum ru_histogram_kind kind,
-                             uint32_t context)
-{
-    uint64_t since_ns = engine->waiting.since_ns[context];
-    ru_hist_add(&ru_page_of(&engine->arena)->histograms[kind], engine->now_ns - since_ns, 1);
 }
 
 /* A reply that cannot be used is answered 252 from the request's header. */
@@ -411,7 +404,7 @@ static void dispatch_return_datagram(struct ru_engine *engine, uint32_t slot, ui
         ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
         return;
     }
-    dispatch_latency(engine, RU_HISTOGRAM_UDP, slot);
+    dispatch_record(engine, RU_HISTOGRAM_UDP, slot);
     ru_datagram_reply(engine, slot, reply.block, reply.size);
 }
 
@@ -435,7 +428,7 @@ static void dispatch_return_conn(struct ru_engine *engine, uint32_t index, uint3
         engine->counters.refused_limited++;
         conn->refused = true;
     }
-    dispatch_latency(engine, RU_HISTOGRAM_TCP, context);
+    dispatch_record(engine, RU_HISTOGRAM_TCP, context);
     ru_stream_replied(engine, index, reply.block, reply.size);
 }
 
@@ -464,12 +457,12 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     struct ru_worker_state *state = &engine->workers[worker];
     RU_CHECK(state->outstanding == 0 && state->batch > 0 && lane->busy > 0);
     uint64_t busy_ns = __atomic_load_n(&mailbox->busy_ns, __ATOMIC_RELAXED);
-    uint64_t sample_ns = (busy_ns - state->busy_ns) / state->batch + 1;
+    /* Bounded: a worker can write any number. */
+    uint64_t spent_ns = ru_number_min64(busy_ns - state->busy_ns, state->batch * RU_SERVICE_MAX_NS);
+    uint64_t sample_ns = spent_ns / state->batch + 1;
     if (lane->sampling.worker == worker)
-        dispatch_sampled(engine, lane, busy_ns - state->busy_ns + 1);
+        dispatch_sampled(engine, lane, spent_ns + 1);
     state->busy_ns = busy_ns;
-    if (sample_ns > RU_SERVICE_MAX_NS)
-        sample_ns = RU_SERVICE_MAX_NS;
     if (lane->service_ns == 0 || sample_ns < lane->service_ns)
         lane->service_ns = (lane->service_ns + sample_ns) / 2 + 1;
     else
@@ -508,7 +501,7 @@ bool ru_dispatch_has_returns(const struct ru_engine *engine)
     return false;
 }
 
-void ru_dispatch_close(struct ru_engine *engine)
+void ru_engine_close_workers(struct ru_engine *engine)
 {
     uint32_t workers = ru_config_workers(&engine->config);
     for (uint32_t worker = 0; worker < workers; worker++) {

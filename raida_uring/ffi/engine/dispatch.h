@@ -1,6 +1,6 @@
 /* dispatch.h: requests to workers and back.
  *
- * Thread: loop, but for ru_dispatch_init() and ru_dispatch_close().
+ * Thread: loop, but for ru_dispatch_init().
  */
 #ifndef RU_DISPATCH_H
 #define RU_DISPATCH_H
@@ -20,7 +20,5 @@ void ru_dispatch_run(struct ru_engine *engine);
 bool ru_dispatch_has_returns(const struct ru_engine *engine);
 /* How long queued work may wait for a running batch; UINT64_MAX when nothing waits. */
 uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine);
-/* No more tokens will come: workers leave ru_worker_take(). */
-void ru_dispatch_close(struct ru_engine *engine);
 
 #endif

@@ -125,6 +125,8 @@ void ru_engine_destroy(struct ru_engine *engine)
     if (!engine)
         return;
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
+    for (struct ru_adoptions *left = &engine->adoptions; left->taken != left->added; left->taken++)
+        engine_close_fd((int)(uint32_t)left->items[left->taken % RU_ADOPT_MAX]);
     ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
     ru_blocks_destroy(&engine->blocks);
@@ -220,11 +222,6 @@ void ru_engine_wake(struct ru_engine *engine)
 {
     const uint64_t one = 1;
     (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
-}
-
-void ru_engine_close_workers(struct ru_engine *engine)
-{
-    ru_dispatch_close(engine);
 }
 
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,

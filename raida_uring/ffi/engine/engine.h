@@ -32,8 +32,8 @@ struct ru_worker_state {
     uint64_t given_ns;    /* when that was */
     uint64_t busy_ns;     /* of its mailbox, when they had come back */
     clockid_t clock;      /* of its thread's processor time; the worker writes it when it opens */
-    uint64_t looked_ns;   /* when that was read, while requests wait for the batch; 0: not yet */
-    uint64_t cpu_ns;      /* what the clock said then */
+    uint64_t looked_ns;   /* when the batch was last looked at: given, or that clock read */
+    uint64_t cpu_ns;      /* what the clock said then; 0: not read */
     bool waits;           /* its handler waits in C: no other batch has to wait for it */
     uint32_t lent[2];     /* blocks it holds in advance, by class */
 };
@@ -168,13 +168,13 @@ struct ru_engine {
     uint32_t buffers_free;        /* lent to the kernel */
     struct ru_unread *unread;     /* per TCP buffer that is not */
     struct ru_link *unread_links; /* per TCP buffer: those of one connection */
-    int hand_over_fd;             /* the socket that descriptors leave through; -1: no hand-over */
-    bool hand_over_stuck;         /* that socket took no more for now: try again */
+    bool hand_over_stuck;         /* hand_over_fd took no more for now: try again */
 
     /* Any thread. */
     struct ru_call call;
     struct ru_closed_ring closed; /* stream.c puts in, one thread takes out */
     int wake_fd;
+    int hand_over_fd; /* the socket that descriptors leave through; -1: no hand-over */
     struct ru_adoptions adoptions;
     uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
     uint32_t stage;       /* enum ru_stage; the loop writes it */
@@ -186,6 +186,11 @@ struct ru_engine {
     char tier[RU_TIER_TEXT];
     struct ru_backend_refusal refusal;
 };
+
+static inline bool ru_engine_hands_over(const struct ru_engine *engine)
+{
+    return __atomic_load_n(&engine->hand_over_fd, __ATOMIC_RELAXED) >= 0;
+}
 
 /* At submission and at completion of each operation that the backend counts. */
 static inline void ru_engine_begin_operation(struct ru_engine *engine)

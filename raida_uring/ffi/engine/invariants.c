@@ -41,7 +41,7 @@ void ru_invariants_check_lap(const struct ru_engine *engine)
     RU_CHECK(counters->connections_open <= conns->used_count);
     RU_CHECK(counters->tcp_in_flight <= conns->used_count);
     RU_CHECK(engine->timers.set_count <= conns->used_count);
-    RU_CHECK(!engine->hand_over_stuck || engine->hand_over_fd >= 0);
+    RU_CHECK(!engine->hand_over_stuck || ru_engine_hands_over(engine));
     invariants_check_memory(engine);
 }
 
@@ -49,7 +49,7 @@ void ru_invariants_check_lap(const struct ru_engine *engine)
 
 /* What all connections have of it, together. */
 struct invariants_conns {
-    uint32_t used, queued, with_worker, operations, unread, waiting, waiting_blocks[2];
+    uint32_t used, queued, with_worker, operations, unread, waiting, waiting_blocks[2], blocks;
 };
 
 static void invariants_check_conn(const struct ru_engine *engine, uint32_t index,
@@ -69,6 +69,8 @@ static void invariants_check_conn(const struct ru_engine *engine, uint32_t index
     sums->unread += ru_list_check(&conn->unread, engine->unread_links, engine->config.tcp_buffers);
     sums->waiting += conn->awaits_memory;
     sums->waiting_blocks[ru_conn_block_class(conn)] += conn->state == RU_CONN_WAIT_BLOCK;
+    sums->blocks += conn->body_block != RU_NONE;
+    sums->blocks += conn->reply_block != RU_NONE && conn->reply_block != conn->body_block;
     RU_CHECK(conn->body_block == RU_NONE ||
              blocks->owners[conn->body_block] == engine->arena.slots + index);
     RU_CHECK(conn->reply_block == RU_NONE ||
@@ -100,19 +102,28 @@ static struct invariants_conns invariants_check_conns(const struct ru_engine *en
     return sums;
 }
 
-/* Not what stands in the mailbox: the worker writes there, too, and is not trusted. */
-static void invariants_check_worker(const struct ru_engine *engine, uint32_t worker)
+/* By the owner of each block, not by the mailboxes: workers write there, too, and are not trusted.
+ * Returns how many blocks are contexts'. */
+static uint32_t invariants_check_blocks(const struct ru_engine *engine)
 {
-    const struct ru_worker_state *state = &engine->workers[worker];
-    uint32_t lent[2] = {0};
-    RU_CHECK(state->outstanding <= state->batch && state->batch <= RU_BATCH_MAX);
-    for (uint32_t block = 0; block < engine->blocks.count[0] + engine->blocks.count[1]; block++)
-        if (engine->blocks.owners[block] == ru_block_worker(worker))
-            lent[ru_block_class(&engine->blocks, block)]++;
-    for (uint32_t size_class = 0; size_class < 2; size_class++) {
-        RU_CHECK(state->lent[size_class] == lent[size_class]);
-        RU_CHECK(lent[size_class] <= engine->lent_target[size_class]);
+    const struct ru_blocks *blocks = &engine->blocks;
+    const uint32_t workers = ru_config_workers(&engine->config);
+    uint32_t lent[RU_WORKERS_MAX][2] = {0}, contexts = 0;
+    ru_blocks_check(blocks);
+    for (uint32_t block = 0; block < blocks->count[0] + blocks->count[1]; block++) {
+        uint32_t owner = blocks->owners[block];
+        contexts += owner < engine->arena.contexts;
+        if (owner == RU_NONE || owner < engine->arena.contexts)
+            continue;
+        RU_CHECK(owner - ru_block_worker(0) < workers);
+        lent[owner - ru_block_worker(0)][ru_block_class(blocks, block)]++;
     }
+    for (uint32_t worker = 0; worker < workers; worker++)
+        for (uint32_t size_class = 0; size_class < 2; size_class++) {
+            RU_CHECK(engine->workers[worker].lent[size_class] == lent[worker][size_class]);
+            RU_CHECK(lent[worker][size_class] <= engine->lent_target[size_class]);
+        }
+    return contexts;
 }
 
 /* The tokens that workers hold, together. */
@@ -125,7 +136,7 @@ static uint32_t invariants_check_lanes(const struct ru_engine *engine)
         ru_lane_check_all(lane, &engine->waiting);
         for (uint32_t i = 0; i < lane->workers; i++) {
             const struct ru_worker_state *state = &engine->workers[lane->first_worker + i];
-            invariants_check_worker(engine, lane->first_worker + i);
+            RU_CHECK(state->outstanding <= state->batch && state->batch <= RU_BATCH_MAX);
             busy += state->outstanding > 0;
             outstanding += state->outstanding;
             lent[RU_BLOCK_SMALL] += state->lent[RU_BLOCK_SMALL];
@@ -141,10 +152,10 @@ static uint32_t invariants_check_lanes(const struct ru_engine *engine)
 void ru_invariants_check_all(const struct ru_engine *engine)
 {
     ru_invariants_check_lap(engine);
-    ru_blocks_check(&engine->blocks);
     ru_timer_check(&engine->timers);
     struct invariants_conns sums = invariants_check_conns(engine);
     uint32_t outstanding = invariants_check_lanes(engine), queued = 0, operations = 0;
+    uint32_t blocks = sums.blocks;
     for (uint32_t number = 0; number < RU_LANES; number++)
         queued += engine->lanes[number].count;
     for (uint32_t i = 0; i < engine->config.listeners_count; i++) {
@@ -155,7 +166,10 @@ void ru_invariants_check_all(const struct ru_engine *engine)
     RU_CHECK(outstanding == engine->udp.counts[RU_UDP_WORKER] + sums.with_worker);
     if (engine->phase != RU_ENDING) /* one more: the eventfd is watched */
         RU_CHECK(engine->operations == operations + sums.operations + 1);
-    for (uint32_t i = 0; i < engine->sending_count; i++)
+    for (uint32_t i = 0; i < engine->sending_count; i++) {
+        blocks += engine->sending[i].block != RU_NONE;
         RU_CHECK(engine->sending[i].block == RU_NONE ||
                  engine->blocks.owners[engine->sending[i].block] == engine->sending[i].slot);
+    }
+    RU_CHECK(blocks == invariants_check_blocks(engine)); /* none is a context's that forgot it */
 }

@@ -27,6 +27,7 @@
 
 static void loop_event(struct ru_engine *engine, const struct ru_event *event)
 {
+    RU_CHECK(event->operation >= RU_OP_WAKE && event->operation <= RU_OP_IGNORED);
     switch ((enum ru_operation)event->operation) {
     case RU_OP_WAKE:
         engine->counters.wakes++;
@@ -47,8 +48,10 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
         ru_accept_event(engine, event);
         break;
     case RU_OP_RECEIVE:
+        ru_stream_received(engine, event);
+        break;
     case RU_OP_SEND:
-        ru_stream_event(engine, event);
+        ru_stream_sent(engine, event);
         break;
     case RU_OP_IGNORED:
         break;
@@ -67,7 +70,9 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
             loop_event(engine, &engine->events[i]);
         left -= count;
         if (count < want) {
-            ru_datagram_count_answered(engine);
+            /* Not before the failures that overflowed the completion queue have been seen. */
+            if (!engine->backend->ops->overflowed(engine->backend))
+                ru_datagram_count_answered(engine);
             return true;
         }
     }
@@ -87,6 +92,7 @@ static void loop_judge(struct ru_engine *engine, uint64_t before_ns, bool took_a
     engine->untaken = took_all ? 0 : engine->untaken + engine->config.events_per_lap;
     if (engine->untaken >= LOOP_UNTAKEN_MAX)
         engine->untaken = 0;
+    RU_CHECK(engine->judged_ns <= before_ns);
     if (engine->untaken == 0)
         ru_stream_expire(engine);
 }
@@ -145,6 +151,7 @@ static bool loop_can_serve_waiting(const struct ru_engine *engine)
 static uint64_t loop_wait_ns(const struct ru_engine *engine)
 {
     uint64_t wait_ns = ru_clock_ms_to_ns(engine->config.wait_max_ms);
+    RU_CHECK(engine->phase <= RU_DRAINING);
     wait_ns = ru_number_min64(wait_ns, ru_timer_wait_ns(&engine->timers, engine->now_ns));
     wait_ns = ru_number_min64(wait_ns, ru_dispatch_wait_ns(engine));
     if (engine->phase != RU_SERVING)
@@ -229,7 +236,7 @@ static int loop_lap(struct ru_engine *engine)
 /* Whether another process has the sockets, too: it serves what arrives from now on. */
 static bool loop_leaves_sockets(const struct ru_engine *engine)
 {
-    return engine->hand_over_fd >= 0 || engine->config.shared_sockets != 0;
+    return ru_engine_hands_over(engine) || engine->config.shared_sockets != 0;
 }
 
 /* No listener takes anything new; the ends of the operations come later. */
@@ -252,7 +259,7 @@ static void loop_begin_drain(struct ru_engine *engine)
     loop_cancel_listeners(engine);
     for (uint32_t i = 0; i < engine->config.listeners_count; i++)
         engine->listeners[i].draining = !loop_leaves_sockets(engine);
-    if (engine->hand_over_fd >= 0) {
+    if (ru_engine_hands_over(engine)) {
         ru_stream_hand_over(engine);
         return;
     }
@@ -293,6 +300,7 @@ static void loop_abandon(struct ru_engine *engine)
     }
     engine->counters.tcp_dropped_drain += engine->counters.tcp_in_flight;
     engine->counters.tcp_in_flight = 0;
+    RU_CHECK(ru_udp_in_flight(&engine->udp) == engine->sending_count);
 }
 
 /* Once no operation takes from the sockets any more: take what they hold, but leave datagrams to
@@ -345,6 +353,7 @@ static int loop_serve(struct ru_engine *engine)
 static int loop_end(struct ru_engine *engine)
 {
     RU_CHECK(engine->phase == RU_DRAINING || engine->phase == RU_FORCED);
+    RU_CHECK(engine->phase == RU_FORCED || engine->counters.tcp_in_flight == 0);
     engine->phase = RU_ENDING;
     loop_cancel_listeners(engine);
     engine->backend->ops->cancel(engine->backend, RU_OP_WAKE, 0, 0);
@@ -357,11 +366,14 @@ static int loop_end(struct ru_engine *engine)
         ru_datagram_release(engine);
         (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);
-    /* Submit what the last completions queued, such as closes of descriptors. */
-    (void)engine->backend->ops->wait(engine->backend, 0, 0);
-    ru_datagram_release(engine);
-    /* What became of the last replies; nothing else is in flight, and no further lap will come. */
-    (void)loop_reap(engine, LOOP_BUDGET_NONE);
+    /* Submit what the last completions queued, such as closes of descriptors, and see what became
+     * of the last replies; nothing else is in flight, and no further lap will come. */
+    do {
+        (void)engine->backend->ops->wait(engine->backend, 0, 0);
+        ru_datagram_release(engine);
+        (void)loop_reap(engine, LOOP_BUDGET_NONE);
+    } while (engine->backend->ops->overflowed(engine->backend) && ru_now_ns() < end_ns);
+    ru_accept_adopt(engine); /* to close them: those that came since the last lap */
     loop_abandon(engine);
     loop_publish(engine);
     loop_publish_gauges(engine);
@@ -395,22 +407,17 @@ static int loop_pin(struct ru_engine *engine)
     return -errno;
 }
 
-static int loop_open_backend(struct ru_engine *engine)
+static int loop_open(struct ru_engine *engine)
 {
     const struct ru_backend_setup setup = {.config = &engine->config,
                                            .arena = &engine->arena,
                                            .tcp_buffers = engine->tcp_buffers,
                                            .wake_fd = engine->wake_fd,
                                            .fault = engine->fault};
-    return ru_backend_open(&engine->backend, &setup, &engine->refusal);
-}
-
-static int loop_open(struct ru_engine *engine)
-{
-    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING);
+    RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING && engine->operations == 0);
     int result = loop_pin(engine);
     if (result == 0)
-        result = loop_open_backend(engine);
+        result = ru_backend_open(&engine->backend, &setup, &engine->refusal);
     if (result != 0)
         return result;
     memcpy(engine->tier, engine->backend->tier, sizeof(engine->tier));
@@ -451,7 +458,7 @@ int ru_engine_run(struct ru_engine *engine)
         engine->backend = NULL;
     }
     engine->result = result;
-    ru_dispatch_close(engine);
+    ru_engine_close_workers(engine);
     loop_set_stage(engine, RU_STAGE_ENDED);
     return result;
 }

@@ -16,7 +16,6 @@
 #include "engine/stream.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -125,9 +124,10 @@ static void stream_stop_receiving(struct ru_engine *engine, uint32_t index)
 static void stream_send(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    RU_CHECK(!conn->sending && conn->fd >= 0);
+    RU_CHECK(conn->state == RU_CONN_WRITE && !conn->sending && conn->fd >= 0);
     uint32_t size;
     const uint8_t *bytes = ru_conn_unsent(&engine->conns, index, &size);
+    RU_CHECK(size > 0);
     conn->sending = true;
     ru_engine_begin_operation(engine);
     /* A small reply fits any empty send buffer, so the close need not wait for the send's
@@ -160,16 +160,29 @@ void ru_stream_watch_all(struct ru_engine *engine)
             stream_watch(engine, index);
 }
 
+/* Read the peer's address into the connection's area, for the handler; false if the peer has reset.
+ * Only now, not at the accept: what needs no handler is spared the system call. */
+static bool stream_learn_peer(struct ru_engine *engine, uint32_t index)
+{
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
+    socklen_t size = RU_PEER_SIZE;
+    if (conn->peer_known)
+        return true;
+    memset(peer, 0, RU_PEER_SIZE);
+    conn->peer_known = getpeername(conn->fd, (struct sockaddr *)(void *)peer, &size) == 0;
+    return conn->peer_known;
+}
+
 void ru_stream_peer(struct ru_engine *engine, uint32_t index, uint8_t *peer)
 {
     const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct sockaddr_storage name = {0};
-    socklen_t size = sizeof(name);
-    if (conn->peer_known)
-        memcpy(&name, engine->arena.base + ru_arena_area_at(&engine->arena, index), RU_PEER_SIZE);
-    else if (!conn->closes_itself) /* else another socket may have the descriptor by now */
-        (void)getpeername(conn->fd, (struct sockaddr *)&name, &size); /* reset: stays zero */
-    memcpy(peer, &name, RU_ADDRESS_BYTES);
+    RU_CHECK(conn->fd >= 0);
+    memset(peer, 0, RU_ADDRESS_BYTES);
+    /* When the descriptor closes itself, another socket may have it by now. */
+    if (conn->peer_known || (!conn->closes_itself && stream_learn_peer(engine, index)))
+        memcpy(peer, engine->arena.base + ru_arena_area_at(&engine->arena, index),
+               RU_ADDRESS_BYTES);
 }
 
 /* Note the end for the log, while the descriptor can still tell the peer. A connection that ended
@@ -247,7 +260,7 @@ static void stream_close(struct ru_engine *engine, uint32_t index, enum ru_close
 static bool stream_hand_over(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    if (engine->hand_over_fd < 0 || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
+    if (!ru_engine_hands_over(engine) || engine->phase != RU_DRAINING || !ru_conn_idle(conn) ||
         conn->sending)
         return false;
     if (conn->receiving) {
@@ -298,6 +311,7 @@ static void stream_advance(struct ru_engine *engine, uint32_t index)
         action = ru_conn_feed(&engine->conns, index, bytes, unread->size - unread->at,
                               engine->now_ns, &used);
         unread->at = (uint16_t)(unread->at + used);
+        RU_CHECK(unread->at <= unread->size);
         if (unread->at == unread->size)
             stream_drop_first(engine, conn);
     }
@@ -312,26 +326,19 @@ static void stream_advance(struct ru_engine *engine, uint32_t index)
     stream_apply(engine, index, action);
 }
 
-/* Read the peer's address into the connection's area, for the handler; false if the peer has reset.
- * Only now, not at the accept: what needs no handler is spared the system call. */
-static bool stream_learn_peer(struct ru_engine *engine, uint32_t index)
+static void stream_refuse(struct ru_engine *engine, uint32_t index, uint64_t *counter)
 {
-    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    uint8_t *peer = engine->arena.base + ru_arena_area_at(&engine->arena, index);
-    socklen_t size = RU_PEER_SIZE;
-    if (conn->peer_known)
-        return true;
-    memset(peer, 0, RU_PEER_SIZE);
-    conn->peer_known = getpeername(conn->fd, (struct sockaddr *)(void *)peer, &size) == 0;
-    return conn->peer_known;
+    (*counter)++;
+    stream_apply(engine, index,
+                 ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
 }
 
 void ru_stream_limit(struct ru_engine *engine, uint32_t index)
 {
-    engine->counters.refused_limited++;
-    ru_conn_at(&engine->conns, index)->refused = true;
-    stream_apply(engine, index,
-                 ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
+    struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+    RU_CHECK(!conn->queued && !conn->with_worker); /* or its reply has two writers */
+    conn->refused = true;
+    stream_refuse(engine, index, &engine->counters.refused_limited);
 }
 
 static void stream_queue(struct ru_engine *engine, uint32_t index)
@@ -356,9 +363,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
             stream_receive(engine, index);
         return;
     }
-    engine->counters.refused_slow++;
-    stream_apply(engine, index,
-                 ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
+    stream_refuse(engine, index, &engine->counters.refused_slow);
 }
 
 /* Bytes behind the request: kept for the next one on a persistent connection, else thrown away. */
@@ -378,7 +383,7 @@ static void stream_handle_surplus(struct ru_engine *engine, uint32_t index)
 static void stream_linger(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    RU_CHECK(!conn->closes_itself);
+    RU_CHECK(conn->state == RU_CONN_LINGER && !conn->closes_itself && !conn->sending);
     conn->discards = true;
     stream_drop_unread(engine, conn);
     if (shutdown(conn->fd, SHUT_WR) != 0) { /* it was reset */
@@ -392,6 +397,7 @@ static void stream_linger(struct ru_engine *engine, uint32_t index)
 
 static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action)
 {
+    const struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     switch (action) {
     case RU_CONN_NOTHING:
         break;
@@ -403,13 +409,11 @@ static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_
         break;
     case RU_CONN_AWAIT_BLOCK:
         stream_stop_receiving(engine, index);
-        stream_await_memory(
-            engine, index,
-            (enum ru_shortage)ru_conn_block_class(ru_conn_at(&engine->conns, index)));
+        stream_await_memory(engine, index, (enum ru_shortage)ru_conn_block_class(conn));
         break;
     case RU_CONN_NEXT:
-        if (engine->phase != RU_SERVING && engine->hand_over_fd < 0 &&
-            ru_list_is_empty(&ru_conn_at(&engine->conns, index)->unread)) {
+        if (engine->phase != RU_SERVING && !ru_engine_hands_over(engine) &&
+            ru_list_is_empty(&conn->unread)) {
             stream_close(engine, index, RU_CLOSED_DONE);
             return;
         }
@@ -444,8 +448,7 @@ static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru
         else
             stream_return_buffer(engine, event->buffer);
     } else if (wanted) {
-        conn->more_expected =
-            true; /* the body has all it asked for; what follows it is not known */
+        conn->more_expected = true; /* all that was asked for; what follows is not known */
         return ru_conn_received(&engine->conns, event->index, (uint32_t)event->result,
                                 engine->now_ns);
     }
@@ -453,11 +456,10 @@ static enum ru_conn_action stream_take(struct ru_engine *engine, const struct ru
 }
 
 /* A receive ended in LINGER: as a rule with the peer's end. */
-static void stream_linger_on(struct ru_engine *engine, uint32_t index, int32_t result)
+static void stream_linger_on(struct ru_engine *engine, uint32_t index, int32_t result, bool failed)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     RU_CHECK(conn->state == RU_CONN_LINGER && conn->discards);
-    bool failed = result < 0 && result != -ENOBUFS && result != -ECANCELED;
     conn->lingered += result > 0 ? (uint32_t)result : 0;
     if (conn->eof || failed || conn->lingered > RU_LINGER_MAX)
         stream_close(engine, index, RU_CLOSED_DONE);
@@ -465,10 +467,11 @@ static void stream_linger_on(struct ru_engine *engine, uint32_t index, int32_t r
         stream_receive(engine, index);
 }
 
-static void stream_received(struct ru_engine *engine, const struct ru_event *event)
+void ru_stream_received(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->receiving);
+    RU_CHECK(event->result > 0 || event->ended);
     conn->cancelling = false; /* an event after the cancel: it missed this receive, send another */
     if (event->ended) {
         conn->receiving = false;
@@ -481,7 +484,7 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
     if (conn->state == RU_CONN_DONE)
         ru_stream_continue_closing(engine, event->index);
     else if (conn->state == RU_CONN_LINGER)
-        stream_linger_on(engine, event->index, event->result);
+        stream_linger_on(engine, event->index, event->result, failed);
     else if (failed)
         stream_close(engine, event->index, RU_CLOSED_RESET);
     else if (action != RU_CONN_NOTHING)
@@ -492,7 +495,7 @@ static void stream_received(struct ru_engine *engine, const struct ru_event *eve
         stream_handle_surplus(engine, event->index);
 }
 
-static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
+void ru_stream_sent(struct ru_engine *engine, const struct ru_event *event)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, event->index);
     RU_CHECK(conn->generation == event->generation && conn->sending && event->ended);
@@ -511,6 +514,7 @@ static void stream_sent(struct ru_engine *engine, const struct ru_event *event)
 
 void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size)
 {
+    RU_CHECK(size > 0 && !ru_conn_at(&engine->conns, index)->with_worker);
     stream_apply(engine, index,
                  ru_conn_replied(&engine->conns, index, block, size, engine->now_ns));
 }
@@ -529,6 +533,7 @@ bool ru_stream_leave_lane(struct ru_engine *engine, uint32_t index)
 void ru_stream_expire(struct ru_engine *engine)
 {
     uint32_t index;
+    RU_CHECK(engine->judged_ns <= engine->now_ns);
     while ((index = ru_timer_expire(&engine->timers, engine->judged_ns)) != RU_NONE) {
         enum ru_closed_reason reason = RU_CLOSED_DONE;
         uint64_t deadline_ns = ru_conn_deadline_ns(&engine->conns, index, &reason);
@@ -541,15 +546,6 @@ void ru_stream_expire(struct ru_engine *engine)
     }
 }
 
-void ru_stream_event(struct ru_engine *engine, const struct ru_event *event)
-{
-    RU_CHECK(event->operation == RU_OP_RECEIVE || event->operation == RU_OP_SEND);
-    if (event->operation == RU_OP_RECEIVE)
-        stream_received(engine, event);
-    else
-        stream_sent(engine, event);
-}
-
 /* ---- once a lap ---- */
 
 static void stream_serve_buffers(struct ru_engine *engine)
@@ -559,6 +555,7 @@ static void stream_serve_buffers(struct ru_engine *engine)
     for (; !ru_list_is_empty(queue) && budget > 0; budget--) {
         uint32_t index = queue->first;
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
+        RU_CHECK(conn->awaits_memory && conn->shortage == RU_SHORT_OF_BUFFER);
         stream_leave_queue(engine, index);
         if ((ru_conn_reading(conn) || conn->state == RU_CONN_LINGER) && !conn->receiving)
             stream_receive(engine, index);
@@ -588,6 +585,7 @@ void ru_stream_serve_waiting(struct ru_engine *engine)
 
 void ru_stream_close_all(struct ru_engine *engine, bool idle_only)
 {
+    RU_CHECK(engine->phase != RU_SERVING);
     for (uint32_t index = 0; index < engine->conns.capacity; index++) {
         struct ru_conn *conn = ru_conn_at(&engine->conns, index);
         if (conn->state == RU_CONN_FREE || conn->state == RU_CONN_DONE)

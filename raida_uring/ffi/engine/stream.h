@@ -13,7 +13,9 @@ struct ru_event;
 
 /* Serve a connection that was just opened: listen to it, or hand it over. */
 void ru_stream_begin(struct ru_engine *engine, uint32_t index);
-void ru_stream_event(struct ru_engine *engine, const struct ru_event *event);
+/* A receive, or a send, has something to tell. */
+void ru_stream_received(struct ru_engine *engine, const struct ru_event *event);
+void ru_stream_sent(struct ru_engine *engine, const struct ru_event *event);
 /* A worker has replied: `size` bytes in `block`, or in the area if that is RU_NONE. */
 void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size);
 /* A lane has popped this connection. False if it was closed meanwhile and nobody waits for it. */

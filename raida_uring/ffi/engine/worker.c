@@ -68,6 +68,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, index);
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
+    RU_CHECK(mailbox->in.mask >= RU_BATCH_MAX - 1);
     struct ru_worker *made =
         mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made == MAP_FAILED) {
@@ -112,14 +113,14 @@ static const uint8_t *worker_draw_nonce(struct ru_worker *worker)
     return worker->random + worker->random_left;
 }
 
-static bool worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class,
-                             uint32_t *block)
+static uint32_t worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class)
 {
-    uint64_t word;
-    if (!ru_ring_pop(&worker->mailbox->lent[size_class], worker->engine->arena.base, &word))
-        return false;
-    *block = (uint32_t)word;
-    return true;
+    const struct ru_arena *arena = &worker->engine->arena;
+    uint64_t block;
+    if (!ru_ring_pop(&worker->mailbox->lent[size_class], arena->base, &block))
+        return RU_NONE;
+    RU_CHECK((block < arena->small_blocks) == (size_class == RU_BLOCK_SMALL));
+    return (uint32_t)block;
 }
 
 static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
@@ -134,15 +135,15 @@ static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
  * RU_NONE: in vain, and the rest of the batch waits, too. */
 static uint32_t worker_acquire_block(struct ru_worker *worker, uint32_t size, bool datagram)
 {
-    uint32_t block;
     uint64_t end_ns = ru_now_ns() + (datagram ? RU_LEND_UDP_NS : RU_LEND_TCP_NS);
     for (;;) {
-        if (size <= RU_SMALL_BLOCK && worker_pop_block(worker, RU_BLOCK_SMALL, &block))
+        uint32_t block =
+            size <= RU_SMALL_BLOCK ? worker_pop_block(worker, RU_BLOCK_SMALL) : RU_NONE;
+        if (block == RU_NONE)
+            block = worker_pop_block(worker, RU_BLOCK_LARGE);
+        if (block != RU_NONE || ru_now_ns() >= end_ns ||
+            __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
             return block;
-        if (worker_pop_block(worker, RU_BLOCK_LARGE, &block))
-            return block;
-        if (ru_now_ns() >= end_ns || __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
-            return RU_NONE;
         worker_wake_loop(worker);
         ru_sleeper_announce(&worker->mailbox->sleeper);
         if (worker_block_at_hand(worker, size))
@@ -157,20 +158,15 @@ static uint8_t *worker_place_reply(struct ru_worker *worker, const struct ru_con
                                    uint32_t size, uint32_t *block)
 {
     const struct ru_arena *arena = &worker->engine->arena;
+    RU_CHECK(size >= RU_HEADER_SMALL && size <= RU_REPLY_MAX);
     *block = RU_NONE;
     if (size <= context->inline_size)
         return arena->base + context->inline_at;
     *block = context->body_block;
     if (*block == RU_NONE || size > ru_arena_block_size(arena, *block))
         *block = worker_acquire_block(worker, size, context->transport == RU_UDP);
+    RU_CHECK(*block == RU_NONE || size <= ru_arena_block_size(arena, *block));
     return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
-}
-
-/* The bytes at the front of a sealed reply's payload that belong into its header. */
-static uint32_t worker_seal_size(const struct worker_entry *entry)
-{
-    return ru_header_size(entry->header) == RU_HEADER_SMALL ? RU_CHALLENGE_SIZE
-                                                            : RU_REPLY_NONCE_SIZE;
 }
 
 /* A reply as Python hands it over. A sealed one is a bare status, or begins with its seal; anything
@@ -181,7 +177,8 @@ static struct worker_answer worker_read_answer(struct ru_worker *worker,
 {
     if (!entry->sealed || size == 0)
         return (struct worker_answer){.status = status, .payload = payload, .size = size};
-    uint32_t seal_size = worker_seal_size(entry);
+    uint32_t seal_size =
+        ru_header_size(entry->header) == RU_HEADER_SMALL ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE;
     if (size < seal_size) {
         worker_raise(&worker->mailbox->counters.refused_sizes);
         return (struct worker_answer){.status = RU_STATUS_INTERNAL};
@@ -214,11 +211,6 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
     return header_size;
 }
 
-static void worker_return(struct ru_worker *worker, uint64_t token)
-{
-    ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
-}
-
 /* record: where to note what became of it, or NULL. */
 static void worker_answer(struct ru_worker *worker, const struct worker_entry *entry,
                           struct worker_answer answer, uint64_t now_ns, struct ru_record *record)
@@ -237,6 +229,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     }
     if (entry->limited != RU_GUARD_NONE && context->transport == RU_UDP)
         out = NULL; /* no reply: the sender's address may be forged */
+    RU_CHECK(context->arrival_ns <= context->complete_ns && context->complete_ns <= now_ns);
     uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
     context->limited = entry->limited;
     context->reply_block = block;
@@ -269,7 +262,7 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
             memset(out + answer.size, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
         }
     }
-    worker_return(worker, entry->token);
+    ru_ring_push(&worker->mailbox->out, arena->base, entry->token);
 }
 
 /* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
@@ -346,19 +339,11 @@ int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t fa
 
 void ru_worker_return(struct ru_worker *worker, uint64_t token)
 {
-    worker_return(worker, token);
+    ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
     worker_wake_loop(worker);
 }
 
 /* ---- requests ---- */
-
-static enum ru_request_kind worker_kind(const struct worker_entry *entry,
-                                        const struct ru_context *context)
-{
-    if (entry->sealed)
-        return RU_REQUEST_SEALED;
-    return context->body_size > 0 ? RU_REQUEST_PLAIN : RU_REQUEST_BARE;
-}
 
 static void worker_record(struct ru_worker *worker, const struct worker_entry *entry,
                           const struct ru_context *context, const uint8_t *body)
@@ -367,16 +352,20 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
     struct ru_record *record = &worker->records[worker->opened];
     uint32_t payload_at = (uint32_t)(body - worker->scratch);
     uint32_t payload_size = context->body_present;
-    if (!entry->sealed) {
-        payload_at += payload_size > 0 ? RU_CHALLENGE_SIZE : 0;
-        payload_size -= payload_size > 0 ? RU_PLAIN_BODY_MIN : 0;
+    enum ru_request_kind kind = RU_REQUEST_SEALED;
+    if (!entry->sealed)
+        kind = context->body_size > 0 ? RU_REQUEST_PLAIN : RU_REQUEST_BARE;
+    if (kind == RU_REQUEST_PLAIN) { /* its body has been checked */
+        RU_CHECK(payload_size >= RU_PLAIN_BODY_MIN);
+        payload_at += RU_CHALLENGE_SIZE;
+        payload_size -= RU_PLAIN_BODY_MIN;
     }
     *record = (struct ru_record){
         .token = entry->token,
         .payload_at = payload_at,
         .payload_size = payload_size,
         .command = ru_header_command(entry->header),
-        .kind = worker_kind(entry, context),
+        .kind = kind,
         .encryption = entry->header[RU_REQUEST_ENCRYPTION_AT],
         .shard = entry->header[RU_REQUEST_SHARD_AT],
         .transport = context->transport,
@@ -441,6 +430,7 @@ static uint32_t worker_fill(struct ru_worker *worker)
             const struct ru_context *context =
                 ru_arena_context(&worker->engine->arena, ru_token_index(token));
             if (worker->used + RU_REQUEST_PREFIX + context->body_present + 8U > RU_SCRATCH_SIZE) {
+                RU_CHECK(worker->used > 0); /* an empty one has room for any request */
                 worker->waiting = token;
                 break;
             }
@@ -494,10 +484,11 @@ void ru_worker_close(struct ru_worker *worker)
     if (!worker)
         return;
     struct ru_mailbox *mailbox = worker->mailbox;
-    RU_CHECK(mailbox->open);
+    RU_CHECK(__atomic_load_n(&mailbox->open, __ATOMIC_RELAXED));
     do
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);
+    RU_CHECK(worker->waiting == 0);
     (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
 }

@@ -102,6 +102,18 @@ const char *ru_connection_state_name(uint32_t state)
 
 /* ---- open and close ---- */
 
+void ru_conns_set_limits(struct ru_conns *conns, const struct ru_config *config)
+{
+    RU_CHECK(config->connections_max <= conns->capacity);
+    conns->used_max = config->connections_max;
+    conns->timeouts =
+        (struct ru_conn_timeouts){.progress_ns = ru_clock_ms_to_ns(config->progress_timeout_ms),
+                                  .header_ns = ru_clock_ms_to_ns(config->header_timeout_ms),
+                                  .body_ns = ru_clock_ms_to_ns(config->body_timeout_ms),
+                                  .write_ns = ru_clock_ms_to_ns(config->write_timeout_ms),
+                                  .idle_ns = ru_clock_ms_to_ns(config->idle_timeout_ms)};
+}
+
 int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct ru_front *front,
                   const struct ru_arena *arena, struct ru_blocks *blocks,
                   struct ru_counters *counters)
@@ -109,18 +121,13 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
     *conns = (struct ru_conns){
         .capacity = config->connections_max,
         .free_head = RU_NONE,
-        .used_max = config->connections_max,
         .persistent = config->tcp_persistent != 0,
-        .timeouts = {.progress_ns = ru_clock_ms_to_ns(config->progress_timeout_ms),
-                     .header_ns = ru_clock_ms_to_ns(config->header_timeout_ms),
-                     .body_ns = ru_clock_ms_to_ns(config->body_timeout_ms),
-                     .write_ns = ru_clock_ms_to_ns(config->write_timeout_ms),
-                     .idle_ns = ru_clock_ms_to_ns(config->idle_timeout_ms)},
         .front = front,
         .arena = arena,
         .blocks = blocks,
         .counters = counters,
     };
+    ru_conns_set_limits(conns, config);
     conns->conns = calloc(conns->capacity, sizeof(*conns->conns));
     if (!conns->conns)
         return -ENOMEM;

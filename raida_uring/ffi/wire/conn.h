@@ -112,6 +112,8 @@ int ru_conns_init(struct ru_conns *conns, const struct ru_config *config, struct
                   const struct ru_arena *arena, struct ru_blocks *blocks,
                   struct ru_counters *counters);
 void ru_conns_destroy(struct ru_conns *conns);
+/* Apply connections_max and the time-outs, which may change at run time. */
+void ru_conns_set_limits(struct ru_conns *conns, const struct ru_config *config);
 struct ru_conn *ru_conn_at(struct ru_conns *conns, uint32_t index);
 /* A free connection in READ_HEADER, or RU_NONE. The caller writes its peer into the area. */
 uint32_t ru_conn_open(struct ru_conns *conns, int fd, uint8_t listener, uint64_t now_ns);
