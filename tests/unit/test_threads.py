@@ -3,12 +3,16 @@
 import dataclasses
 import os
 import threading
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from raida_uring import threads
+from raida_uring.admin import server
 from raida_uring.config import embedded_default
+from raida_uring.errors import StartError
+from raida_uring.node.daemon import Daemon
 from raida_uring.node.operators import UNAVAILABLE, Website
 from raida_uring.observe import web
 from raida_uring.threads import Vital
@@ -48,6 +52,19 @@ def test_http_whose_thread_does_not_begin_is_tried_again(monkeypatch: pytest.Mon
         website.open(dataclasses.replace(embedded_default().http, enabled=True, port=0))
     assert website.fault == "a started thread does not begin to run"
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_admin_socket_whose_thread_does_not_begin_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    node = Daemon(embedded_default())
+    monkeypatch.setattr(server, "Vital", Breathless)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StartError, match="a started thread does not begin to run"):
+        server.Admin(node, tmp_path / "admin.sock")
+    assert os.listdir("/proc/self/fd") == before
+    assert not (tmp_path / "admin.sock").exists()
 
 
 def test_a_thread_that_cannot_be_had_is_an_error_of_the_start() -> None:
