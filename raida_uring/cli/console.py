@@ -31,8 +31,8 @@ def complain(message: str, status: int = EXIT_FAULT) -> int:
 
 
 def printable(path: Path) -> str:
-    """A path whose name may hold control characters, and bytes that are not UTF-8."""
-    return harmless(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    """A path whose name may hold bytes that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def guide(name: str) -> str:

@@ -8,7 +8,6 @@ of the log (writer.py). Not for the I/O thread, which counts instead.
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -32,8 +31,6 @@ JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 REPEATS_MAX: Final = 10
 REPEATS_INTERVAL_S: Final = 10.0
 _KINDS_MAX: Final = 256  # a handler may log any number of different templates
-
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and line feed
 
 _JOURNAL_PRIORITIES: Final = {
     logging.DEBUG: 7,
@@ -61,7 +58,7 @@ class _PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
-        return _CONTROLS.sub("?", super().format(record))  # a terminal might obey them
+        return super().format(record)
 
 
 class _PriorityFormatter(logging.Formatter):

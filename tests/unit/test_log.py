@@ -51,13 +51,6 @@ def test_lines_carry_time_level_and_message(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d warning handler 0/1 failed\n", text)
 
 
-def test_control_characters_of_a_value_do_not_reach_the_terminal(tmp_path: Path) -> None:
-    with flushed(tmp_path / "log") as stream:
-        log.configure("info", stream)
-        logging.getLogger("raida_uring").warning("of %s", "\x1b[2J\x9b\r\tname")
-    assert (tmp_path / "log").read_text().endswith(" warning of ?[2J??\tname\n")
-
-
 def test_journal_gets_priorities_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
