@@ -506,7 +506,7 @@ START_WAITS: Final = _warning(
 STOPPED_EARLY: Final = _info(
     "stopped_early",
     "told to stop before the node served",
-    "a stop while the start was waiting, or importing a module of handlers",
+    "a stop while the start was waiting",
 )
 ADDRESS_MISSING: Final = _warning(
     "address_missing",
