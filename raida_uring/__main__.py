@@ -3,12 +3,17 @@
 import signal
 import sys
 
+from raida_uring import signals
+
 
 def main() -> int:
     """Run the command line of this process and return the exit status.
 
-    Ctrl-C while the program loads ends it without a message, as it does a program in C.
+    Ctrl-C while the program loads ends it without a message, as it does a program in C; a request
+    to reload waits until the node can hear it.
     """
+    if sys.argv[1:2] == ["serve"]:
+        signals.hold_back()
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # otherwise SIGINT was ignored at the start
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -70,9 +70,7 @@ class Reserve:
             self.close()
             try:
                 channel, _ = listening.accept()
-            except (
-                OSError
-            ):  # no connection waits: the kernel allocates a descriptor before it looks
+            except OSError:  # none waits: the kernel allocates a descriptor before it looks
                 self.fill()
                 raise
         return channel

@@ -3,9 +3,12 @@
 docs/architecture.md lists all threads.
 """
 
+import _thread
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 BEGIN_LOOKS: Final = 60  # many short ones, so that a stopped process does not use all of them up
 BEGIN_LOOK_S: Final = 0.5
@@ -14,26 +17,29 @@ BEGIN_LOOK_S: Final = 0.5
 on_death: Callable[[threading.Thread, BaseException], None] | None = None
 
 
-class _Begun(threading.Event):
-    """Set by a thread that has begun. start() waits for it without a timeout, but a thread that
-    finds no memory for its first steps never sets it."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Raises MemoryError."""
-        if timeout is not None:
-            return super().wait(timeout)
-        if not any(super(_Begun, self).wait(BEGIN_LOOK_S) for _ in range(BEGIN_LOOKS)):
-            raise MemoryError("a started thread does not begin to run")
-        return True
-
-
 class Vital(threading.Thread):
     """A thread that may end only by returning: any exception calls on_death."""
 
-    def __init__(self, **how: Any) -> None:
-        """how: arguments of threading.Thread."""
-        super().__init__(**how)
-        self._started = _Begun()  # replaces threading's event of this name, which all versions have
+    def start(self) -> None:
+        """Return once it has begun. Raises RuntimeError if no further thread is permitted,
+        MemoryError if it does not begin: one that finds no memory for its first steps never tells
+        Thread.start(), which waits without end. Another thread does that waiting."""
+        outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        _thread.start_new_thread(self._start, (outcome,))
+        for _ in range(BEGIN_LOOKS):
+            with contextlib.suppress(queue.Empty):
+                if (error := outcome.get(timeout=BEGIN_LOOK_S)) is not None:
+                    raise error
+                return
+        raise MemoryError("a started thread does not begin to run")
+
+    def _start(self, outcome: "queue.SimpleQueue[Exception | None]") -> None:
+        try:
+            super().start()
+        except Exception as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
 
     def run(self) -> None:
         """Thread: itself."""

@@ -88,16 +88,10 @@ def _user_directory() -> Path:
     user = os.geteuid()
     if user == 0 and os.access("/run", os.W_OK):  # nobody else can create files there
         return Path("/run/raida-uring-0")
-    if of_session and _is_own_directory(Path(of_session)):
-        return Path(of_session) / "raida-uring"
+    with contextlib.suppress(OSError):
+        if of_session and os.path.isdir(of_session) and os.stat(of_session).st_uid == user:
+            return Path(of_session) / "raida-uring"
     return Path(f"/tmp/raida-uring-{user}")  # noqa: S108  for this user alone, and checked
-
-
-def _is_own_directory(path: Path) -> bool:
-    try:
-        return path.is_dir() and path.stat().st_uid == os.geteuid()
-    except OSError:
-        return False
 
 
 def _places(port: int) -> Iterator[Path]:
@@ -295,7 +289,7 @@ def _answers(channel: socket.socket, path: Path) -> Iterator[dict[str, Any]]:
     with channel.makefile("rb") as stream:
         while line := stream.readline(_ANSWER_BYTES_MAX):
             try:
-                answer = _harmless(json.loads(line))
+                answer = _printable(json.loads(line))
             except (ValueError, RecursionError):
                 answer = None
             match answer:
@@ -311,16 +305,21 @@ def _answers(channel: socket.socket, path: Path) -> Iterator[dict[str, Any]]:
     raise RaidaError(f"{path}: the node hung up")
 
 
-def _harmless(answer: Any) -> Any:
+def _printable(answer: Any) -> Any:
     """The answer without control characters: root may ask a program that anybody runs."""
     match answer:
         case str():
-            return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", answer)
+            return harmless(answer)
         case list():
-            return [_harmless(one) for one in answer]
+            return [_printable(one) for one in answer]
         case dict():
-            return {_harmless(name): _harmless(value) for name, value in answer.items()}
+            return {_printable(name): _printable(value) for name, value in answer.items()}
     return answer
+
+
+def harmless(text: str) -> str:
+    """The text with `?` for each control character, which a terminal might obey."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)
 
 
 def result_of(

@@ -4,23 +4,22 @@ Pure. `node/daemon.py` is the `Node`, `node/server.py` the `Served`. Thread: any
 """
 
 import queue
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from raida_uring.config import Config
+from raida_uring.config import Config, Difference
 from raida_uring.errors import StartError
 from raida_uring.ffi import native
 from raida_uring.observe.snapshot import Snapshot
 
 
-class Reloaded(Protocol):
-    """The outcome of a reload: settings that are in effect, and those that need a restart."""
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The outcome of a reload. applied: in effect. restart: wait for the next start."""
 
-    @property
-    def applied(self) -> Sequence[object]: ...
-    @property
-    def restart(self) -> Sequence[object]: ...
+    applied: list[Difference]
+    restart: list[Difference]
 
 
 class Served(Protocol):
@@ -28,8 +27,6 @@ class Served(Protocol):
 
     @property
     def config(self) -> Config: ...
-    @property
-    def http_fault(self) -> str | None: ...
     @property
     def phase(self) -> str: ...
     @property

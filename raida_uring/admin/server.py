@@ -11,15 +11,15 @@ import os
 import queue
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from raida_uring import log
-from raida_uring.admin.client import peer_of
+from raida_uring.admin.client import default_path, peer_of
 from raida_uring.admin.node import Node, Served
-from raida_uring.admin.path import listen
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import RaidaError, StartError
 from raida_uring.ffi import native
@@ -140,7 +140,7 @@ class Admin:
         self._thread = Vital(target=self._run, name="admin", daemon=True)
         with contextlib.ExitStack() as undone:
             try:
-                self._listener = undone.enter_context(listen(self._path, CLIENTS_MAX))
+                self._listener = undone.enter_context(_listen(self._path))
                 undone.callback(self._path.unlink)
                 found = self._path.stat()
                 self._selector = undone.enter_context(selectors.DefaultSelector())
@@ -150,7 +150,7 @@ class Admin:
                 self._reserve = Reserve()
                 undone.callback(self._reserve.close)
                 self._thread.start()
-            except (OSError, RuntimeError) as error:  # no descriptor, no thread
+            except (OSError, RuntimeError, MemoryError) as error:  # no descriptor, no thread
                 raise StartError(f"[admin] socket {path}: {error}") from error
             undone.pop_all()
         self._identity = found.st_dev, found.st_ino
@@ -294,7 +294,7 @@ class Admin:
         try:
             given = json.loads(line)
         except (ValueError, RecursionError):
-            raise _RequestError("a request is one JSON object per line") from None
+            given = None
         if not isinstance(given, dict):
             raise _RequestError("a request is one JSON object per line")
         name = given.pop("command", None)
@@ -407,6 +407,68 @@ class Admin:
     def _begin_drain(self, timeout_s: float) -> None:
         events.DRAIN_ASKED.log(timeout_s=timeout_s, timeout_ms=round(timeout_s * 1000))
         self._node.begin_drain(round(timeout_s * 1000))
+
+
+# --- Its path -----------------------------------------------------------------------------------
+
+
+def path_of(server: Served) -> Path:
+    """The path that the configuration names, otherwise the default one."""
+    given = server.config.admin.socket
+    return Path(given) if given else default_path(server.endpoints[0][1])
+
+
+def _listen(path: Path) -> socket.socket:
+    """The listening socket, which does not block. Raises StartError."""
+    with contextlib.ExitStack() as undone:
+        listener = undone.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            _prepare_directory(path.parent)
+            _remove_stale(path)
+            # Before bind(), so that others can connect at no moment.
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(os.fspath(path))
+            listener.listen(CLIENTS_MAX)
+            listener.setblocking(False)
+        except OSError as error:
+            raise StartError(f"[admin] socket {path}: {error.strerror or error}") from error
+        undone.pop_all()
+    return listener
+
+
+def _prepare_directory(directory: Path) -> None:
+    """Make it for this user alone. An existing one must belong to this user or root, and nobody
+    else may write to it: they could replace the socket by their own. Raises OSError,
+    StartError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise StartError(f"[admin] socket: {directory} belongs to another user")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        raise StartError(f"[admin] socket: others may write to {directory}")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on. Raises OSError, or StartError if somebody does."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise StartError(f"[admin] socket {path}: there is something that is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # the listener may be stopped, or busy
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its backlog is full
+    raise StartError(f"[admin] socket {path}: another node listens there")
+
+
+# --- Requests -----------------------------------------------------------------------------------
 
 
 def _refuse_user(channel: socket.socket) -> str | None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from raida_uring.admin.client import harmless
 from raida_uring.node import upgrade
 
 EXIT_FAILED: Final = 1  # may pass by itself: a service manager should start the node again
@@ -21,7 +22,7 @@ def complain(message: str, status: int = EXIT_FAULT) -> int:
 
     A node that was started by an upgrade also reports it to its predecessor.
     """
-    line = " ".join(message.split())
+    line = harmless(" ".join(message.split()))
     if upgrade.ENVIRONMENT in os.environ:
         upgrade.tell_failure(line)
     with contextlib.suppress(OSError):  # a full disk: the exit status still tells

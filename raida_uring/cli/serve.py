@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from raida_uring.cli.console import EXIT_FAILED, complain
 from raida_uring.cli.options import Backend, add_module_path, config_option, load_config
 from raida_uring.errors import RaidaError
 from raida_uring.log import events
-from raida_uring.node import inbox
 
 # The months that a coin's record can hold begin in February 2023 and end 256 later.
 _YEARS: Final = range(2023, 2045)
@@ -44,7 +42,6 @@ def serve(
 
     The first signal lets requests in flight finish; a second one does not wait for them.
     """
-    inbox.hold_back((signal.SIGHUP, signal.SIGUSR2))
 
     def read() -> config.Config:
         given = load_config(config_path)

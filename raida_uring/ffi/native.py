@@ -356,7 +356,7 @@ class Engine:
 
     @property
     def tier(self) -> str:
-        """Thread: any. Backend and tier; valid once ready."""
+        """Thread: any. Backend and tier; empty until ready, and when no backend could be opened."""
         return _text(_lib.ru_engine_tier(self._engine))
 
     @property

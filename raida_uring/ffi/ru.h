@@ -220,7 +220,7 @@ int ru_engine_run(struct ru_engine *engine);
 int ru_engine_wait_ready(struct ru_engine *engine, uint32_t timeout_ms);
 /* Thread: any. The step that failed; empty if none did. Valid after run or wait_ready. */
 const char *ru_engine_fault(struct ru_engine *engine);
-/* Thread: any. The backend and its tier, for the start-up line; valid once ready. */
+/* Thread: any. The backend and its tier, for the start-up line; empty until ready. */
 const char *ru_engine_tier(struct ru_engine *engine);
 /* Thread: any. The step that io_uring failed at, and its errno, if the choice was AUTO and epoll
  * serves; empty and 0 otherwise. Valid once ready. */

@@ -15,19 +15,19 @@ from typing import Final
 
 from raida_uring import log, threads
 from raida_uring.addresses import format_endpoint
+from raida_uring.admin.node import Reloaded
 from raida_uring.config import Config
 from raida_uring.errors import EngineError, RaidaError, StartError, ToldToStopError
 from raida_uring.log import events
 from raida_uring.node import hint, operators, servicemanager
 from raida_uring.node.inbox import Inbox
-from raida_uring.node.life import POLLED, SIGNALS, Action, Event, Life, Stage
+from raida_uring.node.life import POLLED, Action, Event, Life, Stage
 from raida_uring.node.operators import Operators
 from raida_uring.node.patience import Patience
 from raida_uring.node.reload import Reload
 from raida_uring.node.resources import Resources
-from raida_uring.node.server import Reloaded, Server
-from raida_uring.node.service import Service
-from raida_uring.node.stopping import Stopping
+from raida_uring.node.server import Server
+from raida_uring.node.servicemanager import Service
 from raida_uring.node.succession import Outcome, Succession
 from raida_uring.node.upgrade import Takeover
 
@@ -52,24 +52,25 @@ class Daemon:
         file, which tells the node from others of the machine."""
         self.file = file
         self._takeover = Takeover.from_environment()
+        following = self._takeover is not None
+        self._life = Life(Stage.FOLLOWING if following else Stage.ALONE)
+        self._inbox = Inbox()
+        self._service = Service(following=following)
+        patience = Patience(self._inbox, self._service.waits, self._life.post)
         self.server = Server(
             config,
             takeover=self._takeover,
             received=servicemanager.received_sockets(),
             stored=servicemanager.stores_sockets(),
-            # Whoever waits for a successor to start has a time-out for it.
-            patience=None if self._takeover is not None else Patience(self._rest),
+            patience=None if following else patience,  # a predecessor's wait has its own end
         )
-        self._life = Life(Stage.ALONE if self._takeover is None else Stage.FOLLOWING)
-        self._inbox: Inbox[Event] = Inbox(SIGNALS)
         self._stop_asked_at = 0.0  # first, by time.monotonic(); 0: not yet
+        self._drain_ms: int | None = None  # that the admin socket has asked for
         self._last_was_told = False  # the last event came from the inbox
         self._fault: RaidaError | None = None  # to end with
         self._dead: str | None = None  # a thread that the node cannot do without
-        self._service = Service(following=self._takeover is not None)
-        self._stopping = Stopping(self.server, self._service)
         self._reload = Reload(self.server, self._service, reread)
-        self._operators = Operators(self, self.server)
+        self._operators = Operators(self, self.server.website)
         self._succession = Succession(self.server, self._life.post)
         self._actions = self._implemented()
 
@@ -78,7 +79,7 @@ class Daemon:
             Action.WITHDRAW: lambda: self._withdraw("it was told to stop"),
             Action.WITHDRAW_FAILED: lambda: self._withdraw("it has failed, see the log"),
             Action.GIVE_BACK: self._service.give_back,
-            Action.STOP_LATER: self._stopping.later,
+            Action.STOP_LATER: self._stop_later,
             Action.OPEN: self._open,
             Action.END_TAKEOVER: self._end_takeover,
             Action.START_SUCCESSOR: self._succession.start,
@@ -92,9 +93,9 @@ class Daemon:
             Action.RELOAD: self._reload.run_quietly,
             Action.NOTE_FAULT: self._note_fault,
             Action.LEAVE: self._leave,
-            Action.NOTE_LEAVING: self._stopping.note_leaving,
-            Action.STOP_SOONER: self._stopping.sooner,
-            Action.STOP_AT_ONCE: self._stopping.at_once,
+            Action.NOTE_LEAVING: lambda: events.LEAVING_ALREADY.log(),
+            Action.STOP_SOONER: self.server.begin_drain,  # the admin socket may have asked for more
+            Action.STOP_AT_ONCE: self._stop_at_once,
             Action.KILL_DISMISSED: lambda: self._succession.dismissed(kill=True),
         }
 
@@ -117,7 +118,8 @@ class Daemon:
         """
         if self._takeover is not None:
             raise StartError("the predecessor has not gone yet: ask again in a moment")
-        self._stopping.ask(drain_timeout_ms)
+        self._drain_ms = drain_timeout_ms
+        self.server.begin_drain(drain_timeout_ms)
         self._inbox.put(Event.DRAIN)
 
     def reload(self) -> Reloaded:
@@ -187,17 +189,6 @@ class Daemon:
             self._service.announce(self.server.descriptors)
         self.server.begin_takeover(self._hear_of_predecessor)
 
-    def _rest(self, seconds: float, reason: str) -> None:
-        """Wait while the start waits for something. Raises ToldToStopError."""
-        self._service.waits(reason)
-        until = time.monotonic() + seconds
-        while (left_s := until - time.monotonic()) > 0:
-            happened = self._inbox.take(left_s)
-            if happened is Event.STOP:
-                raise ToldToStopError("told to stop before it served")
-            if happened is not None:
-                self._life.post(happened)
-
     def _next(self) -> Event | None:
         """What has happened, after waiting a moment for it.
 
@@ -248,7 +239,10 @@ class Daemon:
         try:
             self.server.stop()
             if self._life.stage is Stage.ENDED:
-                self._finish()
+                lost = self._succession.finish()
+                if lost is not None and not self._stop_asked_at:
+                    self._service.claim()
+                    raise lost
         finally:
             counters = self.server.counters()
             events.FINAL_COUNTERS.log(
@@ -259,13 +253,6 @@ class Daemon:
             self._service.end()
             if self._life.stage in POLLED and self._life.stage is not Stage.HANDING_OVER:
                 self._succession.dismissed(kill=True)  # our own fault: nobody waits for it
-
-    def _finish(self) -> None:
-        """Raises EngineError when the successor has ended too, unasked."""
-        lost = self._succession.finish()
-        if lost is not None and not self._stop_asked_at:
-            self._service.claim()
-            raise lost
 
     # -- actions: after a predecessor --------------------------------------------------------------
 
@@ -301,8 +288,9 @@ class Daemon:
             return
         self._service.hand_over(pid)
         self._operators.give_up()
-        self._stopping.log_begin(self._stopping.default_ms)
-        self._succession.hand_over(self._stopping.default_ms)
+        timeout_ms = self._drain_timeout_ms
+        events.STOPPING.log(timeout_s=timeout_ms / 1000, timeout_ms=timeout_ms)
+        self._succession.hand_over(timeout_ms)
 
     def _serve_again(self) -> None:
         ended = self._succession.forget_lost()
@@ -324,9 +312,28 @@ class Daemon:
             doing = f"thread {self._dead} has died, so the node ends"
             self._fault = EngineError(errno.EOWNERDEAD, doing)
 
+    @property
+    def _drain_timeout_ms(self) -> int:
+        asked = self._drain_ms
+        return self.server.config.network.drain_timeout_ms if asked is None else asked
+
+    def _stop_later(self) -> None:
+        """The predecessor's connections come here, and the sockets are not ours alone."""
+        events.STOPPING_AFTER_PREDECESSOR.log()
+        self._service.ask_for_time(self._drain_timeout_ms)  # as long as the predecessor's
+
     def _leave(self) -> None:
+        """Drain, unless that is under way, and tell the service manager."""
         self._succession.refuse_from_now_on(StartError("the node is stopping"))
-        self._stopping.leave()
+        timeout_ms = self._drain_timeout_ms
+        if self.server.running and self.server.phase == "serving":
+            events.STOPPING.log(timeout_s=timeout_ms / 1000, timeout_ms=timeout_ms)
+            self.server.begin_drain(timeout_ms)
+        self._service.stops(timeout_ms)
+
+    def _stop_at_once(self) -> None:
+        events.STOPPING_NOW.log()
+        self.server.begin_drain(0)
 
 
 def serve(

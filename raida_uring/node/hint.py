@@ -1,6 +1,5 @@
 """The command that the log suggests to try a node with, as it is to be typed."""
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -36,12 +35,5 @@ def _program() -> str:
     if os.path.basename(started) == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m raida_uring"
     found = shutil.which("raida-uring")
-    if started in ("", "-c") or (found is not None and _is_same_file(found, started)):
-        return "raida-uring"
-    return shlex.quote(started)
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
-    return False
+    is_found = found is not None and os.path.realpath(found) == os.path.realpath(started)
+    return "raida-uring" if is_found or started in ("", "-c") else shlex.quote(started)

@@ -3,36 +3,20 @@
 import contextlib
 import queue
 import signal
-from collections.abc import Iterable, Mapping
-from typing import Final, Generic, TypeVar
+import threading
+from collections.abc import Iterator
+from typing import Final
 
 from raida_uring.log import events
+from raida_uring.node.life import SIGNALS, Event
+from raida_uring.signals import UNUSED
 from raida_uring.threads import Vital
 
-T = TypeVar("T")
-
-# Their default is to end the process at once, and they do arrive: logrotate sends SIGUSR1, a power
-# supply or LXC SIGPWR, a timer that a library has left behind SIGALRM.
-UNUSED: Final = frozenset(
-    {
-        signal.SIGUSR1,
-        signal.SIGALRM,
-        signal.SIGVTALRM,
-        signal.SIGPROF,
-        signal.SIGIO,
-        signal.SIGPWR,
-        signal.SIGSTKFLT,
-        *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
-    }
-)
+# From the thread of signals to the main thread alone; ignored where nobody has a handler for it.
+_INTERRUPT: Final = signal.SIGURG
 
 
-def hold_back(signals: Iterable[int]) -> None:
-    """Block `signals`, and those in UNUSED, until the process has an inbox. Main thread."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, UNUSED.union(signals))
-
-
-class Inbox(Generic[T]):
+class Inbox:
     """A queue that also receives signals. The main thread enters it before any other thread starts.
 
     The signals are blocked, so that they interrupt no call in a worker or in the data plane; one
@@ -41,13 +25,13 @@ class Inbox(Generic[T]):
     end is mistaken for a signal.
     """
 
-    def __init__(self, signals: Mapping[int, T]) -> None:
-        """signals: what each of them puts into the queue."""
-        self._signals = dict(signals)
-        self._taken = UNUSED.union(signals)
-        self._queue: queue.SimpleQueue[T] = queue.SimpleQueue()
+    def __init__(self) -> None:
+        self._taken = UNUSED.union(SIGNALS)
+        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._heard: set[Event] = set()  # by signals
+        self._interrupting: Event | None = None
 
-    def __enter__(self) -> "Inbox[T]":
+    def __enter__(self) -> "Inbox":
         self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
         self._done = False
         self._thread = Vital(target=self._run, name="signals", daemon=True)
@@ -57,26 +41,46 @@ class Inbox(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self._done = True
         if self._thread.ident is not None and self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, next(iter(self._signals)))  # ends its wait
+            signal.pthread_kill(self._thread.ident, next(iter(SIGNALS)))  # ends its wait
         self._thread.join()
         while signal.sigtimedwait(self._taken, 0) is not None:
             pass  # a repeated request: it has been done
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _run(self) -> None:
+        main = threading.main_thread().ident or 0
         while not self._done:
             number = signal.sigwait(self._taken)
-            if number in self._signals:
-                self._queue.put(self._signals[number])
-            else:
+            happened = SIGNALS.get(number)
+            if happened is None:
                 events.SIGNAL_UNUSED.log(name=_name_of(number), signal=int(number))
+                continue
+            self._queue.put(happened)
+            self._heard.add(happened)
+            if happened is self._interrupting:
+                self._interrupting = None  # once: a duplicate must not interrupt the cleaning up
+                signal.pthread_kill(main, _INTERRUPT)
 
-    def put(self, item: T) -> None:
+    @contextlib.contextmanager
+    def interrupted_by(self, wanted: Event) -> Iterator[None]:
+        """In the body, a signal that means `wanted` raises KeyboardInterrupt in the main thread,
+        one that came before at once: for code of others, which may never return."""
+        previous = signal.signal(_INTERRUPT, signal.default_int_handler)
+        self._interrupting = wanted
+        try:
+            if wanted in self._heard:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupting = None
+            signal.signal(_INTERRUPT, previous)
+
+    def put(self, happened: Event) -> None:
         """Any thread."""
-        self._queue.put(item)
+        self._queue.put(happened)
 
-    def take(self, timeout_s: float) -> T | None:
-        """The next item, None if there is none in time."""
+    def take(self, timeout_s: float) -> Event | None:
+        """What has happened next, None if there is nothing in time."""
         with contextlib.suppress(queue.Empty):
             return self._queue.get(timeout=timeout_s) if timeout_s else self._queue.get_nowait()
         return None

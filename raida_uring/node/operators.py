@@ -1,31 +1,79 @@
 """What operators reach a node by: the admin socket and the port of HTTP.
 
 Neither may end a node that serves: one that cannot be opened is logged and tried again. Thread:
-main.
+control.
 """
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Final
 
 from raida_uring.admin.node import Node
-from raida_uring.admin.path import path_of
-from raida_uring.admin.server import Admin
+from raida_uring.admin.server import Admin, path_of
+from raida_uring.config import HttpTable
+from raida_uring.errors import StartError
 from raida_uring.log import events
-from raida_uring.node.server import Server
-from raida_uring.node.website import UNAVAILABLE
+from raida_uring.node import startup
+from raida_uring.observe.snapshot import Snapshot
+from raida_uring.observe.web import Web
 
 RETRY_S: Final = 0.1  # between tries to open what a predecessor is about to give up
 QUIET_S: Final = 5.0  # without a log line: a killed predecessor gives things up one by one
 RETRY_LATER_S: Final = 2.0  # between tries after that
+# Either may fail with these, also for want of a descriptor, a thread or memory.
+UNAVAILABLE: Final = (StartError, OSError, RuntimeError, MemoryError)
+
+
+class Website:
+    """HTTP: status page, metrics and health. Opened and closed any number of times."""
+
+    def __init__(self, observe: Callable[[], Snapshot], beat: Callable[[], int]) -> None:
+        """As Web has them."""
+        self._observe = observe
+        self._beat = beat
+        self.web: Web | None = None
+        self.url: str | None = None  # of the status page; any thread
+        self.fault: str | None = None  # why there is none, although it is wanted
+
+    def open(self, config: HttpTable) -> bool:
+        """Serve, if that is wanted and not done; whether it was done now. Raises one of
+        UNAVAILABLE, whose text `fault` has then."""
+        if not config.enabled or self.web is not None:
+            return False
+        try:
+            web = Web(config, self._observe, self._beat)
+            try:
+                web.start()
+            except BaseException:
+                web.stop()
+                raise
+        except UNAVAILABLE as error:
+            self.fault = str(error) or type(error).__name__
+            raise
+        self.web, self.url, self.fault = web, web.url, None
+        return True
+
+    def close(self) -> None:
+        """Leave the port to others."""
+        self.url = None
+        if self.web is not None:
+            self.web.stop()
+            self.web = None
+
+    def log(self) -> None:
+        """Say where it is, once it is there."""
+        if self.web is not None:
+            events.HTTP.log(urls=", ".join(self.web.urls))
+            startup.log_lack_of_ipv4("[http] listen", self.web.sockets)
 
 
 class Operators:
     """Opens both, and tries again what could not be opened."""
 
-    def __init__(self, node: Node, server: Server) -> None:
+    def __init__(self, node: Node, website: Website) -> None:
         self._node = node
-        self._server = server
+        self._website = website
         self._admin: Admin | None = None
         self._admin_fault: str | None = None  # why there is none
         self._retry_at = 0.0  # time.monotonic(); 0: everything is open, or not to be opened
@@ -39,38 +87,30 @@ class Operators:
 
     def open(self) -> None:
         """Open the admin socket and the port of HTTP, unless they are open."""
-        self._retry_at = 0.0
-        if self._server.phase != "serving":
+        self._retry_at, website, server = 0.0, self._website, self._node.server
+        if server.phase != "serving":
             return
-        url_before = self._server.url
+        opened = False
         with contextlib.suppress(*UNAVAILABLE):
-            self._server.website.open(self._server.config.http)
-        self._open_admin()
-        faults = {"http": self._server.http_fault, "admin": self._admin_fault}
+            opened = website.open(server.config.http)
+        if self._admin is None:
+            try:
+                self._admin, self._admin_fault = Admin(self._node, path_of(server)), None
+            except UNAVAILABLE as error:
+                self._admin_fault = str(error) or type(error).__name__
+        faults = {"http": website.fault, "admin": self._admin_fault}
         now, missing = time.monotonic(), {name for name, fault in faults.items() if fault}
         quiet = now < self._quiet_until
         if missing:
             self._retry_at = now + (RETRY_S if quiet else RETRY_LATER_S)
         if not quiet:
-            self._log_missing(missing - self._told)
+            if "http" in missing - self._told:
+                events.HTTP_FAILED.log(retry_s=RETRY_LATER_S, fault=website.fault)
+            if "admin" in missing - self._told:
+                events.ADMIN_SOCKET_FAILED.log(retry_s=RETRY_LATER_S, fault=self._admin_fault)
             self._told = missing
-        if self._server.url is not None and url_before is None:
-            self._server.website.log()
-
-    def _open_admin(self) -> None:
-        if self._admin is not None:
-            return
-        try:
-            self._admin = Admin(self._node, path_of(self._server))
-            self._admin_fault = None
-        except UNAVAILABLE as error:
-            self._admin_fault = str(error)
-
-    def _log_missing(self, missing: set[str]) -> None:
-        if "http" in missing:
-            events.HTTP_FAILED.log(retry_s=RETRY_LATER_S, fault=self._server.http_fault)
-        if "admin" in missing:
-            events.ADMIN_SOCKET_FAILED.log(retry_s=RETRY_LATER_S, fault=self._admin_fault)
+        if opened:
+            website.log()
 
     @property
     def missing(self) -> bool:
@@ -91,4 +131,4 @@ class Operators:
     def give_up(self) -> None:
         """Leave HTTP, and what is still missing, to the successor."""
         self._retry_at = 0.0
-        self._server.website.close()
+        self._website.close()

@@ -204,16 +204,36 @@ def _feature(key: str, number: int | None) -> Feature:
 # --- Limits -----------------------------------------------------------------------------------
 
 
+# key -> title, setting, unit, too_low
+_LIMITS: Final[dict[str, tuple[str, str, str, str]]] = {
+    "descriptors": ("descriptors", "LimitNOFILE", "descriptors", "connections_max is lowered"),
+    "memlock": ("locked memory", "LimitMEMLOCK", "bytes", "smaller queues, or epoll"),
+    "receive_buffer": ("UDP receive buffer", "net.core.rmem_max", "bytes", "bursts are lost"),
+    "send_buffer": ("UDP send buffer", "net.core.wmem_max", "bytes", "bursts are lost"),
+    "backlog": ("backlog", "net.core.somaxconn", "connections", "bursts wait"),
+    "ports": ("ports", "ip_local_reserved_ports", "ports", "starts may wait"),
+}
+
+
 def _limits(
     config: Config, opened: native_probe.Opened, around: Circumstances
 ) -> tuple[Limit, ...]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        buffers = size_buffers(udp, config)
     return (
         _descriptors(config),
         _memlock(opened, around),
-        *_buffers(config),
-        _backlog(config),
+        *(_limit(f"{name}_buffer", granted, wanted) for name, wanted, granted in buffers),
+        _limit("backlog", _backlog_granted(config.network.backlog), config.network.backlog),
         _ports(config),
     )
+
+
+def _limit(key: str, has: int | None, needs: int, *, enough: bool = True) -> Limit:
+    """enough: False if something else than the numbers says that it is not."""
+    title, setting, unit, too_low = _LIMITS[key]
+    enough = enough and (has is None or has >= needs)
+    return Limit(key, title, setting, unit, has, needs, enough, too_low)
 
 
 def _descriptors(config: Config) -> Limit:
@@ -221,89 +241,30 @@ def _descriptors(config: Config) -> Limit:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = descriptor_limit()
     needs = config.limits.connections_max + limit - connections_room(limit)
-    return Limit(
-        key="descriptors",
-        title="descriptors",
-        setting="LimitNOFILE",
-        unit="descriptors",
-        has=None if hard == resource.RLIM_INFINITY else hard,
-        needs=needs,
-        enough=hard == resource.RLIM_INFINITY or hard >= needs,
-        too_low="connections_max is lowered",
-    )
+    return _limit("descriptors", None if hard == resource.RLIM_INFINITY else hard, needs)
 
 
 def _memlock(opened: native_probe.Opened, around: Circumstances) -> Limit:
     """Only some kernels charge rings to it, so the number does not count if a ring was opened."""
     has, needs = around.memlock_bytes, opened.locked_bytes_max
     if opened.is_ring:
-        enough = LACK_OF_MEMORY not in opened.tier
-    else:
-        short = opened.refusal is not None and opened.refusal.number == errno.ENOMEM
-        enough = not short and (has is None or has >= needs)
-    return Limit(
-        key="memlock",
-        title="locked memory",
-        setting="LimitMEMLOCK",
-        unit="bytes",
-        has=has,
-        needs=needs,
-        enough=enough,
-        too_low="smaller queues, or epoll",
-    )
+        return replace(_limit("memlock", has, needs), enough=LACK_OF_MEMORY not in opened.tier)
+    short = opened.refusal is not None and opened.refusal.number == errno.ENOMEM
+    return _limit("memlock", has, needs, enough=not short)
 
 
-def _buffers(config: Config) -> list[Limit]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        sizes = size_buffers(udp, config)
-    return [
-        Limit(
-            key=f"{name}_buffer",
-            title=f"UDP {name} buffer",
-            setting="net.core.rmem_max" if name == "receive" else "net.core.wmem_max",
-            unit="bytes",
-            has=granted,
-            needs=wanted,
-            enough=granted >= wanted,
-            too_low="bursts are lost",
-        )
-        for name, wanted, granted in sizes
-    ]
-
-
-def _backlog(config: Config) -> Limit:
+def _backlog_granted(wanted: int) -> int:
     """As a listening socket shows it: the kernel lowers it silently."""
-    needs = config.network.backlog
-    with socket.create_server(("127.0.0.1", 0), backlog=needs) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=wanted) as listener:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BACKLOG + 4)
-    (has,) = struct.unpack_from("=I", info, _TCP_INFO_BACKLOG)
-    return Limit(
-        key="backlog",
-        title="backlog",
-        setting="net.core.somaxconn",
-        unit="connections",
-        has=has,
-        needs=needs,
-        enough=has >= needs,
-        too_low="bursts wait",
-    )
+    return int(struct.unpack_from("=I", info, _TCP_INFO_BACKLOG)[0])
 
 
 def _ports(config: Config) -> Limit:
     """A port that outgoing connections may get can be in use when the node starts."""
     wanted = {config.server.port} | ({config.http.port} if config.http.enabled else set())
     fixed = wanted - {0}
-    free = sum(not is_ephemeral(port) for port in fixed)
-    return Limit(
-        key="ports",
-        title="ports",
-        setting="ip_local_reserved_ports",
-        unit="ports",
-        has=free,
-        needs=len(fixed),
-        enough=free == len(fixed),
-        too_low="starts may wait",
-    )
+    return _limit("ports", sum(not is_ephemeral(port) for port in fixed), len(fixed))
 
 
 # --- Judgement --------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from raida_uring.admin.node import Reloaded
 from raida_uring.config import Config
 from raida_uring.errors import ConfigError, EngineError, RaidaError, StartError
 from raida_uring.log import events
-from raida_uring.node.server import Reloaded, Server
-from raida_uring.node.service import Service
+from raida_uring.node.server import Server
+from raida_uring.node.servicemanager import Service
 
 
 class Reload:
@@ -32,7 +33,9 @@ class Reload:
             self._service.reloading()
             remark = ""
             try:
-                reloaded = self._apply()
+                if self._reread is None:
+                    raise ConfigError("started without a configuration file")
+                reloaded = self._server.reload(self._reread())
             except (ConfigError, StartError, EngineError) as error:
                 remark = f"; the last reload failed: {error}"
                 events.RELOAD_FAILED.log(error=error)
@@ -50,11 +53,6 @@ class Reload:
         """The same for a signal: the log has the outcome."""
         with contextlib.suppress(RaidaError):
             self.run()
-
-    def _apply(self) -> Reloaded:
-        if self._reread is None:
-            raise ConfigError("started without a configuration file")
-        return self._server.reload(self._reread())
 
 
 def _log(reloaded: Reloaded) -> None:

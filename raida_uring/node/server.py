@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from raida_uring import handlers, log, remedies
 from raida_uring.addresses import Bound, format_endpoint
+from raida_uring.admin.node import Reloaded
 from raida_uring.config import (
     LIVE,
     LOWER,
@@ -31,11 +31,11 @@ from raida_uring.handlers import Command, listing
 from raida_uring.handlers.node import Node
 from raida_uring.log import events
 from raida_uring.node import sockets, startup
+from raida_uring.node.operators import UNAVAILABLE, Website
 from raida_uring.node.patience import Patience
 from raida_uring.node.sockets import Inherited
 from raida_uring.node.storage import Storage
 from raida_uring.node.upgrade import Successor, Takeover
-from raida_uring.node.website import UNAVAILABLE, Website
 from raida_uring.observe import snapshot
 from raida_uring.observe.requestlog import RequestLog
 from raida_uring.protocol.calls import NodeStats
@@ -57,6 +57,8 @@ class Observed:
         self._bound: list[Bound] = []
         self._engine: native.Engine | None = None
         self._lock = threading.Lock()  # the engine may be destroyed while another thread asks it
+        # The same for observe(), which may wait for a disk: a drain must not wait for that.
+        self._observing = threading.Lock()
         self._workers: list[Worker] = []
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._storage: Storage | None = None
@@ -64,16 +66,11 @@ class Observed:
         self._requests: RequestLog | None = None
         self._connections_reserved = 0
         self._loop: threading.Thread | None = None
-        self._fault: EngineError | None = None
+        self.fault: EngineError | None = None  # what the I/O thread has failed with
         self._final_counters: dict[str, int] | None = None
         self._started_s: float | None = None  # monotonic; None: it does not serve yet
         self._started_at = time.time()
         self._draining = False
-
-    @property
-    def http_fault(self) -> str | None:
-        """Why there is no HTTP, although it is wanted."""
-        return self.website.fault
 
     @property
     def _store(self) -> Store | None:
@@ -130,11 +127,6 @@ class Observed:
         return self._loop is not None and self._loop.is_alive()
 
     @property
-    def fault(self) -> EngineError | None:
-        """What the I/O thread has failed with; None while it has not."""
-        return self._fault
-
-    @property
     def store_fault(self) -> StoreError | None:
         """Why the store is of no use until it is opened again; None while it is."""
         return None if self._store is None else self._store.fault
@@ -161,26 +153,33 @@ class Observed:
     @property
     def url(self) -> str | None:
         """Where the status page is; None without one."""
-        web = self.website.web
-        return None if web is None else web.url
+        return self.website.url
 
     def observe(self) -> snapshot.Snapshot:
         """Everything the node tells of itself. Any thread. Raises StartError unless it serves."""
-        with self._lock:  # what is observed may be going
+        with self._observing:
             return self._observe()
 
     def _observe(self) -> snapshot.Snapshot:
         """observe(), for the HTTP thread, which ends before what is observed goes. Without the
         lock: a disk that does not answer would keep a stop waiting for every scrape."""
-        engine, loop = self._engine, self._loop
-        if engine is None or loop is None or self._started_s is None:
-            raise StartError(
-                "the node is starting" if self._final_counters is None else "it has stopped"
-            )
+        engine, loop = self._started_engine(), self._loop
+        if loop is None:
+            raise StartError("it has stopped")
+        serving = snapshot.Serving(
+            phase=self.phase,
+            draining=self._draining,
+            tier=self.tier,
+            url=self.url,
+            http_fault=self.website.fault,
+            connections_max=self.connections_max,
+            started_at=self.started_at,
+            uptime_s=self.uptime_s,
+        )
         return snapshot.take(
             snapshot.Subject(
                 config=self.config,
-                serving=self._serving(),
+                serving=serving,
                 engine=engine,
                 commands=self._commands,
                 bound=self._bound,
@@ -191,24 +190,20 @@ class Observed:
             )
         )
 
-    def _serving(self) -> snapshot.Serving:
-        return snapshot.Serving(
-            phase=self.phase,
-            draining=self._draining,
-            tier=self.tier,
-            url=self.url,
-            http_fault=self.http_fault,
-            connections_max=self.connections_max,
-            started_at=self.started_at,
-            uptime_s=self.uptime_s,
-        )
+    def _started_engine(self) -> native.Engine:
+        """The engine once it serves, and as long as it is there. Raises StartError."""
+        engine = self._engine
+        if engine is None or not engine.tier:
+            raise StartError(
+                "the node is starting" if self._final_counters is None else "it has stopped"
+            )
+        return engine
 
     def beat(self) -> int:
         """Have the I/O thread turn once more; how often it has turned so far. As _observe()."""
-        if self._engine is None or self._started_s is None:
-            raise StartError("the node is starting")
-        self._engine.wake()
-        return self._engine.snapshot()["laps"]
+        engine = self._started_engine()
+        engine.wake()
+        return engine.snapshot()["laps"]
 
     def connections(self, first: int = 0) -> tuple[list[native.Connection], int]:
         """Some of the open connections from number `first` on, none at the end, and where to go
@@ -251,11 +246,11 @@ class Serving(Observed):
         if self._storage is not None:
             self._storage.tend()
 
-    def begin_drain(self, drain_timeout_ms: int) -> None:
-        """Stop taking requests; give up on unanswered ones after the time-out. Any thread.
-
-        A further call can only shorten it.
-        """
+    def begin_drain(self, drain_timeout_ms: int | None = None) -> None:
+        """Stop taking requests; give up on unanswered ones after the time-out (None: `[network]
+        drain_timeout_ms`). A further call can only shorten it. Any thread."""
+        if drain_timeout_ms is None:
+            drain_timeout_ms = self.config.network.drain_timeout_ms
         self._draining = True
         with self._lock:
             if self._engine is not None:
@@ -333,7 +328,7 @@ class Serving(Observed):
             raise StartError("the server is not running")
         return self._node.stats()
 
-    def reload(self, wanted: Config) -> "Reloaded":
+    def reload(self, wanted: Config) -> Reloaded:
         """Apply what of `wanted` may change while the node serves. Any thread, one at a time.
 
         All or nothing: raises EngineError, with nothing changed, if the data plane refuses it.
@@ -383,7 +378,7 @@ class Server(Serving):
         that this node binds, too.
         keys: of the coins that requests are sealed with, in place of those of the store.
         patience: to wait for obstacles that go away. With it, a start succeeds without HTTP, see
-        http_fault; website.open() tries again.
+        website.fault; website.open() tries again.
         """
         super().__init__(config, takeover, shared=stored or received is not None)
         self._keys = keys
@@ -413,7 +408,10 @@ class Server(Serving):
     def _start(self) -> None:
         config, takeover = self.config, self._takeover
         self._connections_reserved = startup.limit_connections(config)
-        self._commands = handlers.load(config.handlers.modules, store=config.store.path is not None)
+        patience = self._patience
+        with contextlib.nullcontext() if patience is None else patience.interruptible():
+            stored = config.store.path is not None
+            self._commands = handlers.load(config.handlers.modules, store=stored)
         events.COMMANDS.log(summary=listing.summary(self._commands), count=len(self._commands))
         inherited = self._received
         if takeover is not None:
@@ -431,9 +429,9 @@ class Server(Serving):
         )
         startup.publish(engine, self._commands)
         self._requests = RequestLog(engine, config.log.requests_per_s)
-        if self._storage is not None:
+        if self._integrity is not None:
             shown = config.server.synchronization_enabled
-            self._storage.start(engine.publish_roots if shown else None, engine.roots_version)
+            self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
         self._start_workers(engine, self._requests)
         if takeover is not None:
             takeover.tell_receiving()
@@ -481,7 +479,7 @@ class Server(Serving):
         try:
             self._running_engine().run()
         except EngineError as error:
-            self._fault = error
+            self.fault = error
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the I/O thread has ended; whether it has."""
@@ -492,16 +490,13 @@ class Server(Serving):
     def stop(self, drain_timeout_ms: int | None = None) -> None:
         """Drain and release everything. Safe to call twice.
 
-        drain_timeout_ms: None means `[network] drain_timeout_ms`. Raises EngineError if the data
-        plane has failed.
+        drain_timeout_ms: as for begin_drain(). Raises EngineError if the data plane has failed.
         """
-        if drain_timeout_ms is None:
-            drain_timeout_ms = self.config.network.drain_timeout_ms
         self.begin_drain(drain_timeout_ms)
         self.wait()
         self._release()
-        if self._fault is not None:
-            raise self._fault
+        if self.fault is not None:
+            raise self.fault
 
     def _release(self) -> None:
         self._draining = True
@@ -522,25 +517,22 @@ class Server(Serving):
             self._loop.join()
         else:
             engine.close_workers()
-        left = self._join_workers()
+        stuck = join_all(self._workers)  # in handlers, which go on using their memory
+        if stuck:
+            events.HANDLERS_STUCK.log(names=", ".join(stuck), workers=stuck)
         if self._requests is not None:
             self._requests.stop()
         self.website.close()
-        if left:
+        if not stuck:
             self._close_store()
         elif self._storage is not None:
             self._storage.stop_syncing()
-        with self._lock:
+            self._storage = None  # never to be closed, not even by a second stop
+        with self._observing, self._lock:
             self._final_counters = engine.counters()
             self._engine = None
-            if left:
+            if not stuck:
                 engine.destroy()
-
-    def _join_workers(self) -> bool:
-        """Whether every worker has ended; one that is stuck in a handler keeps using its memory."""
-        if stuck := join_all(self._workers):
-            events.HANDLERS_STUCK.log(names=", ".join(stuck), workers=stuck)
-        return not stuck
 
     def _close_store(self) -> None:
         """Once no worker uses it any more."""
@@ -548,14 +540,6 @@ class Server(Serving):
             return
         alone = self._takeover is None or self._takeover.gone
         self._storage.stop(save=alone and not self._handing_over)
-        with self._lock:  # an operator may be asking for its size
+        with self._observing:
             store, self._storage = self._storage.store, None
         store.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """The outcome of a reload. applied: in effect. restart: wait for the next start."""
-
-    applied: list[Difference]
-    restart: list[Difference]

@@ -1,4 +1,4 @@
-"""systemd's protocol: sockets received at the start, notifications, sockets stored between starts.
+"""The service manager: what it is told, and the sockets that it hands over and stores.
 
 Written without systemd's library. Does nothing where no manager asked for it. Thread: control;
 notify() any. Source: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3),
@@ -15,19 +15,21 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import psutil
 
-from raida_uring.errors import StartError
+from raida_uring.errors import RaidaError, StartError
 from raida_uring.log import events
 from raida_uring.node.sockets import Inherited
 from raida_uring.threads import Vital
 
-WATCHDOG: Final = "WATCHDOG=1"
+_WATCHDOG: Final = "WATCHDOG=1"
 NOTIFY_TIMEOUT_S: Final = 1.0  # at the end, for a manager that does not read
 ADOPTION_TIMEOUT_S: Final = 10.0  # for a manager that does not read
+EXTEND_S: Final = 30.0  # the time that a waiting start asks for, again and again
+STOP_MARGIN_S: Final = 30.0  # beyond the drain, for a stop: workers, the store
 _LATER_MAX: Final = 64
 # The name of our sockets in the descriptor store; those of a .socket unit have the unit's name.
 STORED_NAME: Final = "raida-uring-stored"
@@ -51,7 +53,8 @@ def prepare() -> None:
     """Have what notify() needs: a node without a descriptor must still be able to say it lives.
     Once, at the start."""
     if os.environ.get("NOTIFY_SOCKET"):
-        _teller.prepare()
+        with contextlib.suppress(OSError):  # no descriptor yet: the next word asks anew
+            _teller.open()
 
 
 def flush() -> None:
@@ -72,11 +75,7 @@ class _Teller:
         self._thread: Vital | None = None
         self._channel: socket.socket | None = None  # for good
 
-    def prepare(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # no descriptor yet: the next word asks anew
-            self._open()
-
-    def _open(self) -> socket.socket:
+    def open(self) -> socket.socket:
         if self._channel is None:
             self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         return self._channel
@@ -85,7 +84,7 @@ class _Teller:
         with self._lock:
             if not self._later:
                 try:
-                    _send(self._open(), address, state.encode(), descriptors, socket.MSG_DONTWAIT)
+                    _send(self.open(), address, state.encode(), descriptors, socket.MSG_DONTWAIT)
                     return
                 except BlockingIOError:
                     pass
@@ -93,12 +92,12 @@ class _Teller:
                     _log_failure(error)
                     return
             # A WATCHDOG=1 need not be queued: the next one does as well.
-            if state == WATCHDOG or len(self._later) >= _LATER_MAX:
+            if state == _WATCHDOG or len(self._later) >= _LATER_MAX:
                 return
             try:
                 self._begin()
                 self._later.append((address, state.encode(), [os.dup(fd) for fd in descriptors]))
-            except (OSError, RuntimeError) as error:  # no descriptor, no thread
+            except (OSError, RuntimeError, MemoryError) as error:  # no descriptor, no thread
                 _log_failure(error)
                 return
             self._lock.notify_all()
@@ -117,7 +116,7 @@ class _Teller:
             with self._lock:
                 self._lock.wait_for(lambda: bool(self._later))
                 address, state, descriptors = self._later[0]
-                channel = self._open()  # which there is: the first try was by it
+                channel = self.open()  # which there is: the first try was by it
             try:
                 _send(channel, address, state, descriptors, 0)
             except OSError as error:
@@ -236,17 +235,130 @@ sys.stdin.read()
 """
 
 
-def status(text: str) -> str:
+class Service:
+    """What this process tells the service manager: that it serves, reloads, stops, lives.
+
+    Only the process that is the service speaks: from its start, or once its predecessor has given
+    the service up, until it hands the service over. Thread: main; say() any.
+    """
+
+    def __init__(self, *, following: bool) -> None:
+        """following: the process succeeds a node, whose child it is."""
+        self._speaks = False
+        # The predecessor is to serve again: until it is the service, this process feeds the
+        # watchdog, which no STOPPING=1 has ended.
+        self._gives_back = False
+        self.status = ""  # what the manager shows while nothing special happens
+        self._extend_at = 0.0
+        adopted = following and "NOTIFY_SOCKET" in os.environ
+        self._adoption = Adoption(os.getppid()) if adopted else None
+        watchdog = os.environ.get("WATCHDOG_USEC", "")
+        timeout_us = int(watchdog) if watchdog.isdigit() else 0
+        self._watchdog_s = timeout_us / 1e6 / 2 if timeout_us else None  # fed twice as often
+        self._watchdog_at = 0.0
+        self._laps = 0
+
+    def say(self, state: str) -> None:
+        """Tell the service manager, if this process is the service. Any thread."""
+        if self._speaks:
+            notify(state)
+
+    def waits(self, reason: str) -> None:
+        """The start waits: call it again and again, so that the manager does not give up."""
+        now = time.monotonic()
+        if now >= self._extend_at:
+            self._extend_at = now + EXTEND_S / 3
+            notify(f"EXTEND_TIMEOUT_USEC={round(EXTEND_S * 1e6)}\n{_status(f'waiting: {reason}')}")
+
+    def announce(self, descriptors: Sequence[int]) -> None:
+        """This process is the service from now on. Also when it was asked to stop meanwhile: the
+        manager takes a process that ends before it was ready for a failed one.
+
+        descriptors: of the listening sockets.
+        """
+        self._speaks = True
+        store_sockets(descriptors)
+        self.reloaded("")
+
+    def reloading(self) -> None:
+        """Any thread."""
+        self.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self, remark: str) -> None:
+        """It serves as usual. remark: added to the state shown. Any thread."""
+        self.say(f"READY=1\n{_status(self.status + remark)}")
+
+    def stops(self, drain_ms: int) -> None:
+        """It drains and then ends. Last: a reload under way says nothing more once it drains."""
+        self.say(f"STOPPING=1\n{_status('answering what was received, then stopping')}")
+        self.ask_for_time(drain_ms)
+
+    def ask_for_time(self, drain_ms: int) -> None:
+        """A stop may take longer than TimeoutStopSec=."""
+        self.say(f"EXTEND_TIMEOUT_USEC={round((drain_ms / 1000 + STOP_MARGIN_S) * 1e6)}")
+
+    def hand_over(self, process: int) -> None:
+        """`process` is the service from now on."""
+        self.end()
+        self.say(f"MAINPID={process}")
+        self._speaks = False
+
+    def give_back(self) -> None:
+        """Say nothing more: the predecessor is the service again, if it can serve."""
+        self._speaks, self._gives_back = False, True
+
+    def take_back(self) -> None:
+        """This process is the service again: the successor has ended."""
+        self._speaks = True
+        self.claim()
+
+    @staticmethod
+    def claim() -> None:
+        """Name this process, so that its exit status counts."""
+        notify(f"MAINPID={os.getpid()}")
+
+    def tend(self, beat: Callable[[], int], *, leaving: bool) -> None:
+        """Call it again and again. beat: has the I/O thread make a lap, and returns how many it has
+        made; raises RaidaError when it does not serve. leaving: nobody takes over."""
+        self._feed_watchdog(beat, leaving=leaving)
+        if self._adoption is not None and self._speaks and self._adoption.tend():
+            self.end()
+
+    def _feed_watchdog(self, beat: Callable[[], int], *, leaving: bool) -> None:
+        """Only while the I/O thread makes laps. Not once the node leaves: STOPPING=1 has ended the
+        watchdog, and WATCHDOG=1 would start it again."""
+        if self._watchdog_s is None or time.monotonic() < self._watchdog_at:
+            return
+        if not self._gives_back and (not self._speaks or leaving):
+            return
+        try:
+            laps = beat()
+        except RaidaError:
+            return  # not serving: nothing to report
+        if laps != self._laps:
+            self._laps = laps
+            self._watchdog_at = time.monotonic() + self._watchdog_s
+            notify(_WATCHDOG)
+
+    @property
+    def busy(self) -> bool:
+        """Whether tend() is to be called soon."""
+        return self._adoption is not None
+
+    def watchdog_in_s(self) -> float | None:
+        """When the watchdog is to be fed; None: never."""
+        return None if self._watchdog_s is None else self._watchdog_at - time.monotonic()
+
+    def end(self) -> None:
+        """End what runs beside this process."""
+        if self._adoption is not None:
+            self._adoption.end()
+            self._adoption = None
+
+
+def _status(text: str) -> str:
     """The argument of notify() that shows `text` as the node's state."""
     return "STATUS=" + " ".join(text.split())
-
-
-def watchdog_interval_s() -> float | None:
-    """How often to send WATCHDOG=1: at half of the manager's time-out; None: not at all."""
-    timeout_us = os.environ.get("WATCHDOG_USEC", "")
-    if not timeout_us.isdigit() or int(timeout_us) == 0:
-        return None
-    return int(timeout_us) / 1e6 / 2
 
 
 def stores_sockets() -> bool:

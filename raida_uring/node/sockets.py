@@ -34,8 +34,6 @@ _IP_FREEBIND: Final = 15
 _SOL_IPV6: Final = 41
 _IPV6_FREEBIND: Final = 78
 
-_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 # States of sockets in /proc/net/tcp and udp; for UDP: bound, without a peer.
 _LISTENS: Final = "0A"
 _UNCONNECTED: Final = "07"
@@ -97,13 +95,10 @@ def bind_all(
     if inherited is not None:
         inherited.close_all_but(port, config.network.bind)
         port = port or inherited.port  # the number that was free at the first start
-    for remaining in reversed(range(PORT_TRIES)):
-        try:
+    for _ in range(PORT_TRIES - 1 if port == 0 else 0):
+        with contextlib.suppress(_PortTakenError):
             return _bind_once(config, port, inherited, patience)
-        except _PortTakenError:
-            if port != 0 or remaining == 0:
-                raise
-    raise AssertionError("unreachable")
+    return _bind_once(config, port, inherited, patience)
 
 
 class _PortTakenError(StartError):
@@ -115,23 +110,20 @@ def _bind_once(
 ) -> list[Bound]:
     done: list[Bound] = []
     releasing = inherited is not None and inherited.releasing
-    try:
+    with contextlib.ExitStack() as undone:
         for host in config.network.bind:
             bound = _inherited(config, host, inherited)
             if bound is None and releasing:
                 bound = _bind_released(config, host, port)
             elif bound is None:
                 bound = retry(patience, partial(_bind_address, config, host, port))
-            if bound is None:
-                continue
-            port = bound.port
-            done.append(bound)
+            if bound is not None:
+                undone.callback(bound.close)
+                port = bound.port
+                done.append(bound)
         if not done:
             raise StartError("[network] bind: no address could be bound")
-    except BaseException:
-        for bound in done:
-            bound.close()
-        raise
+        undone.pop_all()
     return done
 
 
@@ -160,20 +152,18 @@ def _bind_released(config: Config, host: str, port: int) -> Bound | None:
 
 def _bind_address(config: Config, host: str, port: int) -> Bound | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT and host == "::":
-            events.NO_IPV6.log()
-            return None
-        raise _no_socket(host, error) from error
-    try:
-        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    except OSError as error:
-        tcp.close()
-        raise _no_socket(host, error) from error
-    bound = Bound(host, port, udp, tcp)
-    try:
+    with contextlib.ExitStack() as undone:
+        try:
+            tcp, udp = (
+                undone.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+            )
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT and host == "::":
+                events.NO_IPV6.log()
+                return None
+            refused = StartError(f"cannot make a socket for {host}: {error.strerror}")
+            raise passing(refused, error.errno or 0) from error
         _set_tcp_options(tcp, config)
         with _explained("TCP", host, port):
             missing = _bind(tcp, host, port)
@@ -183,18 +173,10 @@ def _bind_address(config: Config, host: str, port: int) -> Bound | None:
             _bind(udp, host, port)
         with _explained("TCP", host, port):
             tcp.listen(config.network.backlog)
-    except BaseException:
-        bound.close()
-        raise
+        undone.pop_all()
     if missing:
         events.ADDRESS_MISSING.log(address=host)
     return Bound(host, port, udp, tcp)
-
-
-def _no_socket(host: str, error: OSError) -> StartError:
-    return passing(
-        StartError(f"cannot make a socket for {host}: {error.strerror}"), error.errno or 0
-    )
 
 
 def _bind(one: socket.socket, host: str, port: int) -> bool:
@@ -223,8 +205,9 @@ def _explained(transport: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
+        first = _kernel_setting("ip_unprivileged_port_start", "1024")
         raise StartError(
-            f"cannot bind {place}: not permitted; ports below {_unprivileged_start()} need "
+            f"cannot bind {place}: not permitted; ports below {first} need "
             "CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
         ) from error
     except socket.gaierror as error:
@@ -266,9 +249,8 @@ def _is_served(transport: str, host: str, port: int) -> bool:
         return True
     if transport == "TCP":
         return False
-    first, last = ephemeral_ports()
     return any(
-        state == _UNCONNECTED and not (address.is_unspecified and first <= port <= last)
+        state == _UNCONNECTED and not (address.is_unspecified and _is_for_clients(port))
         for state, address in _sockets_at("udp", host, port)
     )
 
@@ -311,36 +293,26 @@ def _kernel_address(digits: str) -> IPAddress:
     return mapped or address
 
 
-def ephemeral_ports() -> tuple[int, int]:
-    """The first and the last number that the kernel gives to outgoing connections."""
-    try:
-        first, last = map(int, _PORTS.read_text().split())
-    except (OSError, ValueError):
-        return 32768, 60999
-    return first, last
-
-
 def is_ephemeral(port: int) -> bool:
     """Whether the kernel may give `port` to an outgoing connection, which can make a start fail."""
-    first, last = ephemeral_ports()
-    return first <= port <= last and port not in reserved_ports()
+    reserved = _kernel_setting("ip_local_reserved_ports", "").split(",")
+    ranges = [part.partition("-") for part in reserved if part]
+    return _is_for_clients(port) and not any(
+        int(low) <= port <= int(high or low) for low, _, high in ranges
+    )
 
 
-def reserved_ports() -> set[int]:
-    """The numbers that the kernel gives to no outgoing connection."""
-    try:
-        text = _RESERVED_PORTS.read_text().strip()
-        ranges = [part.partition("-") for part in text.split(",") if part]
-        return {port for low, _, high in ranges for port in range(int(low), int(high or low) + 1)}
-    except (OSError, ValueError):
-        return set()
+def _is_for_clients(port: int) -> bool:
+    """Whether the kernel takes it for outgoing connections, unless it is reserved."""
+    first, last = map(int, _kernel_setting("ip_local_port_range", "32768 60999").split())
+    return first <= port <= last
 
 
-def _unprivileged_start() -> int:
-    try:
-        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-    except (OSError, ValueError):
-        return 1024
+def _kernel_setting(name: str, default: str) -> str:
+    """default: in place of one that is empty, or that cannot be read."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/net/ipv4", name).read_text().strip() or default
+    return default
 
 
 def _set_tcp_options(tcp: socket.socket, config: Config) -> None:

@@ -127,17 +127,13 @@ def log_missing(engine: native.Engine, config: Config, bound: Iterable[Bound]) -
 
 def log_lack_of_ipv4(place: str, listening: Iterable[socket.socket]) -> None:
     """If one of the sockets stands for every IPv6 address and none for any IPv4 one."""
-    if _lacks_ipv4(listening):
-        events.IPV6_ONLY.log(place=place)
-
-
-def _lacks_ipv4(listening: Iterable[socket.socket]) -> bool:
     everywhere = False
     for one in listening:
         if one.family == socket.AF_INET:
-            return False
+            return
         if one.getsockname()[0] == "::":
             if not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-                return False  # the service manager's
+                return  # the service manager's
             everywhere = True
-    return everywhere
+    if everywhere:
+        events.IPV6_ONLY.log(place=place)

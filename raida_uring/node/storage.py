@@ -3,7 +3,6 @@
 Thread: control, but where it says so.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from raida_uring.config import Config
@@ -52,10 +51,6 @@ class Storage:
             self.stop(save=takeover is None or takeover.gone)
             self.store.close()
             raise
-
-    def start(self, publish: Callable[[bytes], None] | None, version: Callable[[], int]) -> None:
-        """Publish the trees' roots; see Integrity.start()."""
-        self.integrity.start(publish, version)
 
     def tend(self) -> None:
         """Regular upkeep; call it once a minute or so. Any thread."""

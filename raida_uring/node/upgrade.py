@@ -91,43 +91,34 @@ class Successor:
                 "this node is process 1 of its container, and its end would end the successor: "
                 "replace the container instead"
             )
+        descriptors = [fd for one in sockets for fd in one[2:]] + ([owner] if owner >= 0 else [])
+        handed: dict[str, object] = {"sockets": list(sockets), "owner": owner, "shared": shared}
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise StartError(f"cannot start the successor: {error.strerror}") from error
-        with theirs:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
-            ours.settimeout(SEND_TIMEOUT_S)
-            descriptors = [theirs.fileno(), *(fd for one in sockets for fd in one[2:])]
-            descriptors += [owner] if owner >= 0 else []
-            handed = {
-                "channel": theirs.fileno(),
-                "sockets": list(sockets),
-                "owner": owner,
-                "shared": shared,
-            }
-            try:
+            with theirs, contextlib.ExitStack() as undone:
+                undone.enter_context(ours)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
+                ours.settimeout(SEND_TIMEOUT_S)
+                handed["channel"] = theirs.fileno()
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    pass_fds=descriptors,
+                    pass_fds=[theirs.fileno(), *descriptors],
                     env={**os.environ, ENVIRONMENT: json.dumps(handed)},
                 )
-            except OSError as error:
-                ours.close()
-                raise StartError(f"cannot start the successor: {error.strerror}") from error
+                undone.pop_all()
+        except OSError as error:
+            raise StartError(f"cannot start the successor: {error.strerror}") from error
         return cls(process, ours, timeout_s)
 
     def serves(self) -> bool:
         """Whether it has come up. Raises StartError once it is certain that it does not."""
         status = self.status  # before receiving: what it said last is seen then
         self._listen()
-        if self._ready and status is None and not self._reason:
-            return True
         if status is not None:
-            raise StartError(
-                f"the successor {how_ended(status)} before it served"
-                + (f": {self._reason}" if self._reason else "")
-            )
+            reason = f": {self._reason}" if self._reason else ""
+            raise StartError(f"the successor {how_ended(status)} before it served{reason}")
+        if self._ready and not self._reason:
+            return True
         if time.monotonic() >= self._deadline:
             raise StartError(
                 f"the successor does not serve after {self._timeout_s:.0f} s "
@@ -266,16 +257,15 @@ class Takeover:
         adopt: gets a listener's number and a connection's descriptor. carry: gets the counters.
         changed: called when `released` or `gone` has become true. All on the thread `takeover`.
         """
-        os.environ.pop(ENVIRONMENT, None)
         self._channel.setblocking(True)
+        self._adopt, self._carry, self._changed = adopt, carry, changed
+        self._thread = Vital(target=self._run, name="takeover", daemon=True)
+        self._thread.start()  # first: without it this node must not be taken for ready
+        os.environ.pop(ENVIRONMENT, None)
         try:
             self._channel.send(_READY)
         except OSError:
             events.PREDECESSOR_GONE.log()
-        self._thread = Vital(
-            target=self._run, args=(adopt, carry, changed), name="takeover", daemon=True
-        )
-        self._thread.start()
 
     def end(self) -> None:
         """Once `gone` is true: end the thread."""
@@ -283,12 +273,7 @@ class Takeover:
             self._thread.join()
         events.TOOK_OVER.log(connections=self.adopted)
 
-    def _run(
-        self,
-        adopt: Callable[[int, int], None],
-        carry: Callable[[dict[str, int]], None],
-        changed: Callable[[], None],
-    ) -> None:
+    def _run(self) -> None:
         with self._channel:
             while True:
                 descriptors = array.array("i")
@@ -308,14 +293,14 @@ class Takeover:
                 for _, _, content in ancillary:
                     descriptors.frombytes(content)
                 for fd in descriptors:
-                    self.adopted += _adopt(adopt, data[0], fd)
+                    self.adopted += _adopt(self._adopt, data[0], fd)
                 if data == _RELEASED:
                     self.released = True
-                    changed()
+                    self._changed()
                 elif not descriptors:
-                    _carry(carry, data)
+                    _carry(self._carry, data)
         self.gone = True
-        changed()
+        self._changed()
 
 
 def _carry(carry: Callable[[dict[str, int]], None], data: bytes) -> None:

@@ -38,6 +38,8 @@ def size_of(path: Path) -> int:
         raise StoreError(f"{path}: not a store: {FILE} is not a file")
     if found.st_size == 0:
         raise StoreError(f"{path}: {FILE} is damaged: it is empty")
+    if (path / READERS).exists() and not (path / READERS).is_file():
+        raise StoreError(f"{path}: not a store: {READERS} is not a file")
     return found.st_size
 
 

@@ -170,8 +170,9 @@ class Integrity:
         if publish is not None:
             self._show(self._recent[0].levels)
         self._store.on_commit = self.notify
-        self._thread = Vital(target=self._run, name="integrity", daemon=True)
-        self._thread.start()
+        thread = Vital(target=self._run, name="integrity", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def follow(self) -> None:
         """Follow the changes of another process, too, until leave() is called. Call after start(),

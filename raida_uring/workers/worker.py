@@ -72,17 +72,14 @@ class _NotToldError(Exception):
 class _Gate:
     """Decides who may learn the result of checking a secret: ffi/guard/guard.h. Thread: worker."""
 
-    def __init__(self) -> None:
-        self.worker: native.Worker | None = None  # the data plane's side, once it is open
+    worker: native.Worker  # the data plane's side; open before the first request
 
     def may_check(self, request: Request) -> bool:
         """Before a check that changes something."""
-        assert self.worker is not None  # noqa: S101  for the type checker: no request comes before
         return self.worker.may_check(request._record[0])
 
     def tells(self, request: Request, *, failed: bool) -> bool:
         """After a check: whether its sender may learn the result. A failure counts against it."""
-        assert self.worker is not None  # noqa: S101  as above
         return self.worker.checked(request._record[0], failed=failed)
 
     def guard(self, command: Command) -> Handler:
@@ -207,7 +204,7 @@ class Worker:
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
         self._opened = threading.Event()
-        self._fault: Exception | None = None
+        self._fault: OSError | EngineError | None = None
         self.serving = False  # it has a batch
         # A daemon thread: a handler that never returns must not keep the process from ending.
         self.thread: threading.Thread = Vital(target=self._run, name=f"worker-{index}", daemon=True)
@@ -216,17 +213,13 @@ class Worker:
         """Return once it takes requests. Raises StartError when it cannot."""
         self.thread.start()
         self._opened.wait()
-        if self._fault is not None:
-            number = errno.EINVAL
-            if isinstance(self._fault, OSError | EngineError):
-                found = (
-                    self._fault.errno if isinstance(self._fault, OSError) else self._fault.number
-                )
-                number = found or number
-            remedy = remedies.for_memory() if number == errno.ENOMEM else ""
-            why = f"{self._fault}; {remedy}" if remedy else str(self._fault)
-            refused = StartError(f"worker {self._index} cannot run: {why}")
-            raise passing(refused, number) from self._fault
+        fault = self._fault
+        if fault is None:
+            return
+        number = (fault.errno if isinstance(fault, OSError) else fault.number) or errno.EINVAL
+        remedy = remedies.for_memory() if number == errno.ENOMEM else ""
+        why = f"{fault}; {remedy}" if remedy else str(fault)
+        raise passing(StartError(f"worker {self._index} cannot run: {why}"), number) from fault
 
     def discard(self) -> None:
         """Close the view of a worker whose thread was never started."""

@@ -19,6 +19,7 @@ from tests.support.admin import change, node, run
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import PATIENCE, read_exactly, tcp_connect, turned_away, udp_ask, udp_client
 from tests.support.node import HANDLERS, Table, config_text, daemon, environment, eventually
+from tests.support.upgrade import serves_admin
 from tests.support.wire import VERSION_COMMAND, request, status
 
 pytestmark = pytest.mark.any_backend
@@ -217,7 +218,7 @@ def test_reload_without_a_file_says_so(place: Path) -> None:
     )
     try:
         path = place / "run" / "admin.sock"
-        eventually(path.exists, timeout_s=20 * PATIENCE)
+        eventually(lambda: serves_admin(path) != 0, timeout_s=20 * PATIENCE)
         with pytest.raises(NodeError, match="without a configuration file"):
             result_of(path, "reload")
     finally:

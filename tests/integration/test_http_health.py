@@ -23,6 +23,7 @@ from raida_uring.ffi import native
 from raida_uring.node.server import Server
 from raida_uring.observe.readiness import OVERLOAD_WAIT_S, REFUSALS_GAP_S, unready
 from raida_uring.observe.status import for_operators
+from raida_uring.observe.web import Web
 from tests.support.handlers import HOLD, SLOW_HOLD, gate
 from tests.support.http import HTTP, ask, sample_value, scrape, status_json, url_of
 from tests.support.net import PATIENCE, tcp_connect, turned_away, udp_ask, udp_client
@@ -52,6 +53,43 @@ def test_healthy_from_the_first_answer_on(backend: str, monkeypatch: pytest.Monk
     server.start()
     server.stop()
     assert told == [(200, 200)]
+
+
+@pytest.mark.any_backend
+def test_starting_until_the_io_thread_serves(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to open its backend, of which there is nothing to tell yet."""
+    told: dict[str, tuple[int, str]] = {}
+    run = native.Engine.run
+
+    def serves_late(engine: native.Engine) -> None:
+        assert server.url is not None
+        for path in ("/healthz", "/readyz", "/status.json", "/metrics"):
+            answer = ask(server.url, path)
+            told[path] = (answer.status, answer.text.strip())
+        run(engine)
+
+    monkeypatch.setattr(native.Engine, "run", serves_late)
+    server = Server(config.parse(config_text({"http": HTTP}), "test.toml"))
+    server.start()
+    server.stop()
+    assert set(told.values()) == {(503, "the node is starting")}
+
+
+def test_an_operator_may_look_while_http_is_being_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at an upgrade, when the port is left to the successor."""
+    told: list[str | None] = []
+    stop = Web.stop
+
+    def look(web: Web) -> None:
+        stop(web)
+        told.append(node.server.observe().serving.url)
+
+    with running_node(http=HTTP) as node:
+        assert node.server.observe().serving.url
+        monkeypatch.setattr(Web, "stop", look)
+        node.server.website.close()
+        monkeypatch.undo()
+    assert told == [None]
 
 
 @pytest.mark.any_backend

@@ -16,8 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raida_uring.errors import StartError
+from raida_uring import config
+from raida_uring.errors import StartError, StoreError
+from raida_uring.node.server import Server
 from raida_uring.protocol import Status
+from raida_uring.store import Sizes, Store
 from tests.support.confine import (
     CAP_DAC_OVERRIDE,
     CAP_DAC_READ_SEARCH,
@@ -43,9 +46,12 @@ from tests.support.net import (
 )
 from tests.support.node import (
     HANDLERS,
+    STOP_TIMEOUT_S,
     Node,
+    Table,
     assert_at_rest,
     assert_refuses_to_start,
+    config_text,
     confined,
     daemon,
     eventually,
@@ -421,6 +427,23 @@ def test_being_stopped_and_continued_is_no_request_to_end(tmp_path: Path) -> Non
         assert not node.ended_within(0.5), node.stderr()
 
 
+def test_a_second_stop_leaves_the_store_to_a_handler_that_is_stuck(tmp_path: Path) -> None:
+    """It reads from memory that closing the store would take away."""
+    path = make_store(tmp_path / "store")
+    store = {"path": str(path), "size_mib": MAP_BYTES >> 20}
+    tables: dict[str, Table] = {"store": store, "handlers": HANDLERS}
+    server = Server(config.parse(config_text(tables), "test.toml"))
+    server.start()
+    with udp_client(server.endpoints[0]) as client, gate.closed():
+        client.sendto(request(HOLD), server.endpoints[0])
+        eventually(lambda: gate.inside == 1)
+        server.stop(0)
+        server.stop(0)
+        with pytest.raises(StoreError, match="in use by process"):
+            Store(path, map_bytes=MAP_BYTES)
+    eventually(lambda: "worker-0" not in {thread.name for thread in threading.enumerate()})
+
+
 def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
     """As an operator does who watches a stop: told, or told that there is none; never a crash."""
     store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
@@ -439,6 +462,34 @@ def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
             eventually(lambda told=told: bool(told))  # type: ignore[misc]
         for thread in watching:
             thread.join()
+
+
+def test_a_drain_begins_while_an_operator_s_look_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer, as of a lost file server, is one that this test has."""
+    looking, answers = threading.Event(), threading.Event()
+    sizes = Store.sizes
+
+    def hangs(store: Store) -> Sizes:
+        looking.set()
+        answers.wait()
+        return sizes(store)
+
+    store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
+    monkeypatch.setattr(Store, "sizes", hangs)
+    with running_node(store=store) as node:
+        operator = threading.Thread(target=node.server.observe)
+        operator.start()
+        looking.wait()
+        draining = threading.Thread(target=node.server.begin_drain, daemon=True)
+        draining.start()
+        try:
+            assert node.server.wait(STOP_TIMEOUT_S)
+        finally:
+            answers.set()
+        operator.join()
+        draining.join()
 
 
 def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:

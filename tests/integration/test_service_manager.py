@@ -26,8 +26,7 @@ import pytest
 from raida_uring.admin.client import result_of
 from raida_uring.client import Client
 from raida_uring.node import servicemanager
-from raida_uring.node.service import STOP_MARGIN_S
-from raida_uring.node.servicemanager import STORED_NAME
+from raida_uring.node.servicemanager import STOP_MARGIN_S, STORED_NAME
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
 from tests.support.handlers import DESCRIBE, UNTIL

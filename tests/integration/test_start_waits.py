@@ -268,6 +268,20 @@ def test_a_stop_is_obeyed_while_the_start_waits(number: int, tmp_path: Path) -> 
         assert "Traceback" not in node.stderr()
 
 
+@pytest.mark.parametrize("number", [15, 2])
+def test_a_stop_is_obeyed_while_a_module_of_handlers_hangs(number: int, tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(
+        "import pathlib, time\npathlib.Path('hangs').touch()\n"
+        "while True:\n    try:\n        time.sleep(60)\n    except Exception:\n        pass\n"
+    )
+    with started_daemon(tmp_path, handlers={"modules": ["hanging"]}) as node:
+        eventually((tmp_path / "hangs").exists)
+        node.process.send_signal(number)
+        assert node.process.wait(5) == 0
+        assert "told to stop before the node served" in node.stderr()
+        assert "Traceback" not in node.stderr()
+
+
 # --- The store --------------------------------------------------------------------------------
 
 

@@ -20,6 +20,13 @@ def test_config_check_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "node.toml: correct\n")
 
 
+def test_control_characters_of_a_name_do_not_reach_the_terminal() -> None:
+    done = run("serve", "--config", "/none/\x1b[2J\x9b.toml")
+    assert done.returncode == 2
+    assert "/none/?[2J?.toml" in done.stderr
+    assert not set(done.stderr) & {"\x1b", "\x9b"}
+
+
 KEY = "00112233445566778899aabbccddeeff"
 
 

@@ -4,7 +4,9 @@ What must hold: roots follow every commit as soon as they can; leaves are saved 
 only if they are those of the coins.
 """
 
+import contextlib
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,18 @@ def test_leaves_are_not_saved_while_another_process_changes_the_store(tmp_path: 
     again.load()
     assert again.newest.node(8, 0, 0) == leaf_in(store)
     store.close()
+
+
+def test_trees_whose_thread_cannot_be_had_are_stopped(tmp_path: Path) -> None:
+    """Otherwise a start that fails so would leave its store and its sockets open."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    with contextlib.closing(store):
+        integrity = Integrity(store)
+        integrity.load()
+        before = threading.stack_size(1 << 47)
+        try:
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                integrity.start(None, int)
+        finally:
+            threading.stack_size(before)
+        integrity.stop()

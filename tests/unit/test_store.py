@@ -7,6 +7,7 @@ coin of it really changes.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,17 @@ def test_what_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     with pytest.raises(StoreError, match="holds a store already"):
         Store.create(tmp_path / "store", seed=SEED)
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_a_table_of_readers_that_is_no_file_is_named(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    path = make_store(tmp_path / "store")
+    (path / "lock.mdb").unlink(missing_ok=True)
+    put(path / "lock.mdb")
+    with pytest.raises(StoreError, match=r"not a store: lock\.mdb is not a file"):
+        Store(path, map_bytes=MAP_BYTES)
 
 
 def test_default_pages_hold_the_default_ans(tmp_path: Path) -> None:

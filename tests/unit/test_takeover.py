@@ -1,7 +1,9 @@
 """What a successor makes of its predecessor's words, whichever version that is of."""
 
 import json
+import os
 import socket
+import threading
 
 import pytest
 
@@ -43,3 +45,22 @@ def test_counters_of_another_version(words: bytes, caplog: pytest.LogCaptureFixt
 
     _carry(carry, words)
     assert "another version" in caplog.text
+
+
+def test_a_successor_without_its_thread_does_not_say_that_it_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The predecessor would leave, and only then hear that nobody serves."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        monkeypatch.setenv(ENVIRONMENT, "by it the predecessor is told why")
+        takeover = Takeover(theirs, [], -1, shared=False)
+        before = threading.stack_size(1 << 47)
+        try:
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                takeover.begin(lambda _listener, _fd: None, lambda _carried: None, lambda: None)
+        finally:
+            threading.stack_size(before)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1, socket.MSG_DONTWAIT)
+        assert ENVIRONMENT in os.environ

@@ -50,7 +50,7 @@ LAYERS = (
     ("client", "store", "config"),
     ("ffi", "protocol"),
     ("log",),
-    ("addresses", "descriptors", "remedies", "threads"),
+    ("addresses", "descriptors", "remedies", "signals", "threads"),
     ("errors", ""),
 )
 # "module imports module", against that order.

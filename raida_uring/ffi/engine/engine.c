@@ -178,7 +178,8 @@ const char *ru_engine_fault(struct ru_engine *engine)
 
 const char *ru_engine_tier(struct ru_engine *engine)
 {
-    return engine->tier;
+    return __atomic_load_n(&engine->stage, __ATOMIC_ACQUIRE) == RU_STAGE_STARTING ? ""
+                                                                                  : engine->tier;
 }
 
 const char *ru_engine_refusal(struct ru_engine *engine, int *error)
