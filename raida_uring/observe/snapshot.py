@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from raida_uring import log
 from raida_uring.addresses import Bound, format_endpoint
@@ -20,11 +19,6 @@ from raida_uring.handlers import Command
 from raida_uring.observe import process
 from raida_uring.store import Sizes, Store
 from raida_uring.store.trees import Integrity
-
-_QUEUED: Final = "queued_"
-LANES: Final = tuple(
-    name.removeprefix(_QUEUED) for name in native.GAUGE_NAMES if name.startswith(_QUEUED)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +204,18 @@ def _answered(engine: native.Engine, commands: Iterable[Command]) -> list[Answer
 
 
 def _lanes(subject: Subject, gauges: Mapping[str, int], now_ns: int) -> dict[str, Lane]:
-    workers = {
+    every = {
         "ordinary": subject.config.workers.count,
         "slow": subject.config.workers.slow_count,
         "write": int(subject.store is not None),
     }
     lanes = {}
-    for name in LANES:
+    for name, workers in every.items():
         since_ns = gauges[f"oldest_{name}_ns"]
         lanes[name] = Lane(
-            workers=workers[name],
+            workers=workers,
             busy=gauges[f"busy_{name}"],
-            queued=gauges[f"{_QUEUED}{name}"],
+            queued=gauges[f"queued_{name}"],
             oldest_s=max(0, now_ns - since_ns) / 1e9 if since_ns else 0.0,
         )
     return lanes

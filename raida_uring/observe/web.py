@@ -73,11 +73,10 @@ class _Answer:
     status: HTTPStatus
     body: bytes
     kind: str = _TEXT
-    allow: bool = False  # name the methods there are
 
 
-def _refusal(status: HTTPStatus, why: str, *, allow: bool = False) -> _Answer:
-    return _Answer(status, f"{why}\n".encode(), allow=allow)
+def _refusal(status: HTTPStatus, why: str) -> _Answer:
+    return _Answer(status, f"{why}\n".encode())
 
 
 class _Shared(Generic[_T]):
@@ -96,9 +95,7 @@ class _Shared(Generic[_T]):
         if self._coming is None:
             self._coming = asyncio.ensure_future(self._make_in_time())
             self._coming.add_done_callback(lambda made: made.cancelled() or made.exception())
-        return await asyncio.shield(
-            self._coming
-        )  # one caller that leaves does not cancel it for others
+        return await asyncio.shield(self._coming)  # a caller that leaves cancels it for no other
 
     async def _make_in_time(self) -> _T:
         loop = asyncio.get_running_loop()
@@ -112,6 +109,7 @@ class Web:
 
     observe: everything at one moment; beat: makes the I/O thread turn and returns how often it has
     turned. Both are called on that thread and raise StartError while the node does not serve.
+    sockets: those it listens on, in the order of `[http] listen`.
     """
 
     def __init__(
@@ -129,9 +127,9 @@ class Web:
         self._exposition = _Shared(lambda: prometheus.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._connections: set[asyncio.Task[None]] = set()
-        self._sockets = _listen(config)
+        self.sockets = _listen(config)
         with contextlib.ExitStack() as undone:
-            for listening in self._sockets:
+            for listening in self.sockets:
                 undone.enter_context(listening)
             self._loop = _make_loop()
             undone.pop_all()
@@ -147,14 +145,9 @@ class Web:
         }
 
     @property
-    def sockets(self) -> Sequence[socket.socket]:
-        """Those it listens on, in the order of `[http] listen`."""
-        return self._sockets
-
-    @property
     def urls(self) -> list[str]:
         """Of the status page, for each address."""
-        places = (listening.getsockname()[:2] for listening in self._sockets)
+        places = (listening.getsockname()[:2] for listening in self.sockets)
         return [f"http://{format_endpoint(*place)}/" for place in places]
 
     @property
@@ -174,7 +167,7 @@ class Web:
             self._thread.join()
         else:
             self._loop.close()
-        for listening in self._sockets:
+        for listening in self.sockets:
             listening.close()
         self._reserve.close()
 
@@ -185,7 +178,7 @@ class Web:
             runner.run(self._serve())  # what is open then is cancelled by the runner
 
     async def _serve(self) -> None:
-        accepting = [asyncio.ensure_future(self._accept(each)) for each in self._sockets]
+        accepting = [asyncio.ensure_future(self._accept(each)) for each in self.sockets]
         await self._stopping.wait()
         for one in accepting:
             one.cancel()
@@ -256,7 +249,7 @@ class Web:
         if serve is None:
             return _refusal(HTTPStatus.NOT_FOUND, "there are " + " ".join(self._paths))
         if request.method not in ("GET", "HEAD"):
-            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only", allow=True)
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only")
         if request.host is None and request.version != "HTTP/1.0":
             raise ValueError("HTTP/1.1 needs the header field Host")
         if request.host is not None and not _may_be_asked_by(request.host, self._names):
@@ -446,7 +439,8 @@ def _may_be_asked_by(host: str, names: frozenset[str]) -> bool:
 
 
 def _format(answer: _Answer, *, head_only: bool) -> bytes:
-    allow = "Allow: GET, HEAD\r\n" if answer.allow else ""
+    refused = answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    allow = "Allow: GET, HEAD\r\n" if refused else ""
     head = (
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
         f"Content-Type: {answer.kind}\r\nContent-Length: {len(answer.body)}\r\n"
