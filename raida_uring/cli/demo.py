@@ -8,7 +8,6 @@ from raida_uring.store import AN_BYTES, COIN_BYTES, Store, month_now
 
 _DENOMINATION = 0  # a coin of 1
 _SERIAL_NUMBER = 1
-_FIRST_PORT = 50000  # of the default plan: port = 50000 + raida id
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a wildcard is asked
 
 _SCRIPT = """\
@@ -56,7 +55,7 @@ def script(path: str, an: bytes, chosen: config.Config) -> str:
         an=an.hex(),
         new_an=secrets.token_hex(AN_BYTES),
         host=_LOOPBACK.get(bound, bound),
-        port=chosen.server.port or _FIRST_PORT + chosen.server.raida_id,
+        port=chosen.server.port or config.FIRST_PORT + chosen.server.raida_id,
         raida_id=chosen.server.raida_id,
         coin_id=chosen.server.coin_id,
     )

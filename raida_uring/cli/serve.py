@@ -71,7 +71,9 @@ def serve(
 
 def _log_risks(chosen: config.Config, config_path: Path | None) -> None:
     """What an operator should know of the configuration and the machine before the node serves."""
-    _warn_of_clock()
+    year = time.gmtime().tm_year
+    if year not in _YEARS:  # the month of a change and the life of a ticket are taken from it
+        events.CLOCK_ABSURD.log(year=year)
     if config_path is None:
         events.DEFAULT_CONFIG.log()
     else:
@@ -80,10 +82,6 @@ def _log_risks(chosen: config.Config, config_path: Path | None) -> None:
             events.CONFIG_EXPOSED.log(fault=exposed)
     if os.geteuid() == 0:
         events.RUNS_AS_ROOT.log()
-    _warn_of_pages(chosen)
-
-
-def _warn_of_pages(chosen: config.Config) -> None:
     # Not at the top of the file: handlers are imported by commands that need them.
     from raida_uring.handlers import page_readers
 
@@ -91,13 +89,6 @@ def _warn_of_pages(chosen: config.Config) -> None:
         events.PAGES_FOR_ALL.log()
     elif page_readers.hands_pages_to_peers(chosen):
         events.PAGES_FOR_PEERS.log()
-
-
-def _warn_of_clock() -> None:
-    """The month of a change and the life of a ticket are taken from the clock."""
-    year = time.gmtime().tm_year
-    if year not in _YEARS:
-        events.CLOCK_ABSURD.log(year=year)
 
 
 def plain_options(argv: Sequence[str]) -> dict[str, Any] | None:

@@ -33,25 +33,26 @@ _SHOWN_MAX: Final = 20  # lines of one kind; further ones are counted
 _PROGRESS_INTERVAL_S: Final = 0.1
 
 
-def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
-    """The store's directory, and the most bytes that it may grow to."""
+def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int, config.Config]:
+    """The store's directory, the most bytes that it may grow to, and whose store it is."""
     if (config_path is None) == (path is None):
         both = "" if path is None else ", not both"
         raise typer.BadParameter(f"say which store: --config FILE or --store DIR{both}")
-    if config_path is not None:
-        chosen = config.load(config_path).store
-        if chosen.path is None:
+    served = load_config(config_path)
+    if path is None:
+        if served.store.path is None:
             raise ConfigError(f"{config_path}: [store] path is not set")
-        return Path(chosen.path), chosen.size_mib << 20
-    assert path is not None  # noqa: S101  for the type checker
-    return path, config.StoreTable().size_mib << 20
+        path = Path(served.store.path)
+    return path, served.store.size_mib << 20, served
 
 
 class _Progress:
     """A progress line on standard error, overwritten in place; nothing if it is no terminal."""
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self, doing: str, interrupted: str | None = None) -> None:
+        """interrupted: what a Ctrl-C leaves behind, in words."""
         self._doing = doing
+        self._interrupted = interrupted
         self._shown = sys.stderr.isatty()
         self._next_s = 0.0
         self._width = 0
@@ -68,9 +69,11 @@ class _Progress:
     def __enter__(self) -> "_Progress":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._width:
             print(f"\r{'':{self._width}}\r", end="", file=sys.stderr, flush=True)
+        if kind is KeyboardInterrupt and self._interrupted is not None:
+            raise typer.Exit(complain(self._interrupted, EXIT_INTERRUPTED))
 
 
 @app.command("init")
@@ -98,14 +101,13 @@ def init(
     """
     if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
         raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
-    chosen, map_bytes = _choose_store(config_path, path)
+    chosen, map_bytes, served = _choose_store(config_path, path)
     from raida_uring.store import Store
 
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     if demo:
         from raida_uring.cli import demo as demonstration
 
-        served = load_config(config_path)
         an = demonstration.circulate(chosen, map_bytes)
         print(demonstration.script(printable(chosen), an, served), end="")
         return
@@ -124,23 +126,19 @@ def import_files(
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
-) -> int:
+) -> None:
     """Fill a new store with the coins of a reference server.
 
     Makes the store unless an empty one is there. Files that are short, missing or longer than a
     page are kept as they are. An interrupted import leaves a store that no node serves: import
     again.
     """
-    chosen, map_bytes = _choose_store(config_path, path)
+    chosen, map_bytes, _ = _choose_store(config_path, path)
     from raida_uring.store import transfer
 
-    try:
-        with _Progress("importing") as progress:
-            found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
-    except KeyboardInterrupt:
-        return complain(
-            f"{chosen}: interrupted: holds only a part of the coins; import again", EXIT_INTERRUPTED
-        )
+    left = f"{chosen}: interrupted: holds only a part of the coins; import again"
+    with _Progress("importing", left) as progress:
+        found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
     for name in found.unknown[:_SHOWN_MAX]:
         complain(f"warning: {name} is no page file, not imported")
     if found.unknown_count > _SHOWN_MAX:
@@ -154,7 +152,6 @@ def import_files(
         f"{printable(chosen)}: imported {found.whole + found.longer} pages, {found.short} short "
         f"files, {found.missing} missing ones; {found.longer} were longer than a page"
     )
-    return 0
 
 
 @app.command("export")
@@ -167,27 +164,22 @@ def export_files(
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
-) -> int:
+) -> None:
     """Write a store as a reference server's `Data` directory.
 
     All files show the same moment; the node may be running. An imported store is exported byte for
     byte, except for coins that have changed since.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store import transfer
 
-    try:
-        with _Progress("exporting") as progress:
-            written = transfer.export_files(chosen, target, progress=progress)
-    except KeyboardInterrupt:
-        return complain(
-            f"{target}: interrupted: not all files are there; remove it", EXIT_INTERRUPTED
-        )
+    left = f"{target}: interrupted: not all files are there; remove it"
+    with _Progress("exporting", left) as progress:
+        written = transfer.export_files(chosen, target, progress=progress)
     print(
         f"{printable(target)}: {written.files} files written"
         + (f", {written.missing} missing as they were imported" if written.missing else "")
     )
-    return 0
 
 
 @app.command("verify")
@@ -197,7 +189,7 @@ def verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
     Reads every byte, and compares saved leaves of the integrity trees with the coins. Exits 1 and
     prints what is wrong if it finds a fault.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import verify as find_faults
 
     with _Progress("verifying") as progress:
@@ -221,7 +213,7 @@ def stat(
 
     Sizes, pages, coins in circulation, tickets and the last change.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import stat as describe
 
     found = describe(chosen)

@@ -40,10 +40,9 @@ from raida_uring.config.kinds import (
     whole,
 )
 from raida_uring.ffi import native
+from raida_uring.protocol.layout import RAIDA_COUNT
 
-RAIDA_COUNT: Final = 25
 FIRST_PORT: Final = 50000  # of RAIDA 0
-LISTENERS_MAX: Final = native.LISTENERS_MAX
 WORKERS_MAX: Final = native.config_range("workers")[1]
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
@@ -154,7 +153,7 @@ class NetworkTable:
     """[network]: addresses and the I/O thread."""
 
     bind: tuple[str, ...] = declare(
-        listening_addresses(LISTENERS_MAX),
+        listening_addresses(native.LISTENERS_MAX),
         "addresses to listen on, UDP and TCP",
         default=("0.0.0.0", "::"),  # noqa: S104  a server
     )
@@ -412,7 +411,7 @@ class LogTable:
 
     level: str = declare(choice(*log.LEVELS), "least severity written", default="info", reload=LIVE)
     format: str = declare(
-        choice("auto", "plain", "json", "journal"),
+        choice("auto", *log.FORMS),
         "form of the lines; auto: fields for the journal under systemd, else plain text",
         default="auto",
         reload=LIVE,
@@ -446,7 +445,7 @@ class HttpTable:
         flag(), "serve the status page, /metrics, /healthz and /readyz", default=True
     )
     listen: tuple[str, ...] = declare(
-        listening_addresses(LISTENERS_MAX, or_one=True),
+        listening_addresses(native.LISTENERS_MAX, or_one=True),
         "addresses of the HTTP server, which asks for no password",
         default=("127.0.0.1",),
     )

@@ -440,6 +440,13 @@ def test_a_pipe_that_nobody_writes_is_given_up(
         config.load(tmp_path / "fifo")
 
 
+def test_a_directory_is_refused_and_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
+        config.load(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_pipe_is_read_to_its_end() -> None:
     """`serve --config <(decrypt node.toml)`: what comes in pieces, and late."""
     reading, writing = os.pipe()

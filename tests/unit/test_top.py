@@ -209,7 +209,7 @@ def test_who_is_limited_is_told_when_nobody_asks() -> None:
         "limited_count": 2,
         "limited": [{"who": "192.0.2.7", "transport": "udp", "rest_s": 12.25}],
     }
-    lines = operate.peers_lines(found)
+    lines = list(operate.peers_lines(found))
     assert lines[0] == "no request reached a handler in the last 61.5 s"
     assert [" ".join(line.split()) for line in lines[-2:]] == ["192.0.2.7 udp 12.2", "and 1 more"]
-    assert operate.peers_lines({**found, "limited_count": 0}) == lines[:1]
+    assert list(operate.peers_lines({**found, "limited_count": 0})) == lines[:1]
