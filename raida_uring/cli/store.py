@@ -10,9 +10,12 @@ from typing import Annotated, Final
 import typer
 
 from raida_uring import config
-from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide, printable
+from raida_uring.cli import demo as demonstration
+from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide
 from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError
+from raida_uring.store import Store
+from raida_uring.store.files import printable
 
 app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
 
@@ -102,12 +105,8 @@ def init(
     if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
         raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
     chosen, map_bytes, served = _choose_store(config_path, path)
-    from raida_uring.store import Store
-
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     if demo:
-        from raida_uring.cli import demo as demonstration
-
         an = demonstration.circulate(chosen, map_bytes)
         print(demonstration.script(printable(chosen), an, served), end="")
         return

@@ -52,10 +52,7 @@ SERVING: Final = _info(
     fields=("endpoints", "tier"),
     example="serving on 0.0.0.0:50014, [::]:50014: io_uring, DEFER_TASKRUN",
 )
-QUEUES_SMALL: Final = _warning(
-    "smaller queues than asked for: %(why)s",
-    "raise `LimitMEMLOCK`",
-)
+QUEUES_SMALL: Final = _warning("smaller queues than asked for: %(why)s", "raise `LimitMEMLOCK`")
 IPV6_ONLY: Final = _info(
     '%(place)s: "::" takes IPv6 only: add "0.0.0.0" to listen on IPv4 as well',
     'add `"0.0.0.0"` to have IPv4',
@@ -66,8 +63,7 @@ HOST_ERRORS_HIDDEN: Final = _info(
     "the kernel's count of datagrams lost for lack of buffers is missing from the metrics",
 )
 HINT: Final = _info(
-    "try it: %(command)s",
-    "a command that this node answers, by the program as it was started",
+    "try it: %(command)s", "a command that this node answers, by the program as it was started"
 )
 COMMANDS: Final = _info(
     "%(summary)s",
@@ -88,8 +84,7 @@ BUFFER_SMALL: Final = _info(
     example="UDP receive buffer: 212992 of 4194304 bytes granted (net.core.rmem_max)",
 )
 NO_IPV6: Final = _warning(
-    "no IPv6 on this machine: not listening on [::]",
-    "`bind` was left out or contains `::`",
+    "no IPv6 on this machine: not listening on [::]", "`bind` was left out or contains `::`"
 )
 RESOURCES: Final = _info(
     "resources: cpu %(cpu_percent).0f %%, memory %(memory_mib)d MiB, descriptors "
@@ -134,10 +129,7 @@ REQUESTS_HELD_BACK: Final = _info(
     fields=("count",),
     unlimited=True,
 )
-REQUEST_LOG_FAILED: Final = _error(
-    "request log failed",
-    "a bug, with traceback; report it",
-)
+REQUEST_LOG_FAILED: Final = _error("request log failed", "a bug, with traceback; report it")
 REPEATED: Final = _any_level(
     "%(count)d lines held back, as: %(line)s",
     "more than 10 lines of one kind in 10 seconds",
@@ -200,13 +192,10 @@ STORE_READERS_DEAD: Final = _info(
     fields=("count",),
 )
 STORE_READERS_UNKNOWN: Final = _warning(
-    "%(error)s",
-    "in LMDB's words: the check for readers that were killed failed",
+    "%(error)s", "in LMDB's words: the check for readers that were killed failed"
 )
 TREES_BUILDING: Final = _info(
-    "building the trees: %(done)d of %(pages)d pages",
-    "at start",
-    fields=("done", "pages"),
+    "building the trees: %(done)d of %(pages)d pages", "at start", fields=("done", "pages")
 )
 TREES_BUILT: Final = _info(
     "trees built in %(duration_s).1f s: %(hashed)d of %(pages)d pages hashed",
@@ -214,8 +203,7 @@ TREES_BUILT: Final = _info(
     fields=("hashed",),
 )
 TREES_STALE: Final = _error(
-    "trees not up to date: %(error)s",
-    "the store could not be read; the node tries again",
+    "trees not up to date: %(error)s", "the store could not be read; the node tries again"
 )
 TREES_CRASHED: Final = _error(
     "trees not up to date: %(error)r",
@@ -223,12 +211,10 @@ TREES_CRASHED: Final = _error(
     name="trees_stale",
 )
 LEAVES_NOT_SAVED: Final = _warning(
-    "leaves not saved, the next start takes longer: %(error)s",
-    "the store could not be written",
+    "leaves not saved, the next start takes longer: %(error)s", "the store could not be written"
 )
 STORE_RAIDA_NOT_NOTED: Final = _warning(
-    "the RAIDA's number was not written to the store: %(error)s",
-    "the next start tries again",
+    "the RAIDA's number was not written to the store: %(error)s", "the next start tries again"
 )
 LEAVES_OUTDATED: Final = _warning(
     "trees not up to date, leaves not saved: the next start takes longer",
@@ -240,9 +226,7 @@ TICKET_REFUSED: Final = _info(
     fields=("raida", "address"),
 )
 ADMIN_SOCKET: Final = _info(
-    "admin socket %(path)s",
-    "where the node takes commands of its operator",
-    fields=("path",),
+    "admin socket %(path)s", "where the node takes commands of its operator", fields=("path",)
 )
 ADMIN_SOCKET_FAILED: Final = _warning(
     "no admin socket, tried again every %(retry_s).0f s: %(fault)s",
@@ -258,10 +242,7 @@ ADMIN_REFUSED: Final = _warning(
     "only root and the node's own user may use the socket",
     fields=("process", "user"),
 )
-ADMIN_FAILED: Final = _error(
-    "admin request failed",
-    "a bug, with traceback; report it",
-)
+ADMIN_FAILED: Final = _error("admin request failed", "a bug, with traceback; report it")
 RELOADED: Final = _info(
     "reloaded: %(changes)s",
     "the changes that took effect",
@@ -275,8 +256,7 @@ RESTART_NEEDED: Final = _warning(
     example="need a restart: [udp] contexts 4096 -> 8192",
 )
 RELOAD_FAILED: Final = _error(
-    "not reloaded, nothing changed: %(error)s",
-    "where the file is wrong, and why",
+    "not reloaded, nothing changed: %(error)s", "where the file is wrong, and why"
 )
 RELOAD_CRASHED: Final = _error(
     "not reloaded: %(error)r",
@@ -303,8 +283,7 @@ NOTIFY_LATE: Final = _warning(
     "the node goes on, and sends the message once the manager reads",
 )
 NOTIFY_FAILED: Final = _warning(
-    "cannot notify the service manager: %(error)s",
-    "`NOTIFY_SOCKET` is wrong",
+    "cannot notify the service manager: %(error)s", "`NOTIFY_SOCKET` is wrong"
 )
 DRAIN_ASKED: Final = _info(
     "asked to stop: up to %(timeout_s).1f s for requests in flight",
@@ -317,8 +296,7 @@ STOPPING: Final = _info(
     fields=("timeout_ms",),
 )
 STOPPING_NOW: Final = _warning(
-    "stopping at once: requests in flight are dropped",
-    "a second signal",
+    "stopping at once: requests in flight are dropped", "a second signal"
 )
 HANDLERS_STUCK: Final = _warning(
     "handlers did not return in time: %(names)s",
@@ -326,8 +304,7 @@ HANDLERS_STUCK: Final = _warning(
     fields=("workers",),
 )
 UPGRADE_BEGUN: Final = _info(
-    "upgrade: starting the successor",
-    "`raida-uring upgrade` or SIGUSR2 asked for it",
+    "upgrade: starting the successor", "`raida-uring upgrade` or SIGUSR2 asked for it"
 )
 UPGRADE_DONE: Final = _info(
     "upgrade: process %(pid)d serves",
@@ -340,8 +317,7 @@ UPGRADE_UNDER_WAY: Final = _info(
     example="told to upgrade: process 4711 serves already, ask that",
 )
 UPGRADE_FAILED: Final = _error(
-    "no upgrade, this node goes on: %(reason)s",
-    "the successor did not start",
+    "no upgrade, this node goes on: %(reason)s", "the successor did not start"
 )
 UPGRADE_CANCELLED: Final = _error(
     "no upgrade: %(reason)s",
@@ -359,8 +335,7 @@ LEAVING_ALREADY: Final = _info(
     "a signal to the old process during an upgrade; the next one stops it at once",
 )
 STOPPING_AFTER_PREDECESSOR: Final = _info(
-    "stopping once the predecessor is gone",
-    "a signal during an upgrade",
+    "stopping once the predecessor is gone", "a signal during an upgrade"
 )
 TOOK_OVER: Final = _info(
     "took over: %(connections)d connections passed on, the predecessor is gone",
@@ -368,16 +343,14 @@ TOOK_OVER: Final = _info(
     fields=("connections",),
 )
 PREDECESSOR_GONE: Final = _warning(
-    "the predecessor is gone already",
-    "it was killed during the upgrade",
+    "the predecessor is gone already", "it was killed during the upgrade"
 )
 CONNECTION_NOT_TAKEN: Final = _warning(
     "no descriptor is left for a connection that was passed on: it is closed",
     "the successor's limit of descriptors is lower than its predecessor's: raise `LimitNOFILE=`",
 )
 COUNTERS_LOST: Final = _warning(
-    "the successor does not have this node's counters: %(error)s",
-    "show_stats starts again at 0",
+    "the successor does not have this node's counters: %(error)s", "show_stats starts again at 0"
 )
 COUNTERS_UNKNOWN: Final = _warning(
     "the predecessor speaks another version: its counters are not known",
@@ -389,9 +362,7 @@ HTTP: Final = _info(
     "the addresses of `[http]`, see [operate](operate.md#status-page-metrics-and-health)",
 )
 HTTP_FAULT: Final = _error(
-    "the answer to %(path)s failed",
-    "a bug, with traceback; report it",
-    fields=("path",),
+    "the answer to %(path)s failed", "a bug, with traceback; report it", fields=("path",)
 )
 HTTP_FAILED: Final = _error(
     "no HTTP, tried again every %(retry_s).0f s: %(fault)s",
@@ -404,8 +375,7 @@ START_WAITS: Final = _warning(
     example="cannot bind TCP …; waiting up to 60 s",
 )
 STOPPED_EARLY: Final = _info(
-    "told to stop before the node served",
-    "a stop while the start was waiting",
+    "told to stop before the node served", "a stop while the start was waiting"
 )
 ADDRESS_MISSING: Final = _warning(
     "%(address)s: no interface has that address, or it is not usable yet: the node answers "
@@ -437,8 +407,7 @@ THREAD_DIED: Final = _error(
     fields=("thread",),
 )
 NODE_FAILED: Final = _error(
-    "the node ends because of a bug: %(error)r",
-    "a bug, with traceback; report it",
+    "the node ends because of a bug: %(error)r", "a bug, with traceback; report it"
 )
 UNRAISABLE: Final = _error(
     "%(what)s %(place)r: %(error)r",
