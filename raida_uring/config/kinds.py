@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
-from functools import partial
 from typing import Any, Final, cast
 
 from raida_uring.protocol.arguments import is_whole
@@ -233,6 +232,7 @@ def mapped_networks(given: tuple[str, ...]) -> list[dict[str, object]]:
 RESTART: Final = "restart"  # a change takes effect at the next start
 LIVE: Final = "live"  # ... at a reload
 LOWER: Final = "live, up to its value at start"  # memory was reserved for that value
+_UNITS: Final = {"bytes": "bytes", "mib": "MiB", "ms": "ms", "s": "s", "us": "us"}  # of keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +241,7 @@ class Setting:
 
     default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
     default_text: how the default reads where its value does not tell.
-    unit: of the number, empty where there is none.
+    unit: of the number, empty where there is none; a key that ends in it need not give it.
     secret: never printed unless asked for, not even in an error.
     reload: RESTART, LIVE or LOWER: when a changed value takes effect after a reload.
     c_field: the field of `struct ru_config` that the setting fills; None: the data plane does not
@@ -254,7 +254,7 @@ class Setting:
     meaning: str
     default: object
     default_text: str | None = None
-    unit: str = ""
+    unit: str
     secret: bool
     reload: str = RESTART
     c_field: str | None = None
@@ -284,18 +284,18 @@ def declare(
     kind: Kind, meaning: str, *, default: object = MISSING, secret: bool = False, **further: Any
 ) -> Any:
     """Return a dataclass field that is a setting. further: as Setting has it."""
-    setting = partial(
-        Setting, kind=kind, meaning=meaning, default=default, secret=secret, **further
-    )
-    return field(default=default, metadata={"setting": setting}, repr=not secret)
+    known = {"kind": kind, "meaning": meaning, "default": default, "secret": secret}
+    return field(default=default, metadata=known | further, repr=not secret)
 
 
 def settings_of(table: str, declaring: Any) -> dict[str, Setting]:
     """Return the settings that the dataclass `declaring` declares for `table`, by key."""
-    return {
-        declared.name: declared.metadata["setting"](table=table, key=declared.name)
-        for declared in dataclasses.fields(declaring)
-    }
+    settings = {}
+    for declared in dataclasses.fields(declaring):
+        key = declared.name
+        known: dict[str, Any] = {"unit": _UNITS.get(key.rpartition("_")[2], "")}
+        settings[key] = Setting(table=table, key=key, **known | declared.metadata)
+    return settings
 
 
 # --- Writing ----------------------------------------------------------------------------------
