@@ -82,6 +82,10 @@ def _log_risks(chosen: config.Config, config_path: Path | None) -> None:
             events.CONFIG_EXPOSED.log(fault=exposed)
     if os.geteuid() == 0:
         events.RUNS_AS_ROOT.log()
+    _warn_of_pages(chosen)
+
+
+def _warn_of_pages(chosen: config.Config) -> None:
     # Not at the top of the file: handlers are imported by commands that need them.
     from raida_uring.handlers import page_readers
 

@@ -3,6 +3,7 @@ journal. Pure. Any thread."""
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ _PRIORITIES: Final = {
     logging.ERROR: 3,
     logging.CRITICAL: 2,
 }
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and line feed
 _formatter: Final = logging.Formatter()  # the message, then the traceback
 
 
@@ -30,7 +32,8 @@ def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
 def _plain(record: logging.LogRecord) -> str:
     """`HH:MM:SS level message`, local time."""
     clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-    return f"{clock} {record.levelname.lower()} {_formatter.format(record)}"
+    line = f"{clock} {record.levelname.lower()} {_formatter.format(record)}"
+    return _CONTROLS.sub("?", line)  # a terminal might obey them
 
 
 def _with_priority(record: logging.LogRecord) -> str:
