@@ -183,8 +183,10 @@ def networks(count_max: int) -> Kind:
     """Take a list of IPv4 and IPv6 addresses and networks, kept as networks."""
 
     def parse(raw: object) -> str:
+        if not isinstance(raw, str):
+            raise ValueError(f"{toml_value(raw)} is not a network")
         try:
-            return str(ipaddress.ip_network(raw)) if isinstance(raw, str) else ""
+            return str(ipaddress.ip_network(raw))
         except ValueError as error:
             raise ValueError(f"{toml_value(raw)} is not a network: {error}") from None
 
