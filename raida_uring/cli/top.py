@@ -41,7 +41,7 @@ def _understood(told: _F) -> _F:
     def guarded(now: Status, *rest: Any) -> Any:
         try:
             return told(now, *rest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise RaidaError(
                 f"this is version {raida_uring.__version__}, the node's is {now.get('version')}: "
                 f"it tells its status in another form (no {error}); `status --json` prints it as "
