@@ -39,14 +39,6 @@ def _parse_endpoint(text: str, default_port: int) -> tuple[str, int]:
     return match[1] or match[2], int(match[3] or default_port)
 
 
-def _resolve(host: str, port: int, timeout_s: float) -> list[str]:
-    """Addresses of a host. Raises RaidaError."""
-    try:
-        return [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
-    except OSError as error:
-        raise RaidaError(f"{host}: {error.strerror or error}") from None
-
-
 def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
     """Return the id to ask for, and where it comes from."""
     if given is not None:
@@ -109,8 +101,12 @@ def ping(
     """
     known = raida_id is not None and raida_id < RAIDA_COUNT
     host, port = _parse_endpoint(endpoint, config.FIRST_PORT + (raida_id or 0) * known)
+    try:
+        addresses = [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
+    except OSError as error:
+        raise RaidaError(f"{host}: {error.strerror or error}") from None
     asking = _Asking(
-        _resolve(host, port, timeout_s),
+        addresses,
         port,
         "tcp" if tcp else "udp",
         timeout_s,

@@ -155,7 +155,7 @@ class Snapshot:
 
 def take(subject: Subject) -> Snapshot:
     """Look at a node that serves. Takes about a millisecond."""
-    engine = subject.engine
+    engine, trees = subject.engine, subject.integrity
     counters, gauges = engine.counters(), engine.gauges()
     now_ns = time.monotonic_ns()
     refusal = engine.refusal
@@ -183,7 +183,9 @@ def take(subject: Subject) -> Snapshot:
         descriptor_left=process.descriptor_left(),
         store=_sizes(subject.store),
         writing=_writing(subject.store),
-        roots=_roots(subject.integrity),
+        roots=None
+        if trees is None
+        else Roots(trees.published, trees.lag_s, trees.lag_max_s, trees.circulating),
         tier=engine.tier,
         refusal="" if refusal is None else str(refusal),
         arena_size=engine.arena_size,
@@ -254,9 +256,3 @@ def _writing(store: Store | None) -> Writing | None:
         found = os.statvfs(store.path)
         free = found.f_bavail * found.f_frsize
     return Writing(store.write_fault, store.failed_commits, free)
-
-
-def _roots(trees: Integrity | None) -> Roots | None:
-    if trees is None:
-        return None
-    return Roots(trees.published, trees.lag_s, trees.lag_max_s, trees.circulating)

@@ -123,7 +123,9 @@ class Web:
         )
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._names = frozenset(config.hosts)
-        self._status = _Shared(self._make_status)
+        self._status = _Shared(
+            lambda: json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
+        )
         self._exposition = _Shared(lambda: prometheus.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._connections: set[asyncio.Task[None]] = set()
@@ -274,9 +276,6 @@ class Web:
     async def _status_json(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._status.get(), "application/json")
 
-    def _make_status(self) -> bytes:
-        return json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
-
     async def _metrics(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._exposition.get(), _EXPOSITION)
 
@@ -328,16 +327,8 @@ def _listen_on(host: str, port: int) -> socket.socket:
     """Raises StartError that names the setting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(bind_address(host, port))
-            listening.listen(CONNECTIONS_MAX)
-        except OSError:
-            listening.close()
-            raise
+        place = bind_address(host, port)
+        listening = socket.create_server(place, family=family, backlog=CONNECTIONS_MAX)
     except OSError as error:
         unnamed = isinstance(error, socket.gaierror)
         reason = "no interface of that name" if unnamed else os.strerror(error.errno or 0)
