@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Annotated, Final
 import typer
 
 from raida_uring import config
-from raida_uring.cli import demo as demonstration
 from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide
 from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError
-from raida_uring.store import Store
+from raida_uring.store import AN_BYTES, COIN_BYTES, Store, month_now
 from raida_uring.store.files import printable
 
 app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
@@ -34,6 +34,26 @@ _StoreOption = Annotated[
 ]
 _SHOWN_MAX: Final = 20  # lines of one kind; further ones are counted
 _PROGRESS_INTERVAL_S: Final = 0.1
+
+# Of `init --demo`.
+_DENOMINATION: Final = 0  # a coin of 1
+_SERIAL_NUMBER: Final = 1
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a wildcard is asked
+
+_SCRIPT: Final = """\
+# {path}: a demonstration store. One coin is in circulation:
+# denomination {den}, serial number {sn}, AN {an}
+# Start the node that serves the store, then run these lines with Python.
+from raida_uring.client import Client, Coin, calls
+
+node = Client("{host}", {port}, raida_id={raida_id}, coin_id={coin_id})
+coin = Coin(den={den}, sn={sn}, an=bytes.fromhex("{an}"))
+new_an = bytes.fromhex("{new_an}")
+
+print("detect, its AN:    ", node.ask(calls.detect([coin])).require().all_passed)
+print("pown, a new AN:    ", node.ask(calls.pown([(coin, new_an)])).require().all_passed)
+print("detect, the old AN:", node.ask(calls.detect([coin])).require().all_passed)
+"""
 
 
 def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int, config.Config]:
@@ -107,12 +127,47 @@ def init(
     chosen, map_bytes, served = _choose_store(config_path, path)
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     if demo:
-        an = demonstration.circulate(chosen, map_bytes)
-        print(demonstration.script(printable(chosen), an, served), end="")
+        an = _circulate(chosen, map_bytes)
+        print(_script(printable(chosen), an, served), end="")
         return
     print(f"{printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
     if config_path is None:
         print(f"Serve it with `path` of [store], see {guide('configure.md')}.")
+
+
+def _circulate(path: Path, map_bytes: int) -> bytes:
+    """Put one coin of the new store at `path` into circulation and return its AN.
+
+    Raises StoreError, and removes the store, when the coin cannot be written.
+    """
+    an = secrets.token_bytes(AN_BYTES)
+    store = Store(path, map_bytes=map_bytes)
+    try:
+        with store.write() as coins:
+            coin = bytes([_DENOMINATION]) + _SERIAL_NUMBER.to_bytes(4) + an
+            coins.set(coin, 1, COIN_BYTES + AN_BYTES, month_now())
+    except BaseException:
+        store.remove()
+        raise
+    finally:
+        store.close()
+    return an
+
+
+def _script(path: str, an: bytes, chosen: config.Config) -> str:
+    """A Python program that asks the node of `chosen` to detect the coin, pown it, detect it."""
+    bound = chosen.network.bind[0]
+    return _SCRIPT.format(
+        path=path,
+        den=_DENOMINATION,
+        sn=_SERIAL_NUMBER,
+        an=an.hex(),
+        new_an=secrets.token_hex(AN_BYTES),
+        host=_LOOPBACK.get(bound, bound),
+        port=chosen.server.port or config.FIRST_PORT + chosen.server.raida_id,
+        raida_id=chosen.server.raida_id,
+        coin_id=chosen.server.coin_id,
+    )
 
 
 @app.command("import")
