@@ -263,9 +263,7 @@ man: setup ## docs/raida-uring.1, from the command line's own tree
 	$(BIN)/python tools/manpage.py
 
 docs: setup ## what follows from the code: tables in docs/ of settings, counters, metrics and log events, the sample configuration
-	$(BIN)/python tools/settings.py
 	$(BIN)/python tools/tables.py
-	$(BIN)/python tools/log_events.py
 
 clean: ## remove everything that the targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyte
@@ -31,6 +32,7 @@ from PIL import Image
 
 from raida_uring.client import Client, Coin, calls
 from tests.support.browser import browser, find
+from tests.support.net import in_threads
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PROGRAM = Path(sys.executable).parent / "raida-uring"
@@ -119,7 +121,7 @@ def node(place: Path) -> Iterator[None]:
         [PROGRAM, "serve", "--config", "node.toml"], cwd=place, stderr=subprocess.DEVNULL
     )
     stop = threading.Event()
-    clients = [threading.Thread(target=one, args=(stop,)) for one in (ask, ask, talk, disturb)]
+    clients = [partial(one, stop) for one in (ask, ask, talk, disturb)]
     try:
         first = Client("127.0.0.1", PORT, raida_id=RAIDA_ID, timeout_s=0.2)
         for _ in range(100):
@@ -130,13 +132,9 @@ def node(place: Path) -> Iterator[None]:
                 time.sleep(0.1)
         else:
             sys.exit("screenshots: the node does not answer")
-        for client in clients:
-            client.start()
-        yield
+        with in_threads(stop, *clients):
+            yield
     finally:
-        stop.set()
-        for client in clients:
-            client.join()
         served.terminate()
         served.wait(30)
 

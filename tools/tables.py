@@ -1,19 +1,26 @@
-"""Write the generated tables of docs/*.md in place: `make docs`.
+"""Write what follows from the code: the tables of docs/*.md, and the annotated sample, which is
+systemd/raida-uring.toml. `make docs` runs this.
 
 A table stands between the lines `<!-- generated table: NAME -->` and `<!-- end of table -->`, in
 whichever document; NAME is one of TABLES. Text outside the markers is left as it is. A test
-compares the committed documents with what this makes.
+compares the committed files with what this makes.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from raida_uring import config
+from raida_uring.log import events
+from raida_uring.log.event import Event
 from raida_uring.observe.counters import COUNTER_FAMILIES, COUNTERS, LAWS, metric_of
 from raida_uring.observe.prometheus import FAMILIES
 
-DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+ROOT: Final = Path(__file__).resolve().parents[1]
+SAMPLE: Final = ROOT / "systemd" / "raida-uring.toml"
+EVENTS: Final = {name: event for name, event in vars(events).items() if isinstance(event, Event)}
 NONE: Final = "–"
 _MARKED: Final = re.compile(
     r"(<!-- generated table: (?P<name>[a-z ]+) -->\n)(?:.*\n)*?(?=<!-- end of table -->\n)"
@@ -24,14 +31,39 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def heading(*names: str) -> str:
+    return f"{row(*names)}\n|{'---|' * len(names)}"
+
+
+def settings() -> Iterator[str]:
+    """Every key of the configuration file."""
+    yield heading("table", "key", "unit", "must be", "default", "on reload", "meaning")
+    for table, keys in config.SETTINGS.items():
+        for key, setting in keys.items():
+            default = setting.shown_default
+            if not setting.mandatory and setting.default is not None:
+                default = f"`{default}`"
+            allowed, reload = setting.kind.allowed, setting.reload
+            unit = setting.unit or NONE
+            yield row(f"`[{table}]`", f"`{key}`", unit, allowed, default, reload, setting.meaning)
+
+
+def log_events() -> Iterator[str]:
+    """Every line of the log: the example, or the template with `…` for each value."""
+    yield heading("event", "level", "line", "meaning")
+    for event in EVENTS.values():
+        level = logging.getLevelName(event.level).lower() if event.level else "as held back"
+        shown = re.sub(r"%\(\w+\)[.\d]*[a-z]", "…", event.template).replace("%%", "%")
+        yield row(f"`{event.name}`", level, f"`{event.example or shown}`", event.meaning)
+
+
 def counters() -> Iterator[str]:
     """Every counter of the data plane with the law it is a term of and the metric that shows it."""
     titles = {"udp": "UDP", "tcp": "TCP", "connections": "connections"}
     law_of = {
         name: titles[law.name] for law in LAWS for name in (law.begun, *law.ended, law.open_now)
     }
-    yield row("counter", "law", "metric", "meaning")
-    yield "|---|---|---|---|"
+    yield heading("counter", "law", "metric", "meaning")
     for name, counter in COUNTERS.items():
         metric, reason = metric_of(name)
         labels = f'{{reason="{reason}"}}' if reason is not None else ""
@@ -40,15 +72,19 @@ def counters() -> Iterator[str]:
 
 def metrics() -> Iterator[str]:
     """Every metric of /metrics but those of the process and those that show a counter."""
-    yield row("metric with its labels", "type", "meaning")
-    yield "|---|---|---|"
+    yield heading("metric with its labels", "type", "meaning")
     for name, family in FAMILIES.items():
         if name not in COUNTER_FAMILIES:
             labels = f"{{{','.join(family.labels)}}}" if family.labels else ""
             yield row(f"`{name}{labels}`", family.kind, family.meaning)
 
 
-TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {"counters": counters, "metrics": metrics}
+TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
+    "settings": settings,
+    "log events": log_events,
+    "counters": counters,
+    "metrics": metrics,
+}
 
 
 def updated(text: str) -> str:
@@ -60,28 +96,19 @@ def updated(text: str) -> str:
     return _MARKED.sub(made, text)
 
 
-def documents() -> list[Path]:
-    return sorted(DOCS.glob("*.md"))
+def documents() -> dict[Path, str]:
+    """The text of every document, as it is."""
+    return {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
 
 
-def places(name: str) -> list[str]:
-    """The documents that hold the table `name`."""
-    marker = f"<!-- generated table: {name} -->\n"
-    return [path.name for path in documents() if marker in path.read_text(encoding="utf-8")]
-
-
-def stale() -> list[str]:
-    """The documents that differ from what this makes."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in documents()}
-    return [name for name, text in texts.items() if text != updated(text)]
-
-
-def main() -> None:
-    for name in stale():
-        path = DOCS / name
-        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
-        print(f"docs/{name} is written anew")
+def stale() -> dict[Path, str]:
+    """The files that differ from what this makes, each with the text that it ought to have."""
+    wanted = {path: updated(text) for path, text in documents().items()}
+    wanted[SAMPLE] = config.annotated()
+    return {path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text}
 
 
 if __name__ == "__main__":
-    main()
+    for path, text in stale().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)} is written anew")

@@ -1,4 +1,4 @@
-"""What every command shares: exit statuses, the line that reports a fault, and printable paths."""
+"""What every command shares: exit statuses, the line that reports a fault, and where docs/ is."""
 
 import contextlib
 import os
@@ -28,11 +28,6 @@ def complain(message: str, status: int = EXIT_FAULT) -> int:
     with contextlib.suppress(OSError):  # a full disk: the exit status still tells
         print(f"raida-uring: {line}", file=sys.stderr)
     return status
-
-
-def printable(path: Path) -> str:
-    """A path whose name may hold bytes that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def guide(name: str) -> str:

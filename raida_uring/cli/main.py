@@ -40,6 +40,7 @@ except ImportError as missing:
     sys.exit(EXIT_FAILED)  # as _run() does
 
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # disk full, quota, limit
+_SHELLS: Final = ("bash", "zsh", "fish", "powershell", "pwsh")  # that typer has completion for
 _NO_THREAD: Final = "can't start new thread"  # as threading says it
 
 app = typer.Typer(
@@ -58,7 +59,14 @@ app.command()(probe.probe)
 app.command("commands")(config.list_commands)
 app.command()(ping.ping)
 app.command()(bench.bench)
-operate.register(app)
+app.command()(operate.status)
+app.command("top")(operate.live_top)
+app.command()(operate.connections)
+app.command()(operate.peers)
+app.command()(operate.drain)
+app.command()(operate.log_level)
+app.command()(operate.reload)
+app.command()(operate.upgrade)
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,20 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _open_standard_streams()
         _speak_utf8()
     try:
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     finally:
         _discard_unwritable_output()
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str]) -> int:
     try:
-        plain = serve.plain_options(sys.argv[1:] if argv is None else argv)
+        if set(argv[:1]) & {"--install-completion", "--show-completion"}:
+            _check_shell()
+        plain = serve.plain_options(argv)
         if plain is None:
-            result = app(
-                args=None if argv is None else list(argv),
-                prog_name="raida-uring",
-                standalone_mode=False,
-            )
+            result = app(args=list(argv), prog_name="raida-uring", standalone_mode=False)
         else:
             result = serve.serve(**plain)
         if sys.stdout is not None:
@@ -127,13 +133,26 @@ def _run(argv: Sequence[str] | None) -> int:
     except RaidaError as error:
         return complain(str(error))
     except typer.TyperException as error:  # only wrong usage gets here
-        given = sys.argv[1:] if argv is None else argv
         fault = error.format_message().rstrip(".")
         end = "" if fault.endswith("?") else "."
-        return complain(f"{fault}{end} See {_command_path(error, given)} --help.")
+        return complain(f"{fault}{end} See {_command_path(error, argv)} --help.")
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _check_shell() -> None:
+    """Raise RaidaError if there is no completion for the shell that calls: typer would report that
+    on standard output, as a fault that may pass."""
+    import shellingham  # type: ignore[import-untyped]  # here, because only completion needs it
+
+    try:
+        shell = str(shellingham.detect_shell()[0])
+    except shellingham.ShellDetectionFailure:
+        shell = "a program that is no shell"
+    if shell not in _SHELLS:
+        known = ", ".join(_SHELLS)
+        raise RaidaError(f"there is no completion for {shell}: run this command from {known}")
 
 
 def _complain_of_memory() -> int:
@@ -201,17 +220,14 @@ def _command_path(error: typer.TyperException, argv: Sequence[str]) -> str:
 def _open_standard_streams() -> None:
     """Open the null device as descriptors 0 to 2 where they are closed: otherwise a socket or the
     store could be given these numbers, and with them what is meant for standard error."""
-    for number in range(3):
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115  as long as the process
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  the same
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  the same
+        if getattr(sys, name) is None:
+            stream = open(number, mode, closefd=False)  # noqa: SIM115  as long as the process
+            setattr(sys, name, stream)
 
 
 def _discard_unwritable_output() -> None:

@@ -10,8 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,42 +48,26 @@ def _complete_level(incomplete: str) -> list[str]:
     return [level for level in log.LEVELS if level.startswith(incomplete)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (status, live_top, connections, peers, drain, log_level, reload, upgrade):
-        name = {"live_top": "top", "log_level": "log-level"}.get(command.__name__)
-        app.command(name)(command)
+def _place(given: Path | None, config_path: Path | None) -> tuple[Path, Wanted | None]:
+    """Where to ask, and which node the configuration describes; None if --socket names the socket.
 
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """The node that a command asks. wanted: which node the configuration describes; None if
-    --socket names the socket."""
-
-    path: Path
-    wanted: Wanted | None
-
-    def ask(self, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
-        """As admin.client.ask()."""
-        return ask(self.path, command, wanted=self.wanted, **arguments)
-
-    def result_of(self, command: str, **arguments: object) -> dict[str, Any]:
-        """As admin.client.result_of()."""
-        return result_of(self.path, command, wanted=self.wanted, **arguments)
-
-
-def _node(given: Path | None, config_path: Path | None) -> _Node:
-    """Raises ConfigError, and what admin.client.find() raises."""
+    Raises ConfigError, and what admin.client.find() raises.
+    """
     if given is not None:
-        return _Node(given, None)
+        return given, None
     chosen = load_config(config_path)
     wanted = Wanted(chosen.server.raida_id, chosen.server.port, config_path)
     if chosen.admin.socket is not None:
-        return _Node(Path(chosen.admin.socket), wanted)
+        return Path(chosen.admin.socket), wanted
     if chosen.server.port == 0:
         raise RaidaError("the port is any free one: name the admin socket with --socket")
-    path = find(wanted)
-    return _Node(path, None if config_path is None else wanted)
+    return find(wanted), None if config_path is None else wanted
+
+
+def _node(given: Path | None, config_path: Path | None) -> Callable[..., dict[str, Any]]:
+    """The node to ask: called with a command and its arguments, as admin.client.result_of()."""
+    path, wanted = _place(given, config_path)
+    return functools.partial(result_of, path, wanted=wanted)
 
 
 def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Json = False) -> None:
@@ -92,7 +75,7 @@ def status(socket: _Socket = None, config_path: _ConfigFile = None, as_json: Jso
 
     Tier and why, uptime, load, latency, drops, resources.
     """
-    now = _node(socket, config_path).result_of("status")
+    now = _node(socket, config_path)("status")
     if as_json:
         print(json.dumps(now, indent=2))
     else:
@@ -139,11 +122,11 @@ def live_top(
     if not once:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise RaidaError("top needs a terminal; --once does without")
-        top.watch(functools.partial(node.result_of, "status"), interval_s)
+        top.watch(functools.partial(node, "status"), interval_s)
         return
-    before = node.result_of("status")
+    before = node("status")
     time.sleep(interval_s)  # the interval that is measured
-    now = node.result_of("status")
+    now = node("status")
     if as_json:
         print(json.dumps(top.summary(now, before), indent=2))
     else:
@@ -159,7 +142,7 @@ def connections(
     as_json: Json = False,
 ) -> None:
     """List open TCP connections."""
-    found = _node(socket, config_path).result_of("connections", limit=limit)
+    found = _node(socket, config_path)("connections", limit=limit)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -184,40 +167,32 @@ def peers(
     handler; votes and plain echoes are answered without one. Limited are those that have failed
     too many checks of a key or other secret, see [limits] failed_checks_burst.
     """
-    found = _node(socket, config_path).result_of("peers", count=count)
+    found = _node(socket, config_path)("peers", count=count)
     if as_json:
         print(json.dumps(found, indent=2))
         return
     print("\n".join(peers_lines(found)))
 
 
-def peers_lines(found: Mapping[str, Any]) -> list[str]:
+def peers_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The peers of a node as text. found: the admin socket's answer to `peers`."""
-    return [*_busiest(found), *_limited(found)]
-
-
-def _busiest(found: Mapping[str, Any]) -> Iterator[str]:
-    window_s = max(found["window_s"], 0.1)
-    if not found["peers"]:
+    if found["peers"]:
+        window_s = max(found["window_s"], 0.1)
+        yield f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}"
+        for one in found["peers"]:
+            yield f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}"
+        yield f"in the last {found['window_s']:g} s"
+    else:
         yield f"no request reached a handler in the last {found['window_s']:g} s"
-        return
-    yield f"{'ADDRESS':<46}{'REQUESTS':>12}{'PER S':>12}"
-    for one in found["peers"]:
-        yield f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}"
-    yield f"in the last {found['window_s']:g} s"
-
-
-def _limited(found: Mapping[str, Any]) -> Iterator[str]:
     count, limited = found.get("limited_count", 0), found.get("limited", ())
-    if not count:
-        return
-    yield ""
-    yield "not looked at, after too many failed checks of a key or other secret:"
-    yield f"{'WHO':<46}{'OVER':>12}{'FOR S':>12}"
-    for one in limited:
-        yield f"{one['who']:<46}{one['transport'] or 'udp':>12}{one['rest_s']:>12.1f}"
-    if len(limited) < count:
-        yield f"and {count - len(limited)} more"
+    if count:
+        yield ""
+        yield "not looked at, after too many failed checks of a key or other secret:"
+        yield f"{'WHO':<46}{'OVER':>12}{'FOR S':>12}"
+        for one in limited:
+            yield f"{one['who']:<46}{one['transport'] or 'udp':>12}{one['rest_s']:>12.1f}"
+        if len(limited) < count:
+            yield f"and {count - len(limited)} more"
 
 
 def drain(
@@ -242,7 +217,8 @@ def drain(
     given: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
     last: dict[str, Any] = {}
     shown = ""
-    for last in _node(socket, config_path).ask("drain", **given):
+    path, wanted = _place(socket, config_path)
+    for last in ask(path, "drain", wanted=wanted, **given):
         line = f"{last['phase']}: {last['in_flight']} in flight, {last['connections']} connections"
         if line != shown:
             print(f"{last['elapsed_s']:7.1f} s  {line}", flush=True)
@@ -268,7 +244,7 @@ def log_level(
     The least severity written, until the next start or reload.
     """
     given = {} if level is None else {"level": level}
-    print(_node(socket, config_path).result_of("log-level", **given)["level"])
+    print(_node(socket, config_path)("log-level", **given)["level"])
 
 
 def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
@@ -277,18 +253,18 @@ def upgrade(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     Exits 2 when the new node does not start, and says why; the running node then goes on.
     """
     node = _node(socket, config_path)
-    before = node.result_of("status")
-    successor = node.result_of("upgrade")["process"]
+    before = node("status")
+    successor = node("upgrade")["process"]
     versions = f"{before['version']} \u2192 {_version_of(node, successor)}"
     print(f"{versions}: process {successor} serves, {before['process']} leaves")
 
 
-def _version_of(node: _Node, process: int) -> str:
+def _version_of(node: Callable[..., dict[str, Any]], process: int) -> str:
     """The version of the node that is taking over the admin socket."""
     deadline = time.monotonic() + _TAKEOVER_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(RaidaError):  # neither process listens for a moment
-            told = node.result_of("status")
+            told = node("status")
             if told["process"] == process:
                 return str(told["version"])
         time.sleep(_TAKEOVER_LOOK_S)  # nobody tells
@@ -302,7 +278,7 @@ def reload(socket: _Socket = None, config_path: _ConfigFile = None) -> None:
     changed then.
     """
     try:
-        found = _node(socket, config_path).result_of("reload")
+        found = _node(socket, config_path)("reload")
     except (ConfigError, NodeError) as error:  # a faulty file may also hide the socket
         raise RaidaError(f"not reloaded, nothing changed: {error}") from None
     for change in found["applied"]:

@@ -14,37 +14,10 @@ import typer
 from raida_uring import client, config, protocol
 from raida_uring.cli.console import EXIT_NO_ANSWER, complain
 from raida_uring.errors import ProtocolError, RaidaError
+from raida_uring.protocol.layout import RAIDA_COUNT
 
 _FROM_PORT: Final = "from the port"
 _ASSUMED: Final = "assumed; --raida-id tells"
-
-
-@dataclass(slots=True)
-class _Tally:
-    """The results so far."""
-
-    timeouts: int = 0
-    errors: int = 0
-    refused: int = 0  # answered, but not with an echo
-    refusal: str = ""  # the last of them, in words
-    round_trips_ms: list[float] = field(default_factory=list)
-
-    def summary(self) -> str:
-        answered = len(self.round_trips_ms)
-        sent = answered + self.timeouts + self.errors
-        lost_percent = 100 * (sent - answered) / sent if sent else 0
-        refused = f" ({self.refused} refused)" if self.refused else ""
-        errors = f", {self.errors} errors" if self.errors else ""
-        line = (
-            f"{sent} sent, {answered} answered{refused}, {self.timeouts} timeouts{errors}, "
-            f"{lost_percent:.3g}% loss"
-        )
-        if not answered:
-            return line
-        ordered = sorted(self.round_trips_ms)
-        figures = [ordered[0], *(_percentile(ordered, p) for p in (50, 95, 99)), ordered[-1]]
-        values = "/".join(f"{value:.3f}" for value in figures)
-        return f"{line}\nround trip min/p50/p95/p99/max = {values} ms"
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
@@ -66,19 +39,11 @@ def _parse_endpoint(text: str, default_port: int) -> tuple[str, int]:
     return match[1] or match[2], int(match[3] or default_port)
 
 
-def _resolve(host: str, port: int, timeout_s: float) -> list[str]:
-    """Addresses of a host. Raises RaidaError."""
-    try:
-        return [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
-    except OSError as error:
-        raise RaidaError(f"{host}: {error.strerror or error}") from None
-
-
 def _choose_raida_id(given: int | None, port: int) -> tuple[int, str]:
     """Return the id to ask for, and where it comes from."""
     if given is not None:
         return given, "as told"
-    if 0 <= port - config.FIRST_PORT < config.RAIDA_COUNT:
+    if 0 <= port - config.FIRST_PORT < RAIDA_COUNT:
         return port - config.FIRST_PORT, _FROM_PORT
     return 0, _ASSUMED
 
@@ -134,27 +99,20 @@ def ping(
     of the RAIDA unless given; of a name, the first address where somebody is. Exits 0 if any echo
     came back, 1 if none did: no answer, or refusals only, as by another RAIDA than the one asked.
     """
-    known = raida_id is not None and raida_id < config.RAIDA_COUNT
+    known = raida_id is not None and raida_id < RAIDA_COUNT
     host, port = _parse_endpoint(endpoint, config.FIRST_PORT + (raida_id or 0) * known)
+    try:
+        addresses = [text for _, text in client.resolve_all(host, port, timeout_s=timeout_s)]
+    except OSError as error:
+        raise RaidaError(f"{host}: {error.strerror or error}") from None
     asking = _Asking(
-        _resolve(host, port, timeout_s),
+        addresses,
         port,
         "tcp" if tcp else "udp",
         timeout_s,
         coin_id,
         *_choose_raida_id(raida_id, port),
     )
-    _ask_repeatedly(asking, count, interval_s)
-    tally = asking.tally
-    print(f"--- {asking.peer} ---\n{tally.summary()}", flush=True)
-    if tally.refused:
-        complain(f"{asking.peer} {tally.refusal}")
-    counted = len(tally.round_trips_ms) - (0 if any_answer else tally.refused)
-    return 0 if counted > 0 else EXIT_NO_ANSWER
-
-
-def _ask_repeatedly(asking: "_Asking", count: int | None, interval_s: float) -> None:
-    """Ask `count` times, or until Ctrl-C."""
     asking.introduce()
     next_s = time.monotonic()
     try:
@@ -165,11 +123,16 @@ def _ask_repeatedly(asking: "_Asking", count: int | None, interval_s: float) -> 
             print(asking.ask(sequence), flush=True)
     except KeyboardInterrupt:
         print()
+    print(f"--- {asking.peer} ---\n{asking.summary()}", flush=True)
+    if asking.refused:
+        complain(f"{asking.peer} {asking.refusal}")
+    counted = len(asking.round_trips_ms) - (0 if any_answer else asking.refused)
+    return 0 if counted > 0 else EXIT_NO_ANSWER
 
 
 @dataclass(slots=True)
 class _Asking:
-    """The node that ping asks, and the answers so far."""
+    """The node that ping asks, and the results so far."""
 
     addresses: list[str]  # the first is asked, and dropped if nothing listens there
     port: int
@@ -178,7 +141,11 @@ class _Asking:
     coin_id: int
     raida_id: int
     origin: str  # of the id, in words
-    tally: _Tally = field(default_factory=_Tally)
+    timeouts: int = 0
+    errors: int = 0
+    refused: int = 0  # answered, but not with an echo
+    refusal: str = ""  # the last of them, in words
+    round_trips_ms: list[float] = field(default_factory=list)
 
     @property
     def peer(self) -> str:
@@ -228,8 +195,7 @@ class _Asking:
 
     def _is_nobody_there(self, found: client.Exchange | Exception) -> bool:
         """Whether to try the next address: this one refused before any node has answered."""
-        tally = self.tally
-        heard = tally.round_trips_ms or tally.timeouts or tally.errors
+        heard = self.round_trips_ms or self.timeouts or self.errors
         refused = isinstance(found, OSError) and not isinstance(found, TimeoutError)
         return refused and not heard and len(self.addresses) > 1
 
@@ -238,22 +204,38 @@ class _Asking:
         return wrong and reply.raida_id != self.raida_id and self.origin in (_ASSUMED, _FROM_PORT)
 
     def _count(self, found: client.Exchange | Exception, sequence: int) -> str:
-        tally = self.tally
         if isinstance(found, TimeoutError):
-            tally.timeouts += 1
+            self.timeouts += 1
             return f"no answer from {self.peer}: seq={sequence} within {self.timeout_s:g} s"
         if isinstance(found, Exception):
-            tally.errors += 1
+            self.errors += 1
             return f"no answer from {self.peer}: seq={sequence} {_reason_of(found)}"
         reply, round_trip_ms = found.reply, found.round_trip_s * 1000
-        tally.round_trips_ms.append(round_trip_ms)
+        self.round_trips_ms.append(round_trip_ms)
         if reply.status != protocol.Status.SUCCESS:
-            tally.refused += 1
-            tally.refusal = _explain_refusal(reply, asked=self.raida_id)
+            self.refused += 1
+            self.refusal = _explain_refusal(reply, asked=self.raida_id)
         return (
             f"{reply.status} {protocol.status_name(reply.status)} from {self.peer}: seq={sequence} "
             f"time={round_trip_ms:.3f} ms server={reply.server_time_us} us"
         )
+
+    def summary(self) -> str:
+        answered = len(self.round_trips_ms)
+        sent = answered + self.timeouts + self.errors
+        lost_percent = 100 * (sent - answered) / sent if sent else 0
+        refused = f" ({self.refused} refused)" if self.refused else ""
+        errors = f", {self.errors} errors" if self.errors else ""
+        line = (
+            f"{sent} sent, {answered} answered{refused}, {self.timeouts} timeouts{errors}, "
+            f"{lost_percent:.3g}% loss"
+        )
+        if not answered:
+            return line
+        ordered = sorted(self.round_trips_ms)
+        figures = [ordered[0], *(_percentile(ordered, p) for p in (50, 95, 99)), ordered[-1]]
+        values = "/".join(f"{value:.3f}" for value in figures)
+        return f"{line}\nround trip min/p50/p95/p99/max = {values} ms"
 
 
 def _reason_of(found: client.Exchange | Exception) -> str:

@@ -68,7 +68,9 @@ def serve(
 
 def _log_risks(chosen: config.Config, config_path: Path | None) -> None:
     """What an operator should know of the configuration and the machine before the node serves."""
-    _warn_of_clock()
+    year = time.gmtime().tm_year
+    if year not in _YEARS:  # the month of a change and the life of a ticket are taken from it
+        events.CLOCK_ABSURD.log(year=year)
     if config_path is None:
         events.DEFAULT_CONFIG.log()
     else:
@@ -89,13 +91,6 @@ def _warn_of_pages(chosen: config.Config) -> None:
         events.PAGES_FOR_ALL.log()
     elif readers == "peers":
         events.PAGES_FOR_PEERS.log()
-
-
-def _warn_of_clock() -> None:
-    """The month of a change and the life of a ticket are taken from the clock."""
-    year = time.gmtime().tm_year
-    if year not in _YEARS:
-        events.CLOCK_ABSURD.log(year=year)
 
 
 def plain_options(argv: Sequence[str]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Annotated, Final
 import typer
 
 from raida_uring import config
-from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide, printable
+from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide
 from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError
+from raida_uring.store import AN_BYTES, COIN_BYTES, Store, month_now
+from raida_uring.store.files import printable
 
 app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
 
@@ -32,26 +35,47 @@ _StoreOption = Annotated[
 _SHOWN_MAX: Final = 20  # lines of one kind; further ones are counted
 _PROGRESS_INTERVAL_S: Final = 0.1
 
+# Of `init --demo`.
+_DENOMINATION: Final = 0  # a coin of 1
+_SERIAL_NUMBER: Final = 1
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a wildcard is asked
 
-def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int]:
-    """The store's directory, and the most bytes that it may grow to."""
+_SCRIPT: Final = """\
+# {path}: a demonstration store. One coin is in circulation:
+# denomination {den}, serial number {sn}, AN {an}
+# Start the node that serves the store, then run these lines with Python.
+from raida_uring.client import Client, Coin, calls
+
+node = Client("{host}", {port}, raida_id={raida_id}, coin_id={coin_id})
+coin = Coin(den={den}, sn={sn}, an=bytes.fromhex("{an}"))
+new_an = bytes.fromhex("{new_an}")
+
+print("detect, its AN:    ", node.ask(calls.detect([coin])).require().all_passed)
+print("pown, a new AN:    ", node.ask(calls.pown([(coin, new_an)])).require().all_passed)
+print("detect, the old AN:", node.ask(calls.detect([coin])).require().all_passed)
+"""
+
+
+def _choose_store(config_path: Path | None, path: Path | None) -> tuple[Path, int, config.Config]:
+    """The store's directory, the most bytes that it may grow to, and whose store it is."""
     if (config_path is None) == (path is None):
         both = "" if path is None else ", not both"
         raise typer.BadParameter(f"say which store: --config FILE or --store DIR{both}")
-    if config_path is not None:
-        chosen = config.load(config_path).store
-        if chosen.path is None:
+    served = load_config(config_path)
+    if path is None:
+        if served.store.path is None:
             raise ConfigError(f"{config_path}: [store] path is not set")
-        return Path(chosen.path), chosen.size_mib << 20
-    assert path is not None  # noqa: S101  for the type checker
-    return path, config.StoreTable().size_mib << 20
+        path = Path(served.store.path)
+    return path, served.store.size_mib << 20, served
 
 
 class _Progress:
     """A progress line on standard error, overwritten in place; nothing if it is no terminal."""
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self, doing: str, interrupted: str | None = None) -> None:
+        """interrupted: what a Ctrl-C leaves behind, in words."""
         self._doing = doing
+        self._interrupted = interrupted
         self._shown = sys.stderr.isatty()
         self._next_s = 0.0
         self._width = 0
@@ -68,9 +92,11 @@ class _Progress:
     def __enter__(self) -> "_Progress":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._width:
             print(f"\r{'':{self._width}}\r", end="", file=sys.stderr, flush=True)
+        if kind is KeyboardInterrupt and self._interrupted is not None:
+            raise typer.Exit(complain(self._interrupted, EXIT_INTERRUPTED))
 
 
 @app.command("init")
@@ -98,20 +124,50 @@ def init(
     """
     if seed is not None and not re.fullmatch("[!-~]{1,64}", seed):
         raise typer.BadParameter("--seed takes 1 to 64 printable ASCII characters")
-    chosen, map_bytes = _choose_store(config_path, path)
-    from raida_uring.store import Store
-
+    chosen, map_bytes, served = _choose_store(config_path, path)
     Store.create(chosen, seed=seed, map_bytes=map_bytes)
     if demo:
-        from raida_uring.cli import demo as demonstration
-
-        served = load_config(config_path)
-        an = demonstration.circulate(chosen, map_bytes)
-        print(demonstration.script(printable(chosen), an, served), end="")
+        an = _circulate(chosen, map_bytes)
+        print(_script(printable(chosen), an, served), end="")
         return
     print(f"{printable(chosen)}: empty store made, may grow to {map_bytes >> 20} MiB")
     if config_path is None:
         print(f"Serve it with `path` of [store], see {guide('configure.md')}.")
+
+
+def _circulate(path: Path, map_bytes: int) -> bytes:
+    """Put one coin of the new store at `path` into circulation and return its AN.
+
+    Raises StoreError, and removes the store, when the coin cannot be written.
+    """
+    an = secrets.token_bytes(AN_BYTES)
+    store = Store(path, map_bytes=map_bytes)
+    try:
+        with store.write() as coins:
+            coin = bytes([_DENOMINATION]) + _SERIAL_NUMBER.to_bytes(4) + an
+            coins.set(coin, 1, COIN_BYTES + AN_BYTES, month_now())
+    except BaseException:
+        store.remove()
+        raise
+    finally:
+        store.close()
+    return an
+
+
+def _script(path: str, an: bytes, chosen: config.Config) -> str:
+    """A Python program that asks the node of `chosen` to detect the coin, pown it, detect it."""
+    bound = chosen.network.bind[0]
+    return _SCRIPT.format(
+        path=path,
+        den=_DENOMINATION,
+        sn=_SERIAL_NUMBER,
+        an=an.hex(),
+        new_an=secrets.token_hex(AN_BYTES),
+        host=_LOOPBACK.get(bound, bound),
+        port=chosen.server.port or config.FIRST_PORT + chosen.server.raida_id,
+        raida_id=chosen.server.raida_id,
+        coin_id=chosen.server.coin_id,
+    )
 
 
 @app.command("import")
@@ -124,23 +180,19 @@ def import_files(
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
-) -> int:
+) -> None:
     """Fill a new store with the coins of a reference server.
 
     Makes the store unless an empty one is there. Files that are short, missing or longer than a
     page are kept as they are. An interrupted import leaves a store that no node serves: import
     again.
     """
-    chosen, map_bytes = _choose_store(config_path, path)
+    chosen, map_bytes, _ = _choose_store(config_path, path)
     from raida_uring.store import transfer
 
-    try:
-        with _Progress("importing") as progress:
-            found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
-    except KeyboardInterrupt:
-        return complain(
-            f"{chosen}: interrupted: holds only a part of the coins; import again", EXIT_INTERRUPTED
-        )
+    left = f"{chosen}: interrupted: holds only a part of the coins; import again"
+    with _Progress("importing", left) as progress:
+        found = transfer.import_files(data, chosen, map_bytes=map_bytes, progress=progress)
     for name in found.unknown[:_SHOWN_MAX]:
         complain(f"warning: {name} is no page file, not imported")
     if found.unknown_count > _SHOWN_MAX:
@@ -154,7 +206,6 @@ def import_files(
         f"{printable(chosen)}: imported {found.whole + found.longer} pages, {found.short} short "
         f"files, {found.missing} missing ones; {found.longer} were longer than a page"
     )
-    return 0
 
 
 @app.command("export")
@@ -167,27 +218,22 @@ def export_files(
     ],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
-) -> int:
+) -> None:
     """Write a store as a reference server's `Data` directory.
 
     All files show the same moment; the node may be running. An imported store is exported byte for
     byte, except for coins that have changed since.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store import transfer
 
-    try:
-        with _Progress("exporting") as progress:
-            written = transfer.export_files(chosen, target, progress=progress)
-    except KeyboardInterrupt:
-        return complain(
-            f"{target}: interrupted: not all files are there; remove it", EXIT_INTERRUPTED
-        )
+    left = f"{target}: interrupted: not all files are there; remove it"
+    with _Progress("exporting", left) as progress:
+        written = transfer.export_files(chosen, target, progress=progress)
     print(
         f"{printable(target)}: {written.files} files written"
         + (f", {written.missing} missing as they were imported" if written.missing else "")
     )
-    return 0
 
 
 @app.command("verify")
@@ -197,7 +243,7 @@ def verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
     Reads every byte, and compares saved leaves of the integrity trees with the coins. Exits 1 and
     prints what is wrong if it finds a fault.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import verify as find_faults
 
     with _Progress("verifying") as progress:
@@ -221,7 +267,7 @@ def stat(
 
     Sizes, pages, coins in circulation, tickets and the last change.
     """
-    chosen, _ = _choose_store(config_path, path)
+    chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import stat as describe
 
     found = describe(chosen)

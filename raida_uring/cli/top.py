@@ -5,10 +5,11 @@
 
 import contextlib
 import curses
+import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar, cast
 
 import raida_uring
 from raida_uring.addresses import format_endpoint
@@ -17,55 +18,63 @@ from raida_uring.observe.latency import PERCENTILES, percentiles_us
 from raida_uring.protocol.status import UNLISTED, status_name
 
 _LATENCIES: Final = {"udp": "UDP handlers", "tcp": "TCP handlers", "queue": "queue", "lap": "lap"}
+_POOLS: Final = {
+    "udp_contexts": "UDP",
+    "tcp_buffers": "TCP",
+    "small_blocks": "2K",
+    "large_blocks": "64K",
+}
 _DROPS_SHOWN: Final = 8
 NOT_READY: Final = "NOT READY: "  # such lines of the view are drawn in red
 
 _RED: Final = 1  # a pair of colours
 
 Status = Mapping[str, Any]
+_AT_START: Final[Status] = {"uptime_s": 0.0, "resources": {"cpu_s": 0.0}}
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@contextlib.contextmanager
-def _understood(now: Status) -> Iterator[None]:
+def _understood(told: _F) -> _F:
     """Turn a status of another version's form into an error: the node may not be upgraded yet."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise RaidaError(
-            f"this is version {raida_uring.__version__}, the node's is {now.get('version')}: it "
-            f"tells its status in another form (no {error}); `status --json` prints it as it is"
-        ) from error
+
+    @functools.wraps(told)
+    def guarded(now: Status, *rest: Any) -> Any:
+        try:
+            return told(now, *rest)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RaidaError(
+                f"this is version {raida_uring.__version__}, the node's is {now.get('version')}: "
+                f"it tells its status in another form (no {error}); `status --json` prints it as "
+                "it is"
+            ) from error
+
+    return cast("_F", guarded)
 
 
+@_understood
 def summary(now: Status, before: Status | None) -> dict[str, Any]:
     """What the view shows: rates and percentiles of the time between two looks, the rest of `now`.
 
     before: None for the time since start. Rates are per second. Raises RaidaError when `now` is not
     as this version tells it.
     """
-    with _understood(now):
-        return _summary(now, before)
-
-
-def _summary(now: Status, before: Status | None) -> dict[str, Any]:
-    if before is not None and before["process"] != now["process"]:
-        before = None  # the node was restarted in between
-    then = before["counters"] if before is not None else dict.fromkeys(now["counters"], 0)
-    interval_s = now["uptime_s"] - (before["uptime_s"] if before is not None else 0.0)
+    since_start = before is None or before["process"] != now["process"]  # restarted in between
+    then = _AT_START if before is None or since_start else before
+    interval_s = now["uptime_s"] - then["uptime_s"]
+    counted = then.get("counters", {})
     rates = {
-        name: (value - then.get(name, 0)) / max(interval_s, 1e-3)
+        name: (value - counted.get(name, 0)) / max(interval_s, 1e-3)
         for name, value in now["counters"].items()
     }
-    earlier = {one["command"]: one for one in (before["commands"] if before is not None else [])}
-    used_s = now["resources"]["cpu_s"]
-    if before is not None:
-        used_s -= before["resources"]["cpu_s"]
+    earlier = {one["command"]: one for one in then.get("commands", ())}
+    histograms = then.get("histograms", {})
+    used_s = now["resources"]["cpu_s"] - then["resources"]["cpu_s"]
     shown = ("raida_id", "version", "process", "phase", "tier", "endpoints", "uptime_s")
     return {
         **{name: now[name] for name in shown},
         "unready": now.get("unready", []),
         "interval_s": interval_s,
-        "since_start": before is None,
+        "since_start": since_start,
         "rates": {
             "udp_received": rates["udp_received"],
             "udp_answered": rates["udp_answered"],
@@ -79,9 +88,7 @@ def _summary(now: Status, before: Status | None) -> dict[str, Any]:
         },
         "totals": {name: now["counters"][name] for name in ("udp_received", "tcp_requests")},
         "latency_us": {
-            kind: _latency_us(
-                now["histograms"][kind], before["histograms"][kind] if before is not None else []
-            )
+            kind: _latency_us(now["histograms"][kind], histograms.get(kind, []))
             for kind in _LATENCIES
         },
         "drops": {
@@ -127,6 +134,7 @@ def _latency_us(now: list[list[int]], before: list[list[int]]) -> dict[str, floa
 # --- Text -------------------------------------------------------------------------------------
 
 
+@_understood
 def render(now: Status, before: Status | None, width: int, height: int) -> list[str]:
     """The view as lines of at most `width` columns; the most important first.
 
@@ -134,11 +142,7 @@ def render(now: Status, before: Status | None, width: int, height: int) -> list[
     then the commands that are asked least: the last line counts them. Raises RaidaError as
     summary().
     """
-    with _understood(now):
-        return _render(_summary(now, before), width, height)
-
-
-def _render(view: Status, width: int, height: int) -> list[str]:
+    view = summary(now, before)
     commands = _commands(view)
     lines = [
         *_heading(view),
@@ -217,15 +221,9 @@ def _work(view: Status) -> list[str]:
     lanes = view["lanes"].items()
     busy = "   ".join(f"{name} {lane['busy']} of {lane['workers']}" for name, lane in lanes)
     queued = "   ".join(f"{name} {lane['queued']}" for name, lane in lanes)
-    names = {
-        "udp_contexts": "UDP",
-        "tcp_buffers": "TCP",
-        "small_blocks": "2K",
-        "large_blocks": "64K",
-    }
     # Without the blocks that workers hold in advance: an idle node would seem to leak.
     used = "  ".join(
-        f"{names[name]} {used - view['lent'].get(name, 0)}/{most}"
+        f"{_POOLS[name]} {used - view['lent'].get(name, 0)}/{most}"
         for name, (used, most) in view["memory"].items()
     )
     lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]

@@ -15,16 +15,14 @@ from raida_uring.config.load import (
     parse,
     with_overrides,
 )
-from raida_uring.config.show import annotated, documented, to_toml
+from raida_uring.config.show import annotated, to_toml
 from raida_uring.config.tables import (
     FIRST_PORT,
-    RAIDA_COUNT,
     SETTINGS,
     WORKERS_MAX,
     Config,
     HttpTable,
     ServerTable,
-    StoreTable,
 )
 from raida_uring.config.together import peer_hosts
 
@@ -33,7 +31,6 @@ __all__ = [
     "FIRST_PORT",
     "LIVE",
     "LOWER",
-    "RAIDA_COUNT",
     "RESTART",
     "SETTINGS",
     "WORKERS_MAX",
@@ -41,10 +38,8 @@ __all__ = [
     "Difference",
     "HttpTable",
     "ServerTable",
-    "StoreTable",
     "annotated",
     "differences",
-    "documented",
     "embedded_default",
     "engine_settings",
     "exposed_keys",

@@ -21,6 +21,10 @@ _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")  # a network's own 
 # --- Kinds of values --------------------------------------------------------------------------
 
 
+def _as_it_is(value: object) -> object:
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """Which values a setting takes.
@@ -34,71 +38,59 @@ class Kind:
     parse: Callable[[object], object]
 
 
-def whole(low: int, high: int, *, power_of_two: bool = False) -> Kind:
-    """Take an integer from `low` to `high`, both included."""
+def _kind(
+    allowed: str, accepts: Callable[[Any], object], keep: Callable[[Any], object] = _as_it_is
+) -> Kind:
+    """accepts: whether a value is allowed. keep: what is kept of one that is."""
 
-    def parse(raw: object) -> int:
-        if not is_whole(raw, low, high) or (power_of_two and raw & (raw - 1)):
+    def parse(raw: object) -> object:
+        if not accepts(raw):
             raise ValueError
-        return raw
-
-    what = "a power of two" if power_of_two else "an integer"
-    return Kind(f"{what} from {low} to {high}", parse)
-
-
-def flag() -> Kind:
-    """Take a boolean."""
-
-    def parse(raw: object) -> bool:
-        if not isinstance(raw, bool):
-            raise ValueError
-        return raw
-
-    return Kind("true or false", parse)
-
-
-def choice(*names: str) -> Kind:
-    """Take one of the strings `names`."""
-
-    def parse(raw: object) -> str:
-        if not isinstance(raw, str) or raw not in names:
-            raise ValueError
-        return raw
-
-    return Kind("one of " + ", ".join(f'"{name}"' for name in names), parse)
-
-
-def text_like(pattern: str, allowed: str) -> Kind:
-    """Take a string that the regular expression `pattern` matches from end to end."""
-
-    def parse(raw: object) -> str:
-        if not isinstance(raw, str) or re.fullmatch(pattern, raw, re.ASCII) is None:
-            raise ValueError
-        return raw
+        return keep(raw)
 
     return Kind(allowed, parse)
 
 
+def whole(low: int, high: int, *, power_of_two: bool = False) -> Kind:
+    """Take an integer from `low` to `high`, both included."""
+    what = "a power of two" if power_of_two else "an integer"
+    return _kind(
+        f"{what} from {low} to {high}",
+        lambda raw: is_whole(raw, low, high) and not (power_of_two and raw & (raw - 1)),
+    )
+
+
+def flag() -> Kind:
+    """Take a boolean."""
+    return _kind("true or false", lambda raw: isinstance(raw, bool))
+
+
+def choice(*names: str) -> Kind:
+    """Take one of the strings `names`."""
+    allowed = "one of " + ", ".join(f'"{name}"' for name in names)
+    return _kind(allowed, lambda raw: isinstance(raw, str) and raw in names)
+
+
+def text_like(pattern: str, allowed: str, keep: Callable[[str], object] = _as_it_is) -> Kind:
+    """Take a string that the regular expression `pattern` matches from end to end."""
+    return _kind(
+        allowed, lambda raw: isinstance(raw, str) and re.fullmatch(pattern, raw, re.ASCII), keep
+    )
+
+
 def path_within(bytes_max: int) -> Kind:
     """Take a path of at most `bytes_max` bytes in the encoding of file names."""
-
-    def parse(raw: object) -> str:
-        if not isinstance(raw, str) or "\0" in raw or not 1 <= len(os.fsencode(raw)) <= bytes_max:
-            raise ValueError
-        return raw
-
-    return Kind(f"a path of up to {bytes_max} bytes", parse)
+    return _kind(
+        f"a path of up to {bytes_max} bytes",
+        lambda raw: (
+            isinstance(raw, str) and "\0" not in raw and 1 <= len(os.fsencode(raw)) <= bytes_max
+        ),
+    )
 
 
 def hex_key() -> Kind:
     """Take 32 hex digits, kept as 16 bytes."""
-
-    def parse(raw: object) -> bytes:
-        if not isinstance(raw, str) or re.fullmatch("[0-9a-fA-F]{32}", raw) is None:
-            raise ValueError
-        return bytes.fromhex(raw)
-
-    return Kind("a string of 32 hex digits", parse)
+    return text_like("[0-9a-fA-F]{32}", "a string of 32 hex digits", bytes.fromhex)
 
 
 def listening_addresses(count_max: int, *, or_one: bool = False) -> Kind:
@@ -191,8 +183,10 @@ def networks(count_max: int) -> Kind:
     """Take a list of IPv4 and IPv6 addresses and networks, kept as networks."""
 
     def parse(raw: object) -> str:
+        if not isinstance(raw, str):
+            raise ValueError(f"{toml_value(raw)} is not a network")
         try:
-            return str(ipaddress.ip_network(raw)) if isinstance(raw, str) else ""
+            return str(ipaddress.ip_network(raw))
         except ValueError as error:
             raise ValueError(f"{toml_value(raw)} is not a network: {error}") from None
 
@@ -240,15 +234,16 @@ def mapped_networks(given: tuple[str, ...]) -> list[dict[str, object]]:
 RESTART: Final = "restart"  # a change takes effect at the next start
 LIVE: Final = "live"  # ... at a reload
 LOWER: Final = "live, up to its value at start"  # memory was reserved for that value
+_UNITS: Final = {"bytes": "bytes", "mib": "MiB", "ms": "ms", "s": "s", "us": "us"}  # of keys
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One key of one table.
 
-    unit: of the number, empty where there is none.
     default: MISSING when the file must give the key (`mandatory`) or when it follows from others.
-    default_text: how the default reads in documentation.
+    default_text: how the default reads where its value does not tell.
+    unit: of the number, empty where there is none; a key that ends in it need not give it.
     secret: never printed unless asked for, not even in an error.
     reload: RESTART, LIVE or LOWER: when a changed value takes effect after a reload.
     c_field: the field of `struct ru_config` that the setting fills; None: the data plane does not
@@ -259,14 +254,25 @@ class Setting:
     key: str
     kind: Kind
     meaning: str
-    unit: str
     default: object
-    default_text: str
-    mandatory: bool
+    default_text: str | None = None
+    unit: str
     secret: bool
-    reload: str
-    c_field: str | None
-    c_value: Callable[[Any], object]
+    reload: str = RESTART
+    c_field: str | None = None
+    c_value: Callable[[Any], object] = _as_it_is
+
+    @property
+    def mandatory(self) -> bool:
+        """Whether the file must give the key."""
+        return self.default is MISSING and self.default_text is None
+
+    @property
+    def shown_default(self) -> str:
+        """The default as documents show it."""
+        if self.mandatory:
+            return "mandatory"
+        return self.default_text or ("none" if self.default is None else toml_value(self.default))
 
     def of(self, config: object) -> Any:
         """The setting's value in `config`, a `Config`."""
@@ -276,57 +282,21 @@ class Setting:
         return f"[{self.table}] {self.key}"
 
 
-def _as_it_is(value: object) -> object:
-    return value
-
-
 def declare(
-    kind: Kind,
-    meaning: str,
-    *,
-    default: object = MISSING,
-    default_text: str | None = None,
-    unit: str = "",
-    secret: bool = False,
-    reload: str = RESTART,
-    c_field: str | None = None,
-    c_value: Callable[[Any], object] = _as_it_is,
+    kind: Kind, meaning: str, *, default: object = MISSING, secret: bool = False, **further: Any
 ) -> Any:
-    """Return a dataclass field that is a setting. Without a default the file must give it."""
-    metadata = {
-        "kind": kind,
-        "meaning": meaning,
-        "default_text": default_text,
-        "unit": unit,
-        "secret": secret,
-        "reload": reload,
-        "c_field": c_field,
-        "c_value": c_value,
-    }
-    if default is MISSING:
-        return field(metadata=metadata, repr=not secret)
-    return field(default=default, metadata=metadata, repr=not secret)
+    """Return a dataclass field that is a setting. further: as Setting has it."""
+    known = {"kind": kind, "meaning": meaning, "default": default, "secret": secret}
+    return field(default=default, metadata=known | further, repr=not secret)
 
 
 def settings_of(table: str, declaring: Any) -> dict[str, Setting]:
     """Return the settings that the dataclass `declaring` declares for `table`, by key."""
     settings = {}
     for declared in dataclasses.fields(declaring):
-        metadata = dict(declared.metadata)
-        default_text = metadata.pop("default_text")
-        mandatory = declared.default is MISSING and default_text is None
-        if mandatory:
-            default_text = "mandatory"
-        elif default_text is None:
-            default_text = "none" if declared.default is None else toml_value(declared.default)
-        settings[declared.name] = Setting(
-            table=table,
-            key=declared.name,
-            default=declared.default,
-            default_text=default_text,
-            mandatory=mandatory,
-            **metadata,
-        )
+        key = declared.name
+        known: dict[str, Any] = {"unit": _UNITS.get(key.rpartition("_")[2], "")}
+        settings[key] = Setting(table=table, key=key, **known | declared.metadata)
     return settings
 
 

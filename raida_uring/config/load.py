@@ -55,10 +55,13 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 def _read(path: str | os.PathLike[str], bytes_max: int) -> bytes:
     """Read a file or a pipe. A pipe that nobody writes to is given up, so that no reload waits."""
-    # Non-blocking, because opening a FIFO also waits for a writer. For a file it changes nothing.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+    def opened(name: str, flags: int) -> int:
+        # Non-blocking, because opening a FIFO also waits for a writer. A file does not care.
+        return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
     raw = b""
-    with open(os.open(path, flags), "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=opened) as file:
         poll = select.poll()
         poll.register(file, select.POLLIN)
         while len(raw) < bytes_max:

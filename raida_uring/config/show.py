@@ -1,7 +1,6 @@
-"""Writing: a configuration as TOML, plain or with each setting explained, and as rows of a table.
+"""Writing: a configuration as TOML, plain or with each setting explained.
 
-docs/configure.md and systemd/raida-uring.toml are written by these functions (`make docs`).
-Pure. Any thread.
+systemd/raida-uring.toml is what annotated() returns (`make docs`). Pure. Any thread.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Final
 
 from raida_uring.config.kinds import LIVE, LOWER, RESTART, Setting, toml_value
 from raida_uring.config.load import parse
-from raida_uring.config.tables import EVERY, SETTINGS, TABLE_TYPES, Config
+from raida_uring.config.tables import SETTINGS, TABLE_TYPES, Config
 
 _COLUMNS: Final = 100
 _CHANGES: Final = {
@@ -77,7 +76,7 @@ def _comment(text: str) -> Iterator[str]:
 def _bounds(setting: Setting) -> str:
     """Unit, default, and when a change takes effect."""
     unit = f" ({setting.unit})" if setting.unit else ""
-    told = re.sub(r"\[\w+\]\(([^)]*)\)", r"docs/\1", setting.default_text)  # a link's target
+    told = re.sub(r"\[\w+\]\(([^)]*)\)", r"docs/\1", setting.shown_default)  # a link's target
     default = "" if setting.mandatory else f"; default: {told}"
     return f"{unit}{default}; {_CHANGES[setting.reload]}"
 
@@ -93,18 +92,3 @@ def _assignment(setting: Setting, default: Config, config: Config, show_secrets:
     # What is declared, not what follows from it: the number of workers depends on the machine.
     declared = value if setting.default is MISSING else setting.default
     return f"#{setting.key} = {toml_value(declared)}"
-
-
-def documented() -> list[str]:
-    """The rows of the table in docs/configure.md, in Markdown."""
-    return [_row(setting) for setting in EVERY]
-
-
-def _row(setting: Setting) -> str:
-    default = setting.default_text
-    if not setting.mandatory and setting.default is not None:
-        default = f"`{default}`"
-    return (
-        f"| `[{setting.table}]` | `{setting.key}` | {setting.unit or '–'} "
-        f"| {setting.kind.allowed} | {default} | {setting.reload} | {setting.meaning} |"
-    )

@@ -21,6 +21,7 @@ from raida_uring import log
 from raida_uring.config.kinds import (
     LIVE,
     LOWER,
+    RESTART,
     Kind,
     Setting,
     choice,
@@ -40,10 +41,9 @@ from raida_uring.config.kinds import (
     whole,
 )
 from raida_uring.ffi import native
+from raida_uring.protocol.layout import RAIDA_COUNT
 
-RAIDA_COUNT: Final = 25
 FIRST_PORT: Final = 50000  # of RAIDA 0
-LISTENERS_MAX: Final = native.LISTENERS_MAX
 WORKERS_MAX: Final = native.config_range("workers")[1]
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
@@ -63,12 +63,13 @@ def _engine_setting(
 ) -> Any:
     """Declare a setting that fills `field` of `struct ru_config`; see config/engine.py.
 
-    Its values are those that the table in ffi/engine/config.c allows. kind, least: take fewer; the
-    reason stands beside the declaration.
+    Its values are those that the table in ffi/engine/config.c allows, and a reload applies it if
+    that says so. kind, least: take fewer; the reason stands beside the declaration.
     """
     if kind is None:
         lowest, most = native.config_range(field)
         kind = whole(lowest if least is None else least, most, power_of_two=power_of_two)
+    declaration.setdefault("reload", LIVE if native.config_is_live(field) else RESTART)
     return declare(kind, meaning, c_field=field, **declaration)
 
 
@@ -154,7 +155,7 @@ class NetworkTable:
     """[network]: addresses and the I/O thread."""
 
     bind: tuple[str, ...] = declare(
-        listening_addresses(LISTENERS_MAX),
+        listening_addresses(native.LISTENERS_MAX),
         "addresses to listen on, UDP and TCP",
         default=("0.0.0.0", "::"),  # noqa: S104  a server
     )
@@ -168,9 +169,7 @@ class NetworkTable:
     busy_poll_us: int = _engine_setting(
         "busy_poll_us",
         "spin this long for the next completion before sleeping; costs a core, saves latency",
-        unit="us",
         default=0,
-        reload=LIVE,
     )
     io_cpu: int = _engine_setting(
         "io_cpu",
@@ -191,12 +190,11 @@ class NetworkTable:
         default=10000,
     )
     wait_max_ms: int = _engine_setting(
-        "wait_max_ms", "longest sleep of the I/O thread", unit="ms", default=10000, reload=LIVE
+        "wait_max_ms", "longest sleep of the I/O thread", default=10000
     )
     drain_timeout_ms: int = declare(
         whole(0, 600_000),
         "on stop, time for requests in flight to be answered",
-        unit="ms",
         default=10000,
         reload=LIVE,
     )
@@ -216,43 +214,27 @@ class TcpTable:
         "progress_timeout_ms",
         "time without progress after which a connection with a request or reply under way is "
         "closed",
-        unit="ms",
         default=2000,
-        reload=LIVE,
     )
     header_timeout_ms: int = _engine_setting(
-        "header_timeout_ms",
-        "time for a header to arrive completely",
-        unit="ms",
-        default=5000,
-        reload=LIVE,
+        "header_timeout_ms", "time for a header to arrive completely", default=5000
     )
     body_timeout_ms: int = _engine_setting(
-        "body_timeout_ms",
-        "time for a body to arrive completely",
-        unit="ms",
-        default=15000,
-        reload=LIVE,
+        "body_timeout_ms", "time for a body to arrive completely", default=15000
     )
     write_timeout_ms: int = _engine_setting(
-        "write_timeout_ms",
-        "time for the peer to take a reply",
-        unit="ms",
-        default=15000,
-        reload=LIVE,
+        "write_timeout_ms", "time for the peer to take a reply", default=15000
     )
     idle_timeout_ms: int = _engine_setting(
         "idle_timeout_ms",
         "time without a request after which a persistent connection is closed",
-        unit="ms",
         default=60000,
-        reload=LIVE,
     )
     keepalive_idle_s: int = declare(
-        whole(1, 32767), "silence before the first keepalive probe", unit="s", default=60
+        whole(1, 32767), "silence before the first keepalive probe", default=60
     )
     keepalive_interval_s: int = declare(
-        whole(1, 32767), "time between keepalive probes", unit="s", default=10
+        whole(1, 32767), "time between keepalive probes", default=10
     )
     keepalive_probes: int = declare(
         whole(1, 127),
@@ -289,13 +271,11 @@ class UdpTable:
     receive_buffer_bytes: int = declare(
         whole(4096, 2**30),
         "the socket's receive buffer; the kernel caps it at net.core.rmem_max unless privileged",
-        unit="bytes",
         default=4 * 2**20,
     )
     send_buffer_bytes: int = declare(
         whole(4096, 2**30),
         "the socket's send buffer; the kernel caps it at net.core.wmem_max unless privileged",
-        unit="bytes",
         default=4 * 2**20,
     )
 
@@ -316,7 +296,7 @@ class WorkersTable:
         "slow_workers", "threads for slow handlers, which wait for peers", unit="threads", default=8
     )
     batch_max: int = _engine_setting(
-        "batch_max", "requests a worker takes at once", unit="requests", default=128, reload=LIVE
+        "batch_max", "requests a worker takes at once", unit="requests", default=128
     )
     cpus: tuple[int, ...] = declare(
         cpu_numbers(), "CPUs that the workers may use; empty: every CPU of the process", default=()
@@ -339,7 +319,6 @@ class LimitsTable:
         "longest request body; a longer one is answered 16",
         unit="bytes",
         default=65536,
-        reload=LIVE,
         least=18,  # challenge and terminator
     )
     small_blocks: int = _engine_setting(
@@ -361,14 +340,12 @@ class LimitsTable:
         "no limit",
         unit="times",
         default=16,
-        reload=LIVE,
     )
     slow_queue_max: int = _engine_setting(
         "slow_queue_max",
         "requests that wait for a slow worker; further ones are answered 160",
         unit="requests",
         default=64,
-        reload=LIVE,
     )
     failed_checks_burst: int = _engine_setting(
         "checks.burst",
@@ -377,7 +354,6 @@ class LimitsTable:
         "TCP; 0: no limit",
         unit="checks",
         default=20,
-        reload=LIVE,
     )
     failed_checks_per_min: int = _engine_setting(
         "checks.per_min",
@@ -385,7 +361,6 @@ class LimitsTable:
         "many, at once and in the long run",
         unit="checks/min",
         default=60,
-        reload=LIVE,
         least=1,
     )
     failed_checks_per_coin_s: int = _engine_setting(
@@ -394,7 +369,6 @@ class LimitsTable:
         "not answered over UDP (encryption types 1 and 2); 0: no limit",
         unit="checks/s",
         default=10,
-        reload=LIVE,
     )
     failed_checks_exempt: tuple[str, ...] = _engine_setting(
         "checks.exempt",
@@ -412,7 +386,7 @@ class LogTable:
 
     level: str = declare(choice(*log.LEVELS), "least severity written", default="info", reload=LIVE)
     format: str = declare(
-        choice("auto", "plain", "json", "journal"),
+        choice("auto", *log.FORMS),
         "form of the lines; auto: fields for the journal under systemd, else plain text",
         default="auto",
         reload=LIVE,
@@ -446,7 +420,7 @@ class HttpTable:
         flag(), "serve the status page, /metrics, /healthz and /readyz", default=True
     )
     listen: tuple[str, ...] = declare(
-        listening_addresses(LISTENERS_MAX, or_one=True),
+        listening_addresses(native.LISTENERS_MAX, or_one=True),
         "addresses of the HTTP server, which asks for no password",
         default=("127.0.0.1",),
     )
@@ -477,7 +451,6 @@ class StoreTable:
     size_mib: int = declare(
         whole(16, 1 << 20),
         "size that the store may grow to; a store full of coins takes about 320",
-        unit="MiB",
         default=2048,
     )
     durability: str = declare(
@@ -489,7 +462,6 @@ class StoreTable:
     sync_interval_ms: int = declare(
         whole(10, 600_000),
         "longest time until a change is on the disk, with durability interval",
-        unit="ms",
         default=1000,
     )
     pages_for: str = declare(
@@ -507,7 +479,6 @@ class UpgradeTable:
     start_timeout_s: int = declare(
         whole(1, 3600),
         "time for a successor to start serving; a large store has trees to build",
-        unit="s",
         default=60,
         reload=LIVE,
     )

@@ -17,16 +17,16 @@ class Event:
     `%(name)s` for each value. fields: the values that JSON and the journal carry as fields of
     their own, in this order; the template need not show them. example: the line for the table, if
     the template with `…` for each value does not explain enough. unlimited: the line is not
-    subject to the limit on repeated lines.
+    subject to the limit on repeated lines. name: in the table, empty for that of the row.
     """
 
     level: int
-    name: str
     template: str
     meaning: str
     fields: tuple[str, ...] = ()
     example: str = ""
     unlimited: bool = False
+    name: str = ""
 
     def is_enabled(self) -> bool:
         """Whether a line would be written at the level that is set. Any thread."""
@@ -51,19 +51,15 @@ class Event:
         raised = sys.exception() if exc_info is True else exc_info
         # Made here, since Logger.log() takes longer to find the caller, a cost for each request.
         caller = sys._getframe(1)
-        record = _logger.makeRecord(
+        record = logging.LogRecord(
             _logger.name,
             level,
             caller.f_code.co_filename,
             caller.f_lineno,
             self.template,
-            (),
+            (values,) if values else (),
             None if raised is None else (type(raised), raised, raised.__traceback__),
-            caller.f_code.co_name,
         )
-        record.args = values or None
-        fields = {name: values[name] for name in self.fields}
-        if more:
-            fields.update(more)
+        fields = {name: values[name] for name in self.fields} | dict(more or {})
         vars(record).update(event=self.name, fields=fields, unlimited=self.unlimited)
         _logger.handle(record)

@@ -1,14 +1,16 @@
-"""The events that the package logs: one row for each, with its name, text and meaning.
+"""The events that the package logs: one row for each, with its text and meaning.
 
 A call site names the row and gives its values:
 
     events.STORE_UNWRITABLE.log(path=path, fault=fault)
 
-The rows are also the table of docs/reference.md (`make docs`). An event that is told in two ways
-has two rows of one name. Collectors know the names, so names do not change.
+The name of an event is that of its row in lower case; an event that is told in two ways has a
+second row, which gives the `name`. Collectors know the names, so names do not change. The rows are
+also the table of docs/reference.md (`make docs`).
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -20,82 +22,61 @@ _error: Final = partial(Event, logging.ERROR)
 _any_level: Final = partial(Event, logging.NOTSET)
 
 CONFIG_EXPOSED: Final = _warning(
-    "config_exposed",
     "%(fault)s",
     "`chmod 640` the file; `config check` refuses it",
     example="node.toml: holds [server] admin_key, and everybody may read it (mode 0644): …",
 )
 RUNS_AS_ROOT: Final = _info(
-    "runs_as_root",
     "the node runs as root, which it does not need: a user of its own is safer",
     "run it as a user of its own, as the unit does",
 )
 DEFAULT_CONFIG: Final = _info(
-    "default_config",
     "no --config given: RAIDA 0 with a random admin key",
     "the node answers as RAIDA 0, and nobody knows its admin key",
 )
 PAGES_FOR_ALL: Final = _warning(
-    "pages_for_all",
     "anybody can fetch pages of coins with every AN (14/4), which no RAIDA needs: [store] "
     'pages_for = "none", the default, forbids it',
     '`[store] pages_for` is `"all"`, and the node listens on an address that is not loopback; '
     "see [the store](operate.md#the-store)",
 )
 PAGES_FOR_PEERS: Final = _warning(
-    "pages_for_peers",
     "every address in raida_servers can fetch pages of coins with every AN (14/4), which no "
     'RAIDA needs: [store] pages_for = "none", the default, forbids it',
     '`[store] pages_for` is `"peers"`, and the node listens on an address that is not loopback',
 )
 SERVING: Final = _info(
-    "serving",
     "serving on %(endpoints)s: %(tier)s",
     "the addresses, then the backend: io_uring and its tier (`COOP_TASKRUN` is Linux 6.0), or "
     "epoll and why, see [io_uring refused](troubleshooting.md#io_uring-refused)",
     fields=("endpoints", "tier"),
     example="serving on 0.0.0.0:50014, [::]:50014: io_uring, DEFER_TASKRUN",
 )
-QUEUES_SMALL: Final = _warning(
-    "queues_small",
-    "smaller queues than asked for: %(why)s",
-    "raise `LimitMEMLOCK`",
-    example="smaller queues than asked for: the memlock limit is too low …",
-)
+QUEUES_SMALL: Final = _warning("smaller queues than asked for: %(why)s", "raise `LimitMEMLOCK`")
 IPV6_ONLY: Final = _info(
-    "ipv6_only",
     '%(place)s: "::" takes IPv6 only: add "0.0.0.0" to listen on IPv4 as well',
     'add `"0.0.0.0"` to have IPv4',
     fields=("place",),
-    example='[network] bind: "::" takes IPv6 only: …',
 )
 HOST_ERRORS_HIDDEN: Final = _info(
-    "host_errors_hidden",
     "no raida_host_udp_buffer_errors_total: /proc/self/net/snmp cannot be read",
     "the kernel's count of datagrams lost for lack of buffers is missing from the metrics",
 )
 HINT: Final = _info(
-    "hint",
-    "try it: %(command)s",
-    "a command that this node answers, by the program as it was started",
-    example="try it: raida-uring ping 127.0.0.1:50014",
+    "try it: %(command)s", "a command that this node answers, by the program as it was started"
 )
 COMMANDS: Final = _info(
-    "commands",
     "%(summary)s",
     "the commands that the node answers, by their origin; `raida-uring commands` lists them",
     fields=("count",),
     example="16 commands: 15 built in, 1 [handlers] modules: greetings",
 )
 CONNECTIONS_LOWERED: Final = _info(
-    "connections_lowered",
     "connections_max lowered from %(wanted)d to %(granted)d: the descriptor limit is %(limit)d",
     "raise `LimitNOFILE`",
     fields=("wanted", "granted"),
-    example="connections_max lowered from 65535 to 19738: …",
 )
 BUFFER_SMALL: Final = _info(
-    "buffer_small",
     "UDP %(buffer)s buffer: %(granted)d of %(wanted)d bytes granted "
     "(net.core.%(direction)smem_max)",
     "the kernel drops bursts beyond it; raise the limit that the line names",
@@ -103,27 +84,19 @@ BUFFER_SMALL: Final = _info(
     example="UDP receive buffer: 212992 of 4194304 bytes granted (net.core.rmem_max)",
 )
 NO_IPV6: Final = _warning(
-    "no_ipv6",
-    "no IPv6 on this machine: not listening on [::]",
-    "`bind` was left out or contains `::`",
+    "no IPv6 on this machine: not listening on [::]", "`bind` was left out or contains `::`"
 )
 RESOURCES: Final = _info(
-    "resources",
     "resources: cpu %(cpu_percent).0f %%, memory %(memory_mib)d MiB, descriptors "
     "%(descriptors)d, threads %(threads)d, connections %(connections)d, requests %(requests)d",
     "what the process uses; once a minute",
     fields=("cpu_percent", "memory_mib", "descriptors", "threads", "connections", "requests"),
-    example="resources: cpu 12 %, memory 61 MiB, descriptors 40, threads 18, connections 12, "
-    "requests 104233",
 )
 RESOURCES_UNKNOWN: Final = _warning(
-    "resources_unknown",
     "the resources could not be read: %(error)s",
     "no descriptor is left to read them with: a handler may leak descriptors",
-    example="the resources could not be read: [Errno 24] Too many open files: '/proc/4711/statm'",
 )
 REQUEST: Final = _info(
-    "request",
     "request %(group)d/%(command)d from %(peer)s port %(port)d over %(transport)s: %(status)d "
     "%(status_name)s, %(request_bytes)d bytes, %(reply_bytes)d back, %(duration_ms).3f ms",
     "group and command, client, status, bytes of request and reply, time from receipt to reply",
@@ -143,7 +116,6 @@ REQUEST: Final = _info(
     unlimited=True,
 )
 CONNECTION: Final = _info(
-    "connection",
     "connection from %(peer)s port %(port)d closed: %(reason)s, %(requests)d requests, "
     "%(duration_s).3f s",
     "why it ended, its requests, its age",
@@ -152,417 +124,307 @@ CONNECTION: Final = _info(
     unlimited=True,
 )
 REQUESTS_HELD_BACK: Final = _info(
-    "requests_held_back",
     "%(count)d requests and connections were not logged: [log] requests_per_s is %(limit)d",
     "more than `[log] requests_per_s` in a second",
     fields=("count",),
-    example="1200 requests and connections were not logged: …",
     unlimited=True,
 )
-REQUEST_LOG_FAILED: Final = _error(
-    "request_log_failed",
-    "request log failed",
-    "a bug, with traceback; report it",
-)
+REQUEST_LOG_FAILED: Final = _error("request log failed", "a bug, with traceback; report it")
 REPEATED: Final = _any_level(
-    "repeated",
     "%(count)d lines held back, as: %(line)s",
     "more than 10 lines of one kind in 10 seconds",
     fields=("count", "line"),
-    example="17 lines held back, as: …",
     unlimited=True,
 )
 HANDLER_FAILED: Final = _error(
-    "handler_failed",
     "handler %(handler)s failed for %(request)r, answered %(status)d%(remark)s",
     "with traceback; the same failure is logged at most once a second, with a count",
     fields=("group", "command"),
     example="handler M.F failed for <Request 5/200 …>, answered 252",
 )
 HANDLER_FAILED_AGAIN: Final = _error(
-    "handler_failed",
     "command %(group)d/%(command)d failed %(count)d more times since the last such line: %(fault)s",
     "repeats of the failure above that were only counted",
     fields=("group", "command"),
+    name="handler_failed",
 )
 AFTER_COMMIT_FAILED: Final = _error(
-    "after_commit_failed",
     "an action after a commit failed: %(error)r",
     "an action that a handler gave to `after_commit()` raised, with traceback; the changes stand",
 )
 REPLY_REFUSED: Final = _error(
-    "reply_refused",
     "command %(group)d/%(command)d gave an invalid reply, answered 252: %(fault)s",
     "the status is not a byte, the payload is not bytes, or the reply is too long",
     fields=("group", "command"),
-    example="command 5/200 gave an invalid reply, answered 252: …",
 )
 WORKER_FAILED: Final = _error(
-    "worker_failed",
     "worker %(worker)d failed, its batch is answered 252",
     "a bug, with traceback; report it",
     fields=("worker",),
-    example="worker 3 failed, its batch is answered 252",
 )
 STORE_FAILED: Final = _error(
-    "store_failed",
     "%(fault)s: %(requests)d %(noun)s answered 194",
     "the store could not be read, or a commit failed; the count is of the last second or so",
     fields=("requests",),
     example="…: 12 requests answered 194",
 )
 STORE_UNWRITABLE: Final = _error(
-    "store_unwritable",
     "the store %(path)s cannot be changed: %(fault)s",
     "a change failed, or the store's file is gone: changes are answered 194, `/readyz` is 503",
     fields=("path",),
 )
 STORE_WRITES_AGAIN: Final = _info(
-    "store_writes_again",
     "the store %(path)s can be changed again",
     "a change of the size that had failed has succeeded",
     fields=("path",),
 )
 SYNC_FAILED: Final = _error(
-    "sync_failed",
     "changes are not safe from a power loss: %(error)s",
     'the disk refuses the sync of `durability = "interval"`; `/readyz` is 503 meanwhile',
 )
 STORE_LOST: Final = _error(
-    "store_lost",
     "%(fault)s",
     "in LMDB's words. Such a failed write needs a new start: the node ends and is started again",
 )
 STORE_READERS_DEAD: Final = _info(
-    "store_readers_dead",
     "removed %(count)d readers of the store whose process had been killed",
     "the pages that they kept from reuse are free again",
     fields=("count",),
-    example="removed 2 readers of the store whose process had been killed",
 )
 STORE_READERS_UNKNOWN: Final = _warning(
-    "store_readers_unknown",
-    "%(error)s",
-    "in LMDB's words: the check for readers that were killed failed",
+    "%(error)s", "in LMDB's words: the check for readers that were killed failed"
 )
 TREES_BUILDING: Final = _info(
-    "trees_building",
-    "building the trees: %(done)d of %(pages)d pages",
-    "at start",
-    fields=("done", "pages"),
-    example="building the trees: 4000 of 15000 pages",
+    "building the trees: %(done)d of %(pages)d pages", "at start", fields=("done", "pages")
 )
 TREES_BUILT: Final = _info(
-    "trees_built",
     "trees built in %(duration_s).1f s: %(hashed)d of %(pages)d pages hashed",
     "at start",
     fields=("hashed",),
-    example="trees built in 1.2 s: 300 of 15000 pages hashed",
 )
 TREES_STALE: Final = _error(
-    "trees_stale",
-    "trees not up to date: %(error)s",
-    "the store could not be read; the node tries again",
+    "trees not up to date: %(error)s", "the store could not be read; the node tries again"
 )
 TREES_CRASHED: Final = _error(
-    "trees_stale",
     "trees not up to date: %(error)r",
     "a bug, with traceback; report it. The node tries again",
+    name="trees_stale",
 )
 LEAVES_NOT_SAVED: Final = _warning(
-    "leaves_not_saved",
-    "leaves not saved, the next start takes longer: %(error)s",
-    "the store could not be written",
+    "leaves not saved, the next start takes longer: %(error)s", "the store could not be written"
 )
 STORE_RAIDA_NOT_NOTED: Final = _warning(
-    "store_raida_not_noted",
-    "the RAIDA's number was not written to the store: %(error)s",
-    "the next start tries again",
+    "the RAIDA's number was not written to the store: %(error)s", "the next start tries again"
 )
 LEAVES_OUTDATED: Final = _warning(
-    "leaves_outdated",
     "trees not up to date, leaves not saved: the next start takes longer",
     "the node stopped before it had hashed every changed page",
 )
 TICKET_REFUSED: Final = _info(
-    "ticket_refused",
     "RAIDA %(raida)d (%(address)s) did not redeem a ticket: %(error)s",
     "the command `fix` goes on with the other RAIDA",
     fields=("raida", "address"),
-    example="RAIDA 7 (192.0.2.7:50007) did not redeem a ticket: …",
 )
 ADMIN_SOCKET: Final = _info(
-    "admin_socket",
-    "admin socket %(path)s",
-    "where the node takes commands of its operator",
-    fields=("path",),
-    example="admin socket /run/raida-uring/admin.sock",
+    "admin socket %(path)s", "where the node takes commands of its operator", fields=("path",)
 )
 ADMIN_SOCKET_FAILED: Final = _warning(
-    "admin_socket_failed",
     "no admin socket, tried again every %(retry_s).0f s: %(fault)s",
     "the path cannot be used; name another in `[admin] socket`",
-    example="no admin socket, tried again every 2 s: …",
 )
 PACKAGE_UNREADABLE: Final = _warning(
-    "package_unreadable",
     "%(path)s: the package's metadata cannot be read, so its commands are not loaded: %(error)s",
     "left behind by a tool: remove it, or install the package again",
     fields=("path",),
-    example="…/.dist-info: the package's metadata cannot be read, so its commands are not "
-    "loaded: …",
 )
 ADMIN_REFUSED: Final = _warning(
-    "admin_refused",
     "admin socket: process %(process)d of user %(user)d refused",
     "only root and the node's own user may use the socket",
     fields=("process", "user"),
-    example="admin socket: process 4711 of user 1000 refused",
 )
-ADMIN_FAILED: Final = _error(
-    "admin_failed",
-    "admin request failed",
-    "a bug, with traceback; report it",
-)
+ADMIN_FAILED: Final = _error("admin request failed", "a bug, with traceback; report it")
 RELOADED: Final = _info(
-    "reloaded",
     "reloaded: %(changes)s",
     "the changes that took effect",
     fields=("applied",),
     example='reloaded: [log] level "info" -> "debug"',
 )
 RESTART_NEEDED: Final = _warning(
-    "restart_needed",
     "need a restart: %(changes)s",
     "the changes that did not",
     fields=("settings",),
     example="need a restart: [udp] contexts 4096 -> 8192",
 )
 RELOAD_FAILED: Final = _error(
-    "reload_failed",
-    "not reloaded, nothing changed: %(error)s",
-    "where the file is wrong, and why",
+    "not reloaded, nothing changed: %(error)s", "where the file is wrong, and why"
 )
 RELOAD_CRASHED: Final = _error(
-    "reload_failed",
     "not reloaded: %(error)r",
     "a bug, with traceback; report it. The node goes on as before",
+    name="reload_failed",
 )
 SOCKETS_UNUSABLE: Final = _warning(
-    "sockets_unusable",
     "stored sockets are not used: %(error)s",
     "systemd kept only some of them; the node binds new ones",
 )
 SOCKETS_UNSERVED: Final = _warning(
-    "sockets_unserved",
     "the .socket unit has sockets that the configuration does not name: %(places)s port "
     "%(port)d; clients that connect there get no answer",
     "make unit and configuration agree",
     fields=("hosts", "port"),
-    example="the .socket unit has sockets that the configuration does not name: 0.0.0.0 port "
-    "50001; clients that connect there get no answer",
 )
 SOCKETS_NOT_KEPT: Final = _warning(
-    "sockets_not_kept",
     "the service manager keeps %(limit)s of %(wanted)d sockets: raise FileDescriptorStoreMax=",
     "clients are refused during a restart",
     fields=("wanted",),
-    example="the service manager keeps 2 of 4 sockets: raise FileDescriptorStoreMax=",
 )
 NOTIFY_LATE: Final = _warning(
-    "notify_late",
     "cannot notify the service manager, which does not read its socket: trying again later",
     "the node goes on, and sends the message once the manager reads",
 )
 NOTIFY_FAILED: Final = _warning(
-    "notify_failed",
-    "cannot notify the service manager: %(error)s",
-    "`NOTIFY_SOCKET` is wrong",
+    "cannot notify the service manager: %(error)s", "`NOTIFY_SOCKET` is wrong"
 )
 DRAIN_ASKED: Final = _info(
-    "drain_asked",
     "asked to stop: up to %(timeout_s).1f s for requests in flight",
     "a stop over the admin socket",
     fields=("timeout_ms",),
-    example="asked to stop: up to 10.0 s for requests in flight",
 )
 STOPPING: Final = _info(
-    "stopping",
     "stopping: up to %(timeout_s).1f s for requests in flight",
     "a drain has begun",
     fields=("timeout_ms",),
-    example="stopping: up to 10.0 s for requests in flight",
 )
 STOPPING_NOW: Final = _warning(
-    "stopping_now",
-    "stopping at once: requests in flight are dropped",
-    "a second signal",
+    "stopping at once: requests in flight are dropped", "a second signal"
 )
 HANDLERS_STUCK: Final = _warning(
-    "handlers_stuck",
     "handlers did not return in time: %(names)s",
     "the workers' threads end with the process",
     fields=("workers",),
-    example="handlers did not return in time: worker-3",
 )
 UPGRADE_BEGUN: Final = _info(
-    "upgrade_begun",
-    "upgrade: starting the successor",
-    "`raida-uring upgrade` or SIGUSR2 asked for it",
+    "upgrade: starting the successor", "`raida-uring upgrade` or SIGUSR2 asked for it"
 )
 UPGRADE_DONE: Final = _info(
-    "upgrade_done",
     "upgrade: process %(pid)d serves",
     "this node answers the requests that it has, and ends",
     fields=("pid",),
-    example="upgrade: process 4711 serves",
 )
 UPGRADE_UNDER_WAY: Final = _info(
-    "upgrade_under_way",
     "told to upgrade: %(why)s",
     "a further request during an upgrade or a stop; it begins no upgrade",
     example="told to upgrade: process 4711 serves already, ask that",
 )
 UPGRADE_FAILED: Final = _error(
-    "upgrade_failed",
-    "no upgrade, this node goes on: %(reason)s",
-    "the successor did not start",
+    "no upgrade, this node goes on: %(reason)s", "the successor did not start"
 )
 UPGRADE_CANCELLED: Final = _error(
-    "upgrade_failed",
     "no upgrade: %(reason)s",
     "this node was told to stop, or failed, before the successor served",
+    name="upgrade_failed",
 )
 SUCCESSOR_LOST: Final = _error(
-    "successor_lost",
     "the successor %(how)s: this node serves again",
     "the successor died before this node had ended",
     fields=("status",),
     example="the successor was killed by … (9): this node serves again",
 )
 LEAVING_ALREADY: Final = _info(
-    "leaving_already",
     "told to stop: leaving already",
     "a signal to the old process during an upgrade; the next one stops it at once",
 )
 STOPPING_AFTER_PREDECESSOR: Final = _info(
-    "stopping_after_predecessor",
-    "stopping once the predecessor is gone",
-    "a signal during an upgrade",
+    "stopping once the predecessor is gone", "a signal during an upgrade"
 )
 TOOK_OVER: Final = _info(
-    "took_over",
     "took over: %(connections)d connections passed on, the predecessor is gone",
     "the upgrade is complete",
     fields=("connections",),
-    example="took over: 12 connections passed on, the predecessor is gone",
 )
 PREDECESSOR_GONE: Final = _warning(
-    "predecessor_gone",
-    "the predecessor is gone already",
-    "it was killed during the upgrade",
+    "the predecessor is gone already", "it was killed during the upgrade"
 )
 CONNECTION_NOT_TAKEN: Final = _warning(
-    "connection_not_taken",
     "no descriptor is left for a connection that was passed on: it is closed",
     "the successor's limit of descriptors is lower than its predecessor's: raise `LimitNOFILE=`",
 )
 COUNTERS_LOST: Final = _warning(
-    "counters_lost",
-    "the successor does not have this node's counters: %(error)s",
-    "show_stats starts again at 0",
+    "the successor does not have this node's counters: %(error)s", "show_stats starts again at 0"
 )
 COUNTERS_UNKNOWN: Final = _warning(
-    "counters_lost",
     "the predecessor speaks another version: its counters are not known",
     "the same: the versions of the two count differently",
+    name="counters_lost",
 )
 HTTP: Final = _info(
-    "http",
     "status page, metrics and health on %(urls)s",
     "the addresses of `[http]`, see [operate](operate.md#status-page-metrics-and-health)",
-    example="status page, metrics and health on http://127.0.0.1:60014/",
 )
 HTTP_FAULT: Final = _error(
-    "http_fault",
-    "the answer to %(path)s failed",
-    "a bug, with traceback; report it",
-    fields=("path",),
-    example="the answer to /metrics failed",
+    "the answer to %(path)s failed", "a bug, with traceback; report it", fields=("path",)
 )
 HTTP_FAILED: Final = _error(
-    "http_failed",
     "no HTTP, tried again every %(retry_s).0f s: %(fault)s",
     "another process has the port, or the address does not exist",
-    example="no HTTP, tried again every 2 s: …",
 )
 START_WAITS: Final = _warning(
-    "start_waits",
     "%(reason)s; waiting up to %(wait_s).0f s",
     "the cause is likely to pass in a moment",
     fields=("reason",),
     example="cannot bind TCP …; waiting up to 60 s",
 )
 STOPPED_EARLY: Final = _info(
-    "stopped_early",
-    "told to stop before the node served",
-    "a stop while the start was waiting",
+    "told to stop before the node served", "a stop while the start was waiting"
 )
 ADDRESS_MISSING: Final = _warning(
-    "address_missing",
     "%(address)s: no interface has that address, or it is not usable yet: the node answers "
     "there once one has it",
     "the address is bound all the same",
     fields=("address",),
-    example="192.0.2.14: no interface has that address, or it is not usable yet: the node answers "
-    "there once one has it",
 )
 LINES_DROPPED: Final = _error(  # errors may be among the lines
-    "lines_dropped",
     "%(count)d lines of this log were dropped: nobody read it, or it could not be written",
     "the log can be written again, see [Log](operate.md#log)",
     fields=("count",),
-    example="1200 lines of this log were dropped: …",
     unlimited=True,
 )
 SIGNAL_UNUSED: Final = _info(
-    "signal_unused",
     "ignored %(name)s (%(signal)d): this node has no use for that signal",
     "see [Signals](#signals)",
     fields=("signal",),
-    example="ignored SIGUSR1 (10): …",
 )
 CLOCK_ABSURD: Final = _warning(
-    "clock_absurd",
     "the clock is in the year %(year)d: set it, or have NTP set it; coins that change before "
     "that get a wrong month",
     "at start; the month of a changed coin is taken from the clock",
     fields=("year",),
-    example="the clock is in the year 1999: …",
 )
 THREAD_DIED: Final = _error(
-    "thread_died",
     "thread %(thread)s has died: %(error)r",
     "a bug, with traceback; report it. The node ends with status 1, unless a handler started "
     "the thread",
     fields=("thread",),
-    example="thread integrity has died: …",
 )
 NODE_FAILED: Final = _error(
-    "node_failed",
-    "the node ends because of a bug: %(error)r",
-    "a bug, with traceback; report it",
+    "the node ends because of a bug: %(error)r", "a bug, with traceback; report it"
 )
 UNRAISABLE: Final = _error(
-    "unraisable",
     "%(what)s %(place)r: %(error)r",
     "a bug, mostly of a handler, with traceback: an exception during cleanup",
     example="Exception ignored in …",
 )
 FINAL_COUNTERS: Final = _info(
-    "final_counters",
     "final counters %(nonzero)s",
     "at the end: as JSON, every counter below that is not 0; as fields (`json`, `journal`), "
     "all of them",
-    example="final counters {…}",
+)
+
+# Each row but those that give it takes its name from the constant.
+globals().update(
+    {
+        constant: replace(row, name=constant.lower())
+        for constant, row in dict(globals()).items()
+        if isinstance(row, Event) and not row.name
+    }
 )

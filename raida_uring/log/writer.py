@@ -179,7 +179,8 @@ class Writer:
 
     def flush(self) -> bool:
         """Wait until everything is written, for FLUSH_MAX_S at most, or STANDSTILL_S if nothing
-        moves; return whether it is. Does not wait again for a reader that has not moved since."""
+        moves; return whether it is. Does not wait again for a reader that has not moved since.
+        Runs by itself when the process ends."""
         deadline = time.monotonic() + FLUSH_MAX_S
         with self._lock:
             while self._works() and not self._idle:

@@ -121,15 +121,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }
 """Every metric of the node, in the order of /metrics. Those of the process come on top."""
 
-PROCESS_METRICS: Final = (
-    "process_cpu_seconds_total",
-    "process_resident_memory_bytes",
-    "process_virtual_memory_bytes",
-    "process_start_time_seconds",
-    "process_open_fds",
-    "process_max_fds",
-)
-"""Metrics of the process, under the names that Prometheus's own clients use."""
+PROCESS_METRICS: Final = {
+    "process_cpu_seconds_total": "Total user and system CPU time spent in seconds.",
+    "process_resident_memory_bytes": "Resident memory size in bytes.",
+    "process_virtual_memory_bytes": "Virtual memory size in bytes.",
+    "process_start_time_seconds": "Start time of the process since unix epoch in seconds.",
+    "process_open_fds": "Number of open file descriptors.",
+    "process_max_fds": "Maximum number of open file descriptors.",
+}
+"""Metrics of the process and their meanings, as Prometheus's own clients have them."""
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
@@ -197,43 +197,45 @@ def _samples(seen: Snapshot) -> dict[str, _Samples]:
     for threads, (cpu_s, wait_s) in seen.thread_times.items():
         samples["raida_thread_cpu_seconds_total"].append(([threads], cpu_s))
         samples["raida_thread_runqueue_seconds_total"].append(([threads], wait_s))
-    _add_store(samples, seen)
-    for name, number in (
-        ("ready", not unready(seen)),
-        ("draining", seen.serving.draining),
-        ("overloaded", bool(overloads(seen))),
-        ("start_time_seconds", seen.serving.started_at),
-        ("arena_bytes", seen.arena_size),
-        ("log_dropped_total", seen.log_dropped),
-    ):
-        samples[f"raida_{name}"] = [([], number)]
-    server, backend = seen.config.server, seen.tier.partition(",")[0]
-    who = [str(server.raida_id), str(server.coin_id), backend, seen.tier, seen.refusal]
-    samples["raida_build_info"] = [([raida_uring.__version__, platform.python_version()], 1)]
-    samples["raida_node_info"] = [(who, 1)]
-    return samples
-
-
-def _add_store(samples: dict[str, _Samples], seen: Snapshot) -> None:
-    """A node without a store has no such samples."""
-    if (sizes := seen.store) is not None:
-        samples["raida_store_bytes"] = [([], sizes.used_bytes)]
-        samples["raida_store_size_bytes"] = [([], sizes.map_bytes)]
-        samples["raida_store_pages"] = [([], sizes.written_pages)]
-        samples["raida_store_tickets"] = [([], sizes.tickets)]
-    if (writing := seen.writing) is not None:
-        samples["raida_store_writable"] = [([], writing.fault is None)]
-        samples["raida_commit_failures_total"] = [([], writing.failed_commits)]
-        if writing.disk_free_bytes is not None:
-            samples["raida_store_disk_free_bytes"] = [([], writing.disk_free_bytes)]
     if (roots := seen.roots) is not None:
-        samples["raida_roots_published_total"] = [([], roots.published)]
-        samples["raida_roots_lag_seconds"] = [([], roots.lag_s)]
-        samples["raida_roots_lag_max_seconds"] = [([], roots.lag_max_s)]
         samples["raida_coins"] = [
             ([str(denomination)], count)
             for denomination, count in enumerate(roots.circulating, start=-8)
         ]
+    server, backend = seen.config.server, seen.tier.partition(",")[0]
+    who = [str(server.raida_id), str(server.coin_id), backend, seen.tier, seen.refusal]
+    samples["raida_build_info"] = [([raida_uring.__version__, platform.python_version()], 1)]
+    samples["raida_node_info"] = [(who, 1)]
+    for name, number in _single(seen).items():
+        if number is not None:
+            samples[f"raida_{name}"] = [([], number)]
+    return samples
+
+
+def _single(seen: Snapshot) -> dict[str, float | None]:
+    """The metrics without labels, counters aside. A node without a store has fewer."""
+    numbers: dict[str, float | None] = {
+        "ready": not unready(seen),
+        "draining": seen.serving.draining,
+        "overloaded": bool(overloads(seen)),
+        "start_time_seconds": seen.serving.started_at,
+        "arena_bytes": seen.arena_size,
+        "log_dropped_total": seen.log_dropped,
+    }
+    if (sizes := seen.store) is not None:
+        numbers["store_bytes"] = sizes.used_bytes
+        numbers["store_size_bytes"] = sizes.map_bytes
+        numbers["store_pages"] = sizes.written_pages
+        numbers["store_tickets"] = sizes.tickets
+    if (writing := seen.writing) is not None:
+        numbers["store_writable"] = writing.fault is None
+        numbers["commit_failures_total"] = writing.failed_commits
+        numbers["store_disk_free_bytes"] = writing.disk_free_bytes
+    if (roots := seen.roots) is not None:
+        numbers["roots_published_total"] = roots.published
+        numbers["roots_lag_seconds"] = roots.lag_s
+        numbers["roots_lag_max_seconds"] = roots.lag_max_s
+    return numbers
 
 
 class _ProcessCollector(Collector):
@@ -242,28 +244,18 @@ class _ProcessCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         used, limit = process.resources(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        yield CounterMetricFamily(
-            "process_cpu_seconds_total",
-            "Total user and system CPU time spent in seconds.",
-            value=used.cpu_s,
+        values = (
+            used.cpu_s,
+            used.resident_bytes,
+            used.virtual_bytes,
+            process.STARTED_AT,
+            used.descriptors,
+            math.inf if limit == resource.RLIM_INFINITY else limit,
         )
-        for name, meaning, value in (
-            ("virtual_memory_bytes", "Virtual memory size in bytes.", used.virtual_bytes),
-            ("resident_memory_bytes", "Resident memory size in bytes.", used.resident_bytes),
-            (
-                "start_time_seconds",
-                "Start time of the process since unix epoch in seconds.",
-                process.STARTED_AT,
-            ),
-            ("open_fds", "Number of open file descriptors.", used.descriptors),
-            (
-                "max_fds",
-                "Maximum number of open file descriptors.",
-                math.inf if limit == resource.RLIM_INFINITY else limit,
-            ),
-        ):
+        for (name, meaning), value in zip(PROCESS_METRICS.items(), values, strict=True):
             if value is not None:
-                yield GaugeMetricFamily(f"process_{name}", meaning, value=value)
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                yield kind(name, meaning, value=value)
 
 
 def exposition(seen: Snapshot) -> bytes:

@@ -167,19 +167,15 @@ class RequestLog:
                 return
             self._written += 1
             self._held_back -= 1
-            self._write_closed(one)
-
-    @staticmethod
-    def _write_closed(one: native.ClosedConnection) -> None:
-        host, port = unpack_peer(one.peer) if any(one.peer) else ("an unknown peer", 0)
-        events.CONNECTION.log(
-            peer=host,
-            port=port,
-            reason=one.reason,
-            requests=one.requests,
-            duration_s=one.age_s,
-            duration_us=round(one.age_s * 1e6),
-        )
+            host, port = unpack_peer(one.peer) if any(one.peer) else ("an unknown peer", 0)
+            events.CONNECTION.log(
+                peer=host,
+                port=port,
+                reason=one.reason,
+                requests=one.requests,
+                duration_s=one.age_s,
+                duration_us=round(one.age_s * 1e6),
+            )
 
     def _end_second(self) -> None:
         held_back, self._held_back, self._written = self._held_back, 0, 0

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from raida_uring import log
 from raida_uring.addresses import Bound, format_endpoint
@@ -20,11 +19,6 @@ from raida_uring.handlers import Command
 from raida_uring.observe import process
 from raida_uring.store import Sizes, Store
 from raida_uring.store.trees import Integrity
-
-_QUEUED: Final = "queued_"
-LANES: Final = tuple(
-    name.removeprefix(_QUEUED) for name in native.GAUGE_NAMES if name.startswith(_QUEUED)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +155,7 @@ class Snapshot:
 
 def take(subject: Subject) -> Snapshot:
     """Look at a node that serves. Takes about a millisecond."""
-    engine = subject.engine
+    engine, trees = subject.engine, subject.integrity
     counters, gauges = engine.counters(), engine.gauges()
     now_ns = time.monotonic_ns()
     refusal = engine.refusal
@@ -189,7 +183,9 @@ def take(subject: Subject) -> Snapshot:
         descriptor_left=process.descriptor_left(),
         store=_sizes(subject.store),
         writing=_writing(subject.store),
-        roots=_roots(subject.integrity),
+        roots=None
+        if trees is None
+        else Roots(trees.published, trees.lag_s, trees.lag_max_s, trees.circulating),
         tier=engine.tier,
         refusal="" if refusal is None else str(refusal),
         arena_size=engine.arena_size,
@@ -210,18 +206,18 @@ def _answered(engine: native.Engine, commands: Iterable[Command]) -> list[Answer
 
 
 def _lanes(subject: Subject, gauges: Mapping[str, int], now_ns: int) -> dict[str, Lane]:
-    workers = {
+    every = {
         "ordinary": subject.config.workers.count,
         "slow": subject.config.workers.slow_count,
         "write": int(subject.store is not None),
     }
     lanes = {}
-    for name in LANES:
+    for name, workers in every.items():
         since_ns = gauges[f"oldest_{name}_ns"]
         lanes[name] = Lane(
-            workers=workers[name],
+            workers=workers,
             busy=gauges[f"busy_{name}"],
-            queued=gauges[f"{_QUEUED}{name}"],
+            queued=gauges[f"queued_{name}"],
             oldest_s=max(0, now_ns - since_ns) / 1e9 if since_ns else 0.0,
         )
     return lanes
@@ -260,9 +256,3 @@ def _writing(store: Store | None) -> Writing | None:
         found = os.statvfs(store.path)
         free = found.f_bavail * found.f_frsize
     return Writing(store.write_fault, store.failed_commits, free)
-
-
-def _roots(trees: Integrity | None) -> Roots | None:
-    if trees is None:
-        return None
-    return Roots(trees.published, trees.lag_s, trees.lag_max_s, trees.circulating)

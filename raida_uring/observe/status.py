@@ -47,7 +47,7 @@ def for_operators(seen: Snapshot) -> dict[str, object]:
         },
         **_occupied(seen),
         "resources": _resources(),
-        "store": None if seen.store is None else dataclasses.asdict(seen.store),
+        "store": seen.store and dataclasses.asdict(seen.store),
         "http": {"url": serving.url, "fault": serving.http_fault},
         "log": {
             "level": seen.log_level,
@@ -153,18 +153,16 @@ def _kept(seen: Snapshot) -> dict[str, object]:
     """Store and trees; None each on a node without a store."""
     sizes, roots = seen.store, seen.roots
     return {
-        "store": None
-        if sizes is None
-        else {
+        "store": sizes
+        and {
             "used": sizes.used_bytes,
             "size": sizes.map_bytes,
             "pages": sizes.written_pages,
             "tickets": sizes.tickets,
         },
-        "writing": None if seen.writing is None else dataclasses.asdict(seen.writing),
-        "roots": None
-        if roots is None
-        else {
+        "writing": seen.writing and dataclasses.asdict(seen.writing),
+        "roots": roots
+        and {
             "published": roots.published,
             "lag_s": roots.lag_s,
             "lag_max_s": roots.lag_max_s,

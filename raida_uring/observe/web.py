@@ -73,11 +73,10 @@ class _Answer:
     status: HTTPStatus
     body: bytes
     kind: str = _TEXT
-    allow: bool = False  # name the methods there are
 
 
-def _refusal(status: HTTPStatus, why: str, *, allow: bool = False) -> _Answer:
-    return _Answer(status, f"{why}\n".encode(), allow=allow)
+def _refusal(status: HTTPStatus, why: str) -> _Answer:
+    return _Answer(status, f"{why}\n".encode())
 
 
 class _Shared(Generic[_T]):
@@ -96,9 +95,7 @@ class _Shared(Generic[_T]):
         if self._coming is None:
             self._coming = asyncio.ensure_future(self._make_in_time())
             self._coming.add_done_callback(lambda made: made.cancelled() or made.exception())
-        return await asyncio.shield(
-            self._coming
-        )  # one caller that leaves does not cancel it for others
+        return await asyncio.shield(self._coming)  # a caller that leaves cancels it for no other
 
     async def _make_in_time(self) -> _T:
         loop = asyncio.get_running_loop()
@@ -112,6 +109,7 @@ class Web:
 
     observe: everything at one moment; beat: makes the I/O thread turn and returns how often it has
     turned. Both are called on that thread and raise StartError while the node does not serve.
+    sockets: those it listens on, in the order of `[http] listen`.
     """
 
     def __init__(
@@ -125,13 +123,15 @@ class Web:
         )
         self._open: dict[asyncio.WriteTransport, None] = {}  # oldest first
         self._names = frozenset(config.hosts)
-        self._status = _Shared(self._make_status)
+        self._status = _Shared(
+            lambda: json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
+        )
         self._exposition = _Shared(lambda: prometheus.exposition(self._observe()))
         self._seen = _Shared(self._observe)
         self._connections: set[asyncio.Task[None]] = set()
-        self._sockets = _listen(config)
+        self.sockets = _listen(config)
         with contextlib.ExitStack() as undone:
-            for listening in self._sockets:
+            for listening in self.sockets:
                 undone.enter_context(listening)
             self._loop = _make_loop()
             undone.pop_all()
@@ -147,14 +147,9 @@ class Web:
         }
 
     @property
-    def sockets(self) -> Sequence[socket.socket]:
-        """Those it listens on, in the order of `[http] listen`."""
-        return self._sockets
-
-    @property
     def urls(self) -> list[str]:
         """Of the status page, for each address."""
-        places = (listening.getsockname()[:2] for listening in self._sockets)
+        places = (listening.getsockname()[:2] for listening in self.sockets)
         return [f"http://{format_endpoint(*place)}/" for place in places]
 
     @property
@@ -174,7 +169,7 @@ class Web:
             self._thread.join()
         else:
             self._loop.close()
-        for listening in self._sockets:
+        for listening in self.sockets:
             listening.close()
         self._reserve.close()
 
@@ -185,7 +180,7 @@ class Web:
             runner.run(self._serve())  # what is open then is cancelled by the runner
 
     async def _serve(self) -> None:
-        accepting = [asyncio.ensure_future(self._accept(each)) for each in self._sockets]
+        accepting = [asyncio.ensure_future(self._accept(each)) for each in self.sockets]
         await self._stopping.wait()
         for one in accepting:
             one.cancel()
@@ -256,7 +251,7 @@ class Web:
         if serve is None:
             return _refusal(HTTPStatus.NOT_FOUND, "there are " + " ".join(self._paths))
         if request.method not in ("GET", "HEAD"):
-            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only", allow=True)
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only")
         if request.host is None and request.version != "HTTP/1.0":
             raise ValueError("HTTP/1.1 needs the header field Host")
         if request.host is not None and not _may_be_asked_by(request.host, self._names):
@@ -280,9 +275,6 @@ class Web:
 
     async def _status_json(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._status.get(), "application/json")
-
-    def _make_status(self) -> bytes:
-        return json.dumps(for_page(self._observe()), separators=(",", ":")).encode()
 
     async def _metrics(self) -> _Answer:
         return _Answer(HTTPStatus.OK, await self._exposition.get(), _EXPOSITION)
@@ -335,16 +327,8 @@ def _listen_on(host: str, port: int) -> socket.socket:
     """Raises StartError that names the setting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(bind_address(host, port))
-            listening.listen(CONNECTIONS_MAX)
-        except OSError:
-            listening.close()
-            raise
+        place = bind_address(host, port)
+        listening = socket.create_server(place, family=family, backlog=CONNECTIONS_MAX)
     except OSError as error:
         unnamed = isinstance(error, socket.gaierror)
         reason = "no interface of that name" if unnamed else os.strerror(error.errno or 0)
@@ -446,7 +430,8 @@ def _may_be_asked_by(host: str, names: frozenset[str]) -> bool:
 
 
 def _format(answer: _Answer, *, head_only: bool) -> bytes:
-    allow = "Allow: GET, HEAD\r\n" if answer.allow else ""
+    refused = answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    allow = "Allow: GET, HEAD\r\n" if refused else ""
     head = (
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
         f"Content-Type: {answer.kind}\r\nContent-Length: {len(answer.body)}\r\n"

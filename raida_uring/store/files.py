@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -173,5 +174,7 @@ def sync_directory(path: Path) -> None:
 
 
 def printable(path: Path) -> str:
-    """Return the path as printable text; its bytes may not be valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return the path as printable text; it may hold control characters, and bytes that are not
+    UTF-8."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)

@@ -20,8 +20,8 @@ import pytest
 from raida_uring.observe.status import for_page
 from tests.support.browser import Page, browser, find
 from tests.support.handlers import NAP
-from tests.support.http import ask
-from tests.support.net import tcp_ask, udp_client, udp_exchange
+from tests.support.http import ask, url_of
+from tests.support.net import in_threads, tcp_ask, udp_client, udp_exchange
 from tests.support.node import HANDLERS, REPOSITORY, Node, running_node
 from tests.support.store import make_recorded_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
@@ -59,20 +59,8 @@ def load(node: Node) -> Iterator[None]:
         while not stop.wait(0.02):
             tcp_ask(node.endpoint, request(NAP))
 
-    threads = [threading.Thread(target=kind) for kind in (udp, tcp)]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads(stop, udp, tcp):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def url_of(node: Node) -> str:
-    assert node.server.url is not None
-    return node.server.url
 
 
 def cell(row: str) -> str:

@@ -128,3 +128,36 @@ def test_install_completion(home: Path) -> None:
         shell.type(f"source .bashrc; {SAY_READY}\r")
         shell.expect(READY)
         complete_a_line(shell)
+
+
+@pytest.mark.any_backend
+def test_completion_that_cannot_be_installed_is_one_line() -> None:
+    """Completion is for the shell that calls, whatever shell these tests run under."""
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -m raida_uring --install-completion; exit $?', sys.executable],
+        env={**os.environ, "HOME": "/proc/1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("option", ["--install-completion", "--show-completion"])
+def test_a_shell_without_completion_is_told_those_that_have_it(option: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m raida_uring {option}; exit $?', sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "raida-uring: there is no completion for sh: run this command from bash, zsh, fish, "
+        "powershell, pwsh\n"
+    )

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.handlers import MIRROR, NAP, RAISE
 from tests.support.http import HTTP, ask, sample_value, samples_of, scrape, sum_of, url_of
 from tests.support.net import (
     PATIENCE,
+    in_threads,
     reset,
     tcp_ask,
     tcp_connect,
@@ -66,17 +68,8 @@ def mixed_load(node: Node) -> Iterator[None]:
             else:
                 tcp_ask(node.endpoint, request(draw.choice((NAP, VERSION_COMMAND, ECHO_COMMAND))))
 
-    threads = [
-        threading.Thread(target=kind, args=(7 + n,)) for n, kind in enumerate((udp, tcp, tcp))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads(stop, partial(udp, 7), partial(tcp, 8), partial(tcp, 9)):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_every_scrape_balances_under_mixed_load(backend: str) -> None:
@@ -235,27 +228,20 @@ def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
         while not stop.is_set():
             sum(range(1000))
 
-    threads = [threading.Thread(target=compute) for _ in range(3)]
     with running_node(http=HTTP, handlers=HANDLERS) as node:
-        for thread in threads:
-            thread.start()
-        try:
 
-            def wait_s() -> float:
-                """Of each of 20 batches of one request, on average."""
-                before = node.counters()
-                for _ in range(20):
-                    tcp_ask(node.endpoint, request(VERSION_COMMAND))
-                after = node.counters()
-                waited_ns = after["worker_lock_wait_ns"] - before["worker_lock_wait_ns"]
-                return waited_ns / 1e9 / (after["batches"] - before["batches"])
+        def wait_s() -> float:
+            """Of each of 20 batches of one request, on average."""
+            before = node.counters()
+            for _ in range(20):
+                tcp_ask(node.endpoint, request(VERSION_COMMAND))
+            after = node.counters()
+            waited_ns = after["worker_lock_wait_ns"] - before["worker_lock_wait_ns"]
+            return waited_ns / 1e9 / (after["batches"] - before["batches"])
 
-            # A core that is taken away spoils a round; without contention it is microseconds.
+        # A core that is taken away spoils a round; without contention it is microseconds.
+        with in_threads(stop, *[compute] * 3):
             eventually(lambda: wait_s() > 0.0005, timeout_s=30.0 * PATIENCE)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
         counted_ns = node.counters()["worker_lock_wait_ns"]
         seen = scrape(url_of(node))
         assert sample_value(seen, "raida_worker_lock_wait_seconds_total") >= counted_ns / 1e9

@@ -241,6 +241,18 @@ def test_init_keeps_its_secret_and_what_is_there(tmp_path: Path) -> None:
         assert opened.default_an(0, 20).hex() == "84eabc36563a8222b8aab566122a43bb"
 
 
+def test_control_characters_of_a_path_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    shown = done("init", "--demo", "--store", tmp_path / "a\x1b[2J\nb")
+    assert shown.startswith(f"# {tmp_path}/a?[2J?b: ")
+
+
+def test_a_demonstration_for_a_configuration_that_can_be_read_once(tmp_path: Path) -> None:
+    text = config_file(tmp_path, path=str(tmp_path / "store"), size_mib=32).read_text()
+    ended = store("init", "--demo", "--config", "/dev/stdin", given=text)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "calls.pown" in ended.stdout
+
+
 @pytest.mark.parametrize("command", [["verify"], ["stat"], ["export", "out"]])
 def test_no_store(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()

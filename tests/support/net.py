@@ -7,8 +7,9 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 Endpoint = tuple[str, int]  # numeric host, port
@@ -166,3 +167,41 @@ def assert_silent(clients: Iterable[socket.socket], wait_s: float) -> None:
             except ConnectionResetError:
                 continue
             assert data == b"", f"{data.hex()} where silence was expected"
+
+
+@contextmanager
+def in_threads(stop: threading.Event, *work: Callable[[], None]) -> Iterator[None]:
+    """Each of `work` on a thread of its own while the body runs; they end once `stop` is set."""
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def udp_server(reply: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Answer every datagram with reply(datagram), none when that is empty. Yields the port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while True:
+                data, address = server.recvfrom(DATAGRAM_BYTES_MAX)
+                if not data:
+                    return
+                if content := reply(data):
+                    server.sendto(content, address)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"", server.getsockname())
+            thread.join()

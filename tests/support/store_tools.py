@@ -29,10 +29,13 @@ SIZES = {
 }
 
 
-def store(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`raida-uring store ...`"""
+def store(
+    *args: object, cwd: Path | None = None, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`raida-uring store ...`. given: what it reads from a pipe, as standard input."""
     return subprocess.run(
         [sys.executable, "-m", "raida_uring", "store", *map(str, args)],
+        input=given,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

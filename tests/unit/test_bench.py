@@ -39,6 +39,7 @@ from raida_uring.bench.report import (
     WorkersReport,
     WorkersRun,
 )
+from tests.support.net import udp_server
 
 DURATION_MS = 300
 ECHO_BYTES = len(cases.ECHO.request)
@@ -192,30 +193,6 @@ def wrong_tag(request: bytes) -> bytes:
     reply = bytearray(answer(request))
     reply[6] ^= 0x80
     return bytes(reply)
-
-
-@contextlib.contextmanager
-def udp_server(reply: Callable[[bytes], bytes]) -> Iterator[int]:
-    """Answer every datagram with reply(datagram), none when that is empty. Yields the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind((contenders.HOST, 0))
-
-        def serve() -> None:
-            while True:
-                data, address = server.recvfrom(2048)
-                if not data:
-                    return
-                if content := reply(data):
-                    server.sendto(content, address)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.sendto(b"", server.getsockname())
-            thread.join()
 
 
 @contextlib.contextmanager

@@ -489,21 +489,6 @@ def test_paths_of_a_configuration_name_the_same_directory_in_every_locale(
     assert done.stdout.decode("utf-8").startswith(store)
 
 
-def test_completion_that_cannot_be_installed_is_one_line() -> None:
-    """Completion is for the shell that calls, whatever shell these tests run under."""
-    done = subprocess.run(
-        ["bash", "-c", '"$0" -m raida_uring --install-completion; exit $?', sys.executable],
-        env={**os.environ, "HOME": "/proc/1"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize("metadata", [None, b"", b"[raida_uring.commands]\n\xff = \xfe\n"])
 def test_metadata_of_other_packages_keep_no_node_from_starting(
     tmp_path: Path, metadata: bytes | None

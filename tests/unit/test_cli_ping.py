@@ -15,6 +15,7 @@ import pytest
 from raida_uring import protocol
 from tests.support.command_line import ROOT, TIMEOUT_S, run
 from tests.support.needs import require_ipv6
+from tests.support.net import udp_server
 
 
 def answer_to(request: bytes) -> bytes:
@@ -31,25 +32,10 @@ def answer_to(request: bytes) -> bytes:
 @contextmanager
 def udp_responder(*, silent_to: frozenset[int] = frozenset()) -> Iterator[int]:
     """Answer echo requests on a loopback port, except those whose number is in `silent_to`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-
-        def serve() -> None:
-            while True:
-                request, peer = server.recvfrom(2048)
-                if not request:
-                    return
-                if int.from_bytes(request[30:32]) not in silent_to:
-                    server.sendto(answer_to(request), peer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stopper:
-                stopper.sendto(b"", server.getsockname())
-            thread.join()
+    with udp_server(
+        lambda request: b"" if int.from_bytes(request[30:32]) in silent_to else answer_to(request)
+    ) as port:
+        yield port
 
 
 @contextmanager

@@ -440,6 +440,30 @@ def test_a_pipe_that_nobody_writes_is_given_up(
         config.load(tmp_path / "fifo")
 
 
+@pytest.mark.parametrize(
+    "value", ["5", "true", "1.5", '"x"', "[5]", "[true]", "[[]]", "{}", "1979-05-27"]
+)
+def test_a_value_of_another_type_is_told_in_one_line(value: str) -> None:
+    for table, settings in config.SETTINGS.items():
+        for key in settings:
+            own = "" if key == "raida_id" else "raida_id = 0\n"
+            below = "" if table == "server" else f"[{table}]\n"
+            told = f"[{table}] {key}"
+            try:
+                parse(f"[server]\n{own}{below}{key} = {value}\n")
+            except ConfigError as error:
+                told = str(error)
+            assert f"[{table}] {key}" in told
+            assert "\n" not in told
+
+
+def test_a_directory_is_refused_and_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
+        config.load(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_pipe_is_read_to_its_end() -> None:
     """`serve --config <(decrypt node.toml)`: what comes in pieces, and late."""
     reading, writing = os.pipe()

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 
 from raida_uring import log
 from raida_uring.log.event import Event
+from raida_uring.log.repeats import REPEATS_INTERVAL_S
 from raida_uring.log.writer import QUEUE_BYTES_MAX
 from tests.support.net import PATIENCE
 
@@ -85,9 +87,8 @@ def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream, form="json")
         logger = logging.getLogger("raida_uring")
-        request = Event(
-            logging.INFO, "request", "two\nlines %(count)d", "of a test", ("peer", "status")
-        )
+        fields = ("peer", "status")
+        request = Event(logging.INFO, "two\nlines %(count)d", "of a test", fields, name="request")
         request.log(peer="::1", status=250, count=7)
         try:
             raise ValueError("odd")
@@ -109,7 +110,7 @@ def test_json_lines_carry_the_event_and_its_fields(tmp_path: Path) -> None:
 def test_an_event_takes_a_level_further_fields_and_an_exception(tmp_path: Path) -> None:
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream, form="json")
-        counted = Event(logging.NOTSET, "counted", "so many", "of a test", ("count",))
+        counted = Event(logging.NOTSET, "so many", "of a test", ("count",), name="counted")
         try:
             raise ValueError("odd")
         except ValueError as error:
@@ -129,7 +130,8 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
         journal.settimeout(10)
         with flushed(tmp_path / "log") as stream:
             log.configure("info", stream, form="journal", journal=path)
-            request = Event(logging.WARNING, "request", "a\nb", "of a test", ("peer", "status"))
+            fields = ("peer", "status")
+            request = Event(logging.WARNING, "a\nb", "of a test", fields, name="request")
             request.log(peer="::1", status=250)
         entry = journal.recv(65536)
     assert b"MESSAGE\n\x03\x00\x00\x00\x00\x00\x00\x00a\nb\n" in entry
@@ -151,7 +153,7 @@ def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) ->
 
 def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    monkeypatch.setattr("raida_uring.log.repeats.time.monotonic", lambda: now)
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logger = logging.getLogger("raida_uring")
@@ -159,11 +161,11 @@ def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.M
             logger.info("peer %d is odd", number)
         logger.info("something else")
         log.sweep()  # the interval has not ended
-        now += log.REPEATS_INTERVAL_S
+        now += REPEATS_INTERVAL_S
         logger.info("peer %d is odd", 99)
         for number in range(12):
             logger.error("twelve times: %d", number)
-        now += log.REPEATS_INTERVAL_S
+        now += REPEATS_INTERVAL_S
         log.sweep()
         log.sweep()
     lines = [line[9:] for line in (tmp_path / "log").read_text().splitlines()]
@@ -181,14 +183,14 @@ def test_arguments_that_do_not_fit_harm_nobody_who_logs(
 ) -> None:
     """As a handler's module may give them: the message stands for itself."""
     now = 1000.0
-    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    monkeypatch.setattr("raida_uring.log.repeats.time.monotonic", lambda: now)
     monkeypatch.setattr(logging, "raiseExceptions", False)
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         logger = logging.getLogger("raida_uring.handlers")
         for _ in range(12):
             logger.info("%d coins", "many")
-        now += log.REPEATS_INTERVAL_S
+        now += REPEATS_INTERVAL_S
         logger.info("%d coins", "many")
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last[9:] == "info %d coins (2 such lines held back before)"
@@ -215,12 +217,12 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
 ) -> None:
     """As a handler may have them."""
     now = 1000.0
-    monkeypatch.setattr("raida_uring.log.time.monotonic", lambda: now)
+    monkeypatch.setattr("raida_uring.log.repeats.time.monotonic", lambda: now)
     with flushed(tmp_path / "log") as stream:
         log.configure("info", stream)
         for _ in range(12):
             logging.getLogger("raida_uring.handlers").log(25, "between info and warning")
-        now += log.REPEATS_INTERVAL_S
+        now += REPEATS_INTERVAL_S
         log.sweep()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last[9:] == "level 25 2 lines held back, as: between info and warning"
@@ -327,6 +329,36 @@ def test_who_is_finalized_while_others_log_may_log(tmp_path: Path) -> None:
             gc.set_threshold(*threshold)
         gc.collect()
     assert (tmp_path / "log").read_text().count("gone") >= 300
+
+
+def test_who_is_finalized_while_repeated_lines_are_counted_may_log(tmp_path: Path) -> None:
+    """The collector also runs on the thread that counts."""
+    logger = logging.getLogger("raida_uring")
+
+    class Speaks:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            logger.info("gone")
+
+    def speak() -> None:
+        for number in range(60):
+            gc.set_threshold(0)
+            gc.collect()
+            Speaks()
+            gc.set_threshold(1 + number)  # it runs at one step of a line after the other
+            logger.info(f"here {number}")
+
+    threshold = gc.get_threshold()
+    with flushed(tmp_path / "log") as stream:
+        log.configure("info", stream)
+        speaking = threading.Thread(target=speak, daemon=True)
+        speaking.start()
+        speaking.join(30 * PATIENCE)
+        gc.set_threshold(*threshold)
+        assert not speaking.is_alive()
+    assert (tmp_path / "log").read_text().count("here") == 60
 
 
 def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) -> None:

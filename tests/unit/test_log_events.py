@@ -5,18 +5,25 @@ What mypy cannot see: that a call gives the values which its row shows.
 
 import ast
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from raida_uring.log.event import Event
-from tools import log_events
-from tools.log_events import ROWS, values_of
+from tools.tables import EVENTS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "raida_uring").rglob("*.py"))
 OPTIONS = {"exc_info", "level", "more"}
+
+
+def values_of(template: str) -> set[str]:
+    """The names of the values that `template` shows."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    template % seen  # each name that is looked up is in it afterwards
+    return set(seen)
 
 
 def uses() -> Iterator[tuple[str, str, ast.AST]]:
@@ -30,7 +37,7 @@ def uses() -> Iterator[tuple[str, str, ast.AST]]:
             if (
                 isinstance(node, ast.Attribute)
                 and ast.unparse(node.value) == "events"
-                and node.attr in ROWS
+                and node.attr in EVENTS
             ):
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 yield where, node.attr, around[id(around[id(node)])]
@@ -43,7 +50,7 @@ def calls() -> Iterator[tuple[str, Event, ast.Call]]:
         method = ast.unparse(node.func).rpartition(".")[2]
         assert method in ("log", "is_enabled"), f"{where}: {method}"
         if method == "log":
-            yield where, ROWS[name], node
+            yield where, EVENTS[name], node
 
 
 def test_the_package_logs_through_the_table_alone() -> None:
@@ -58,7 +65,7 @@ def test_the_package_logs_through_the_table_alone() -> None:
 
 def test_every_row_is_used() -> None:
     used = {id(row) for _, row, _ in calls()}
-    assert [name for name, row in ROWS.items() if id(row) not in used] == []
+    assert [name for name, row in EVENTS.items() if id(row) not in used] == []
 
 
 def test_a_call_gives_the_values_of_its_row() -> None:
@@ -70,9 +77,9 @@ def test_a_call_gives_the_values_of_its_row() -> None:
         assert ("level" in given) == (row.level == logging.NOTSET), where
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", EVENTS)
 def test_a_row_is_well_formed(name: str) -> None:
-    row = ROWS[name]
+    row = EVENTS[name]
     assert row.name == row.name.lower()
     assert row.meaning
     assert "|" not in row.template + row.meaning + row.example
@@ -84,11 +91,6 @@ def test_a_row_is_well_formed(name: str) -> None:
 
 def test_rows_of_one_name_differ_in_text_alone() -> None:
     """The constant is the name in capitals; a further row of the name stands behind the first."""
-    for constant, row in ROWS.items():
-        first = ROWS[row.name.upper()]
+    for constant, row in EVENTS.items():
+        first = EVENTS[row.name.upper()]
         assert (row.level, row.fields) == (first.level, first.fields), constant
-
-
-def test_the_document_has_the_table() -> None:
-    text = log_events.DOCUMENT.read_text(encoding="utf-8")
-    assert log_events.document(text) == text, "run `make docs`"

@@ -193,6 +193,12 @@ def test_statuses_have_names() -> None:
     assert top.render(now, None, 200, 100)[-1].endswith("250: 7, 242 ALL_FAIL: 6")
 
 
+@pytest.mark.parametrize("key", ["counters", "drops", "memory", "histograms"])
+def test_a_node_that_tells_a_list_in_place_of_a_table_is_named(key: str) -> None:
+    with pytest.raises(RaidaError, match=r"the node's is 0\.1\.0: .*status --json"):
+        top.render(look(10.0, []) | {key: [1]}, None, 80, 24)
+
+
 def test_blocks_that_workers_hold_in_advance_are_not_in_use() -> None:
     now = look(12.0, [])
     now["memory"] = {**now["memory"], "small_blocks": [544, 4096]}
@@ -209,7 +215,7 @@ def test_who_is_limited_is_told_when_nobody_asks() -> None:
         "limited_count": 2,
         "limited": [{"who": "192.0.2.7", "transport": "udp", "rest_s": 12.25}],
     }
-    lines = operate.peers_lines(found)
+    lines = list(operate.peers_lines(found))
     assert lines[0] == "no request reached a handler in the last 61.5 s"
     assert [" ".join(line.split()) for line in lines[-2:]] == ["192.0.2.7 udp 12.2", "and 1 more"]
-    assert operate.peers_lines({**found, "limited_count": 0}) == lines[:1]
+    assert list(operate.peers_lines({**found, "limited_count": 0})) == lines[:1]
