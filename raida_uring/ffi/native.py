@@ -527,7 +527,8 @@ class Engine:
 
 
 class Worker:
-    """A worker's end of its queues. Thread: the one that opened it."""
+    """A worker's end of its queues; once closed, its methods raise TypeError, since None is no
+    pointer. Thread: the one that opened it."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -536,8 +537,9 @@ class Worker:
 
     def close(self) -> None:
         """Requests of the batch that were not answered get status 252."""
-        worker, self._worker = self._worker, _ffi.NULL
-        if worker != _ffi.NULL:
+        worker, self._worker = self._worker, None
+        self._records = self._data = None
+        if worker is not None:
             _lib.ru_worker_close(worker)
 
     def take(self, timeout_ms: int) -> int | None:

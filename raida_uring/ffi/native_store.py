@@ -152,7 +152,7 @@ def sync_files(path: str) -> None:
 
 
 class Store:
-    """An open LMDB environment. Thread: any."""
+    """An open LMDB environment; RuntimeError once it is closed. Thread: any."""
 
     def __init__(self, path: str, map_bytes: int, flags: int) -> None:
         """flags: STORE_*. Raises StoreError."""
@@ -163,12 +163,19 @@ class Store:
             fault = StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
             raise fault if remedies.is_address_space_limited() else passing(fault)
         _stored(result, doing)
-        self._store = out[0]
+        self._made = out[0]
 
     def close(self) -> None:
         """Close the store; every view must be closed before."""
-        store, self._store = self._store, _ffi.NULL
+        store, self._made = self._made, _ffi.NULL
         _lib.ru_store_close(store)
+
+    @property
+    def _store(self) -> Any:
+        """Raises RuntimeError once closed."""
+        if self._made == _ffi.NULL:
+            raise RuntimeError("the store is closed")
+        return self._made
 
     def check(self) -> None:
         """Raise StoreError if the file was shortened, removed or replaced."""
