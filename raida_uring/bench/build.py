@@ -1,4 +1,4 @@
-"""Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen.c.
+"""Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen.c and histogram.c.
 
 setuptools runs it through `cffi_modules`; `python raida_uring/bench/build.py` compiles the module
 in place. RU_WERROR=1 in the environment turns warnings into errors.
@@ -41,7 +41,7 @@ ffibuilder.cdef(declarations(Path(__file__).with_name("loadgen.h")))
 ffibuilder.set_source(
     "raida_uring.bench._loadgen",
     '#include "loadgen.h"',
-    sources=["raida_uring/bench/loadgen.c"],
+    sources=["raida_uring/bench/loadgen.c", "raida_uring/bench/histogram.c"],
     include_dirs=["raida_uring/bench"],
     depends=["raida_uring/bench/loadgen.h"],
     extra_compile_args=compile_arguments(),

@@ -3,6 +3,7 @@
 Thread: any; a run releases the GIL, so several loads can run in threads at the same time.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,6 @@ class Load:
     transport: Transport = "udp"
     host: str = "127.0.0.1"
     window: int = 64
-    pipeline: int = 0
     rate_per_s: int = 0
     timeout_ms: int = 1000
     busy_poll: bool = True
@@ -97,19 +97,9 @@ def run_load(load: Load, exchange: Exchange) -> Result:
 
     Raises LoadError if it cannot run; wrong and missing replies are only counted.
     """
-    c_load = _ffi.new(
-        "struct lg_load *",
-        {
-            "host": load.host.encode(),
-            "port": load.port,
-            "window": load.window,
-            "pipeline": load.pipeline,
-            "rate_per_s": load.rate_per_s,
-            "duration_ms": load.duration_ms,
-            "timeout_ms": load.timeout_ms,
-            "busy_poll": load.busy_poll,
-        },
-    )
+    fields = dataclasses.asdict(load) | {"host": load.host.encode()}
+    del fields["transport"]
+    c_load = _ffi.new("struct lg_load *", fields)
     c_result = _ffi.new("struct lg_result *")
     c_exchange = _exchange(exchange)
     if exchange.variants:

@@ -67,7 +67,6 @@ LINES_MAX = 600
 CLASS_LINES_MAX = 300
 # What is longer -> lines. What has shrunk must be entered as shorter; once short, be removed.
 LONG_FILES: dict[str, int] = {
-    "raida_uring/bench/loadgen.c": 740,
     "raida_uring/ffi/coins/store.c": 977,
 }
 LONG_CLASSES: dict[str, int] = {}
