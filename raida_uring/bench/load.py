@@ -144,6 +144,8 @@ def _exchange(exchange: Exchange) -> Any:
     ):
         if size > most:
             raise LoadError(f"message of {size} bytes, at most {most}")
+    if any(len(variant) != len(exchange.request) for variant in exchange.variants):
+        raise LoadError("variants: as long as the request")
     mask = bytearray(b"\xff" * len(exchange.reply))
     for start, end in exchange.ignore:
         mask[start:end] = bytes(end - start)

@@ -327,6 +327,15 @@ def test_a_load_out_of_range_is_refused(changes: dict[str, object]) -> None:
         run_load(short_load(1, **changes), cases.ECHO)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "transport"), [((32,) * 3, "udp"), ((32, 32, 32, 31), "udp"), ((32,) * 4, "tcp")]
+)
+def test_variants_that_do_not_fit_are_refused(sizes: tuple[int, ...], transport: str) -> None:
+    exchange = Exchange(bytes(32), 0, bytes(32), 0, variants=tuple(map(bytes, sizes)))
+    with pytest.raises(LoadError, match="variants"):
+        run_load(short_load(1, transport=transport), exchange)
+
+
 def test_a_message_too_long_is_refused() -> None:
     exchange = Exchange(bytes(20_000), 0, bytes(32), 0)
     with pytest.raises(LoadError, match="20000 bytes"):
