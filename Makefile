@@ -124,7 +124,7 @@ test-browser: setup ## the status page in headless Chromium
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
 THREAD_TESTS := queue source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
-THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/roots.c memory/sleeper.c \
+THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
                 wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c count/stats.c count/tally.c)
 
 test-threads: setup ## C queue and engine tests under the thread sanitizer
@@ -140,7 +140,7 @@ FUZZ_DIR   := build/fuzz
 FUZZ_SEEDS := tests/native/corpus
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
 FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block.o memory/ring.o \
-              memory/roots.o memory/sleeper.o count/hist.o count/stats.o \
+              memory/sleeper.o count/hist.o count/stats.o \
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
 FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
 
@@ -186,9 +186,8 @@ $(addprefix $(NATIVE_DIR)/test_,backend backend_streams engine): NATIVE_LINK := 
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
-SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o uring_sizes.o backend_epoll.o epoll_turn.o message.o \
-             probe.o probe_trials.o \
-             store.o storefile.o survey.o),$(NATIVE_LIB))
+SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
+             probe.o probe_trials.o store.o storefile.o survey.o view.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup

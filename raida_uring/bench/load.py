@@ -67,7 +67,6 @@ class Load:
     transport: Transport = "udp"
     host: str = "127.0.0.1"
     window: int = 64
-    pipeline: int = 0
     rate_per_s: int = 0
     timeout_ms: int = 1000
     busy_poll: bool = True
@@ -146,6 +145,8 @@ def _exchange(exchange: Exchange) -> Any:
     ):
         if size > most:
             raise LoadError(f"message of {size} bytes, at most {most}")
+    if any(len(variant) != len(exchange.request) for variant in exchange.variants):
+        raise LoadError("variants: as long as the request")
     mask = bytearray(b"\xff" * len(exchange.reply))
     for start, end in exchange.ignore:
         mask[start:end] = bytes(end - start)

@@ -380,18 +380,14 @@ int lg_udp_run(const struct lg_load *load, const struct lg_exchange *exchange,
 
 struct tcp_conn {
     int fd;
-    uint32_t in_flight;   /* requests without an answer; they come back in order */
-    uint32_t first;       /* ring position of the oldest of them */
-    uint32_t reply_bytes; /* received of the current answer; may exceed the bytes stored */
-    uint32_t outgoing_bytes;
-    uint32_t outgoing_done;
-    bool connected;
+    uint16_t tag;
+    bool connected; /* a request is under way */
     bool wants_out; /* EPOLLOUT is subscribed */
-    uint16_t next_tag;
-    uint64_t deadline_ns; /* of the oldest request */
-    uint64_t *since_ns;   /* ring of `depth`: when each request began */
-    uint8_t *outgoing;    /* `depth` requests at most */
-    uint8_t reply[LG_REPLY_BYTES_MAX];
+    uint32_t request_done;
+    uint32_t reply_bytes;
+    uint64_t since_ns;
+    uint8_t *request;
+    uint8_t reply[LG_REPLY_BYTES_MAX + 1]; /* one more shows that a reply is too long */
 };
 
 struct tcp_run {
@@ -399,223 +395,122 @@ struct tcp_run {
     struct lg_exchange exchange;
     struct lg_result *result;
     struct sockaddr_in address;
-    bool persistent;
-    uint32_t depth; /* requests outstanding per connection */
     int epoll_fd;
     uint64_t start_ns, stop_ns, last_answer_ns, next_scan_ns;
-    uint32_t open_count; /* connections with work */
+    uint32_t open_count; /* connections with a request */
+    uint32_t conns_count;
     struct tcp_conn *conns;
-    uint64_t *since_pool;
-    uint8_t *outgoing_pool;
-    uint8_t incoming[16384];
+    uint8_t *requests; /* a copy for each connection: only the tag is rewritten */
 };
 
 static void tcp_close(struct tcp_run *run)
 {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0}; /* close without TIME_WAIT */
-    for (uint32_t i = 0; run->conns != NULL && i < run->load->window; i++) {
-        if (run->conns[i].fd < 0)
-            continue;
+    for (uint32_t i = 0; i < run->conns_count; i++) {
         (void)setsockopt(run->conns[i].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-        close(run->conns[i].fd);
+        (void)close(run->conns[i].fd); /* -1 if the last one could not be opened */
     }
     if (run->epoll_fd >= 0)
         close(run->epoll_fd);
     free(run->conns);
-    free(run->since_pool);
-    free(run->outgoing_pool);
+    free(run->requests);
     free(run);
 }
 
+/* The reply is read only once, when the connection has ended. */
 static int tcp_subscribe(struct tcp_run *run, struct tcp_conn *conn, int operation, bool out)
 {
-    /* A connection for one request is examined only once, when it has ended. */
     struct epoll_event event = {
-        .events = EPOLLET | EPOLLRDHUP | (run->persistent ? EPOLLIN : 0u) | (out ? EPOLLOUT : 0u),
+        .events = EPOLLET | EPOLLRDHUP | (out ? EPOLLOUT : 0u),
         .data.u32 = (uint32_t)(conn - run->conns),
     };
     conn->wants_out = out;
     return epoll_ctl(run->epoll_fd, operation, conn->fd, &event) < 0 ? -errno : 0;
 }
 
-/* Make a descriptor, which all successive connections of this slot use. */
-static int tcp_socket(struct tcp_run *run, struct tcp_conn *conn)
+static int tcp_open(struct tcp_run *run, const struct lg_exchange *exchange)
 {
-    conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (conn->fd < 0)
-        return -errno;
-    int on = 1;
-    (void)setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    return tcp_subscribe(run, conn, EPOLL_CTL_ADD, false);
-}
-
-static int tcp_open(const struct lg_load *load, const struct lg_exchange *exchange,
-                    struct tcp_run **opened)
-{
-    uint32_t depth = load->pipeline > 0 ? load->pipeline : 1;
-    if (load->window == 0 || load->window > LG_CONNECTIONS_MAX || depth > LG_PIPELINE_MAX ||
-        load->rate_per_s != 0)
+    const int on = 1;
+    uint32_t window = run->load->window;
+    if (window == 0 || window > LG_CONNECTIONS_MAX || run->load->rate_per_s != 0)
         return -EINVAL;
-    struct tcp_run *run = calloc(1, sizeof *run);
-    if (run == NULL)
-        return -ENOMEM;
-    run->load = load;
-    run->depth = depth;
-    run->persistent = load->pipeline > 0;
-    run->epoll_fd = -1;
-    int rc = load_address(load, &run->address);
+    int rc = load_address(run->load, &run->address);
     if (rc == 0)
         rc = exchange_copy(&run->exchange, exchange);
-    if (rc == 0 && (run->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
-        rc = -errno;
-    size_t outgoing_bytes = (size_t)depth * run->exchange.request_bytes;
-    run->conns = calloc(load->window, sizeof *run->conns);
-    run->since_pool = calloc((size_t)load->window * depth, sizeof *run->since_pool);
-    run->outgoing_pool = calloc(load->window, outgoing_bytes + 1);
-    if (rc == 0 && (run->conns == NULL || run->since_pool == NULL || run->outgoing_pool == NULL))
-        rc = -ENOMEM;
-    for (uint32_t i = 0; run->conns != NULL && i < load->window; i++)
-        run->conns[i].fd = -1;
-    for (uint32_t i = 0; rc == 0 && i < load->window; i++) {
-        struct tcp_conn *conn = &run->conns[i];
-        conn->since_ns = run->since_pool + (size_t)i * depth;
-        conn->outgoing = run->outgoing_pool + (size_t)i * outgoing_bytes;
-        rc = tcp_socket(run, conn);
-    }
-    if (rc < 0) {
-        tcp_close(run);
+    if (rc < 0)
         return rc;
+    if ((run->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        return -errno;
+    run->conns = calloc(window, sizeof *run->conns);
+    run->requests = calloc(window, exchange->request_bytes);
+    if (run->conns == NULL || run->requests == NULL)
+        return -ENOMEM;
+    for (; rc == 0 && run->conns_count < window; run->conns_count++) {
+        struct tcp_conn *conn = &run->conns[run->conns_count];
+        conn->request = run->requests + (size_t)run->conns_count * exchange->request_bytes;
+        memcpy(conn->request, exchange->request, exchange->request_bytes);
+        conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        rc = conn->fd < 0 ? -errno : tcp_subscribe(run, conn, EPOLL_CTL_ADD, false);
+        (void)setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
-    *opened = run;
-    return 0;
+    return rc;
 }
 
-/* Send the queued bytes. 0, also if the kernel accepts no more now; -errno: connection ended. */
+/* Send the rest of the request. 0, also if the kernel accepts no more now; -errno: connection ended. */
 static int tcp_flush(struct tcp_run *run, struct tcp_conn *conn)
 {
-    while (conn->outgoing_done < conn->outgoing_bytes) {
-        ssize_t sent = send(conn->fd, conn->outgoing + conn->outgoing_done,
-                            conn->outgoing_bytes - conn->outgoing_done, MSG_NOSIGNAL);
+    while (conn->request_done < run->exchange.request_bytes) {
+        ssize_t sent = send(conn->fd, conn->request + conn->request_done,
+                            run->exchange.request_bytes - conn->request_done, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN)
             return conn->wants_out ? 0 : tcp_subscribe(run, conn, EPOLL_CTL_MOD, true);
         if (sent < 0)
             return -errno;
-        conn->outgoing_done += (uint32_t)sent;
+        conn->request_done += (uint32_t)sent;
     }
     return 0;
 }
 
-/* Fill the connection up to its depth, unless it has unsent bytes. */
-static int tcp_request(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
-{
-    if (conn->outgoing_done < conn->outgoing_bytes || now >= run->stop_ns)
-        return tcp_flush(run, conn);
-    conn->outgoing_bytes = conn->outgoing_done = 0;
-    if (conn->in_flight == 0)
-        conn->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
-    while (conn->in_flight < run->depth) {
-        uint8_t *request = conn->outgoing + conn->outgoing_bytes;
-        memcpy(request, run->exchange.request, run->exchange.request_bytes);
-        tag_write(request, run->exchange.request_tag_offset,
-                  (uint16_t)(conn->next_tag + conn->in_flight));
-        conn->since_ns[(conn->first + conn->in_flight) % run->depth] = now;
-        conn->outgoing_bytes += run->exchange.request_bytes;
-        conn->in_flight++;
-        run->result->sent++;
-    }
-    return tcp_flush(run, conn);
-}
-
-/* Count every outstanding request as lost and retire the connection. */
-static void tcp_abandon(struct tcp_run *run, struct tcp_conn *conn)
+/* Count the request, and drop its connection. ended: by the server, so what has come is the reply. */
+static void tcp_finish(struct tcp_run *run, struct tcp_conn *conn, bool ended, uint64_t now)
 {
     const struct sockaddr unspecified = {.sa_family = AF_UNSPEC};
+    if (!ended || conn->reply_bytes == 0) {
+        run->result->lost++;
+    } else if (!reply_matches(&run->exchange, conn->reply, conn->reply_bytes) ||
+               tag_read(conn->reply, run->exchange.reply_tag_offset) != conn->tag) {
+        run->result->wrong++;
+    } else {
+        run->result->answered++;
+        run->last_answer_ns = now;
+        lg_histogram_record(&run->result->latency_ns, now - conn->since_ns);
+    }
     (void)connect(conn->fd, &unspecified, sizeof unspecified);
-    run->result->lost += conn->in_flight;
-    conn->next_tag = (uint16_t)(conn->next_tag + conn->in_flight);
-    conn->in_flight = conn->reply_bytes = conn->outgoing_bytes = conn->outgoing_done = 0;
-    if (conn->connected)
-        run->open_count--;
     conn->connected = false;
+    run->open_count--;
 }
 
-/* Start a new connection on the idle descriptor, with its first requests. Fatal errors only. */
+/* Start a new connection on the idle descriptor, with its request. Fatal errors only. */
 static int tcp_connect(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
 {
-    if (conn->wants_out) {
-        int rc = tcp_subscribe(run, conn, EPOLL_CTL_MOD, false);
-        if (rc < 0)
-            return rc;
-    }
+    int rc = conn->wants_out ? tcp_subscribe(run, conn, EPOLL_CTL_MOD, false) : 0;
+    if (rc < 0)
+        return rc;
     if (connect(conn->fd, (const struct sockaddr *)&run->address, sizeof run->address) < 0 &&
         errno != EINPROGRESS)
         return -errno;
+    tag_write(conn->request, run->exchange.request_tag_offset, ++conn->tag);
+    conn->request_done = conn->reply_bytes = 0;
+    conn->since_ns = now;
     conn->connected = true;
     run->open_count++;
-    int rc = tcp_request(run, conn, now);
+    run->result->sent++;
+    rc = tcp_flush(run, conn);
     if (rc == -ECONNREFUSED)
         return rc; /* on loopback a refusal is known before the first send */
     if (rc < 0)
-        tcp_abandon(run, conn);
+        tcp_finish(run, conn, false, now);
     return 0;
-}
-
-/* The oldest request's answer is complete. */
-static void tcp_answered(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
-{
-    bool good = reply_matches(&run->exchange, conn->reply, conn->reply_bytes) &&
-                tag_read(conn->reply, run->exchange.reply_tag_offset) == conn->next_tag;
-    if (good) {
-        run->result->answered++;
-        run->last_answer_ns = now;
-        lg_histogram_record(&run->result->latency_ns, now - conn->since_ns[conn->first]);
-    } else {
-        run->result->wrong++;
-    }
-    conn->next_tag++;
-    conn->first = (conn->first + 1) % run->depth;
-    conn->in_flight--;
-    conn->reply_bytes = 0;
-    conn->deadline_ns = now + run->load->timeout_ms * NS_PER_MS;
-}
-
-/* Consume bytes of a stream: answers of fixed length, consecutive on a persistent connection. */
-static void tcp_take(struct tcp_run *run, struct tcp_conn *conn, const uint8_t *bytes, size_t count,
-                     uint64_t now)
-{
-    while (count > 0) {
-        if (conn->in_flight == 0) { /* more answers than requests */
-            run->result->stray++;
-            return;
-        }
-        size_t room = LG_REPLY_BYTES_MAX - conn->reply_bytes;
-        if (run->persistent)
-            room = run->exchange.reply_bytes - conn->reply_bytes;
-        if (room == 0)
-            return; /* one request per connection: too long, counted as wrong at its end */
-        size_t part = count < room ? count : room;
-        memcpy(conn->reply + conn->reply_bytes, bytes, part);
-        conn->reply_bytes += (uint32_t)part;
-        bytes += part;
-        count -= part;
-        if (run->persistent && conn->reply_bytes == run->exchange.reply_bytes)
-            tcp_answered(run, conn, now);
-    }
-}
-
-/* Read until EAGAIN. 1 = stream ended, 0 = open, -errno = reset. */
-static int tcp_read(struct tcp_run *run, struct tcp_conn *conn, uint64_t now)
-{
-    for (;;) {
-        ssize_t count = recv(conn->fd, run->incoming, sizeof run->incoming, 0);
-        if (count == 0)
-            return 1;
-        if (count < 0)
-            return errno == EAGAIN ? 0 : -errno;
-        tcp_take(run, conn, run->incoming, (size_t)count, now);
-        if ((size_t)count < sizeof run->incoming)
-            return 0; /* edge-triggered: a later byte is a later event */
-    }
 }
 
 static int tcp_event(struct tcp_run *run, const struct epoll_event *event, uint64_t now)
@@ -623,18 +518,14 @@ static int tcp_event(struct tcp_run *run, const struct epoll_event *event, uint6
     struct tcp_conn *conn = &run->conns[event->data.u32];
     if (!conn->connected)
         return 0;
-    int rc = 0;
-    if (event->events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        rc = tcp_read(run, conn, now);
-    bool ended = rc != 0 || (event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
-    if (!ended) {
-        rc = tcp_request(run, conn, now);
-        if (rc == 0 && conn->in_flight > 0)
-            return 0;
+    bool ended = event->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+    if (ended) {
+        ssize_t count = recv(conn->fd, conn->reply, sizeof conn->reply, 0);
+        conn->reply_bytes = count > 0 ? (uint32_t)count : 0;
+    } else if (tcp_flush(run, conn) == 0) {
+        return 0;
     }
-    if (ended && !run->persistent && conn->reply_bytes > 0)
-        tcp_answered(run, conn, now);
-    tcp_abandon(run, conn);
+    tcp_finish(run, conn, ended, now);
     return now < run->stop_ns ? tcp_connect(run, conn, now) : 0;
 }
 
@@ -645,8 +536,8 @@ static int tcp_expire(struct tcp_run *run, uint64_t now)
     run->next_scan_ns = now + SCAN_INTERVAL_NS;
     for (uint32_t i = 0; i < run->load->window; i++) {
         struct tcp_conn *conn = &run->conns[i];
-        if (conn->connected && now >= conn->deadline_ns)
-            tcp_abandon(run, conn);
+        if (conn->connected && now >= conn->since_ns + run->load->timeout_ms * NS_PER_MS)
+            tcp_finish(run, conn, false, now);
         int rc = !conn->connected && now < run->stop_ns ? tcp_connect(run, conn, now) : 0;
         if (rc < 0)
             return rc;
@@ -680,13 +571,16 @@ static int tcp_loop(struct tcp_run *run)
 int lg_tcp_run(const struct lg_load *load, const struct lg_exchange *exchange,
                struct lg_result *result)
 {
-    struct tcp_run *run;
-    int rc = tcp_open(load, exchange, &run);
-    if (rc < 0)
-        return rc;
+    struct tcp_run *run = calloc(1, sizeof *run);
+    if (run == NULL)
+        return -ENOMEM;
     memset(result, 0, sizeof *result);
+    run->load = load;
     run->result = result;
-    rc = tcp_loop(run);
+    run->epoll_fd = -1;
+    int rc = tcp_open(run, exchange);
+    if (rc == 0)
+        rc = tcp_loop(run);
     tcp_close(run);
     return rc;
 }
@@ -696,10 +590,7 @@ int lg_tcp_run(const struct lg_load *load, const struct lg_exchange *exchange,
 int lg_syscall_counter_open(int32_t tid, uint64_t tracepoint_id)
 {
     struct perf_event_attr attributes = {
-        .type = PERF_TYPE_TRACEPOINT,
-        .size = sizeof attributes,
-        .config = tracepoint_id,
-    };
+        .type = PERF_TYPE_TRACEPOINT, .size = sizeof attributes, .config = tracepoint_id};
     long fd = syscall(SYS_perf_event_open, &attributes, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
     return fd < 0 ? -errno : (int)fd;
 }

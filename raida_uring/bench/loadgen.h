@@ -15,7 +15,6 @@
 enum {
     LG_WINDOW_MAX = 4096,       /* UDP requests outstanding: 12 slot bits leave 4 of the tag */
     LG_CONNECTIONS_MAX = 10000, /* TCP connections open at once */
-    LG_PIPELINE_MAX = 256,      /* requests outstanding on one persistent TCP connection */
     LG_REQUEST_BYTES_MAX = 16384,
     LG_REPLY_BYTES_MAX = 2048,   /* longest expected reply */
     LG_TAG_BYTES = 2,            /* identifies a request: the echo field */
@@ -50,16 +49,16 @@ struct lg_exchange {
 struct lg_load {
     char host[16]; /* dotted IPv4 */
     uint16_t port;
-    uint32_t window;      /* UDP: requests outstanding, a power of two. TCP: connections */
-    uint32_t pipeline;    /* TCP: 0 = one request per connection, n = kept open, n outstanding */
+    uint32_t window;      /* UDP: requests outstanding, a power of two. TCP: connections, each of
+                           * one request */
     uint32_t rate_per_s;  /* UDP: 0 = closed loop, n = open loop, n requests intended a second */
     uint32_t duration_ms; /* requests are started for this long; then answers are awaited */
     uint32_t timeout_ms;  /* a request without an answer for this long is lost */
     uint32_t busy_poll;   /* 1 = never sleep (a core of its own), 0 = sleep until there is work */
 };
 
-/* sent = answered + wrong + lost. Latency: closed loop from the send (TCP one request per
- * connection: from connect to end of stream), open loop from the intended send time. */
+/* sent = answered + wrong + lost. Latency: closed loop from the send (TCP: from connect to end of
+ * stream), open loop from the intended send time. */
 struct lg_result {
     uint64_t sent;
     uint64_t answered;

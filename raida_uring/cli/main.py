@@ -29,6 +29,8 @@ from raida_uring.cli.console import (
 from raida_uring.errors import PASSING, EngineError, RaidaError
 
 _NO_ROOM: Final = "failed to map segment"  # as the dynamic loader says that memory is short
+# As CPython says that memory was too short for the MemoryError itself.
+_NO_EXCEPTION: Final = ("without exception set", "without setting an exception")
 _NOT_WHOLE: Final = "the program is not whole: {}: install it again"
 
 try:  # these need the data plane, which may be missing or built for another Python
@@ -117,6 +119,10 @@ def _run(argv: Sequence[str]) -> int:
     except OSError as error:
         return _complain_of_machine(error)
     except MemoryError:
+        return _complain_of_memory()
+    except SystemError as error:
+        if not str(error).endswith(_NO_EXCEPTION):
+            raise
         return _complain_of_memory()
     except ImportError as error:
         if _NO_ROOM in str(error):

@@ -62,9 +62,7 @@ class _Lib(Protocol):
     def ru_engine_tally(self, engine: Any, command: int, answered: Any) -> int: ...
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
-    def ru_counters_name(self, index: int) -> Any: ...
-    def ru_counters_meaning(self, index: int) -> Any: ...
-    def ru_counters_kind(self, index: int) -> int: ...
+    def ru_counters_row(self, index: int) -> Any: ...
     def ru_engine_gauges(self, engine: Any, values: Any) -> None: ...
     def ru_gauges_count(self) -> int: ...
     def ru_gauges_name(self, index: int) -> Any: ...
@@ -110,7 +108,6 @@ INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at on
 
 
 def _text(words: Any) -> str:
-    """A string of C's."""
     return str(_ffi.string(words).decode())
 
 
@@ -132,12 +129,8 @@ _COUNTER_KINDS: Final = {
     number: kind for kind, number in _enum("ru_counter_kind", "RU_COUNTER_").items()
 }
 COUNTERS: Final = tuple(
-    Counter(
-        _text(_lib.ru_counters_name(index)),
-        _COUNTER_KINDS[_lib.ru_counters_kind(index)],
-        _text(_lib.ru_counters_meaning(index)),
-    )
-    for index in range(_lib.ru_counters_count())
+    Counter(_text(row.name), _COUNTER_KINDS[row.kind], _text(row.meaning))
+    for row in map(_lib.ru_counters_row, range(_lib.ru_counters_count()))
 )
 COUNTER_NAMES: Final = tuple(counter.name for counter in COUNTERS)
 _COUNTER_PLACES: Final = {name: place for place, name in enumerate(COUNTER_NAMES)}
@@ -194,7 +187,6 @@ class Limited:
 
 
 def _limited(one: Any) -> Limited:
-    """A struct ru_limited."""
     name, transport = bytes(_ffi.buffer(one.name)), ""
     if one.family == _lib.RU_FAMILY_COIN:
         who = f"coin {int.from_bytes(name[:1], signed=True)}:{int.from_bytes(name[1:5])}"
@@ -208,9 +200,9 @@ def _limited(one: Any) -> Limited:
     return Limited(who, transport, one.rest_ns / 1e9)
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """One bound address. The descriptors stay open until the engine is destroyed."""
+class Listener(NamedTuple):
+    """One bound address: a struct ru_listener_config. The descriptors stay open until the engine is
+    destroyed."""
 
     udp_fd: int
     tcp_fd: int
@@ -308,12 +300,10 @@ class Engine:
         Raises EngineError: ENOMEM, ENOSPC, EFBIG when the memory cannot be had, EINVAL when a
         setting is out of range, which the text names.
         """
-        settings_c = _ffi.new("struct ru_config *", dict(settings))
-        settings_c.listeners_count = len(listeners)
-        for index, listener in enumerate(listeners):
-            settings_c.listeners[index].udp_fd = listener.udp_fd
-            settings_c.listeners[index].tcp_fd = listener.tcp_fd
-            settings_c.listeners[index].wildcard = listener.wildcard
+        settings_c = _ffi.new(
+            "struct ru_config *",
+            {**settings, "listeners": list(listeners), "listeners_count": len(listeners)},
+        )
         out = _ffi.new("struct ru_engine **")
         fault = _ffi.new("struct ru_config_fault *")
         result = _lib.ru_engine_create(settings_c, out, fault)
@@ -388,13 +378,13 @@ class Engine:
             )
         listed = [
             Connection(
-                peer=bytes(_ffi.buffer(found[index].peer)),
-                state=_text(_lib.ru_connection_state_name(found[index].state)),
-                age_s=found[index].age_ns / 1e9,
-                state_s=found[index].state_ns / 1e9,
-                requests=found[index].requests,
+                peer=bytes(_ffi.buffer(one.peer)),
+                state=_text(_lib.ru_connection_state_name(one.state)),
+                age_s=one.age_ns / 1e9,
+                state_s=one.state_ns / 1e9,
+                requests=one.requests,
             )
-            for index in range(count)
+            for one in found[0:count]
         ]
         return listed, at[0]
 
@@ -405,12 +395,12 @@ class Engine:
         count = _lib.ru_engine_closed(self._engine, self._closed, missed)
         taken = [
             ClosedConnection(
-                peer=bytes(_ffi.buffer(self._closed[index].peer)),
-                reason=_text(_lib.ru_closed_reason_name(self._closed[index].reason)),
-                age_s=self._closed[index].age_ns / 1e9,
-                requests=self._closed[index].requests,
+                peer=bytes(_ffi.buffer(one.peer)),
+                reason=_text(_lib.ru_closed_reason_name(one.reason)),
+                age_s=one.age_ns / 1e9,
+                requests=one.requests,
             )
-            for index in range(count)
+            for one in self._closed[0:count]
         ]
         return taken, missed[0]
 
@@ -527,7 +517,8 @@ class Engine:
 
 
 class Worker:
-    """A worker's end of its queues. Thread: the one that opened it."""
+    """A worker's end of its queues; once closed, its methods raise TypeError, since None is no
+    pointer. Thread: the one that opened it."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -536,8 +527,9 @@ class Worker:
 
     def close(self) -> None:
         """Requests of the batch that were not answered get status 252."""
-        worker, self._worker = self._worker, _ffi.NULL
-        if worker != _ffi.NULL:
+        worker, self._worker = self._worker, None
+        self._records = self._data = None
+        if worker is not None:
             _lib.ru_worker_close(worker)
 
     def take(self, timeout_ms: int) -> int | None:

@@ -15,15 +15,16 @@ from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stub
 class _Lib(Protocol):
     """The functions of store.h and survey.h that this module calls."""
 
-    RU_STORE_AN: int
-    RU_STORE_COIN: int
-    RU_STORE_DENOMINATIONS: int
+    RU_AN_SIZE: int
+    RU_BODY_MAX: int
+    RU_COIN_NAME_SIZE: int
+    RU_DENOMINATIONS_COUNT: int
+    RU_PAGE_RECORDS_COUNT: int
+    RU_PAGE_RECORD_SIZE: int
+    RU_PAGE_SIZE: int
     RU_STORE_DEN_PAGES: int
     RU_STORE_MISUSED: int
-    RU_STORE_PAGE: int
     RU_STORE_PAGES: int
-    RU_STORE_RECORD: int
-    RU_STORE_RECORDS: int
     RU_STORE_SELECTED: int
     RU_TABLES: int
 
@@ -81,17 +82,17 @@ class _Lib(Protocol):
 _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
-DENOMINATIONS: Final = _lib.RU_STORE_DENOMINATIONS
+DENOMINATIONS: Final = _lib.RU_DENOMINATIONS_COUNT
 DEN_PAGES: Final = _lib.RU_STORE_DEN_PAGES
 STORE_PAGES: Final = _lib.RU_STORE_PAGES
-PAGE_RECORDS: Final = _lib.RU_STORE_RECORDS
-PAGE_SIZE: Final = _lib.RU_STORE_PAGE
-AN_SIZE: Final = _lib.RU_STORE_AN
-_COIN_SIZE: Final = _lib.RU_STORE_COIN
+PAGE_RECORDS: Final = _lib.RU_PAGE_RECORDS_COUNT
+PAGE_SIZE: Final = _lib.RU_PAGE_SIZE
+AN_SIZE: Final = _lib.RU_AN_SIZE
+_COIN_SIZE: Final = _lib.RU_COIN_NAME_SIZE
 TABLES: Final = _lib.RU_TABLES
-RECORD_BYTES: Final = _lib.RU_STORE_RECORD
+RECORD_BYTES: Final = _lib.RU_PAGE_RECORD_SIZE
 SELECTED_SIZE: Final = _lib.RU_STORE_SELECTED
-COINS_MAX: Final = 65535 // 5  # in one request
+COINS_MAX: Final = _lib.RU_BODY_MAX // _COIN_SIZE  # in one request
 
 STORE_PANIC: Final = -30795  # MDB_PANIC: the environment is unusable until it is opened again
 STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
@@ -152,7 +153,7 @@ def sync_files(path: str) -> None:
 
 
 class Store:
-    """An open LMDB environment. Thread: any."""
+    """An open LMDB environment; RuntimeError once it is closed. Thread: any."""
 
     def __init__(self, path: str, map_bytes: int, flags: int) -> None:
         """flags: STORE_*. Raises StoreError."""
@@ -163,12 +164,19 @@ class Store:
             fault = StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
             raise fault if remedies.is_address_space_limited() else passing(fault)
         _stored(result, doing)
-        self._store = out[0]
+        self._made = out[0]
 
     def close(self) -> None:
         """Close the store; every view must be closed before."""
-        store, self._store = self._store, _ffi.NULL
+        store, self._made = self._made, _ffi.NULL
         _lib.ru_store_close(store)
+
+    @property
+    def _store(self) -> Any:
+        """Raises RuntimeError once closed."""
+        if self._made == _ffi.NULL:
+            raise RuntimeError("the store is closed")
+        return self._made
 
     def check(self) -> None:
         """Raise StoreError if the file was shortened, removed or replaced."""

@@ -74,6 +74,11 @@ enum ru_counter_kind {
     RU_COUNTER_CONNECTIONS_OPEN = 9,
 };
 
+struct ru_counter {
+    const char *name, *meaning;
+    uint32_t kind; /* enum ru_counter_kind */
+};
+
 /* One bound address: a UDP and a TCP socket, both borrowed until ru_engine_destroy(). */
 struct ru_listener_config {
     int32_t udp_fd;
@@ -261,11 +266,8 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);
-/* Thread: any. Of counter `index`: its name, what it means, and its enum ru_counter_kind. NULL, NULL
- * and RU_COUNTER_EVENT past the last. */
-const char *ru_counters_name(uint32_t index);
-const char *ru_counters_meaning(uint32_t index);
-uint32_t ru_counters_kind(uint32_t index);
+/* Thread: any. Counter `index`; NULL past the last. */
+const struct ru_counter *ru_counters_row(uint32_t index);
 /* Thread: any. The replies of workers to `command` (group << 8 | code): 256 counts by status.
  * Returns the sum of their times from receipt to reply, in nanoseconds. */
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered);

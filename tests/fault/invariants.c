@@ -17,7 +17,7 @@ static uint64_t sum_of(const struct ru_counters *counters, const char *prefix)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < RU_COUNTERS_COUNT; i++)
-        if (strncmp(ru_counters_name(i), prefix, strlen(prefix)) == 0)
+        if (strncmp(ru_counters_row(i)->name, prefix, strlen(prefix)) == 0)
             sum += ((const uint64_t *)(const void *)counters)[i];
     return sum;
 }

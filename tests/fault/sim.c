@@ -312,7 +312,7 @@ static int tell_unseen(void)
     running.seen.worker_lock_wait_ns = 1; /* simulated workers know no interpreter */
     for (uint32_t i = 0; i < RU_COUNTERS_COUNT; i++)
         if (((const uint64_t *)(const void *)&running.seen)[i] == 0) {
-            printf("not seen: %s\n", ru_counters_name(i));
+            printf("not seen: %s\n", ru_counters_row(i)->name);
             unseen++;
         }
     return unseen;

@@ -160,6 +160,25 @@ def test_worker_handles() -> None:
         engine.open_worker(0).close()
 
 
+def test_a_closed_worker_refuses() -> None:
+    """What was freed is not read: that would end the process."""
+    with running_engine() as (engine, _):
+        worker = engine.open_worker(0)
+        worker.close()
+        for call in (
+            lambda: worker.take(0),
+            lambda: worker.batch(1),
+            lambda: worker.records(1),
+            lambda: worker.scratch,
+            lambda: worker.may_check(0),
+            lambda: worker.checked(0, failed=True),
+            lambda: reply_one(worker),
+        ):
+            with pytest.raises(TypeError):
+                call()
+        worker.close()
+
+
 def test_take_ends_with_the_engine() -> None:
     """A worker that waits learns of the end; nobody has to wake it otherwise."""
     with running_engine() as (engine, _):

@@ -62,13 +62,13 @@ static void test_every_counter_has_one_name(void)
     uint64_t values[RU_COUNTERS_COUNT];
     ru_counters_read(&page, values);
     for (uint32_t i = 0; i < RU_COUNTERS_COUNT; i++) {
-        const char *name = ru_counters_name(i);
+        const char *name = ru_counters_row(i)->name;
         EXPECT_EQUAL(values[i], strcmp(name, "tcp_requests") == 0 ? 42 : 0);
         for (uint32_t j = 0; j < i; j++)
-            EXPECT(strcmp(name, ru_counters_name(j)) != 0);
+            EXPECT(strcmp(name, ru_counters_row(j)->name) != 0);
     }
-    EXPECT(ru_counters_name(RU_COUNTERS_COUNT) == NULL);
-    EXPECT(ru_counters_name(UINT32_MAX) == NULL);
+    EXPECT(ru_counters_row(RU_COUNTERS_COUNT) == NULL);
+    EXPECT(ru_counters_row(UINT32_MAX) == NULL);
 }
 
 static void test_every_gauge_has_one_name(void)

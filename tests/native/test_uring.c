@@ -11,11 +11,7 @@
 #undef RU_CQ_ENTRIES_MAX
 #define RU_CQ_ENTRIES_MAX 8
 #define ru_backend_uring uring_under_test
-#define ru_uring_sizes_power small_power
-#define ru_uring_sizes_cq_entries small_cq_entries
-#define ru_uring_sizes_locked_bytes small_locked_bytes
-#define ru_uring_sizes_may_fit small_may_fit
-#include "kernel/uring_sizes.c"
+#define ru_backend_uring_locked_bytes small_locked_bytes
 #include "kernel/backend_uring.c"
 
 #include <fcntl.h>
@@ -215,7 +211,7 @@ static void test_pitfall_3_4_an_overflowed_queue_loses_nothing(void)
     EXPECT(!uring_under_test.overflowed(bench.backend));
     struct io_uring *ring = bench_ring(&bench);
     for (uint32_t i = 0; i < 20; i++) { /* cancels nothing: twenty completions at once */
-        struct io_uring_sqe *sqe = uring_sqe(uring_of(bench.backend));
+        struct io_uring_sqe *sqe = uring_sqe(bench.backend);
         io_uring_prep_cancel64(sqe, 12345, 0);
         io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND_DATAGRAM, i, 0));
     }
@@ -473,7 +469,7 @@ static void test_pitfall_3_12_other_operations_are_refused(void)
     for (uint32_t operation = 0; operation < IORING_OP_LAST; operation++) {
         if (operation_allowed((uint8_t)operation))
             continue;
-        struct io_uring_sqe *sqe = uring_sqe(uring_of(bench.backend));
+        struct io_uring_sqe *sqe = uring_sqe(bench.backend);
         io_uring_prep_nop(sqe);
         sqe->opcode = (uint8_t)operation;
         io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND_DATAGRAM, operation, 0));

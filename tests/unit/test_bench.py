@@ -226,15 +226,6 @@ def one_request(reply: Callable[[bytes], bytes]) -> Callable[[socket.socket], No
     return serve
 
 
-def many_requests(connection: socket.socket) -> None:
-    received = b""
-    while chunk := connection.recv(2048):
-        received += chunk
-        while len(received) >= ECHO_BYTES:
-            connection.sendall(answer(received[:ECHO_BYTES]))
-            received = received[ECHO_BYTES:]
-
-
 def short_load(port: int, **changes: object) -> Load:
     fields: dict[str, object] = {"port": port, "duration_ms": 100, "window": 4, "timeout_ms": 200}
     return Load(**(fields | {"busy_poll": False} | changes))  # type: ignore[arg-type]
@@ -289,15 +280,6 @@ def test_a_connection_that_ends_early_is_loss() -> None:
     assert result.sent == result.lost > 0
 
 
-def test_pipelined_answers_are_matched_in_order() -> None:
-    with tcp_server(many_requests) as port:
-        result = run_load(
-            short_load(port, transport="tcp", window=1, pipeline=8, timeout_ms=5000), cases.ECHO
-        )
-    assert result.answered > 8
-    assert clean(result), result
-
-
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_nobody_listening_is_an_error(transport: str) -> None:
     with socket.create_server((contenders.HOST, 0)) as server:
@@ -313,7 +295,7 @@ def test_nobody_listening_is_an_error(transport: str) -> None:
         {"window": 3},
         {"window": 8192},
         {"duration_ms": 0},
-        {"transport": "tcp", "pipeline": 1000},
+        {"transport": "tcp", "window": 20_000},
         {"transport": "tcp", "rate_per_s": 1},
         {"host": "localhost"},
     ],
@@ -321,6 +303,15 @@ def test_nobody_listening_is_an_error(transport: str) -> None:
 def test_a_load_out_of_range_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(LoadError, match="Invalid argument"):
         run_load(short_load(1, **changes), cases.ECHO)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "transport"), [((32,) * 3, "udp"), ((32, 32, 32, 31), "udp"), ((32,) * 4, "tcp")]
+)
+def test_variants_that_do_not_fit_are_refused(sizes: tuple[int, ...], transport: str) -> None:
+    exchange = Exchange(bytes(32), 0, bytes(32), 0, variants=tuple(map(bytes, sizes)))
+    with pytest.raises(LoadError, match="variants"):
+        run_load(short_load(1, transport=transport), exchange)
 
 
 def test_a_message_too_long_is_refused() -> None:

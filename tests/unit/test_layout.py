@@ -1,11 +1,13 @@
 """The wire's layout has one home in C and one in Python, and nobody else knows a number of it."""
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 from raida_uring.ffi import native, native_store
 from raida_uring.protocol import Status, layout
+from raida_uring.workers import tap
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ROOT / "raida_uring"
@@ -18,6 +20,18 @@ PYTHON_OFFSET = re.compile(
     r"(?<![.\w])(?:header|request|reply|prefix|whole|nonce|body)\[(?:-?\d+(?: ?:|\])|: ?-?\d)"
 )
 COIN_STRUCT = re.compile(r"Struct\(\">bI")
+TABLES = ("META", "PAGES", "REMAINS", "LEAVES", "CHANGED", "TICKETS")  # of the store
+
+RECORD_FORMATS = {
+    native.RECORD_FORMAT: (
+        *("payload_at", "payload_size", "command", "kind"),
+        *("encryption", "shard", "transport", "body_size"),
+    ),
+    native.NOTE_FORMAT: (
+        *("payload_at", "command", "kind", "transport"),
+        *("request_size", "reply_size", "reply_us", "reply_status"),
+    ),
+}
 
 # C files that spell messages out: tests, so that a wrong name cannot confirm itself, and the
 # benchmark's peers, which share no code with the node. This set only shrinks.
@@ -64,6 +78,29 @@ def test_the_store_keeps_what_the_wire_carries() -> None:
     assert native_store.PAGE_RECORDS == layout.PAGE_RECORDS_COUNT
     assert native_store.DENOMINATIONS == layout.DENOMINATIONS_COUNT
     assert native_store._COIN_SIZE == layout.COIN_NAME_SIZE
+
+
+def test_the_store_numbers_tables_flags_and_states_as_c_does() -> None:
+    lib: Any = native_store._lib
+    named = {
+        **{f"TABLE_{name}": f"RU_TABLE_{name}" for name in TABLES},
+        **{f"STORE_{name}": f"RU_STORE_{name}" for name in ("CREATE", "READ_ONLY", "LAZY")},
+        **{name: f"RU_COIN_{name}" for name in ("DIFFERS", "EQUAL", "UNREADABLE", "DEFAULT")},
+    }
+    assert {name: getattr(native_store, name) for name in named} == {
+        name: getattr(lib, c_name) for name, c_name in named.items()
+    }
+    assert len(TABLES) == native_store.TABLES
+
+
+def test_records_are_unpacked_as_c_lays_them_out() -> None:
+    ffi: Any = native._ffi
+    fields = {name: 2 + at for at, (name, _) in enumerate(ffi.typeof("struct ru_record").fields)}
+    del fields["spare"]
+    raw = bytes(ffi.buffer(ffi.new("struct ru_record *", fields)))
+    for form, names in RECORD_FORMATS.items():
+        assert struct.unpack(form, raw) == tuple(fields[name] for name in names)
+    assert tap._PLACE(raw) == (fields["payload_at"], fields["kind"])
 
 
 def test_statuses_of_the_data_plane_are_listed() -> None:

@@ -42,6 +42,16 @@ def test_default_ans_are_the_reference_servers(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_closed_store_refuses(tmp_path: Path) -> None:
+    """What was freed is not read: that would end the process."""
+    store = opened(tmp_path / "store")
+    store.close()
+    for call in (store.sizes, store.sync, store.forget_dead, store.look, store.coins):
+        with pytest.raises(RuntimeError, match="the store is closed"):
+            call()
+    store.close()
+
+
 def test_wrong_guesses_write_no_page(tmp_path: Path) -> None:
     store = opened(tmp_path / "store")
     guesses = b"".join(coin_bytes((0, sn)) + bytes(32) for sn in range(0, 100 * 1024, 1024))

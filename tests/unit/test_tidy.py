@@ -66,10 +66,7 @@ FOREIGN_RHYTHM_MAX = 20
 LINES_MAX = 600
 CLASS_LINES_MAX = 300
 # What is longer -> lines. What has shrunk must be entered as shorter; once short, be removed.
-LONG_FILES: dict[str, int] = {
-    "raida_uring/bench/loadgen.c": 705,
-    "raida_uring/ffi/coins/store.c": 977,
-}
+LONG_FILES: dict[str, int] = {}
 LONG_CLASSES: dict[str, int] = {}
 
 GENERATED = {"_native.c", "_loadgen.c"}

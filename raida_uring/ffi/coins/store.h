@@ -2,24 +2,23 @@
  *
  * build.py reads the marked region, as in ru.h. A view sees one state of the store from begin to
  * end; it belongs to the thread that opened it. Functions return 0 or a count, -errno, or one of
- * LMDB's (negative) codes; ru_store_error() describes all of them.
+ * LMDB's (negative) codes; ru_store_error() describes all of them. store.c has the store, view.c
+ * the views; a page is stored as the wire carries it (layout.h).
  */
 #ifndef RU_STORE_H
 #define RU_STORE_H
 
+#include <lmdb.h>
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "layout.h"
 
 /* cdef: begin */
 enum ru_store_constant {
-    RU_STORE_DENOMINATIONS = 15, /* -8 to 6 */
-    RU_STORE_DEN_PAGES = 1000,   /* pages of a denomination */
+    RU_STORE_DEN_PAGES = 1000, /* pages of a denomination */
     RU_STORE_PAGES = 15000,
-    RU_STORE_RECORDS = 1024, /* in a page */
-    RU_STORE_RECORD = 17,    /* AN and month */
-    RU_STORE_AN = 16,
-    RU_STORE_PAGE = 17408,     /* bytes */
     RU_STORE_SELECTED = 16384, /* bytes that a page's leaf is the hash of */
-    RU_STORE_COIN = 5,         /* denomination and serial number on the wire */
 };
 
 enum ru_store_flag {
@@ -98,12 +97,12 @@ uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages);
 uint32_t ru_view_mark(struct ru_view *view);
 void ru_view_undo(struct ru_view *view, uint32_t mark);
 
-/* Compare `count` coins, `stride` bytes apart in `coins`: RU_STORE_COIN bytes each, with an AN
+/* Compare `count` coins, `stride` bytes apart in `coins`: RU_COIN_NAME_SIZE bytes each, with an AN
  * `an_at` bytes after the start. states[i] says whether that AN is the stored one. Returns
  * how many are. */
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                   uint32_t an_at, uint8_t *states);
-/* Copy the records of coins, RU_STORE_RECORD bytes each; zeros unless states[i] is EQUAL. Returns
+/* Copy the records of coins, RU_PAGE_RECORD_SIZE bytes each; zeros unless states[i] is EQUAL. Returns
  * how many were read. */
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states);
@@ -120,7 +119,7 @@ int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, ui
 /* Copy the RU_STORE_SELECTED bytes that the page's leaf is the hash of. Returns the number of coins
  * in circulation; `state` as in ru_view_page(). */
 int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state);
-/* Replace all RU_STORE_PAGE bytes of a page. Part of the next commit; cannot be undone. */
+/* Replace all RU_PAGE_SIZE bytes of a page. Part of the next commit; cannot be undone. */
 int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes);
 
 /* Entries of the other tables. size 0 and -ENOENT if there is none. */
@@ -136,6 +135,26 @@ int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint3
 int64_t ru_view_count(struct ru_view *view, uint32_t table);
 /* cdef: end */
 
+_Static_assert(RU_STORE_PAGES == RU_DENOMINATIONS_COUNT * RU_STORE_DEN_PAGES, "pages");
+_Static_assert(RU_STORE_SELECTED == RU_PAGE_RECORDS_COUNT * RU_AN_SIZE, "selected");
+
+struct ru_store {
+    MDB_env *env;
+    pid_t number; /* process id that LMDB knows this process by */
+    int lock;     /* a descriptor of lock.mdb while `number` is not our process id; otherwise -1 */
+    struct ru_storefile *file;
+    MDB_dbi tables[RU_TABLES];
+    uint64_t map_bytes;
+};
+
+/* A result of LMDB, whose errnos are positive, as one of ours. */
+static inline int ru_store_result(int rc)
+{
+    return rc > 0 ? -rc : rc;
+}
+
+/* Commit and free `txn`. A failed write returns its cause, such as ENOSPC, as a positive errno. */
+int ru_store_commit(MDB_env *env, MDB_txn *txn);
 /* Thread: any. Call before mdb_env_open(), with its flags: creates lock.mdb if needed, owned by the
  * store's owner. If this user may only read the store and no process has it open, it is read
  * without lock.mdb: flags gets MDB_NOLOCK. Returns 0 or a positive errno, as LMDB does. */

@@ -36,16 +36,9 @@ uint32_t ru_closed_take(struct ru_closed_ring *ring, struct ru_closed *entries, 
 const char *ru_closed_reason_name(uint32_t reason)
 {
     static const char *const names[RU_CLOSED_REASONS] = {
-        [RU_CLOSED_DONE] = "done",
-        [RU_CLOSED_EOF] = "end of stream within a request",
-        [RU_CLOSED_RESET] = "reset",
-        [RU_CLOSED_HEADER_TIMEOUT] = "header timeout",
-        [RU_CLOSED_BODY_TIMEOUT] = "body timeout",
-        [RU_CLOSED_WRITE_TIMEOUT] = "write timeout",
-        [RU_CLOSED_IDLE_TIMEOUT] = "idle timeout",
-        [RU_CLOSED_EARLY] = "reset before its name was read",
-        [RU_CLOSED_DRAIN] = "drain",
-        [RU_CLOSED_HANDED_OVER] = "handed over",
+#define RU_CLOSED_WORDS(reason, words, connection, request) words,
+        RU_CLOSED(RU_CLOSED_WORDS)
+#undef RU_CLOSED_WORDS
     };
     return reason < RU_CLOSED_REASONS ? names[reason] : NULL;
 }

@@ -12,18 +12,24 @@
 
 #include "ru.h"
 
-/* Why a connection ended. */
+/* Why a connection ended. X(reason, words, connection, request): connections_closed_<connection>
+ * counts it, tcp_dropped_<request> the request that it cut short, if any. */
+#define RU_CLOSED(X)                                                                               \
+    X(DONE, "done", done, eof)                                                                     \
+    X(EOF, "end of stream within a request", eof, eof)                                             \
+    X(RESET, "reset", reset, reset)                                                                \
+    X(HEADER_TIMEOUT, "header timeout", header_timeout, timeout)                                   \
+    X(BODY_TIMEOUT, "body timeout", body_timeout, timeout)                                         \
+    X(WRITE_TIMEOUT, "write timeout", write_timeout, timeout)                                      \
+    X(IDLE_TIMEOUT, "idle timeout", idle_timeout, timeout)                                         \
+    X(EARLY, "reset before its name was read", early, reset) /* its peer's address */              \
+    X(DRAIN, "drain", drain, drain)                                                                \
+    X(HANDED_OVER, "handed over", handed_over, drain) /* its descriptor is another process's */
+
 enum ru_closed_reason {
-    RU_CLOSED_DONE,
-    RU_CLOSED_EOF,
-    RU_CLOSED_RESET,
-    RU_CLOSED_HEADER_TIMEOUT,
-    RU_CLOSED_BODY_TIMEOUT,
-    RU_CLOSED_WRITE_TIMEOUT,
-    RU_CLOSED_IDLE_TIMEOUT,
-    RU_CLOSED_EARLY, /* before its peer's address could be read */
-    RU_CLOSED_DRAIN,
-    RU_CLOSED_HANDED_OVER, /* its descriptor is another process's now */
+#define RU_CLOSED_REASON(reason, words, connection, request) RU_CLOSED_##reason,
+    RU_CLOSED(RU_CLOSED_REASON)
+#undef RU_CLOSED_REASON
     RU_CLOSED_REASONS,
 };
 

@@ -59,32 +59,12 @@ const char *ru_gauges_name(uint32_t index)
     return index < RU_GAUGES_COUNT ? names[index] : NULL;
 }
 
-const char *ru_counters_name(uint32_t index)
+const struct ru_counter *ru_counters_row(uint32_t index)
 {
-    static const char *const names[] = {
-#define RU_COUNTER_NAME(name, kind, meaning) #name,
-        RU_COUNTERS(RU_COUNTER_NAME)
-#undef RU_COUNTER_NAME
+    static const struct ru_counter rows[] = {
+#define RU_COUNTER_ROW(name, kind, meaning) {#name, meaning, RU_COUNTER_##kind},
+        RU_COUNTERS(RU_COUNTER_ROW)
+#undef RU_COUNTER_ROW
     };
-    return index < RU_COUNTERS_COUNT ? names[index] : NULL;
-}
-
-const char *ru_counters_meaning(uint32_t index)
-{
-    static const char *const meanings[] = {
-#define RU_COUNTER_MEANING(name, kind, meaning) (meaning),
-        RU_COUNTERS(RU_COUNTER_MEANING)
-#undef RU_COUNTER_MEANING
-    };
-    return index < RU_COUNTERS_COUNT ? meanings[index] : NULL;
-}
-
-uint32_t ru_counters_kind(uint32_t index)
-{
-    static const uint8_t kinds[] = {
-#define RU_COUNTER_KIND(name, kind, meaning) RU_COUNTER_##kind,
-        RU_COUNTERS(RU_COUNTER_KIND)
-#undef RU_COUNTER_KIND
-    };
-    return index < RU_COUNTERS_COUNT ? kinds[index] : RU_COUNTER_EVENT;
+    return index < RU_COUNTERS_COUNT ? &rows[index] : NULL;
 }

@@ -13,13 +13,6 @@
 #define GUARD_ADDRESS 16 /* bytes; IPv4 is mapped into IPv6, in the last four */
 #define GUARD_MAPPED 96  /* bits in front of it */
 
-enum guard_family {
-    GUARD_IPV4 = RU_FAMILY_IPV4,
-    GUARD_IPV6 = RU_FAMILY_IPV6,
-    GUARD_COIN = RU_FAMILY_COIN,     /* the five bytes of a coin */
-    GUARD_LOCKER = RU_FAMILY_LOCKER, /* the first five of a locker's key */
-};
-
 /* The second word of a name: family, bits and transport. */
 static uint64_t guard_kind(uint32_t family, uint32_t bits, uint32_t transport)
 {
@@ -51,10 +44,10 @@ int ru_guard_init(struct ru_guard *guard, const struct ru_checks *settings)
     int result = ru_sources_init(&guard->sources);
     if (result != 0)
         return result;
-    guard->groups[0] =
-        ru_sources_id(&guard->sources, (struct ru_source_name){0, guard_kind(GUARD_COIN, 0, 0)});
-    guard->groups[1] =
-        ru_sources_id(&guard->sources, (struct ru_source_name){0, guard_kind(GUARD_LOCKER, 0, 0)});
+    guard->groups[0] = ru_sources_id(&guard->sources,
+                                     (struct ru_source_name){0, guard_kind(RU_FAMILY_COIN, 0, 0)});
+    guard->groups[1] = ru_sources_id(
+        &guard->sources, (struct ru_source_name){0, guard_kind(RU_FAMILY_LOCKER, 0, 0)});
     guard_apply(guard, settings);
     return 0;
 }
@@ -77,7 +70,7 @@ static uint32_t guard_bits(const struct ru_source_name *name)
 static enum ru_guard_bound guard_bound_of(const struct ru_source_name *name)
 {
     uint32_t family = guard_family(name), bits = guard_bits(name);
-    if (family == GUARD_COIN || family == GUARD_LOCKER)
+    if (family == RU_FAMILY_COIN || family == RU_FAMILY_LOCKER)
         return RU_GUARD_COIN;
     return bits == 24 || bits == 48 ? RU_GUARD_NETWORK : RU_GUARD_SOURCE;
 }
@@ -169,13 +162,14 @@ static void guard_name_sender(const uint8_t *address, uint8_t transport,
 {
     if (memcmp(address, guard_mapped, sizeof(guard_mapped)) == 0) {
         uint64_t whole = guard_u32(address + sizeof(guard_mapped));
-        *host = (struct ru_source_name){whole, guard_kind(GUARD_IPV4, 32, transport)};
-        *network = (struct ru_source_name){whole & ~0xFFULL, guard_kind(GUARD_IPV4, 24, transport)};
+        *host = (struct ru_source_name){whole, guard_kind(RU_FAMILY_IPV4, 32, transport)};
+        *network =
+            (struct ru_source_name){whole & ~0xFFULL, guard_kind(RU_FAMILY_IPV4, 24, transport)};
     } else {
         uint64_t whole = guard_u64(address);
-        *host = (struct ru_source_name){whole, guard_kind(GUARD_IPV6, 64, transport)};
+        *host = (struct ru_source_name){whole, guard_kind(RU_FAMILY_IPV6, 64, transport)};
         *network =
-            (struct ru_source_name){whole & ~0xFFFFULL, guard_kind(GUARD_IPV6, 48, transport)};
+            (struct ru_source_name){whole & ~0xFFFFULL, guard_kind(RU_FAMILY_IPV6, 48, transport)};
     }
 }
 
@@ -188,7 +182,7 @@ static bool guard_name_key(const uint8_t *header, struct ru_source_name *name)
         return false;
     const uint8_t *key =
         header + RU_REQUEST_SMALL_COIN_AT; /* type 2 has the prefix of the locker's key there */
-    uint32_t family = type == 1 ? GUARD_COIN : GUARD_LOCKER;
+    uint32_t family = type == 1 ? RU_FAMILY_COIN : RU_FAMILY_LOCKER;
     *name = (struct ru_source_name){guard_u32(key) << 8 | key[RU_COIN_NAME_SIZE - 1],
                                     guard_kind(family, 0, 0)};
     return true;
@@ -330,10 +324,10 @@ static bool guard_name_exempt(const struct ru_guard *guard, const struct ru_sour
     uint8_t address[GUARD_ADDRESS] = {0};
     uint64_t six = htobe64(name->what);
     uint32_t four = htobe32((uint32_t)name->what);
-    if (guard_family(name) == GUARD_IPV4) {
+    if (guard_family(name) == RU_FAMILY_IPV4) {
         memcpy(address, guard_mapped, sizeof(guard_mapped));
         memcpy(address + sizeof(guard_mapped), &four, sizeof(four));
-    } else if (guard_family(name) == GUARD_IPV6) {
+    } else if (guard_family(name) == RU_FAMILY_IPV6) {
         memcpy(address, &six, sizeof(six));
     } else {
         return false;
@@ -357,8 +351,10 @@ static bool guard_show(const struct ru_guard *guard, uint32_t index, uint64_t no
                                    .bits = (uint8_t)guard_bits(&name),
                                    .transport = (uint8_t)name.kind,
                                    .rest_ns = until_ns - free_ns};
-    uint32_t size = limited->family == GUARD_IPV4 ? 4 : limited->family == GUARD_IPV6 ? 8 : 5;
-    for (uint32_t i = 0; i < size && limited->family != GUARD_LOCKER; i++)
+    uint32_t size = limited->family == RU_FAMILY_IPV4   ? 4
+                    : limited->family == RU_FAMILY_IPV6 ? 8
+                                                        : 5;
+    for (uint32_t i = 0; i < size && limited->family != RU_FAMILY_LOCKER; i++)
         limited->name[i] = (uint8_t)(name.what >> 8 * (size - 1 - i));
     return true;
 }

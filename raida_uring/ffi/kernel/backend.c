@@ -27,3 +27,11 @@ int ru_backend_open(struct ru_backend **backend, const struct ru_backend_setup *
     }
     return ru_backend_epoll.open(backend, setup);
 }
+
+int ru_backend_step(const struct ru_backend_setup *setup, const char *step, int result)
+{
+    if (result >= 0)
+        return 0;
+    (void)snprintf(setup->fault, RU_FAULT_TEXT, "%s", step);
+    return result;
+}

@@ -123,4 +123,10 @@ struct ru_backend_refusal {
 int ru_backend_open(struct ru_backend **backend, const struct ru_backend_setup *setup,
                     struct ru_backend_refusal *refusal);
 
+/* Most bytes that the kernel charges to the memlock limit for a ring with `slots` datagram slots. */
+uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots);
+
+/* For open(): 0, or `result` if it is negative, with the name of that step in setup->fault. */
+int ru_backend_step(const struct ru_backend_setup *setup, const char *step, int result);
+
 #endif

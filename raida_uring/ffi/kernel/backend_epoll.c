@@ -43,12 +43,6 @@ static struct epoll_backend *epoll_of(struct ru_backend *backend)
 
 /* ---- open and close ---- */
 
-static int epoll_fail(const struct ru_backend_setup *setup, const char *step, int error)
-{
-    (void)snprintf(setup->fault, RU_FAULT_TEXT, "%s", step);
-    return error;
-}
-
 static bool epoll_stack_make(struct epoll_stack *stack, uint32_t capacity)
 {
     stack->items = calloc(capacity, sizeof(*stack->items));
@@ -98,7 +92,7 @@ static int epoll_make(struct epoll_backend *epoll)
     const struct ru_backend_setup *setup = &epoll->base.setup;
     epoll->fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll->fd < 0)
-        return epoll_fail(setup, "epoll_create1", -errno);
+        return ru_backend_step(setup, "epoll_create1", -errno);
     /* Old kernels answer ENOSYS, old sandboxes EPERM. */
     epoll->waits_in_ns = true;
     epoll->waits_in_ns = epoll_sleep(epoll, 0) >= 0;
@@ -109,7 +103,7 @@ static int epoll_make(struct epoll_backend *epoll)
         if (result == 0)
             result = epoll_watch_first(epoll, RU_OP_ACCEPT, i, listener->tcp_fd);
     }
-    return result == 0 ? 0 : epoll_fail(setup, "epoll_ctl", result);
+    return ru_backend_step(setup, "epoll_ctl", result);
 }
 
 static void epoll_close(struct ru_backend *backend)
@@ -129,12 +123,14 @@ static int epoll_open(struct ru_backend **backend, const struct ru_backend_setup
 {
     struct epoll_backend *epoll = calloc(1, sizeof(*epoll));
     if (!epoll)
-        return epoll_fail(setup, "allocating the backend", -ENOMEM);
+        return ru_backend_step(setup, "allocating the backend", -ENOMEM);
     epoll->base.ops = &ru_backend_epoll;
     epoll->base.setup = *setup;
     epoll->fd = -1;
-    int result = epoll_allocate(epoll) ? epoll_make(epoll)
-                                       : epoll_fail(setup, "allocating the backend", -ENOMEM);
+    int result =
+        ru_backend_step(setup, "allocating the backend", epoll_allocate(epoll) ? 0 : -ENOMEM);
+    if (result == 0)
+        result = epoll_make(epoll);
     if (result != 0) {
         epoll_close(&epoll->base);
         return result;
@@ -216,14 +212,16 @@ static void epoll_receive_into(struct ru_backend *backend, uint32_t conn, uint32
     epoll_start(epoll, source);
 }
 
-static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *source,
-                             const uint8_t *bytes, uint32_t size, bool last)
+static void epoll_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
+                       const uint8_t *bytes, uint32_t size)
 {
+    struct epoll_backend *epoll = epoll_of(backend);
+    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
     RU_CHECK(!source->sending && size > 0);
     source->sending = true;
     source->sent = false;
     source->send_cancelled = false;
-    source->send_last = last;
+    source->send_last = false;
     source->bytes = bytes;
     source->size = size;
     if (source->writable)
@@ -231,21 +229,13 @@ static void epoll_start_send(struct epoll_backend *epoll, struct epoll_source *s
     epoll_list(epoll, source);
 }
 
-static void epoll_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
-                       const uint8_t *bytes, uint32_t size)
-{
-    struct epoll_backend *epoll = epoll_of(backend);
-    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
-    epoll_start_send(epoll, source, bytes, size, false);
-}
-
 static void epoll_send_last(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                             const uint8_t *bytes, uint32_t size)
 {
-    struct epoll_backend *epoll = epoll_of(backend);
-    struct epoll_source *source = epoll_connection(epoll, conn, generation, fd);
+    struct epoll_source *source = epoll_source(epoll_of(backend), RU_OP_SEND, conn);
     RU_CHECK(!source->receiving);
-    epoll_start_send(epoll, source, bytes, size, true);
+    epoll_send(backend, conn, generation, fd, bytes, size);
+    source->send_last = true; /* for the turn that reports the send */
 }
 
 static void epoll_flush(struct epoll_backend *epoll, uint32_t listener)

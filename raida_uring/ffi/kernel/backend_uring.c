@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -19,10 +18,11 @@
 
 #include "clock.h"
 #include "kernel/message.h"
-#include "kernel/uring_sizes.h"
 
 #define URING_GROUP_SLOTS 0
 #define URING_GROUP_BUFFERS 1
+#define URING_CQ_SLACK 4096
+#define URING_LOCKED_SLACK 16384 /* heads of the rings, and rounding to pages */
 
 /* Linux 6.15; not in the headers of liburing 2.3. */
 #define URING_FEAT_NO_IOWAIT (1U << 17)
@@ -103,13 +103,41 @@ static struct uring_backend *uring_of(struct ru_backend *backend)
     return (struct uring_backend *)(void *)backend;
 }
 
-static int uring_fail(const struct ru_backend_setup *setup, const char *step, int error)
+/* ---- open and close ---- */
+
+/* Entries of a completion queue that holds every completion that can be outstanding. */
+static uint32_t uring_cq_entries(const struct ru_config *config)
 {
-    (void)snprintf(setup->fault, RU_FAULT_TEXT, "%s", step);
-    return error;
+    uint64_t need = (uint64_t)config->udp_contexts + config->udp_reserve + config->tcp_buffers +
+                    2ULL * config->connections_max + URING_CQ_SLACK;
+    uint32_t entries = RU_SQ_ENTRIES;
+    while (entries < need && entries < RU_CQ_ENTRIES_MAX)
+        entries *= 2;
+    return entries;
 }
 
-/* ---- open and close ---- */
+static uint64_t uring_locked_bytes(const struct ru_config *config, uint32_t slots,
+                                   uint32_t cq_entries)
+{
+    uint64_t buffers =
+        (uint64_t)ru_number_power_of_two(slots) + ru_number_power_of_two(config->tcp_buffers);
+    return RU_SQ_ENTRIES * (sizeof(struct io_uring_sqe) + sizeof(uint32_t)) +
+           cq_entries * sizeof(struct io_uring_cqe) + buffers * sizeof(struct io_uring_buf) +
+           URING_LOCKED_SLACK;
+}
+
+uint64_t ru_backend_uring_locked_bytes(const struct ru_config *config, uint32_t slots)
+{
+    return uring_locked_bytes(config, slots, uring_cq_entries(config));
+}
+
+/* True if RLIMIT_MEMLOCK is large enough, whatever other rings are charged. */
+static bool uring_may_fit(const struct ru_backend_setup *setup, uint32_t cq_entries)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+           limit.rlim_cur >= uring_locked_bytes(setup->config, setup->arena->slots, cq_entries);
+}
 
 static int uring_make_tier(struct uring_backend *uring, const struct uring_tier *tier,
                            uint32_t cq_entries)
@@ -121,17 +149,14 @@ static int uring_make_tier(struct uring_backend *uring, const struct uring_tier 
         return result;
     uring->ring_made = true;
     uring->send_takes_address = tier->send_takes_address;
-    if (cq_entries < ru_uring_sizes_cq_entries(uring->base.setup.config))
-        (void)snprintf(uring->base.tier, sizeof(uring->base.tier),
-                       "%s, %u completions for lack of locked memory", tier->name, cq_entries);
-    else
-        (void)snprintf(uring->base.tier, sizeof(uring->base.tier), "%s", tier->name);
+    int used = snprintf(uring->base.tier, RU_TIER_TEXT, "%s", tier->name);
+    if (cq_entries < uring_cq_entries(uring->base.setup.config))
+        (void)snprintf(uring->base.tier + used, RU_TIER_TEXT - (size_t)used,
+                       ", %u completions for lack of locked memory", cq_entries);
     uring->sleep_flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
     if (params.features & URING_FEAT_NO_IOWAIT)
         uring->sleep_flags |= URING_ENTER_NO_IOWAIT;
-    if (!(params.features & IORING_FEAT_EXT_ARG))
-        return -EINVAL;
-    return 0;
+    return params.features & IORING_FEAT_EXT_ARG ? 0 : -EINVAL;
 }
 
 static int uring_make(struct uring_backend *uring, uint32_t cq_entries)
@@ -139,46 +164,31 @@ static int uring_make(struct uring_backend *uring, uint32_t cq_entries)
     int result = -EINVAL;
     for (uint32_t i = 0; i < COUNT(uring_tiers) && result == -EINVAL && !uring->ring_made; i++)
         result = uring_make_tier(uring, &uring_tiers[i], cq_entries);
-    if (result != 0)
-        return uring_fail(&uring->base.setup, "io_uring_setup", result);
-    return 0;
-}
-
-static int uring_make_messages(struct uring_backend *uring)
-{
-    if (uring->base.setup.arena->control_size == 0 && uring->send_takes_address)
-        return 0;
-    uring->messages = calloc(uring->base.setup.arena->slots, sizeof(*uring->messages));
-    if (!uring->messages)
-        return uring_fail(&uring->base.setup, "allocating message headers", -ENOMEM);
-    return 0;
+    return ru_backend_step(&uring->base.setup, "io_uring_setup", result);
 }
 
 static int uring_group_make(struct uring_backend *uring, struct uring_group *group, uint16_t id,
                             uint32_t least)
 {
-    uint32_t entries = ru_uring_sizes_power(least);
+    uint32_t entries = ru_number_power_of_two(least);
     group->ring_size = entries * sizeof(struct io_uring_buf);
     group->mask = entries - 1;
     void *memory = mmap(NULL, group->ring_size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED)
-        return uring_fail(&uring->base.setup, "mapping a buffer ring", -errno);
+        return ru_backend_step(&uring->base.setup, "mapping a buffer ring", -errno);
     group->ring = memory;
     io_uring_buf_ring_init(group->ring);
     struct io_uring_buf_reg registration = {
         .ring_addr = (uintptr_t)memory, .ring_entries = entries, .bgid = id};
-    int result = io_uring_register_buf_ring(&uring->ring, &registration, 0);
-    if (result != 0)
-        return uring_fail(&uring->base.setup, "registering a provided-buffer ring", result);
-    return 0;
+    return ru_backend_step(&uring->base.setup, "registering a provided-buffer ring",
+                           io_uring_register_buf_ring(&uring->ring, &registration, 0));
 }
 
 static int uring_restrict(struct uring_backend *uring)
 {
-    struct io_uring_restriction rules[COUNT(uring_sqe_ops) + COUNT(uring_register_ops) + 1];
+    struct io_uring_restriction rules[COUNT(uring_sqe_ops) + COUNT(uring_register_ops) + 1] = {0};
     uint32_t count = 0;
-    memset(rules, 0, sizeof(rules));
     for (uint32_t i = 0; i < COUNT(uring_sqe_ops); i++, count++) {
         rules[count].opcode = IORING_RESTRICTION_SQE_OP;
         rules[count].sqe_op = uring_sqe_ops[i];
@@ -190,32 +200,30 @@ static int uring_restrict(struct uring_backend *uring)
     rules[count].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
     rules[count++].sqe_flags =
         IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_HARDLINK;
-    int result = io_uring_register_restrictions(&uring->ring, rules, count);
-    if (result != 0)
-        return uring_fail(&uring->base.setup, "restricting the ring", result);
-    return 0;
+    return ru_backend_step(&uring->base.setup, "restricting the ring",
+                           io_uring_register_restrictions(&uring->ring, rules, count));
 }
 
 static int uring_register(struct uring_backend *uring)
 {
-    const struct ru_config *config = uring->base.setup.config;
+    const struct ru_backend_setup *setup = &uring->base.setup;
+    const struct ru_config *config = setup->config;
     int files[RU_LISTENERS_MAX];
     for (uint32_t i = 0; i < config->listeners_count; i++)
         files[i] = config->listeners[i].udp_fd;
-    int result = io_uring_register_files(&uring->ring, files, config->listeners_count);
-    if (result != 0)
-        return uring_fail(&uring->base.setup, "registering the UDP sockets", result);
-    result =
-        uring_group_make(uring, &uring->slots, URING_GROUP_SLOTS, uring->base.setup.arena->slots);
+    int result =
+        ru_backend_step(setup, "registering the UDP sockets",
+                        io_uring_register_files(&uring->ring, files, config->listeners_count));
+    if (result == 0)
+        result = uring_group_make(uring, &uring->slots, URING_GROUP_SLOTS, setup->arena->slots);
     if (result == 0)
         result = uring_group_make(uring, &uring->buffers, URING_GROUP_BUFFERS, config->tcp_buffers);
     if (result == 0)
         result = uring_restrict(uring);
+    if (result == 0)
+        result = ru_backend_step(setup, "enabling the ring", io_uring_enable_rings(&uring->ring));
     if (result != 0)
         return result;
-    result = io_uring_enable_rings(&uring->ring);
-    if (result != 0)
-        return uring_fail(&uring->base.setup, "enabling the ring", result);
     /* Saves a descriptor look-up per lap; if it fails, the plain descriptor works as well. */
     uring->enter_fd = uring->ring.ring_fd;
     if (io_uring_register_ring_fd(&uring->ring) == 1) {
@@ -223,10 +231,7 @@ static int uring_register(struct uring_backend *uring)
         uring->sleep_flags |= IORING_ENTER_REGISTERED_RING;
     }
     /* Try the third system call before anything depends on it: a filter may deny only this one. */
-    result = io_uring_get_events(&uring->ring);
-    if (result < 0)
-        return uring_fail(&uring->base.setup, "io_uring_enter", result);
-    return 0;
+    return ru_backend_step(setup, "io_uring_enter", io_uring_get_events(&uring->ring));
 }
 
 static void uring_close(struct ru_backend *backend)
@@ -250,14 +255,17 @@ static int uring_open_sized(struct ru_backend **backend, const struct ru_backend
 {
     struct uring_backend *uring = calloc(1, sizeof(*uring));
     if (!uring)
-        return uring_fail(setup, "allocating the backend", -ENOMEM);
+        return ru_backend_step(setup, "allocating the backend", -ENOMEM);
     uring->base.ops = &ru_backend_uring;
     uring->base.setup = *setup;
     uring->receive_shape.msg_namelen = RU_PEER_SIZE;
     uring->receive_shape.msg_controllen = setup->arena->control_size;
     int result = uring_make(uring, cq_entries);
-    if (result == 0)
-        result = uring_make_messages(uring);
+    if (result == 0 && (setup->arena->control_size > 0 || !uring->send_takes_address)) {
+        uring->messages = calloc(setup->arena->slots, sizeof(*uring->messages));
+        result =
+            ru_backend_step(setup, "allocating message headers", uring->messages ? 0 : -ENOMEM);
+    }
     if (result == 0)
         result = uring_register(uring);
     if (result != 0) {
@@ -276,29 +284,29 @@ static int uring_open_sized(struct ru_backend **backend, const struct ru_backend
 static int uring_open(struct ru_backend **backend, const struct ru_backend_setup *setup)
 {
     const struct timespec pause = {.tv_nsec = RU_RING_RETRY_NS};
-    uint32_t cq_entries = ru_uring_sizes_cq_entries(setup->config);
+    uint32_t cq_entries = uring_cq_entries(setup->config);
     uint64_t end_ns = ru_now_ns() + RU_RING_WAIT_NS;
-    int result = uring_open_sized(backend, setup, cq_entries);
-    while (result == -ENOMEM) {
-        if (ru_uring_sizes_may_fit(setup, cq_entries) && ru_now_ns() < end_ns)
+    int result;
+    while ((result = uring_open_sized(backend, setup, cq_entries)) == -ENOMEM) {
+        if (uring_may_fit(setup, cq_entries) && ru_now_ns() < end_ns)
             (void)nanosleep(&pause, NULL);
         else if (cq_entries > RU_SQ_ENTRIES)
             cq_entries /= 2;
         else
             break;
-        result = uring_open_sized(backend, setup, cq_entries);
     }
     return result;
 }
 
 /* ---- operations ---- */
 
-static struct io_uring_sqe *uring_sqe(struct uring_backend *uring)
+static struct io_uring_sqe *uring_sqe(struct ru_backend *backend)
 {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    struct io_uring *ring = &uring_of(backend)->ring;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
     for (uint32_t tries = 0; !sqe && tries < 1000; tries++) {
-        (void)io_uring_submit_and_get_events(&uring->ring); /* queue full: submit what it has */
-        sqe = io_uring_get_sqe(&uring->ring);
+        (void)io_uring_submit_and_get_events(ring); /* queue full: submit what it has */
+        sqe = io_uring_get_sqe(ring);
     }
     RU_CHECK(sqe != NULL);
     return sqe;
@@ -306,18 +314,16 @@ static struct io_uring_sqe *uring_sqe(struct uring_backend *uring)
 
 static void uring_watch_wake(struct ru_backend *backend)
 {
-    struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     /* A multishot poll is edge-triggered: each write is one event; the eventfd need not be read. */
-    io_uring_prep_poll_multishot(sqe, uring->base.setup.wake_fd, POLLIN);
+    io_uring_prep_poll_multishot(sqe, backend->setup.wake_fd, POLLIN);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_WAKE, 0, 0));
 }
 
 static void uring_accept(struct ru_backend *backend, uint32_t listener)
 {
-    struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
-    io_uring_prep_multishot_accept(sqe, uring->base.setup.config->listeners[listener].tcp_fd, NULL,
+    struct io_uring_sqe *sqe = uring_sqe(backend);
+    io_uring_prep_multishot_accept(sqe, backend->setup.config->listeners[listener].tcp_fd, NULL,
                                    NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_ACCEPT, listener, 0));
 }
@@ -325,7 +331,7 @@ static void uring_accept(struct ru_backend *backend, uint32_t listener)
 static void uring_receive_datagrams(struct ru_backend *backend, uint32_t listener)
 {
     struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     io_uring_prep_recvmsg_multishot(sqe, (int)listener, &uring->receive_shape, 0);
     sqe->flags |= IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT;
     sqe->buf_group = URING_GROUP_SLOTS;
@@ -335,8 +341,7 @@ static void uring_receive_datagrams(struct ru_backend *backend, uint32_t listene
 static void uring_receive(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                           bool once)
 {
-    struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     if (once)
         io_uring_prep_recv(sqe, fd, NULL, RU_TCP_BUFFER, 0);
     else
@@ -349,7 +354,7 @@ static void uring_receive(struct ru_backend *backend, uint32_t conn, uint32_t ge
 static void uring_receive_into(struct ru_backend *backend, uint32_t conn, uint32_t generation,
                                int fd, uint8_t *bytes, uint32_t size)
 {
-    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     io_uring_prep_recv(sqe, fd, bytes, size, 0);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_RECEIVE, conn, generation));
 }
@@ -357,8 +362,7 @@ static void uring_receive_into(struct ru_backend *backend, uint32_t conn, uint32
 static void uring_send(struct ru_backend *backend, uint32_t conn, uint32_t generation, int fd,
                        const uint8_t *bytes, uint32_t size)
 {
-    struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     /* No MSG_WAITALL: a short count is progress, which resets the progress timeout. */
     io_uring_prep_send(sqe, fd, bytes, size, MSG_NOSIGNAL);
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
@@ -373,7 +377,7 @@ static void uring_forget_descriptor(struct ru_backend *backend, int fd)
 
 static void uring_close_descriptor(struct ru_backend *backend, int fd)
 {
-    struct io_uring_sqe *sqe = uring_sqe(uring_of(backend));
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     io_uring_prep_close(sqe, fd);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
@@ -385,7 +389,7 @@ static void uring_send_last(struct ru_backend *backend, uint32_t conn, uint32_t 
     struct uring_backend *uring = uring_of(backend);
     if (io_uring_sq_space_left(&uring->ring) < 2) /* a link must not straddle two submissions */
         (void)io_uring_submit_and_get_events(&uring->ring);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     io_uring_prep_send(sqe, fd, bytes, size, MSG_NOSIGNAL | MSG_WAITALL);
     sqe->flags |= IOSQE_IO_HARDLINK; /* a plain link would leak the descriptor of a failed send */
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_SEND, conn, generation));
@@ -396,7 +400,7 @@ static void uring_send_datagram(struct ru_backend *backend, uint32_t listener, u
                                 const uint8_t *bytes, uint32_t size, bool controlled)
 {
     struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     const struct ru_arena *arena = backend->setup.arena;
     /* MSG_DONTWAIT: the kernel sends during submission, so the slot is free right after it. */
     if (controlled || !uring->send_takes_address) {
@@ -422,8 +426,7 @@ static bool uring_datagrams_sent(struct ru_backend *backend)
 static void uring_cancel(struct ru_backend *backend, enum ru_operation operation, uint32_t index,
                          uint32_t generation)
 {
-    struct uring_backend *uring = uring_of(backend);
-    struct io_uring_sqe *sqe = uring_sqe(uring);
+    struct io_uring_sqe *sqe = uring_sqe(backend);
     io_uring_prep_cancel64(sqe, ru_token_pack((uint8_t)operation, index, generation), 0);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     io_uring_sqe_set_data64(sqe, ru_token_pack(RU_OP_IGNORED, 0, 0));
@@ -446,18 +449,17 @@ static void uring_group_publish(struct uring_group *group)
 
 static void uring_lend_slot(struct ru_backend *backend, uint32_t slot)
 {
-    struct uring_backend *uring = uring_of(backend);
-    const struct ru_arena *arena = uring->base.setup.arena;
-    uring_group_add(&uring->slots, arena->base + ru_arena_slot_at(arena, slot),
+    const struct ru_arena *arena = backend->setup.arena;
+    uring_group_add(&uring_of(backend)->slots, arena->base + ru_arena_slot_at(arena, slot),
                     arena->payload_at + arena->payload_size, slot);
 }
 
 static void uring_lend_buffer(struct ru_backend *backend, uint32_t buffer)
 {
-    struct uring_backend *uring = uring_of(backend);
-    RU_CHECK(buffer < uring->base.setup.config->tcp_buffers);
-    uring_group_add(&uring->buffers, uring->base.setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER,
-                    RU_TCP_BUFFER, buffer);
+    RU_CHECK(buffer < backend->setup.config->tcp_buffers);
+    uring_group_add(&uring_of(backend)->buffers,
+                    backend->setup.tcp_buffers + (size_t)buffer * RU_TCP_BUFFER, RU_TCP_BUFFER,
+                    buffer);
 }
 
 /* ---- events ---- */
@@ -525,8 +527,7 @@ static void uring_read_datagram(const struct uring_backend *uring, struct ru_eve
     const struct ru_slot_head *head = ru_arena_slot_head(arena, event->buffer);
     uint32_t received = (uint32_t)event->result;
     uint32_t size = received > arena->payload_at ? received - arena->payload_at : 0;
-    if (size > head->payload_size)
-        size = head->payload_size;
+    size = ru_number_min32(size, head->payload_size);
     RU_CHECK(size <= arena->payload_size);
     event->result = (int32_t)size;
     event->truncated = (head->flags & MSG_TRUNC) != 0;
@@ -537,8 +538,7 @@ static uint32_t uring_reap(struct ru_backend *backend, struct ru_event *events, 
 {
     struct uring_backend *uring = uring_of(backend);
     struct io_uring_cqe *cqe;
-    unsigned head;
-    unsigned seen = 0;
+    unsigned head, seen = 0;
     uint32_t used = 0;
     io_uring_for_each_cqe(&uring->ring, head, cqe) {
         if (used == count)

@@ -60,11 +60,6 @@ static void epoll_restage(struct epoll_backend *epoll, uint32_t used)
         epoll->staged = place;
 }
 
-static uint32_t epoll_least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* One batch per turn: clients that wait for the replies to this batch send nothing before they get
  * them, so a second call would usually find the socket empty. */
 static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_source *source,
@@ -77,8 +72,8 @@ static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_s
         events[0] = epoll_end(epoll, source, -ENOBUFS);
         return 1;
     }
-    int got = recvmmsg(source->fd, epoll->incoming, epoll_least(epoll->staged, count), MSG_DONTWAIT,
-                       NULL);
+    int got = recvmmsg(source->fd, epoll->incoming, ru_number_min32(epoll->staged, count),
+                       MSG_DONTWAIT, NULL);
     if (got < 0 && errno == EAGAIN) {
         source->readable = false;
         return 0;
@@ -102,7 +97,7 @@ static uint32_t epoll_datagrams_turn(struct epoll_backend *epoll, struct epoll_s
 static uint32_t epoll_accept_turn(struct epoll_backend *epoll, struct epoll_source *source,
                                   struct ru_event *events, uint32_t count)
 {
-    uint32_t most = epoll_least(count, EPOLL_ACCEPTS);
+    uint32_t most = ru_number_min32(count, EPOLL_ACCEPTS);
     uint32_t used = 0;
     while (used < most && source->receiving) {
         int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -155,7 +150,7 @@ static bool epoll_receive_some(struct epoll_backend *epoll, struct epoll_source 
 static uint32_t epoll_receive_turn(struct epoll_backend *epoll, struct epoll_source *source,
                                    struct ru_event *events, uint32_t count)
 {
-    uint32_t most = epoll_least(count, EPOLL_RECEIVES);
+    uint32_t most = ru_number_min32(count, EPOLL_RECEIVES);
     uint32_t used = 0;
     while (used < most && source->receiving && epoll_receive_some(epoll, source, &events[used]))
         used++;

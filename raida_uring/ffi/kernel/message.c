@@ -84,8 +84,7 @@ void ru_message_to_reply(struct msghdr *header, struct iovec *bytes, const struc
     uint8_t *control = message_slot(arena, slot) + RU_SLOT_HEAD + RU_PEER_SIZE;
     message_unpin(control, peer);
     header->msg_control = control;
-    header->msg_controllen =
-        head->control_size < arena->control_size ? head->control_size : arena->control_size;
+    header->msg_controllen = ru_number_min32(head->control_size, arena->control_size);
 }
 
 bool ru_message_receive_now(struct ru_backend *backend, uint32_t listener, uint32_t slot,

@@ -15,7 +15,6 @@
 
 #include "kernel/backend.h"
 #include "kernel/probe.h"
-#include "kernel/uring_sizes.h"
 
 #define PROBE_MEMORY_TRIES 500
 #define PROBE_MEMORY_WAIT_NS 2000000
@@ -97,15 +96,14 @@ static int probe_open(const struct ru_config *config, struct ru_probe_backend *r
                                            .arena = &arena,
                                            .wake_fd = ru_probe_trials_eventfd(probe),
                                            .fault = report->fault};
-    report->locked_bytes_max =
-        config->backend == RU_BACKEND_EPOLL ? 0 : ru_uring_sizes_locked_bytes(config, arena.slots);
-    if (udp < 0 || tcp < 0 || setup.wake_fd < 0) {
-        (void)snprintf(report->fault, sizeof(report->fault), "making sockets");
-        return udp < 0 ? udp : tcp < 0 ? tcp : setup.wake_fd;
-    }
+    if (config->backend != RU_BACKEND_EPOLL)
+        report->locked_bytes_max = ru_backend_uring_locked_bytes(config, arena.slots);
+    int result = udp < 0 ? udp : tcp < 0 ? tcp : setup.wake_fd;
+    if (result < 0)
+        return ru_backend_step(&setup, "making sockets", result);
     trial.listeners_count = 1;
     trial.listeners[0] = (struct ru_listener_config){.udp_fd = udp, .tcp_fd = tcp};
-    int result = ru_backend_open(&backend, &setup, &refusal);
+    result = ru_backend_open(&backend, &setup, &refusal);
     memcpy(report->refusal, refusal.fault, sizeof(report->refusal));
     report->refusal_error = refusal.error;
     if (result != 0)

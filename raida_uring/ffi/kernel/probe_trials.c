@@ -6,18 +6,12 @@
 #include "ru.h"
 
 #include <errno.h>
-#include <liburing.h>
 #include <poll.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernel/probe.h"

@@ -11,14 +11,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-struct arena_cursor {
-    uint64_t at;
-};
-
-static uint32_t arena_append(struct arena_cursor *cursor, uint64_t count, uint64_t size)
+static uint32_t arena_append(struct ru_arena *arena, uint64_t count, uint64_t size)
 {
-    uint64_t at = cursor->at;
-    cursor->at += (count * size + RU_CACHE_LINE - 1) / RU_CACHE_LINE * RU_CACHE_LINE;
+    uint64_t at = arena->size;
+    arena->size += (count * size + RU_CACHE_LINE - 1) / RU_CACHE_LINE * RU_CACHE_LINE;
     return (uint32_t)at; /* arena_layout() refuses a size of more than 32 bits */
 }
 
@@ -42,16 +38,14 @@ static int arena_layout(struct ru_arena *arena, const struct ru_config *config, 
     arena->ring_capacity =
         ru_number_power_of_two(arena->slots > RU_BATCH_MAX ? arena->slots : RU_BATCH_MAX);
     uint64_t ring_entries = arena->ring_capacity + RU_LENT_RING;
-    struct arena_cursor cursor = {0};
-    arena->page_at = arena_append(&cursor, 1, page_size);
-    arena->contexts_at = arena_append(&cursor, arena->contexts, sizeof(struct ru_context));
-    arena->rings_at = arena_append(&cursor, 2ULL * workers * ring_entries, sizeof(uint64_t));
-    arena->slots_at = arena_append(&cursor, arena->slots, arena->slot_size);
-    arena->areas_at = arena_append(&cursor, config->connections_max, RU_TCP_AREA);
-    arena->small_at = arena_append(&cursor, arena->small_blocks, RU_SMALL_BLOCK);
-    arena->large_at = arena_append(&cursor, arena->large_blocks, RU_LARGE_BLOCK);
-    arena->size = cursor.at;
-    return cursor.at > UINT32_MAX ? -EINVAL : 0;
+    arena->page_at = arena_append(arena, 1, page_size);
+    arena->contexts_at = arena_append(arena, arena->contexts, sizeof(struct ru_context));
+    arena->rings_at = arena_append(arena, 2ULL * workers * ring_entries, sizeof(uint64_t));
+    arena->slots_at = arena_append(arena, arena->slots, arena->slot_size);
+    arena->areas_at = arena_append(arena, config->connections_max, RU_TCP_AREA);
+    arena->small_at = arena_append(arena, arena->small_blocks, RU_SMALL_BLOCK);
+    arena->large_at = arena_append(arena, arena->large_blocks, RU_LARGE_BLOCK);
+    return arena->size > UINT32_MAX ? -EINVAL : 0;
 }
 
 int ru_arena_reserve(int fd, uint64_t size)

@@ -3,6 +3,7 @@
 #define RU_ROOTS_H
 
 #include <stdint.h>
+#include <string.h>
 
 #include "limits.h"
 
@@ -14,6 +15,13 @@ struct ru_roots {
     uint8_t copies[2][RU_ROOTS_SIZE];
 };
 
-void ru_roots_publish(struct ru_roots *roots, const uint8_t *values);
+static inline void ru_roots_publish(struct ru_roots *roots, const uint8_t *values)
+{
+    uint64_t version = roots->done + 1;
+    __atomic_store_n(&roots->begun, version, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memcpy(roots->copies[version & 1], values, RU_ROOTS_SIZE);
+    __atomic_store_n(&roots->done, version, __ATOMIC_RELEASE);
+}
 
 #endif

@@ -37,26 +37,13 @@ static const uint8_t conn_moves[RU_CONN_STATES] = {
     [RU_CONN_DONE] = MOVE(FREE), /* descriptor closed, in no lane and with no worker */
 };
 
-/* The counters of each reason: of the connection, and of the request it cut short, if any. */
 #define COUNTER(name) (offsetof(struct ru_counters, name) / sizeof(uint64_t))
+#define REASON(reason, words, connection, request)                                                 \
+    {COUNTER(connections_closed_##connection), COUNTER(tcp_dropped_##request)},
+/* The counters of each reason: of the connection, and of the request it cut short, if any. */
 static const struct {
     uint8_t connection, request;
-} conn_reasons[RU_CLOSED_REASONS] = {
-    [RU_CLOSED_DONE] = {COUNTER(connections_closed_done), COUNTER(tcp_dropped_eof)},
-    [RU_CLOSED_EOF] = {COUNTER(connections_closed_eof), COUNTER(tcp_dropped_eof)},
-    [RU_CLOSED_RESET] = {COUNTER(connections_closed_reset), COUNTER(tcp_dropped_reset)},
-    [RU_CLOSED_HEADER_TIMEOUT] = {COUNTER(connections_closed_header_timeout),
-                                  COUNTER(tcp_dropped_timeout)},
-    [RU_CLOSED_BODY_TIMEOUT] = {COUNTER(connections_closed_body_timeout),
-                                COUNTER(tcp_dropped_timeout)},
-    [RU_CLOSED_WRITE_TIMEOUT] = {COUNTER(connections_closed_write_timeout),
-                                 COUNTER(tcp_dropped_timeout)},
-    [RU_CLOSED_IDLE_TIMEOUT] = {COUNTER(connections_closed_idle_timeout),
-                                COUNTER(tcp_dropped_timeout)},
-    [RU_CLOSED_EARLY] = {COUNTER(connections_closed_early), COUNTER(tcp_dropped_reset)},
-    [RU_CLOSED_DRAIN] = {COUNTER(connections_closed_drain), COUNTER(tcp_dropped_drain)},
-    [RU_CLOSED_HANDED_OVER] = {COUNTER(connections_closed_handed_over), COUNTER(tcp_dropped_drain)},
-};
+} conn_reasons[RU_CLOSED_REASONS] = {RU_CLOSED(REASON)};
 _Static_assert(RU_COUNTERS_COUNT < 256, "counter numbers fit a byte");
 
 static void conn_count(struct ru_conns *conns, uint8_t counter)
