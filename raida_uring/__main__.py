@@ -1,5 +1,6 @@
 """Entry point of the `raida-uring` command and of `python -m raida_uring`."""
 
+import os
 import signal
 import sys
 
@@ -25,7 +26,11 @@ def main() -> int:
         return 1  # temporary: the package is being installed, or memory is short
 
     signal.signal(signal.SIGINT, handler)
-    return run()
+    try:
+        return run()
+    except MemoryError:  # even for the line that says so
+        os.write(2, b"raida-uring: out of memory\n")
+        return 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ with `progress` and a last one with `result` or `error`. Needs neither the C mod
 import contextlib
 import json
 import os
-import re
 import socket
 import stat
 import struct
@@ -317,9 +316,12 @@ def _printable(answer: Any) -> Any:
     return answer
 
 
+_CONTROLS: Final = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
+
+
 def harmless(text: str) -> str:
     """The text with `?` for each control character, which a terminal might obey."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)
+    return text.translate(_CONTROLS)
 
 
 def result_of(
