@@ -32,7 +32,7 @@ def family_of(endpoint: Endpoint) -> socket.AddressFamily:
 
 @contextmanager
 def udp_client(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """An unconnected UDP socket: it sees a reply from whatever address it comes."""
+    """An unconnected UDP socket, which receives a reply from any address."""
     with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         client.settimeout(ANSWER_TIMEOUT_S)
@@ -86,6 +86,12 @@ def read_exactly(client: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
+def read_reply(client: socket.socket) -> bytes:
+    """One reply with a 32-byte header, by its size field; the connection stays open."""
+    header = read_exactly(client, 32)
+    return header + read_exactly(client, int.from_bytes(header[9:12]))
+
+
 def read_to_close(client: socket.socket) -> bytes:
     """Everything until the node closes. A reset ends the stream too: the node closes with
     unread input when it answers before the end of a request."""
@@ -125,16 +131,6 @@ def reset(client: socket.socket) -> None:
     """Close with a reset instead of an orderly end."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-
-
-def ipv6_loopback_works() -> bool:
-    """Whether this machine has ::1."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def turned_away(endpoint: Endpoint, client: socket.socket | None = None) -> bool:

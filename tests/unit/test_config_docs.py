@@ -1,4 +1,4 @@
-"""docs/configure.md and the annotated sample say of each setting what its declaration says."""
+"""docs/configure.md and the annotated sample describe each setting as its declaration does."""
 
 import re
 

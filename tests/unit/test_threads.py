@@ -7,14 +7,14 @@ from raida_uring.threads import Vital
 
 
 class Breathless(Vital):
-    """As Python leaves a thread that finds no memory for its first steps."""
+    """Like a thread for whose first steps Python finds no memory."""
 
     def _bootstrap(self) -> None:
         pass
 
 
-def test_who_starts_a_thread_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node whose start hung so obeyed no signal."""
+def test_starting_a_thread_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose start hung like that would obey no signal."""
     monkeypatch.setattr(threads, "BEGIN_LOOKS", 2)
     monkeypatch.setattr(threads, "BEGIN_LOOK_S", 0.01)
     with pytest.raises(MemoryError):
