@@ -261,7 +261,7 @@ def configure(
     """Send the package's log to `stream` (None: standard error) from `level` on.
 
     level: one of LEVELS. form: as `[log] format`; auto is journal where systemd connected `stream`
-    to it, else plain, which is what a person, a file and a container's log take alike. A further
+    to it, otherwise plain, which suits a person, a file and a container's log alike. A further
     call replaces the earlier one's effect.
     """
     global _repeats

@@ -57,7 +57,7 @@ class Daemon:
             takeover=self._takeover,
             received=servicemanager.received_sockets(),
             stored=servicemanager.stores_sockets(),
-            # Whoever waits for a successor to start has a time-out for it.
+            # The predecessor limits how long a successor may take to start.
             patience=None if self._takeover is not None else Patience(self._rest),
         )
         self._life = Life(Stage.ALONE if self._takeover is None else Stage.FOLLOWING)
@@ -104,7 +104,7 @@ class Daemon:
         """Have a successor take over. Any thread.
 
         The queue gets its process id once it serves, or why it did not come up; nothing has changed
-        then. Whoever asks while a successor starts gets the same answer.
+        then. A caller that asks while a successor starts gets the same answer.
         """
         answer = self._succession.ask()
         self._inbox.put(Event.UPGRADE)

@@ -176,7 +176,7 @@ struct ru_engine {
     struct ru_closed_ring closed; /* stream.c puts in, one thread takes out */
     int wake_fd;
     struct ru_adoptions adoptions;
-    uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
+    uint64_t drain_at_ns; /* the deadline of the drain; 0: no drain */
     uint32_t stage;       /* enum ru_stage; the loop writes it */
     struct ru_sleeper stage_sleeper;
 

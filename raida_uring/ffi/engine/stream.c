@@ -361,7 +361,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
                  ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
 }
 
-/* Bytes behind the request: kept for the next one on a persistent connection, else thrown away. */
+/* Bytes behind the request: kept for the next one on a persistent connection, or thrown away. */
 static void stream_handle_surplus(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
