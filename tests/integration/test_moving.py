@@ -37,8 +37,8 @@ def test_there_and_back(tmp_path: Path) -> None:
     before = tree(data)
     blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4
-    lines = "".join(blocks).replace("/srv/raida", shlex.quote(str(reference)))
-    lines = lines.replace("/var/lib/raida-uring", shlex.quote(str(state)))
+    # Below the current directory, whose name may hold blanks.
+    lines = "".join(blocks).replace("/srv/raida", "srv").replace("/var/lib/raida-uring", "lib")
     lines = lines.replace("raida-uring ", f"{shlex.join(PROGRAM)} ")
     output_of("bash", "-euxc", lines, cwd=tmp_path)
     assert tree(data) == before == tree(reference / "Data.before")

@@ -31,12 +31,13 @@ CLONE3 = 435  # on every architecture
 
 # --- Faults -----------------------------------------------------------------------------------
 
+# Nobody can make a file in /proc.
 WRONG_USAGE = [
     ("bogus",),
     ("--bogus",),
     ("config",),
     ("config", "check"),
-    ("config", "show", "/nonexistent.toml"),
+    ("config", "show", "/proc/nonexistent.toml"),
     ("ping",),
     ("ping", "localhost:"),
     ("ping", "::1:50000"),
@@ -47,7 +48,7 @@ WRONG_USAGE = [
     ("ping", "-W", "inf", "127.0.0.1:50000"),
     ("ping", "a..b:50000"),
     ("serve", "extra"),
-    ("serve", "--config", "/nonexistent.toml"),
+    ("serve", "--config", "/proc/nonexistent.toml"),
     ("serve", "--config", "/"),
     ("serve", "--port", "x"),
     ("serve", "--port", "65536"),
@@ -59,9 +60,9 @@ WRONG_USAGE = [
     ("bench", "--seconds", "0"),
     ("bench", "--only", "none"),
     ("bench", "--server-cpu", "5000"),
-    ("bench", "--json", "/nonexistent/out"),
+    ("bench", "--json", "/proc/nonexistent/out"),
     ("probe", "extra"),
-    ("probe", "--config", "/nonexistent.toml"),
+    ("probe", "--config", "/proc/nonexistent.toml"),
 ]
 
 
@@ -160,7 +161,7 @@ def test_output_that_nobody_reads_ends_silently() -> None:
 def test_an_unwritable_message_does_not_change_the_exit_status(buffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         given = environment(PYTHONUNBUFFERED=buffered)
-        done = run("config", "check", "/nonexistent.toml", stderr=full, env=given)
+        done = run("config", "check", "/proc/nonexistent.toml", stderr=full, env=given)
     assert done.returncode == 2
 
 
@@ -168,7 +169,7 @@ CLOSED = """
 import os, sys
 report = os.open(sys.argv[1], os.O_WRONLY)
 from raida_uring.cli import main as cli
-sys.argv[1:] = ["config", "check", "/nonexistent.toml"]
+sys.argv[1:] = ["config", "check", "/proc/nonexistent.toml"]
 status = cli.main()
 leads_to = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
 os.write(report, f"{status} {leads_to}".encode())
