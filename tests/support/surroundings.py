@@ -30,7 +30,7 @@ def settle() -> None:
     """Set everything that a process inherits to what is usual."""
     for name in filter(_FOREIGN.fullmatch, list(os.environ)):
         del os.environ[name]
-    os.environ["LANG"] = "C.UTF-8"
+    os.environ |= {"LANG": "C.UTF-8", "TZ": "UTC"}
     time.tzset()
     with contextlib.suppress(locale.Error):  # not every system has it
         locale.setlocale(locale.LC_ALL, "")
