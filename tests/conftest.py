@@ -6,7 +6,6 @@ import errno
 import faulthandler
 import os
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from raida_uring.admin.client import default_path
 from tests.support.net import PATIENCE
 from tests.support.node import BACKENDS, backend_refusal, using_backend
+from tests.support.surroundings import settle, temporary_directory
 
 # Several times the slowest test; a hang must end CI with stacks, not silence.
 HANG_TIMEOUT_S = 150.0 * PATIENCE
@@ -43,14 +43,13 @@ _place: Path | None = None  # what is made in the course of the run, but for the
 # Before pytest's own, which reads the option.
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real stderr: pytest's capture would swallow the watchdog's stacks. Heed SIGINT, also
-    in a job in the background, which ignores it: programs that tests interrupt inherit that."""
+    """Keep the real stderr: pytest's capture would swallow the watchdog's stacks. In the first
+    process, make all that follows independent of who has started it."""
     global _stderr_fd
     _stderr_fd = os.dup(2)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     given: dict[str, Any] | None = getattr(config, "workerinput", None)
     if given is None:
+        settle()
         _make_place(config)
     else:
         _become_worker(config, given)
@@ -58,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker the environment that it shall have."""
+    """Send a worker the environment that it is to use."""
     node.workerinput["environ"] = dict(os.environ)
 
 
@@ -72,10 +71,10 @@ def _become_worker(config: pytest.Config, given: dict[str, Any]) -> None:
 
 
 def _make_place(config: pytest.Config) -> None:
-    """A directory in /tmp, and as good as /tmp for all that runs from here on, other users
-    included: what they leave ends with it."""
+    """Make the directory that everything uses as /tmp from here on, other users included, so that
+    whatever they leave is removed with it."""
     global _place
-    _place = Path(tempfile.mkdtemp(prefix="raida-"))  # short: a socket path ends at 107 bytes
+    _place = Path(tempfile.mkdtemp(prefix="raida-", dir=temporary_directory()))
     _place.chmod(0o1777)
     os.environ["TMPDIR"] = tempfile.tempdir = str(_place)
     if config.option.basetemp is None:

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pyte
@@ -32,7 +31,7 @@ from PIL import Image
 
 from raida_uring.client import Client, Coin, calls
 from tests.support.browser import browser, find
-from tests.support.net import in_threads
+from tests.support.peers import in_background
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PROGRAM = Path(sys.executable).parent / "raida-uring"
@@ -120,8 +119,6 @@ def node(place: Path) -> Iterator[None]:
     served = subprocess.Popen(
         [PROGRAM, "serve", "--config", "node.toml"], cwd=place, stderr=subprocess.DEVNULL
     )
-    stop = threading.Event()
-    clients = [partial(one, stop) for one in (ask, ask, talk, disturb)]
     try:
         first = Client("127.0.0.1", PORT, raida_id=RAIDA_ID, timeout_s=0.2)
         for _ in range(100):
@@ -132,7 +129,7 @@ def node(place: Path) -> Iterator[None]:
                 time.sleep(0.1)
         else:
             sys.exit("screenshots: the node does not answer")
-        with in_threads(stop, *clients):
+        with in_background(ask, ask, talk, disturb):
             yield
     finally:
         served.terminate()

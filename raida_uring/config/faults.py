@@ -40,7 +40,7 @@ def unknown_top_level(name: str, value: object) -> str:
 
 
 def nearest_key(key: str, table: str | None) -> str:
-    """`; did you mean ...?` or nothing: the same key elsewhere, else the most similar one."""
+    """`; did you mean ...?` or nothing: the same key elsewhere, or the most similar one."""
     for other, settings in SETTINGS.items():
         if key in settings:
             return f"; did you mean [{other}] {key}?"

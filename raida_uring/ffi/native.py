@@ -175,7 +175,7 @@ class ClosedConnection:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """Who has failed too many checks of a secret to have another one made.
+    """A source or a coin with so many failed checks of a secret that none is made for it now.
 
     who: an address or network, "coin DEN:SN", or "lockers", those whose keys begin alike.
     transport: "udp" or "tcp", empty for a coin or locker. rest_s: until it may ask again.

@@ -47,7 +47,7 @@ class Opened:
 
 
 def probe_features() -> dict[str, int | None]:
-    """Thread: any. Try every feature of PROBE_NAMES: 0 works, None untried, else the errno.
+    """Thread: any. Try every feature of PROBE_NAMES: 0 (works), None (untried) or the errno.
 
     Raises EngineError (ENOMEM).
     """

@@ -1,4 +1,4 @@
-"""Who may read whole pages of coins (14/4), and with them every AN that stands there.
+"""Permission to read whole pages of coins (14/4), and with them every AN that stands there.
 
 Pure. Any thread.
 """

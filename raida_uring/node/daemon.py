@@ -105,7 +105,7 @@ class Daemon:
         """Have a successor take over. Any thread.
 
         The queue gets its process id once it serves, or why it did not come up; nothing has changed
-        then. Whoever asks while a successor starts gets the same answer.
+        then. A caller that asks while a successor starts gets the same answer.
         """
         answer = self._succession.ask()
         self._inbox.put(Event.UPGRADE)

@@ -151,7 +151,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.STOP_NOW: _leave_at_once(Action.CALL_OFF),
         Event.DRAIN: _leave(Action.CALL_OFF),
         Event.RELOAD: _later(Action.RELOAD),  # the successor may have read the file before
-        # Whoever asks gets the outcome of the upgrade under way.
+        # The caller gets the outcome of the upgrade under way.
         Event.UPGRADE: _stay(Action.NOTE_UPGRADE),
         Event.OVER: _leave(Action.CALL_OFF),
         Event.FAULT: _leave(Action.NOTE_FAULT, Action.CALL_OFF),

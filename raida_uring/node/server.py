@@ -221,9 +221,9 @@ class Observed:
         return (0.0, []) if self._requests is None else self._requests.peers(count)
 
     def limited(self) -> tuple[list[native.Limited], int]:
-        """Who has failed too many checks: some of them, and how many there are. Any thread.
+        """Sources and coins with too many failed checks: some of them, and how many there are.
 
-        Raises StartError or EngineError when the node does not run.
+        Any thread. Raises StartError or EngineError when the node does not run.
         """
         with self._lock:
             return self._running_engine().limited()

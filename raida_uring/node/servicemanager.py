@@ -387,8 +387,8 @@ def _forget_sockets() -> None:
 
 
 def received_sockets() -> Inherited | None:
-    """The sockets of a .socket unit, else those of store_sockets(): a UDP and a TCP one for each
-    address, all on one port.
+    """The sockets of a .socket unit, otherwise those of store_sockets(): a UDP and a TCP one for
+    each address, all on one port.
 
     None when there are none. Raises StartError when a .socket unit's are not such pairs, stored
     ones are then closed; and when they are for a script that has started this process.

@@ -68,7 +68,7 @@ class Successor:
 
     @property
     def status(self) -> int | None:
-        """None while it runs, else how it ended: its exit status, or a signal's number negated."""
+        """None while it runs, then how it ended: its exit status, or a signal's number negated."""
         return self._process.poll()
 
     @classmethod

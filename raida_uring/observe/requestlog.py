@@ -1,4 +1,4 @@
-"""Who asked what: a line for each request and connection, within a limit, and the busiest peers.
+"""A line for each request and connection, within a limit, and the busiest peers.
 
 Workers note requests through a tap (workers/tap.py); the data plane notes connections as they end.
 Everything else (names, words, writing) is done by this module's own thread. Requests that the I/O

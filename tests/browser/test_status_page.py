@@ -1,8 +1,7 @@
 """The status page in a real browser: `make test-browser`.
 
-What must hold: a person sees what the node is and does, on a wide screen and on a telephone, in
-the dark too, on a node that has done nothing and after a long time; no script fails; nothing is
-asked of anybody but the node.
+What must hold: the page shows what the node is and does, on a wide screen and on a telephone, also
+in dark mode, for an idle node and after a long time; no script fails; only the node gets requests.
 """
 
 import json
@@ -19,15 +18,16 @@ import pytest
 
 from raida_uring.observe.status import for_page
 from tests.support.browser import Page, browser, find
+from tests.support.command_line import REPOSITORY
 from tests.support.handlers import NAP
-from tests.support.http import ask, url_of
-from tests.support.net import in_threads, tcp_ask, udp_client, udp_exchange
-from tests.support.node import HANDLERS, REPOSITORY, Node, running_node
+from tests.support.http import HTTP, ask, url_of
+from tests.support.net import tcp_ask, udp_client, udp_exchange
+from tests.support.node import HANDLERS, Node, running_node
+from tests.support.peers import in_background
 from tests.support.store import make_recorded_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 
 PAGE = REPOSITORY / "raida_uring" / "observe" / "status.html"
-HTTP = {"enabled": True}
 
 WIDE = (1280, 1640)
 NARROW = (390, 2900)
@@ -46,20 +46,19 @@ def page() -> Iterator[Page]:
 @contextmanager
 def load(node: Node) -> Iterator[None]:
     """Requests of all kinds for as long as the body runs."""
-    stop = threading.Event()
 
-    def udp() -> None:
+    def udp(stop: threading.Event) -> None:
         with udp_client(node.endpoint) as client:
             while not stop.wait(0.005):
                 for each in (vote(), request(ECHO_COMMAND), request(VERSION_COMMAND)):
                     udp_exchange(client, node.endpoint, each)
                 client.sendto(b"junk", node.endpoint)
 
-    def tcp() -> None:
+    def tcp(stop: threading.Event) -> None:
         while not stop.wait(0.02):
             tcp_ask(node.endpoint, request(NAP))
 
-    with in_threads(stop, udp, tcp):
+    with in_background(udp, tcp):
         yield
 
 
@@ -147,7 +146,7 @@ def test_below_a_path_of_a_proxy(page: Page) -> None:
     assert not [fault for fault in page.faults if "ERR_CONNECTION" not in fault]
 
 
-def test_what_is_wrong_is_said_in_red(
+def test_faults_are_shown_in_red(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = {"path": str(make_recorded_store(tmp_path / "store"))}

@@ -26,9 +26,11 @@ from raida_uring.admin.server import Admin
 from raida_uring.cli import top
 from raida_uring.errors import RaidaError, StoreError
 from raida_uring.observe.status import for_operators
-from tests.support.admin import COMMAND_TIMEOUT_S, node, run
+from tests.support.admin import node, run
+from tests.support.command_line import environment, run_script
 from tests.support.handlers import UNTIL
 from tests.support.net import (
+    ANSWER_TIMEOUT_S,
     PATIENCE,
     read_exactly,
     tcp_ask,
@@ -37,8 +39,14 @@ from tests.support.net import (
     udp_client,
     udp_exchange,
 )
-from tests.support.node import HANDLERS, daemon, environment, eventually, running_node
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.node import (
+    HANDLERS,
+    daemon,
+    eventually,
+    running_node,
+    take_free_descriptors,
+)
+from tests.support.store import make_store, table_of
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
 pytestmark = pytest.mark.any_backend
@@ -65,30 +73,19 @@ def test_other_users_are_refused_even_where_the_path_lets_them(place: Path) -> N
         "except Exception as error: print(error)\n"
     )
 
-    def ask_as_nobody() -> str:
-        command = [sys.executable, "-c", asking, str(path)]
-        return subprocess.run(
-            command,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=30 * PATIENCE,
-            check=True,
-        ).stdout
-
     with node(place) as (running, path):
-        assert "Permission denied" in ask_as_nobody()
+        assert "Permission denied" in run_script(asking, path).stdout
         for opened in (place, path.parent):
             opened.chmod(0o711)
         path.chmod(0o666)
-        assert "only root and the node's own user" in ask_as_nobody()
+        assert "only root and the node's own user" in run_script(asking, path).stdout
         eventually(lambda: "of user 65534 refused" in running.stderr())
         assert result_of(path, "status")["process"] == running.process.pid
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two other users")
 def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
-    """As in /tmp, where anybody can be first: nothing it says is believed or shown."""
+    """In /tmp anybody can be the first to bind a path: no reply from there is believed or shown."""
     path = place / "forged.sock"
     place.chmod(0o711)
     with socket.socket(socket.AF_UNIX) as forged:
@@ -106,7 +103,7 @@ def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
             "try: print(client.result_of(Path(sys.argv[1]), 'status'))\n"
             "except Exception as error: print(error)"
         )
-        forged.settimeout(COMMAND_TIMEOUT_S)
+        forged.settimeout(ANSWER_TIMEOUT_S)
         with subprocess.Popen(
             [sys.executable, "-c", code, str(path)],
             env=environment(),
@@ -116,7 +113,7 @@ def test_what_another_user_listens_with_is_no_node(place: Path) -> None:
             client, _ = forged.accept()
             with client, suppress(ConnectionError):
                 client.sendall(b'{"result": {"phase": "drained"}}\n')
-            told = asking.communicate(timeout=COMMAND_TIMEOUT_S)[0]
+            told = asking.communicate(timeout=ANSWER_TIMEOUT_S)[0]
     assert told == f"{path}: user 65533 listens there, not a node of yours\n"
 
 
@@ -143,7 +140,7 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(place: Path) -> None:
 
 
 def test_a_node_that_does_not_accept_is_one_that_listens(place: Path) -> None:
-    """Stopped, or busy: whoever looks whether it is there must not wait for it."""
+    """A node that is stopped or busy: a check for one must not wait for it."""
     path = place / "admin.sock"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
         listener.bind(str(path))
@@ -215,9 +212,9 @@ def test_an_idle_node_uses_no_blocks_but_those_of_its_workers(place: Path) -> No
         assert "2K 0/4096  64K 0/256" in run("status", "--socket", str(path))
 
 
-def test_status_is_told_when_the_store_cannot_be_read(place: Path) -> None:
-    """Here its table of readers is full, as too many processes that look at it would fill it."""
-    settings = {"path": str(make_store(place / "store")), "size_mib": MAP_BYTES >> 20}
+def test_status_answers_when_the_store_cannot_be_read(place: Path) -> None:
+    """Its table of readers is full, as when too many processes read it."""
+    settings = table_of(make_store(place / "store"))
     with running_node(store=settings) as node, ExitStack() as stack:
         store = node.server._store
         assert store is not None
@@ -347,15 +344,7 @@ def test_requests_whose_answers_wait_for_room_are_all_answered(place: Path) -> N
             assert "result" in json.loads(stream.readline())
 
 
-def take_free_descriptors(process: psutil.Process) -> tuple[int, int]:
-    """By a limit at the first that is free now; the limits before."""
-    before = process.rlimit(psutil.RLIMIT_NOFILE)
-    used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-    process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
-    return before
-
-
-def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
+def test_status_answers_without_a_free_descriptor(place: Path) -> None:
     """Just then it is asked for."""
     with node(place) as (running, path), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -381,8 +370,8 @@ def test_status_is_told_without_a_descriptor_to_look_with(place: Path) -> None:
 
 
 def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> None:
-    """By the one that it has in reserve. Who comes meanwhile waits in the backlog, and the node
-    does not turn in circles."""
+    """It uses the descriptor in reserve. Other clients wait in the backlog, and the node does not
+    spin."""
     with node(place) as (running, path), ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(6)]
         process = psutil.Process(running.process.pid)
@@ -399,14 +388,14 @@ def test_a_node_without_descriptors_answers_one_after_the_other(place: Path) -> 
             client.shutdown(socket.SHUT_RDWR)
 
 
-def test_who_asks_nothing_gives_up_the_descriptor_in_reserve(place: Path) -> None:
+def test_an_idle_client_gives_up_the_descriptor_in_reserve(place: Path) -> None:
     with node(place) as (running, path), ExitStack() as stack:
         # Several: what the node had open for a moment at its start may be free again.
         *idle, asking = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
         take_free_descriptors(psutil.Process(running.process.pid))
         for client in (*idle, asking):
             client.connect(str(path))
-        asking.settimeout(COMMAND_TIMEOUT_S)
+        asking.settimeout(ANSWER_TIMEOUT_S)
         asking.sendall(b'{"command": "log-level"}\n')
         assert b"level" in asking.recv(1000)
         told, _, _ = select.select(idle, [], [], 0)
@@ -427,7 +416,7 @@ def test_clients_are_bounded_and_idle_ones_harm_nobody(place: Path) -> None:
 
 
 def test_idle_clients_lock_nobody_out(place: Path) -> None:
-    """Whoever has been silent longest makes way for who comes."""
+    """A new client replaces the one that has been silent longest."""
     with node(place) as (_, path), ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
         for client in clients:
@@ -441,7 +430,7 @@ def test_idle_clients_lock_nobody_out(place: Path) -> None:
         assert "level" in clients[15].makefile().readline()
 
 
-def test_who_asks_nothing_is_let_go_in_the_end(
+def test_an_idle_client_is_disconnected_in_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "IDLE_S", 0.5)
@@ -467,7 +456,7 @@ def _can_ask(path: Path) -> bool:
         return False
 
 
-def test_client_that_does_not_read_holds_nobody_up(place: Path) -> None:
+def test_a_client_that_does_not_read_delays_nobody(place: Path) -> None:
     with node(place) as (_, path), socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(str(path))
         deaf.setblocking(False)

@@ -1,7 +1,6 @@
 """The commands that use the admin socket, as an operator types them.
 
-What must hold: a command asks the node that its configuration means and no other, and whatever is
-wrong is one line.
+What must hold: a command asks the node of its configuration and no other, and a fault is one line.
 """
 
 import fcntl
@@ -15,7 +14,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import termios
 import threading
@@ -32,10 +30,11 @@ from raida_uring.admin.client import NotRunningError, Wanted, find, result_of
 from raida_uring.admin.server import Admin
 from raida_uring.descriptors import Reserve
 from raida_uring.errors import StartError
-from tests.support.admin import COMMAND_TIMEOUT_S, change, node, run
+from tests.support.admin import change, node, run
+from tests.support.command_line import PROGRAM, environment
 from tests.support.confine import default_directory
 from tests.support.net import PATIENCE, udp_ask
-from tests.support.node import daemon, environment, eventually, running_node
+from tests.support.node import daemon, eventually, running_node
 from tests.support.wire import VERSION_COMMAND, request
 
 pytestmark = pytest.mark.any_backend
@@ -104,9 +103,10 @@ def terminal(
     """`raida-uring` on a terminal of its own: its process, and our end of the terminal."""
     process, ours = pty.fork()
     if process == 0:
-        command = [sys.executable, "-m", "raida_uring", *arguments]
         # Not the C library's environment: readline has put its LINES and COLUMNS there.
-        os.execve(sys.executable, command, environment(TERM=term))  # noqa: S606  no shell
+        os.execve(  # noqa: S606  no shell
+            sys.executable, [*PROGRAM, *arguments], environment(TERM=term)
+        )
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
     try:
         yield process, ours
@@ -115,7 +115,7 @@ def terminal(
 
 
 def read_screen(ours: int, wanted: bytes, timeout_s: float = 20.0) -> str:
-    """What was drawn until `wanted` was."""
+    """Everything drawn up to `wanted`."""
     drawn = bytearray()
     deadline = time.monotonic() + timeout_s
     while wanted not in drawn:
@@ -178,8 +178,8 @@ def descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_who_left_meanwhile_does_not_cost_the_reserve() -> None:
-    """The kernel wants a descriptor before it looks whether anybody is there."""
+def test_a_client_that_has_left_does_not_cost_the_reserve() -> None:
+    """The kernel takes a descriptor before it checks whether a client is still there."""
     with socket.create_server(("127.0.0.1", 0)) as listening, descriptors_left(1):
         listening.setblocking(False)
         reserve = Reserve()
@@ -194,7 +194,8 @@ def test_who_left_meanwhile_does_not_cost_the_reserve() -> None:
 @pytest.mark.any_backend
 @pytest.mark.parametrize("free", range(4))
 def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path, free: int) -> None:
-    """It takes four. The start fails then in one line, a successor serves without."""
+    """It needs four. With fewer a start fails with one line; a successor serves without the
+    socket."""
     path = tmp_path / "admin.sock"
     with running_node() as node:
         daemon_of = cast(Any, SimpleNamespace(server=node.server))
@@ -207,25 +208,17 @@ def test_too_few_descriptors_for_the_socket_leave_nothing_behind(tmp_path: Path,
 # --- Which node is asked --------------------------------------------------------------------------
 
 
-def run_in(given: dict[str, str], *arguments: str, status: int = 0) -> str:
-    """As run(), in an environment that says nothing of places but what is `given`."""
-    places = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR")
-    clean = {name: value for name, value in environment().items() if name not in places}
-    ended = subprocess.run(
-        [sys.executable, "-m", "raida_uring", *arguments],
-        env={**clean, **given},
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    assert ended.returncode == status, (ended.returncode, ended.stdout, ended.stderr)
-    return ended.stdout if status == 0 else ended.stderr
+def run_in(given: dict[str, str], *arguments: str) -> str:
+    """As run(), in an environment that names no directories but those `given`."""
+    named = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR")
+    clean = {name: value for name, value in environment().items() if name not in named}
+    return run(*arguments, env={**clean, **given})
 
 
 @pytest.mark.parametrize("command", ["status", "drain", "reload", "upgrade", "log-level"])
 def test_a_command_never_speaks_to_another_node(place: Path, command: str) -> None:
-    """Two files name one socket, as a copied one does: the node is looked at first."""
+    """Two files name one socket, for example a file and its copy: the command checks the node
+    first."""
     other = place / "other.toml"
     with node(place) as (running, path):
         other.write_text(
@@ -241,7 +234,7 @@ def test_a_command_never_speaks_to_another_node(place: Path, command: str) -> No
 
 
 def test_a_node_keeps_its_file_when_the_port_is_another(place: Path) -> None:
-    """By the command line, or because the file was edited and not read again yet."""
+    """The command line gave it another, or the file was edited and not read again yet."""
     with node(place) as (running, _):
         change(place, f"port = {running.endpoint[1]}", "port = 50014")
         assert "needs a restart: [server] port" in run(
@@ -254,7 +247,7 @@ def test_a_node_keeps_its_file_when_the_port_is_another(place: Path) -> None:
 def test_the_asker_s_environment_does_not_matter(
     place: Path, monkeypatch: pytest.MonkeyPatch, started_in: str, asked_in: str
 ) -> None:
-    """A unit, a session, cron and su have one each."""
+    """A unit, a session, cron and su each have their own."""
     for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     if started_in:
@@ -297,12 +290,14 @@ def test_root_finds_the_node_of_another_user(place: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 def test_root_believes_no_socket_where_others_make_names(place: Path) -> None:
-    """In a directory of one user, the socket of another: whoever may write there made it."""
+    """A socket of another user than its directory: anybody who may write there can have made it."""
     shared = place / "shared"
     shared.mkdir()
     shared.chmod(0o777)
     with (
-        socket.create_server(("127.0.0.1", 0)) as served,  # else nobody would be looked for
+        socket.create_server(
+            ("127.0.0.1", 0)
+        ) as served,  # without it no socket would be looked for
         socket.socket(socket.AF_UNIX) as forged,
     ):
         port = served.getsockname()[1]

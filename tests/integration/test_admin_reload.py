@@ -1,13 +1,12 @@
 """Drain, stop and reload through the admin socket, with the real daemon.
 
-What must hold: a drain waits for what runs, up to its deadline; a reload changes everything it may,
-or nothing at all.
+What must hold: a drain waits for running requests, up to its deadline; a reload applies every
+setting that it may, or none.
 """
 
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import pytest
 from raida_uring import config
 from raida_uring.admin.client import NodeError, NotRunningError, ask, result_of
 from tests.support.admin import change, node, run
+from tests.support.command_line import environment
 from tests.support.handlers import SLOW_UNTIL, UNTIL
 from tests.support.net import PATIENCE, read_exactly, tcp_connect, turned_away, udp_ask, udp_client
-from tests.support.node import HANDLERS, Table, config_text, daemon, environment, eventually
+from tests.support.node import HANDLERS, SERVE, Table, config_text, daemon, eventually
 from tests.support.upgrade import serves_admin
 from tests.support.wire import VERSION_COMMAND, request, status
 
@@ -59,7 +59,7 @@ def test_drain_gives_up_at_its_deadline(place: Path) -> None:
 
 
 def test_a_stop_does_not_wait_for_a_longer_drain(place: Path) -> None:
-    """The first signal during it has the time-out of any other stop."""
+    """The first signal during a drain shortens it to the time-out of a stop."""
     network = {"drain_timeout_ms": 300}
     with (
         node(place, handlers=HANDLERS, network=network) as (running, path),
@@ -212,7 +212,7 @@ def test_reload_without_a_file_says_so(place: Path) -> None:
     tables = {"server": {"port": 0}}
     assert config.parse(config_text(tables), "x")  # what a node without a file does not read
     process = subprocess.Popen(
-        [sys.executable, "-m", "raida_uring", "serve", "--port", "0"],
+        [*SERVE, "--port", "0"],
         env=environment(RUNTIME_DIRECTORY=str(place / "run")),
         stderr=subprocess.PIPE,
     )

@@ -1,4 +1,4 @@
-"""What a backend has to get right whichever way it hears of events."""
+"""Behaviour that does not depend on how a backend learns of events."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ REPLY_BYTES = 32
 
 
 def test_the_backend_is_the_one_asked_for(backend: str) -> None:
-    """Otherwise the suite would say twice what it knows once."""
+    """Otherwise the suite would test one backend twice."""
     begins = {
         "uring": "io_uring, ",
         "epoll": "epoll (as configured)",

@@ -9,13 +9,9 @@ import asyncio
 import re
 import shlex
 import socket
-import struct
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,11 @@ from raida_uring.client import Answer, AsyncClient, Client, Coin, Key, RefusedEr
 from raida_uring.errors import ProtocolError
 from raida_uring.protocol.calls import Call
 from tests.support.coins import Coins
+from tests.support.command_line import output_of
 from tests.support.handlers import BLOB, blob_bytes
-from tests.support.net import PATIENCE
-from tests.support.node import HANDLERS, daemon, environment, running_node
+from tests.support.net import PATIENCE, reset
+from tests.support.node import HANDLERS, daemon, running_node
+from tests.support.peers import tcp_peer, udp_peer
 from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID
 
 COINS = Coins()
@@ -152,47 +150,14 @@ def test_many_at_once() -> None:
 # --- Peers that misbehave ---------------------------------------------------------------------
 
 
-@contextmanager
-def udp_peer(reply: Callable[[bytes], list[bytes]]) -> Iterator[tuple[str, int]]:
-    """Answers each datagram with those that `reply` makes of it, in order."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.bind(("127.0.0.1", 0))
+def sending(answer: bytes) -> Callable[[socket.socket], None]:
+    """What a TCP peer does that answers whatever it is sent so."""
 
-        def serve() -> None:
-            while True:
-                data, source = peer.recvfrom(65536)
-                if not data:
-                    return
-                for answer in reply(data):
-                    peer.sendto(answer, source)
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield peer.getsockname()
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-                end.sendto(b"", peer.getsockname())
-            thread.join()
-
-
-@contextmanager
-def tcp_peer(answer: bytes) -> Iterator[tuple[str, int]]:
-    """Sends `answer` to whoever connects, once it has sent anything, and closes."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()
-        finally:
-            thread.join()
+    return serve
 
 
 def version_reply(request: bytes, **changes: bytes) -> bytes:
@@ -227,7 +192,7 @@ STRAYS: dict[str, Callable[[bytes], bytes]] = {
 @both_clients
 @pytest.mark.parametrize("stray", STRAYS)
 def test_stray_datagrams(ask: Ask, stray: str) -> None:
-    """Ignored before the reply, named in the time-out without one; over TCP an error."""
+    """Ignored if the reply follows; otherwise the time-out mentions them. Over TCP: an error."""
     make = STRAYS[stray]
     with udp_peer(lambda sent: [make(sent), version_reply(sent)]) as peer:
         assert ask(peer, calls.version(), timeout_s=10.0 * PATIENCE).require() == "20250323"
@@ -241,7 +206,7 @@ def test_stray_datagrams(ask: Ask, stray: str) -> None:
 @pytest.mark.any_backend
 @both_clients
 def test_replies_whose_payload_does_not_fit(ask: Ask) -> None:
-    """Its own reply, so there is nothing to wait for."""
+    """It is the reply to this request, so the client does not wait for another."""
     with (
         udp_peer(lambda sent: [version_reply(sent)]) as peer,
         pytest.raises(ProtocolError, match="8 bytes of payload, not 32"),
@@ -252,7 +217,7 @@ def test_replies_whose_payload_does_not_fit(ask: Ask) -> None:
 @pytest.mark.any_backend
 @both_clients
 def test_forged_replies_of_type_4(ask: Ask) -> None:
-    """A reply with the right echo and coin, but not of the key's owner."""
+    """A reply with the right echo and coin, from somebody without the key."""
 
     def forge(request: bytes) -> list[bytes]:
         reply = bytearray(48)
@@ -271,7 +236,7 @@ def test_forged_replies_of_type_4(ask: Ask) -> None:
 @both_clients
 @pytest.mark.parametrize("answer", [b"", b"\0" * 11, bytes(31), bytes(33), bytes(32)])
 def test_wrong_replies_over_tcp(ask: Ask, answer: bytes) -> None:
-    with tcp_peer(answer) as peer, pytest.raises(ProtocolError):
+    with tcp_peer(sending(answer)) as peer, pytest.raises(ProtocolError):
         ask(peer, calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
 
 
@@ -279,20 +244,17 @@ def test_wrong_replies_over_tcp(ask: Ask, answer: bytes) -> None:
 @both_clients
 def test_a_reset_within_the_reply_is_no_reply(ask: Ask) -> None:
     """As an end there: what has arrived is judged, whichever client asks."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"\0" * 5)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"\0" * 5)
+        reset(connection)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(ProtocolError, match="cut short at 5 bytes"):
-            ask(listener.getsockname(), calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
-        thread.join()
+    with (
+        tcp_peer(serve) as peer,
+        pytest.raises(ProtocolError, match="cut short at 5 bytes"),
+    ):
+        ask(peer, calls.version(), transport="tcp", timeout_s=10.0 * PATIENCE)
 
 
 @both_clients
@@ -323,10 +285,7 @@ def test_a_round_trip_begins_with_the_connection(
 def test_the_synchronous_client_needs_no_asyncio() -> None:
     """Importing it takes longer than a ping."""
     script = "import sys; import raida_uring.client; print('asyncio' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    assert output_of(sys.executable, "-c", script) == "False\n"
 
 
 @pytest.mark.any_backend
@@ -426,9 +385,4 @@ def test_the_hint_of_a_node_works_as_it_is_printed(tmp_path: Path, coin_id: int)
     with daemon(tmp_path, server={"coin_id": coin_id}) as running:
         hint = re.search(r"try it: (.*)", running.stderr())
         assert hint is not None
-        command = [*shlex.split(hint[1]), "-c", "1"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment(), timeout=60, check=False
-        )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        assert "(as told)" in done.stdout
+        assert "(as told)" in output_of(*shlex.split(hint[1]), "-c", "1")

@@ -1,6 +1,7 @@
 """The wall clock is set while a node runs, or was wrong when it started.
 
-A library in front of libc's shows the node another wall clock; the machine's stays as it is.
+A library that is preloaded before libc shows the node another wall clock; the machine's does not
+change.
 """
 
 import datetime
@@ -9,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from raida_uring.admin.client import result_of
 from raida_uring.cli import top
 from tests.support import http
 from tests.support.net import udp_ask
-from tests.support.node import Daemon, daemon, free_port
+from tests.support.node import daemon, free_port
+from tests.support.peers import in_background
 from tests.support.wire import VERSION_COMMAND, request
 
 pytestmark = pytest.mark.any_backend
@@ -62,7 +63,7 @@ time_t time(time_t *told)
 
 
 class Clock:
-    """What the node is shown."""
+    """The wall clock that the node sees."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "shift"
@@ -71,10 +72,11 @@ class Clock:
         source.write_text(SHIFT)
         compile_it = ["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
         subprocess.run(compile_it, check=True)
-        self.environment = {"LD_PRELOAD": str(library), "SHIFT_FILE": str(self._file)}
+        # Relative to the node's directory: a blank would end the name.
+        self.environment = {"LD_PRELOAD": "./shift.so", "SHIFT_FILE": str(self._file)}
 
     def set(self, seconds: float) -> None:
-        """Off by so many seconds from now on."""
+        """Make it differ by so many seconds from now on."""
         written = self._file.with_suffix(".new")
         written.write_text(str(int(seconds)))
         written.replace(self._file)
@@ -89,23 +91,6 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         yield shown
 
 
-@contextmanager
-def asked_all_the_time(node: Daemon) -> Iterator[None]:
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.wait(0.01):
-            udp_ask(node.endpoint, request(VERSION_COMMAND))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        yield
-    finally:
-        done.set()
-        asking.join()
-
-
 def test_durations_and_rates_do_not_follow_a_step(tmp_path: Path, clock: Clock) -> None:
     port, path = free_port(), tmp_path / "admin.sock"
     began = time.monotonic()
@@ -113,7 +98,12 @@ def test_durations_and_rates_do_not_follow_a_step(tmp_path: Path, clock: Clock) 
         tmp_path, admin={"socket": str(path)}, http={"enabled": True, "port": port}
     ) as node:
         url = f"http://127.0.0.1:{port}"
-        with asked_all_the_time(node):
+
+        def ask(done: threading.Event) -> None:
+            while not done.wait(0.01):
+                udp_ask(node.endpoint, request(VERSION_COMMAND))
+
+        with in_background(ask):
             before = result_of(path, "status")
             for shift in (-3600, 86400 * 365, 0):
                 clock.set(shift)

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import REPOSITORY, environment, execute
 from tests.support.needs import require
 from tests.support.net import PATIENCE
 
-FILES = Path(__file__).parents[2] / "docs" / "completion"
+FILES = REPOSITORY / "docs" / "completion"
 TIMEOUT_S = 60.0 * PATIENCE
 READY = "set up"
 SAY_READY = "echo set' 'up"  # so that the echo of what is typed is not taken for it
@@ -62,7 +63,7 @@ def terminal(shell: str, home: Path) -> Iterator[Terminal]:
     if shell != "bash":
         require(shell)
     programs = Path(sys.executable).parent
-    environment = {
+    variables = {
         "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(home),
         "LANG": "C.UTF-8",
@@ -75,7 +76,7 @@ def terminal(shell: str, home: Path) -> Iterator[Terminal]:
         stdout=theirs,
         stderr=theirs,
         cwd=home,
-        env=environment,
+        env=variables,
     )
     os.close(theirs)
     try:
@@ -133,14 +134,8 @@ def test_install_completion(home: Path) -> None:
 @pytest.mark.any_backend
 def test_completion_that_cannot_be_installed_is_one_line() -> None:
     """Completion is for the shell that calls, whatever shell these tests run under."""
-    done = subprocess.run(
-        ["bash", "-c", '"$0" -m raida_uring --install-completion; exit $?', sys.executable],
-        env={**os.environ, "HOME": "/proc/1"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    script = '"$0" -m raida_uring --install-completion; exit $?'
+    done = execute("bash", "-c", script, sys.executable, env=environment(HOME="/proc/1"))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("raida-uring: ")
     assert "Traceback" not in done.stderr
@@ -149,13 +144,7 @@ def test_completion_that_cannot_be_installed_is_one_line() -> None:
 @pytest.mark.any_backend
 @pytest.mark.parametrize("option", ["--install-completion", "--show-completion"])
 def test_a_shell_without_completion_is_told_those_that_have_it(option: str) -> None:
-    done = subprocess.run(
-        ["sh", "-c", f'"$0" -m raida_uring {option}; exit $?', sys.executable],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    done = execute("sh", "-c", f'"$0" -m raida_uring {option}; exit $?', sys.executable)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "raida-uring: there is no completion for sh: run this command from bash, zsh, fish, "

@@ -1,4 +1,4 @@
-"""Power cuts as far as a process can have them: SIGKILL at random moments, full and failing disks.
+"""Power cuts as far as a process can meet them: SIGKILL at random moments, full and failing disks.
 
 What must hold: a change that was acknowledged is there after every restart; of one that was not,
 the coins of its request have all moved or none; the roots are those of the pages.
@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raida_uring.admin.client import result_of
@@ -38,6 +38,7 @@ from tests.support.coin_requests import (
     stored_ans,
     stored_roots,
 )
+from tests.support.command_line import execute
 from tests.support.handlers import LOSE_META
 from tests.support.http import ask as http_ask
 from tests.support.http import sample_value, scrape, status_json
@@ -50,6 +51,7 @@ from tests.support.node import (
     Daemon,
     daemon,
     eventually,
+    free_port,
     started_daemon,
 )
 from tests.support.store import Coin, make_store, tables_over
@@ -65,7 +67,7 @@ LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
 @dataclass
 class Owner:
-    """A client who moves its coins from AN to AN, all in one request, and keeps account."""
+    """A client that gives its coins new ANs, all in one request, and keeps count."""
 
     name: int
     transport: str
@@ -135,7 +137,7 @@ def owners() -> list[Owner]:
 
 
 def kill_while_serving(node: Daemon, clients: Sequence[Owner], after_s: float) -> None:
-    """Have all of them pown, and kill the daemon in the midst of it."""
+    """Let all of them pown, and kill the daemon meanwhile."""
     threads = [threading.Thread(target=one.pown, args=(node.endpoint,)) for one in clients]
     for thread in threads:
         thread.start()
@@ -146,7 +148,8 @@ def kill_while_serving(node: Daemon, clients: Sequence[Owner], after_s: float) -
 
 
 def check_store(store: Path, clients: Sequence[Owner]) -> bytes:
-    """What is on the disk, while nobody serves it; its roots."""
+    """Compare the store on disk, which no node serves, with the owners' counts; returns its
+    roots."""
     found = stored_ans(store, (coin for one in clients for coin in one.coins))
     for one in clients:
         assert not one.faults, one.faults
@@ -199,13 +202,15 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
 
 def strace_refusal() -> str | None:
     """Why an installed strace cannot be used here; None when it can."""
-    tried = subprocess.run(
-        [require("strace"), "-f", "-o", "/dev/null", "true"],
-        capture_output=True,
-        timeout=20 * PATIENCE,
-        check=False,
-    )
-    return None if tried.returncode == 0 else f"strace: {tried.stderr.decode().strip()}"
+    tried = execute(require("strace"), "-f", "-o", "/dev/null", "true")
+    return None if tried.returncode == 0 else f"strace: {tried.stderr.strip()}"
+
+
+def stop_traced(node: Daemon) -> int:
+    """Stop a daemon under strace, which passes no signal on: its exit status."""
+    (traced,) = psutil.Process(node.process.pid).children()
+    traced.terminate()
+    return node.process.wait(STOP_TIMEOUT_S)
 
 
 TRACED = (
@@ -249,7 +254,7 @@ def hand_overs(trace: Path) -> tuple[int, int, int]:
     that waits for the disk (O_DSYNC)."""
     of_store: dict[str, bool] = {}
     eventfds: set[str] = set()
-    openers: set[str] = set()  # the main thread: it writes, too, but answers nobody
+    openers: set[str] = set()  # the main thread: it writes, too, but sends no replies
     for call in calls(trace):
         if call.name == "openat" and "/data.mdb" in call.arguments:
             of_store[call.result] = "SYNC" in call.arguments
@@ -283,8 +288,8 @@ def hand_overs(trace: Path) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("durability", ["commit", "interval"])
 def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str) -> None:
-    """A killed process leaves its pages to the kernel; a power cut would not. With "interval" no
-    reply waits for the disk, which shows that this test can fail."""
+    """The kernel writes the pages of a killed process, but not after a power cut. With "interval"
+    no reply waits for the disk, which shows that this test can fail."""
     if (refusal := strace_refusal()) is not None:
         pytest.skip(refusal)
     trace = tmp_path / "trace"
@@ -302,10 +307,7 @@ def test_data_is_synchronised_before_each_reply(tmp_path: Path, durability: str)
                 payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
                 answered, _ = ask(node.endpoint, POWN, payload, one.transport)
                 assert answered == Status.ALL_PASS
-        # strace hands the signal on to nobody: the daemon is its only child.
-        children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text()
-        os.kill(int(children.split()[0]), 15)
-        assert node.process.wait(STOP_TIMEOUT_S) == 0, node.stderr()
+        assert stop_traced(node) == 0, node.stderr()
     durable, replies, unsafe = hand_overs(trace)
     print(f"{durability}: {durable} commits synchronised, {unsafe} of {replies} wakes unsafe")
     assert replies > 0
@@ -332,13 +334,11 @@ def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon
         node.await_ready()
         yield node
         if node.process.poll() is None:
-            children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children")
-            os.kill(int(children.read_text().split()[0]), 15)
-            node.process.wait(STOP_TIMEOUT_S)
+            stop_traced(node)
 
 
-def test_a_sync_that_fails_is_told(tmp_path: Path) -> None:
-    """What it was to make durable is not there; what follows is not worse for it."""
+def test_a_sync_that_fails_is_reported(tmp_path: Path) -> None:
+    """The change is not acknowledged, and later ones succeed."""
     store = make_store(tmp_path / "store")
     one = Owner(1, "udp", [(0, 1), (0, 2), (5, 9)])
     told = []
@@ -382,7 +382,7 @@ class Disk:
     """A small file system in a mount namespace of its own."""
 
     mounted: Path  # as processes in the namespace see it
-    outside: Path  # as everybody else does
+    outside: Path  # as all others see it
     enter: tuple[str, ...]  # what to put in front of a command
 
     def fill(self) -> None:
@@ -420,11 +420,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) -> None:
-    """By whatever watches a node, for as long as they fail, though small ones succeed meanwhile;
-    and that they succeed again, though nobody asks for one."""
+    """Every way to watch a node shows them while they fail, though small ones succeed; and shows
+    that they succeed again, though no client asks for one."""
     make_store(disk.outside / "store")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     socket_path = tmp_path / "admin.sock"
     settings = tables_over(disk.mounted / "store") | {
@@ -484,7 +483,7 @@ def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) ->
 
 
 def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, disk: Disk) -> None:
-    """LMDB calls that an input/output error, as if the disk had failed."""
+    """LMDB reports an input/output error, as for a failing disk."""
     make_store(disk.outside / "store")
     command = [*disk.enter, *SERVE]
     coins = {(2, page * 1024): default_an((2, page * 1024)) for page in range(4)}

@@ -6,7 +6,6 @@ is woken by what wakes it anyway.
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ import pytest
 from tests.support.coin_requests import POWN, default_an, pown_payload
 from tests.support.net import Endpoint, udp_ask
 from tests.support.node import SERVE, STOP_TIMEOUT_S, Table, eventually, free_port, started_daemon
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import make_store, table_of
 from tests.support.wire import VERSION_COMMAND, request, status
 
 MODULE = """
@@ -66,7 +65,7 @@ def endings(
     }
     if store:
         make_store(directory / "store")
-        tables["store"] = {"path": str(directory / "store"), "size_mib": MAP_BYTES >> 20}
+        tables["store"] = table_of(directory / "store")
     with started_daemon(directory, command=SERVE, args=(), import_paths=(), **tables) as node:
         node.await_ready()
         assert status(udp_ask(node.endpoint, request(KILL, victim.encode()))) == 250
@@ -92,7 +91,7 @@ def endings(
 
 def connect(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(os.path.relpath(path))
+        client.connect(str(path))
 
 
 def connect_to(port: int) -> None:
@@ -100,7 +99,7 @@ def connect_to(port: int) -> None:
 
 
 def change(endpoint: Endpoint) -> None:
-    """Of a coin: the integrity thread has something to do."""
+    """Change a coin: work for the integrity thread."""
     coin = (0, 7)
     udp_ask(endpoint, request(POWN, pown_payload([(coin, default_an(coin), bytes(16))])))
 
@@ -121,7 +120,7 @@ def test_a_thread_that_dies_ends_the_node(tmp_path: Path, victim: str) -> None:
 
 
 def test_the_writer_of_the_log_dies(tmp_path: Path) -> None:
-    """Its own last words are written by others."""
+    """Other threads write its last lines."""
     ended, lines = endings(tmp_path, "log")
     assert ended == 1
     assert "final_counters" in [line["event"] for line in lines]

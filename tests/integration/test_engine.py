@@ -1,4 +1,4 @@
-"""The data plane by itself: what it refuses, and what a worker that errs cannot do to it."""
+"""The data plane by itself: what it refuses, and that a faulty worker cannot harm it."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ TOKEN_BYTES = 8  # at the front of each record
 
 
 def return_token(worker: native.Worker, token: int) -> None:
-    """Hand a token back as it is."""
+    """Hand a token back unchanged."""
     native._lib.ru_worker_return(worker._worker, token)
 
 
@@ -112,7 +112,7 @@ def refused(engine: native.Engine) -> int:
 
 
 def test_double_return_is_refused_and_counted() -> None:
-    """A token that comes back twice is answered once; the second touches nobody's request."""
+    """A token that comes back twice is answered once; the second time affects no request."""
     with running_engine() as (engine, endpoint), udp_client(endpoint) as client:
         worker = engine.open_worker(0)
         ask(client, endpoint)
@@ -180,7 +180,7 @@ def test_a_closed_worker_refuses() -> None:
 
 
 def test_take_ends_with_the_engine() -> None:
-    """A worker that waits learns of the end; nobody has to wake it otherwise."""
+    """A waiting worker returns when the engine ends; nothing else has to wake it."""
     with running_engine() as (engine, _):
         worker = engine.open_worker(0)
         assert worker.take(0) == 0
@@ -209,7 +209,7 @@ def test_published_roots_decide_votes() -> None:
 
 
 def test_two_engines_in_one_process() -> None:
-    """Everything hangs off the engine: two do not know of each other."""
+    """All state belongs to an engine: two do not affect each other."""
     with running_engine() as (one, here), running_engine() as (two, there):
         with udp_client(here) as client:
             for _ in range(3):

@@ -1,35 +1,21 @@
 """examples/: a package of commands, installed as a third party's is, tested by its own tests, and
 answered by a node."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from raida_uring.client import Client, calls
-from tests.support.net import PATIENCE
-from tests.support.node import REPOSITORY, daemon, environment
+from tests.support.command_line import REPOSITORY, environment, output_of
+from tests.support.node import daemon
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S = 120.0 * PATIENCE
 
-
-def run(*command: str, paths: tuple[Path, ...] = (), cwd: Path | None = None) -> str:
-    ended = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env=environment(*paths),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+def run(*command: object, paths: tuple[Path, ...] = (), cwd: Path | None = None) -> str:
+    return output_of(sys.executable, "-m", *command, env=environment(*paths), cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +25,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = shutil.copytree(REPOSITORY / "examples", directory / "source")
     site = directory / "site"
     options = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    run("pip", "install", "-q", *options, "--target", str(site), str(source))
+    run("pip", "install", "-q", *options, "--target", site, source)
     return site
 
 
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     """Outside of this repository's tests: their options and fixtures are not the package's."""
     test = shutil.copy(REPOSITORY / "examples" / "test_commands.py", tmp_path)
-    told = run("pytest", "-q", os.fspath(test), paths=(installed,), cwd=tmp_path)
+    told = run("pytest", "-q", test, paths=(installed,), cwd=tmp_path)
     assert "5 passed" in told
 
 

@@ -1,4 +1,4 @@
-"""The examples of the documents, run as they stand against a node on another port."""
+"""The examples of the documents, run unchanged except for the port."""
 
 import importlib
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import REPOSITORY, Table, running_node
+from tests.support.command_line import REPOSITORY
+from tests.support.node import Table, running_node
 
 pytestmark = pytest.mark.any_backend
 

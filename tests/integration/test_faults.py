@@ -1,7 +1,7 @@
 """One test for each fault of the reference server that a data plane can have.
 
 Source: wire specification 10.1; the B numbers are its own. Each test opens with what must hold.
-B18 (the key of show_stats) stands with the other statuses in tests/wire/test_statuses.py.
+B18 (the key of show_stats) is with the other statuses in tests/wire/test_statuses.py.
 """
 
 import os
@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.support.handlers import BLOB, HOLD, MIRROR, blob_bytes, gate
+from tests.support.needs import require_descriptors
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
     PATIENCE,
@@ -75,7 +76,7 @@ class TestB2AcceptBurst:
             node.wait_for_counts(connections_open=0)
             assert node.counters()["connections_accepted"] == 501
 
-    def test_silent_connections_hold_nobody_up(self) -> None:
+    def test_silent_connections_delay_nobody(self) -> None:
         with running_node() as node, ExitStack() as stack:
             for _ in range(60):
                 stack.enter_context(tcp_connect(node.endpoint))
@@ -150,6 +151,7 @@ class TestB14FinishedConnections:
 
     def test_more_than_1024_at_once(self) -> None:
         count = 1500
+        require_descriptors(2 * count + 500)  # both ends are here
         # The first waits for its header until the last has connected.
         slow = {"header_timeout_ms": 60_000, "progress_timeout_ms": 60_000}
         with running_node(handlers=HANDLERS, tcp=slow) as node, ExitStack() as stack:
@@ -338,7 +340,7 @@ def raw_udp() -> Iterator[socket.socket]:
 
 @contextmanager
 def every_descriptor_taken() -> Iterator[None]:
-    """Use up this process's descriptors, which an in-process node shares."""
+    """Use up the descriptors of this process, which it shares with an in-process node."""
     taken: list[int] = []
     try:
         with open(os.devnull, "rb") as source:
@@ -356,8 +358,8 @@ def every_descriptor_taken() -> Iterator[None]:
 
 
 class TestB17Deadlines:
-    """No peer keeps a connection by doing nothing, or too little: each is closed by its deadline,
-    counted, and its request with it."""
+    """No peer keeps a connection open by sending nothing, or too little: a deadline closes it, and
+    both connection and request are counted."""
 
     def assert_closed_unanswered(self, node: Node, client: socket.socket) -> None:
         assert read_to_close(client) == b""
@@ -413,7 +415,8 @@ class TestB17Deadlines:
             assert tcp_ask(node.endpoint, request(ECHO_COMMAND))[2] == 250
 
     def test_handlers_are_not_the_peers_fault(self) -> None:
-        """A request in a worker's hands meets no deadline of the peer's, however long it takes."""
+        """While a worker has the request, no deadline of the peer applies, however long it
+        takes."""
         with running_node(tcp=SHORT_DEADLINES, handlers=HANDLERS) as node:
             sent = request(HOLD, b"patient")
             with tcp_connect(node.endpoint) as client, tcp_connect(node.endpoint) as idle:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_faults import raw_udp
+from tests.support.needs import require_descriptors
 from tests.support.net import tcp_connect, udp_client
 from tests.support.node import Daemon, daemon
 from tests.support.wire import ECHO_COMMAND, request, vote, vote_agreed
 
 DATAGRAMS = 100
+SPARE_DESCRIPTORS = 500
 CONNECTIONS = 1500  # accepted in one go: their receives alone exceed the submission queue
 FLOOD = 200  # votes that wait when another one arrives elsewhere
 SOURCE_PORT = 0  # nothing can be sent there: every reply fails while it is submitted
@@ -21,8 +23,9 @@ SOURCE_PORT = 0  # nothing can be sent there: every reply fails while it is subm
 
 def test_failures_reported_within_the_lap_that_sent(tmp_path: Path) -> None:
     """A reply may be submitted, and its failure read, before its lap has ended."""
+    require_descriptors(CONNECTIONS + SPARE_DESCRIPTORS)
     with daemon(tmp_path) as node, raw_udp() as raw:
-        # While it stands still, everything below waits in its sockets for one long lap.
+        # While it is stopped, everything below waits in its sockets for one long lap.
         node.signal(signal.SIGSTOP)
         data = request(ECHO_COMMAND)
         header = struct.pack(">HHHH", SOURCE_PORT, node.endpoint[1], 8 + len(data), 0)
@@ -55,7 +58,7 @@ def stand_still(node: Daemon) -> None:
 def test_flooded_address_takes_no_slot_from_another(
     tmp_path: Path, contexts: int, reserve: int
 ) -> None:
-    """With fewer slots than one socket can fill, the other one's turn comes all the same."""
+    """Although one socket can fill all slots, the other one gets its turn."""
     hosts = ["127.0.0.1", "127.0.0.2"]
     pool = {"contexts": contexts, "reserve": reserve}
     late = b"late vote, alone"

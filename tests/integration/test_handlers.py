@@ -1,5 +1,5 @@
-"""Commands that others write. What must hold: a handler is told the truth about its request, its
-reply arrives whole or is refused with a status, and whatever it does wrong, the worker lives on."""
+"""Commands that others write. What must hold: a handler gets the true facts of its request, its
+reply arrives whole or is refused with a status, and no mistake of a handler ends the worker."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_exception_is_252_and_the_worker_lives_on(
 
 
 def test_every_failure_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The last ones, too, when nothing fails after them."""
+    """Including the last ones, when no failure follows."""
     failures = 20
 
     def counted() -> int:
@@ -160,7 +160,7 @@ def test_peer_is_the_one_that_asked(host: str) -> None:
 
 
 def test_kept_payload_never_changes() -> None:
-    """A handler that keeps its payload keeps its own bytes, not the next stranger's."""
+    """A payload that a handler keeps is a copy: later requests do not change it."""
     kept.clear()
     tiny = {"contexts": 2, "reserve": 2}
     with running_node(udp=tiny, workers=ONE_WORKER, handlers=HANDLERS) as node:
@@ -198,7 +198,7 @@ def write_module(directory: Path, name: str, *commands: tuple[int, int]) -> None
 
 @pytest.mark.any_backend
 def test_module_from_the_configuration(tmp_path: Path) -> None:
-    """Any free group and command: the ends of both ranges and the reserved groups."""
+    """Any free group and command: both ends of the ranges, and the reserved groups."""
     commands = [(0, 255), (5, 0), (6, 77), (15, 255)]
     write_module(tmp_path, "commands_of_mine", *commands)
     modules = {"modules": ["commands_of_mine"]}
@@ -283,7 +283,7 @@ def test_refused_in_process_too() -> None:
 
 
 def test_time_of_a_command_is_not_that_of_a_slow_sender() -> None:
-    """Over TCP a client may take seconds for its request: the command was not slow for that."""
+    """Over TCP a client may take seconds to send a request: they do not count as the command's."""
     sent = request(MIRROR, bytes(200))
     with running_node(handlers=HANDLERS) as node, tcp_connect(node.endpoint) as client:
         client.sendall(sent[:60])

@@ -1,12 +1,11 @@
 """The node's HTTP server, and what strangers can do to it.
 
-What must hold: no client of this server holds it up.
+What must hold: no client delays the others or the node.
 """
 
 import resource
 import select
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,9 +24,11 @@ from raida_uring.observe.web import (
     HEAD_BYTES_MAX,
     SHARE_INTERVAL_S,
 )
+from tests.support.command_line import execute
 from tests.support.http import HTTP, ask, place_of, sample_value, scrape, status_json, url_of
-from tests.support.net import PATIENCE, ipv6_loopback_works, tcp_connect, udp_ask
-from tests.support.node import REPOSITORY, config_text, eventually, running_node
+from tests.support.needs import ipv6_refusal
+from tests.support.net import tcp_connect, udp_ask
+from tests.support.node import config_text, eventually, running_node
 from tests.support.wire import ECHO_COMMAND, request
 
 PATHS = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
@@ -145,8 +146,8 @@ def test_every_form_of_a_request_is_answered_at_once(
 
 
 @pytest.mark.any_backend
-def test_whose_name_leads_here_is_told_nothing(backend: str) -> None:
-    """A page of another site, in the browser of somebody who may ask: DNS rebinding."""
+def test_a_foreign_host_name_is_refused(backend: str) -> None:
+    """DNS rebinding: a page of another site, in the browser of somebody who may ask."""
     with running_node(http={**HTTP, "hosts": ["Raida.Example.", "x.example"]}) as node:
 
         def status(host: str, path: str) -> int:
@@ -172,7 +173,7 @@ def test_whose_name_leads_here_is_told_nothing(backend: str) -> None:
 def test_several_scrapers_cost_no_more_than_one(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits at the same time shares an answer; nobody gets one made before they asked."""
+    """Clients that wait at the same time share an answer; none is older than the request for it."""
     made: list[float] = []
     make = prometheus.exposition
 
@@ -208,7 +209,7 @@ def test_several_scrapers_cost_no_more_than_one(
 
 @pytest.mark.any_backend
 def test_several_addresses(backend: str) -> None:
-    hosts = ["127.0.0.1", "127.0.0.2", *(["::1"] if ipv6_loopback_works() else [])]
+    hosts = ["127.0.0.1", "127.0.0.2", *(["::1"] if ipv6_refusal() is None else [])]
     with running_node(http={**HTTP, "listen": hosts}) as node:
         assert node.server.website.web is not None
         urls = node.server.website.web.urls
@@ -233,16 +234,9 @@ def test_what_a_process_may_see_of_itself_is_enough(tmp_path: Path, backend: str
         "print(*(name for name, _ in scrape(node.url)), *process.host_errors()); node.stop()"
     )
     script = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/stat || exit 77; exec "$@"'
-    ended = subprocess.run(
-        [
-            *("unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh"),
-            *(sys.executable, "-c", code, str(tmp_path / "node.toml")),
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60 * PATIENCE,
-        check=False,
+    ended = execute(
+        *("unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "sh"),
+        *(sys.executable, "-c", code, tmp_path / "node.toml"),
     )
     if ended.returncode == 77 or "unshare" in ended.stderr:
         pytest.skip(f"no namespaces with a /proc of their own: {ended.stderr.strip()}")
@@ -267,9 +261,9 @@ def test_metrics_of_the_process_are_those_of_this_process(backend: str) -> None:
 
 
 @pytest.mark.any_backend
-def test_idle_and_slow_clients_hold_nobody_up(backend: str) -> None:
-    """As many as there may be, each silent or sending a byte now and then: who comes later is
-    served all the same, the oldest make way, and none outlives its time."""
+def test_idle_and_slow_clients_delay_nobody(backend: str) -> None:
+    """All possible connections are silent or send a byte now and then: later clients are served,
+    the oldest are closed, and none outlives its time."""
     with running_node(http=HTTP) as node, ExitStack() as stack:
         place = place_of(url_of(node))
         clients = [stack.enter_context(tcp_connect(place)) for _ in range(2 * CONNECTIONS_MAX)]
@@ -312,7 +306,8 @@ def test_stopping_waits_for_no_http_client(backend: str) -> None:
 
 @pytest.mark.any_backend
 def test_a_port_in_use_is_named(backend: str) -> None:
-    """To who starts a server in his own process; of the daemon: test_start_waits.py."""
+    """In an exception, for a server in this process; the daemon is tested in
+    test_start_waits.py."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         words = (

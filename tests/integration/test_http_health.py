@@ -7,9 +7,6 @@ import ctypes
 import errno
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,10 +21,19 @@ from raida_uring.node.server import Server
 from raida_uring.observe.readiness import OVERLOAD_WAIT_S, REFUSALS_GAP_S, unready
 from raida_uring.observe.status import for_operators
 from raida_uring.observe.web import Web
+from tests.support.command_line import run_script
 from tests.support.handlers import HOLD, SLOW_HOLD, gate
 from tests.support.http import HTTP, ask, sample_value, scrape, status_json, url_of
 from tests.support.net import PATIENCE, tcp_connect, turned_away, udp_ask, udp_client
-from tests.support.node import HANDLERS, REPOSITORY, config_text, daemon, eventually, running_node
+from tests.support.node import (
+    HANDLERS,
+    config_text,
+    daemon,
+    eventually,
+    free_port,
+    running_node,
+    take_free_descriptors,
+)
 from tests.support.wire import ECHO_COMMAND, request
 
 PTRACE_DETACH = 17
@@ -38,7 +44,7 @@ WAIT_ALL = 0x40000000  # __WALL: threads of others too
 
 @pytest.mark.any_backend
 def test_healthy_from_the_first_answer_on(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the control thread takes to hear that the I/O thread serves."""
+    """However late the control thread learns that the I/O thread serves."""
     told: list[tuple[int, int]] = []
     wait_ready = native.Engine.wait_ready
 
@@ -146,7 +152,7 @@ def test_not_ready_while_a_request_waits_too_long(backend: str) -> None:
 
 
 def test_a_full_slow_lane_leaves_the_node_ready(backend: str) -> None:
-    """It refuses by itself, with 160; the other lanes go on."""
+    """The lane refuses with 160; the other lanes go on."""
     with (
         running_node(
             http=HTTP,
@@ -255,14 +261,7 @@ for free in range(10):
 @pytest.mark.any_backend
 def test_too_few_descriptors_for_http_leave_nothing_behind() -> None:
     """A node tries again and again: neither descriptors nor tracebacks may add up."""
-    ended = subprocess.run(
-        [sys.executable, "-c", LISTEN_WITHOUT],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60 * PATIENCE,
-        check=False,
-    )
+    ended = run_script(LISTEN_WITHOUT)
     assert (ended.returncode, ended.stderr) == (0, "")
     told = ended.stdout.splitlines()
     assert len(told) == 10
@@ -271,9 +270,8 @@ def test_too_few_descriptors_for_http_leave_nothing_behind() -> None:
 
 
 def test_not_ready_without_a_descriptor(tmp_path: Path, backend: str) -> None:
-    """And says so, though it could not even take the connection that asks."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """And reports that, though no descriptor is left for the connection that asks."""
+    port = free_port()
     tcp = {"header_timeout_ms": 500}
     with daemon(tmp_path, http={"enabled": True, "port": port}, tcp=tcp) as started:
         url = f"http://127.0.0.1:{port}/"
@@ -283,9 +281,7 @@ def test_not_ready_without_a_descriptor(tmp_path: Path, backend: str) -> None:
 
         def exhausted() -> bool:
             """What an exchange before had may have been freed since it was looked at."""
-            used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-            free = min(set(range(len(used) + 1)) - used)
-            process.rlimit(psutil.RLIMIT_NOFILE, (free, before[1]))
+            take_free_descriptors(process)
             return ask(url, "/readyz").status == 503
 
         eventually(exhausted)
@@ -380,10 +376,8 @@ def stopped_thread(thread_id: int) -> Iterator[None]:
 
 
 @pytest.mark.any_backend
-def test_a_standing_io_thread_is_unhealthy(tmp_path: Path, backend: str) -> None:
-    port = 0
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_a_stalled_io_thread_is_unhealthy(tmp_path: Path, backend: str) -> None:
+    port = free_port()
     with daemon(tmp_path, http={"enabled": True, "port": port}) as started:
         url = f"http://127.0.0.1:{port}/"
         eventually(lambda: f"status page, metrics and health on {url}" in started.stderr())

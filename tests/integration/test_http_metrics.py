@@ -1,6 +1,6 @@
 """The node's metrics.
 
-What must hold: one scrape balances to the last request, whatever goes on; every metric is
+What must hold: every scrape balances to the last request, under any load; every metric is
 documented.
 """
 
@@ -19,7 +19,6 @@ from tests.support.handlers import MIRROR, NAP, RAISE
 from tests.support.http import HTTP, ask, sample_value, samples_of, scrape, sum_of, url_of
 from tests.support.net import (
     PATIENCE,
-    in_threads,
     reset,
     tcp_ask,
     tcp_connect,
@@ -28,6 +27,7 @@ from tests.support.net import (
     udp_exchange,
 )
 from tests.support.node import HANDLERS, Node, eventually, running_node
+from tests.support.peers import in_background
 from tests.support.store import make_recorded_store
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, vote
 
@@ -37,10 +37,9 @@ SCRAPES = 60
 @contextmanager
 def mixed_load(node: Node) -> Iterator[None]:
     """Fast and slow requests, junk, resets and unfinished requests, over UDP and TCP."""
-    stop = threading.Event()
 
-    def udp(seed: int) -> None:
-        draw = random.Random(seed)
+    def udp(stop: threading.Event) -> None:
+        draw = random.Random(7)
         kinds = [vote(), request(ECHO_COMMAND), request(VERSION_COMMAND), request(NAP)]
         with udp_client(node.endpoint) as client:
             client.setblocking(False)
@@ -54,7 +53,7 @@ def mixed_load(node: Node) -> Iterator[None]:
                 except BlockingIOError:
                     pass
 
-    def tcp(seed: int) -> None:
+    def tcp(stop: threading.Event, seed: int) -> None:
         draw = random.Random(seed)
         while not stop.wait(0.002):
             what = draw.randrange(4)
@@ -68,7 +67,7 @@ def mixed_load(node: Node) -> Iterator[None]:
             else:
                 tcp_ask(node.endpoint, request(draw.choice((NAP, VERSION_COMMAND, ECHO_COMMAND))))
 
-    with in_threads(stop, partial(udp, 7), partial(tcp, 8), partial(tcp, 9)):
+    with in_background(udp, partial(tcp, seed=8), partial(tcp, seed=9)):
         yield
 
 
@@ -105,7 +104,9 @@ def test_every_documented_metric_is_there_and_no_other(tmp_path: Path, backend: 
     store = {"path": str(make_recorded_store(tmp_path / "store"))}
     server = {"synchronization_enabled": True}
     with running_node(http=HTTP, handlers=HANDLERS, store=store, server=server) as node:
-        tcp_ask(node.endpoint, request(VERSION_COMMAND))  # else no command has been answered yet
+        tcp_ask(
+            node.endpoint, request(VERSION_COMMAND)
+        )  # otherwise no command has been answered yet
         answer = ask(url_of(node), "/metrics")
         seen = samples_of(answer.text)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -205,7 +206,7 @@ def test_replies_are_counted_by_command_and_status(backend: str) -> None:
 
 
 @pytest.mark.any_backend
-def test_what_the_kernel_drops_is_told(backend: str) -> None:
+def test_what_the_kernel_drops_is_counted(backend: str) -> None:
     """More than the receive buffer holds arrives while the I/O thread cannot run."""
     udp = {"receive_buffer_bytes": 4096}
     with running_node(http=HTTP, udp=udp) as node, udp_client(node.endpoint) as client:
@@ -222,9 +223,8 @@ def test_what_the_kernel_drops_is_told(backend: str) -> None:
 
 def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
     """Threads that compute hold the lock for a switch interval (5 ms) at a time."""
-    stop = threading.Event()
 
-    def compute() -> None:
+    def compute(stop: threading.Event) -> None:
         while not stop.is_set():
             sum(range(1000))
 
@@ -239,8 +239,8 @@ def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
             waited_ns = after["worker_lock_wait_ns"] - before["worker_lock_wait_ns"]
             return waited_ns / 1e9 / (after["batches"] - before["batches"])
 
-        # A core that is taken away spoils a round; without contention it is microseconds.
-        with in_threads(stop, *[compute] * 3):
+        with in_background(*[compute] * 3):
+            # A core that is taken away spoils a round; without contention it is microseconds.
             eventually(lambda: wait_s() > 0.0005, timeout_s=30.0 * PATIENCE)
         counted_ns = node.counters()["worker_lock_wait_ns"]
         seen = scrape(url_of(node))

@@ -1,4 +1,4 @@
-"""A node that sleeps must not look like one that waits for a disk."""
+"""A sleeping node must not count as waiting for a disk."""
 
 import time
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ def tasks_in_iowait() -> int:
 
 
 def test_sleeping_node_is_not_counted_as_waiting_for_a_disk(backend: str) -> None:
-    """Others may wait for a disk meanwhile, but hardly six of them at every look."""
+    """Other programs may wait for a disk, but hardly six of them at every look."""
     if backend == "uring" and native_probe.probe_features()["no_iowait"] != 0:
         pytest.skip("IORING_FEAT_NO_IOWAIT (Linux 6.15) is missing")
     with ExitStack() as stack:

@@ -61,7 +61,7 @@ from tests.support.node import (
     told,
     total,
 )
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import MAP_BYTES, make_store, table_of
 from tests.support.wire import (
     ECHO_COMMAND,
     RAIDA_ID,
@@ -118,7 +118,7 @@ def resources() -> Counter[str]:
 
 
 def await_given_back(before: Counter[str]) -> None:
-    """Less is no leak: what an earlier test has left may end meanwhile."""
+    """Fewer is fine: leftovers of an earlier test may end meanwhile."""
     eventually(
         lambda: resources() <= before,
         what=lambda: {"more": resources() - before, "less": before - resources()},
@@ -290,8 +290,8 @@ def test_pitfall_6_4_drain_timeout_ends_the_wait(tmp_path: Path) -> None:
 
 
 def test_pitfall_6_4_idle_connections_end_at_once() -> None:
-    """Nobody waits for a client that has had its answer and asks for nothing more; one whose
-    request is with a handler still gets its own."""
+    """A client that has its answer and asks for nothing more is not waited for; one whose request
+    is with a handler still gets its answer."""
     with running_node(tcp={"persistent": True}, handlers=HANDLERS) as node, ExitStack() as stack:
         stopper = threading.Thread(target=node.server.stop)
         idle, busy = (stack.enter_context(tcp_connect(node.endpoint)) for _ in range(2))
@@ -415,7 +415,7 @@ class TestRefusedStarts:
 
 
 def test_being_stopped_and_continued_is_no_request_to_end(tmp_path: Path) -> None:
-    """A debugger, or a shell's job control, interrupts whatever a thread waits in."""
+    """A debugger or job control interrupts every wait of a thread."""
     with daemon(tmp_path) as node:
         node.signal(signal.SIGSTOP)
         time.sleep(1.2)  # longer than the main thread waits at a time: what is interrupted is over
@@ -430,7 +430,7 @@ def test_being_stopped_and_continued_is_no_request_to_end(tmp_path: Path) -> Non
 def test_a_second_stop_leaves_the_store_to_a_handler_that_is_stuck(tmp_path: Path) -> None:
     """It reads from memory that closing the store would take away."""
     path = make_store(tmp_path / "store")
-    store = {"path": str(path), "size_mib": MAP_BYTES >> 20}
+    store = table_of(path)
     tables: dict[str, Table] = {"store": store, "handlers": HANDLERS}
     server = Server(config.parse(config_text(tables), "test.toml"))
     server.start()
@@ -445,8 +445,9 @@ def test_a_second_stop_leaves_the_store_to_a_handler_that_is_stuck(tmp_path: Pat
 
 
 def test_the_store_is_asked_until_it_is_closed(tmp_path: Path) -> None:
-    """As an operator does who watches a stop: told, or told that there is none; never a crash."""
-    store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
+    """By an operator who watches a stop: an answer, or an error that the node has stopped; no
+    crash."""
+    store = table_of(make_store(tmp_path / "store"))
     for _ in range(5):
         with running_node(store=store) as node:
             told: list[object] = []
@@ -476,7 +477,7 @@ def test_a_drain_begins_while_an_operator_s_look_waits_for_the_disk(
         answers.wait()
         return sizes(store)
 
-    store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
+    store = table_of(make_store(tmp_path / "store"))
     monkeypatch.setattr(Store, "sizes", hangs)
     with running_node(store=store) as node:
         operator = threading.Thread(target=node.server.observe)
@@ -493,7 +494,7 @@ def test_a_drain_begins_while_an_operator_s_look_waits_for_the_disk(
 
 
 def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
-    """A handler that leaks descriptors leaves none for the look at them."""
+    """A handler has leaked all descriptors, so that none is left to read the resources with."""
     looks_often = "import raida_uring.node.resources as it; it.INTERVAL_S = 0.1; "
     run = "import sys; from raida_uring.cli.main import main; sys.exit(main())"
     with daemon(tmp_path, command=[sys.executable, "-c", looks_often + run, "serve"]) as node:
@@ -508,7 +509,7 @@ def test_resources_that_cannot_be_looked_at_end_no_node(tmp_path: Path) -> None:
 def test_a_node_without_a_descriptor_once_it_is_ready_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And tells the service manager that it lives."""
+    """And keeps feeding the service manager's watchdog."""
     (tmp_path / "scarce.py").write_text(TAKE_DESCRIPTORS)
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     scarce = {"modules": ["scarce"]}

@@ -1,5 +1,5 @@
-"""A reply in flight is not cut by bytes that come late: the node ends its half of the connection
-first, and throws away what still comes until the client has ended its own."""
+"""Bytes that arrive late do not cut a reply in flight: the node closes its half of the connection
+first, and discards further input until the client has closed the other half."""
 
 import socket
 import time
@@ -50,7 +50,7 @@ def read_slowly(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_byte_behind_the_request_does_not_cut_the_reply(node: Node, size: int) -> None:
-    """A newline once the reply is on its way."""
+    """A newline arrives when the reply is on its way."""
     for _ in range(5):
         with slow_reader(node) as client:
             client.sendall(request(BLOB, size.to_bytes(4)))
@@ -71,7 +71,7 @@ def test_bytes_with_the_request_do_not_cut_the_reply(node: Node, size: int) -> N
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_refused_request_is_sent_to_its_end(persistent: bool) -> None:
-    """A body that is not wanted: the client can send it all, and then reads why."""
+    """The client can send the whole body that was refused, and then reads why."""
     with running_node(tcp={"persistent": persistent}) as node, tcp_connect(node.endpoint) as client:
         refused = bytearray(request(ECHO_COMMAND, bytes(60_000)))
         refused[2] ^= 1  # another RAIDA's
@@ -96,7 +96,7 @@ def send_until_cut_off(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("chatty", [False, True])
 def test_client_that_does_not_end_is_not_waited_for(node: Node, chatty: bool) -> None:
-    """Neither for long nor for many bytes; its request counts as answered all the while."""
+    """Neither for long nor for many bytes; its request counts as answered meanwhile."""
     with tcp_connect(node.endpoint) as client:
         client.sendall(request(BLOB, (1000).to_bytes(4)))
         assert client.recv(1, socket.MSG_PEEK)
@@ -109,7 +109,7 @@ def test_client_that_does_not_end_is_not_waited_for(node: Node, chatty: bool) ->
             assert time.monotonic() - began > LINGER_S * 0.5
 
 
-def test_state_of_an_answered_connection_is_told(node: Node) -> None:
+def test_the_state_of_an_answered_connection_is_listed(node: Node) -> None:
     """Operators see it among the open ones."""
     with tcp_connect(node.endpoint) as client:
         client.sendall(request(BLOB, (1000).to_bytes(4)))

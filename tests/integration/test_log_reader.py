@@ -1,6 +1,6 @@
-"""Who reads the log, or hears the node, stands still: nothing else does.
+"""A reader of the log, or another listener of the node, stalls.
 
-What must hold whoever stands (a pipe, a terminal, a full disk, journald, the service manager, an
+What must hold whichever it is (a pipe, a terminal, a full disk, journald, the service manager, an
 operator): requests, operators, reload, watchdog, upgrade and stop go on; lines are dropped and
 counted, and once somebody reads again a line says how many.
 """
@@ -24,6 +24,7 @@ import pytest
 
 from raida_uring.admin.client import ask, result_of
 from raida_uring.log.writer import QUEUE_BYTES_MAX
+from tests.support.command_line import environment
 from tests.support.http import scrape
 from tests.support.net import PATIENCE, Endpoint, udp_ask
 from tests.support.node import (
@@ -32,10 +33,10 @@ from tests.support.node import (
     STOP_TIMEOUT_S,
     Table,
     config_text,
-    environment,
     eventually,
     free_port,
 )
+from tests.support.upgrade import gone
 from tests.support.wire import VERSION_COMMAND, request, status
 
 # Logs as much as it is told to, in lines that no limit on repeats holds back; prints; fails.
@@ -70,7 +71,7 @@ LINE_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A node whose standard error is the test's affair."""
+    """A node whose standard error the test provides."""
 
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
@@ -79,7 +80,8 @@ class Spoken:
     notify: socket.socket
 
     def heard(self, word: str, timeout_s: float) -> bool:
-        """Whether the service manager hears a word that begins so; takes all before it."""
+        """Whether the service manager receives an assignment that begins so; discards those before
+        it."""
         self.notify.settimeout(timeout_s)
         with contextlib.suppress(TimeoutError):
             while True:
@@ -93,7 +95,7 @@ class Spoken:
         return told
 
     def goes_on(self) -> None:
-        """Everything that must not wait."""
+        """Check everything that must not wait."""
         for _ in range(3):
             assert status(udp_ask(self.endpoint, request(VERSION_COMMAND))) == 250
             assert status(udp_ask(self.endpoint, request(FAIL))) == 252
@@ -113,16 +115,16 @@ class Spoken:
 def spoken(
     directory: Path, stderr: int, *, await_ready: bool = True, **tables: Table
 ) -> Iterator[Spoken]:
-    """A node, ready, that says what it has to say to `stderr`."""
+    """A node, ready, that logs to `stderr`."""
     (directory / "talker.py").write_text(TALKER)
     port, http = free_port(), free_port()
     path = directory / "node.toml"
-    admin = Path(os.path.relpath(directory / "admin.sock"))
+    admin = directory / "admin.sock"
     own: dict[str, Table] = {
         "server": {"port": port},
         "http": {"enabled": True, "port": http},
         "handlers": {"modules": ["talker"]},
-        "admin": {"socket": str(directory / "admin.sock")},
+        "admin": {"socket": str(admin)},
         "network": {"drain_timeout_ms": 1000, "bind": ["127.0.0.1"]},
     }
     path.write_text(config_text({**own, **tables}))
@@ -212,7 +214,7 @@ def test_nobody_reads_from_the_very_start(tmp_path: Path, place: object) -> None
 
 
 @pytest.mark.any_backend
-def test_a_reader_that_comes_back_is_told_how_many(tmp_path: Path) -> None:
+def test_a_reader_that_comes_back_learns_how_many_were_dropped(tmp_path: Path) -> None:
     with pipe() as (reading, writing):
         with spoken(tmp_path, writing, log={"format": "json"}) as node:
             fill(writing)
@@ -248,7 +250,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_standard_error_is_closed(tmp_path: Path) -> None:
-    """And a reader that has gone: the same to the node."""
+    """Or its reader has gone, which is the same to the node."""
     with pipe() as (reading, writing):
         os.close(reading)
         with spoken(tmp_path, writing) as node:
@@ -258,7 +260,7 @@ def test_standard_error_is_closed(tmp_path: Path) -> None:
 
 
 def test_an_upgrade_and_a_drain_go_on(tmp_path: Path) -> None:
-    """Both processes have the one standard error."""
+    """Both processes share one standard error."""
     with pipe() as (_, writing), spoken(tmp_path, writing) as node:
         fill(writing)
         talk_until_dropped(node)
@@ -270,8 +272,7 @@ def test_an_upgrade_and_a_drain_go_on(tmp_path: Path) -> None:
             assert status(udp_ask(node.endpoint, request(FAIL))) == 252
             (*_, last) = ask(node.admin, "drain", timeout_s=5)
             assert last["phase"] in ("draining", "stopped")
-            gone, _ = psutil.wait_procs([successor], STOP_TIMEOUT_S)
-            assert gone
+            eventually(lambda: gone(successor.pid), STOP_TIMEOUT_S)
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
                 successor.kill()
@@ -279,7 +280,7 @@ def test_an_upgrade_and_a_drain_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_a_fault_ends_the_process_though_nobody_hears_of_it(tmp_path: Path) -> None:
-    """One that stands in the way of a start: `raida-uring: …` is a line, too."""
+    """A fault that prevents the start: `raida-uring: …` is a line, too."""
     with pipe() as (_, writing), socket.socket() as taken:
         fill(writing)
         taken.bind(("127.0.0.1", 0))
@@ -291,8 +292,8 @@ def test_a_fault_ends_the_process_though_nobody_hears_of_it(tmp_path: Path) -> N
 
 
 @pytest.mark.any_backend
-def test_an_interpreter_s_own_words_wait_for_nobody(tmp_path: Path) -> None:
-    """What a module prints while it is imported."""
+def test_the_interpreter_s_own_output_waits_for_nobody(tmp_path: Path) -> None:
+    """Output of a module while it is imported."""
     (tmp_path / "loud.py").write_text(
         "import sys, warnings\n"
         "from raida_uring.handlers import Reply, command\n"
@@ -311,7 +312,7 @@ def test_an_interpreter_s_own_words_wait_for_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.any_backend
-def test_a_service_manager_that_stands_is_told_later(tmp_path: Path) -> None:
+def test_a_service_manager_that_stalls_is_told_later(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("wb") as stderr:
         with spoken(tmp_path, stderr.fileno()) as node:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
@@ -376,7 +377,7 @@ def test_signals_that_ask_for_nothing(tmp_path: Path, signals: list[signal.Signa
 
 @pytest.mark.any_backend
 def test_the_end_of_a_log_is_out(tmp_path: Path) -> None:
-    """Whatever is still queued when the node ends, for a reader that reads."""
+    """A reader gets every line that is queued when the node ends."""
     with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
         os.close(writing)
         for _ in range(3):
@@ -403,7 +404,7 @@ def test_a_descriptor_that_others_have_made_non_blocking_loses_nothing(tmp_path:
 
 @pytest.mark.any_backend
 def test_signals_while_it_starts_wait(tmp_path: Path) -> None:
-    """It reads its configuration while they come."""
+    """They arrive while the node reads its configuration."""
     with (tmp_path / "stderr").open("w+b") as stderr:
         with spoken(tmp_path, stderr.fileno()) as node:
             text = (tmp_path / "node.toml").read_text()
@@ -431,7 +432,7 @@ def test_signals_while_it_starts_wait(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
-    """While the node gives a reader that stands its second."""
+    """They arrive in the second that the node grants a stalled reader."""
     with pipe() as (_, writing), spoken(tmp_path, writing) as node:
         fill(writing)
         assert status(udp_ask(node.endpoint, request(TALK, b"\1"))) == 250
@@ -443,7 +444,7 @@ def test_signals_at_the_end_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.any_backend
-def test_a_reader_that_is_too_slow_is_told_meanwhile(tmp_path: Path) -> None:
+def test_a_reader_that_is_too_slow_learns_of_drops_meanwhile(tmp_path: Path) -> None:
     """The queue never comes to its end."""
     with pipe() as (reading, writing), spoken(tmp_path, writing) as node:
         said, dropped = b"", False

@@ -1,5 +1,5 @@
-"""A process that stood still (SIGSTOP, a debugger, a paused container) hears what arrived meanwhile
-before it judges deadlines that passed meanwhile."""
+"""A process that was paused (SIGSTOP, a debugger, a paused container) reads what arrived meanwhile
+before it applies deadlines that passed meanwhile."""
 
 import signal
 import socket
@@ -37,9 +37,9 @@ def pause(node: Daemon, sent: list[tuple[socket.socket, bytes]]) -> None:
 
 
 def test_requests_completed_while_stopped_are_answered(tmp_path: Path) -> None:
-    """Whatever part of them had come before: nothing, some of the header, all of it.
+    """Whether nothing, a part of the header or the whole header had arrived before.
 
-    Also when a lap cannot take all that it finds.
+    Also when a lap cannot take everything that is ready.
     """
     with (
         daemon(
@@ -74,7 +74,7 @@ def test_idle_connection_asked_while_stopped_is_answered(tmp_path: Path) -> None
 
 
 def test_silence_is_still_judged(tmp_path: Path) -> None:
-    """Whoever sent nothing while the node stood still is closed."""
+    """A client that sent nothing while the node was paused is disconnected."""
     with daemon(tmp_path, tcp=DEADLINES) as node, tcp_connect(node.endpoint) as client:
         client.sendall(request(ECHO_COMMAND)[:10])
         pause(node, [])

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tests.support.handlers import BLOB, HOLD, MIRROR, NAP, blob_bytes, gate
-from tests.support.net import PATIENCE, assert_silent, read_exactly, read_to_close, tcp_connect
+from tests.support.net import PATIENCE, assert_silent, read_reply, read_to_close, tcp_connect
 from tests.support.node import HANDLERS, running_node, total
 from tests.support.wire import (
     ECHO_COMMAND,
@@ -19,12 +19,6 @@ from tests.support.wire import (
 )
 
 PERSISTENT = {"persistent": True}
-
-
-def read_reply(client: socket.socket) -> bytes:
-    """One reply with a 32-byte header; the connection stays open."""
-    header = read_exactly(client, 32)
-    return header + read_exactly(client, int.from_bytes(header[9:12]))
 
 
 def assert_answers(client: socket.socket, sent: bytes) -> None:
@@ -177,7 +171,7 @@ def test_half_close_inside_a_request() -> None:
 
 
 def test_header_error_ends_the_connection() -> None:
-    """Behind a header that is wrong nobody knows where the next begins."""
+    """After a wrong header the start of the next one is unknown."""
     with running_node(tcp=PERSISTENT) as node, tcp_connect(node.endpoint) as client:
         good = request(ECHO_COMMAND)
         client.sendall(good + b"\x02" + good[1:] + good)

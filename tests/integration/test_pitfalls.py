@@ -10,7 +10,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_faults import every_descriptor_taken
+from tests.support.command_line import output_of
 from tests.support.handlers import HOLD, gate
 from tests.support.net import (
     PATIENCE,
@@ -30,7 +30,7 @@ from tests.support.net import (
     turned_away,
     udp_client,
 )
-from tests.support.node import HANDLERS, Daemon, daemon, environment, eventually, running_node
+from tests.support.node import HANDLERS, Daemon, daemon, eventually, running_node
 from tests.support.wire import ECHO_COMMAND, request, status, vote, vote_agreed
 
 CLIENTS = 50
@@ -50,7 +50,7 @@ def kernel_workers() -> list[str]:
 
 @contextmanager
 def counting_sigpipe() -> Iterator[list[int]]:
-    """The interpreter ignores SIGPIPE; here each is seen."""
+    """The interpreter ignores SIGPIPE; here each one is counted."""
     seen: list[int] = []
     previous = signal.signal(signal.SIGPIPE, lambda number, _: seen.append(number))
     try:
@@ -61,8 +61,8 @@ def counting_sigpipe() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_pitfall_3_6_peers_gone_before_their_reply(persistent: bool) -> None:
-    """A reply to nobody raises no signal, and its descriptor is closed whether it could be sent or
-    not, with the close linked behind the send and without."""
+    """A reply to a peer that has gone raises no signal, and its descriptor is closed whether or not
+    it could be sent, with the close linked behind the send and without."""
     with running_node(tcp={"persistent": persistent}, handlers=HANDLERS) as node:
         before = descriptors()
         with counting_sigpipe() as pipes:
@@ -149,7 +149,7 @@ def is_answered(endpoint: Endpoint) -> bool:
 
 
 def test_pitfall_3_12_no_ring_where_none_is_wanted(backend: str) -> None:
-    """The switch that forbids io_uring does: not even a ring that nobody uses."""
+    """With the switch that forbids io_uring, not even an unused ring is made."""
     before = rings()
     with running_node() as node:
         assert status(tcp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
@@ -178,8 +178,8 @@ def stop_with(node: Daemon, waiting: Callable[[], None]) -> int:
 
 
 def test_pitfall_6_1_the_manager_hears_of_the_stop_first(tmp_path: Path) -> None:
-    """STOPPING=1 is sent while the node still serves what it has: not a request that is half here
-    ends before."""
+    """STOPPING=1 is sent while the node still serves what it has, including a request that has
+    arrived in part."""
     asked = request(ECHO_COMMAND)
     with daemon(tmp_path, handlers=HANDLERS) as node, tcp_connect(node.endpoint) as client:
         client.sendall(asked[:20])
@@ -192,7 +192,7 @@ def test_pitfall_6_1_the_manager_hears_of_the_stop_first(tmp_path: Path) -> None
 
 
 def test_pitfall_6_2_connections_that_came_before_the_stop_are_served(tmp_path: Path) -> None:
-    """Whoever stands in the backlog when accepting is cancelled gets an answer."""
+    """Clients in the backlog when accepting is cancelled get an answer."""
     with daemon(tmp_path) as node, ExitStack() as stack:
         clients: list[socket.socket] = []
 
@@ -245,16 +245,7 @@ print(serve())
 def test_pitfall_3_9_a_node_of_an_ordinary_user_serves(memlock_bytes: int) -> None:
     """With little locked memory: on a smaller completion queue, or on epoll, and says which.
     memlock_bytes: 0 leaves the limit."""
-    done = subprocess.run(
-        [sys.executable, "-c", ORDINARY, str(memlock_bytes)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60 * PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tier = done.stdout.splitlines()[-1]
+    tier = output_of(sys.executable, "-c", ORDINARY, memlock_bytes).splitlines()[-1]
     assert re.match(
         r"io_uring, \w+_TASKRUN(, \d+ completions for lack of locked memory)?$"
         r"|epoll \(io_uring refused: .*memlock",

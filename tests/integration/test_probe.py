@@ -1,7 +1,7 @@
-"""`raida-uring probe` on the real kernel, as it is and with parts of it taken away.
+"""`raida-uring probe` on the real kernel, whole and with parts of it refused.
 
-Whatever is refused, the probe itself must end with a verdict, leave nothing open, and name the
-cause; what it says must be what a node then does.
+What must hold: the probe ends with a verdict, leaves nothing open, and names the cause of a
+refusal; a node then does what the probe says.
 """
 
 import errno
@@ -20,34 +20,21 @@ import pytest
 from raida_uring import config
 from raida_uring.node import probe
 from raida_uring.node.upgrade import ENVIRONMENT
+from tests.support.command_line import PROGRAM, REPOSITORY, environment, execute, run_script
 from tests.support.confine import IO_URING_CALLS
-from tests.support.net import PATIENCE, tcp_ask, udp_ask
-from tests.support.node import (
-    REPOSITORY,
-    assert_refuses_to_start,
-    config_text,
-    daemon,
-    environment,
-    running_node,
-)
+from tests.support.net import tcp_ask, udp_ask
+from tests.support.node import assert_refuses_to_start, config_text, daemon, running_node
 from tests.support.node import confined as confined_serve
 from tests.support.wire import ECHO_COMMAND, request, status
 from tests.unit.test_kernel import FEATURES, LIMITS, SCHEMA_1, assert_shaped
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S: Final = 30.0 * PATIENCE
-PROBE: Final = (sys.executable, "-m", "raida_uring", "probe")
+PROBE: Final = (*PROGRAM, "probe")
 
 # Not in Python, and not the same everywhere.
 EPOLL_CREATE: Final = {"x86_64": 291, "aarch64": 20}
 MEMFD_CREATE: Final = {"x86_64": 319, "aarch64": 279}
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), check=False
-    )
 
 
 def confined(how: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +48,7 @@ def confined(how: str, *options: str) -> subprocess.CompletedProcess[str]:
         "with contextlib.redirect_stdout(io.StringIO()): main(['probe', '--json'])\n"
         f"{how}; sys.exit(main(['probe', *sys.argv[1:]]))"
     )
-    return run(sys.executable, "-c", code, *options)
+    return run_script(code, *options)
 
 
 def probed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -91,7 +78,7 @@ def test_says_what_the_node_then_does() -> None:
 def test_network_that_is_down() -> None:
     """The kernel's features do not depend on an interface, and neither does what the node does."""
     how = "leave_network()"
-    if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
+    if run_script(f"from tests.support.confine import *; {how}").returncode != 0:
         pytest.skip("no network namespace: unshare(CLONE_NEWNET) is not permitted")
     shown = probed(confined(how, "--json"))
     assert shown["verdict"]["backend"] == "uring"
@@ -146,8 +133,8 @@ REGISTRATIONS: Final = {  # IORING_REGISTER_*: the feature that a kernel without
 
 @pytest.mark.parametrize("operation", REGISTRATIONS)
 def test_a_kernel_that_lacks_one_registration(tmp_path: Path, operation: int) -> None:
-    """What the node can do without costs nothing else; without what it needs it serves on epoll,
-    and says what was missing."""
+    """A missing optional feature changes nothing else; without a needed one the node serves on
+    epoll and names it."""
     how = f"refuse_registration({operation}, {errno.EINVAL})"
     shown = probed(confined(how, "--json"))
     feature = by_key(shown["features"])[REGISTRATIONS[operation]]
@@ -172,9 +159,9 @@ def test_a_kernel_that_lacks_one_registration(tmp_path: Path, operation: int) ->
 def test_the_option_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(config_text({"network": {"backend": "uring"}}))
-    shown = probed(run(*PROBE, "--json", "--config", str(path), "--backend", "epoll"))
+    shown = probed(execute(*PROBE, "--json", "--config", path, "--backend", "epoll"))
     assert (shown["configured"], shown["verdict"]["tier"]) == ("epoll", "epoll")
-    done = run(*PROBE, "--backend", "kqueue")
+    done = execute(*PROBE, "--backend", "kqueue")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--backend kqueue" in done.stderr
 
@@ -203,8 +190,8 @@ def test_a_kernel_feature_is_tried_again_and_again_with_one_result() -> None:
     ids=["command", "tool"],
 )
 def test_table_and_json_agree(command: tuple[str, ...]) -> None:
-    shown = probed(run(*command, "--json"))
-    done = run(*command)
+    shown = probed(execute(*command, "--json"))
+    done = execute(*command)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 100
@@ -226,7 +213,7 @@ def test_limits_follow_the_configuration(tmp_path: Path) -> None:
             }
         )
     )
-    limits = by_key(probed(run(*PROBE, "--json", "--config", str(path)))["limits"])
+    limits = by_key(probed(execute(*PROBE, "--json", "--config", path))["limits"])
     assert 100 < limits["descriptors"]["needs"] < 1000
     assert limits["receive_buffer"]["needs"] == 2**30
     # Both are what the kernel granted, not what a file says it would.
@@ -250,7 +237,7 @@ def test_seccomp_refuses_one_call(call: str, code: int) -> None:
     if code == errno.EPERM or call != "io_uring_setup" or shown["circumstances"]["disabled"] == 0:
         assert shown["refusal"]["cause"] == "seccomp"
         assert "allow" in shown["refusal"]["remedy"]
-    # What stands on that call was not tried, rather than found missing; the rest was.
+    # Features that need that call were not tried, rather than found missing; the rest was.
     assert features["multishot_recv"]["works"] is None
     assert features["epoll"]["works"] is True
     assert features["fast_poll"]["works"] is (None if call == "io_uring_setup" else True)
@@ -268,7 +255,7 @@ def test_refusal_reads_well() -> None:
 
 @pytest.mark.parametrize("memlock_bytes", [64 << 10, 1 << 20, None])
 def test_pitfall_3_9_locked_memory_of_an_ordinary_user(memlock_bytes: int | None) -> None:
-    """Features are found however little there is; the ring is judged by what it met."""
+    """Features are found under any limit; the ring is judged by what it could lock."""
     shown = probed(confined(f"become_ordinary(memlock_bytes={memlock_bytes})", "--json"))
     assert all(feature["works"] for feature in shown["features"] if feature["use"] == "needed")
     limit = by_key(shown["limits"])["memlock"]
@@ -290,7 +277,7 @@ def test_capabilities_of_a_user_namespace_are_none() -> None:
     """As in a rootless container: the kernel asks for those of the first namespace, so the limit
     applies, and is named as the cause where it was in the way."""
     how = f"enter_user_namespace(memlock_bytes={64 << 10})"
-    if run(sys.executable, "-c", f"from tests.support.confine import *; {how}").returncode != 0:
+    if run_script(f"from tests.support.confine import *; {how}").returncode != 0:
         pytest.skip("no user namespace: unshare(CLONE_NEWUSER) is not permitted")
     shown = probed(confined(how, "--json"))
     around = shown["circumstances"]
@@ -330,25 +317,17 @@ def test_neither_ring_nor_epoll(how: str, reason: str) -> None:
 def test_the_tool_without_the_package() -> None:
     """One line and no verdict: nothing was tried."""
     tool = str(REPOSITORY / "tools" / "kernel_probe.py")
-    done = run(sys.executable, "-I", "-S", tool, "--json")  # the standard library alone
+    done = execute(sys.executable, "-I", "-S", tool, "--json")  # the standard library alone
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("kernel_probe: the package raida_uring cannot be imported: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_the_tool_from_anywhere(tmp_path: Path) -> None:
-    """It needs neither the checkout nor to stand in it, only a Python that has the package."""
+    """It needs no checkout, only a Python that has the package."""
     tool = tmp_path / "probe.py"
     tool.write_bytes((REPOSITORY / "tools" / "kernel_probe.py").read_bytes())
-    done = subprocess.run(
-        [sys.executable, str(tool), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=environment(),
-        cwd=tmp_path,
-        check=False,
-    )
+    done = execute(sys.executable, tool, "--json", cwd=tmp_path)
     assert probed(done)["verdict"]["exit_status"] == 0
 
 
@@ -359,24 +338,18 @@ WITHOUT_DATA_PLANE = (
 
 
 def test_the_data_plane_cannot_be_loaded() -> None:
-    done = run(sys.executable, "-c", WITHOUT_DATA_PLANE, "probe")
+    done = run_script(WITHOUT_DATA_PLANE, "probe")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("raida-uring: the program is not whole: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_successor_without_data_plane_says_why() -> None:
-    """Whoever asked for the upgrade hears it, and not only the log."""
+    """The reason reaches the command that asked for the upgrade, not only the log."""
     predecessor, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with predecessor, channel:
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_DATA_PLANE, "serve"],
-            pass_fds=[channel.fileno()],
-            capture_output=True,
-            env=environment(**{ENVIRONMENT: json.dumps({"channel": channel.fileno()})}),
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        handed = environment(**{ENVIRONMENT: json.dumps({"channel": channel.fileno()})})
+        done = run_script(WITHOUT_DATA_PLANE, "serve", pass_fds=[channel.fileno()], env=handed)
         assert done.returncode == 1
         told = predecessor.recv(1 << 16).decode()
-        assert f"raida-uring: {told.removeprefix('failed ')}\n" == done.stderr.decode()
+        assert f"raida-uring: {told.removeprefix('failed ')}\n" == done.stderr

@@ -1,8 +1,8 @@
-"""Clients that race for a coin, and roots that are looked at while coins change.
+"""Clients that race for a coin, and roots that are read while coins change.
 
-What must hold: of two that would give a coin another AN exactly one is told so, and that AN is the
-coin's; votes, get_all_roots and get_merkle_branch only ever tell of states that the store was in,
-never go back, and tell of an acknowledged change soon.
+What must hold: of two clients that change a coin's AN exactly one succeeds, and the coin has its
+AN; votes, get_all_roots and get_merkle_branch only ever show states that the store was in, never go
+back, and soon show an acknowledged change.
 """
 
 import socket

@@ -1,10 +1,11 @@
-"""README.md's five minutes, typed as they stand: a node, one coin detected and powned.
+"""README.md's first five minutes, typed literally: a node, one coin detected and powned.
 
-Only the port differs, and whose Python runs: the lines name .venv and port 50000.
+Only the Python and the port differ: the lines name .venv and port 50000.
 """
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,23 @@ from pathlib import Path
 import pytest
 
 from raida_uring.store import Store
-from tests.support.net import PATIENCE
-from tests.support.node import REPOSITORY, environment, eventually, free_port
+from tests.support.command_line import (
+    PROGRAM,
+    REPOSITORY,
+    TIMEOUT_S,
+    environment,
+    execute,
+    output_of,
+)
+from tests.support.node import eventually, free_port
+from tests.support.store_tools import STORE, refused
 
 pytestmark = pytest.mark.any_backend
 
-TIMEOUT_S = 60.0 * PATIENCE
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+DEMO = (*STORE, "init", "--demo", "--store", "coins")
 
 
 def blocks(language: str) -> list[str]:
@@ -29,23 +40,9 @@ def blocks(language: str) -> list[str]:
 
 def typed(line: str, port: int) -> str:
     """A line of README.md for this test's Python and port."""
-    runs = {"raida-uring": f"{sys.executable} -m raida_uring", "python": sys.executable}
+    runs = {"raida-uring": shlex.join(PROGRAM), "python": shlex.quote(sys.executable)}
     line = re.sub(r"\.venv/bin/([\w-]+)", lambda found: runs[found[1]], line)
     return line.replace("50000", str(port))
-
-
-def shell(line: str, directory: Path) -> str:
-    ended = subprocess.run(
-        ["bash", "-c", line],
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert ended.returncode == 0, f"{line}\n{ended.stdout}{ended.stderr}"
-    return ended.stdout
 
 
 def test_a_coin_is_detected_and_powned_as_readme_says(tmp_path: Path) -> None:
@@ -54,7 +51,7 @@ def test_a_coin_is_detected_and_powned_as_readme_says(tmp_path: Path) -> None:
     *prepare, serve = prepare
     assert " serve " in serve
     for line in prepare:
-        assert shell(line, tmp_path) == ""
+        assert output_of("bash", "-c", line, cwd=tmp_path) == ""
     log = tmp_path / "log"
     with log.open("wb") as errors:
         node = subprocess.Popen(
@@ -63,8 +60,8 @@ def test_a_coin_is_detected_and_powned_as_readme_says(tmp_path: Path) -> None:
     try:
         eventually(lambda: "serving on" in log.read_text(), TIMEOUT_S, log.read_text)
         *show, run = ask
-        (shown,) = (shell(line, tmp_path) for line in show)
-        said = shell(run, tmp_path)
+        (shown,) = (output_of("bash", "-c", line, cwd=tmp_path) for line in show)
+        said = output_of("bash", "-c", run, cwd=tmp_path)
         node.terminate()
         assert node.wait(TIMEOUT_S) == 0, log.read_text()
     finally:
@@ -78,21 +75,17 @@ def test_a_coin_is_detected_and_powned_as_readme_says(tmp_path: Path) -> None:
 
 def test_a_demonstration_s_coin_alone_circulates(tmp_path: Path) -> None:
     """Without a configuration too; the program names the AN that the store has."""
-    command = f"{sys.executable} -m raida_uring store init --demo --store coins"
-    shown = shell(command, tmp_path)
+    shown = output_of(*DEMO, cwd=tmp_path)
     assert 'Client("127.0.0.1", 50000, raida_id=0, coin_id=6)' in shown
     found = re.search(r"^# denomination 0, serial number 1, AN ([0-9a-f]{32})$", shown, re.M)
     assert found is not None
     store = Store(tmp_path / "coins")
     assert store.an(0, 1) == bytes.fromhex(found[1])
     store.close()
-    command = f"{sys.executable} -m raida_uring store stat --json --store coins"
-    stat = json.loads(shell(command, tmp_path))
+    stat = json.loads(output_of(*STORE, "stat", "--json", "--store", "coins", cwd=tmp_path))
     assert [den for den, count in stat["circulating"].items() if count] == ["0"]
 
 
 def test_a_demonstration_replaces_no_store(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m raida_uring store init --demo --store coins"
-    shell(command, tmp_path)
-    with pytest.raises(AssertionError, match="holds a store"):
-        shell(command, tmp_path)
+    output_of(*DEMO, cwd=tmp_path)
+    refused(execute(*DEMO, cwd=tmp_path), "holds a store")

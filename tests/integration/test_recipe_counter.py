@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import output_of
 from tests.support.http import ask, sample_value, samples_of
 from tests.support.net import udp_ask
 from tests.support.node import daemon
@@ -26,14 +27,14 @@ def test_a_counter(tmp_path: Path) -> None:
     meaning = "replies given to the kernel, those that it refused included"
     assert f"| `udp_replies` | – | `raida_udp_replies_total` | {meaning} |\n" in documents
 
-    program = str(tree.directory / ".venv" / "bin" / "raida-uring")
+    program = tree.directory / ".venv" / "bin" / "raida-uring"
     socket = tmp_path / "own" / "admin.sock"
     http = {"enabled": True, "port": 0}
     admin = {"socket": str(socket)}
-    with daemon(tmp_path, command=[program, "serve"], http=http, admin=admin) as node:
+    with daemon(tmp_path, command=[str(program), "serve"], http=http, admin=admin) as node:
         for _ in range(REPLIES):
             assert status(udp_ask(node.endpoint, request(ECHO_COMMAND))) == 250
-        now = json.loads(tree.run(f"{program} status --json --socket {socket}"))
+        now = json.loads(output_of(program, "status", "--json", "--socket", socket))
         assert now["counters"]["udp_replies"] == REPLIES
         seen = samples_of(ask(now["http"]["url"], "/metrics").text)
         assert sample_value(seen, "raida_udp_replies_total") == REPLIES

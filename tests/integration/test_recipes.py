@@ -1,6 +1,6 @@
-"""CONTRIBUTING.md's recipes work the first time: what each one adds is there and does something.
+"""CONTRIBUTING.md's recipes work the first time: what each one adds is there and has an effect.
 
-A test for another recipe: `tree.follow("TITLE")`, then a look at what it has added.
+A test for another recipe calls `tree.follow("TITLE")` and then checks what it has added.
 """
 
 import shlex

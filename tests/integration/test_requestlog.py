@@ -50,7 +50,7 @@ def test_line_says_who_asked_what_and_what_came_back(tmp_path: Path) -> None:
 
 
 def test_status_is_what_left_the_node(tmp_path: Path) -> None:
-    """The handler said 250; the reply was too long for UDP."""
+    """The handler returned 250, but its reply was too long for UDP."""
     with daemon(tmp_path, handlers=HANDLERS, limits={"udp_reply_factor_max": 2}) as running:
         assert status(udp_ask(running.endpoint, request(BLOB, (1000).to_bytes(4)))) == 89
         eventually(lambda: len(plain_lines(running, "request")) == 1)

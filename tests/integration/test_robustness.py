@@ -1,10 +1,9 @@
-"""Faults that were found by reading, each kept as the scenario that showed it."""
+"""Faults found in reviews, each as the scenario that shows it."""
 
 import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from functools import partial
@@ -14,17 +13,11 @@ import pytest
 
 from raida_uring.errors import EngineError, StartError
 from tests.integration.test_faults import raw_udp
+from tests.support.command_line import output_of
 from tests.support.handlers import DOZE, HANG, HOLD, MIRROR, RAISE_UNNAMED, WRONG_TYPE, gate
 from tests.support.needs import require
 from tests.support.net import PATIENCE, read_to_close, tcp_ask, tcp_connect, udp_ask, udp_client
-from tests.support.node import (
-    HANDLERS,
-    daemon,
-    environment,
-    eventually,
-    insist,
-    running_node,
-)
+from tests.support.node import HANDLERS, daemon, eventually, insist, running_node
 from tests.support.wire import (
     ECHO_COMMAND,
     VERSION_COMMAND,
@@ -56,7 +49,7 @@ def test_batch_of_nothing_but_bad_bodies() -> None:
 
 
 def test_pipelining_far_ahead_starves_nobody() -> None:
-    """Connections whose handler does not return keep little of what their peers send on."""
+    """A connection whose handler does not return buffers little of what its peer sends further."""
     ahead = request(MIRROR, bytes(1000)) * 200
     buffers = 64
     with running_node(tcp={"persistent": True, "buffers": buffers}, handlers=HANDLERS) as node:
@@ -125,7 +118,7 @@ def test_the_log_names_the_command_of_a_wrong_reply(caplog: pytest.LogCaptureFix
 
 
 def test_wrong_reply_stays_with_its_request() -> None:
-    """In a batch, a payload that is longer than it says shifts nobody else's."""
+    """In a batch, a payload longer than its stated size does not shift the others."""
     with (
         running_node(workers=ONE_WORKER, handlers=HANDLERS) as node,
         udp_client(node.endpoint) as client,
@@ -147,7 +140,7 @@ def test_wrong_reply_stays_with_its_request() -> None:
 
 
 def test_pitfall_6_6_forced_stop_closes_every_descriptor() -> None:
-    """Connections that are closed last of all are closed nevertheless."""
+    """Including connections that are closed last."""
     before = set(os.listdir("/proc/self/fd"))
     clients: list[socket.socket] = []
     with running_node() as node:
@@ -161,7 +154,7 @@ def test_pitfall_6_6_forced_stop_closes_every_descriptor() -> None:
 
 
 def test_counters_outlive_the_engine() -> None:
-    """Whoever asks late, from whatever thread, gets the last counters and no crash."""
+    """A late caller on any thread gets the last counters and no crash."""
     with running_node() as node:
         server = node.server
         assert udp_ask(node.endpoint, vote()) == vote_agreed()
@@ -193,7 +186,7 @@ def test_engine_after_its_end() -> None:
 
 
 def test_signals_after_the_second_change_nothing(tmp_path: Path) -> None:
-    """However impatient: the exit status is that of a clean end."""
+    """The exit status stays that of a clean end."""
     entered = tmp_path / "entered"
     with (
         daemon(tmp_path, workers=ONE_WORKER, handlers=HANDLERS) as node,
@@ -209,7 +202,7 @@ def test_signals_after_the_second_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stop_that_is_said_twice_at_once_drops_nothing(tmp_path: Path) -> None:
-    """As timeout(1) does, which signals its child and then its group."""
+    """timeout(1), for example, signals its child and then its group."""
     with (
         daemon(tmp_path, handlers=HANDLERS) as node,
         socket.create_connection(node.endpoint, 20 * PATIENCE) as client,
@@ -230,12 +223,4 @@ def test_wildcard_replies_follow_the_routing_table(tmp_path: Path, backend: str)
         pytest.skip("no network namespace: unshare(CLONE_NEWNET) needs CAP_SYS_ADMIN")
     require("ip")
     script = Path(__file__).with_name("asymmetric_routes.sh")
-    ended = subprocess.run(
-        ["unshare", "--net", "bash", str(script), sys.executable, str(tmp_path), backend],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60 * PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    output_of("unshare", "--net", "bash", script, sys.executable, tmp_path, backend)

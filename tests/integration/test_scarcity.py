@@ -1,4 +1,4 @@
-"""Almost no memory: connections wait for buffers and blocks, and none of them is forgotten."""
+"""With almost no memory connections wait for buffers and blocks, and all get them."""
 
 import random
 import socket
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.support.handlers import MIRROR
-from tests.support.net import read_exactly, reset, tcp_connect
+from tests.support.net import read_reply, reset, tcp_connect
 from tests.support.node import HANDLERS, Node, Table, running_node
 from tests.support.wire import reply_payload, request
 
@@ -20,12 +20,6 @@ SCARCE: dict[str, Table] = {
 CLIENTS = 24
 REQUESTS_EACH = 25
 SIZES = (0, 200, 300, 2000, 2100, 20_000, 65_000)
-
-
-def receive_reply(client: socket.socket) -> bytes:
-    """One whole reply, by its size field."""
-    header = read_exactly(client, 32)
-    return header + read_exactly(client, int.from_bytes(header[9:12]))
 
 
 def exchange(node: Node, draw: random.Random, persistent: bool) -> None:
@@ -43,7 +37,7 @@ def exchange(node: Node, draw: random.Random, persistent: bool) -> None:
             reset(client)
             client = None
             continue
-        assert reply_payload(receive_reply(client)) == payload
+        assert reply_payload(read_reply(client)) == payload
         if not persistent:
             assert client.recv(1) == b""
             client.close()
@@ -55,7 +49,7 @@ def exchange(node: Node, draw: random.Random, persistent: bool) -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("buffers", [16, 4096])
 def test_pitfall_3_3_everyone_is_served_in_the_end(persistent: bool, buffers: int) -> None:
-    """Whoever waits for a block or a buffer gets one; resets in between take none along."""
+    """Every waiting connection gets its block or buffer; resets in between lose none."""
     failures: list[BaseException] = []
 
     def run(seed: int) -> None:

@@ -29,6 +29,7 @@ from raida_uring.node import servicemanager
 from raida_uring.node.servicemanager import STOP_MARGIN_S, STORED_NAME
 from raida_uring.protocol import Status
 from raida_uring.protocol.calls import Call
+from tests.support.command_line import environment
 from tests.support.handlers import DESCRIBE, UNTIL
 from tests.support.needs import require_ipv6
 from tests.support.net import PATIENCE, Endpoint, udp_client, udp_exchange
@@ -40,11 +41,11 @@ from tests.support.node import (
     Table,
     config_text,
     daemon,
-    environment,
     eventually,
     free_port,
     told,
 )
+from tests.support.upgrade import gone
 from tests.support.wire import ECHO_COMMAND, RAIDA_ID, VERSION_COMMAND, request, status
 from tests.wire.test_addresses import link_local_address
 
@@ -107,7 +108,7 @@ def activated(
 
 
 def test_sockets_outlive_the_node(tmp_path: Path) -> None:
-    """Clients that come while no node runs wait; nobody is refused, nothing is dropped."""
+    """Clients wait while no node runs; no connection is refused, no datagram dropped."""
     with listening() as (udp, tcp, endpoint), udp_client(endpoint) as client:
         client.settimeout(START_TIMEOUT_S)  # the first datagram waits for the node's start
         with activated(tmp_path, [udp, tcp], endpoint[1]):
@@ -168,8 +169,8 @@ def test_watchdog_is_fed_while_the_io_thread_turns(
 
 
 def test_a_stop_has_the_time_of_its_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """STOPPING=1 ends systemd's watchdog, and one more WATCHDOG=1 would begin it anew, for a thread
-    that will not turn any more. TimeoutStopSec= may be less than the drain."""
+    """STOPPING=1 ends systemd's watchdog, and a further WATCHDOG=1 would restart it, for a loop
+    that will soon end. TimeoutStopSec= may be less than the drain."""
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     held, path = tmp_path / "held", tmp_path / "admin.sock"
     with (
@@ -233,9 +234,9 @@ def test_a_reload_that_a_stop_overtakes_does_not_say_that_it_serves(tmp_path: Pa
 
 
 class Manager:
-    """The part of a service manager that listens, and stores descriptors, as systemd 252 does.
+    """The part of a service manager that listens, and stores descriptors, like systemd 252.
 
-    It closes what it is told to forget only some time later. Use as a context manager.
+    It closes descriptors some time after it was told to forget them. Use as a context manager.
     """
 
     CLOSING_TAKES_S = 0.3
@@ -319,7 +320,8 @@ def both_kinds(port: int) -> set[tuple[str, int, int]]:
 
 
 def test_stored_sockets_outlive_the_node(tmp_path: Path) -> None:
-    """It binds them, the manager keeps them: who comes between two starts is answered later."""
+    """The node binds them, the manager keeps them: clients between two starts are answered
+    later."""
     port = free_port("127.0.0.1")
     endpoint = ("127.0.0.1", port)
     with Manager(tmp_path) as manager, udp_client(endpoint) as client:
@@ -368,8 +370,8 @@ def test_a_link_local_address_is_known_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.any_backend
-def test_stored_sockets_of_another_port_are_let_go(tmp_path: Path) -> None:
-    """Nobody must connect to a socket that no node serves."""
+def test_stored_sockets_of_another_port_are_released(tmp_path: Path) -> None:
+    """No client must connect to a socket that no node serves."""
     former, port = free_port("127.0.0.1"), free_port("127.0.0.1")
     with Manager(tmp_path) as manager:
         with activated(tmp_path, [], former, manager):
@@ -441,7 +443,7 @@ def test_sockets_of_a_socket_unit_go_before_stored_ones(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_sockets_of_a_socket_unit_that_are_not_served_are_named(tmp_path: Path) -> None:
-    """They stay open: whoever connects is accepted by the kernel, and never answered."""
+    """They stay open: the kernel accepts connections there, and no reply ever comes."""
     port = free_port("127.0.0.1")
     with (
         listening() as (udp, tcp, endpoint),
@@ -457,7 +459,7 @@ def test_sockets_of_a_socket_unit_that_are_not_served_are_named(tmp_path: Path) 
 
 
 @pytest.mark.any_backend
-def test_a_manager_without_room_is_told_of(tmp_path: Path) -> None:
+def test_a_manager_without_room_is_reported(tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     with (
         Manager(tmp_path, room=1) as manager,
@@ -491,7 +493,8 @@ def test_its_state_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_a_successor_is_silent_until_it_is_the_main_process(tmp_path: Path) -> None:
-    """systemd listens to one process: what another says before is refused, with a line each."""
+    """systemd listens to one process only, and refuses each earlier message of another with a
+    line."""
     port = free_port("127.0.0.1")
     with Manager(tmp_path) as manager, activated(tmp_path, [], port, manager) as process:
         manager.was_told("READY=1")
@@ -520,15 +523,16 @@ def test_a_successor_is_named_again_once_it_is_the_manager_s_child(tmp_path: Pat
         manager.was_told("BARRIER=1")
         named = [line for line in manager.assignments if line.startswith("MAINPID=")]
         assert named[0] == named[2] != named[1]
-        stand_in, successor = (Path("/proc") / line.removeprefix("MAINPID=") for line in named[1:3])
-        eventually(lambda: not stand_in.exists())
-        os.kill(int(successor.name), signal.SIGTERM)
-        eventually(lambda: not successor.exists(), STOP_TIMEOUT_S)
+        stand_in, successor = (int(line.removeprefix("MAINPID=")) for line in named[1:3])
+        eventually(lambda: gone(stand_in))
+        os.kill(successor, signal.SIGTERM)
+        eventually(lambda: gone(successor), STOP_TIMEOUT_S)
 
 
 @pytest.mark.any_backend
 def test_a_manager_that_is_late_to_hear_whose_child_a_successor_is(tmp_path: Path) -> None:
-    """The process that was named meanwhile stays until it has heard, and holds up no stop."""
+    """The process that was named meanwhile stays until the manager has heard, and delays no
+    stop."""
     port = free_port("127.0.0.1")
     with Manager(tmp_path) as manager, activated(tmp_path, [], port, manager) as process:
         manager.listens = False
@@ -538,17 +542,16 @@ def test_a_manager_that_is_late_to_hear_whose_child_a_successor_is(tmp_path: Pat
         process.wait(STOP_TIMEOUT_S)
         manager.was_told("BARRIER=1")
         named = [line for line in manager.assignments if line.startswith("MAINPID=")]
-        successor, stand_in = (Path("/proc") / line.removeprefix("MAINPID=") for line in named[:2])
-        assert stand_in.exists()
-        os.kill(int(successor.name), signal.SIGTERM)
-        eventually(lambda: not stand_in.exists(), STOP_TIMEOUT_S)
-        eventually(lambda: not successor.exists(), STOP_TIMEOUT_S)
+        successor, stand_in = (int(line.removeprefix("MAINPID=")) for line in named[:2])
+        assert not gone(stand_in)
+        os.kill(successor, signal.SIGTERM)
+        eventually(lambda: gone(stand_in) and gone(successor), STOP_TIMEOUT_S)
 
 
-def test_a_manager_that_does_not_listen_holds_nobody_up(
+def test_a_manager_that_does_not_listen_delays_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its queue is full: what it is told is lost, and the node goes on."""
+    """Its queue is full: the message is lost, and the node goes on."""
     path = str(tmp_path / "notify")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,21 +24,21 @@ from raida_uring.errors import StartError
 from raida_uring.handlers import peers
 from raida_uring.handlers.peers import Addresses
 from raida_uring.store import Store
+from tests.support.command_line import PROGRAM, execute, output_of, run
 from tests.support.http import ask as ask_http
-from tests.support.needs import namespace, require, require_ipv6
+from tests.support.needs import ipv6_refusal, namespace, require, require_ipv6
 from tests.support.net import PATIENCE, Endpoint, reset
 from tests.support.node import (
     SERVE,
     STOP_TIMEOUT_S,
     config_text,
-    environment,
     eventually,
     free_port,
     running_node,
     started_daemon,
     told,
 )
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import MAP_BYTES, make_store, table_of
 from tests.support.wire import request
 
 pytestmark = pytest.mark.any_backend
@@ -75,10 +74,7 @@ class Network:
         return ("nsenter", f"--target={self.process}", "--net")
 
     def ip(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self.enter, "ip", *arguments], check=True, stdout=subprocess.PIPE, text=True
-        )
-        return done.stdout
+        return output_of(*self.enter, "ip", *arguments)
 
     def inside(self, action: Callable[[], T]) -> T:
         """What `action` returns on a thread that has moved there."""
@@ -96,6 +92,11 @@ class Network:
         thread.join()
         (result,) = results
         return result
+
+    def require_ipv6(self) -> None:
+        """Skips the calling test where the kernel has no IPv6."""
+        if (refusal := self.inside(ipv6_refusal)) is not None:
+            pytest.skip(refusal)
 
 
 @pytest.fixture
@@ -127,6 +128,8 @@ def answers(endpoint: Endpoint) -> bool:
 def test_an_address_that_comes_after_the_node(
     address: str, network: Network, tmp_path: Path
 ) -> None:
+    if ":" in address:
+        network.require_ipv6()
     command = [*network.enter, *SERVE]
     bind = {"bind": ["127.0.0.1", address]}
     with started_daemon(tmp_path, command=command, network=bind) as node:
@@ -142,6 +145,7 @@ def test_an_address_that_comes_after_the_node(
 
 
 def test_an_address_during_duplicate_address_detection(network: Network, tmp_path: Path) -> None:
+    network.require_ipv6()
     address = "2001:db8::15"
     network.ip("address", "add", f"{address}/64", "dev", "one")
     tentative = "tentative" in network.ip("address", "show", "dev", "one")
@@ -154,6 +158,7 @@ def test_an_address_during_duplicate_address_detection(network: Network, tmp_pat
 
 
 def test_an_interface_that_comes_late(network: Network, tmp_path: Path) -> None:
+    network.require_ipv6()
     command, bind = [*network.enter, *SERVE], {"bind": ["fe80::14%late"]}
     with started_daemon(tmp_path, command=command, network=bind) as node:
         eventually(lambda: "no interface of that name; waiting up to" in node.stderr())
@@ -221,7 +226,7 @@ def test_a_port_of_an_outgoing_connection_is_waited_for(
 def test_a_node_does_not_take_its_own_sockets_for_another_s(
     kind: socket.SocketKind, host: str, other: str, tmp_path: Path
 ) -> None:
-    """Where it has bound one family already, and the other is in use for a moment."""
+    """It has bound one family already, and the port of the other is in use for a moment."""
     require_ipv6()
     bind = [other, "::" if ":" in host else "0.0.0.0"]
     with (
@@ -235,7 +240,7 @@ def test_a_node_does_not_take_its_own_sockets_for_another_s(
 
 
 def test_a_client_s_socket_without_a_peer_is_waited_for(tmp_path: Path) -> None:
-    """As that of a resolver: it has no address of its own, and no server is beside it."""
+    """A resolver's socket, for example: it has no address, and no server has the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.sendto(b"", ("127.0.0.1", 9))
         port = asking.getsockname()[1]
@@ -286,7 +291,7 @@ def test_a_stop_is_obeyed_while_a_module_of_handlers_hangs(number: int, tmp_path
 
 
 def tables(path: Path) -> Any:
-    return {"store": {"path": str(path), "size_mib": MAP_BYTES >> 20}}
+    return {"store": table_of(path)}
 
 
 def test_a_store_that_is_still_in_use_is_waited_for(tmp_path: Path) -> None:
@@ -354,8 +359,8 @@ def test_the_admin_socket_does_not_keep_the_node_from_serving(tmp_path: Path) ->
 # --- Want of something, for a moment ------------------------------------------------------------
 
 
-def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
-    """By the same error as where a limit on processes is reached, which binds root nowhere."""
+def test_a_thread_that_cannot_start_is_left_to_the_next_start() -> None:
+    """The same error as at a limit on processes, which does not apply to root."""
     before = threading.stack_size(1 << 47)
     try:
         with pytest.raises(StartError, match="can't start new thread") as refused, running_node():
@@ -366,7 +371,7 @@ def test_a_thread_that_cannot_be_had_is_for_the_next_start() -> None:
 
 
 def test_a_name_is_asked_for_though_no_thread_looks_it_up() -> None:
-    """By the handler of a request, which has an answer without it."""
+    """The handler of the request has an answer without the name."""
     addresses = Addresses(["localhost:50000"])
     before = threading.stack_size(1 << 47)
     try:
@@ -396,10 +401,10 @@ def test_an_address_stays_known_while_no_resolver_answers(monkeypatch: pytest.Mo
     assert addresses.has("127.0.0.1")
 
 
-def test_an_address_space_that_is_too_small_is_for_a_person(tmp_path: Path) -> None:
+def test_an_address_space_that_is_too_small_needs_a_person(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     command = ["prlimit", f"--as={1 << 30}", *SERVE]
-    store = {"path": str(path), "size_mib": 4096}
+    store = table_of(path, 4096)
     with started_daemon(tmp_path, command=command, store=store) as node:
         assert node.process.wait(STOP_TIMEOUT_S) == 2
         assert "raise LimitAS= (ulimit -v)" in node.stderr().splitlines()[-1]
@@ -417,28 +422,14 @@ def test_a_limit_on_data_is_named_where_it_keeps_threads_away(tmp_path: Path) ->
 
 def test_what_does_not_pass_ends_with_2_at_once(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text(config_text({"store": {"path": str(tmp_path / "none")}}))
-    ended = subprocess.run(
-        [*SERVE, "--config", str(tmp_path / "node.toml")],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=STOP_TIMEOUT_S,
-        check=False,
-    )
+    ended = run("serve", "--config", tmp_path / "node.toml")
     assert (ended.returncode, "not a store" in ended.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["serve", "probe"])
 def test_a_root_without_proc_is_named(command: str) -> None:
     script = 'mount -t tmpfs none /proc && echo made && exec "$@"'
-    program = (sys.executable, "-m", "raida_uring", command)
-    ended = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *program],
-        capture_output=True,
-        text=True,
-        timeout=30 * PATIENCE,
-        check=False,
-    )
+    ended = execute("unshare", "--mount", "sh", "-c", script, "sh", *PROGRAM, command)
     if "made" not in ended.stdout:
         pytest.skip("no mount namespace: unshare(CLONE_NEWNS) or mount() is not permitted")
     assert ended.returncode == 2

@@ -11,7 +11,7 @@ import pytest
 from raida_uring.ffi import native
 from raida_uring.observe.status import for_operators, for_page
 from tests.support.node import running_node
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import make_store, table_of
 
 LANES = "lanes.{ordinary,slow,write}"
 POOLS = "pools.{udp_contexts,small_blocks,large_blocks,tcp_buffers,connections}"
@@ -45,7 +45,7 @@ def paths(pattern: str) -> Iterator[list[str]]:
 
 @pytest.mark.any_backend
 def test_no_key_is_lost(tmp_path: Path, backend: str) -> None:
-    store = {"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20}
+    store = table_of(make_store(tmp_path / "store"))
     with running_node(store=store) as node:
         seen = node.server.observe()
     for told, patterns in ((for_operators(seen), OPERATORS), (for_page(seen), PAGE)):

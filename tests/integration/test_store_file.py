@@ -29,8 +29,10 @@ from tests.support.coin_requests import (
     default_an,
     pown_payload,
 )
+from tests.support.command_line import environment, output_of, run_script
 from tests.support.http import ask as http_ask
 from tests.support.http import scrape, status_json
+from tests.support.needs import require_pid_namespace
 from tests.support.node import (
     SERVE,
     STOP_TIMEOUT_S,
@@ -40,7 +42,8 @@ from tests.support.node import (
     running_node,
     started_daemon,
 )
-from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, table_of
+from tests.support.store_tools import STORE
 from tests.support.wire import ECHO_COMMAND
 
 pytestmark = pytest.mark.any_backend
@@ -50,11 +53,11 @@ COIN: Coin = (2, 5)
 
 
 def tables(path: Path) -> Any:
-    return {"store": {"path": str(path), "size_mib": MAP_BYTES >> 20}}
+    return {"store": table_of(path)}
 
 
 def pown(node: Daemon, coin: Coin = COIN) -> int:
-    """Of a coin that nobody has changed, on a page that nobody has written."""
+    """Pown a coin that was never changed, on a page that was never written."""
     answered, _ = ask(node.endpoint, POWN, pown_payload([(coin, default_an(coin), an_of(coin))]))
     return answered
 
@@ -115,8 +118,8 @@ def test_a_change_to_a_lost_file_is_not_acknowledged(
 
 @pytest.mark.parametrize("lose", [remove, move, replace, move_directory])
 def test_a_lost_lock_file_ends_changes(lose: Callable[[Path], None], tmp_path: Path) -> None:
-    """Whoever opens the store later makes a new one, and reads pages that the node, which does not
-    know of him, writes over; a successor would write beside it."""
+    """The next process that opens the store makes a new lock file. The node does not know of that
+    reader and overwrites pages that it reads; a successor would write at the same time."""
     path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
     with started_daemon(tmp_path, **tables(path)) as node:
         node.await_ready()
@@ -129,7 +132,7 @@ def test_a_lost_lock_file_ends_changes(lose: Callable[[Path], None], tmp_path: P
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_lost_file_is_told_without_a_request(
+def test_a_lost_file_is_reported_without_a_request(
     lose: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
@@ -140,7 +143,7 @@ def test_a_lost_file_is_told_without_a_request(
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_who_looks_at_a_node_without_its_file_does_not_end_it(
+def test_status_requests_do_not_end_a_node_without_its_file(
     lose: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)})
@@ -231,7 +234,8 @@ def test_a_cut_file_is_not_believed_once_it_is_as_long_again(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("read_first", [False, True])
 def test_an_older_copy_over_the_file_is_not_believed(read_first: bool, tmp_path: Path) -> None:
-    """As long as what it replaces, under the same name: only its own count of changes tells."""
+    """It has the length and the name of the file that it replaces: only its count of changes
+    differs."""
     path = make_store(tmp_path / "store", {COIN: (b"1" * 16, 1)})
     old = (path / "data.mdb").read_bytes()
     store = Store(path, map_bytes=MAP_BYTES)
@@ -278,22 +282,17 @@ def filled(tmp_path: Path) -> Path:
     return make_store(tmp_path / "store", ans)
 
 
-def run_script(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    own = os.environ.get("ASAN_OPTIONS", "")  # a sanitizer must not take the signals for itself
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "ASAN_OPTIONS": f"{own}:handle_segv=0:handle_sigbus=0"},
-        capture_output=True,
-        text=True,
-        timeout=STOP_TIMEOUT_S,
-        check=False,
-    )
+def run_with_signals(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """As run_script(); a sanitizer must not take the signals for itself."""
+    own = os.environ.get("ASAN_OPTIONS", "")
+    options = f"{own}:handle_segv=0:handle_sigbus=0"
+    return run_script(script, *arguments, env=environment(ASAN_OPTIONS=options))
 
 
 @pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
 def test_reading_what_was_cut_off_ends_with_a_line(name: str, filled: Path) -> None:
-    """Between the look at the file's length and the reading nothing can be known."""
-    ended = run_script(READ_WHAT_IS_CUT, filled, name)
+    """The file can be cut between the check of its length and the read."""
+    ended = run_with_signals(READ_WHAT_IS_CUT, filled, name)
     assert (ended.returncode, ended.stdout) == (1, ""), ended
     what = {"data.mdb": "a part of it cannot", "lock.mdb": "lock.mdb beside it was cut off"}[name]
     assert ended.stderr.startswith(f"raida-uring: the store {filled}/data.mdb: {what}")
@@ -318,15 +317,15 @@ ctypes.string_at(8)
 
 @pytest.mark.parametrize("how", ["inside", "inside handler", "outside", "outside sent", "handler"])
 def test_a_wild_read_keeps_its_signal_and_names_the_store(how: str, filled: Path) -> None:
-    """What a core file or faulthandler would tell is told as well."""
-    ended = run_script(SEGV_WHILE_READING, how, filled)
+    """Core file and faulthandler keep their output, too."""
+    ended = run_with_signals(SEGV_WHILE_READING, how, filled)
     assert ended.returncode == -11, ended
     line = f"raida-uring: the store {filled}/data.mdb: reading it ended the process (SIGSEGV)"
     assert (line in ended.stderr) == ("inside" in how)
     assert ("Fatal Python error" in ended.stderr) == ("handler" in how)
 
 
-def test_a_full_standard_error_does_not_hold_the_end_up(filled: Path) -> None:
+def test_a_full_standard_error_does_not_delay_the_end(filled: Path) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):
@@ -390,11 +389,6 @@ def first_process(script: str, *arguments: object) -> Iterator["subprocess.Popen
             process.kill()
 
 
-def require_pid_namespace() -> None:
-    if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode != 0:
-        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
-
-
 def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
     """LMDB tells its users apart by process id; every container has a process 1."""
     require_pid_namespace()
@@ -407,14 +401,7 @@ def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
             assert user.stderr is not None
             line = user.stdout.readline()
             assert line == f"1 {(b'o' * 16).hex()}\n", user.stderr.read()
-        in_namespace, verify = ("unshare", "--pid", "--fork"), ("store", "verify", "--store", path)
-        looked = subprocess.run(
-            [*in_namespace, sys.executable, "-m", "raida_uring", *verify],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert looked.returncode == 0, looked
+        output_of("unshare", "--pid", "--fork", *STORE, "verify", "--store", path)
         for user in users:
             _, complaint = user.communicate(timeout=STOP_TIMEOUT_S)
             assert (user.returncode, complaint) == (0, "")
@@ -425,7 +412,6 @@ def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
 
 
 READERS_AT, READER_BYTES = 128, 64  # in lock.mdb
-STORE = (sys.executable, "-m", "raida_uring", "store")
 
 
 def reader_numbers(path: Path) -> list[int]:
@@ -439,10 +425,10 @@ def reader_numbers(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("hows", [("write", "read", "read"), ("read", "write", "read")])
-def test_who_closes_leaves_others_of_its_process_id_alone(
+def test_closing_leaves_others_of_the_same_process_id_alone(
     hows: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A reader whose place was given up reads pages that are written over, then no more."""
+    """A reader whose place in the table was cleared would read overwritten pages."""
     require_pid_namespace()
     path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
     with contextlib.ExitStack() as stack:
@@ -466,7 +452,7 @@ def test_who_closes_leaves_others_of_its_process_id_alone(
 def test_what_a_killed_reader_left_is_given_up_by_the_next_of_its_process_id(
     how: str, tmp_path: Path
 ) -> None:
-    """While somebody else has the store open, so that the table of readers is not made anew."""
+    """Another process has the store open, so that the table of readers is not recreated."""
     require_pid_namespace()
     path = make_store(tmp_path / "store", {COIN: (b"o" * 16, 1)})
     with contextlib.ExitStack() as stack:
@@ -488,7 +474,7 @@ def test_what_a_killed_reader_left_is_given_up_by_the_next_of_its_process_id(
 
 
 def number_is_free(path: Path, number: int) -> bool:
-    """Whether LMDB knows nobody by it: a killed one's first process ends a moment later."""
+    """Whether no user has that number for LMDB; a killed process ends a moment later."""
     with (path / "lock.mdb").open("r+b") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
@@ -505,13 +491,7 @@ def test_a_node_reads_on_after_a_look_from_another_container(command: str, tmp_p
     with started_daemon(tmp_path, command=[*in_namespace, *SERVE], **tables(path)) as node:
         node.await_ready()
         for _ in range(2):
-            looked = subprocess.run(
-                [*in_namespace, *STORE, command, "--store", path],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert looked.returncode == 0, looked
+            output_of(*in_namespace, *STORE, command, "--store", path)
             for _ in range(10):
                 assert ask(node.endpoint, DETECT, coins_ans({COIN: b"o" * 16}))[0] == (
                     Status.ALL_PASS

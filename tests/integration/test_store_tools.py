@@ -1,6 +1,6 @@
 """`raida-uring store`, as an operator uses it. What must hold: import and export lose and change no
-byte; a store that does not hold everything never serves; whatever stands in the way is one line and
-exit status 2, and leaves what was there as it was."""
+byte; an incomplete store never serves; a fault is one line and exit status 2, and leaves existing
+files unchanged."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +21,13 @@ from raida_uring.store.layout import file_name
 from raida_uring.store.transfer import UNFINISHED_EXPORT
 from raida_uring.store.trees import Integrity
 from raida_uring.store.verify import verify
-from tests.support.node import REPOSITORY, assert_refuses_to_start, daemon, environment
+from tests.support.command_line import TIMEOUT_S, environment, run, run_script
+from tests.support.node import assert_refuses_to_start, daemon
 from tests.support.page_files import page_bytes, tree
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
 from tests.support.store_tools import (
     SIZES,
-    TIMEOUT_S,
+    STORE,
     assert_import_succeeds,
     assert_incomplete,
     config_file,
@@ -114,13 +114,7 @@ def test_killed_import_is_incomplete(data: Path, tmp_path: Path, existing: bool)
         "stop = lambda done, total: done >= total // 2 and os.kill(os.getpid(), 9)\n"
         "import_files(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), progress=stop)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", script, data, path],
-        cwd=REPOSITORY,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL
+    assert run_script(script, data, path).returncode == -signal.SIGKILL
     assert_incomplete(path, tmp_path)
     assert_import_succeeds(data, path, tmp_path)
 
@@ -128,8 +122,7 @@ def test_killed_import_is_incomplete(data: Path, tmp_path: Path, existing: bool)
 def test_import_stopped_at_the_terminal(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "store"
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "raida_uring", "store", "import", str(data)]
-    command += ["--store", str(path)]
+    command = [*STORE, "import", str(data), "--store", str(path)]
     with subprocess.Popen(command, stderr=theirs, env=environment()) as process:
         os.close(theirs)
         shown = b""
@@ -200,18 +193,10 @@ def test_a_store_is_of_the_raida_that_served_it(data: Path, tmp_path: Path) -> N
     other = {"raida_id": 5, "port": 0}
     words = "is the store of RAIDA 3, and .server. raida_id = 5"
     assert_refuses_to_start(tmp_path, words, server=other, store={"path": str(path)})
-    checked = subprocess.run(
-        [sys.executable, "-m", "raida_uring", "config", "check", "--deep", tmp_path / "node.toml"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env=environment(),
-    )
-    refused(checked, words)
+    refused(run("config", "check", "--deep", tmp_path / "node.toml"), words)
     with daemon(tmp_path, server={"raida_id": 3, "port": 0}, store={"path": str(path)}):
         pass  # it is as it was
-    done("import", data, "--store", path)  # which may be anybody's
+    done("import", data, "--store", path)  # page files may be of any RAIDA
     assert json.loads(done("stat", "--json", "--store", path))["raida_id"] is None
 
 
@@ -248,7 +233,7 @@ def test_control_characters_of_a_path_do_not_reach_the_terminal(tmp_path: Path) 
 
 def test_a_demonstration_for_a_configuration_that_can_be_read_once(tmp_path: Path) -> None:
     text = config_file(tmp_path, path=str(tmp_path / "store"), size_mib=32).read_text()
-    ended = store("init", "--demo", "--config", "/dev/stdin", given=text)
+    ended = store("init", "--demo", "--config", "/dev/stdin", input=text)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "calls.pown" in ended.stdout
 

@@ -1,6 +1,6 @@
-"""`raida-uring store` where the machine is in the way: full disks, other users' files.
+"""`raida-uring store` on full disks and with other users' files.
 
-What must hold: whatever stands in the way is one line, and leaves what was there as it was.
+What must hold: a fault is one line, and leaves existing files unchanged.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from raida_uring.errors import StoreError
 from raida_uring.store import PAGE_SIZE, Store, page_of
 from raida_uring.store.transfer import UNFINISHED_EXPORT, export_files, import_files
 from raida_uring.store.verify import stat, verify
-from tests.support.node import REPOSITORY
+from tests.support.command_line import environment, execute
 from tests.support.page_files import write_page_files
 from tests.support.store import make_store
-from tests.support.store_tools import NOBODY, assert_import_succeeds, done, refused, store
+from tests.support.store_tools import NOBODY, STORE, assert_import_succeeds, done, refused, store
 
 pytestmark = pytest.mark.any_backend
 
@@ -32,12 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "none", place],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    mounted = execute("mount", "-t", "tmpfs", "-o", "size=24m", "none", place)
     if mounted.returncode != 0:
         why = mounted.stderr.strip().rpartition(": ")[2]  # without the directory of this run
         pytest.skip(f"no tmpfs may be mounted here (CAP_SYS_ADMIN): {why}")
@@ -70,20 +64,14 @@ def test_full_disk(data: Path, small_disk: Path, tmp_path: Path) -> None:
     done("init", "--store", small_disk / "other")
 
 
-def test_a_disk_that_fills_within_a_commit_is_told(small_disk: Path, tmp_path: Path) -> None:
-    """The kernel writes a part of it then, which LMDB takes for a fault of the disk."""
+def test_a_disk_that_fills_within_a_commit_is_reported(small_disk: Path, tmp_path: Path) -> None:
+    """The kernel then writes a part of it, and LMDB reports a disk fault."""
     sizes = {page_of(2, page): 3 * PAGE_SIZE for page in range(600)}
     data = write_page_files(tmp_path / "Data", sizes)
     full = "No space left on device"
     refused(store("import", data, "--store", small_disk / "store"), full)
-    program = (sys.executable, "-m", "raida_uring", "store", "import", data)
-    limited = subprocess.run(
-        ["prlimit", "--fsize=10000000", *program, "--store", tmp_path / "limited"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    refused(limited, "File too large")
+    importing = (*STORE, "import", data, "--store", tmp_path / "limited")
+    refused(execute("prlimit", "--fsize=10000000", *importing), "File too large")
 
 
 def test_export_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
@@ -121,20 +109,18 @@ def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def for_all() -> Iterator[Path]:
+def for_all(place: Path) -> Path:
     """A directory that every user may enter, which pytest's own are not."""
-    directory = Path(tempfile.mkdtemp(prefix="raida-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
+    place.chmod(0o755)
+    return place
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to look at another user's store")
 @pytest.mark.parametrize("command", ["verify", "stat", "export"])
-def test_who_only_looks_leaves_nothing_of_its_own(
+def test_commands_that_only_read_leave_no_files_of_their_own(
     imported: Path, tmp_path: Path, command: str
 ) -> None:
-    """As after a backup was restored, which needs no lock.mdb: the service starts after root."""
+    """A restored backup has no lock.mdb: root reads the store before the service starts."""
     path = Path(shutil.copytree(imported, tmp_path / "store"))
     (path / "lock.mdb").unlink(missing_ok=True)
     for one in (path, *path.iterdir()):
@@ -148,7 +134,7 @@ def test_who_only_looks_leaves_nothing_of_its_own(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to open another user's store")
-def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> None:
+def test_root_serves_once_and_leaves_no_files_of_root(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     (path / "data.mdb").chmod(0o640)
     for one in (path, *path.iterdir()):
@@ -171,7 +157,7 @@ def test_who_serves_as_root_once_leaves_nothing_of_root_s(tmp_path: Path) -> Non
 
 
 def test_a_link_in_place_of_lock_mdb_is_not_followed(tmp_path: Path) -> None:
-    """The store's owner may have put it there for root."""
+    """The store's owner may have put the link there to mislead root."""
     path = make_store(tmp_path / "store")
     other = tmp_path / "other"
     other.write_text("kept")
@@ -208,7 +194,7 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
     assert sorted(one.name for one in path.iterdir()) == ["data.mdb"]
     (path / "lock.mdb").touch(mode=0o644)  # saved with the rest
     look()
-    # Not while somebody has it open, who may write: what is read would change meanwhile.
+    # Not while a user who may write has it open: the content would change meanwhile.
     script = (
         "import sys; from raida_uring.store import Store; "
         "store = Store(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.read()"
@@ -217,7 +203,7 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
         [sys.executable, "-c", script, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=REPOSITORY,
+        env=environment(),
     ) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == b"open\n"

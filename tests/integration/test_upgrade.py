@@ -1,7 +1,7 @@
 """A node is replaced by its successor under load.
 
-What must hold whatever happens: every request is answered, by one of the two; no connection is
-refused; connections between two requests live on; what has changed with the successor holds.
+What must hold: one of the two answers every request; no connection is refused; connections between
+two requests stay open; the successor's changed settings apply.
 """
 
 import contextlib
@@ -9,8 +9,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,10 +21,10 @@ from raida_uring.errors import StoreError
 from raida_uring.node.upgrade import Takeover
 from raida_uring.protocol import Status
 from raida_uring.store import Store
-from tests.support.needs import require_ipv6
-from tests.support.net import PATIENCE
-from tests.support.node import SERVE, daemon, environment, eventually
-from tests.support.store import MAP_BYTES, make_store, tables_over
+from tests.support.command_line import PROGRAM, output_of
+from tests.support.needs import require_descriptors, require_ipv6, require_pid_namespace
+from tests.support.node import SERVE, daemon, eventually
+from tests.support.store import MAP_BYTES, make_store, table_of, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
     UPGRADES,
@@ -92,23 +90,19 @@ def test_ipv6_sockets_pass_on_too(tmp_path: Path) -> None:
 
 
 def test_a_node_with_many_connections_is_replaced(tmp_path: Path) -> None:
-    """The channel's descriptor is beyond 1023 then, where select() ends."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
-    try:
-        with upgradable(tmp_path) as node, contextlib.ExitStack() as opened:
-            clients = [
-                opened.enter_context(socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S))
-                for _ in range(1100)
-            ]
-            for _ in range(2):
-                for client in clients:
-                    client.sendall(request(VERSION_COMMAND))
-                assert all(status(read_reply(client)) == Status.SUCCESS for client in clients)
-                upgrade(node)
-            assert "took over: 1100 connections passed on" in node.stderr()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    """The channel's descriptor is then above 1023, the limit of select()."""
+    require_descriptors(1600)
+    with upgradable(tmp_path) as node, contextlib.ExitStack() as opened:
+        clients = [
+            opened.enter_context(socket.create_connection(node.endpoint, ANSWER_TIMEOUT_S))
+            for _ in range(1100)
+        ]
+        for _ in range(2):
+            for client in clients:
+                client.sendall(request(VERSION_COMMAND))
+            assert all(status(read_reply(client)) == Status.SUCCESS for client in clients)
+            upgrade(node)
+        assert "took over: 1100 connections passed on" in node.stderr()
 
 
 def test_counters_go_on(tmp_path: Path) -> None:
@@ -127,21 +121,11 @@ def test_counters_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_the_command_says_who_serves(tmp_path: Path) -> None:
-    """`raida-uring upgrade`, and that the successor answers operators in its turn."""
+    """`raida-uring upgrade` says so, and the successor answers operators next."""
     with upgradable(tmp_path) as node:
-        asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "node.toml"]
         for _ in range(2):
             before = serving_process(node)
-            done = subprocess.run(
-                asked,
-                cwd=tmp_path,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=60 * PATIENCE,
-            )
-            assert done.returncode == 0, done.stderr
-            assert done.stdout == (
+            assert output_of(*PROGRAM, "upgrade", "--config", "node.toml", cwd=tmp_path) == (
                 f"{__version__} \u2192 {__version__}: "
                 f"process {serving_process(node)} serves, {before} leaves\n"
             )
@@ -158,7 +142,7 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
 @pytest.mark.any_backend
 def test_the_store_names_who_serves(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
-    with upgradable(tmp_path, store={"path": str(store), "size_mib": MAP_BYTES >> 20}) as node:
+    with upgradable(tmp_path, store=table_of(store)) as node:
         upgrade(node)
         eventually(lambda: (store / "owner").read_text() == f"{serving_process(node)}\n")
 
@@ -170,9 +154,9 @@ def raida_of(path: Path) -> int | None:
 
 @pytest.mark.any_backend
 def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
-    """The predecessor's is of no use for it, and is let go."""
+    """The predecessor's lock does not help, and is released."""
     first, second = (make_store(tmp_path / name) for name in ("first", "second"))
-    with upgradable(tmp_path, store={"path": str(first), "size_mib": MAP_BYTES >> 20}) as node:
+    with upgradable(tmp_path, store=table_of(first)) as node:
         config = tmp_path / "node.toml"
         config.write_text(config.read_text().replace(str(first), str(second)))
         upgrade(node)
@@ -183,7 +167,7 @@ def test_another_store_has_a_lock_of_its_own(tmp_path: Path) -> None:
 
 
 def test_connections_find_their_address_again(tmp_path: Path) -> None:
-    """Listeners are numbered anew when the addresses change."""
+    """Listeners get new numbers when the addresses change."""
     require_ipv6()
     with upgradable(tmp_path, network={"bind": ["127.0.0.1", "::1"]}) as node:
         clients = [PersistentClient((host, node.endpoint[1])) for host in ("::1", "127.0.0.1")]
@@ -251,7 +235,7 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
 
 
 @pytest.mark.any_backend
-def test_a_connection_that_there_is_no_descriptor_for_is_told(
+def test_a_connection_without_a_free_descriptor_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The kernel closes it then; what comes after it is heard."""
@@ -279,10 +263,9 @@ def test_a_connection_that_there_is_no_descriptor_for_is_told(
 
 @pytest.mark.any_backend
 def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
-    """Its end would be that of all others in there."""
-    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
-    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
+    """When process 1 ends, all others in its container end, too."""
+    require_pid_namespace()
+    unshare = ("unshare", "--pid", "--fork", "--kill-child")
     with daemon(tmp_path, command=[*unshare, *SERVE]) as node:
         inside = child_of(node)
         inside.send_signal(signal.SIGUSR2)
@@ -294,7 +277,7 @@ def test_process_1_of_a_container_says_why_not(tmp_path: Path) -> None:
 
 def test_coins_change_across_upgrades(tmp_path: Path) -> None:
     """Both processes write to one store for a moment: no acknowledged change may be missing, and
-    the successor's trees must know what its predecessor changed last."""
+    the successor's trees must include its predecessor's last change."""
     store = make_store(tmp_path / "store")
     with upgradable(tmp_path, **tables_over(store)) as node:
         host, port = node.endpoint

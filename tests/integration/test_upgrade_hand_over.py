@@ -22,13 +22,13 @@ from raida_uring.client import Coin, calls
 from raida_uring.errors import StoreError
 from raida_uring.protocol import Status
 from raida_uring.store import Store
+from tests.support.coin_requests import default_an
 from tests.support.handlers import UNTIL
 from tests.support.node import eventually, free_port, told
-from tests.support.store import MAP_BYTES, make_store, tables_over
+from tests.support.store import MAP_BYTES, make_store, table_of, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
     PersistentClient,
-    PownClient,
     answers,
     child_of,
     fail,
@@ -68,7 +68,7 @@ def test_a_connection_whose_handler_runs_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_upgrades_wait_for_each_other(tmp_path: Path) -> None:
-    """A connection is passed on to somebody who keeps it."""
+    """A connection is passed on to a process that keeps it."""
     with upgradable(tmp_path) as node:
         idle = PersistentClient(node.endpoint)
         assert status(idle.ask(request(VERSION_COMMAND))) == Status.SUCCESS
@@ -112,7 +112,7 @@ def test_a_stop_of_all_processes_drops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) -> None:
-    """What it had taken is lost, and nothing else."""
+    """Only the requests that it had taken are lost."""
     web = free_port()
     http_table: dict[str, object] = {"enabled": True, "port": web}
     with upgradable(tmp_path, http=http_table) as node:
@@ -133,9 +133,9 @@ def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) ->
 
 @pytest.mark.any_backend
 def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) -> None:
-    """The service manager would hold the service for stopping, and kill in the end who serves."""
+    """Otherwise the service manager would regard the service as stopping, and kill the node."""
     store = make_store(tmp_path / "store")
-    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    tables = table_of(store)
     with upgradable(tmp_path, store=tables) as node:
         with handing_over(node, tmp_path):
             told(node.notify)
@@ -222,7 +222,7 @@ def test_a_predecessor_that_is_killed_leaves_everything_to_its_successor(tmp_pat
     store = make_store(tmp_path / "store")
     tables: dict[str, dict[str, object]] = {
         "http": {"enabled": True, "port": web},
-        "store": {"path": str(store), "size_mib": MAP_BYTES >> 20},
+        "store": table_of(store),
     }
     held = request(UNTIL, str(tmp_path / "never").encode())
     with upgradable(tmp_path, **tables) as node:
@@ -241,8 +241,9 @@ def test_a_predecessor_that_is_killed_leaves_everything_to_its_successor(tmp_pat
 
 
 def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> None:
-    """A connection wakes one of the processes that accept. If that one does not live to do it, the
-    other one must look for itself. What it accepted in its last moment is reset; none hangs."""
+    """A connection wakes one of the accepting processes. If that one dies first, the other one must
+    find the connection. Connections that it accepted just before its death are reset; none
+    hangs."""
     with slow_to_start(tmp_path) as node:
         successor = child_of(node)
         (tmp_path / "hold").unlink()
@@ -255,7 +256,7 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
         for client in waiting:
             with client, contextlib.suppress(ConnectionError):
                 assert status(read_reply(client)) == Status.SUCCESS
-        says(node, "admin socket", 2)  # nobody has told it that the first one is free
+        says(node, "admin socket", 2)  # no message tells it that the first one is free
         told_by = result_of(tmp_path / "admin.sock", "status")
         assert told_by["process"] == successor.pid
         successor.terminate()
@@ -263,7 +264,7 @@ def test_a_connection_that_woke_a_dead_predecessor_is_served(tmp_path: Path) -> 
 
 
 def test_the_sockets_of_a_dead_predecessor_come_first(tmp_path: Path) -> None:
-    """Before a service manager that does not listen, too."""
+    """They are taken over before a service manager that does not listen is told."""
     with slow_to_start(tmp_path) as node:
         successor = child_of(node)
         node.signal(signal.SIGSTOP)  # it does not hand over
@@ -304,7 +305,7 @@ def test_a_drain_while_the_predecessor_leaves_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.any_backend
 def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
-    """Its commits are its predecessor's to follow."""
+    """The predecessor's trees follow its commits."""
     store = make_store(tmp_path / "store")
     with upgradable(tmp_path, **tables_over(store)) as node:
         asked = Client_(*node.endpoint, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
@@ -312,7 +313,7 @@ def test_what_a_dead_successor_changed_is_in_the_trees(tmp_path: Path) -> None:
             node.signal(signal.SIGUSR2)
             says(node, "stopping: up to")
             new = secrets.token_bytes(16)
-            coin = Coin(1, 5000, PownClient.old(1, 5000))
+            coin = Coin(1, 5000, default_an((1, 5000)))
             assert asked.ask(calls.pown([(coin, new)])).status == Status.ALL_PASS
             os.kill(serving_process(node), signal.SIGKILL)
             says(node, "this node serves again")

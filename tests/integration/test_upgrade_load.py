@@ -11,18 +11,19 @@ import json
 import os
 import re
 import select
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 
 from raida_uring.admin.client import NotRunningError, result_of
 from raida_uring.observe.counters import COUNTERS
 from tests.support.net import PATIENCE
 from tests.support.node import HANDLERS, STOP_TIMEOUT_S, Daemon, daemon, eventually, told
-from tests.support.store import MAP_BYTES, make_recorded_store
+from tests.support.store import make_recorded_store, table_of
+from tests.support.upgrade import gone
 from tests.support.upgrade_load import LoadProcess
 
 UPGRADES = int(os.environ.get("UPGRADES", "2"))
@@ -100,10 +101,7 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     tables: dict[str, dict[str, object]] = {
         "admin": {"socket": str(path)},
-        "store": {
-            "path": str(make_recorded_store(tmp_path / "store")),
-            "size_mib": MAP_BYTES >> 20,
-        },
+        "store": table_of(make_recorded_store(tmp_path / "store")),
         "tcp": {"persistent": True, **({} if os.environ.get("DEADLINES") else DEADLINES)},
         "log": {"requests_per_s": 0},
     }
@@ -123,9 +121,8 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
             for load in loads:
                 load.kill()
             if pid != node.process.pid:
-                last = psutil.Process(pid)
-                last.terminate()
-                last.wait(STOP_TIMEOUT_S)
+                os.kill(pid, signal.SIGTERM)
+                eventually(lambda: gone(pid), STOP_TIMEOUT_S)
     counted = [json.loads(one) for one in re.findall(r"final counters (\{.*\})", node.stderr())]
     closed = {
         name: total

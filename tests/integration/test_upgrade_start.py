@@ -1,14 +1,12 @@
-"""Until the successor serves.
+"""An upgrade until the successor serves.
 
-What must hold: if it does not come up, the old node has noticed nothing, and whoever asked for the
-upgrade is told why.
+What must hold: if the successor fails to start, the old node goes on unchanged, and the command
+that asked for the upgrade says why.
 """
 
-import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -16,9 +14,10 @@ import pytest
 
 from raida_uring import __version__
 from raida_uring.admin.client import NodeError, ask, result_of
+from tests.support.command_line import PROGRAM, environment, run
 from tests.support.net import PATIENCE
-from tests.support.node import environment, eventually, told
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.node import eventually, take_free_descriptors, told
+from tests.support.store import make_store, table_of
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
     CAUSES,
@@ -39,10 +38,7 @@ from tests.support.upgrade import (
 def test_a_node_without_descriptors_goes_on(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         process = psutil.Process(node.process.pid)
-        limits = process.rlimit(psutil.RLIMIT_NOFILE)
-        used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        lowest_free = min(set(range(len(used) + 1)) - used)
-        process.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        limits = take_free_descriptors(process)
         node.signal(signal.SIGUSR2)
         says(node, "no upgrade, this node goes on: cannot start the successor: Too many open files")
         process.rlimit(psutil.RLIMIT_NOFILE, limits)
@@ -76,17 +72,9 @@ def test_the_command_says_why_not(tmp_path: Path) -> None:
     with upgradable(tmp_path) as node:
         config = tmp_path / "node.toml"
         good = config.read_text()
-        asked = [sys.executable, "-m", "raida_uring", "upgrade", "--config", "good.toml"]
         (tmp_path / "good.toml").write_text(good)
         config.write_text("[server]\nraida_id = 99\n")
-        done = subprocess.run(
-            asked,
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60 * PATIENCE,
-        )
+        done = run("upgrade", "--config", "good.toml", cwd=tmp_path)
         assert done.returncode == 2
         assert re.search(
             r"the successor ended with status 2 before it served: .*raida_id = 99: must be",
@@ -98,7 +86,7 @@ def test_the_command_says_why_not(tmp_path: Path) -> None:
 def command(directory: Path) -> "subprocess.Popen[str]":
     """`raida-uring upgrade`, started."""
     return subprocess.Popen(
-        [sys.executable, "-m", "raida_uring", "upgrade", "--socket", str(directory / "admin.sock")],
+        [*PROGRAM, "upgrade", "--socket", str(directory / "admin.sock")],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -150,7 +138,7 @@ def test_reload_and_watchdog_while_the_successor_starts(
 
 @pytest.mark.any_backend
 def test_a_reload_while_the_successor_starts_reaches_both(tmp_path: Path) -> None:
-    """It has read the file before: what an operator changed since must not be lost."""
+    """It has read the file already: a later change by an operator must not be lost."""
     path = tmp_path / "node.toml"
     with slow_to_start(tmp_path) as node:
         eventually((tmp_path / "waits").exists, 30 * PATIENCE)
@@ -178,7 +166,7 @@ def test_a_stop_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 def test_a_drain_is_heeded_while_the_successor_starts(tmp_path: Path) -> None:
-    """Whatever it has taken meanwhile, it answers."""
+    """It answers every request that it has taken meanwhile."""
     with slow_to_start(tmp_path) as node:
         result_of(tmp_path / "admin.sock", "drain")
         assert node.process.wait(8 * PATIENCE) == 0
@@ -211,7 +199,7 @@ def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path)
 def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
     """Its predecessor does not hand over to one that is about to end."""
     store = make_store(tmp_path / "store")
-    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    tables = table_of(store)
     with slow_to_start(tmp_path, store=tables) as node:
         for times, what in enumerate(CAUSES, 1):
             successor = child_of(node)
@@ -231,11 +219,11 @@ def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(("what", "cause"), CAUSES.items())
-def test_who_waits_for_an_upgrade_hears_what_has_failed(
+def test_a_waiting_upgrade_command_reports_what_has_failed(
     tmp_path: Path, what: str, cause: str
 ) -> None:
     store = make_store(tmp_path / "store")
-    tables = {"path": str(store), "size_mib": MAP_BYTES >> 20}
+    tables = table_of(store)
     with slow_to_start(tmp_path, store=tables) as node:
         asked = ask(tmp_path / "admin.sock", "upgrade")
         assert "phase" in next(asked)

@@ -47,7 +47,7 @@ def test_handlers_that_wait_run_side_by_side(node: Node) -> None:
 
 
 def test_a_lane_changes_its_mind(node: Node) -> None:
-    """Both ways, however long it was of the other one."""
+    """In both directions, however long it was in the other state."""
     for _ in range(2):
         napping.seen.clear()
         ask(node, NAP)

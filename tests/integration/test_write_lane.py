@@ -1,7 +1,7 @@
-"""The writing lane: what a batch has in common, and what not.
+"""The writing lane: what requests of a batch share, and what not.
 
-What must hold: a request that fails leaves nothing behind, and its neighbours are not touched; a
-commit that fails changes nothing and is told to everybody in the batch; what was answered is there.
+What must hold: a request that fails leaves no trace, and does not affect its neighbours; a commit
+that fails changes nothing, and every request of the batch is told; acknowledged changes are stored.
 """
 
 from collections.abc import Iterator
@@ -159,13 +159,13 @@ def test_an_entry_that_cannot_be_fails_alone(store: Path, part: bytes) -> None:
 
 
 def test_an_entry_put_while_reading_is_refused(store: Path) -> None:
-    """It would be lost without a word."""
+    """It would be lost silently."""
     with serving(store) as node:
         assert ask(node.endpoint, PUT_WHILE_READING)[0] == Status.INTERNAL
 
 
 def test_what_fails_after_a_commit_takes_nothing_back(store: Path) -> None:
-    """The coins have changed: clients must be told so, and voters."""
+    """The coins have changed: clients and voters must learn that."""
     with serving(store) as node:
         action = coin_bytes(COINS[1]) + NEW
         statuses = in_one_batch(node, pown(COINS[0]), (FAIL_AFTER_COMMIT, action), pown(COINS[3]))
@@ -180,7 +180,7 @@ def test_what_fails_after_a_commit_takes_nothing_back(store: Path) -> None:
 
 @pytest.mark.parametrize("call", range(7))
 def test_a_wrong_count_of_coins_fails_alone(store: Path, call: int) -> None:
-    """Whatever lies behind the payload is neither compared with nor written over."""
+    """Memory behind the payload is neither compared nor overwritten."""
     lie = bytes((call,)) + coin_bytes(COINS[1]) + an_of("theft")
     with serving(store) as node:
         statuses = in_one_batch(node, pown(COINS[0]), (MISCOUNT, lie), pown(COINS[3]))
@@ -192,7 +192,7 @@ def test_a_wrong_count_of_coins_fails_alone(store: Path, call: int) -> None:
 def test_a_transaction_within_a_transaction_is_refused(
     store: Path, nested: tuple[int, int]
 ) -> None:
-    """It would wait for itself, and every change behind it."""
+    """It would wait for itself for ever, and so would every later change."""
     with serving(store) as node:
         assert ask(node.endpoint, nested)[0] == Status.INTERNAL
         assert ask(node.endpoint, *pown(COINS[0]))[0] == Status.ALL_PASS

@@ -29,7 +29,7 @@ static void test_body_memory_by_size(void)
     host_close(&host);
 }
 
-/* Whoever waits for a large block does not hold up those that a small one serves. */
+/* A connection that waits for a large block does not delay those that need a small one. */
 static void test_waiting_is_by_class(void)
 {
     struct ru_config config = native_config();
@@ -75,7 +75,7 @@ static void test_waiting_for_blocks_is_fair(void)
     host_close(&host);
 }
 
-/* Whoever stops waiting no longer holds newcomers up. */
+/* A connection that stops waiting no longer delays new ones. */
 static void test_a_waiter_that_leaves(void)
 {
     struct ru_config config = native_config();

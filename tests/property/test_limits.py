@@ -117,7 +117,7 @@ def why_failed(server: Server) -> str:
 
 
 def test_engine_names_what_it_refuses() -> None:
-    """Also where nobody has asked the configuration."""
+    """Also when the configuration was not checked before."""
     good = config.engine_settings(config.parse(config_text({}), "node.toml"), 100)
     assert native.check_config(good) is None
     fault = native.check_config({**good, "writers": 1, "large_blocks": 3})

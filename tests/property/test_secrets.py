@@ -113,7 +113,7 @@ def raw(
     nonce: bytes,
     announced: int | None = None,
 ) -> bytes:
-    """A request with `body` as it stands. coins: names of one and of a second key coin. nonce: 8 or
+    """A request with `body` unchanged. coins: names of one and of a second key coin. nonce: 8 or
     24 bytes; type 5 puts its second coin over the first five."""
     front = protocol.build_front(*command, raida_id=RAIDA_ID, coin_id=COIN_ID, shard=0)
     length = (len(body) if announced is None else announced).to_bytes(2)
@@ -187,7 +187,7 @@ def test_a_stranger_over_every_command(tmp_path: Path) -> None:
 
 
 def coin_lists() -> st.SearchStrategy[bytes]:
-    """Coins with what stands for ANs: none of them right."""
+    """Coins with wrong ANs."""
     coin = st.sampled_from(COINS).map(coin_bytes)
     guess = st.sampled_from([bytes(16), b"\xff" * 16, an_of("guess")])
     return st.one_of(
@@ -201,7 +201,7 @@ def coin_lists() -> st.SearchStrategy[bytes]:
 
 @st.composite
 def strange_requests(draw: st.DrawFn) -> bytes:
-    """Requests of somebody who knows no secret, whole and broken."""
+    """Requests without knowledge of a secret, whole and broken."""
     encryption = draw(st.sampled_from(TYPES))
     command = draw(st.sampled_from(COMMANDS))
     coins = [coin_bytes(draw(st.sampled_from(COINS))) for _ in range(2)]
@@ -335,7 +335,7 @@ def owner_coin(coin: Coin) -> KeyCoin:
 
 @contextmanager
 def spied_on(directory: Path) -> Iterator[tuple[Node, list[Recording]]]:
-    """A node, and requests of owners that somebody saw."""
+    """A node, and requests of owners that an eavesdropper has recorded."""
     first, second = owner_coin(OWNER), owner_coin(SECOND)
     keys = [Key(1, (first,)), Key(4, (first,)), Key(5, (first, second))]
     keys.append(Key(2, locker=an_of("locker")[:12] + b"\xff" * 4))
@@ -364,7 +364,7 @@ WANTED = [
 
 
 def public_replies(node: Node) -> list[bytes]:
-    """What anybody gets by asking in the clear, where it is as long as a block; and nothing."""
+    """Replies to plain requests of a stranger that are as long as a block, and a block of zeros."""
     replies = [
         reply_payload(udp_ask(node.endpoint, request(command, wanted)))
         for command in COMMANDS
@@ -499,7 +499,7 @@ def test_no_an_from_one_request_that_somebody_saw(tmp_path: Path, ask: Ask) -> N
 
 @pytest.mark.parametrize("ask", [udp_ask, tcp_ask])
 def test_no_an_by_a_ticket_of_the_eavesdropper_s_own(tmp_path: Path, ask: Ask) -> None:
-    """He knows what it names, and can put it where he knows the owner's payload."""
+    """The eavesdropper knows what it names, and can place it over known bytes of the payload."""
     with serving(make_store(tmp_path / "store")) as node:
         own = b"".join(coin_bytes((1, sn)) + default_an((1, sn)) for sn in range(4))
         ticket = reply_payload(ask(node.endpoint, request(GET_TICKET, own)))

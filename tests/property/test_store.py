@@ -1,4 +1,4 @@
-"""The store against a dictionary, and a live tree against one built anew.
+"""The store against a dictionary, and a live tree against one built from scratch.
 
 What must hold: after any sequence of changes, some of them taken back, a view shows what a
 dictionary would; once an update ends without a commit, nothing of it is left; and a tree of which
@@ -55,7 +55,7 @@ Record = tuple[bytes, int]  # AN, month
 
 @dataclass
 class Model:
-    """What Coins promises, on a dictionary. `staged` is one request's, `kept` one batch's."""
+    """What Coins promises, with dictionaries. `staged` belongs to a request, `kept` to a batch."""
 
     committed: dict[Coin, Record] = field(default_factory=dict)
     kept: dict[Coin, Record] = field(default_factory=dict)
@@ -265,7 +265,7 @@ with store.read():
 
 
 def test_a_reader_that_was_killed_does_not_fill_the_store() -> None:
-    """It keeps the pages of its moment from being used again, until that is noticed."""
+    """Until it is noticed, the pages that it was reading cannot be reused."""
     with opened_store() as store:
         place = [sys.executable, "-c", READER, str(store.path), str(MAP_BYTES)]
         with subprocess.Popen(place, stdout=subprocess.PIPE) as reader:
@@ -296,7 +296,9 @@ def test_a_reader_that_was_killed_does_not_fill_the_store() -> None:
         )
     )
 )
-def test_an_updated_tree_is_a_tree_built_anew(drawn: tuple[int, list[dict[int, bytes]]]) -> None:
+def test_an_updated_tree_equals_one_built_from_scratch(
+    drawn: tuple[int, list[dict[int, bytes]]],
+) -> None:
     count, updates = drawn
     leaves = [index.to_bytes(32) for index in range(count)]
     tree = trees.build(b"".join(leaves))

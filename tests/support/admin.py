@@ -1,16 +1,12 @@
 """A node with its admin socket, and the commands that ask it."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.net import PATIENCE
-from tests.support.node import Daemon, Table, daemon, environment
-
-COMMAND_TIMEOUT_S = 30.0 * PATIENCE
+from tests.support import command_line
+from tests.support.node import Daemon, Table, daemon
 
 
 @contextmanager
@@ -22,16 +18,9 @@ def node(place: Path, **tables: Table) -> Iterator[tuple[Daemon, Path]]:
         yield running, path
 
 
-def run(*arguments: str, status: int = 0) -> str:
-    """What `raida-uring` prints on standard output."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "raida_uring", *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
+def run(*arguments: str, status: int = 0, **how: Any) -> str:
+    """What `raida-uring` prints: on standard output if it succeeds, otherwise on standard error."""
+    ended = command_line.run(*arguments, **how)
     assert ended.returncode == status, (ended.returncode, ended.stdout, ended.stderr)
     assert "Traceback" not in ended.stderr
     return ended.stdout if status == 0 else ended.stderr

@@ -28,7 +28,8 @@ def find() -> str | None:
 
 
 class Page:
-    """The one page of a browser. faults: what its scripts threw or logged as an error."""
+    """The only page of a browser. faults: exceptions of its scripts, and errors that they
+    logged."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands = commands
@@ -63,7 +64,7 @@ class Page:
         return told["result"].get("value")
 
     def wait_for(self, script: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         deadline = time.monotonic() + timeout_s
         while not self.run(script):
             assert time.monotonic() < deadline, f"not true within {timeout_s} s: {script}"

@@ -3,9 +3,9 @@
 Source: wire.json's fixture (`store`); default records by the wire specification, section 8.3.
 """
 
-import hashlib
 from typing import Any
 
+from tests.support.coin_requests import default_an
 from tests.support.wire import STORE
 
 RECORDS_PER_PAGE: int = STORE["records_per_page"]
@@ -23,12 +23,10 @@ class Coins:
 
     def an(self, den: int, sn: int) -> bytes | None:
         """The 16 bytes, or None for a coin whose page cannot be read."""
-        page, record = divmod(sn, RECORDS_PER_PAGE)
+        page = sn // RECORDS_PER_PAGE
         if den not in STORE["denominations"] or sn > SN_MAX or (den, page) in self._missing:
             return None
-        text = f"4567{den & 0xFFFFFFFF:02x}{page:04x}{record:02x}"
-        default = hashlib.md5(text.encode(), usedforsecurity=False).digest()
-        return self._records.get((den, sn), default)
+        return self._records.get((den, sn)) or default_an((den, sn))
 
     def record(self, den: int, sn: int) -> bytes:
         """The 17 bytes of a coin whose page can be read: AN and MFS."""

@@ -1,8 +1,8 @@
-"""What takes privileges from a process before it becomes the daemon: a seccomp filter as container
-runtimes set it against io_uring, or one that makes it an older io_uring; capabilities that root
-gives up, another user, lower limits.
+"""Takes privileges from a process before it becomes the daemon: a seccomp filter against io_uring,
+like those of container runtimes, or one that makes io_uring look older; capabilities that root
+gives up; another user; lower limits.
 
-For use in a child process: neither can be taken back, and both outlast exec.
+For use in a child process: nothing can be taken back, and all of it outlasts exec.
 """
 
 import ctypes
@@ -111,8 +111,8 @@ def refuse_writes_before(offset: int, code: int) -> None:
 
 
 def refuse_waiting(code: int) -> None:
-    """From now on the call with which this node's backend waits, and nobody else in it, fails with
-    `code`. Raises OSError when the kernel takes no such filter."""
+    """From now on the call with which this node's backend waits, and which nothing else in it uses,
+    fails with `code`. Raises OSError when the kernel takes no such filter."""
     links = (link for link in os.scandir("/proc/self/fd") if link.is_symlink())
     has_ring = any(os.readlink(link) == "anon_inode:[io_uring]" for link in links)
     number = IO_URING_CALLS["io_uring_enter"] if has_ring else _EPOLL_PWAIT2_CALL
@@ -143,7 +143,7 @@ def refuse_ring_flags(flags: int) -> None:
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        if os.fork() == 0:  # nobody's child, so that nobody has to wait for it
+        if os.fork() == 0:  # an orphan, so that this process need not wait for it
             _supervise(theirs, ours, flags)
         os._exit(0)
     os.waitpid(child, 0)

@@ -111,7 +111,7 @@ def raise_error(request: Request, node: object) -> Reply:
 
 
 def _raising_items() -> Iterator[int]:
-    """What a handler with a stray `yield` returns: its body runs where nobody expects it."""
+    """The result of a handler with a stray `yield`: its body runs later, at an unexpected place."""
     yield 250
     raise LookupError("raised while the reply is looked at")
 
@@ -199,14 +199,14 @@ def keep(request: Request, node: object) -> Reply:
 
 @command(group=GROUP, code=LOSE_META[1])
 def lose_meta(request: Request, node: object) -> Reply:
-    """From now on LMDB cannot write its meta pages, in this process and for good: for daemons."""
+    """From now on LMDB cannot write its meta pages in this process. For daemons only."""
     refuse_writes_before(2 * os.sysconf("SC_PAGE_SIZE"), errno.EIO)
     return Reply()
 
 
 @command(group=GROUP, code=LOSE_LOOP[1])
 def lose_loop(request: Request, node: object) -> Reply:
-    """From now on the I/O thread fails, in this process and for good: for daemons. No reply."""
+    """From now on the I/O thread of this process fails. For daemons only. No reply."""
     refuse_waiting(errno.EIO)
     return Reply()
 

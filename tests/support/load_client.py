@@ -9,14 +9,13 @@ import errno
 import json
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
 
+from tests.support.command_line import output_of
 from tests.support.net import PATIENCE, Endpoint
-from tests.support.node import environment
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, answers, request
 
 CONNECTING_MAX = 512  # well below the listener's backlog: a dropped SYN costs a second
@@ -138,14 +137,8 @@ class Load:
 
 def run_load(endpoint: Endpoint, connections: int, concurrency: int) -> dict[str, int]:
     """Run this module in a process of its own; its Outcome as a dict."""
-    ended = subprocess.run(
-        [sys.executable, "-m", __name__, *map(str, (*endpoint, connections, concurrency))],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        timeout=120 * PATIENCE,
-        check=True,
-    )
-    outcome: dict[str, int] = json.loads(ended.stdout)
+    told = output_of(sys.executable, "-m", __name__, *endpoint, connections, concurrency)
+    outcome: dict[str, int] = json.loads(told)
     return outcome
 
 

@@ -5,6 +5,7 @@ A test that asks here for what is missing is skipped, by name. As `python -m tes
 this says before the tests what would turn which skips into tests.
 """
 
+import resource
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
+
+from tests.support.command_line import execute
 
 # Program -> Debian package, what is left out without it.
 PROGRAMS: Final = {
@@ -35,13 +38,34 @@ def require(program: str) -> str:
     return path
 
 
-def require_ipv6() -> None:
-    """Skips the calling test where not even loopback has an IPv6 address."""
+def ipv6_refusal() -> str | None:
+    """Why there is no ::1 in this thread's network; None if there is."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
-        pytest.skip(f"no IPv6 (AF_INET6, ::1): {error.strerror}")
+        return f"no IPv6 (AF_INET6, ::1): {error.strerror}"
+    return None
+
+
+def require_descriptors(count: int) -> None:
+    """Raises this process's soft limit to `count`; skips the calling test where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count:
+        pytest.skip(f"the hard RLIMIT_NOFILE is below {count}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+
+
+def require_ipv6() -> None:
+    """Skips the calling test where not even loopback has an IPv6 address."""
+    if (refusal := ipv6_refusal()) is not None:
+        pytest.skip(refusal)
+
+
+def require_pid_namespace() -> None:
+    """Skips the calling test where this user may not make one."""
+    if execute("unshare", "--pid", "--fork", "true").returncode != 0:
+        pytest.skip("no PID namespace: unshare(CLONE_NEWPID) is not permitted")
 
 
 @contextmanager

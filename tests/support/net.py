@@ -7,9 +7,8 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 Endpoint = tuple[str, int]  # numeric host, port
@@ -33,7 +32,7 @@ def family_of(endpoint: Endpoint) -> socket.AddressFamily:
 
 @contextmanager
 def udp_client(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """An unconnected UDP socket: it sees a reply from whatever address it comes."""
+    """An unconnected UDP socket, which receives a reply from any address."""
     with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         client.settimeout(ANSWER_TIMEOUT_S)
@@ -87,6 +86,12 @@ def read_exactly(client: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
+def read_reply(client: socket.socket) -> bytes:
+    """One reply with a 32-byte header, by its size field; the connection stays open."""
+    header = read_exactly(client, 32)
+    return header + read_exactly(client, int.from_bytes(header[9:12]))
+
+
 def read_to_close(client: socket.socket) -> bytes:
     """Everything until the node closes. A reset ends the stream too: the node closes with
     unread input when it answers before the end of a request."""
@@ -128,16 +133,6 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def ipv6_loopback_works() -> bool:
-    """Whether this machine has ::1."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
 def turned_away(endpoint: Endpoint, client: socket.socket | None = None) -> bool:
     """Whether a new client is refused, reset, or closed without a byte.
 
@@ -167,41 +162,3 @@ def assert_silent(clients: Iterable[socket.socket], wait_s: float) -> None:
             except ConnectionResetError:
                 continue
             assert data == b"", f"{data.hex()} where silence was expected"
-
-
-@contextmanager
-def in_threads(stop: threading.Event, *work: Callable[[], None]) -> Iterator[None]:
-    """Each of `work` on a thread of its own while the body runs; they end once `stop` is set."""
-    threads = [threading.Thread(target=one) for one in work]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-@contextmanager
-def udp_server(reply: Callable[[bytes], bytes]) -> Iterator[int]:
-    """Answer every datagram with reply(datagram), none when that is empty. Yields the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-
-        def serve() -> None:
-            while True:
-                data, address = server.recvfrom(DATAGRAM_BYTES_MAX)
-                if not data:
-                    return
-                if content := reply(data):
-                    server.sendto(content, address)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.sendto(b"", server.getsockname())
-            thread.join()

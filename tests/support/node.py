@@ -1,7 +1,7 @@
 """Real nodes for the tests: in this process, or as the daemon that operators run.
 
-Whatever a test does to a node, leaving it ends with the conservation laws: they must hold before
-the stop and after it, and after it nothing may be left in flight.
+At the end of every test with a node its conservation laws are checked: they must hold before the
+stop and after it, and after it nothing may be left in flight.
 """
 
 import json
@@ -22,15 +22,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from raida_uring import config
 from raida_uring.errors import StartError
 from raida_uring.node.server import Server
 from raida_uring.observe.counters import COUNTERS, violations
 from raida_uring.protocol.sealing import Keys
+from tests.support.command_line import PROGRAM, environment, execute
 from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
 
-REPOSITORY = Path(__file__).parent.parent.parent
 BACKENDS: tuple[str, ...] = ("uring", "epoll")  # support/refused.py has another
 HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most tests want
 
@@ -55,6 +57,7 @@ DEFAULT_TABLES: dict[str, Table] = {
         "synchronization_enabled": False,
     },
     "network": {"bind": ["127.0.0.1"]},
+    "workers": {"count": 8},  # as on a small machine: the default follows the number of cores
     # Most tests do not look at it, and many nodes run side by side.
     "http": {"enabled": False, "port": 0},
     # All clients share one address, and many send what nobody may open: tests/wire/test_guesses.py
@@ -111,7 +114,7 @@ def eventually(
 def insist(
     tell: Callable[[], object], heard: Callable[[], bool], timeout_s: float = WAIT_TIMEOUT_S
 ) -> None:
-    """Tell again and again until it is heard: a stop that is said twice within 50 ms is one."""
+    """Repeat `tell` until `heard`: two stop signals within 50 ms count as one."""
 
     def told() -> bool:
         tell()
@@ -218,13 +221,7 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-def environment(*import_paths: Path, **variables: str) -> dict[str, str]:
-    """This process's environment, with the tests' handler modules importable."""
-    paths = os.pathsep.join(str(path) for path in (*import_paths, REPOSITORY))
-    return {**os.environ, "PYTHONPATH": paths, **variables}
-
-
-SERVE: tuple[str, ...] = (sys.executable, "-m", "raida_uring", "serve")
+SERVE: tuple[str, ...] = (*PROGRAM, "serve")
 
 
 def confined(how: str) -> Sequence[str]:
@@ -248,7 +245,7 @@ class Daemon:
     notify: socket.socket  # what it tells the service manager
 
     def await_ready(self) -> None:
-        """Until it reports READY=1; fails with what it said when it ends or is silent instead."""
+        """Wait for READY=1; fails with the daemon's log if it ends or stays silent instead."""
         _await_ready(self.notify, self)
 
     def kill(self) -> None:
@@ -286,6 +283,14 @@ class Daemon:
         assert found, f"no final counters in:\n{self.stderr()}"
         counters: dict[str, int] = json.loads(found[1])
         return dict.fromkeys(COUNTERS, 0) | counters
+
+
+def take_free_descriptors(process: psutil.Process) -> tuple[int, int]:
+    """By a limit at the first that is free now; returns the limits before."""
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")}
+    process.rlimit(psutil.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
+    return before
 
 
 @contextmanager
@@ -359,7 +364,7 @@ def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
 
 
 def told(notify: socket.socket) -> list[str]:
-    """What was told since the last look."""
+    """Lines that have arrived since the last call."""
     notify.setblocking(False)
     lines: list[str] = []
     try:
@@ -370,7 +375,7 @@ def told(notify: socket.socket) -> list[str]:
 
 
 def _await_ready(notify: socket.socket, started: Daemon) -> None:
-    """Until READY=1; an early exit or a long silence fails with what the daemon said."""
+    """Wait for READY=1; an early exit or a long silence fails with the daemon's log."""
     process_fd = os.pidfd_open(started.process.pid)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -399,14 +404,12 @@ def assert_refuses_to_start(
     if config_path is None:
         config_path = directory / "node.toml"
         config_path.write_text(config_text(tables))
-    ended = subprocess.run(
-        [*command, "--config", str(config_path)],
+    ended = execute(
+        *command,
+        *("--config", config_path),
         cwd=directory,
         env=environment(*import_paths),
-        stderr=subprocess.PIPE,
-        text=True,
         timeout=START_TIMEOUT_S,
-        check=False,
     )
     assert ended.returncode == 2, f"status {ended.returncode}\n{ended.stderr}"
     assert "Traceback" not in ended.stderr, ended.stderr

@@ -110,7 +110,7 @@ class Recorder:
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
-    # First: what -k leaves out is a test of the tier all the same.
+    # First: a test that -k leaves out still belongs to the tier.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]

@@ -2,17 +2,16 @@
 
 A recipe is the section `### TITLE` below `## Recipes`. Its fenced blocks are applied in order:
 
-- `diff`: an edit of the file that was named last before the block. Each line stands behind `+`, `-`
-  or a blank; the old lines stand in the file once, whatever the number of the line.
+- `diff`: an edit of the file that was named last before the block. Each line begins with `+`, `-`
+  or a blank; the old lines occur in the file once, and line numbers do not matter.
 - `sh`: commands, each of which must succeed. `.venv/bin/` and `make` work as in a checkout, and
   build the copy.
 - any other language: a new file, named last before the block.
 """
 
-import os
 import re
+import shlex
 import shutil
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -20,10 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.net import PATIENCE
-from tests.support.node import REPOSITORY
-
-COMMAND_TIMEOUT_S: Final = 60.0 * PATIENCE
+from tests.support.command_line import REPOSITORY, environment, output_of
 
 # In place of setup.sh, which installs: the build alone.
 _BUILD: Final = ".venv/bin/python setup.py -q build_ext --inplace"
@@ -80,12 +76,13 @@ class Copy:
 
     def _add_program(self, path: Path, arguments: str) -> None:
         """The test's own Python, which finds the copy's modules before those of the checkout."""
-        run = f'export PYTHONPATH="{self.directory}"\nexec {sys.executable} {arguments} "$@"\n'
+        python = shlex.quote(sys.executable)
+        run = f'export PYTHONPATH="{self.directory}"\nexec {python} {arguments} "$@"\n'
         path.write_text(f"#!/bin/sh\n{run}", encoding="utf-8")
         path.chmod(0o755)
 
     def follow(self, title: str) -> str:
-        """Do what the recipe says; what its commands printed."""
+        """Do what the recipe says; returns what its commands printed."""
         printed = ""
         for block in blocks_of(title):
             path = self.directory / block.path
@@ -110,15 +107,5 @@ class Copy:
         """What a line of shell prints in the copy; it has to succeed."""
         command = re.sub(r"^make\b", f"make --no-print-directory 'SETUP={self._setup}'", command)
         # Not with a sanitizer's runtime, which finds faults in compilers.
-        own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=self.directory,
-            env=own,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        own = environment(self.directory, LD_PRELOAD="")
+        return output_of("sh", "-c", command, cwd=self.directory, env=own)

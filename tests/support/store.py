@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from raida_uring.store import PAGE_SIZE, Store, page_of
-from tests.support.wire import FIXTURE_ROOTS, FIXTURE_STORE
+from tests.support.wire import FIXTURE_ROOTS, STORE
 
 SEED = "4567"  # of every fresh reference server
 MAP_BYTES = 64 << 20
@@ -30,11 +30,16 @@ def make_store(path: Path, records: dict[Coin, tuple[bytes, int]] | None = None)
     return path
 
 
+def table_of(store: Path, size_mib: int = MAP_BYTES >> 20, **more: object) -> dict[str, object]:
+    """[store] of a node with this store. more: further keys."""
+    return {"path": str(store), "size_mib": size_mib, **more}
+
+
 def tables_over(store: Path, size_mib: int = MAP_BYTES >> 20, **more: object) -> Any:
     """Configuration tables of a node with trees over this store. more: further keys of [store]."""
     return {
         "server": {"synchronization_enabled": True},
-        "store": {"path": str(store), "size_mib": size_mib, **more},
+        "store": table_of(store, size_mib, **more),
     }
 
 
@@ -44,22 +49,14 @@ def make_recorded_store(path: Path) -> Path:
         path,
         {
             (entry["den"], entry["sn"]): (bytes.fromhex(entry["an"]), entry["mfs"])
-            for entry in FIXTURE_STORE["records"]
+            for entry in STORE["records"]
         },
     )
     store = Store(path, map_bytes=MAP_BYTES)
     with store.write() as coins:
-        for entry in FIXTURE_STORE["short_pages"]:
+        for entry in STORE["short_pages"]:
             page = page_of(entry["den"], entry["page"])
             assert entry["size"] < PAGE_SIZE
             coins.put_file(page, store.default_page(page)[: entry["size"]])
     store.close()
     return path
-
-
-def recorded_ans() -> dict[Coin, bytes]:
-    """The ANs of the recorded store's explicit coins."""
-    return {
-        (entry["den"], entry["sn"]): bytes.fromhex(entry["an"])
-        for entry in FIXTURE_STORE["records"]
-    }

@@ -4,15 +4,15 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 from raida_uring.store import PAGE_SIZE, Store, page_of
-from tests.support.net import PATIENCE
-from tests.support.node import assert_refuses_to_start, config_text, environment
+from tests.support.command_line import PROGRAM, execute, output_of
+from tests.support.node import assert_refuses_to_start, config_text
 from tests.support.page_files import tree
 
-TIMEOUT_S = 120.0 * PATIENCE
+STORE = (*PROGRAM, "store")
 NOBODY = 65534
 
 # Whole, short, empty and longer files; every other one is missing.
@@ -29,27 +29,14 @@ SIZES = {
 }
 
 
-def store(
-    *args: object, cwd: Path | None = None, given: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`raida-uring store ...`. given: what it reads from a pipe, as standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "raida_uring", "store", *map(str, args)],
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env=environment(),
-        cwd=cwd,
-    )
+def store(*args: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`raida-uring store ...`"""
+    return execute(*STORE, *args, **how)
 
 
 def done(*args: object) -> str:
-    """Standard output of a command that succeeds."""
-    ended = store(*args)
-    assert ended.returncode == 0, ended.stderr
-    return str(ended.stdout)
+    """Standard output of `raida-uring store ...`, which succeeds."""
+    return output_of(*STORE, *args)
 
 
 def refused(ended: subprocess.CompletedProcess[str], pattern: str) -> None:

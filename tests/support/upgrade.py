@@ -2,7 +2,6 @@
 that come up slowly or fail, and who serves what."""
 
 import contextlib
-import hashlib
 import http.client
 import itertools
 import os
@@ -29,7 +28,7 @@ from tests.support.coin_requests import POWN, ask, default_an, pown_payload
 from tests.support.handlers import LOSE_LOOP, LOSE_META, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client
 from tests.support.node import HANDLERS, Daemon, daemon, eventually, insist, told
-from tests.support.store import MAP_BYTES, SEED
+from tests.support.store import MAP_BYTES
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
 UPGRADES = int(os.environ.get("UPGRADES", "3"))
@@ -40,7 +39,7 @@ PACE_S = 0.01 * (PATIENCE - 1)
 
 
 class Client(threading.Thread):
-    """Asks until told to stop; an answer that does not come or is wrong ends it with a fault."""
+    """Asks until told to stop; a missing or wrong answer ends it with a fault."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(daemon=True)
@@ -137,7 +136,7 @@ def serving_process(node: Daemon) -> int:
 
 
 def says(node: Daemon, text: str, times: int = 1) -> None:
-    """Until the log has it."""
+    """Wait until the log has it."""
     eventually(lambda: node.stderr().count(text) >= times, 30 * PATIENCE, what=node.stderr)
 
 
@@ -193,7 +192,7 @@ def answers(node: Daemon, host: str = "127.0.0.1") -> bool:
 
 
 def child_of(node: Daemon) -> psutil.Process:
-    """The process that it has started, or is about to."""
+    """The process that the node has started, or is about to start."""
     running = psutil.Process(node.process.pid)
     eventually(lambda: len(running.children()) == 1, ANSWER_TIMEOUT_S, what=node.stderr)
     (child,) = running.children()
@@ -225,7 +224,7 @@ def upgradable(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]
             if pid != node.process.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-                    # Not until it has been reaped: that is up to whoever is process 1 here.
+                    # Not until it has been reaped: process 1 may never do that.
                     eventually(lambda: gone(pid), ANSWER_TIMEOUT_S)
                     node.process.wait(ANSWER_TIMEOUT_S)
 
@@ -261,7 +260,7 @@ def nothing(request, node):
 
 @contextmanager
 def slow_to_start(directory: Path, **tables: dict[str, object]) -> Iterator[Daemon]:
-    """As upgradable(), with a successor on its way that does not come up while `hold` exists."""
+    """As upgradable(), with a successor that does not get past its start while `hold` exists."""
     (directory / "held_start.py").write_text(HELD_START)
     modules: list[object] = [*HANDLERS["modules"], "held_start"]
     with upgradable(directory, handlers={"modules": modules}, **tables) as node:
@@ -295,7 +294,7 @@ class PownClient(threading.Thread):
     """Gives coins of its own new ANs, one after the other, and keeps what was acknowledged."""
 
     def __init__(self, node: Client_, denomination: int) -> None:
-        """denomination: 1 to 6, nobody else's, so that no client comes to another's coins."""
+        """denomination: 1 to 6, a different one for each client, so that they share no coins."""
         super().__init__(daemon=True)
         self.node = node
         self.denomination = denomination
@@ -310,7 +309,7 @@ class PownClient(threading.Thread):
             time.sleep(PACE_S)  # between two requests
             new = secrets.token_bytes(16)
             try:
-                coin = Coin(self.denomination, sn, self.old(self.denomination, sn))
+                coin = Coin(self.denomination, sn, default_an((self.denomination, sn)))
                 answer = self.node.ask(calls.pown([(coin, new)]))
             except (OSError, RaidaError) as error:
                 self.fault = f"coin {sn}: {error}"
@@ -319,12 +318,6 @@ class PownClient(threading.Thread):
                 self.fault = f"coin {sn}: status {answer.status}"
                 return
             self.acknowledged[sn] = new
-
-    @staticmethod
-    def old(denomination: int, sn: int) -> bytes:
-        page, record = divmod(sn, 1024)
-        text = f"{SEED}{denomination:02x}{page:04x}{record:02x}".encode()
-        return hashlib.md5(text, usedforsecurity=False).digest()
 
 
 def roots_are_true(asked: Client_, path: Path) -> bool:
@@ -340,7 +333,7 @@ def roots_are_true(asked: Client_, path: Path) -> bool:
 
 
 def fail(node: Daemon, what: str) -> None:
-    """Whoever serves UDP now must end by itself: for its `store` or for its `loop`."""
+    """Make the process that serves UDP now fail: because of its `store` or its `loop`."""
     if what == "loop":
         with udp_client(node.endpoint) as client:
             client.sendto(request(LOSE_LOOP), node.endpoint)

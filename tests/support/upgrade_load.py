@@ -27,9 +27,9 @@ from raida_uring.client import AsyncClient, Coin, Key, calls
 from raida_uring.errors import RaidaError
 from raida_uring.protocol import Status, layout, reply_bytes
 from tests.support.coins import Coins
+from tests.support.command_line import environment
 from tests.support.handlers import DOZE, MIRROR, SLOW_DOZE
 from tests.support.net import PATIENCE, RECEIVE_BUFFER_BYTES, Endpoint
-from tests.support.node import environment
 from tests.support.wire import (
     COIN_ID,
     ECHO_COMMAND,
@@ -77,7 +77,7 @@ class Outcome:
             self.faults[fault] += 1
 
     def lose(self, why: str, count: int = 1) -> None:
-        """Count requests that nobody answered."""
+        """Count requests without an answer."""
         self.lost += count
         if count:
             self.faults[why] += count
@@ -156,7 +156,7 @@ class UdpLoad:
         self.outcomes[kind].sent += 1
         try:
             sender.send(data)
-        except OSError as error:  # nobody has the port, or the socket is full
+        except OSError as error:  # no socket has the port, or this one is full
             del self._outstanding[challenge_of(data)]
             self.outcomes[kind].lose(str(error))
 
@@ -292,7 +292,7 @@ class LoadProcess:
         return outcomes
 
     def kill(self) -> None:
-        """Whatever it does."""
+        """End it at once."""
         self._process.kill()
         self._process.communicate()
 

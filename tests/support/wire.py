@@ -20,7 +20,6 @@ WIRE_JSON = Path(__file__).parent.parent / "wire" / "wire.json"
 
 _recorded: dict[str, Any] = json.loads(WIRE_JSON.read_text())
 FIXTURE: dict[str, Any] = _recorded["fixture"]["server"]
-FIXTURE_STORE: dict[str, Any] = _recorded["fixture"]["store"]
 FIXTURE_ROOTS: dict[str, str] = _recorded["fixture"]["derived"]["merkle_roots"]
 STORE: dict[str, Any] = _recorded["fixture"]["store"]
 RAIDA_ID: int = FIXTURE["raida_id"]
@@ -157,7 +156,7 @@ def request(
 
 
 def encrypted_request(encryption: int, command: tuple[int, int], body: bytes) -> bytes:
-    """A request of type 1, 2, 4 or 5 with `body` as it stands (no cipher is applied).
+    """A request of type 1, 2, 4 or 5 with `body` unchanged (no cipher is applied).
 
     Layout of wire specification 2.3; the echo bytes are 7A 7B.
     """

@@ -98,7 +98,7 @@ def use_closed(request: Request, node: Node) -> Reply:
 
 @command(group=GROUP, code=FAIL_AFTER_COMMIT[1], mode="write")
 def fail_after_commit(request: Request, node: Node) -> Reply:
-    """Changes a coin; what it wants done once that is durable cannot be done."""
+    """Changes a coin; its action after the commit fails."""
     _change(request, node)
 
     def leave() -> None:
@@ -145,13 +145,13 @@ def miscount(request: Request, node: Node) -> Reply:
 
 @command(group=GROUP, code=NEST[1], mode="write")
 def nest(request: Request, node: Node) -> Reply:
-    """Wants a transaction of its own within the worker's."""
+    """Begins a transaction within the worker's."""
     with node.write():
         return Reply()
 
 
 @command(group=GROUP, code=SLOW_NEST[1], mode="slow")
 def slow_nest(request: Request, node: Node) -> Reply:
-    """Wants a transaction within its own."""
+    """Begins a transaction within its own."""
     with node.write(), node.write():
         return Reply()

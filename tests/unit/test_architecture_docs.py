@@ -1,4 +1,4 @@
-"""docs/architecture.md is a true map: every source file is listed where it stands, no other is, and
+"""docs/architecture.md is a true map: it lists every source file in its folder, and no other, and
 each function that it names as an answer is in the file that it names."""
 
 import re

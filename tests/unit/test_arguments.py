@@ -1,7 +1,7 @@
-"""What callers of the client library and of raida_uring.testing may get wrong.
+"""Wrong arguments to the client library and to raida_uring.testing.
 
-Whatever it is: an ArgumentError, which is a ValueError, that names the argument, its value and what
-is allowed; before anything is sent; without showing a secret.
+Each raises an ArgumentError, which is a ValueError, before anything is sent. It names the argument,
+its value and what is allowed, and shows no secret.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ def test_clients_stay_as_they_were_checked(kind: Any) -> None:
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
 def test_names_that_cannot_be(kind: Any, transport: str, host: str) -> None:
-    """As a name that nobody has: its characters alone did not tell."""
+    """The same error as for an unknown name: its characters alone are allowed."""
     asked = kind(**{**NODE, "host": host, "transport": transport})
 
     async def wait() -> object:

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: its generator counts right, its peers answer right.
+"""The benchmark: its generator counts correctly, and its peers answer correctly.
 
 Nothing here asserts a speed.
 """
@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -39,7 +38,8 @@ from raida_uring.bench.report import (
     WorkersReport,
     WorkersRun,
 )
-from tests.support.net import udp_server
+from tests.support.command_line import PROGRAM
+from tests.support.peers import tcp_peer, udp_peer
 
 DURATION_MS = 300
 ECHO_BYTES = len(cases.ECHO.request)
@@ -196,26 +196,10 @@ def wrong_tag(request: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Call serve(connection) for one connection after the other. Yields the port."""
-    with socket.create_server((contenders.HOST, 0)) as server:
-        done = threading.Event()
-
-        def accept() -> None:
-            while not done.is_set():
-                connection, _ = server.accept()
-                with connection, contextlib.suppress(ConnectionError):
-                    serve(connection)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            done.set()
-            with socket.create_connection(server.getsockname()) as client:
-                client.shutdown(socket.SHUT_WR)
-                thread.join()
+def udp_server(reply: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Answers every datagram with reply(datagram), or not where that is empty. Yields the port."""
+    with udp_peer(lambda data: filter(None, [reply(data)])) as (_, port):
+        yield port
 
 
 def one_request(reply: Callable[[bytes], bytes]) -> Callable[[socket.socket], None]:
@@ -267,7 +251,7 @@ def test_silence_is_loss() -> None:
     ],
 )
 def test_wrong_streams_are_caught(reply: Callable[[bytes], bytes]) -> None:
-    with tcp_server(one_request(reply)) as port:
+    with tcp_peer(one_request(reply)) as (_, port):
         result = run_load(short_load(port, transport="tcp"), cases.ECHO)
     assert result.wrong > 0
     assert result.answered == 0
@@ -275,7 +259,7 @@ def test_wrong_streams_are_caught(reply: Callable[[bytes], bytes]) -> None:
 
 
 def test_a_connection_that_ends_early_is_loss() -> None:
-    with tcp_server(one_request(lambda _: b"")) as port:
+    with tcp_peer(one_request(lambda _: b"")) as (_, port):
         result = run_load(short_load(port, transport="tcp"), cases.ECHO)
     assert result.sent == result.lost > 0
 
@@ -460,7 +444,7 @@ def test_wrong_answers_of_the_node_are_totalled() -> None:
 
 
 def test_without_peers_there_are_numbers_alone() -> None:
-    """As from a wheel: nothing to compare with is no promise that was broken."""
+    """As from a wheel: without a peer to compare with, no promise counts as broken."""
     found = dataclasses.replace(example_report(), judged=False, not_run={})
     text = shown(found)
     assert "udp-echo: " in text
@@ -470,15 +454,13 @@ def test_without_peers_there_are_numbers_alone() -> None:
 
 
 def test_an_interrupted_benchmark_reports_what_has_ended(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "raida_uring", "bench", "--rounds", "1", "--seconds", "0.1"]
+    arguments = ("--rounds", "1", "--seconds", "0.1", "--json", str(tmp_path / "out.json"))
     process = subprocess.Popen(
-        [*command, "--json", str(tmp_path / "out.json")],
+        [*PROGRAM, "bench", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=contenders.ROOT,
-        # Background jobs of a shell have SIGINT ignored, and so would this child of theirs.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         assert process.stdout is not None
@@ -519,7 +501,7 @@ def test_the_estimate_counts_every_case() -> None:
 
 
 def test_many_workers_answer_as_one_does() -> None:
-    """The short form: what is measured is right, whatever the pace."""
+    """A short run: the replies are right, whatever the speed."""
     cpu = min(os.sched_getaffinity(0))
     settings = runner.Settings(100, 1, cpu, cpu, cases.WORKERS_CASE)
     *_, found = runner.measure(settings, Report({}, (), (), {}))

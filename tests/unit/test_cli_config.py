@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from raida_uring.store import Store
-from tests.support.command_line import run, run_script
+from tests.support.command_line import output_of, run, run_script
 from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
-from tests.support.net import PATIENCE
 from tests.support.store import MAP_BYTES, make_store
 
 
@@ -21,9 +19,9 @@ def test_config_check_says_so(tmp_path: Path) -> None:
 
 
 def test_control_characters_of_a_name_do_not_reach_the_terminal() -> None:
-    done = run("serve", "--config", "/none/\x1b[2J\x9b.toml")
+    done = run("serve", "--config", "/proc/none/\x1b[2J\x9b.toml")
     assert done.returncode == 2
-    assert "/none/?[2J?.toml" in done.stderr
+    assert "/proc/none/?[2J?.toml" in done.stderr
     assert not set(done.stderr) & {"\x1b", "\x9b"}
 
 
@@ -66,9 +64,8 @@ def test_a_configuration_that_may_not_be_read_names_the_owner(tmp_path: Path, cl
             done = run_script(
                 script,
                 *args,
-                str(path),
+                path,
                 preexec_fn=lambda: give_up(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH),
-                capture_output=True,
             )
             place = "it" if closed == "file" else directory
             assert done.returncode == 2
@@ -87,7 +84,7 @@ HANDLER = (
 
 
 def test_config_check_deep_imports_modules(tmp_path: Path) -> None:
-    """Beside the file, as serve does; what a module does when it is imported is done."""
+    """From the directory of the file, as serve does; importing runs the module."""
     (tmp_path / "node.toml").write_text(
         '[server]\nraida_id = 1\n[handlers]\nmodules = ["shallow_or_deep"]\n'
     )
@@ -150,14 +147,7 @@ def state_of(directory: Path) -> dict[str, tuple[int, int, int, str]]:
     locks that LMDB holds on it.
     """
     names = sorted(one.name for one in directory.iterdir())
-    hashed = subprocess.run(
-        ["sha256sum", "--", *names],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=30 * PATIENCE,
-        check=True,
-    ).stdout.splitlines()
+    hashed = output_of("sha256sum", "--", *names, cwd=directory).splitlines()
     found = [(directory / name).stat() for name in names]
     return {
         name: (one.st_ino, one.st_size, one.st_mtime_ns, line)
@@ -182,7 +172,7 @@ def test_commands_are_listed_with_who_answers_them(tmp_path: Path) -> None:
 
 
 def test_config_check_deep_looks_into_the_store(tmp_path: Path) -> None:
-    """What serve would not accept is told; nothing is changed, and the node may be running."""
+    """It reports what serve would refuse, and changes nothing; the node may be running."""
     (tmp_path / "node.toml").write_text('[server]\nraida_id = 1\n[store]\npath = "store"\n')
     check = ("config", "check", "--deep", "node.toml")
     done = run(*check, cwd=tmp_path)

@@ -1,21 +1,19 @@
 """`raida-uring ping`, as a process, and clients by the same ways to a node."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from raida_uring import protocol
-from tests.support.command_line import ROOT, TIMEOUT_S, run
+from tests.support.command_line import PROGRAM, TIMEOUT_S, environment, execute, run
 from tests.support.needs import require_ipv6
-from tests.support.net import udp_server
+from tests.support.peers import tcp_peer, udp_peer
 
 
 def answer_to(request: bytes) -> bytes:
@@ -30,34 +28,32 @@ def answer_to(request: bytes) -> bytes:
 
 
 @contextmanager
-def udp_responder(*, silent_to: frozenset[int] = frozenset()) -> Iterator[int]:
-    """Answer echo requests on a loopback port, except those whose number is in `silent_to`."""
-    with udp_server(
-        lambda request: b"" if int.from_bytes(request[30:32]) in silent_to else answer_to(request)
-    ) as port:
+def udp_responder(*, silent_to: int | None = None) -> Iterator[int]:
+    """Answers echo requests on a loopback port, except the one of that number. Yields the port."""
+
+    def answers(request: bytes) -> Iterator[bytes]:
+        if int.from_bytes(request[30:32]) != silent_to:
+            yield answer_to(request)
+
+    with udp_peer(answers) as (_, port):
         yield port
 
 
 @contextmanager
-def tcp_responder(answers: list[bytes]) -> Iterator[int]:
-    """Accept as many connections as there are `answers`, reply with each, a byte at a time."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def tcp_responder(answers: Iterable[bytes]) -> Iterator[int]:
+    """Replies with each of `answers`, one a connection, a byte at a time; b"" is a successful echo
+    reply. Closes further connections at once. Yields the port."""
+    left = iter(answers)
 
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = server.accept()
-                with connection:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    request = connection.recv(2048)
-                    for byte in answer or answer_to(request):
-                        connection.sendall(bytes((byte,)))
+    def serve(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if (answer := next(left, None)) is not None:
+            request = connection.recv(2048)
+            for byte in answer or answer_to(request):
+                connection.sendall(bytes((byte,)))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            thread.join()
+    with tcp_peer(serve) as (_, port):
+        yield port
 
 
 def test_ping_prints_a_line_for_each_answer_and_a_summary() -> None:
@@ -89,7 +85,7 @@ def test_ping_by_a_wrong_number_says_whose_it_is_and_exits_1() -> None:
 
 
 def test_ping_for_a_health_check_takes_any_answer() -> None:
-    """A container's HEALTHCHECK does not know which RAIDA it is."""
+    """A container's HEALTHCHECK does not know the RAIDA id."""
     with tcp_responder([bytes((9, 0, 3)) + bytes(29)]) as port:
         args = ("ping", "--tcp", f"127.0.0.1:{port}", "-c", "1", "--raida-id", "7")
         assert run(*args, "--any-answer").returncode == 0
@@ -117,7 +113,7 @@ def test_ping_refused_once_is_a_success() -> None:
 
 
 def test_ping_counts_timeouts() -> None:
-    with udp_responder(silent_to=frozenset({2})) as port:
+    with udp_responder(silent_to=2) as port:
         done = run("ping", f"127.0.0.1:{port}", "-c", "4", "-i", "0", "-W", "0.2")
     assert done.returncode == 0
     assert f"no answer from 127.0.0.1:{port}: seq=2 within 0.2 s" in done.stdout
@@ -163,13 +159,11 @@ def test_ping_reports_a_closed_port() -> None:
 def test_interrupted_ping_still_sums_up() -> None:
     with udp_responder() as port:
         process = subprocess.Popen(
-            [sys.executable, "-m", "raida_uring", "ping", f"127.0.0.1:{port}", "-i", "3600"],
+            [*PROGRAM, "ping", f"127.0.0.1:{port}", "-i", "3600"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            # Background jobs of a shell have SIGINT ignored, and so would this child of theirs.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            env=environment(PYTHONUNBUFFERED="1"),
         )
         with process:
             assert process.stdout is not None
@@ -211,7 +205,7 @@ def test_ping_needs_no_port(args: str, peer: str) -> None:
 
 
 def test_ping_learns_whose_port_it_is() -> None:
-    """Only where nobody has told: who names a number wants to know that it is another's."""
+    """Only without --raida-id: with it, another node's answer is a fault."""
     refusal = bytes((9, 0, 3)) + bytes(29)
     with tcp_responder([refusal, b"", b""]) as port:
         done = run("ping", "--tcp", f"127.0.0.1:{port}", "-c", "2", "-i", "0")
@@ -222,19 +216,13 @@ def test_ping_learns_whose_port_it_is() -> None:
 
 @pytest.fixture
 def two_addresses(tmp_path: Path) -> list[str]:
-    """What runs a command where the name `both.test` is ::1, and then 127.0.0.1."""
+    """A command's prefix under which the name `both.test` is ::1, and then 127.0.0.1."""
     require_ipv6()
     hosts = tmp_path / "hosts"
     hosts.write_text("::1 both.test\n127.0.0.1 both.test\n")
     mounting = ["unshare", "--mount", "sh", "-c"]
     mounting.append('mount --bind "$0" /etc/hosts && exec "$@"')
-    tried = subprocess.run(
-        [*mounting, str(hosts), "getent", "ahosts", "both.test"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    tried = execute(*mounting, hosts, "getent", "ahosts", "both.test")
     if "::1" not in tried.stdout or "127.0.0.1" not in tried.stdout:
         pytest.skip(f"no mount namespace, or no IPv6: {tried.stderr}")
     return [*mounting, str(hosts), sys.executable]
@@ -242,13 +230,7 @@ def two_addresses(tmp_path: Path) -> list[str]:
 
 def test_ping_tries_every_address_of_a_name(two_addresses: list[str]) -> None:
     with udp_responder() as port:
-        done = subprocess.run(
-            [*two_addresses, "-m", "raida_uring", "ping", f"both.test:{port}", "-c", "1"],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        done = execute(*two_addresses, "-m", "raida_uring", "ping", f"both.test:{port}", "-c", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"[::1]:{port}: Connection refused" in done.stdout
     assert f"250 SUCCESS from 127.0.0.1:{port}: seq=1" in done.stdout
@@ -270,19 +252,12 @@ def test_clients_try_every_address_of_a_name(
         f"print(asyncio.run(ask({kind}, int(sys.argv[1]), {transport!r})))"
     )
     with udp_responder() if transport == "udp" else tcp_responder([b""]) as port:
-        done = subprocess.run(
-            [*two_addresses, "-c", script, str(port)],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            cwd=ROOT,
-            check=False,
-        )
+        done = execute(*two_addresses, "-c", script, port)
     assert (done.stdout, done.stderr) == ("250\n", "")
 
 
-def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
-    """In namespaces of its own, where the name server takes questions and answers none."""
+def test_a_silent_resolver_delays_no_client(tmp_path: Path) -> None:
+    """In its own namespaces, with a name server that never answers."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
     (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
     script = (
@@ -310,15 +285,8 @@ def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
         'ip link set lo up && mount --bind "$0/resolv.conf" /etc/resolv.conf && '
         'mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf && exec "$@"'
     )
-    unshare = ["unshare", "--mount", "--net", "sh", "-c"]
-    done = subprocess.run(
-        [*unshare, mounting, str(tmp_path), sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        cwd=ROOT,
-        check=False,
-    )
+    unshare = ("unshare", "--mount", "--net", "sh", "-c", mounting)
+    done = execute(*unshare, tmp_path, sys.executable, "-c", script)
     if done.returncode in (1, 127) and "Traceback" not in done.stderr:
         pytest.skip(f"no namespaces, or no ip (Debian package iproute2): {done.stderr}")
     assert done.stdout == "late\n" * 8 + "2\nTrue\n", done.stderr
@@ -326,7 +294,7 @@ def test_a_resolver_that_is_silent_holds_no_client_up(tmp_path: Path) -> None:
 
 
 def test_answer_is_what_the_protocol_says() -> None:
-    """The responder above is only as good as its bytes."""
+    """Check the responder's own bytes."""
     request = protocol.build_request(0, 0, raida_id=3, echo=9, challenge=b"twelve bytes")
     reply = protocol.parse_reply(answer_to(request))
     assert (reply.raida_id, reply.status, reply.server_time_us) == (3, 250, 5)

@@ -46,7 +46,7 @@ def parse_with(tables: str) -> config.Config:
 
 
 def fault(text: str) -> str:
-    """The error that `text` ends in; one line without a traceback's traces."""
+    """The one-line error that `text` causes."""
     with pytest.raises(ConfigError) as caught:
         parse(text)
     message = str(caught.value)
@@ -145,7 +145,7 @@ def test_constants_of_the_issue_are_the_defaults() -> None:
 
 
 def test_every_default_is_allowed() -> None:
-    """A default that its own rule refuses could not be written into a file."""
+    """Otherwise a file could not state the default."""
     for settings in config.SETTINGS.values():
         for setting in settings.values():
             if setting.mandatory or setting.default in (None, dataclasses.MISSING):
@@ -433,7 +433,7 @@ def test_endless_values_are_faults_like_others(value: str, expected: str) -> Non
 def test_a_pipe_that_nobody_writes_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that reads its file again would wait for ever, and not stop either."""
+    """A reload would wait for ever, and a stop behind it."""
     monkeypatch.setattr(sys.modules["raida_uring.config.load"], "_PIPE_TIMEOUT_S", 0.05)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ConfigError, match=r"/fifo: cannot be read: nothing came within 0\.05 s$"):
@@ -585,7 +585,7 @@ def test_wrong_overrides_name_the_option() -> None:
     ],
 )
 @pytest.mark.parametrize("readers", ["all", "peers"])
-def test_who_is_handed_pages(
+def test_to_whom_pages_are_given(
     store: str, bind: str, handed: bool, readers: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "node.toml"

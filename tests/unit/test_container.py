@@ -9,7 +9,7 @@ import tomllib
 import typer
 
 from raida_uring.cli.main import app
-from tests.support.node import REPOSITORY
+from tests.support.command_line import REPOSITORY
 from tools.container.replay import CONTAINERFILE, instructions, words
 
 FILE = instructions(CONTAINERFILE.read_text(encoding="utf-8"))
@@ -17,7 +17,7 @@ FINAL = FILE[max(index for index, (name, _) in enumerate(FILE) if name == "FROM"
 
 
 def only(name: str) -> str:
-    """What stands after the one `name` of the final stage."""
+    """The arguments of the only instruction `name` of the final stage."""
     (rest,) = (rest for each, rest in FINAL if each == name)
     return rest
 

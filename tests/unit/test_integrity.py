@@ -1,4 +1,4 @@
-"""The thread that keeps the trees, where something goes wrong under it.
+"""The thread that keeps the trees, when the store or the data plane fails.
 
 What must hold: roots follow every commit as soon as they can; leaves are saved for the next start
 only if they are those of the coins.
@@ -21,7 +21,7 @@ COIN = (0, 5)
 
 
 class Voters:
-    """What the data plane is to the trees. `fault`: what it raises instead."""
+    """The data plane as the trees see it. `fault`: raised in place of a vote."""
 
     def __init__(self) -> None:
         self.shown: list[bytes] = []
@@ -97,7 +97,7 @@ def test_leaves_that_are_not_those_of_the_coins_are_not_saved(tmp_path: Path) ->
 
 
 def test_leaves_are_not_saved_while_another_process_changes_the_store(tmp_path: Path) -> None:
-    """As when a successor ends before its predecessor does."""
+    """For example when a successor ends before its predecessor does."""
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     trees = Integrity(store)
     trees.load()

@@ -1,4 +1,4 @@
-"""The probe's judgement and its shape: what it says of a refusal, and what others may rely on."""
+"""The probe's diagnosis of a refusal, and the shape of its output, which others may rely on."""
 
 import dataclasses
 import errno
@@ -199,7 +199,7 @@ def assert_shaped(value: object, shape: object, at: str = "") -> None:
 
 
 def worst() -> Probe:
-    """Everything refused in the longest words."""
+    """Everything refused, with the longest messages."""
     return Probe(
         version="0.1.0",
         kernel="6.18.44-a-long-local-version",

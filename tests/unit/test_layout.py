@@ -1,4 +1,4 @@
-"""The wire's layout has one home in C and one in Python, and nobody else knows a number of it."""
+"""The wire's layout is defined once in C and once in Python; no other file has its numbers."""
 
 import re
 import struct

@@ -39,7 +39,7 @@ def test_every_stage_is_reached() -> None:
 
 @pytest.mark.parametrize("stage", ALIVE)
 def test_a_node_ends_once_told_twice(stage: Stage) -> None:
-    """However far it has come: nothing of it waits for anybody."""
+    """At every stage."""
     for happened in (Event.STOP, Event.STOP_NOW, Event.OVER, Event.OVER):
         if stage is not Stage.ENDED:
             stage = LIFE[stage][happened].to or stage
@@ -48,7 +48,7 @@ def test_a_node_ends_once_told_twice(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stage", ALIVE)
 def test_what_is_put_off_is_done_in_the_end(stage: Stage) -> None:
-    """A stage that puts something off is left for one that knows of it."""
+    """A stage that defers an event is followed by one that handles it."""
     for happened, step in LIFE[stage].items():
         assert not (step.deferred and step.to), "put off, or done: not both"
         if step.deferred:

@@ -6,8 +6,6 @@ import logging
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from raida_uring import log
 from raida_uring.log.event import Event
 from raida_uring.log.repeats import REPEATS_INTERVAL_S
 from raida_uring.log.writer import QUEUE_BYTES_MAX
+from tests.support.command_line import run_script
 from tests.support.net import PATIENCE
 
 
@@ -124,7 +123,7 @@ def test_an_event_takes_a_level_further_fields_and_an_exception(tmp_path: Path) 
 
 
 def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
-    path = Path(os.path.relpath(tmp_path / "journal"))  # a socket's path ends at 107 bytes
+    path = tmp_path / "journal"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
         journal.settimeout(10)
@@ -142,7 +141,7 @@ def test_journal_entries_have_fields_of_their_own(tmp_path: Path) -> None:
 
 
 def test_journal_that_goes_away_is_replaced_by_standard_error(tmp_path: Path) -> None:
-    path = Path(os.path.relpath(tmp_path / "journal"))
+    path = tmp_path / "journal"
     with flushed(tmp_path / "log") as stream:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             journal.bind(str(path))
@@ -178,10 +177,10 @@ def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
-def test_arguments_that_do_not_fit_harm_nobody_who_logs(
+def test_arguments_that_do_not_fit_do_not_harm_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a handler's module may give them: the message stands for itself."""
+    """A handler's module may pass them: the message is logged unformatted."""
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.repeats.time.monotonic", lambda: now)
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -196,7 +195,7 @@ def test_arguments_that_do_not_fit_harm_nobody_who_logs(
     assert last[9:] == "info %d coins (2 such lines held back before)"
 
 
-def test_a_message_that_has_no_text_harms_nobody_who_logs(
+def test_a_message_without_text_does_not_harm_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Odd:
@@ -215,7 +214,7 @@ def test_a_message_that_has_no_text_harms_nobody_who_logs(
 def test_lines_of_a_level_without_a_name_are_held_back_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a handler may have them."""
+    """A handler may use such a level."""
     now = 1000.0
     monkeypatch.setattr("raida_uring.log.repeats.time.monotonic", lambda: now)
     with flushed(tmp_path / "log") as stream:
@@ -229,15 +228,15 @@ def test_lines_of_a_level_without_a_name_are_held_back_too(
 
 
 def quickly(logger: logging.Logger, count: int, bytes_each: int) -> None:
-    """Log, and fail if that takes longer than anybody may be held up."""
+    """Log, and fail if that takes too long."""
     began = time.monotonic()
     for number in range(count):
         logger.warning(f"{number} {'x' * bytes_each}")
     assert time.monotonic() - began < 10 * PATIENCE
 
 
-def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
-    """What waits is bounded; what is dropped is counted, and said once somebody reads."""
+def test_a_pipe_that_nobody_reads_delays_nobody() -> None:
+    """The queue is bounded; dropped lines are counted, and reported once somebody reads."""
     reading, writing = os.pipe()
     before = log.dropped()
     with open(writing, "w", encoding="utf-8") as stream:
@@ -272,8 +271,8 @@ def test_lines_of_requests_leave_room_for_what_goes_wrong() -> None:
         log.flush()
 
 
-def test_a_journal_that_stands_holds_nobody_up(tmp_path: Path) -> None:
-    path = Path(os.path.relpath(tmp_path / "journal"))
+def test_a_journal_that_stalls_delays_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
         journal.settimeout(10 * PATIENCE)
@@ -290,7 +289,7 @@ def test_a_journal_that_stands_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_a_line_is_out_before_its_writer_goes_on(tmp_path: Path) -> None:
-    """The last words of a process that is killed or aborts right after."""
+    """The last line of a process that is killed or aborts right after it."""
     script = (
         "import logging, os, sys\n"
         "from raida_uring import log\n"
@@ -300,15 +299,12 @@ def test_a_line_is_out_before_its_writer_goes_on(tmp_path: Path) -> None:
     )
     spoken = 0
     for _ in range(5):  # a machine that is busy may take longer than we wait
-        ended = subprocess.run(
-            [sys.executable, "-c", script], stderr=subprocess.PIPE, check=False, timeout=60
-        )
-        spoken += b"last words" in ended.stderr
+        spoken += "last words" in run_script(script).stderr
     assert spoken >= 3
 
 
-def test_who_is_finalized_while_others_log_may_log(tmp_path: Path) -> None:
-    """The collector runs on the thread that holds the queue, too."""
+def test_a_finalizer_may_log_while_others_do(tmp_path: Path) -> None:
+    """The garbage collector may run on the thread that holds the queue."""
 
     class Speaks:
         def __init__(self) -> None:
@@ -362,7 +358,7 @@ def test_who_is_finalized_while_repeated_lines_are_counted_may_log(tmp_path: Pat
 
 
 def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) -> None:
-    """The process may write so much to a file and no more; then it may again."""
+    """A limit on the file's size is set and then lifted."""
     path = tmp_path / "log"
     script = (
         "import logging, resource\n"
@@ -378,7 +374,7 @@ def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) ->
         "assert log.flush()\n"
     )
     with path.open("wb") as stderr:
-        subprocess.run([sys.executable, "-c", script], stderr=stderr, check=True, timeout=60)
+        assert run_script(script, stderr=stderr).returncode == 0
     lines = [line[9:] for line in path.read_text().splitlines()]
     assert lines[:2] == [f"info {'x' * 30}"] * 2
     assert lines[3:] == [

@@ -27,7 +27,7 @@ def values_of(template: str) -> set[str]:
 
 
 def uses() -> Iterator[tuple[str, str, ast.AST]]:
-    """Each `events.NAME.x` in the package: where, the name, and what stands around it."""
+    """Each `events.NAME.x` in the package: where, the name, and the enclosing node."""
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         around = {
@@ -90,7 +90,7 @@ def test_a_row_is_well_formed(name: str) -> None:
 
 
 def test_rows_of_one_name_differ_in_text_alone() -> None:
-    """The constant is the name in capitals; a further row of the name stands behind the first."""
+    """The constant is the name in capitals; further rows of a name follow the first."""
     for constant, row in EVENTS.items():
         first = EVENTS[row.name.upper()]
         assert (row.level, row.fields) == (first.level, first.fields), constant

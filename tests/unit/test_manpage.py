@@ -1,10 +1,8 @@
 """docs/raida-uring.1 says what the command line says, and is sound roff."""
 
-import os
-import subprocess
-
 import pytest
 
+from tests.support.command_line import environment, execute
 from tests.support.needs import require
 from tools import manpage
 
@@ -25,14 +23,7 @@ def test_text_cannot_become_a_command_of_roff() -> None:
 @pytest.mark.parametrize("checker", [("mandoc", "-T", "lint"), ("man", "--warnings", "-l")])
 def test_checkers_have_nothing_to_say(checker: tuple[str, ...]) -> None:
     require(checker[0])
-    own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run(  # not with a sanitizer's runtime, which finds faults in groff
-        [*checker, str(manpage.PAGE)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=own,
-    )
+    # Not with a sanitizer's runtime, which finds faults in groff.
+    done = execute(*checker, manpage.PAGE, env=environment(LD_PRELOAD=""))
     said = done.stderr + (done.stdout if checker[0] == "mandoc" else "")
     assert (done.returncode, said) == (0, "")

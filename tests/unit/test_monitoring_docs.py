@@ -4,12 +4,12 @@ test_tables.py's."""
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from raida_uring.observe.counters import COUNTERS, Family, metric_of
 from raida_uring.observe.prometheus import FAMILIES, PROCESS_METRICS
+from tests.support.command_line import output_of
 from tests.support.needs import require
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -150,15 +150,7 @@ def test_the_dashboard_is_whole() -> None:
 
 
 def promtool(*arguments: str, directory: Path) -> None:
-    ended = subprocess.run(
-        [require("promtool"), *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    output_of(require("promtool"), *arguments, cwd=directory)
 
 
 def test_prometheus_loads_the_rules() -> None:

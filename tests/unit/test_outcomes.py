@@ -1,16 +1,14 @@
 """The record of outcomes by which an interrupted run of the suites is continued."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import environment, execute
 from tests.support.outcomes import read_outcomes, read_tests, summary, tier_has
 
-ROOT = Path(__file__).parents[2]
 PLUGIN = "tests.support.outcomes"
 TESTS = """
 import os
@@ -39,25 +37,22 @@ def test_four():
 """
 
 
-def run(place: Path, name: str, **environment: str) -> int:
+def run(place: Path, name: str, **variables: str) -> int:
     """A pytest over TESTS that records into `place`/`name`.jsonl; its exit status."""
     tests = place / "tests"
     tests.mkdir(exist_ok=True)
     (tests / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     (tests / "test_some.py").write_text(TESTS, encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", PLUGIN, "test_some.py"],
+    record = {"RAIDA_OUTCOMES": str(place / f"{name}.jsonl"), "RAIDA_OUTCOMES_COMMIT": "abc"}
+    around = {
+        name: value
+        for name, value in environment().items()
+        if not name.startswith("RAIDA_OUTCOMES")
+    }
+    return execute(
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", PLUGIN, "test_some.py"),
         cwd=tests,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "RAIDA_OUTCOMES": str(place / f"{name}.jsonl"),
-            "RAIDA_OUTCOMES_COMMIT": "abc",
-            **environment,
-        },
-        capture_output=True,
-        check=False,
-        timeout=60,
+        env={**around, **record, **variables},
     ).returncode
 
 
@@ -70,7 +65,7 @@ def brief(place: Path, tier: str) -> dict[str, str]:
 
 
 def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
-    """It must not run twice what has an outcome, nor take what was cut short for run."""
+    """A test with an outcome does not run again; one that was cut short does."""
     assert run(tmp_path, "uring-1", TWO="exit") == 7
     assert brief(tmp_path, "uring") == {"test_one": "passed"}
     assert json.loads((tmp_path / "uring-1.jsonl").read_text().splitlines()[-1]) == {

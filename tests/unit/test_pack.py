@@ -1,4 +1,4 @@
-"""Replies of a batch as the data plane takes them, the short way and the long one."""
+"""Replies of a batch, packed for the data plane by the short way and the long one."""
 
 from array import array
 
@@ -39,7 +39,7 @@ def test_what_is_packed(replies: list[Reply]) -> None:
         None,
     ],
 )
-def test_what_is_of_no_use(bad: object) -> None:
+def test_what_cannot_be_packed(bad: object) -> None:
     for count in (1, 2):
         with pytest.raises((TypeError, ValueError, AttributeError)):
             pack([bad] * count)  # type: ignore[list-item]

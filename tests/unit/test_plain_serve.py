@@ -1,12 +1,11 @@
 """`serve` as service managers call it does without typer's parser, and is understood alike."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from raida_uring.cli.serve import plain_options
+from tests.support.command_line import run_script
 
 PLAIN = [
     ([], {}),
@@ -50,11 +49,6 @@ def test_what_a_start_does_not_load() -> None:
         "import sys; from raida_uring.cli import main as cli; status = cli.main(sys.argv[1:]); "
         "print(status, 'pydantic' in sys.modules)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, "serve", "--port", "65536"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = run_script(program, "serve", "--port", "65536")
     assert ended.stdout == "2 False\n"
     assert "--port 65536: must be an integer from 0 to 65535" in ended.stderr

@@ -188,7 +188,7 @@ def test_longest_bodies(encryption: int) -> None:
 
 @pytest.mark.parametrize("encryption", [1, 4, 5])
 def test_without_a_body(encryption: int) -> None:
-    """Nobody has shown a key: nothing is sealed."""
+    """No key was proved: nothing is sealed."""
     assert open_bytes(sealed_request(encryption, body=False)) == (None, b"", None)
 
 

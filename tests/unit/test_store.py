@@ -5,8 +5,6 @@ coin of it really changes.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 
 from raida_uring.errors import StoreError
 from raida_uring.store import DIFFERS, EQUAL, UNREADABLE, Store, month_now
+from tests.support.command_line import run_script
 from tests.support.store import MAP_BYTES, SEED, coin_bytes, make_store
 
 COIN_AN, COIN_AN_PAN = 21, 37
@@ -103,10 +102,9 @@ with open(sys.argv[1] + "/lock.mdb", "r+b") as lock:
 
 
 def is_known_to_lmdb(path: Path) -> bool:
-    """Whether LMDB knows that this process has the store open. Another process asks: whoever closes
-    `lock.mdb` takes his process's locks on it away."""
-    command = [sys.executable, "-c", LOOK_FOR_USER, str(path), str(os.getpid())]
-    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+    """Whether LMDB knows that this process has the store open. Another process asks, because
+    closing `lock.mdb` gives up all locks that its process has on it."""
+    return run_script(LOOK_FOR_USER, path, os.getpid()).returncode == 1
 
 
 def test_a_store_is_one_process_s(tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_a_process_opens_a_store_once(tmp_path: Path) -> None:
 
 
 def test_a_change_to_what_is_there_writes_nothing(tmp_path: Path) -> None:
-    """An owner could have the disk written for nothing, a page and its tree for each coin."""
+    """Otherwise an owner could cause useless writes, a page and its tree for each coin."""
     store = opened(tmp_path / "store")
     coin = coin_bytes((0, 1024))
     with store.write() as coins:
@@ -209,7 +207,7 @@ def test_a_table_of_readers_that_is_no_file_is_named(
 
 
 def test_default_pages_hold_the_default_ans(tmp_path: Path) -> None:
-    """Which are computed one by one elsewhere."""
+    """The default ANs are computed one by one elsewhere."""
     store = opened(tmp_path / "store")
     for page in (0, 999, 8000, 14_999):
         denomination, first = page // 1000 - 8, page % 1000 * 1024

@@ -53,7 +53,7 @@ def test_names_say_the_kind() -> None:
         assert counter.kind.endswith(expected), counter
 
 
-def test_a_law_that_does_not_hold_is_told() -> None:
+def test_a_broken_law_is_reported() -> None:
     counters = dict.fromkeys(COUNTERS, 0)
     assert violations(counters) == []
     for law in LAWS:

@@ -1,4 +1,4 @@
-"""What a successor makes of its predecessor's words, whichever version that is of."""
+"""How a successor reads its predecessor's messages, whichever version sent them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Handlers called without a socket: what they are told must be what a node tells them."""
+"""Handlers called without a socket get what a node gives them."""
 
 import json
 import struct
@@ -53,7 +53,7 @@ def test_a_node_of_ones_own() -> None:
 
 
 def test_handlers_that_change_coins(tmp_path: Path) -> None:
-    """Each request has a view of its own: changes are there for the next, unless it failed."""
+    """Each request has its own view: the next one sees its changes, unless it failed."""
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     coin = coin_bytes((1, 10))
     handlers = HandlerClient(MODULE, WRITE_MODULE, store=store)
@@ -77,7 +77,7 @@ def change_and_misname(request: Request, node: Node) -> Reply:
 
 @pytest.mark.parametrize("what", [classmethod(lambda _cls, _request, _node: Reply()), 5, None])
 def test_what_cannot_be_called_is_no_handler(what: Any) -> None:
-    """Said where it is declared: a class method is none before its class is there."""
+    """The declaration fails: a class method cannot be called before its class exists."""
     with pytest.raises(
         TypeError, match=rf"5/252: a handler is a function, not {type(what).__name__}"
     ):
@@ -85,7 +85,7 @@ def test_what_cannot_be_called_is_no_handler(what: Any) -> None:
 
 
 def test_what_a_node_does_not_take_is_no_answer_here() -> None:
-    """A node would answer 252: whoever tests a handler must not see it pass."""
+    """A node would answer 252, so a test of the handler must fail."""
     handlers = HandlerClient(MODULE)
     for mistake in range(WRONG_TYPE_COUNT):
         with pytest.raises(
@@ -158,8 +158,8 @@ def test_a_decorator_without_numbers_says_how_it_is_written(line: str, expected:
         (Reply(255, bytes(9)), None),
     ],
 )
-def test_why_a_reply_is_of_no_use(reply: object, fault: str | None) -> None:
-    """What the log of a node and the exception of a test tell whoever wrote the handler."""
+def test_why_a_reply_is_invalid(reply: object, fault: str | None) -> None:
+    """The words in a node's log and in a test's exception."""
     assert fault_of(reply) == fault
 
 
@@ -183,7 +183,7 @@ def test_slow_handlers_are_told_where_coins_are(tmp_path: Path) -> None:
 
 
 def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
-    """A node takes changes back with the reply, and leaves it to no handler to commit."""
+    """A node undoes the changes of a failed request, and no handler may commit."""
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     handlers = HandlerClient(MODULE, WRITE_MODULE, __name__, store=store)
     changed = coin_bytes((1, 10)) + b"t" * 16
@@ -198,7 +198,7 @@ def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
     store.close()
 
 
-def test_show_stats_starts_anew_beyond_64_bits() -> None:
+def test_show_stats_wraps_at_64_bits() -> None:
     """As the reference server's counters do; it must not fail for good."""
     settings = config.parse(config_text({"server": {"admin_key": "00" * 16}}), "test.toml")
     node = Node(settings, lambda: {"echoes": 0, "udp_received": 0})
@@ -304,7 +304,7 @@ def test_what_is_public_is_answered_under_no_key_or_a_good_one() -> None:
     ("needs_body", "public", "known"),
     [(False, None, True), (True, None, False), (False, False, False), (True, True, True)],
 )
-def test_who_may_know_a_reply(needs_body: bool, public: bool | None, known: bool) -> None:
+def test_which_replies_are_public(needs_body: bool, public: bool | None, known: bool) -> None:
     def handler(_request: Request, _node: Node) -> Reply:
         return Reply()
 

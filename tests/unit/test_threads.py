@@ -19,7 +19,7 @@ from raida_uring.threads import Vital
 
 
 class Breathless(Vital):
-    """As Python leaves a thread that finds no memory for its first steps."""
+    """Like a thread for whose first steps Python finds no memory."""
 
     def _bootstrap(self) -> None:
         pass
@@ -32,8 +32,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_who_starts_a_thread_does_not_wait_for_ever() -> None:
-    """A node whose start hung so obeyed no signal."""
+def test_starting_a_thread_does_not_wait_for_ever() -> None:
+    """A node whose start hung like that would obey no signal."""
     with pytest.raises(MemoryError):
         Breathless(target=int, daemon=True).start()
 

@@ -139,7 +139,7 @@ def test_blank_lines_go_before_any_other() -> None:
 
 
 def test_commands_that_do_not_fit_are_counted() -> None:
-    """On a terminal the busiest stay; text without a height, and JSON, have them all."""
+    """A terminal shows the busiest; text without a height, and JSON, have them all."""
     now = look(10**7, [])
     now["commands"] = [
         {**asked(1000 - code, 1.0)[0], "command": f"5/{code}", "name": f"number_{code}"}
@@ -170,7 +170,7 @@ def test_reasons_of_drops_beyond_the_first_are_counted() -> None:
 
 @pytest.mark.parametrize("gone", ["commands", "resources", "tier", "drops"])
 def test_a_node_of_another_version_is_named(gone: str) -> None:
-    """The program may have been replaced and the node not yet: no traceback."""
+    """After the program was replaced, before the node is: a message, no traceback."""
     told = {key: value for key, value in look(10.0, []).items() if key != gone}
     looks: list[Callable[[], object]] = [
         lambda: top.render(told, None, 80, 24),
@@ -181,7 +181,7 @@ def test_a_node_of_another_version_is_named(gone: str) -> None:
             make()
 
 
-def test_it_is_said_of_what_time_the_rates_are() -> None:
+def test_the_heading_says_which_time_the_rates_cover() -> None:
     now, before = look(12.0, []), look(10.0, [])
     assert any(line.endswith("rates since start") for line in top.render(now, None, 79, 100))
     assert any(line.endswith("rates now") for line in top.render(now, before, 79, 100))
@@ -207,8 +207,8 @@ def test_blocks_that_workers_hold_in_advance_are_not_in_use() -> None:
     assert any("2K 4/4096" in line for line in top.render(now, None, 200, 100))
 
 
-def test_who_is_limited_is_told_when_nobody_asks() -> None:
-    """A guesser that is kept away for longer than the peers are remembered reaches no handler."""
+def test_limited_sources_are_shown_without_busy_peers() -> None:
+    """A source that stays limited longer than peers are remembered reaches no handler."""
     found = {
         "window_s": 61.5,
         "peers": [],

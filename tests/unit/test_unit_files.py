@@ -1,7 +1,7 @@
 """The systemd units, as systemd's own tools judge them.
 
-What must hold: they have no fault, and the service's sandbox stays as tight as it is. How they work
-under a running systemd is tried by `make test-systemd`.
+What must hold: they have no fault, and the service's sandbox gets no weaker. `make test-systemd`
+tests them under a running systemd.
 """
 
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import execute
 from tests.support.needs import require
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -18,13 +19,7 @@ pytestmark = pytest.mark.any_backend
 
 
 def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [require("systemd-analyze"), "--no-pager", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return execute(require("systemd-analyze"), "--no-pager", *arguments)
 
 
 def test_exposure_of_the_service() -> None:

@@ -24,7 +24,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def sections() -> dict[str, str]:
-    """What stands below the heading of each command."""
+    """The text below the heading of each command."""
     parts = re.split(r"^#### (\d+/\d+ \w+)$", TEXT, flags=re.MULTILINE)
     return {
         head: re.split(r"^##", body, flags=re.MULTILINE)[0]

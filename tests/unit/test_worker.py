@@ -1,11 +1,11 @@
 """What a worker keeps of encrypted requests between their opening and their replies.
 
-What must hold: a handler that is called again for the same request, as after a transaction that
-failed, finds the same payload; a reply decided on by somebody else is sealed all the same; nothing
-of one batch is left for the next.
+What must hold: a handler that is called again for the same request, as after a failed transaction,
+gets the same payload; a reply that was decided elsewhere is sealed, too; nothing of one batch is
+left for the next.
 
-And of the end: a handler that never returns holds it up for a moment, a worker that is late to
-leave is not taken for one.
+At the end, a handler that never returns delays the stop for a moment only, and a worker that is
+late to leave does not count as one.
 """
 
 import struct
@@ -26,7 +26,7 @@ NODE = Node(config.embedded_default(), dict)
 
 
 class Open(_Gate):
-    """No data plane stands behind it, so nobody is limited."""
+    """Without a data plane, so that no source is limited."""
 
     def tells(self, request: Request, *, failed: bool) -> bool:
         return True
@@ -89,7 +89,7 @@ class Waiting(Worker):
 
 
 class Joined(threading.Thread):
-    """Knows whether it has been joined after its end, as Python 3.13 wants it to free its stack."""
+    """Knows whether it was joined after its end, which Python 3.13 needs to free the stack."""
 
     joined = False
 
@@ -124,7 +124,7 @@ def test_a_worker_without_a_handler_is_waited_for() -> None:
     stuck.thread.join()
 
 
-def test_a_worker_that_never_leaves_does_not_hold_up_the_end() -> None:
+def test_a_worker_that_never_leaves_does_not_delay_the_end() -> None:
     idle = Waiting(serving=False)
     assert join_all([idle], leave_timeout_s=0.0) == ["waiting"]
     idle.leave.set()

@@ -58,7 +58,7 @@ def link_local_address() -> tuple[str, str] | None:
 
 
 def test_link_local_address() -> None:
-    """Such an address means nothing without its interface; what it is asked never leaves it."""
+    """Such an address needs its interface; requests to it never leave that interface."""
     found = link_local_address()
     if found is None:
         pytest.skip("no interface with an IPv6 link-local address")
@@ -96,7 +96,7 @@ def test_interface_that_does_not_exist(tables: dict[str, Table]) -> None:
 
 
 def test_http_on_an_interface_s_own_address() -> None:
-    """On loopback nobody has this one: what is missing is the address, not how it is written."""
+    """The form is right, but loopback has no such address."""
     require_ipv6()
     table = {"enabled": True, "listen": "fe80::1%lo", "port": 0}
     with (
@@ -130,7 +130,7 @@ def test_without_bind_every_address_of_both_families() -> None:
         (["0.0.0.0", "::"], ["::", "127.0.0.1"], []),
     ],
 )
-def test_ipv6_alone_is_said(
+def test_a_socket_for_ipv6_alone_is_logged(
     bind: list[str], listen: list[str], said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a program elsewhere would take IPv4 on the same socket."""

@@ -82,8 +82,8 @@ def test_b1_a_repeated_coin_is_refused(node: Node, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_b41_a_sum_over_equal_ans_proves_nothing(tmp_path: Path, transport: str) -> None:
-    """What a locker is: coins with one AN, two of which XOR to nothing. A coin that cannot be read
-    or stands there twice is told first; each coin alone is its owner's to move."""
+    """A locker has coins with one AN, two of which XOR to zero. A coin that cannot be read or is
+    listed twice is reported first; each coin alone can be changed by its owner."""
     locker, others = an_of("locker"), {(2, 7): an_of("one"), (2, 8): an_of("two")}
     coins: list[Coin] = [(1, 5), (1, 6), (-8, 1_023_999)]
     store = make_store(
@@ -112,7 +112,7 @@ def test_b41_a_sum_over_equal_ans_proves_nothing(tmp_path: Path, transport: str)
         assert detects(node.endpoint, {coins[0]: xor([locker, theft]), coins[1]: locker})
 
 
-def test_a_sum_moves_every_coin_or_none(node: Node) -> None:
+def test_a_sum_changes_every_coin_or_none(node: Node) -> None:
     difference = an_of("difference")
     wrong = sum_payload(COINS, xor([*ANS.values(), b"\0" * 15 + b"\1"]), difference)
     assert ask(node.endpoint, POWN_SUM, wrong)[0] == Status.ALL_FAIL
@@ -197,7 +197,7 @@ def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_b7_one_coin_does_not_take_all_tickets(node: Node) -> None:
-    """Those that others hold stay, and some of its own."""
+    """The tickets of others stay valid, and so do some of its own."""
     others = [take_from(node.endpoint, coin)[1] for coin in different(10)]
     greedy = [take_ticket(node.endpoint)[1] for _ in range(tickets.TICKETS_MAX)]
     assert len(set(greedy)) == tickets.TICKETS_MAX
@@ -385,7 +385,7 @@ def test_b21_a_page_is_served_as_it_is_now(node: Node) -> None:
 
 
 def test_b22_votes_are_answered_while_coins_and_trees_change(node: Node) -> None:
-    """A backlog of commits, each of many pages, is not in the way of a vote."""
+    """A backlog of commits, each of many pages, does not delay a vote."""
     coins = [(den, page * 1024) for den in range(-8, 7) for page in range(100, 120)]
     requests = [
         request(POWN, pown_payload([(coin, default_an(coin), an_of("b22", coin))]))
@@ -413,7 +413,7 @@ def test_b22_votes_are_answered_while_coins_and_trees_change(node: Node) -> None
 # -- deviations without a number ------------------------------------------------------------------
 
 
-def test_one_pown_may_move_a_coin_twice(node: Node) -> None:
+def test_one_pown_may_change_a_coin_twice(node: Node) -> None:
     coin, one, two = (0, 900), an_of(1), an_of(2)
     chain = [(coin, default_an(coin), one), (coin, one, two), (coin, one, bytes(16))]
     assert ask(node.endpoint, POWN, pown_payload(chain)) == (Status.MIXED, b"\x03")
@@ -449,7 +449,7 @@ def test_wrong_ans_write_no_page(store: Path) -> None:
 def test_pages_are_for_whom_the_operator_says(
     store: Path, readers: str | None, servers: list[str] | None, expected: Status
 ) -> None:
-    """A page tells every AN that stands on it."""
+    """A page shows every AN on it."""
     server: dict[str, object] = {"synchronization_enabled": True}
     if servers is not None:
         server["raida_servers"] = servers + ["192.0.2.9:1"] * (25 - len(servers))

@@ -1,8 +1,8 @@
 """Encrypted requests on a running node whose coins are those of the recordings.
 
-What must hold: the recorded exchanges, over their transports; any payload both ways for every type;
-limits that know the size on the wire; and whatever happens to a request, its neighbours in the
-batch keep their own keys.
+What must hold: recorded exchanges match over their transports; every type carries any payload both
+ways; limits count bytes on the wire; and whatever happens to a request, others of its batch keep
+their own keys.
 """
 
 import itertools
@@ -266,7 +266,7 @@ def test_a_batch_of_everything() -> None:
             expected[echo] = (readable, answer, payload if answer == 250 else b"")
         datagrams.append(data)
     assert len(expected) == len(datagrams), "echoes must tell the requests apart"
-    # The header's length, hence where the echo stands, shows in the socket alone.
+    # Only the socket tells the header's length, and so the place of the echo.
     with (
         running_node(COINS, handlers=HANDLERS) as node,
         udp_client(node.endpoint) as short,

@@ -23,7 +23,7 @@ from tests.support.coin_requests import FIX, an_of, ask, default_an, detects
 from tests.support.handlers import SLOW_HOLD, gate
 from tests.support.net import ANSWER_TIMEOUT_S, udp_client, udp_exchange
 from tests.support.node import HANDLERS, Node, running_node
-from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store
+from tests.support.store import Coin, coin_bytes, make_store, table_of
 from tests.support.wire import COIN_ID, RAIDA_ID, VERSION_COMMAND, reply_payload, request, status
 
 Answer = Callable[[socket.socket, bytes], None]
@@ -111,7 +111,7 @@ def node(tmp_path: Path, others: Peers) -> Iterator[Node]:
     store = make_store(tmp_path / "store")
     with running_node(
         server={"raida_servers": others.addresses},
-        store={"path": str(store), "size_mib": MAP_BYTES >> 20},
+        store=table_of(store),
         workers={"slow_count": 2},
         limits={"slow_queue_max": 2},
         handlers=HANDLERS,
@@ -225,10 +225,10 @@ def test_a_peer_that_answers_wrongly_has_no_vote(node: Node, others: Peers, how:
     assert detects(node.endpoint, {COIN: fixed_an(COIN)})
 
 
-def test_silent_peers_hold_nobody_up(
+def test_silent_peers_delay_nobody(
     node: Node, others: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the other peers beyond the limit, nor another command at all."""
+    """Neither the other peers beyond the time limit, nor any other command."""
     limit_s = 1.0
     monkeypatch.setattr(peers, "TIMEOUT_S", limit_s)
     entered = threading.Semaphore(0)
@@ -273,10 +273,10 @@ def test_what_silent_peers_cannot_change_is_answered_at_once(node: Node, others:
     assert detects(node.endpoint, {OTHER: fixed_an(OTHER)})
 
 
-def test_a_resolver_that_hangs_holds_nobody_up(
+def test_a_resolver_that_hangs_delays_nobody(
     tmp_path: Path, others: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does a name that cannot be one cost more than its vote."""
+    """And an impossible host name costs only its vote."""
     resolve = socket.getaddrinfo
 
     def hang(host: str, *given: Any, **further: Any) -> object:
@@ -292,7 +292,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(
     others.answers = dict.fromkeys(OTHERS[:12], naming(COIN))
     with running_node(
         server={"raida_servers": others.addresses},
-        store={"path": str(make_store(tmp_path / "store")), "size_mib": MAP_BYTES >> 20},
+        store=table_of(make_store(tmp_path / "store")),
     ) as node:
         assert fix(node, [COIN], OTHERS[:12] + OTHERS[13:]) == (Status.ALL_FAIL, b"")
         others.answers[OTHERS[12]] = naming(COIN)

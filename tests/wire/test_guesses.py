@@ -1,4 +1,4 @@
-"""Guessers: who fails too many checks of a key or other secret is not looked at any more.
+"""Guessers: a source that fails too many checks of a key or another secret gets no more checks.
 
 What must hold: however fast one source guesses, its bound of checks is made and no more; past it a
 right request is answered no better than a wrong one, so that the answer tells nothing; clients of
@@ -185,8 +185,8 @@ def tcp_last_status(
 
 @pytest.mark.parametrize("spent", [0, 9, 19])
 def test_requests_under_way_at_once_are_no_failures(spent: int) -> None:
-    """A client may have as many right ones in flight as it likes, however many workers look at them
-    at once, and however near to its bound it is."""
+    """A client may have any number of right ones in flight, however many workers check them at
+    once, and however near its bound it is."""
     tables: dict[str, Table] = {"workers": {"count": 64, "batch_max": 1}, "limits": LIMITS}
     with running_node(COINS, handlers=HANDLERS, **tables) as node:
         assert flood(node, GOOD, guesses(4, spent))[0].total() == spent
@@ -265,7 +265,7 @@ def test_unknown_keys_count() -> None:
 
 
 def test_a_raida_is_not_locked_out_by_tickets_that_strangers_make_up(tmp_path: Path) -> None:
-    """Whoever sends `fix` has it ask the others for tickets that do not exist."""
+    """Anybody can send `fix` and so make a node ask others for tickets that do not exist."""
     peers = [f"{GOOD}:1"] * 25
     store: Table = {"path": str(make_store(tmp_path / "store"))}
     with running_node(COINS, limits=LIMITS, store=store, server={"raida_servers": peers}) as node:
@@ -286,7 +286,7 @@ def looked_up(node: Node) -> bool:
 
 
 def test_what_must_not_be_told_has_changed_nothing(tmp_path: Path) -> None:
-    """A right ticket past the bound is not redeemed: its RAIDA can still do that."""
+    """A right ticket past the bound is not redeemed, so that its RAIDA still can."""
     store: Table = {"path": str(make_store(tmp_path / "store"))}
     with running_node(COINS, limits=LIMITS, store=store) as node:
         coin = (1, 7)
@@ -325,7 +325,7 @@ def change(node: Node, **limits: object) -> None:
     assert node.server.reload(wanted).restart == []
 
 
-def test_who_is_limited_can_be_seen() -> None:
+def test_limited_sources_are_listed() -> None:
     with running_node(COINS, limits=LIMITS) as node:
         flood(node, GUESSER, guesses(4, 100))
         with udp_from(OTHER) as client:
@@ -353,7 +353,7 @@ def test_settings_of_the_data_plane() -> None:
 
 
 def test_a_limited_datagram_is_not_answered_at_all() -> None:
-    """Neither the source that was limited nor a victim whose address it forged hears anything."""
+    """Neither the limited source nor a victim whose address it forged gets a reply."""
     with running_node(COINS, limits=LIMITS) as node:
         flood(node, GUESSER, guesses(1, 200))
         with udp_from(GUESSER) as client:

@@ -176,7 +176,7 @@ struct ru_engine {
     int wake_fd;
     int hand_over_fd; /* the socket that descriptors leave through; -1: no hand-over */
     struct ru_adoptions adoptions;
-    uint64_t drain_at_ns; /* 0: serve; else the deadline of the drain */
+    uint64_t drain_at_ns; /* the deadline of the drain; 0: no drain */
     uint32_t stage;       /* enum ru_stage; the loop writes it */
     struct ru_sleeper stage_sleeper;
 

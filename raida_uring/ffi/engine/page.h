@@ -1,7 +1,7 @@
 /* page.h: the page at the front of the arena: what the loop publishes, and a mailbox per worker.
  *
- * Whoever maps the arena finds it at arena->page_at. Each field has one writer, which its comment
- * names; without a name it is the loop.
+ * A process that maps the arena finds the page at arena->page_at. Each field has one writer: the one
+ * that its comment names, or the loop.
  */
 #ifndef RU_PAGE_H
 #define RU_PAGE_H

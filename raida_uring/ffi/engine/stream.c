@@ -366,7 +366,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
     stream_refuse(engine, index, &engine->counters.refused_slow);
 }
 
-/* Bytes behind the request: kept for the next one on a persistent connection, else thrown away. */
+/* Bytes behind the request: kept for the next one on a persistent connection, or thrown away. */
 static void stream_handle_surplus(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);

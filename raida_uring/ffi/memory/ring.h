@@ -1,7 +1,7 @@
 /* ring.h: single-producer single-consumer rings of 64-bit words.
  *
  * The rings stand in the arena, so that a worker may be a thread or a process. Each index has one
- * writer; nothing locks. Who waits for a push sleeps on a struct ru_sleeper.
+ * writer; nothing locks. A reader that waits for a push sleeps on a struct ru_sleeper.
  */
 #ifndef RU_RING_H
 #define RU_RING_H

@@ -1,7 +1,7 @@
 /* sleeper.h: who sleeps and who wakes whom.
  *
- * A sleeper announces itself, looks for work once more, then sleeps. Whoever brings work looks for
- * the announcement after a full fence. So no wake-up is lost, and none is sent to nobody.
+ * A sleeper announces itself, looks for work once more, then sleeps. A thread that adds work looks
+ * for the announcement after a full fence. So no wake-up is lost, and none is sent without need.
  */
 #ifndef RU_SLEEPER_H
 #define RU_SLEEPER_H
