@@ -125,7 +125,7 @@ class HandlerClient:
             reply: object = found.handler(request, node)
             _check_reply(found.name, reply, request)
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
-        room = payload_room(request, self.node.config.limits.udp_reply_factor_max)
+        room = payload_room(request, self.node.udp_reply_factor_max)
         if reply.payload and len(reply.payload) > room:
             return Reply(Status.NOT_IMPLEMENTED)
         return reply

@@ -94,7 +94,11 @@ async def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket
     """As that of the synchronous client."""
     fault = OSError("no address")
     for index, (family, address) in enumerate(found):
-        peer = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            peer = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:  # a family that this machine does not have
+            fault = error
+            continue
         start_s = time.perf_counter()
         try:
             async with asyncio.timeout(max(0.0, deadline_s - start_s) / (len(found) - index)):

@@ -141,7 +141,11 @@ def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket, floa
     Each address gets an equal share of the time left. Raises OSError, that of the last address."""
     fault = OSError("no address")
     for index, (family, address) in enumerate(found):
-        peer = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            peer = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # a family that this machine does not have
+            fault = error
+            continue
         start_s = time.perf_counter()
         try:
             share_s = (deadline_s - start_s) / (len(found) - index)

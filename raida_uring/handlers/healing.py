@@ -62,7 +62,7 @@ def validate_ticket(request: Request, node: Node) -> Reply:
     if payload[0] >= RAIDA_COUNT:
         return _WRONG_RAIDA
     # The data plane would answer a reply without room, too, but after the ticket was redeemed.
-    room = payload_room(request, node.config.limits.udp_reply_factor_max)
+    room = payload_room(request, node.udp_reply_factor_max)
     try:
         return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0], room))
     except tickets.LargeTicketError:

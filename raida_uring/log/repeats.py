@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +36,7 @@ class Repeats(logging.Filter):
         super().__init__()
         # Reentrant: the garbage collector may run meanwhile and finalize an object that logs.
         self._lock = threading.RLock()
-        self._kinds: dict[tuple[int, str], _Kind] = {}  # by level and template
+        self._kinds: OrderedDict[tuple[int, str], _Kind] = OrderedDict()  # by level and template
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "unlimited", False):
@@ -51,7 +52,8 @@ class Repeats(logging.Filter):
                 held_before = 0 if state is None else state.held_back
                 self._kinds.pop(kind, None)  # the oldest stand first
                 if len(self._kinds) >= _KINDS_MAX:
-                    self._kinds.pop(next(iter(self._kinds)))
+                    # In one step: between two of them a finalizer may log, and do the same.
+                    self._kinds.popitem(last=False)
                 state = self._kinds[kind] = _Kind(now, kind[1])
             state.count += 1
             held_back = state.held_back

@@ -122,7 +122,10 @@ class Writer:
         self._tell = tell
         # Reentrant: the garbage collector may run meanwhile and finalize an object that logs.
         self._lock = threading.RLock()
-        self._wanted = threading.Condition(self._lock)
+        # Released when a text comes while the thread is idle, which makes it not idle. A condition
+        # would forget a text that a finalizer logs on that very thread as it begins to wait.
+        self._wake = threading.Lock()
+        self._wake.acquire()
         self._moved = threading.Condition(self._lock)
         self._waiting = 0  # for _moved
         self._queue: deque[tuple[Destination, Text, int]] = deque()
@@ -173,7 +176,7 @@ class Writer:
             if not self._idle:
                 return
             self._idle = False
-            self._wanted.notify()
+            self._wake.release()
             if patient:
                 self._await(self._accepted, PATIENCE_S)
 
@@ -217,13 +220,7 @@ class Writer:
 
     def _write(self) -> None:
         while True:
-            with self._lock:
-                while not self._queue:
-                    self._idle = True
-                    if self._waiting:
-                        self._moved.notify_all()
-                    self._wanted.wait()
-                to, texts, size = self._take()
+            to, texts, size = self._next()
             began = time.monotonic()
             lost = to.write(texts)
             now = time.monotonic()
@@ -243,6 +240,17 @@ class Writer:
                     self._reported_s = now
             if unreported:
                 self._tell(unreported)
+
+    def _next(self) -> tuple[Destination, list[Text], int]:
+        """Take what can be written at once, when there is something."""
+        while True:
+            with self._lock:
+                if self._queue:
+                    return self._take()
+                self._idle = True
+                if self._waiting:
+                    self._moved.notify_all()
+            self._wake.acquire()
 
     def _take(self) -> tuple[Destination, list[Text], int]:
         """Take what can be written at once. With the lock; the queue is not empty."""

@@ -282,6 +282,28 @@ def test_a_round_trip_begins_with_the_connection(
 
 
 @pytest.mark.any_backend
+@both_clients
+@both_transports
+def test_an_address_of_a_family_that_the_machine_lacks_is_left_out(
+    ask: Ask, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ::1, which /etc/hosts names first where the kernel was booted without IPv6."""
+    look_up = socket.getaddrinfo
+
+    def both(host: str, *given: Any, **further: Any) -> object:
+        if host != "both.test":
+            return look_up(host, *given, **further)
+        there = look_up("127.0.0.1", *given, **further)
+        return [(socket.AF_APPLETALK, *there[0][1:]), *there]
+
+    with running_node() as node:
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        named = "both.test", node.endpoint[1]
+        answer = ask(named, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
+    assert answer.require() == "20250323"
+
+
+@pytest.mark.any_backend
 def test_the_synchronous_client_needs_no_asyncio() -> None:
     """Importing it takes longer than a ping."""
     script = "import sys; import raida_uring.client; print('asyncio' in sys.modules)"

@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -17,8 +18,8 @@ import pytest
 
 from raida_uring import log
 from raida_uring.log.event import Event
-from raida_uring.log.repeats import REPEATS_INTERVAL_S
-from raida_uring.log.writer import QUEUE_BYTES_MAX
+from raida_uring.log.repeats import REPEATS_INTERVAL_S, Repeats
+from raida_uring.log.writer import QUEUE_BYTES_MAX, Text, Writer
 from tests.support.command_line import run_script
 from tests.support.net import PATIENCE
 
@@ -327,6 +328,38 @@ def test_a_finalizer_may_log_while_others_do(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("gone") >= 300
 
 
+def test_a_finalizer_may_log_at_any_step_of_the_thread_that_writes() -> None:
+    """Also where it is about to wait for the next line, which must not be missed then."""
+    written: list[bytes] = []
+
+    class Place:
+        def write(self, texts: Sequence[Text]) -> int:
+            written.extend(text.data for text in texts)
+            return 0
+
+    place, left = Place(), [-1]  # how many steps are left until something is finalized
+
+    def step(_frame: object, event: str, _argument: object) -> None:
+        if event in ("call", "c_call"):
+            left[0] -= 1
+            if left[0] == 0:
+                writer.put(place, Text(b"gone"), lesser=False)
+
+    writer = Writer(lambda _count: None)
+    threading.setprofile(step)
+    try:
+        writer.start()
+    finally:
+        threading.setprofile(None)
+    assert writer.flush()
+    for number in range(1, 60):
+        left[0] = number
+        writer.put(place, Text(b"here"), lesser=False)
+        assert writer.flush(), f"at step {number}"
+    assert written.count(b"here") == 59
+    assert written.count(b"gone") >= 10
+
+
 def test_who_is_finalized_while_repeated_lines_are_counted_may_log(tmp_path: Path) -> None:
     """The collector also runs on the thread that counts."""
     logger = logging.getLogger("raida_uring")
@@ -355,6 +388,31 @@ def test_who_is_finalized_while_repeated_lines_are_counted_may_log(tmp_path: Pat
         gc.set_threshold(*threshold)
         assert not speaking.is_alive()
     assert (tmp_path / "log").read_text().count("here") == 60
+
+
+def test_a_finalizer_may_log_at_any_step_of_forgetting_the_oldest_kind() -> None:
+    repeats, left = Repeats(), [-1]
+
+    def passes(template: str) -> bool:
+        record = logging.LogRecord("raida_uring", logging.INFO, "here", 1, template, None, None)
+        return repeats.filter(record)
+
+    def step(_frame: object, event: str, _argument: object) -> None:
+        if event in ("call", "c_call", "c_return"):
+            left[0] -= 1
+            if left[0] == 0:
+                assert passes(f"gone {number}")
+
+    for number in range(300):  # more kinds than are remembered
+        assert passes(f"here {number}")
+    for number in range(300, 360):
+        left[0] = number - 299
+        sys.setprofile(step)
+        try:
+            assert passes(f"here {number}")
+        finally:
+            sys.setprofile(None)
+    assert left[0] > 0  # the last ones were not reached any more
 
 
 def test_a_file_whose_disk_was_full_goes_on_with_a_whole_line(tmp_path: Path) -> None:
