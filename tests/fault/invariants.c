@@ -29,6 +29,8 @@ static void check_laws(const struct life *life)
     check(counters.udp_received ==
               counters.udp_answered + sum_of(&counters, "udp_dropped_") + counters.udp_in_flight,
           "datagrams do not add up", counters.udp_received);
+    check(counters.udp_answered <= sim_totals()->datagrams_sent, "answered without a reply",
+          counters.udp_answered);
     check(counters.tcp_requests ==
               counters.tcp_answered + sum_of(&counters, "tcp_dropped_") + counters.tcp_in_flight,
           "requests do not add up", counters.tcp_requests);

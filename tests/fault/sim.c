@@ -181,8 +181,8 @@ static struct sim_mood draw_mood(void)
                              .fails = (uint8_t)(seldom() / 4),
                              .send_fails = seldom(),
                              .split = seldom(),
-                             .queue_max = draw(1, 32),
-                             .events_max = draw(1, 64),
+                             .queue_max = draw(1, sim_chance(64) ? 4 : 32),
+                             .events_max = draw(1, sim_chance(64) ? 4 : 64),
                              .descriptors = draw(2, 24)};
 }
 

@@ -58,7 +58,8 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     }
 }
 
-/* Take up to `budget` completions; whether that was all there were. */
+/* Take up to `budget` completions; whether that was all there were, those that overflowed the
+ * completion queue included. */
 static bool loop_reap(struct ru_engine *engine, uint32_t budget)
 {
     uint32_t left = budget;
@@ -66,15 +67,16 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
         uint32_t want = ru_number_min32(left, RU_EVENTS_BATCH);
         uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
         RU_CHECK(count <= want);
+        /* Asked before the events are looked at: what they start may fill the submission queue, and
+         * the submission then fetches what had overflowed, which is not seen yet. */
+        bool all = count < want && !engine->backend->ops->overflowed(engine->backend);
         for (uint32_t i = 0; i < count; i++)
             loop_event(engine, &engine->events[i]);
         left -= count;
-        if (count < want) {
-            /* Not before the failures that overflowed the completion queue have been seen. */
-            if (!engine->backend->ops->overflowed(engine->backend))
-                ru_datagram_count_answered(engine);
-            return true;
-        }
+        if (all) /* the failures of replies included */
+            ru_datagram_count_answered(engine);
+        if (count < want)
+            return all;
     }
     return false;
 }
@@ -371,8 +373,7 @@ static int loop_end(struct ru_engine *engine)
     do {
         (void)engine->backend->ops->wait(engine->backend, 0, 0);
         ru_datagram_release(engine);
-        (void)loop_reap(engine, LOOP_BUDGET_NONE);
-    } while (engine->backend->ops->overflowed(engine->backend) && ru_now_ns() < end_ns);
+    } while (!loop_reap(engine, LOOP_BUDGET_NONE) && ru_now_ns() < end_ns);
     ru_accept_adopt(engine); /* to close them: those that came since the last lap */
     loop_abandon(engine);
     loop_publish(engine);
