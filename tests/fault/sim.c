@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define WORKER_BEHIND_NS 1500 /* clocks of processors agree only so far */
 #define SIM_STEPS 1000
 #define SIM_LIVES_ENOUGH 500 /* for every counter to have been moved */
 
@@ -152,8 +153,11 @@ static void life_turn(void *self, bool sleeping)
 {
     struct life *life = self;
     for (uint32_t i = 0; i < life->workers_count; i++)
-        if (sim_chance(100))
+        if (sim_chance(100)) {
+            uint64_t before_ns = sim_behind(i % 3 * WORKER_BEHIND_NS);
             worker_act(life, i);
+            (void)sim_behind(before_ns);
+        }
     if (life->engine->call.state == RU_CALL_DONE && sim_chance(128))
         life_control_act(life);
     if (!sleeping)
