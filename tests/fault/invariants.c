@@ -280,6 +280,9 @@ void life_check(struct life *life, bool sleeping)
     struct places places;
     ru_invariants_check_all(engine);
     check_laws(life);
+    check(engine->counters.completions_overflowed - life->overflowed <= 1, "a lap counted twice",
+          engine->counters.completions_overflowed);
+    life->overflowed = engine->counters.completions_overflowed;
     find_places(engine, &places);
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)

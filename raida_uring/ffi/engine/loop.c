@@ -105,7 +105,6 @@ static void loop_publish(struct ru_engine *engine)
     int64_t in_flight = (int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled;
     RU_CHECK(in_flight >= 0);
     counters->udp_in_flight = (uint64_t)in_flight;
-    counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
         counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
         engine->second_ns = engine->now_ns + RU_SECOND_NS;
@@ -225,6 +224,7 @@ static int loop_lap(struct ru_engine *engine)
     ru_accept_arm(engine);
     ru_datagram_arm(engine);
     engine->counters.laps++;
+    engine->counters.completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     loop_give_work(engine);
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
