@@ -77,11 +77,28 @@ static void sim_submit(uint32_t count)
             sim.submissions_count * sizeof(*sim.submissions));
 }
 
+static void sim_get_on(void)
+{
+    if (sim.operations_count > 0)
+        for (uint32_t tries = 1 + sim_below(2 * sim.operations_count); tries > 0; tries--)
+            (void)sim_step(&sim.operations[sim_below(sim.operations_count)]);
+}
+
+/* What had overflowed the completion queue moves up, as far as there is room. */
+static void sim_fetch(void)
+{
+    uint32_t waiting = sim.events_tail - sim.events_head;
+    sim.visible = waiting < sim.mood.events_max ? waiting : sim.mood.events_max;
+}
+
 static void sim_queue(const struct sim_submission *submission)
 {
     sim_elsewhere();
-    if (sim.submissions_count == sim.mood.queue_max)
+    if (sim.submissions_count == sim.mood.queue_max) { /* as a ring: submits, and fetches events */
         sim_submit(sim.submissions_count);
+        sim_get_on();
+        sim_fetch();
+    }
     sim.submissions[sim.submissions_count++] = *submission;
 }
 
@@ -270,15 +287,6 @@ bool sim_buffer_lent(uint32_t buffer)
     return sim.buffers.lent[buffer];
 }
 
-static uint32_t sim_get_on(void)
-{
-    uint32_t told = 0;
-    if (sim.operations_count > 0)
-        for (uint32_t tries = 1 + sim_below(2 * sim.operations_count); tries > 0; tries--)
-            told += sim_step(&sim.operations[sim_below(sim.operations_count)]);
-    return told;
-}
-
 static int sim_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t spin_ns)
 {
     (void)backend;
@@ -293,7 +301,7 @@ static int sim_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t sp
     sim_submit(timeout_ns > 0 && sim_chance(sim.mood.split) ? sim_below(sim.submissions_count + 1)
                                                             : sim.submissions_count);
     for (uint32_t turns = 0;; turns++) {
-        (void)sim_get_on();
+        sim_get_on();
         if (timeout_ns == 0 || sim.events_head != sim.events_tail || sim.now_ns >= end_ns)
             break;
         uint64_t rest_ns = end_ns - sim.now_ns;
@@ -302,8 +310,7 @@ static int sim_wait(struct ru_backend *backend, uint64_t timeout_ns, uint64_t sp
         sim_turn(true);
     }
     sim_pass(sim_below(20000));
-    uint32_t waiting = sim.events_tail - sim.events_head; /* what had overflowed moves up */
-    sim.visible = waiting < sim.mood.events_max ? waiting : sim.mood.events_max;
+    sim_fetch();
     return 0;
 }
 

@@ -54,6 +54,8 @@ uint32_t sim_below(uint32_t count);
 bool sim_chance(uint32_t of_256);
 uint64_t sim_now_ns(void);
 void sim_pass(uint64_t ns);
+/* How far the clock of the processor that runs now is behind; returns what it was before. */
+uint64_t sim_behind(uint64_t ns);
 
 /* Peers. A TCP peer is a number below SIM_PEERS_MAX and free for reuse once sim_peer_gone(). */
 struct ru_listener_config sim_listener(uint32_t listener, bool wildcard);

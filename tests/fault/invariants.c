@@ -29,6 +29,8 @@ static void check_laws(const struct life *life)
     check(counters.udp_received ==
               counters.udp_answered + sum_of(&counters, "udp_dropped_") + counters.udp_in_flight,
           "datagrams do not add up", counters.udp_received);
+    check(counters.udp_answered <= sim_totals()->datagrams_sent, "answered without a reply",
+          counters.udp_answered);
     check(counters.tcp_requests ==
               counters.tcp_answered + sum_of(&counters, "tcp_dropped_") + counters.tcp_in_flight,
           "requests do not add up", counters.tcp_requests);
@@ -278,6 +280,9 @@ void life_check(struct life *life, bool sleeping)
     struct places places;
     ru_invariants_check_all(engine);
     check_laws(life);
+    check(engine->counters.completions_overflowed - life->overflowed <= 1, "a lap counted twice",
+          engine->counters.completions_overflowed);
+    life->overflowed = engine->counters.completions_overflowed;
     find_places(engine, &places);
     check_datagrams(engine, &places);
     for (uint32_t i = 0; i < engine->conns.capacity; i++)

@@ -73,7 +73,8 @@ struct life {
     struct ru_engine *engine;
     struct ru_config config;
     uint32_t laps, laps_max;
-    uint32_t idle_laps; /* in a row that neither slept nor found anything */
+    uint64_t overflowed; /* counted before this lap */
+    uint32_t idle_laps;  /* in a row that neither slept nor found anything */
     uint64_t last_events;
     uint32_t appetite; /* of 256: how often peers come */
     uint32_t drain_ms;

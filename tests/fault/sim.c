@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define WORKER_BEHIND_NS 1500 /* clocks of processors agree only so far */
 #define SIM_STEPS 1000
 #define SIM_LIVES_ENOUGH 500 /* for every counter to have been moved */
 
@@ -152,8 +153,11 @@ static void life_turn(void *self, bool sleeping)
 {
     struct life *life = self;
     for (uint32_t i = 0; i < life->workers_count; i++)
-        if (sim_chance(100))
+        if (sim_chance(100)) {
+            uint64_t before_ns = sim_behind(i % 3 * WORKER_BEHIND_NS);
             worker_act(life, i);
+            (void)sim_behind(before_ns);
+        }
     if (life->engine->call.state == RU_CALL_DONE && sim_chance(128))
         life_control_act(life);
     if (!sleeping)
@@ -181,8 +185,8 @@ static struct sim_mood draw_mood(void)
                              .fails = (uint8_t)(seldom() / 4),
                              .send_fails = seldom(),
                              .split = seldom(),
-                             .queue_max = draw(1, 32),
-                             .events_max = draw(1, 64),
+                             .queue_max = draw(1, sim_chance(64) ? 4 : 32),
+                             .events_max = draw(1, sim_chance(64) ? 4 : 64),
                              .descriptors = draw(2, 24)};
 }
 

@@ -136,8 +136,9 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
     (void)clock;
     sim_elsewhere();
-    *now = (struct timespec){.tv_sec = (time_t)(sim.now_ns / 1000000000ULL),
-                             .tv_nsec = (long)(sim.now_ns % 1000000000ULL)};
+    uint64_t now_ns = sim.now_ns - sim.behind_ns;
+    *now = (struct timespec){.tv_sec = (time_t)(now_ns / 1000000000ULL),
+                             .tv_nsec = (long)(now_ns % 1000000000ULL)};
     return 0;
 }
 

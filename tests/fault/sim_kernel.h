@@ -103,6 +103,7 @@ struct sim {
     struct sim_mood mood;
     struct ru_random random;
     uint64_t now_ns;
+    uint64_t behind_ns; /* the clock that is read now */
     struct ru_backend *backend;
     bool in_world;
     int wake_fd;

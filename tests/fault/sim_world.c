@@ -38,6 +38,13 @@ uint64_t sim_now_ns(void)
     return sim.now_ns;
 }
 
+uint64_t sim_behind(uint64_t ns)
+{
+    uint64_t before_ns = sim.behind_ns;
+    sim.behind_ns = ns;
+    return before_ns;
+}
+
 void sim_pass(uint64_t ns)
 {
     sim.now_ns += ns;

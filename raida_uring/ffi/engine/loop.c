@@ -58,7 +58,8 @@ static void loop_event(struct ru_engine *engine, const struct ru_event *event)
     }
 }
 
-/* Take up to `budget` completions; whether that was all there were. */
+/* Take up to `budget` completions; whether that was all there were, those that overflowed the
+ * completion queue included. */
 static bool loop_reap(struct ru_engine *engine, uint32_t budget)
 {
     uint32_t left = budget;
@@ -66,15 +67,16 @@ static bool loop_reap(struct ru_engine *engine, uint32_t budget)
         uint32_t want = ru_number_min32(left, RU_EVENTS_BATCH);
         uint32_t count = engine->backend->ops->reap(engine->backend, engine->events, want);
         RU_CHECK(count <= want);
+        /* Asked before the events are looked at: what they start may fill the submission queue, and
+         * the submission then fetches what had overflowed, which is not seen yet. */
+        bool all = count < want && !engine->backend->ops->overflowed(engine->backend);
         for (uint32_t i = 0; i < count; i++)
             loop_event(engine, &engine->events[i]);
         left -= count;
-        if (count < want) {
-            /* Not before the failures that overflowed the completion queue have been seen. */
-            if (!engine->backend->ops->overflowed(engine->backend))
-                ru_datagram_count_answered(engine);
-            return true;
-        }
+        if (all) /* the failures of replies included */
+            ru_datagram_count_answered(engine);
+        if (count < want)
+            return all;
     }
     return false;
 }
@@ -103,7 +105,6 @@ static void loop_publish(struct ru_engine *engine)
     int64_t in_flight = (int64_t)ru_udp_in_flight(&engine->udp) + engine->unsettled;
     RU_CHECK(in_flight >= 0);
     counters->udp_in_flight = (uint64_t)in_flight;
-    counters->completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     if (engine->now_ns >= engine->second_ns) {
         counters->loop_cpu_ns = ru_clock_ns(CLOCK_THREAD_CPUTIME_ID);
         engine->second_ns = engine->now_ns + RU_SECOND_NS;
@@ -223,6 +224,7 @@ static int loop_lap(struct ru_engine *engine)
     ru_accept_arm(engine);
     ru_datagram_arm(engine);
     engine->counters.laps++;
+    engine->counters.completions_overflowed += engine->backend->ops->overflowed(engine->backend);
     loop_give_work(engine);
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
@@ -371,8 +373,7 @@ static int loop_end(struct ru_engine *engine)
     do {
         (void)engine->backend->ops->wait(engine->backend, 0, 0);
         ru_datagram_release(engine);
-        (void)loop_reap(engine, LOOP_BUDGET_NONE);
-    } while (engine->backend->ops->overflowed(engine->backend) && ru_now_ns() < end_ns);
+    } while (!loop_reap(engine, LOOP_BUDGET_NONE) && ru_now_ns() < end_ns);
     ru_accept_adopt(engine); /* to close them: those that came since the last lap */
     loop_abandon(engine);
     loop_publish(engine);
