@@ -1,5 +1,7 @@
 """Signals that a node must survive although their default is to end the process. Thread: main."""
 
+import atexit
+import os
 import signal
 from typing import Final
 
@@ -19,6 +21,21 @@ UNUSED: Final = frozenset(
 )
 
 
+_STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
 def hold_back() -> None:
-    """Block those in UNUSED, and what asks a node to reload or upgrade, until it has an inbox."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, UNUSED | {signal.SIGHUP, signal.SIGUSR2})
+    """Block those in UNUSED, and what asks a node to reload or upgrade, until it has an inbox.
+
+    As process 1, of a container, also what asks it to stop: the kernel would throw that away.
+    """
+    first = _STOPS if os.getpid() == 1 else frozenset()
+    signal.pthread_sigmask(signal.SIG_BLOCK, UNUSED | first | {signal.SIGHUP, signal.SIGUSR2})
+    atexit.register(_ignore_stops)  # first, so that it is called last
+
+
+def _ignore_stops() -> None:
+    """The process ends: one more request to stop must not make a failure of that. Not earlier:
+    until here a handler's thread may keep it, and then a signal is what ends it."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)

@@ -188,7 +188,7 @@ def tell_failure(reason: str) -> None:
         channel = int(json.loads(os.environ[ENVIRONMENT])["channel"])
         with socket.socket(fileno=os.dup(channel)) as duplicate:
             duplicate.send(_FAILED + reason.encode()[:_REASON_BYTES_MAX], socket.MSG_DONTWAIT)
-    except (KeyError, ValueError, TypeError, OverflowError, OSError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError, OSError):
         pass  # no predecessor waits
 
 
@@ -232,7 +232,7 @@ class Takeover:
             channel = socket.socket(fileno=int(handed["channel"]))  # last: tell_failure() needs it
             channel.set_inheritable(False)
             return cls(channel, sockets, owner, shared=shared)
-        except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
 
     def tell_receiving(self) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from raida_uring.errors import StartError, StoreError
 from raida_uring.node.server import Server
 from raida_uring.protocol import Status
 from raida_uring.store import Sizes, Store
+from tests.support.command_line import environment
 from tests.support.confine import (
     CAP_DAC_OVERRIDE,
     CAP_DAC_READ_SEARCH,
@@ -28,6 +30,7 @@ from tests.support.confine import (
     IO_URING_CALLS,
 )
 from tests.support.handlers import HANG, HOLD, NAP, gate
+from tests.support.needs import require_pid_namespace
 from tests.support.net import (
     ANSWER_TIMEOUT_S,
     DATAGRAM_BYTES_MAX,
@@ -46,6 +49,7 @@ from tests.support.net import (
 )
 from tests.support.node import (
     HANDLERS,
+    SERVE,
     STOP_TIMEOUT_S,
     Node,
     Table,
@@ -320,6 +324,41 @@ def test_second_signal_forces(tmp_path: Path) -> None:
             lambda: node.process.poll() is not None,
             ANSWER_TIMEOUT_S,
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_until_the_end_do_not_make_a_failure_of_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The interpreter takes a moment to leave after the node has."""
+    with daemon(tmp_path) as node:
+        insist(
+            lambda: node.signal(number), lambda: node.ended_within(0.06), STOP_TIMEOUT_S
+        )  # 60 ms: two within 50 ms count as one
+        assert node.process.returncode == 0, node.stderr()
+
+
+def test_process_1_is_told_to_stop_before_it_serves(tmp_path: Path) -> None:
+    """As by `podman stop` right after `podman run`: the kernel throws away a signal for process 1
+    that would end another process. Here it waits for its configuration."""
+    require_pid_namespace()
+    file = tmp_path / "node.toml"
+    os.mkfifo(file)
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", *SERVE, "--config", file],
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as started:
+        assert started.stderr is not None
+        with file.open("w") as config_file:  # once it reads
+            (node,) = psutil.Process(started.pid).children()
+            node.send_signal(signal.SIGTERM)
+            config_file.write(config_text({}))
+        try:
+            assert started.wait(STOP_TIMEOUT_S) == 0, started.stderr.read()
+        finally:
+            started.kill()
 
 
 @pytest.mark.any_backend

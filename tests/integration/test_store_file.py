@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ pytestmark = pytest.mark.any_backend
 
 COIN_AN = 21
 COIN: Coin = (2, 5)
+DATA_HEADS_BYTES = 8192  # LMDB's two, which tell where the newest state begins
 
 
 def tables(path: Path) -> Any:
@@ -163,6 +165,25 @@ def test_status_requests_do_not_end_a_node_without_its_file(
             assert result_of(socket_path, "status")
             eventually(lambda: http_ask(url, "/readyz").status == 503)
             assert ask(node.endpoint, ECHO_COMMAND)[0] == Status.SUCCESS
+        assert node.terminate() == 0, node.stderr()
+
+
+def test_a_node_whose_changes_meet_damage_is_not_ready(tmp_path: Path) -> None:
+    """The handler finds it, before there is anything to commit."""
+    path, port = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)}), free_port()
+    url = f"http://127.0.0.1:{port}/"
+    settings = tables(path) | {"http": {"enabled": True, "port": port}}
+    with started_daemon(tmp_path, **settings) as node:
+        node.await_ready()
+        with (path / "data.mdb").open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(DATA_HEADS_BYTES)
+            file.write(bytes(size - DATA_HEADS_BYTES))
+        assert pown(node) == Status.FILESYSTEM
+        assert http_ask(url, "/readyz").status == 503
+        for _ in range(5):  # nor after the node has looked by itself
+            time.sleep(0.3)
+            assert http_ask(url, "/readyz").status == 503
         assert node.terminate() == 0, node.stderr()
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from raida_uring.errors import StartError
-from raida_uring.node.upgrade import ENVIRONMENT, Takeover, _carry
+from raida_uring.node.upgrade import ENVIRONMENT, Takeover, _carry, tell_failure
 
 WHOLE = {"sockets": [["127.0.0.1", 50000, 7, 8]], "owner": -1, "shared": False}
 
@@ -35,6 +35,13 @@ def test_an_environment_that_no_predecessor_sets(
         with pytest.raises(StartError, match="not what a predecessor sets"):
             Takeover.from_environment()
         theirs.send(b"still open: by it the predecessor is told")
+
+
+def test_an_environment_nested_too_deeply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "[" * 100_000)
+    with pytest.raises(StartError, match="not what a predecessor sets"):
+        Takeover.from_environment()
+    tell_failure("nobody can be told")
 
 
 @pytest.mark.parametrize("words", [b"{", b"[1]", b'{"a": {}}', b'{"a": Infinity}', b"\xff"])
