@@ -39,6 +39,7 @@ from tests.support.node import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Table,
+    await_told,
     config_text,
     daemon,
     eventually,
@@ -185,13 +186,7 @@ def test_a_stop_has_the_time_of_its_drain(tmp_path: Path, monkeypatch: pytest.Mo
         client.sendall(request(UNTIL, str(held).encode()))
         eventually(lambda: result_of(path, "status")["in_flight"]["tcp"] == 1)
         result_of(path, "stop")
-        said: list[str] = []
-
-        def stops() -> bool:
-            said.extend(told(node.notify))
-            return any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in said)
-
-        eventually(stops)
+        said = await_told(node.notify, "EXTEND_TIMEOUT_USEC=")
         at = said.index("STOPPING=1")
         patience_s = int(said[-1].removeprefix("EXTEND_TIMEOUT_USEC=")) / 1e6
         assert patience_s == 77 + STOP_MARGIN_S
@@ -213,17 +208,11 @@ def test_a_reload_that_a_stop_overtakes_does_not_say_that_it_serves(tmp_path: Pa
         text = config.read_text()
         config.unlink()
         os.mkfifo(config)  # a file that takes its time
-        said: list[str] = []
-
-        def says(what: str) -> bool:
-            said.extend(told(node.notify))
-            return any(one.startswith(what) for one in said)
-
         reloading = threading.Thread(target=result_of, args=(path, "reload"))
         reloading.start()
-        eventually(lambda: says("RELOADING=1"))
+        said = await_told(node.notify, "RELOADING=1")
         node.signal(signal.SIGTERM)
-        eventually(lambda: says("EXTEND_TIMEOUT_USEC="))
+        said += await_told(node.notify, "EXTEND_TIMEOUT_USEC=")
         config.write_text(text)
         reloading.join(10 * PATIENCE)
         assert not reloading.is_alive()

@@ -31,12 +31,12 @@ from tests.support.net import PATIENCE, Endpoint, reset
 from tests.support.node import (
     SERVE,
     STOP_TIMEOUT_S,
+    await_told,
     config_text,
     eventually,
     free_port,
     running_node,
     started_daemon,
-    told,
 )
 from tests.support.store import MAP_BYTES, make_store, table_of
 from tests.support.wire import request
@@ -209,9 +209,7 @@ def test_a_port_of_an_outgoing_connection_is_waited_for(
         eventually(lambda: "by an outgoing connection" in node.stderr())
         line = next(line for line in node.stderr().splitlines() if "waiting up to 60 s" in line)
         assert "ip_local_reserved_ports" in line
-        said = told(node.notify)
-        assert any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in said), said
-        assert any(one.startswith("STATUS=waiting: cannot bind") for one in said), said
+        said = await_told(node.notify, "EXTEND_TIMEOUT_USEC=", "STATUS=waiting: cannot bind")
         assert "READY=1" not in said
         node.notify.setblocking(True)
         give_back()

@@ -24,7 +24,7 @@ from raida_uring.protocol import Status
 from raida_uring.store import Store
 from tests.support.coin_requests import default_an
 from tests.support.handlers import UNTIL
-from tests.support.node import eventually, free_port, told
+from tests.support.node import await_told, eventually, free_port, told
 from tests.support.store import MAP_BYTES, make_store, table_of, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
@@ -124,7 +124,7 @@ def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) ->
             says(node, "this node serves again")
             assert answers(node)
             eventually(lambda: serves_operators(tmp_path, web) == node.process.pid)
-            assert f"MAINPID={node.process.pid}" in told(node.notify)
+            await_told(node.notify, f"MAINPID={node.process.pid}")
         assert "was killed by Killed (9)" in node.stderr()
         node.signal(signal.SIGUSR2)  # and it can still be replaced
         says(node, "the predecessor is gone")
@@ -141,8 +141,7 @@ def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) ->
             told(node.notify)
             fail(node, "store")
             says(node, "the successor ended with status 1: this node serves again")
-            said = told(node.notify)
-            assert f"MAINPID={node.process.pid}" in said
+            said = await_told(node.notify, f"MAINPID={node.process.pid}")
             assert "STOPPING=1" not in said
         assert answers(node)
 

@@ -374,6 +374,18 @@ def told(notify: socket.socket) -> list[str]:
         return lines
 
 
+def await_told(notify: socket.socket, *beginnings: str) -> list[str]:
+    """Lines that have arrived since the last call, once one with each of `beginnings` is there."""
+    lines: list[str] = []
+
+    def complete() -> bool:
+        lines.extend(told(notify))
+        return all(any(line.startswith(one) for line in lines) for one in beginnings)
+
+    eventually(complete, what=lambda: lines)
+    return lines
+
+
 def _await_ready(notify: socket.socket, started: Daemon) -> None:
     """Wait for READY=1; an early exit or a long silence fails with the daemon's log."""
     process_fd = os.pidfd_open(started.process.pid)
