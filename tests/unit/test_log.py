@@ -405,7 +405,7 @@ def test_a_finalizer_may_log_at_any_step_of_forgetting_the_oldest_kind() -> None
 
     for number in range(300):  # more kinds than are remembered
         assert passes(f"here {number}")
-    for number in range(300, 360):
+    for number in range(300, 460):
         left[0] = number - 299
         sys.setprofile(step)
         try:
