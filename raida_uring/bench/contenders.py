@@ -216,7 +216,7 @@ def _wait_ready(contender: Contender, process: subprocess.Popen[bytes], director
             raise _ended(contender, process, directory)
         if time.monotonic() > deadline:
             raise ContenderError(f"{contender.name}: not ready in {START_TIMEOUT_S:.0f} s")
-        time.sleep(0.005)
+        time.sleep(0.005)  # between looks
 
 
 def _stop(contender: Contender, process: subprocess.Popen[bytes], directory: Path) -> None:
