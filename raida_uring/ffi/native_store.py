@@ -13,7 +13,7 @@ from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stub
 
 
 class _Lib(Protocol):
-    """The functions of store.h and survey.h that this module calls."""
+    """The functions of store.h and survey.h that this module calls, and constants of theirs."""
 
     RU_AN_SIZE: int
     RU_BODY_MAX: int
@@ -29,6 +29,7 @@ class _Lib(Protocol):
     RU_TABLES: int
 
     def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
+    def ru_store_seed(self, store: Any, seed: bytes, seed_bytes: int) -> None: ...
     def ru_store_close(self, store: Any) -> None: ...
     def ru_store_check(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
@@ -66,7 +67,7 @@ class _Lib(Protocol):
     def ru_view_set(
         self, view: Any, coins: bytes, count: int, stride: int, an_at: int, month: int, states: Any
     ) -> int: ...
-    def ru_view_page(self, view: Any, page: int, found: Any, state: Any) -> int: ...
+    def ru_view_page(self, view: Any, page: int, data: Any, state: Any) -> int: ...
     def ru_view_select(self, view: Any, page: int, selected: Any, state: Any) -> int: ...
     def ru_view_fill(self, view: Any, page: int, data: bytes) -> int: ...
     def ru_view_get(self, view: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
@@ -166,6 +167,11 @@ class Store:
         _stored(result, doing)
         self._made = out[0]
 
+    def seed(self, seed: bytes) -> None:
+        """Set what the records of pages that were never written are computed from. Thread: the one
+        that opens the store, before its views read coins."""
+        _lib.ru_store_seed(self._store, seed, len(seed))
+
     def close(self) -> None:
         """Close the store; every view must be closed before."""
         store, self._made = self._made, _ffi.NULL
@@ -207,7 +213,8 @@ class View:
     """One state of the store, from begin() to end() or commit(). Thread: the one that uses it.
 
     Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
-    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE, DEFAULT.
+    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE. Coins on a
+    page that was never written have the AN that follows from the store's seed.
     Everything raises StoreError when the store fails, RuntimeError on a view that has not begun or
     is not for that, and ValueError for more coins than COINS_MAX, or than there are bytes for.
     """
@@ -219,6 +226,7 @@ class View:
         self._found = _ffi.new("struct ru_bytes *")
         self._value = _ffi.new("struct ru_bytes *")
         self._selected = _ffi.new("uint8_t[]", SELECTED_SIZE)
+        self._page = _ffi.new("uint8_t[]", PAGE_SIZE)
         self._record = _ffi.new("uint8_t[]", RECORD_BYTES)
         self._record_bytes = _ffi.buffer(self._record)
 
@@ -308,13 +316,16 @@ class View:
         return bytes(self._state_bytes[:count])
 
     def page(self, page: int) -> tuple[bytes, int]:
-        """Return a page's bytes and EQUAL, or no bytes and UNREADABLE or DEFAULT."""
-        _stored(_lib.ru_view_page(self._view, page, self._found, self._states), "reading a page")
-        return self._taken(self._found), self._states[0]
+        """Return a page's bytes and EQUAL, or DEFAULT if it was never written; or no bytes and
+        UNREADABLE."""
+        _stored(_lib.ru_view_page(self._view, page, self._page, self._states), "reading a page")
+        state = self._states[0]
+        return b"" if state == UNREADABLE else bytes(_ffi.buffer(self._page)), state
 
     def select(self, page: int) -> tuple[Any, int, int]:
-        """Return the bytes that a page's leaf is the hash of (valid until the next call), the
-        number of its coins in circulation, and its state as in page()."""
+        """Return the bytes that a page's leaf is the hash of (valid until the next call, and only
+        if the state is EQUAL), the number of its coins in circulation, and its state as in page().
+        """
         count = _lib.ru_view_select(self._view, page, self._selected, self._states)
         return _ffi.buffer(self._selected), _stored(count, "reading a page"), self._states[0]
 

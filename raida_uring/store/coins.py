@@ -1,25 +1,22 @@
 """One thread's view of the store: reads, changes and commits coins and entries.
 
-A page that was never written is a default page: its ANs are computed from the store's secret seed,
-and its coins are not in circulation. Source: wire specification, section 8.
+A page that was never written is a default page: its ANs are computed from the store's secret seed
+(ffi/coins/defaults.c), and its coins are not in circulation. Source: wire specification, section 8.
 """
 
-import hmac
 import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import DEFAULT, DIFFERS, EQUAL, PAGE_RECORDS, PAGE_SIZE
+from raida_uring.ffi.native_store import EQUAL, PAGE_SIZE, UNREADABLE
 from raida_uring.log import events
-from raida_uring.store.layout import AN_BYTES, COIN, COIN_BYTES, page_of
+from raida_uring.store.layout import AN_BYTES, COIN, COIN_BYTES
 
 if TYPE_CHECKING:
     from raida_uring.store.store import Store
 
-_STATES_DEFAULT: Final = bytes((DEFAULT,))
-_STATES_DIFFERS: Final = bytes((DIFFERS,))
 _KEY_BYTES_MAX: Final = 511  # LMDB's
 
 
@@ -189,75 +186,32 @@ class Coins:
                 f"{type(denomination).__name__} and {type(serial_number).__name__}"
             ) from None
         record, state = self.view.record(coin)
-        if state == DEFAULT:
-            return self.store.default_an(denomination, serial_number)
         return record[:AN_BYTES] if state == EQUAL else None
 
     def match(self, coins: bytes, count: int, stride: int, an_at: int = COIN_BYTES) -> bytes:
         """Compare the AN `an_at` bytes after each coin's start with the stored one."""
-        states = self.view.match(coins, count, stride, an_at)
-        if DEFAULT not in states:
-            return states
-        found = bytearray(states)
-        for index in _positions(states):
-            start = index * stride
-            an = self._default_an(coins, start)
-            given = coins[start + an_at : start + an_at + AN_BYTES]
-            found[index] = EQUAL if hmac.compare_digest(an, given) else DIFFERS
-        return bytes(found)
+        return self.view.match(coins, count, stride, an_at)
 
     def gather(self, coins: bytes, count: int, stride: int = COIN_BYTES) -> tuple[bytes, bytes]:
         """Return the coins' records, 17 bytes each (zeros if unreadable), and the states."""
-        records, states = self.view.gather(coins, count, stride)
-        if DEFAULT not in states:
-            return records, states
-        size = native_store.RECORD_BYTES
-        whole, found = bytearray(records), bytearray(states)
-        for index in _positions(states):
-            whole[index * size : index * size + AN_BYTES] = self._default_an(coins, index * stride)
-            found[index] = EQUAL
-        return bytes(whole), bytes(found)
+        return self.view.gather(coins, count, stride)
 
     def exchange(
         self, coins: bytes, count: int, stride: int, an_at: int, new_at: int, month: int
     ) -> bytes:
         """In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at`."""
-        mark = self.view.mark()
-        states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        if DEFAULT not in states:
-            return states
-        # Writing a default page costs a thousand hashes, so a page is written only for a coin whose
-        # AN the client knows. No coin of the other default pages can change in this request.
-        right = bytearray(states)
-        for index in _positions(states):
-            start = index * stride
-            given = coins[start + an_at : start + an_at + AN_BYTES]
-            if not hmac.compare_digest(self._default_an(coins, start), given):
-                right[index] = DIFFERS
-        if DEFAULT in right:
-            self.view.undo(mark)
-            self._write_defaults(coins, bytes(right), stride)
-            states = self.view.exchange(coins, count, stride, an_at, new_at, month)
-        return states.replace(_STATES_DEFAULT, _STATES_DIFFERS)
+        return self.view.exchange(coins, count, stride, an_at, new_at, month)
 
     def set(
         self, coins: bytes, count: int, stride: int, month: int, an_at: int = COIN_BYTES
     ) -> bytes:
         """Store the AN at `an_at` for each coin; EQUAL where it was stored."""
-        mark = self.view.mark()
-        states = self.view.set(coins, count, stride, an_at, month)
-        if DEFAULT in states:
-            self.view.undo(mark)
-            self._write_defaults(coins, states, stride)
-            states = self.view.set(coins, count, stride, an_at, month)
-        return states
+        return self.view.set(coins, count, stride, an_at, month)
 
     def page(self, number: int) -> bytes | None:
         """Return the 17,408 bytes of a page, or None if it cannot be read."""
         data, state = self.view.page(number)
-        if state == DEFAULT:
-            return self.store.default_page(number)
-        return data if state == EQUAL else None
+        return None if state == UNREADABLE else data
 
     def remains(self, number: int) -> bytes | None:
         """How an imported file differs from a page: None if it does not, otherwise a letter and the
@@ -280,17 +234,6 @@ class Coins:
         self.view.put(native_store.TABLE_PAGES, key, b"")
         self.view.put(native_store.TABLE_CHANGED, key, b"")
         self._wrote = True
-
-    def _write_defaults(self, coins: bytes, states: bytes, stride: int) -> None:
-        """Write the pages of the coins that are DEFAULT in `states`."""
-        for index in _positions(states):
-            denomination, serial_number = _coin_at(coins, index * stride)
-            page = page_of(denomination, serial_number // PAGE_RECORDS)
-            if self.view.page(page)[1] == DEFAULT:
-                self.view.fill(page, self.store.default_page(page))
-
-    def _default_an(self, coins: bytes, start: int) -> bytes:
-        return self.store.default_an(*_coin_at(coins, start))
 
     # -- entries of the other tables ------------------------------------------------------------
 
@@ -335,15 +278,3 @@ class Coins:
         while (found := self.view.seek(table, key)) is not None:
             yield found
             key = found[0] + b"\0"  # the next possible key
-
-
-def _positions(states: bytes) -> Iterator[int]:
-    at = states.find(_STATES_DEFAULT)
-    while at >= 0:
-        yield at
-        at = states.find(_STATES_DEFAULT, at + 1)
-
-
-def _coin_at(coins: bytes, start: int) -> tuple[int, int]:
-    denomination, serial_number = COIN.unpack_from(coins, start)
-    return denomination, serial_number

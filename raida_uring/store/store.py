@@ -1,7 +1,6 @@
 """An open store: a directory with an LMDB environment in it, for one node at a time."""
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Final, Literal
 
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import DEN_PAGES, PAGE_RECORDS, STORE_PAGES
+from raida_uring.ffi.native_store import STORE_PAGES
 from raida_uring.log import events
 from raida_uring.store import files
 from raida_uring.store.coins import Coins
@@ -24,14 +23,12 @@ from raida_uring.store.layout import (
     RAIDA_KEY,
     SEED_KEY,
     UNFINISHED_KEY,
-    denomination_of,
 )
 
 # Entries of the table META.
 _PROBE_KEY: Final = b"probe"  # exists only while probe() tries whether the store can be written
 _PROBE_PAGES_MAX: Final = 200
 _PAGE_ON_DISK_BYTES: Final = 20 << 10  # bytes of LMDB pages that a page of coins occupies
-_RECORD_SUFFIXES: Final = tuple(b"%02x" % record for record in range(PAGE_RECORDS))
 
 
 Durability = Literal["commit", "interval"]
@@ -112,6 +109,7 @@ class Store:
             raise files.explained(path, error, writing=not read_only) from error
         try:
             self.seed, self.unfinished, self.raida_id = self._read_meta()
+            self._store.seed(self.seed)
             if self.unfinished is not None and not unfinished:
                 raise StoreError(
                     f"{path}: holds only a part of the coins: {self.unfinished} did not come to "
@@ -314,27 +312,6 @@ class Store:
             coins.commit()
         finally:
             coins.close()
-
-    # -- default pages ---------------------------------------------------------------------------
-
-    def default_an(self, denomination: int, serial_number: int) -> bytes:
-        """Return the AN of a coin whose page was never written, 16 bytes."""
-        page, record = divmod(serial_number, PAGE_RECORDS)
-        text = b"%s%02x%04x%02x" % (self.seed, denomination & 0xFFFFFFFF, page, record)
-        return hashlib.md5(text, usedforsecurity=False).digest()
-
-    def default_page(self, page: int) -> bytes:
-        """Return all bytes of a page that was never written."""
-        # A request of 55 bytes can cause this, so hash the prefix shared by all records only once.
-        denomination, number = denomination_of(page) & 0xFFFFFFFF, page % DEN_PAGES
-        text = b"%s%02x%04x" % (self.seed, denomination, number)
-        shared = hashlib.md5(text, usedforsecurity=False).copy
-        ans = []
-        for suffix in _RECORD_SUFFIXES:
-            one = shared()
-            one.update(suffix)
-            ans.append(one.digest())
-        return b"\0".join(ans) + b"\0"
 
 
 def reading(path: Path, *, unfinished: bool = False) -> AbstractContextManager[Store]:

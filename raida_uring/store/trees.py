@@ -15,7 +15,7 @@ from typing import Final
 
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import DEFAULT, DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
+from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, STORE_PAGES, UNREADABLE
 from raida_uring.log import events
 from raida_uring.store.coins import Coins
 from raida_uring.store.store import Store
@@ -89,7 +89,7 @@ def leaf_of(coins: Coins, page: int) -> tuple[bytes, int]:
     selected, count, state = coins.view.select(page)
     if state == UNREADABLE:
         return _NO_LEAF, 0
-    if state == DEFAULT or count == 0:
+    if count == 0:  # as on a page that was never written
         return _EMPTY_LEAF, 0
     return hashlib.sha256(selected).digest(), count
 

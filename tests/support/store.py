@@ -57,6 +57,8 @@ def make_recorded_store(path: Path) -> Path:
         for entry in STORE["short_pages"]:
             page = page_of(entry["den"], entry["page"])
             assert entry["size"] < PAGE_SIZE
-            coins.put_file(page, store.default_page(page)[: entry["size"]])
+            whole = coins.page(page)
+            assert whole is not None
+            coins.put_file(page, whole[: entry["size"]])
     store.close()
     return path

@@ -4,6 +4,7 @@ What must hold: a page that was never written reads as its default page and take
 coin of it really changes.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from raida_uring.errors import StoreError
 from raida_uring.store import DIFFERS, EQUAL, UNREADABLE, Store, month_now
+from tests.support.coin_requests import default_an
 from tests.support.command_line import run_script
 from tests.support.store import MAP_BYTES, SEED, coin_bytes, make_store
 
@@ -64,7 +66,7 @@ def test_wrong_guesses_write_no_page(tmp_path: Path) -> None:
 
 def test_one_right_guess_writes_its_page_alone(tmp_path: Path) -> None:
     store = opened(tmp_path / "store")
-    right = coin_bytes((0, 1024)) + store.default_an(0, 1024) + b"n" * 16
+    right = coin_bytes((0, 1024)) + default_an((0, 1024)) + b"n" * 16
     wrong = coin_bytes((0, 2048)) + bytes(32)
     nowhere = coin_bytes((9, 1)) + bytes(32)
     with store.write() as coins:
@@ -73,7 +75,7 @@ def test_one_right_guess_writes_its_page_alone(tmp_path: Path) -> None:
     assert store.sizes().written_pages == 1
     with store.read() as coins:
         assert coins.an(0, 1024) == b"n" * 16
-        assert coins.an(0, 1025) == store.default_an(0, 1025)
+        assert coins.an(0, 1025) == default_an((0, 1025))
     store.close()
 
 
@@ -207,10 +209,47 @@ def test_a_table_of_readers_that_is_no_file_is_named(
 
 
 def test_default_pages_hold_the_default_ans(tmp_path: Path) -> None:
-    """The default ANs are computed one by one elsewhere."""
+    """Before one of their coins changes, and after that."""
     store = opened(tmp_path / "store")
     for page in (0, 999, 8000, 14_999):
         denomination, first = page // 1000 - 8, page % 1000 * 1024
-        records = (store.default_an(denomination, first + at) + b"\0" for at in range(1024))
-        assert store.default_page(page) == b"".join(records)
+        default = [default_an((denomination, first + at)) + b"\0" for at in range(1024)]
+        changed = [*default[:7], b"n" * 16 + b"\5", *default[8:]]
+        with store.write() as coins:
+            assert coins.page(page) == b"".join(default)
+            coins.set(coin_bytes((denomination, first + 7)) + b"n" * 16, 1, COIN_AN, 5)
+            assert coins.page(page) == b"".join(changed)
+        with store.read() as coins:
+            assert coins.page(page) == b"".join(changed)
+    assert store.sizes().written_pages == 4
+    store.close()
+
+
+def test_a_coin_may_change_many_times_in_a_request(tmp_path: Path) -> None:
+    """Each time from the AN that the time before left, though its page was never written."""
+    store = opened(tmp_path / "store")
+    moved, wrong = (0, 5), (0, 6)
+    ans = [default_an(moved), *(bytes((at,)) * 16 for at in range(100))]
+    listed = b"".join(
+        coin_bytes(moved) + old + new + coin_bytes(wrong) + new + new
+        for old, new in itertools.pairwise(ans)
+    )
+    with store.write() as coins:
+        states = coins.exchange(listed, 200, COIN_AN_PAN, 5, COIN_AN, 9)
+        assert states == bytes((EQUAL, DIFFERS)) * 100
+        assert coins.an(*moved) == ans[-1]
+        assert coins.an(*wrong) == default_an(wrong)
+        coins.undo()
+        assert coins.an(*moved) == ans[0]
+    store.close()
+
+
+def test_setting_a_default_record_writes_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    coin = (3, 77)
+    with store.write() as coins:
+        own = coin_bytes(coin) + default_an(coin)
+        assert coins.set(own, 1, COIN_AN, 0) == bytes((EQUAL,))
+        assert coins.view.dirty() == []
+    assert store.sizes().written_pages == 0
     store.close()

@@ -16,6 +16,7 @@ from raida_uring.handlers.message import fault_of
 from raida_uring.protocol import Coin
 from raida_uring.store import Store
 from raida_uring.testing import HandlerClient
+from tests.support.coin_requests import default_an
 from tests.support.handlers import (
     BARE,
     BLOB,
@@ -59,7 +60,7 @@ def test_handlers_that_change_coins(tmp_path: Path) -> None:
     handlers = HandlerClient(MODULE, WRITE_MODULE, store=store)
     with pytest.raises(RuntimeError, match="on purpose"):
         handlers.send(*CHANGE_AND_RAISE, coin + b"t" * 16)
-    old = store.default_an(1, 10)
+    old = default_an((1, 10))
     assert handlers.send(1, 20, coin + old + b"n" * 16) == Reply(241)
     assert handlers.send(1, 10, coin + b"n" * 16) == Reply(241)
     assert handlers.send(1, 10, coin + old) == Reply(242)
@@ -187,7 +188,7 @@ def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     handlers = HandlerClient(MODULE, WRITE_MODULE, __name__, store=store)
     changed = coin_bytes((1, 10)) + b"t" * 16
-    old = store.default_an(1, 10)
+    old = default_an((1, 10))
     with pytest.raises(TypeError, match="status is 999"):
         handlers.send(5, 250, changed)
     assert store.an(1, 10) == old

@@ -363,6 +363,7 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
         return -ENOMEM;
     made->map_bytes = map_bytes;
     made->lock = -1;
+    ru_store_seed(made, NULL, 0);
     int rc = ru_storefile_claim(path, &made->file);
     if (rc == 0) {
         rc = store_open_env(made, path, flags);
@@ -378,6 +379,11 @@ int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct r
     }
     ru_store_close(made);
     return ru_store_result(rc);
+}
+
+void ru_store_seed(struct ru_store *store, const uint8_t *seed, uint64_t seed_bytes)
+{
+    ru_defaults_init(&store->defaults, seed, seed_bytes);
 }
 
 void ru_store_close(struct ru_store *store)

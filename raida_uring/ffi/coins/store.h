@@ -12,15 +12,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "coins/coin.h"
+#include "coins/defaults.h"
 #include "layout.h"
 
 /* cdef: begin */
-enum ru_store_constant {
-    RU_STORE_DEN_PAGES = 1000, /* pages of a denomination */
-    RU_STORE_PAGES = 15000,
-    RU_STORE_SELECTED = 16384, /* bytes that a page's leaf is the hash of */
-};
-
 enum ru_store_flag {
     RU_STORE_CREATE = 1,    /* without it the file must exist */
     RU_STORE_READ_ONLY = 2, /* no writing views */
@@ -52,7 +48,7 @@ enum ru_coin_state {
     RU_COIN_DIFFERS = 0,
     RU_COIN_EQUAL = 1,
     RU_COIN_UNREADABLE = 2, /* no such denomination or number, or its page cannot be read */
-    RU_COIN_DEFAULT = 3,    /* on a page that was never written: the caller computes its AN */
+    RU_COIN_DEFAULT = 3,    /* of a page: never written, so that its records are computed */
 };
 
 struct ru_store;
@@ -65,6 +61,9 @@ struct ru_bytes {
 
 /* Thread: any. path: an existing directory. map_bytes: most the store may grow to. */
 int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store);
+/* Thread: control, before a view reads coins. Set what the records of pages that were never written
+ * are computed from (defaults.h); until then the seed is empty. */
+void ru_store_seed(struct ru_store *store, const uint8_t *seed, uint64_t seed_bytes);
 /* Thread: any, once every view is closed. */
 void ru_store_close(struct ru_store *store);
 /* Thread: any. Check that the files exist, are complete and still have their names: 0, or
@@ -107,17 +106,18 @@ int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, ui
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states);
 /* In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at` and `month`.
- * Returns how many were; does not change DEFAULT coins. */
+ * Returns how many were. */
 int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                      uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states);
 /* Store the AN at `an_at` and `month` for every coin; states[i] is EQUAL where it was stored. */
 int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                 uint32_t an_at, uint32_t month, uint8_t *states);
 
-/* The page's bytes; size 0 and state UNREADABLE or DEFAULT if it has none. */
-int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state);
-/* Copy the RU_STORE_SELECTED bytes that the page's leaf is the hash of. Returns the number of coins
- * in circulation; `state` as in ru_view_page(). */
+/* Copy the RU_PAGE_SIZE bytes of a page, none if `state` is UNREADABLE; otherwise it is EQUAL or
+ * DEFAULT. */
+int ru_view_page(struct ru_view *view, uint32_t page, uint8_t *bytes, uint8_t *state);
+/* Copy the RU_STORE_SELECTED bytes that the page's leaf is the hash of, none unless `state` is
+ * EQUAL. Returns the number of coins in circulation; `state` as in ru_view_page(). */
 int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state);
 /* Replace all RU_PAGE_SIZE bytes of a page. Part of the next commit; cannot be undone. */
 int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes);
@@ -135,9 +135,6 @@ int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint3
 int64_t ru_view_count(struct ru_view *view, uint32_t table);
 /* cdef: end */
 
-_Static_assert(RU_STORE_PAGES == RU_DENOMINATIONS_COUNT * RU_STORE_DEN_PAGES, "pages");
-_Static_assert(RU_STORE_SELECTED == RU_PAGE_RECORDS_COUNT * RU_AN_SIZE, "selected");
-
 struct ru_store {
     MDB_env *env;
     pid_t number; /* process id that LMDB knows this process by */
@@ -145,6 +142,7 @@ struct ru_store {
     struct ru_storefile *file;
     MDB_dbi tables[RU_TABLES];
     uint64_t map_bytes;
+    struct ru_defaults defaults; /* read by every view */
 };
 
 /* A result of LMDB, whose errnos are positive, as one of ours. */

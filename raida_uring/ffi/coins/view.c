@@ -17,6 +17,7 @@
 #include "number.h"
 
 #define VIEW_LOOKS 1000
+#define VIEW_LOT_COINS 32 /* looked up together: a multiple of what defaults.c computes at once */
 
 /* Where a page was found; valid while `snapshot` equals the view's. */
 struct view_place {
@@ -255,19 +256,33 @@ static int view_page(struct ru_view *view, uint32_t page, const uint8_t **at, ui
     return 0;
 }
 
-/* The writable copy of a page, which must be readable. */
-static uint8_t *view_copy(struct ru_view *view, uint32_t page, const uint8_t *bytes)
+/* Make room for the copy of a page that has none. */
+static uint8_t *view_add_copy(struct ru_view *view, uint32_t page)
 {
-    RU_CHECK(view->writing);
-    if (!view->copies[page]) {
-        uint8_t *copy = malloc(RU_PAGE_SIZE);
-        if (!copy)
-            return NULL;
-        memcpy(copy, bytes, RU_PAGE_SIZE);
-        view->copies[page] = copy;
-        view->dirty[view->dirty_count++] = (uint16_t)page;
-    }
-    return view->copies[page];
+    RU_CHECK(view->writing && !view->copies[page]);
+    uint8_t *copy = malloc(RU_PAGE_SIZE);
+    if (!copy)
+        return NULL;
+    view->copies[page] = copy;
+    view->dirty[view->dirty_count++] = (uint16_t)page;
+    return copy;
+}
+
+/* The writable copy of a page that was found and is readable. Only for a coin that changes: a
+ * default page costs a thousand hashes and 17 KB, which a wrong AN must not cause. */
+static uint8_t *view_copy(struct ru_view *view, uint32_t page)
+{
+    const struct view_place *place = &view->places[page];
+    uint8_t *copy = view->copies[page];
+    if (copy)
+        return copy;
+    RU_CHECK(place->snapshot == view->snapshot && place->state != RU_COIN_UNREADABLE);
+    copy = view_add_copy(view, page);
+    if (copy && place->state == RU_COIN_DEFAULT)
+        ru_defaults_page(&view->store->defaults, page, copy);
+    else if (copy)
+        memcpy(copy, place->at, RU_PAGE_SIZE);
+    return copy;
 }
 
 static bool view_undo_room(struct ru_view *view)
@@ -298,15 +313,18 @@ void ru_view_undo(struct ru_view *view, uint32_t mark)
     }
 }
 
-int ru_view_page(struct ru_view *view, uint32_t page, struct ru_bytes *bytes, uint8_t *state)
+int ru_view_page(struct ru_view *view, uint32_t page, uint8_t *bytes, uint8_t *state)
 {
     if (view_refuses(view, false))
         return RU_STORE_MISUSED;
-    *bytes = (struct ru_bytes){0};
+    const uint8_t *found = NULL;
     if (page >= RU_STORE_PAGES)
         return -EINVAL;
-    int rc = view_page(view, page, &bytes->at, state);
-    bytes->size = bytes->at ? RU_PAGE_SIZE : 0;
+    int rc = view_page(view, page, &found, state);
+    if (rc == 0 && found)
+        memcpy(bytes, found, RU_PAGE_SIZE);
+    else if (rc == 0 && *state == RU_COIN_DEFAULT)
+        ru_defaults_page(&view->store->defaults, page, bytes);
     return rc;
 }
 
@@ -339,7 +357,7 @@ int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes)
         return RU_STORE_MISUSED;
     if (page >= RU_STORE_PAGES)
         return -EINVAL;
-    uint8_t *copy = view_copy(view, page, bytes);
+    uint8_t *copy = view->copies[page] ? view->copies[page] : view_add_copy(view, page);
     if (!copy)
         return -ENOMEM;
     memcpy(copy, bytes, RU_PAGE_SIZE);
@@ -348,49 +366,45 @@ int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes)
 
 /* ---- coins ---- */
 
-struct view_coin {
-    uint32_t page;
-    uint32_t record;
+/* Where a coin's record is in its page. */
+static size_t record_at(uint32_t number)
+{
+    return (size_t)(number % RU_PAGE_RECORDS_COUNT) * RU_PAGE_RECORD_SIZE;
+}
+
+/* Coins looked up together, so that default records are computed several at once. */
+struct view_lot {
+    uint32_t numbers[VIEW_LOT_COINS];
+    const uint8_t *records[VIEW_LOT_COINS]; /* NULL: unreadable */
+    uint8_t defaults[VIEW_LOT_COINS][RU_PAGE_RECORD_SIZE];
 };
 
-/* False for a coin that no store can have. */
-static bool coin_locate(const uint8_t *coin, struct view_coin *place)
+/* Look up the first VIEW_LOT_COINS of `count` coins. */
+static int lot_find(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                    struct view_lot *lot)
 {
-    const uint8_t *serial = coin + RU_COIN_SERIAL_AT;
-    uint32_t sn = (uint32_t)serial[0] << 24 | (uint32_t)serial[1] << 16 | (uint32_t)serial[2] << 8 |
-                  serial[3];
-    int den = (int8_t)coin[RU_COIN_DENOMINATION_AT] - RU_DENOMINATION_MIN;
-    if (den < 0 || den >= RU_DENOMINATIONS_COUNT ||
-        sn >= RU_STORE_DEN_PAGES * RU_PAGE_RECORDS_COUNT)
-        return false;
-    place->page = (uint32_t)den * RU_STORE_DEN_PAGES + sn / RU_PAGE_RECORDS_COUNT;
-    place->record = sn % RU_PAGE_RECORDS_COUNT;
-    return true;
-}
-
-/* The coin's record, or NULL with the reason in `state`. */
-static int coin_find(struct ru_view *view, const uint8_t *coin, struct view_coin *place,
-                     const uint8_t **record, uint8_t *state)
-{
-    *record = NULL;
-    *state = RU_COIN_UNREADABLE;
-    if (!coin_locate(coin, place))
-        return 0;
-    const uint8_t *page = NULL;
-    int rc = view_page(view, place->page, &page, state);
-    if (rc == 0 && page)
-        *record = page + (size_t)place->record * RU_PAGE_RECORD_SIZE;
-    return rc;
-}
-
-/* Constant time, whatever differs. */
-static bool an_equal(const uint8_t *one, const uint8_t *other)
-{
-    uint64_t a[2];
-    uint64_t b[2];
-    memcpy(a, one, sizeof(a));
-    memcpy(b, other, sizeof(b));
-    return ((a[0] ^ b[0]) | (a[1] ^ b[1])) == 0;
+    uint32_t computed[VIEW_LOT_COINS];
+    uint32_t computed_count = 0;
+    for (uint32_t i = 0; i < count && i < VIEW_LOT_COINS; i++, coins += stride) {
+        const uint8_t *page = NULL;
+        uint8_t state = RU_COIN_UNREADABLE;
+        uint32_t number = ru_coin_number(coins);
+        lot->numbers[i] = number;
+        lot->records[i] = NULL;
+        if (number == RU_NONE)
+            continue;
+        int rc = view_page(view, number / RU_PAGE_RECORDS_COUNT, &page, &state);
+        if (rc != 0)
+            return rc;
+        if (page) {
+            lot->records[i] = page + record_at(number);
+        } else if (state == RU_COIN_DEFAULT) {
+            lot->records[i] = lot->defaults[computed_count];
+            computed[computed_count++] = number;
+        }
+    }
+    ru_defaults_records(&view->store->defaults, computed, computed_count, lot->defaults[0]);
+    return 0;
 }
 
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
@@ -399,16 +413,18 @@ int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, ui
     if (view_refuses(view, false))
         return RU_STORE_MISUSED;
     int equal = 0;
+    struct view_lot lot;
     for (uint32_t i = 0; i < count; i++, coins += stride) {
-        struct view_coin place;
-        const uint8_t *record;
-        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        uint32_t at = i % VIEW_LOT_COINS;
+        int rc = at == 0 ? lot_find(view, coins, count - i, stride, &lot) : 0;
         if (rc != 0)
             return rc;
-        if (!record)
+        states[i] = RU_COIN_UNREADABLE;
+        if (!lot.records[at])
             continue;
-        states[i] = an_equal(record, coins + an_at) ? RU_COIN_EQUAL : RU_COIN_DIFFERS;
-        equal += states[i] == RU_COIN_EQUAL;
+        bool same = ru_coin_an_equal(lot.records[at], coins + an_at);
+        states[i] = same ? RU_COIN_EQUAL : RU_COIN_DIFFERS;
+        equal += same;
     }
     return equal;
 }
@@ -419,12 +435,14 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
     if (view_refuses(view, false))
         return RU_STORE_MISUSED;
     int found = 0;
+    struct view_lot lot;
     for (uint32_t i = 0; i < count; i++, coins += stride, records += RU_PAGE_RECORD_SIZE) {
-        struct view_coin place;
-        const uint8_t *record;
-        int rc = coin_find(view, coins, &place, &record, &states[i]);
+        uint32_t at = i % VIEW_LOT_COINS;
+        int rc = at == 0 ? lot_find(view, coins, count - i, stride, &lot) : 0;
         if (rc != 0)
             return rc;
+        const uint8_t *record = lot.records[at];
+        states[i] = record ? RU_COIN_EQUAL : RU_COIN_UNREADABLE;
         if (record)
             memcpy(records, record, RU_PAGE_RECORD_SIZE);
         else
@@ -435,20 +453,20 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
 }
 
 /* Replace the AN of a coin whose record was found. */
-static int coin_store(struct ru_view *view, const struct view_coin *place, const uint8_t *record,
+static int coin_store(struct ru_view *view, uint32_t number, const uint8_t *record,
                       const uint8_t *an, uint32_t month)
 {
     /* Unchanged: write nothing, or the owner of one coin could cause any number of disk writes. */
-    if (record[RU_AN_SIZE] == (uint8_t)month && an_equal(record, an))
+    if (record[RU_AN_SIZE] == (uint8_t)month && ru_coin_an_equal(record, an))
         return 0;
-    uint8_t *page =
-        view_copy(view, place->page, record - (size_t)place->record * RU_PAGE_RECORD_SIZE);
-    if (!page || !view_undo_room(view))
+    uint32_t page = number / RU_PAGE_RECORDS_COUNT;
+    uint8_t *copy = view_copy(view, page);
+    if (!copy || !view_undo_room(view))
         return -ENOMEM;
-    uint8_t *out = page + (size_t)place->record * RU_PAGE_RECORD_SIZE;
+    uint8_t *out = copy + record_at(number);
     struct view_undo *undo = &view->undo[view->undo_count++];
-    undo->page = (uint16_t)place->page;
-    undo->record = (uint16_t)place->record;
+    undo->page = (uint16_t)page;
+    undo->record = (uint16_t)(number % RU_PAGE_RECORDS_COUNT);
     memcpy(undo->old, out, RU_PAGE_RECORD_SIZE);
     memcpy(out, an, RU_AN_SIZE);
     out[RU_AN_SIZE] = (uint8_t)month;
@@ -463,18 +481,28 @@ static int view_change(struct ru_view *view, const uint8_t *coins, uint32_t coun
     if (view_refuses(view, true))
         return RU_STORE_MISUSED;
     int changed = 0;
+    struct view_lot lot;
     for (uint32_t i = 0; i < count; i++, coins += stride) {
-        struct view_coin place;
-        const uint8_t *record;
-        int rc = coin_find(view, coins, &place, &record, &states[i]);
-        if (rc == 0 && record && an_at != RU_NONE && !an_equal(record, coins + an_at)) {
-            states[i] = RU_COIN_DIFFERS;
-        } else if (rc == 0 && record) {
-            rc = coin_store(view, &place, record, coins + new_at, month);
-            changed++;
-        }
+        uint32_t at = i % VIEW_LOT_COINS;
+        int rc = at == 0 ? lot_find(view, coins, count - i, stride, &lot) : 0;
         if (rc != 0)
             return rc;
+        states[i] = RU_COIN_UNREADABLE;
+        const uint8_t *record = lot.records[at];
+        if (!record)
+            continue;
+        /* A coin before it may have made the page's copy after this one was looked up. */
+        const uint8_t *copy = view->copies[lot.numbers[at] / RU_PAGE_RECORDS_COUNT];
+        if (copy)
+            record = copy + record_at(lot.numbers[at]);
+        states[i] = RU_COIN_DIFFERS;
+        if (an_at != RU_NONE && !ru_coin_an_equal(record, coins + an_at))
+            continue;
+        rc = coin_store(view, lot.numbers[at], record, coins + new_at, month);
+        if (rc != 0)
+            return rc;
+        states[i] = RU_COIN_EQUAL;
+        changed++;
     }
     return changed;
 }
