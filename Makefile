@@ -187,7 +187,7 @@ SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg sets
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
 SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
-             probe.o probe_trials.o store.o storefile.o survey.o view.o),$(NATIVE_LIB))
+             probe.o probe_trials.o store.o storefile.o storelock.o survey.o view.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup

@@ -5,8 +5,9 @@ A page that was never written is a default page: its ANs are computed from the s
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
 
 from raida_uring.errors import StoreError
 from raida_uring.ffi import native_store
@@ -14,10 +15,21 @@ from raida_uring.ffi.native_store import EQUAL, PAGE_SIZE, UNREADABLE
 from raida_uring.log import events
 from raida_uring.store.layout import AN_BYTES, COIN, COIN_BYTES
 
-if TYPE_CHECKING:
-    from raida_uring.store.store import Store
-
 _KEY_BYTES_MAX: Final = 511  # LMDB's
+
+
+class Stored(Protocol):
+    """What a view tells the store that it belongs to."""
+
+    path: Path
+    fault: StoreError | None
+    on_commit: Callable[[Sequence[int]], None] | None
+
+    def note_written(self, pages: int) -> None:
+        """A commit of `pages` pages of coins succeeded."""
+
+    def note_unwritten(self, error: StoreError, pages: int = 0, *, commits: int = 1) -> None:
+        """`commits` commits failed, of up to `pages` pages of coins."""
 
 
 class _Lent:
@@ -45,7 +57,7 @@ class Coins:
     view sees its own changes. Raises StoreError when the store fails.
     """
 
-    def __init__(self, store: "Store", view: native_store.View, *, writing: bool) -> None:
+    def __init__(self, store: Stored, view: native_store.View, *, writing: bool) -> None:
         self.store = store
         self.view = view
         self._kept: dict[tuple[int, bytes], bytes | None] = {}

@@ -14,9 +14,8 @@ from weakref import WeakKeyDictionary
 
 from raida_uring.errors import RaidaError
 from raida_uring.ffi.native_store import TABLE_TICKETS
-from raida_uring.store.coins import Coins
+from raida_uring.store.coins import Coins, Stored
 from raida_uring.store.layout import COIN_BYTES, DENOMINATION_BYTES, SERIALS
-from raida_uring.store.store import Store
 
 TICKETS_MAX: Final = 512  # unexpired at once
 LIFETIME_S: Final = 300
@@ -70,7 +69,7 @@ class _Room:
     none_before: int = 0
 
 
-_rooms: WeakKeyDictionary[Store, _Room] = WeakKeyDictionary()
+_rooms: WeakKeyDictionary[Stored, _Room] = WeakKeyDictionary()
 
 
 def _make_room(coins: Coins, room: _Room, now: int) -> None:

@@ -20,12 +20,12 @@
 #include <unistd.h>
 
 #include "coins/storefile.h"
+#include "coins/storelock.h"
 #include "coins/survey.h"
 
 #define STORE_READERS 256
 #define STORE_MODE 0600
 #define STORE_BLOCK 4096       /* smallest allocation unit of a file system */
-#define STORE_LOCK_BYTES 20480 /* size of lock.mdb with STORE_READERS readers, rounded up */
 #define STORE_NUMBERS_TRIED 64 /* process ids tried to find one unused in other PID namespaces */
 #define STORE_CHILD_STACK 65536
 
@@ -101,73 +101,6 @@ static int store_open_tables(struct ru_store *store, bool create)
     return rc;
 }
 
-/* Open lock.mdb, creating it if needed with the owner and mode of data.mdb: otherwise a first use
- * by root would lock the store's owner out. No link is followed: the store's owner could have made
- * one that lets root write elsewhere. */
-static int store_open_lock(int directory)
-{
-    struct stat data;
-    int lock = openat(directory, "lock.mdb", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, STORE_MODE);
-    if (lock < 0)
-        return errno == EEXIST ? openat(directory, "lock.mdb", O_RDWR | O_NOFOLLOW | O_CLOEXEC)
-                               : -1;
-    if (fstatat(directory, "data.mdb", &data, 0) == 0) {
-        (void)!fchown(lock, data.st_uid, data.st_gid); /* fails unless root, which alone needs it */
-        (void)fchmod(lock, data.st_mode & 0666);
-    }
-    return lock;
-}
-
-/* True if no process has the store open: each one that has it open holds a lock on lock.mdb.
- * Querying a lock needs no write permission. */
-static bool store_is_unused(int directory)
-{
-    int lock = openat(directory, "lock.mdb", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (lock < 0)
-        return errno == ENOENT;
-    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    bool unused = fcntl(lock, F_GETLK, &held) == 0 && held.l_type == F_UNLCK;
-    close(lock);
-    return unused;
-}
-
-static bool store_number_taken(int lock, pid_t number)
-{
-    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
-    return fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
-}
-
-/* Allocate lock.mdb's blocks: LMDB writes it through a mapping, which on a full disk would be a
- * SIGBUS. number_taken: LMDB knows a process of another PID namespace by our process id. */
-static int store_reserve_lock(const char *path, pid_t number, unsigned int *flags,
-                              bool *number_taken)
-{
-    *number_taken = false;
-    int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return errno;
-    int lock = store_open_lock(directory);
-    int rc = 0;
-    if (lock < 0) { /* mdb_env_open() reports the error if it needs the file */
-        bool denied = errno == EACCES || errno == EPERM;
-        rc = errno == ELOOP ? ELOOP : 0;
-        if (denied && *flags & MDB_RDONLY && store_is_unused(directory))
-            *flags |= MDB_NOLOCK;
-    } else {
-        rc = fallocate(lock, 0, 0, STORE_LOCK_BYTES) == 0 ? 0 : errno;
-        *number_taken = store_number_taken(lock, number);
-        close(lock); /* drops all locks of this process on the file: it has none yet */
-    }
-    close(directory);
-    return rc == ENOSPC || rc == EDQUOT || rc == ELOOP ? rc : 0;
-}
-
-int ru_store_reserve_lock(const char *path, unsigned int *flags)
-{
-    bool taken;
-    return store_reserve_lock(path, getpid(), flags, &taken);
-}
-
 /* Call `work` under another process id. As in posix_spawn(), a child runs in our memory and with
  * our descriptors while this thread waits; only its process id is needed. */
 static int store_call_as_other(int (*work)(void *), void *argument)
@@ -210,7 +143,7 @@ static int store_create_env(void *argument)
 static int store_close_unshared(void *argument)
 {
     struct ru_store *store = argument;
-    if (store_number_taken(store->lock, getpid()))
+    if (ru_storelock_taken(store->lock, getpid()))
         return 0;
     mdb_env_close(store->env);
     store->env = NULL;
@@ -250,7 +183,7 @@ static int store_make_env(struct ru_store *store, const char *path, unsigned int
 {
     bool taken;
     struct store_creation creation = {.number = getpid()};
-    int rc = store_reserve_lock(path, creation.number, flags, &taken);
+    int rc = ru_storelock_reserve(path, creation.number, flags, &taken);
     if (rc == 0)
         rc = mdb_env_create(&creation.env);
     for (uint32_t tries = 0; rc == 0 && taken && tries < STORE_NUMBERS_TRIED; tries++) {
@@ -260,7 +193,7 @@ static int store_make_env(struct ru_store *store, const char *path, unsigned int
         if (rc == 0)
             rc = creation.rc;
         if (rc == 0)
-            rc = store_reserve_lock(path, creation.number, flags, &taken);
+            rc = ru_storelock_reserve(path, creation.number, flags, &taken);
     }
     store->env = creation.env;
     store->number = creation.number;

@@ -153,9 +153,5 @@ static inline int ru_store_result(int rc)
 
 /* Commit and free `txn`. A failed write returns its cause, such as ENOSPC, as a positive errno. */
 int ru_store_commit(MDB_env *env, MDB_txn *txn);
-/* Thread: any. Call before mdb_env_open(), with its flags: creates lock.mdb if needed, owned by the
- * store's owner. If this user may only read the store and no process has it open, it is read
- * without lock.mdb: flags gets MDB_NOLOCK. Returns 0 or a positive errno, as LMDB does. */
-int ru_store_reserve_lock(const char *path, unsigned int *flags);
 
 #endif

@@ -11,18 +11,20 @@
 #include <fcntl.h>
 #include <lmdb.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "coins/store.h"
+#include "coins/storelock.h"
 
 #define SURVEY_FREE_LIST 0 /* LMDB's table of free pages */
 #define SURVEY_LMDB 200    /* exit status of the child for LMDB's first code; below: an errno */
 #define SURVEY_TRIES 64
-#define SURVEY_STRIDE 4096 /* at least one byte of every page */
+#define SURVEY_TABLES_MAX 16 /* more than any store has */
+#define SURVEY_STRIDE 4096   /* at least one byte of every page */
 
 static const int survey_fatal[] = {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL};
 
@@ -69,11 +71,12 @@ static int survey_all(const char *path)
     MDB_txn *txn;
     MDB_dbi names;
     unsigned int flags = MDB_RDONLY;
+    bool number_taken;
     if (mdb_env_create(&env) != 0)
         return ENOMEM;
-    int rc = mdb_env_set_maxdbs(env, RU_TABLES);
+    int rc = mdb_env_set_maxdbs(env, SURVEY_TABLES_MAX);
     if (rc == 0)
-        rc = ru_store_reserve_lock(path, &flags);
+        rc = ru_storelock_reserve(path, getpid(), &flags, &number_taken);
     if (rc == 0)
         rc = mdb_env_open(env, path, flags, 0);
     if (rc == 0)
