@@ -7,7 +7,7 @@ what is sent meanwhile becomes one batch.
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.handlers import Node, Reply, Request, command
-from tests.support.handlers import GROUP, gate
+from tests.support.handlers import GROUP, blob_bytes, gate
 
 HOLD_WRITE = (GROUP, 220)
 CHANGE_AND_RAISE = (GROUP, 221)
@@ -23,6 +23,7 @@ PUT_WHILE_READING = (GROUP, 230)
 MISCOUNT = (GROUP, 231)
 NEST = (GROUP, 232)
 SLOW_NEST = (GROUP, 233)
+CHANGE_AND_ANSWER = (GROUP, 234)
 
 MODULES = {"modules": ["tests.support.handlers", "tests.support.write_handlers"]}
 
@@ -155,3 +156,12 @@ def slow_nest(request: Request, node: Node) -> Reply:
     """Begins a transaction within its own."""
     with node.write(), node.write():
         return Reply()
+
+
+@command(group=GROUP, code=CHANGE_AND_ANSWER[1], mode="write", public=False)
+def change_and_answer(request: Request, node: Node) -> Reply:
+    """Changes a coin, then, once the gate is open, answers with as many bytes as the payload's last
+    four say."""
+    _change(request, node)
+    gate.pass_through()
+    return Reply(payload=blob_bytes(int.from_bytes(request.payload[-4:])))
