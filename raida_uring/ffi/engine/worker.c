@@ -270,9 +270,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
 /* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
 static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 {
-    RU_CHECK(worker->since_ns != 0 && now_ns >= worker->since_ns);
+    RU_CHECK(worker->since_ns != 0);
     uint64_t *busy_ns = &worker->mailbox->busy_ns;
-    __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
+    uint64_t spent_ns = ru_clock_between(worker->since_ns, now_ns);
+    __atomic_store_n(busy_ns, *busy_ns + spent_ns, __ATOMIC_RELAXED);
     worker->since_ns = now_ns;
 }
 
@@ -521,7 +522,7 @@ uint32_t ru_worker_resumed(struct ru_worker *worker)
 {
     if (worker->taken_ns != 0) {
         uint64_t *wait_ns = &worker->mailbox->counters.worker_lock_wait_ns;
-        uint64_t spent_ns = ru_now_ns() - worker->taken_ns;
+        uint64_t spent_ns = ru_clock_between(worker->taken_ns, ru_now_ns());
         __atomic_store_n(wait_ns, *wait_ns + spent_ns, __ATOMIC_RELAXED);
         worker->taken_ns = 0;
     }
