@@ -45,7 +45,8 @@ class HandlerClient:
 
         node: passed to the handlers; default: one with the embedded configuration and all counters
         zero. store: `node.coins` is a view of it, a new one for each request; the changes of a
-        handler of mode "write" are committed once it returns a valid reply. There are no trees.
+        handler of mode "write" are committed once it returns a reply that a node sends as it is.
+        There are no trees.
         Raises ConfigError as a node's start does, ArgumentError for arguments of other types or if
         both node and store are given.
         """
