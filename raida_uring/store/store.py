@@ -217,12 +217,6 @@ class Store:
             self._fault_pages = max(self._fault_pages, pages)
             self.write_fault = str(error).partition(": ")[2] or str(error)
 
-    def note_failed(self, error: StoreError) -> None:
-        """Record that a change met `error` before its commit, unless that is of a handler's making.
-        Thread: any."""
-        if error.number:
-            self.note_unwritten(error, commits=0)
-
     def look(self) -> None:
         """Find out, without a request, that the file was removed or can be written again. The
         latter waits for the disk. Thread: any."""
@@ -319,7 +313,8 @@ class Store:
             coins.keep()
             coins.commit()
         except StoreError as error:
-            self.note_failed(error)
+            if error.number:  # not of a handler's making
+                self.note_unwritten(error, commits=0)
             raise
         finally:
             coins.close()

@@ -372,8 +372,8 @@ class Worker:
                     coins.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
                 coins.undo()
-                if isinstance(error, StoreError):
-                    coins.store.note_failed(error)
+                if isinstance(error, StoreError) and error.number:  # not of the handler's making
+                    coins.store.note_unwritten(error, commits=0)
                 reply = self._fault_reply(request, error)
             replies.append(reply)
         return replies
