@@ -14,7 +14,7 @@ def main() -> int:
     to reload waits until the node can hear it.
     """
     if sys.argv[1:2] == ["serve"]:
-        signals.hold_back()
+        signals.protect_start_and_end()
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # otherwise SIGINT was ignored at the start
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,7 +21,7 @@ from raida_uring.client.question import TRANSPORTS
 from raida_uring.errors import ArgumentError
 from raida_uring.handlers import Command, Mode, Node, Reply, Request
 from raida_uring.handlers.declaration import ECHO_NUMBER
-from raida_uring.handlers.message import fault_of, payload_room, size_fault
+from raida_uring.handlers.message import fault_of, is_sent, size_fault
 from raida_uring.protocol import Status, arguments, layout, sealing
 from raida_uring.protocol.calls import Call
 from raida_uring.store import Store
@@ -33,6 +33,10 @@ _FAMILY: Final = struct.Struct("=H")  # as the kernel writes it
 _NO_COUNTERS: Final[Mapping[str, int]] = dict.fromkeys(("echoes", "udp_received"), 0)
 
 
+class _NotSentError(Exception):
+    """A reply over UDP is longer than `[limits] udp_reply_factor_max` allows."""
+
+
 class HandlerClient:
     """Runs handlers without a node. Thread: one."""
 
@@ -41,7 +45,8 @@ class HandlerClient:
 
         node: passed to the handlers; default: one with the embedded configuration and all counters
         zero. store: `node.coins` is a view of it, a new one for each request; the changes of a
-        handler of mode "write" are committed once it returns a valid reply. There are no trees.
+        handler of mode "write" are committed once it returns a reply that a node sends as it is.
+        There are no trees.
         Raises ConfigError as a node's start does, ArgumentError for arguments of other types or if
         both node and store are given.
         """
@@ -120,13 +125,13 @@ class HandlerClient:
                 shard=shard,
                 body=body,
             )
-        with self._node_for(found.mode) as node:
-            request = _request(whole, payload, transport, sender)
-            reply: object = found.handler(request, node)
-            _check_reply(found.name, reply, request)
-        assert isinstance(reply, Reply)  # noqa: S101  for the type checker
-        room = payload_room(request, self.node.udp_reply_factor_max)
-        if reply.payload and len(reply.payload) > room:
+        request = _request(whole, payload, transport, sender)
+        try:
+            with self._node_for(found.mode) as node:
+                reply = _checked(found.name, found.handler(request, node), request)
+                if not is_sent(reply.payload, request, node.config.limits.udp_reply_factor_max):
+                    raise _NotSentError  # which undoes what the handler has changed
+        except _NotSentError:
             return Reply(Status.NOT_IMPLEMENTED)
         return reply
 
@@ -154,16 +159,17 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
     return not body and found.number != ECHO_NUMBER
 
 
-def _check_reply(name: str, reply: object, request: Request) -> None:
-    """Raise TypeError for a reply that a worker does not accept."""
+def _checked(name: str, reply: object, request: Request) -> Reply:
+    """`reply`, if a worker accepts it. Raises TypeError."""
     fault = fault_of(reply)
     if fault is None:
         assert isinstance(reply, Reply)  # noqa: S101  for the type checker
         fault = size_fault(
             len(reply.payload), udp=request.transport == "udp", encryption=request.encryption
         )
-    if fault is not None:
-        raise TypeError(f"a node would answer 252 instead of the reply of {name}: {fault}")
+        if fault is None:
+            return reply
+    raise TypeError(f"a node would answer 252 instead of the reply of {name}: {fault}")
 
 
 def _request(whole: bytes, payload: bytes, transport: Transport, sender: bytes) -> Request:

@@ -22,6 +22,7 @@ from raida_uring.client.question import (
     explain_timeout,
     make_vote,
     naming,
+    telling,
 )
 from raida_uring.client.resolver import Place
 from raida_uring.errors import ProtocolError
@@ -92,12 +93,12 @@ class AsyncClient(Peer):
 
 async def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket, float]:
     """As that of the synchronous client."""
-    fault = OSError("no address")
+    fault: OSError | None = None
     for index, (family, address) in enumerate(found):
         try:
             peer = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:  # a family that this machine does not have
-            fault = error
+        except OSError as error:
+            fault = telling(fault, error)
             continue
         start_s = time.perf_counter()
         try:
@@ -111,7 +112,7 @@ async def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket
             raise
         else:
             return peer, start_s
-    raise fault
+    raise fault or OSError("no address")
 
 
 async def _ask_udp(
@@ -121,12 +122,13 @@ async def _ask_udp(
     strays: list[StrayError],
 ) -> T:
     """Ask the addresses in turn until one has an open port; a closed port received nothing."""
-    for place in found[:-1]:
+    fault: OSError | None = None
+    for place in found:
         try:
             return await _ask_udp_at(place, data, read, strays)
-        except OSError:
-            continue
-    return await _ask_udp_at(found[-1], data, read, strays)
+        except OSError as error:
+            fault = telling(fault, error)
+    raise fault or OSError("no address")
 
 
 async def _ask_udp_at(

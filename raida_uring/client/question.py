@@ -5,6 +5,7 @@ thread. Source: docs/wire.md.
 """
 
 import contextlib
+import errno
 import hmac
 import os
 from collections.abc import Callable, Iterator
@@ -271,6 +272,12 @@ def naming(host: str, port: int) -> Iterator[None]:
         # Negative: a resolver's code, with its text. asyncio's texts for an errno say less.
         reason = error.strerror if error.errno < 0 else os.strerror(error.errno)
         raise type(error)(error.errno, f"{endpoint}: {reason}") from error
+
+
+def telling(former: OSError | None, error: OSError) -> OSError:
+    """Of the faults of two addresses of a node, in order, the one to raise: the later one, unless
+    this machine lacks its family, which says nothing about the node."""
+    return former if former is not None and error.errno == errno.EAFNOSUPPORT else error
 
 
 def explain_timeout(strays: list[StrayError]) -> TimeoutError:

@@ -23,6 +23,7 @@ from raida_uring.client.question import (
     explain_timeout,
     make_vote,
     naming,
+    telling,
 )
 from raida_uring.client.resolver import Place
 from raida_uring.protocol import arguments
@@ -76,14 +77,15 @@ def _exchange(
     found = resolver.find(host, port, timeout_s)
     if transport == "tcp":
         return read(*_ask_tcp(found, data, deadline_s))
-    for place in found[:-1]:
+    fault: OSError | None = None
+    for place in found:
         try:
             return _ask_udp(place, data, read, deadline_s)
         except TimeoutError:
             raise  # the node may have received it, and a request is never sent twice
-        except OSError:
-            continue  # nobody received it
-    return _ask_udp(found[-1], data, read, deadline_s)
+        except OSError as error:  # nobody received it
+            fault = telling(fault, error)
+    raise fault or OSError("no address")
 
 
 def _ask_udp(place: Place, data: bytes, read: Callable[[bytes, float], T], deadline_s: float) -> T:
@@ -138,13 +140,14 @@ def _ask_tcp(found: list[Place], data: bytes, deadline_s: float) -> tuple[bytes,
 
 def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket, float]:
     """Connect to the first address that accepts; returns the socket and when that attempt began.
-    Each address gets an equal share of the time left. Raises OSError, that of the last address."""
-    fault = OSError("no address")
+    Each address gets an equal share of the time left. Raises OSError, that of the last address of a
+    family that this machine has."""
+    fault: OSError | None = None
     for index, (family, address) in enumerate(found):
         try:
             peer = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:  # a family that this machine does not have
-            fault = error
+        except OSError as error:
+            fault = telling(fault, error)
             continue
         start_s = time.perf_counter()
         try:
@@ -156,7 +159,7 @@ def _connect(found: list[Place], deadline_s: float) -> tuple[socket.socket, floa
             fault = error
         else:
             return peer, start_s
-    raise fault
+    raise fault or OSError("no address")
 
 
 def _set_deadline(peer: socket.socket, deadline_s: float) -> None:

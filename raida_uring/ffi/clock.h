@@ -25,4 +25,11 @@ static inline uint64_t ru_now_ns(void)
     return ru_clock_ns(CLOCK_MONOTONIC);
 }
 
+/* From `since_ns` to `now_ns`; 0 if that is earlier. The clocks of two processors agree only so far,
+ * and any thread may move from one to the other. */
+static inline uint64_t ru_clock_between(uint64_t since_ns, uint64_t now_ns)
+{
+    return now_ns > since_ns ? now_ns - since_ns : 0;
+}
+
 #endif

@@ -313,6 +313,9 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
 uint32_t ru_worker_data_size(const struct ru_worker *worker);
+/* Thread: worker. The udp_reply_factor_max that the batch's replies are held to, also if a reload
+ * has changed it since the take: what a worker decides by it is what is sent. */
+uint32_t ru_worker_reply_factor(const struct ru_worker *worker);
 /* Thread: worker. Call when Python has reacquired the GIL after the take: ends the measurement for
  * the counter worker_lock_wait_ns. Returns the size of the data. */
 uint32_t ru_worker_resumed(struct ru_worker *worker);

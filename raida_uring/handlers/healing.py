@@ -10,7 +10,6 @@ from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command, peers
 from raida_uring.handlers.coins import ALL_FAIL, LENGTH, NO_SUCH_COIN, bits, count_of, verdict
-from raida_uring.handlers.message import payload_room
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COIN_AN_SIZE, COIN_PAN_SIZE, RAIDA_COUNT, TICKET_SIZE
 from raida_uring.store import COIN_BYTES, DIFFERS, EQUAL, UNREADABLE, month_now, tickets
@@ -22,7 +21,6 @@ _NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
 _NO_TICKET: Final = Reply(Status.NO_TICKET_FOUND)
 _CLAIMED: Final = Reply(Status.TICKET_CLAIMED_ALREADY)
 _WRONG_RAIDA: Final = Reply(Status.WRONG_RAIDA)
-_ASK_OVER_TCP: Final = Reply(Status.NOT_IMPLEMENTED)
 _FIND_NEITHER: Final = Reply(Status.FIND_NEITHER)
 _FIND_ALL_AN: Final = Reply(Status.FIND_ALL_AN)
 _FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
@@ -61,12 +59,8 @@ def validate_ticket(request: Request, node: Node) -> Reply:
         return LENGTH
     if payload[0] >= RAIDA_COUNT:
         return _WRONG_RAIDA
-    # The data plane would answer a reply without room, too, but after the ticket was redeemed.
-    room = payload_room(request, node.udp_reply_factor_max)
     try:
-        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0], room))
-    except tickets.LargeTicketError:
-        return _ASK_OVER_TCP
+        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0]))
     except tickets.UnknownTicketError:
         return _NO_TICKET
     except tickets.ClaimedTicketError:

@@ -34,12 +34,10 @@ class Node:
         store: Store | None = None,
         integrity: "Integrity | None" = None,
         snapshot: Callable[[], Mapping[str, int]] | None = None,
-        reloaded: Callable[[], Config] | None = None,
     ) -> None:
         """counters: a consistent set of the data plane's counters, by name. snapshot: the same
-        at less cost, for a few of them. config: as at the start; reloaded: as it is now."""
+        at less cost, for a few of them."""
         self.config = config
-        self._reloaded = reloaded
         self.counters = counters
         self._snapshot = counters if snapshot is None else snapshot
         # Here, once: neither setting changes before the next start.
@@ -58,12 +56,6 @@ class Node:
         node = copy.copy(self)
         node._coins = coins
         return node
-
-    @property
-    def udp_reply_factor_max(self) -> int:
-        """`[limits] udp_reply_factor_max` as it is now: a reload changes it."""
-        now = self.config if self._reloaded is None else self._reloaded()
-        return now.limits.udp_reply_factor_max
 
     @property
     def coins(self) -> Coins:

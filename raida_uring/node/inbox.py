@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from raida_uring import signals
 from raida_uring.log import events
 from raida_uring.node.life import SIGNALS, Event
-from raida_uring.signals import UNUSED
 from raida_uring.threads import Vital
 
 # From the thread of signals to the main thread alone; ignored where nobody has a handler for it.
@@ -20,19 +20,18 @@ class Inbox:
     """A queue that also receives signals. The main thread enters it before any other thread starts.
 
     The signals are blocked, so that they interrupt no call in a worker or in the data plane; one
-    thread waits for them and nothing else. Those in UNUSED are logged and ignored. The thread does
+    thread waits for them and nothing else. Unused ones are logged and ignored. The thread does
     not use sigtimedwait(): in CPython 3.11 a SIGCONT or a debugger that interrupts the wait at its
     end is mistaken for a signal.
     """
 
     def __init__(self) -> None:
-        self._taken = UNUSED.union(SIGNALS)
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._heard: set[Event] = set()  # by signals
         self._interrupting: Event | None = None
 
     def __enter__(self) -> "Inbox":
-        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
+        self._previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals.TAKEN)
         self._done = False
         self._thread = Vital(target=self._run, name="signals", daemon=True)
         self._thread.start()
@@ -43,14 +42,15 @@ class Inbox:
         if self._thread.ident is not None and self._thread.is_alive():
             signal.pthread_kill(self._thread.ident, next(iter(SIGNALS)))  # ends its wait
         self._thread.join()
-        while signal.sigtimedwait(self._taken, 0) is not None:
+        while signal.sigtimedwait(signals.TAKEN, 0) is not None:
             pass  # a repeated request: it has been done
+        signals.ignore_stops()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._previous)
 
     def _run(self) -> None:
         main = threading.main_thread().ident or 0
         while not self._done:
-            number = signal.sigwait(self._taken)
+            number = signal.sigwait(signals.TAKEN)
             happened = SIGNALS.get(number)
             if happened is None:
                 events.SIGNAL_UNUSED.log(name=_name_of(number), signal=int(number))

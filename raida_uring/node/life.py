@@ -4,11 +4,12 @@ Pure: actions are names, which daemon.py carries out. docs/architecture.md shows
 """
 
 import enum
-import signal
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from raida_uring import signals
 
 
 class Stage(enum.Enum):
@@ -48,10 +49,9 @@ class Event(enum.Enum):
 
 
 SIGNALS: Final[Mapping[int, Event]] = {
-    signal.SIGTERM: Event.STOP,
-    signal.SIGINT: Event.STOP,
-    signal.SIGHUP: Event.RELOAD,
-    signal.SIGUSR2: Event.UPGRADE,
+    **dict.fromkeys(signals.STOP, Event.STOP),
+    signals.RELOAD: Event.RELOAD,
+    signals.UPGRADE: Event.UPGRADE,
 }
 
 

@@ -451,14 +451,7 @@ class Server(Serving):
 
     def _start_workers(self, engine: native.Engine, requests: RequestLog) -> None:
         store = self._store
-        self._node = Node(
-            self.config,
-            self.counters,
-            store,
-            self._integrity,
-            self._snapshot,
-            lambda: self.config,
-        )
+        self._node = Node(self.config, self.counters, store, self._integrity, self._snapshot)
         for worker in startup.make_workers(
             self.config, engine, self._commands, self._node, store, self._keys, requests
         ):

@@ -221,7 +221,9 @@ class Coins:
         return self.view.set(coins, count, stride, an_at, month)
 
     def page(self, number: int) -> bytes | None:
-        """Return the 17,408 bytes of a page, or None if it cannot be read."""
+        """Return the 17,408 bytes of a page, or None if it cannot be read. Raises ValueError."""
+        if not 0 <= number < native_store.STORE_PAGES:
+            raise ValueError(f"there is no page {number}")
         data, state = self.view.page(number)
         return None if state == UNREADABLE else data
 
@@ -250,7 +252,11 @@ class Coins:
     # -- entries of the other tables ------------------------------------------------------------
 
     def get(self, table: int, key: bytes) -> bytes | None:
-        """Return an entry, including this view's changes, or None."""
+        """Return an entry, including this view's changes, or None. table, key: as for put().
+
+        Raises ValueError or TypeError for other arguments.
+        """
+        _require_entry(table, key)
         name = (table, key)
         if name in self._staged:
             return self._staged[name]
@@ -265,12 +271,9 @@ class Coins:
         """
         # Checked here and not at commit, where it would fail the changes of other requests, too.
         self._require_writing()
-        if type(key) is not bytes or not (value is None or type(value) is bytes):
-            raise TypeError("a key is bytes, a value bytes or None")
-        if not 1 <= len(key) <= _KEY_BYTES_MAX:
-            raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
-        if type(table) is not int or not 0 <= table < native_store.TABLES:
-            raise ValueError(f"there is no table {table!r}")
+        _require_entry(table, key)
+        if not (value is None or type(value) is bytes):
+            raise TypeError(f"a value is bytes or None, not {type(value).__name__}")
         self._staged[table, key] = value
 
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
@@ -290,3 +293,13 @@ class Coins:
         while (found := self.view.seek(table, key)) is not None:
             yield found
             key = found[0] + b"\0"  # the next possible key
+
+
+def _require_entry(table: int, key: bytes) -> None:
+    """A handler's mistake must not look like a failure of the store."""
+    if type(key) is not bytes:
+        raise TypeError(f"a key is bytes, not {type(key).__name__}")
+    if not 1 <= len(key) <= _KEY_BYTES_MAX:
+        raise ValueError(f"a key has 1 to {_KEY_BYTES_MAX} bytes, not {len(key)}")
+    if type(table) is not int or not 0 <= table < native_store.TABLES:
+        raise ValueError(f"there is no table {table!r}")

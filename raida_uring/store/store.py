@@ -310,6 +310,10 @@ class Store:
             yield coins
             coins.keep()
             coins.commit()
+        except StoreError as error:
+            if error.number:  # not of a handler's making
+                self.note_unwritten(error, commits=0)
+            raise
         finally:
             coins.close()
 

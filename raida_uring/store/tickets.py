@@ -33,10 +33,6 @@ class ClaimedTicketError(RaidaError):
     """This RAIDA has redeemed it already."""
 
 
-class LargeTicketError(RaidaError):
-    """It has more coins than the asker can be sent."""
-
-
 def clock() -> float:
     """Seconds since 1970; not monotonic, because tickets outlive the process."""
     return time.time()
@@ -131,11 +127,10 @@ def fault(ticket: bytes, value: bytes) -> str | None:
     return None
 
 
-def claim(coins: Coins, ticket: bytes, raida_id: int, bytes_max: int) -> bytes:
+def claim(coins: Coins, ticket: bytes, raida_id: int) -> bytes:
     """Redeem a ticket for a RAIDA: returns its coins, 5 bytes each.
 
-    Raises UnknownTicketError, ClaimedTicketError; LargeTicketError if the coins have more than
-    `bytes_max` bytes, and the ticket is not redeemed.
+    Raises UnknownTicketError, ClaimedTicketError.
     """
     value = coins.get(TABLE_TICKETS, ticket)
     if value is None or not _is_alive(value, clock()):
@@ -144,7 +139,5 @@ def claim(coins: Coins, ticket: bytes, raida_id: int, bytes_max: int) -> bytes:
     if claimants >> raida_id & 1:
         raise ClaimedTicketError(ticket.hex())
     coin_names = value[_HEAD.size :]
-    if len(coin_names) > bytes_max:
-        raise LargeTicketError(ticket.hex())
     coins.put(TABLE_TICKETS, ticket, _HEAD.pack(expiry, claimants | 1 << raida_id) + coin_names)
     return coin_names

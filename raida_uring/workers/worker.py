@@ -20,7 +20,7 @@ from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
 from raida_uring.handlers import Command, Handler, Node, Reply, Request
 from raida_uring.handlers.declaration import ECHO_NUMBER, name_of
-from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, pack, size_fault
+from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, is_sent, pack, size_fault
 from raida_uring.log import events
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COMMANDS_COUNT, HMAC_SIZE, SMALL_TYPE_MAX
@@ -354,20 +354,21 @@ class Worker:
         return replies
 
     def _answer_writing(self, worker: native.Worker, count: int, coins: Coins) -> list[Reply]:
-        """The same with a view that handlers change; changes of a handler that fails are undone."""
+        """The same with a view that handlers change. Changes of a handler that fails, or whose
+        reply the data plane will not send, are undone."""
         records, data = worker.batch(count)
+        factor = worker.reply_factor
         replies: list[Reply] = []
         for record in _ITER_RECORDS(records):
-            at, size, number, kind, encryption, _, tcp, _ = record
+            at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
                 with coins.lent():
                     given = self._tables[kind][number](request, self._node)
                 reply = given if _is_plainly_good(given) else _checked(given, number)
-                fits = not size_fault(len(reply.payload), udp=not tcp, encryption=encryption)
-                if reply is given and fits:
+                if reply is given and is_sent(reply.payload, request, factor):
                     coins.keep()
-                else:  # a client that is answered 252 must not find its coins changed
+                else:  # a client that is answered 252 or 89 must not find its coins changed
                     coins.undo()
             except BaseException as error:  # a SystemExit too must not end the worker
                 coins.undo()

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WORKER_BEHIND_NS 1500 /* clocks of processors agree only so far */
+#define BEHIND_NS 1500 /* clocks of processors, between which threads move, agree only so far */
 #define SIM_STEPS 1000
 #define SIM_LIVES_ENOUGH 500 /* for every counter to have been moved */
 
@@ -138,6 +138,7 @@ static void worker_act(struct life *life, uint32_t number)
 static void life_lap(void *self, bool sleeping)
 {
     struct life *life = self;
+    (void)sim_behind(sim_below(3) * BEHIND_NS);
     life_check(life, sleeping);
     if (life->engine->phase == RU_ENDING && !life->ending) {
         life->ending = true;
@@ -154,7 +155,7 @@ static void life_turn(void *self, bool sleeping)
     struct life *life = self;
     for (uint32_t i = 0; i < life->workers_count; i++)
         if (sim_chance(100)) {
-            uint64_t before_ns = sim_behind(i % 3 * WORKER_BEHIND_NS);
+            uint64_t before_ns = sim_behind(sim_below(3) * BEHIND_NS);
             worker_act(life, i);
             (void)sim_behind(before_ns);
         }

@@ -25,7 +25,7 @@ from tests.support.coins import Coins
 from tests.support.command_line import output_of
 from tests.support.handlers import BLOB, blob_bytes
 from tests.support.net import PATIENCE, reset
-from tests.support.node import HANDLERS, daemon, running_node
+from tests.support.node import HANDLERS, daemon, free_port, running_node
 from tests.support.peers import tcp_peer, udp_peer
 from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID
 
@@ -281,26 +281,37 @@ def test_a_round_trip_begins_with_the_connection(
     assert 0 < answer.round_trip_s < lookup_s
 
 
+@pytest.fixture
+def one_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names for 127.0.0.1 with, before it or after it, an address of a family that this machine
+    lacks: as ::1 in /etc/hosts where the kernel was booted without IPv6."""
+    look_up = socket.getaddrinfo
+
+    def find(host: str, *given: Any, **further: Any) -> object:
+        if host not in ("before.test", "after.test"):
+            return look_up(host, *given, **further)
+        there = look_up("127.0.0.1", *given, **further)
+        lacking = [(255, *there[0][1:])]  # more than Linux has families
+        return lacking + there if host == "before.test" else there + lacking
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+
+
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("one_lacking")
 @both_clients
 @both_transports
 def test_an_address_of_a_family_that_the_machine_lacks_is_left_out(
-    ask: Ask, transport: str, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, transport: str
 ) -> None:
-    """As ::1, which /etc/hosts names first where the kernel was booted without IPv6."""
-    look_up = socket.getaddrinfo
-
-    def both(host: str, *given: Any, **further: Any) -> object:
-        if host != "both.test":
-            return look_up(host, *given, **further)
-        there = look_up("127.0.0.1", *given, **further)
-        return [(socket.AF_APPLETALK, *there[0][1:]), *there]
-
     with running_node() as node:
-        monkeypatch.setattr(socket, "getaddrinfo", both)
-        named = "both.test", node.endpoint[1]
-        answer = ask(named, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
-    assert answer.require() == "20250323"
+        for name in ("before.test", "after.test"):
+            named = name, node.endpoint[1]
+            answer = ask(named, calls.version(), transport=transport, timeout_s=10.0 * PATIENCE)
+            assert answer.require() == "20250323"
+    for name in ("before.test", "after.test"):  # the fault is that of the other address
+        with pytest.raises(ConnectionRefusedError, match=name):
+            ask((name, free_port()), calls.version(), transport=transport, timeout_s=10.0)
 
 
 @pytest.mark.any_backend

@@ -338,6 +338,32 @@ def test_signals_until_the_end_do_not_make_a_failure_of_it(
         assert node.process.returncode == 0, node.stderr()
 
 
+PARTING = """import atexit, os, threading, time
+from raida_uring.handlers import Reply, command
+command(group=5, code=200)(lambda request, node: Reply())
+atexit.register(os.kill, os.getpid(), {number})
+threading.Thread(target=time.sleep, args=({stays_s},)).start()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_just_after_the_node_does_not_make_a_failure_of_its_end(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Here what another package has the interpreter do at the end stops the node again."""
+    (tmp_path / "parting.py").write_text(PARTING.format(number=int(number), stays_s=0))
+    with daemon(tmp_path, handlers={"modules": ["parting"]}) as node:
+        assert node.terminate() == 0, node.stderr()
+
+
+def test_a_thread_of_a_handler_is_ended_by_a_signal(tmp_path: Path) -> None:
+    """It keeps the process when the node has ended, as the interpreter waits for it."""
+    (tmp_path / "parting.py").write_text(PARTING.format(number=0, stays_s=1000))
+    with daemon(tmp_path, handlers={"modules": ["parting"]}) as node:
+        insist(lambda: node.signal(signal.SIGTERM), lambda: node.ended_within(0.1), STOP_TIMEOUT_S)
+        assert node.process.returncode == -signal.SIGTERM
+
+
 def test_process_1_is_told_to_stop_before_it_serves(tmp_path: Path) -> None:
     """As by `podman stop` right after `podman run`: the kernel throws away a signal for process 1
     that would end another process. Here it waits for its configuration."""

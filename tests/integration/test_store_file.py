@@ -46,6 +46,7 @@ from tests.support.node import (
 from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, table_of
 from tests.support.store_tools import STORE
 from tests.support.wire import ECHO_COMMAND
+from tests.support.write_handlers import MODULES, SLOW_CHANGE
 
 pytestmark = pytest.mark.any_backend
 
@@ -168,18 +169,22 @@ def test_status_requests_do_not_end_a_node_without_its_file(
         assert node.terminate() == 0, node.stderr()
 
 
-def test_a_node_whose_changes_meet_damage_is_not_ready(tmp_path: Path) -> None:
-    """The handler finds it, before there is anything to commit."""
+@pytest.mark.parametrize("command", [POWN, SLOW_CHANGE])
+def test_a_node_whose_changes_meet_damage_is_not_ready(
+    tmp_path: Path, command: tuple[int, int]
+) -> None:
+    """The handler finds it, before there is anything to commit; also in its own transaction."""
     path, port = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)}), free_port()
     url = f"http://127.0.0.1:{port}/"
-    settings = tables(path) | {"http": {"enabled": True, "port": port}}
+    settings = tables(path) | {"http": {"enabled": True, "port": port}, "handlers": MODULES}
     with started_daemon(tmp_path, **settings) as node:
         node.await_ready()
         with (path / "data.mdb").open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(DATA_HEADS_BYTES)
             file.write(bytes(size - DATA_HEADS_BYTES))
-        assert pown(node) == Status.FILESYSTEM
+        changes = pown_payload([(COIN, default_an(COIN), an_of(COIN))])
+        assert ask(node.endpoint, command, changes)[0] == Status.FILESYSTEM
         assert http_ask(url, "/readyz").status == 503
         for _ in range(5):  # nor after the node has looked by itself
             time.sleep(0.3)

@@ -124,7 +124,7 @@ def test_a_successor_that_dies_is_replaced_by_its_predecessor(tmp_path: Path) ->
             says(node, "this node serves again")
             assert answers(node)
             eventually(lambda: serves_operators(tmp_path, web) == node.process.pid)
-            await_told(node.notify, f"MAINPID={node.process.pid}")
+            await_told(node.notify, f"MAINPID={node.process.pid}\n")
         assert "was killed by Killed (9)" in node.stderr()
         node.signal(signal.SIGUSR2)  # and it can still be replaced
         says(node, "the predecessor is gone")
@@ -141,7 +141,7 @@ def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) ->
             told(node.notify)
             fail(node, "store")
             says(node, "the successor ended with status 1: this node serves again")
-            said = await_told(node.notify, f"MAINPID={node.process.pid}")
+            said = await_told(node.notify, f"MAINPID={node.process.pid}\n")
             assert "STOPPING=1" not in said
         assert answers(node)
 

@@ -36,6 +36,7 @@ from tests.support.write_handlers import (
     CHANGE_AND_RAISE,
     FAIL_AFTER_COMMIT,
     HOLD_WRITE,
+    LOOK_WRONGLY,
     MEDDLE,
     MISCOUNT,
     MODULES,
@@ -156,6 +157,16 @@ def test_an_entry_that_cannot_be_fails_alone(store: Path, part: bytes) -> None:
     with serving(store) as node:
         statuses = in_one_batch(node, pown(COINS[0]), (BAD_ENTRY, part), pown(COINS[1]))
         assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
+
+
+@pytest.mark.parametrize("what", [b"empty", b"long", b"table", b"page"])
+def test_a_look_at_what_cannot_be_is_no_fault_of_the_store(store: Path, what: bytes) -> None:
+    """Else whoever sends such a key would make the node look as if it could not change coins."""
+    with serving(store) as node:
+        assert ask(node.endpoint, LOOK_WRONGLY, what)[0] == Status.INTERNAL
+        seen = node.server.observe().writing
+        assert seen is not None
+        assert seen.fault is None
 
 
 def test_an_entry_put_while_reading_is_refused(store: Path) -> None:

@@ -459,6 +459,37 @@ static void test_limits_change_and_connections_are_listed(void)
     host_stop(&host);
 }
 
+/* A worker may keep or drop what a handler changed by whether its reply will be sent. */
+static void test_a_batch_keeps_the_limit_it_was_taken_with(void)
+{
+    struct ru_random random = {native_seed()};
+    static uint8_t request[REQUEST_MAX], reply[REQUEST_MAX];
+    const uint8_t status = RU_STATUS_SUCCESS, payload[1000] = {0};
+    const uint32_t payload_size = sizeof(payload);
+    struct ru_worker *worker;
+    struct host host;
+    host_start(&host);
+    struct ru_config live = host_config(&host);
+    int client = client_of(SOCK_DGRAM, &host.udp_address);
+    EXPECT_EQUAL(ru_worker_open(host.engine, 0, &worker), 0);
+    for (uint32_t factor = 0; factor < 2; factor++) {
+        uint32_t size = request_of(request, NATIVE_WORKER, 10, &random);
+        EXPECT_EQUAL(send(client, request, size, 0), size);
+        EXPECT_EQUAL(ru_worker_take(worker, PATIENCE_MS), 1);
+        live.udp_reply_factor_max = 1 - factor;
+        EXPECT_EQUAL(ru_engine_set_live(host.engine, &live), 0);
+        EXPECT_EQUAL(ru_worker_reply_factor(worker), factor);
+        EXPECT_EQUAL(ru_worker_reply(worker, 1, &status, &payload_size, payload), 0);
+        EXPECT_EQUAL(recv(client, reply, sizeof(reply), 0),
+                     RU_HEADER_SMALL + (factor == 0 ? payload_size + RU_TERMINATOR_SIZE : 0));
+        EXPECT_EQUAL(reply[RU_REPLY_STATUS_AT],
+                     factor == 0 ? RU_STATUS_SUCCESS : RU_STATUS_NOT_IMPLEMENTED);
+    }
+    ru_worker_close(worker);
+    (void)close(client);
+    host_stop(&host);
+}
+
 static void run_cases(void)
 {
     RUN(test_requests_are_answered);
@@ -468,6 +499,7 @@ static void run_cases(void)
     RUN(test_a_hand_over_is_taken_back);
     RUN(test_connections_that_come_too_late_are_closed);
     RUN(test_limits_change_and_connections_are_listed);
+    RUN(test_a_batch_keeps_the_limit_it_was_taken_with);
 }
 
 int main(void)

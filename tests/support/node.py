@@ -375,12 +375,15 @@ def told(notify: socket.socket) -> list[str]:
 
 
 def await_told(notify: socket.socket, *beginnings: str) -> list[str]:
-    """Lines that have arrived since the last call, once one with each of `beginnings` is there."""
+    """Lines that have arrived since the last call, once one with each of `beginnings` is there.
+
+    One that ends in a newline is a whole line.
+    """
     lines: list[str] = []
 
     def complete() -> bool:
         lines.extend(told(notify))
-        return all(any(line.startswith(one) for line in lines) for one in beginnings)
+        return all(any(f"{line}\n".startswith(one) for line in lines) for one in beginnings)
 
     eventually(complete, what=lambda: lines)
     return lines

@@ -7,7 +7,7 @@ what is sent meanwhile becomes one batch.
 from raida_uring.ffi import native_store
 from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.handlers import Node, Reply, Request, command
-from tests.support.handlers import GROUP, gate
+from tests.support.handlers import GROUP, blob_bytes, gate
 
 HOLD_WRITE = (GROUP, 220)
 CHANGE_AND_RAISE = (GROUP, 221)
@@ -23,6 +23,9 @@ PUT_WHILE_READING = (GROUP, 230)
 MISCOUNT = (GROUP, 231)
 NEST = (GROUP, 232)
 SLOW_NEST = (GROUP, 233)
+CHANGE_AND_ANSWER = (GROUP, 234)
+LOOK_WRONGLY = (GROUP, 235)
+SLOW_CHANGE = (GROUP, 236)
 
 MODULES = {"modules": ["tests.support.handlers", "tests.support.write_handlers"]}
 
@@ -155,3 +158,33 @@ def slow_nest(request: Request, node: Node) -> Reply:
     """Begins a transaction within its own."""
     with node.write(), node.write():
         return Reply()
+
+
+@command(group=GROUP, code=CHANGE_AND_ANSWER[1], mode="write", public=False)
+def change_and_answer(request: Request, node: Node) -> Reply:
+    """Changes a coin, then, once the gate is open, answers with as many bytes as the payload's last
+    four say."""
+    _change(request, node)
+    gate.pass_through()
+    return Reply(payload=blob_bytes(int.from_bytes(request.payload[-4:])))
+
+
+@command(group=GROUP, code=LOOK_WRONGLY[1], mode="write")
+def look_wrongly(request: Request, node: Node) -> Reply:
+    """Asks for what no store can have; the payload says for what."""
+    coins = node.coins
+    {
+        b"empty": lambda: coins.get(TABLE_TICKETS, b""),
+        b"long": lambda: coins.get(TABLE_TICKETS, bytes(512)),
+        b"table": lambda: coins.get(native_store.TABLES, b"key"),
+        b"page": lambda: coins.page(native_store.STORE_PAGES),
+    }[request.payload]()
+    return Reply()
+
+
+@command(group=GROUP, code=SLOW_CHANGE[1], mode="slow")
+def slow_change(request: Request, node: Node) -> Reply:
+    """Gives a coin the AN behind it, in a transaction of its own."""
+    with node.write() as coins:
+        coins.set(request.payload, 1, 21, 1)
+    return Reply()

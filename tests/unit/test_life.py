@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring import signals
 from raida_uring.config import embedded_default
 from raida_uring.node.daemon import Daemon
-from raida_uring.node.life import LIFE, Action, Event, Life, Stage, Step
+from raida_uring.node.life import LIFE, SIGNALS, Action, Event, Life, Stage, Step
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 
@@ -30,6 +31,10 @@ def reachable(start: Stage) -> set[Stage]:
 @pytest.mark.parametrize("stage", ALIVE)
 def test_what_may_happen_at_any_time_has_a_step(stage: Stage) -> None:
     assert not [happened for happened in ANY_TIME if happened not in LIFE[stage]]
+
+
+def test_a_signal_is_unused_or_an_event() -> None:
+    assert SIGNALS.keys() == signals.TAKEN - signals.UNUSED
 
 
 def test_every_stage_is_reached() -> None:

@@ -69,6 +69,13 @@ def test_handlers_that_change_coins(tmp_path: Path) -> None:
         HandlerClient(node=handlers.node, store=store)
 
 
+@command(group=5, code=249, mode="write")
+def change_and_exceed(request: Request, node: Node) -> Reply:
+    """Changes a coin, then answers with more than goes over UDP."""
+    node.coins.set(request.payload, 1, 21, 1)
+    return Reply(payload=bytes(2000))
+
+
 @command(group=5, code=250, mode="write")
 def change_and_misname(request: Request, node: Node) -> Reply:
     """Changes a coin, then answers with a status that no byte holds."""
@@ -192,10 +199,14 @@ def test_what_a_node_takes_back_is_not_kept_here(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="status is 999"):
         handlers.send(5, 250, changed)
     assert store.an(1, 10) == old
+    assert handlers.send(5, 249, changed) == Reply(89)
+    assert store.an(1, 10) == old
     for doing in range(6):
         with pytest.raises(RuntimeError, match="a handler must not begin, end or commit"):
             handlers.send(*MEDDLE, changed + bytes([doing]))
     assert store.an(1, 10) == old
+    assert handlers.send(5, 249, changed, transport="tcp") == Reply(payload=bytes(2000))
+    assert store.an(1, 10) == changed[5:]
     store.close()
 
 

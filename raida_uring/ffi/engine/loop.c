@@ -25,6 +25,13 @@
 
 /* ---- a lap ---- */
 
+/* Time stands still where the clock has run back, as it may by a little when this thread moves to
+ * another processor: all that is measured here relies on its order. */
+static void loop_read_clock(struct ru_engine *engine)
+{
+    engine->now_ns += ru_clock_between(engine->now_ns, ru_now_ns());
+}
+
 static void loop_event(struct ru_engine *engine, const struct ru_event *event)
 {
     RU_CHECK(event->operation >= RU_OP_WAKE && event->operation <= RU_OP_IGNORED);
@@ -214,7 +221,7 @@ static int loop_lap(struct ru_engine *engine)
     if (result != 0)
         return result;
     uint64_t before_ns = engine->now_ns;
-    engine->now_ns = ru_now_ns();
+    loop_read_clock(engine);
     ru_datagram_release(engine);
     bool took_all = loop_reap(engine, engine->config.events_per_lap);
     ru_dispatch_collect(engine);
@@ -228,7 +235,7 @@ static int loop_lap(struct ru_engine *engine)
     loop_give_work(engine);
     loop_publish_gauges(engine);
     struct ru_hist *hist = &ru_page_of(&engine->arena)->histograms[RU_HISTOGRAM_LAP];
-    ru_hist_add(hist, ru_now_ns() - engine->now_ns, 1);
+    ru_hist_add(hist, ru_clock_between(engine->now_ns, ru_now_ns()), 1);
     ru_invariants_check_lap(engine);
     return 0;
 }
@@ -364,7 +371,7 @@ static int loop_end(struct ru_engine *engine)
         before_ns = ru_now_ns();
         if (engine->backend->ops->wait(engine->backend, RU_TICK_NS, 0) != 0)
             break;
-        engine->now_ns = ru_now_ns();
+        loop_read_clock(engine);
         ru_datagram_release(engine);
         (void)loop_reap(engine, engine->config.events_per_lap);
     } while (engine->operations > 0 && before_ns < end_ns);

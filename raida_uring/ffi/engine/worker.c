@@ -32,6 +32,7 @@ struct ru_worker {
     uint32_t opened;           /* entries and records of the batch */
     uint32_t answered;         /* ... of which the first are answered */
     uint32_t used;             /* bytes of the scratch */
+    uint32_t reply_factor;     /* udp_reply_factor_max, for the replies of the batch */
     uint64_t since_ns;         /* busy since; 0: not busy */
     uint64_t taken_ns;         /* when a batch was taken that Python does not run yet; 0: it does */
     uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
@@ -192,8 +193,7 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry
                              const struct ru_context *context, struct worker_answer *answer)
 {
     uint32_t header_size = ru_header_size(entry->header);
-    uint32_t factor =
-        __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
+    uint32_t factor = worker->reply_factor;
     uint32_t most = context->transport == RU_UDP ? RU_UDP_PAYLOAD_MAX : RU_REPLY_MAX;
     uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
     uint8_t refusal = 0;
@@ -270,9 +270,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
 /* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
 static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
 {
-    RU_CHECK(worker->since_ns != 0 && now_ns >= worker->since_ns);
+    RU_CHECK(worker->since_ns != 0);
     uint64_t *busy_ns = &worker->mailbox->busy_ns;
-    __atomic_store_n(busy_ns, *busy_ns + (now_ns - worker->since_ns), __ATOMIC_RELAXED);
+    uint64_t spent_ns = ru_clock_between(worker->since_ns, now_ns);
+    __atomic_store_n(busy_ns, *busy_ns + spent_ns, __ATOMIC_RELAXED);
     worker->since_ns = now_ns;
 }
 
@@ -424,6 +425,8 @@ static bool worker_has_work(const struct ru_worker *worker)
 static uint32_t worker_fill(struct ru_worker *worker)
 {
     worker->opened = worker->answered = worker->looked = 0;
+    worker->reply_factor =
+        __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
     worker->since_ns = ru_now_ns();
     while (worker->opened == 0 && worker_has_work(worker)) {
         uint64_t token;
@@ -510,11 +513,16 @@ uint32_t ru_worker_data_size(const struct ru_worker *worker)
     return worker->used;
 }
 
+uint32_t ru_worker_reply_factor(const struct ru_worker *worker)
+{
+    return worker->reply_factor;
+}
+
 uint32_t ru_worker_resumed(struct ru_worker *worker)
 {
     if (worker->taken_ns != 0) {
         uint64_t *wait_ns = &worker->mailbox->counters.worker_lock_wait_ns;
-        uint64_t spent_ns = ru_now_ns() - worker->taken_ns;
+        uint64_t spent_ns = ru_clock_between(worker->taken_ns, ru_now_ns());
         __atomic_store_n(wait_ns, *wait_ns + spent_ns, __ATOMIC_RELAXED);
         worker->taken_ns = 0;
     }
