@@ -38,6 +38,7 @@ _Static_assert(sizeof(struct jb_record) == 24, "a record's header is 24 bytes");
 enum jb_mode {
     JB_COMMIT,   /* durable when the append returns; old entries stay */
     JB_UPKEEP,   /* durable, and old entries go at the pace at which new ones come */
+    JB_WHOLE,    /* the same, and the coins are compared before and changed behind the append */
     JB_INTERVAL, /* written when the append returns, so that a killed process loses nothing */
 };
 

@@ -3,7 +3,9 @@
  * usage: contenders measure DIRECTORY [ROUNDS [COMMITS]]
  *        contenders append NAME DIRECTORY BATCHES CHANGES   tells of appends that fail, and runs
  *                                                           $ON_FAILURE in a shell at the first
- *        contenders read NAME DIRECTORY [FROM]              tells what is in it and whether it holds
+ *                                                           of them; with TRUST_TAIL, what is read
+ *                                                           at the start is taken to be on the disk
+ *        contenders read NAME DIRECTORY [FROM]              tells what is in it and if it holds
  *        contenders list
  */
 #include "contender.h"
@@ -15,7 +17,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define POOL_CHANGES 65536U
+#define POOL_CHANGES (1U << 20)
 #define OPS_COUNT 8U
 #define FAILURES_TOLD_MAX 4U
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
@@ -17,7 +18,8 @@
 #define CONTENDERS_MAX 8U
 #define ROUNDS_MAX 101U
 #define LOADS 3U
-#define MODES 3U
+#define MODES 4U
+#define COIN_BYTES 17U
 #define TRIM_EVERY 64U
 #define KEPT 1024U
 #define US(ns) ((double)(ns) / 1000.0)
@@ -42,6 +44,7 @@ struct load {
 static const struct load loads[LOADS] = {
     {"one pown of 1", 1, 1}, {"64 powns of 1", 64, 64}, {"64 powns of 25", 64, 1600}};
 static const char *const modes[MODES] = {"durable", "durable, old entries removed",
+                                         "durable, old entries removed, coins compared and changed",
                                          "written, not synced"};
 
 struct bench {
@@ -51,6 +54,7 @@ struct bench {
     uint32_t count, rounds, commits;
     char device[64]; /* its statistics under /sys */
     double *latencies;
+    uint8_t *coins;
     double figures[MODES][LOADS][CONTENDERS_MAX][FIGURES][ROUNDS_MAX];
 };
 
@@ -98,15 +102,44 @@ static void read_counters(const struct bench *bench, double sums[FIGURES])
         (void)fclose(file);
 }
 
+static uint8_t *coin_of(const struct bench *bench, const struct jb_change *change)
+{
+    return bench->coins + ((size_t)change->page * JB_PAGE_COINS + change->index) * COIN_BYTES;
+}
+
+/* What a batch does with the coins in memory: look at them all, or change them. */
+static void use_coins(const struct bench *bench, const struct jb_record *record, bool change)
+{
+    static volatile uint32_t equal;
+    uint32_t changes = (record->size - (uint32_t)sizeof(*record)) / sizeof(struct jb_change);
+    for (uint32_t i = 0; i < changes && !change; i++)
+        __builtin_prefetch(coin_of(bench, &record->changes[i]));
+    for (uint32_t i = 0; i < changes; i++) {
+        const struct jb_change *one = &record->changes[i];
+        uint8_t *coin = coin_of(bench, one);
+        if (change) {
+            memcpy(coin, one->an, sizeof(one->an));
+            coin[COIN_BYTES - 1] = (uint8_t)one->month;
+        } else {
+            equal += memcmp(coin, one->an, sizeof(one->an)) == 0;
+        }
+    }
+}
+
 static bool append_all(struct bench *bench, uint32_t who, enum jb_mode mode, uint32_t changes)
 {
     struct jb_chain *chain = &bench->chains[who];
     for (uint32_t i = 0; i < bench->commits; i++) {
-        bool trims = mode == JB_UPKEEP && i % TRIM_EVERY == 0 && chain->next > KEPT;
+        bool trims =
+            (mode == JB_UPKEEP || mode == JB_WHOLE) && i % TRIM_EVERY == 0 && chain->next > KEPT;
         uint64_t since_ns = clock_ns(CLOCK_MONOTONIC);
         const struct jb_record *record = jb_record_next(chain, changes);
+        if (mode == JB_WHOLE)
+            use_coins(bench, record, false);
         int code =
             bench->ops[who]->append(bench->journals[who], record, trims ? chain->next - KEPT : 0);
+        if (mode == JB_WHOLE && code == 0)
+            use_coins(bench, record, true);
         bench->latencies[i] = (double)(clock_ns(CLOCK_MONOTONIC) - since_ns);
         if (code) {
             fprintf(stderr, "%s: %s\n", bench->ops[who]->name,
@@ -124,7 +157,7 @@ static bool measure_one(struct bench *bench, uint32_t who, uint32_t mode, uint32
     const struct jb_ops *ops = bench->ops[who];
     double before[FIGURES], after[FIGURES], commits = bench->commits;
     ops->set_mode(bench->journals[who], (enum jb_mode)mode);
-    if (mode != JB_UPKEEP && ops->empty(bench->journals[who])) {
+    if (mode != JB_UPKEEP && mode != JB_WHOLE && ops->empty(bench->journals[who])) {
         fprintf(stderr, "%s: cannot be emptied\n", ops->name);
         return false;
     }
@@ -271,7 +304,10 @@ int jb_measure(const char *directory, uint32_t rounds, uint32_t commits)
     bench.rounds = rounds < 1 ? 1 : rounds > ROUNDS_MAX ? ROUNDS_MAX : rounds;
     bench.commits = commits < 100 ? 100 : commits;
     bench.latencies = calloc(bench.commits, sizeof(double));
-    if (!bench.latencies || !prepare(&bench, directory) || !warm_up(&bench, JB_COMMIT, LOADS - 1))
+    bench.coins = mmap(NULL, (size_t)JB_PAGES * JB_PAGE_COINS * COIN_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (!bench.latencies || bench.coins == MAP_FAILED || !prepare(&bench, directory) ||
+        !warm_up(&bench, JB_COMMIT, LOADS - 1))
         return 1;
     printf(
         "%u rounds of %u commits; CPU in us a commit; the four right columns are ratios to own\n",
