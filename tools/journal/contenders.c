@@ -4,7 +4,9 @@
  *        contenders append NAME DIRECTORY BATCHES CHANGES   tells of appends that fail, and runs
  *                                                           $ON_FAILURE in a shell at the first
  *                                                           of them; with TRUST_TAIL, what is read
- *                                                           at the start is taken to be on the disk
+ *                                                           at the start counts as on the disk;
+ *                                                           with ALLOCATE_ONLY, own's segments are
+ *                                                           allocated instead of zeroed
  *        contenders read NAME DIRECTORY [FROM]              tells what is in it and if it holds
  *        contenders list
  */

@@ -89,6 +89,18 @@ thin() {
         done
 }
 
+# Take the free blocks of the file system away from the disk below.
+thin_free() {
+    local first last
+    sync
+    dumpe2fs "$device" 2>/dev/null | sed -n 's/^  Free blocks: //p' | tr -d ' ' | tr ',' '\n' |
+        while IFS=- read -r first last; do
+            [[ -n "$first" ]] || continue
+            fallocate --punch-hole --offset $((first * 4096)) \
+                --length $(((${last:-$first} - first + 1) * 4096)) "$room/ram/image"
+        done
+}
+
 fill_disk() { head -c 1G /dev/zero >"$room/ram/filler" 2>/dev/null || true; }
 
 # Mount what the disk would have after a power cut now, and read it.
@@ -120,16 +132,23 @@ failed_sync() {
     for name in own sqlite-4k; do
         TRUST_TAIL=1 failed_sync_and_kill "$name"
     done
+    say "killed at once again, but own's segments are allocated, not zeroed, and LMDB's file grows"
+    ALLOCATE_ONLY=1 failed_sync_and_kill own
+    GROWS=1 failed_sync_and_kill lmdb
 }
 
 failed_sync_and_kill() {
     make_disk
     "$PROGRAM" append "$1" "$room/disk" 100 1600 >/dev/null
-    thin "$(tail_of "$1")"
+    if [[ -n "${GROWS:-}" ]]; then
+        thin_free
+    else
+        thin "$(tail_of "$1")"
+    fi
     fill_disk
     (ON_FAILURE="rm $room/ram/filler; kill -9 \$PPID" \
         "$PROGRAM" append "$1" "$room/disk" 400 1600 | tail -n +2) 2>/dev/null || true
-    "$PROGRAM" append "$1" "$room/disk" 20 1600
+    "$PROGRAM" append "$1" "$room/disk" 20 1600 || echo "$1: status $?"
     cut_power "$1"
     drop_disk
 }
