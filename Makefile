@@ -245,7 +245,7 @@ bench-source: setup ## what the table of sources costs a datagram, one sender an
 JOURNAL_DIR := build/journal
 $(JOURNAL_DIR)/contenders: $(wildcard tools/journal/*.[ch])
 	@for library in lmdb sqlite3; do pkg-config --exists $$library || \
-	    { echo "bench-journal: needs lib$$library (Debian package lib$$library-dev)"; exit 1; }; done
+	    { echo "bench-journal: needs the headers of $$library (Debian package lib$$library-dev)"; exit 1; }; done
 	@mkdir -p $(@D)
 	@$(NATIVE_CC) -std=gnu11 -g -O2 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOURCE -pthread -o $@ \
 	    $(filter %.c,$^) -llmdb -lsqlite3
