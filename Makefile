@@ -6,7 +6,7 @@ PY_DIRS := raida_uring tests tools setup.py
 
 C_SOURCES := $(filter-out %/_native.c %/_loadgen.c,$(wildcard raida_uring/ffi/*/*.c raida_uring/bench/*.c))
 C_ALL     := $(C_SOURCES) $(wildcard raida_uring/ffi/*.h raida_uring/ffi/*/*.h raida_uring/bench/*.h \
-             tools/bench/*.[ch] tests/native/*.[ch] tests/fault/*.[ch])
+             tools/bench/*.[ch] tools/journal/*.[ch] tests/native/*.[ch] tests/fault/*.[ch])
 
 comma := ,
 
@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
         quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
-        upgrades starts bench bench-source bench-quick dist test-wheel test-image man docs clean help
+        upgrades starts bench bench-source bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
 ifndef SIDE_BY_SIDE
@@ -240,6 +240,23 @@ bench-source: setup ## what the table of sources costs a datagram, one sender an
 	@$(NATIVE_CC) $(filter-out -O1 -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -O2 -fno-strict-aliasing $(NATIVE_INCLUDES) \
 	    -o $(NATIVE_DIR)/bench_source tools/bench/source.c raida_uring/ffi/guard/*.c
 	@$(NATIVE_DIR)/bench_source
+
+# Without setup: it needs neither Python nor the data plane, but a library that no other target needs.
+JOURNAL_DIR := build/journal
+$(JOURNAL_DIR)/contenders: $(wildcard tools/journal/*.[ch])
+	@for library in lmdb sqlite3; do pkg-config --exists $$library || \
+	    { echo "bench-journal: needs the headers of $$library (Debian package lib$$library-dev)"; exit 1; }; done
+	@mkdir -p $(@D)
+	@$(NATIVE_CC) -std=gnu11 -g -O2 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOURCE -pthread -o $@ \
+	    $(filter %.c,$^) -llmdb -lsqlite3
+
+bench-journal: $(JOURNAL_DIR)/contenders ## a journal of our own beside tables of LMDB and SQLite: ROUNDS=n (11) COMMITS=n (1024) DIR=where
+	@mkdir -p $(JOURNAL_DIR)
+	@room=$$(mktemp -d -p $(or $(DIR),$(JOURNAL_DIR))) && trap "rm -rf $$room" EXIT && \
+	    $< measure $$room $(or $(ROUNDS),11) $(or $(COMMITS),1024)
+
+bench-journal-failures: $(JOURNAL_DIR)/contenders ## what they do on full and failing disks and after damage; as root
+	@tools/journal/failures.sh $<
 
 bench-quick: setup ## the same, shorter and less steady
 	$(BIN)/raida-uring bench --quick
