@@ -17,6 +17,7 @@ NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOU
 # -iquote, not -I: the data plane's limits.h must not hide the system's.
 NATIVE_INCLUDES := -I. -iquote raida_uring/ffi
 NATIVE_DIR   := build/native
+LIBRARIES    := -l:liburing.a -llmdb -lcrypto
 NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,$(filter raida_uring/ffi/%,$(C_SOURCES)))
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
@@ -122,18 +123,19 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := queue source stats tally
+THREAD_TESTS := queue seal source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
-                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c count/stats.c count/tally.c)
+                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
+                count/tally.c)
 
 test-threads: setup ## C queue and engine tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
 	@for test in $(THREAD_TESTS); do \
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
-	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
+	        tests/native/test_$$test.c $(THREAD_LIB) -lcrypto && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
-	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) -l:liburing.a -llmdb && $(NATIVE_DIR)/tsan_engine
+	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
 
 # The framing of arbitrary input under libFuzzer, which needs clang; gcc builds everything else.
 FUZZ_DIR   := build/fuzz
@@ -175,7 +177,7 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) $(LIBRARIES)
 
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
 RIG_LINK := -Wl,--wrap=io_uring_queue_init_params
@@ -191,7 +193,7 @@ SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o epoll_t
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
-	@$(NATIVE_CC) $(NATIVE_FLAGS) $(NATIVE_INCLUDES) -o $@ $(filter %.c %.o,$^) $(SIM_LINK)
+	@$(NATIVE_CC) $(NATIVE_FLAGS) $(NATIVE_INCLUDES) -o $@ $(filter %.c %.o,$^) $(SIM_LINK) -lcrypto
 
 fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEPS=n; a seed alone is one life
 	@$(NATIVE_DIR)/sim $(or $(SEED),$(shell date +%s)) $(or $(LIVES),$(if $(SEED),1,1000)) $(or $(STEPS),1000)
@@ -200,7 +202,7 @@ fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEP
 mutations: setup ## bugs that the simulation must find
 	@tests/fault/mutations.sh 1000 1000 -- $(NATIVE_CC) $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) \
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
-	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK)
+	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK) -lcrypto
 
 crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
