@@ -40,7 +40,10 @@ C_CIRCLES = {("coins/store.c", "coins/survey.c")}
 # A module compiled from C -> those that may import it.
 SOLE_IMPORTERS = {
     "_native": (
-        *(f"raida_uring/ffi/{name}.py" for name in ("native", "native_probe", "native_store")),
+        *(
+            f"raida_uring/ffi/{name}.py"
+            for name in ("native", "native_probe", "native_store", "native_worker")
+        ),
         "tests/support/native_seal.py",
     ),
     "_loadgen": ("raida_uring/bench/load.py",),
