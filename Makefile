@@ -51,7 +51,7 @@ run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 # The fuzzer runs only where clang is installed: 250 MB that no other target needs.
 test: setup test-announce ## all tests, 10 to 20 minutes
 	@fuzz=; if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
-	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
+	    else echo 'SKIPPED fuzzers: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
 	    $(BESIDE) test-native test-threads $$fuzz
 	@$(MAKE) --no-print-directory test-python
 
@@ -137,14 +137,17 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
 	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
 
-# The framing of arbitrary input under libFuzzer, which needs clang; gcc builds everything else.
+# Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
+# of them. Seeds and words are the framing's; the other one begins with zeros.
 FUZZ_DIR   := build/fuzz
-FUZZ_SEEDS := tests/native/corpus
+FUZZERS    := $(or $(FUZZER),framing sealed)
+FUZZ_SEEDS  = $(if $(filter framing,$1),tests/native/corpus)
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
 FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block.o memory/ring.o \
-              memory/sleeper.o count/hist.o count/stats.o \
+              memory/sleeper.o count/hist.o count/stats.o seal/seal.o \
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
-FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
+FUZZ_RUN    = $(FUZZ_DIR)/$1 -max_len=600 $(if $(filter framing,$1),-dict=tests/native/framing.dict) \
+              -artifact_prefix=$(FUZZ_DIR)/
 
 # Only coverage of the data plane guides the fuzzer, not that of the test's model. Comparisons are
 # not traced, which would take two thirds of the time: dictionary and seeds have the constants.
@@ -153,22 +156,25 @@ $(FUZZ_DIR)/%.o: raida_uring/ffi/%.c | setup-fuzz
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp -MMD -MP \
 	    $(NATIVE_INCLUDES) -c -o $@ $<
 
-$(FUZZ_DIR)/framing: tests/native/fuzz_framing.c $(FUZZ_LIB) | setup-fuzz
-	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.o $<
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.o $(FUZZ_LIB)
+$(FUZZ_DIR)/framing $(FUZZ_DIR)/sealed: $(FUZZ_DIR)/%: tests/native/fuzz_%.c $(FUZZ_LIB) | setup-fuzz
+	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.main.o $<
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.main.o $(FUZZ_LIB) -lcrypto
 
 # Deterministic: all seeds, then as many inputs derived from them as CI has time for.
-test-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, short: its seeds, then RUNS=200000
-	@rm -rf $(FUZZ_DIR)/short && mkdir $(FUZZ_DIR)/short # libFuzzer writes into the first directory
-	@$(FUZZ_RUN) -seed=1 -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short $(FUZZ_SEEDS) \
-	    > $(FUZZ_DIR)/log 2>&1 || { cat $(FUZZ_DIR)/log; exit 1; }
-	@echo "framing fuzzer: $(or $(RUNS),200000) inputs and no finding"
+FUZZ_BEGIN = mkdir -p $(FUZZ_DIR)/$1 && head -c 200 /dev/zero > $(FUZZ_DIR)/$1/zeros
+FUZZ_SHORT = rm -rf $(FUZZ_DIR)/short.$1 && $(call FUZZ_BEGIN,short.$1) && $(call FUZZ_RUN,$1) -seed=1 \
+    -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short.$1 $(FUZZ_SEEDS) > $(FUZZ_DIR)/log 2>&1 || \
+    { cat $(FUZZ_DIR)/log; exit 1; }; echo "$1 fuzzer: $(or $(RUNS),200000) inputs and no finding";
 
-# New inputs that add coverage stay in build/fuzz/corpus, from which the next run continues.
-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, long: RUNS=n or TIME=seconds (600), whichever ends first
-	@mkdir -p $(FUZZ_DIR)/corpus
-	$(FUZZ_RUN) -runs=$(or $(RUNS),-1) -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) \
-	    -print_final_stats=1 $(FUZZ_DIR)/corpus $(FUZZ_SEEDS)
+test-fuzz: $(addprefix $(FUZZ_DIR)/,$(FUZZERS)) ## the fuzzers, short: their seeds, then RUNS=200000
+	@$(foreach fuzzer,$(FUZZERS),$(call FUZZ_SHORT,$(fuzzer)))
+
+# New inputs that add coverage stay in build/fuzz/corpus.*, from which the next run continues.
+fuzz: $(FUZZ_DIR)/$(or $(FUZZER),framing) ## one fuzzer, long: FUZZER=framing; RUNS=n or TIME=seconds (600), whichever ends first
+	@$(call FUZZ_BEGIN,corpus.$(or $(FUZZER),framing))
+	$(call FUZZ_RUN,$(or $(FUZZER),framing)) -runs=$(or $(RUNS),-1) \
+	    -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) -print_final_stats=1 \
+	    $(FUZZ_DIR)/corpus.$(or $(FUZZER),framing) $(call FUZZ_SEEDS,$(or $(FUZZER),framing))
 
 # Order-only after setup, which may have to install the compiler first.
 $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup

@@ -334,11 +334,12 @@ uint32_t ru_worker_resumed(struct ru_worker *worker);
 const uint32_t *ru_worker_sealed(struct ru_worker *worker);
 /* The batch's key coins, whose count changes with the batch. */
 struct ru_keys *ru_worker_keys(struct ru_worker *worker);
-/* Thread: worker. Open the batch's encrypted requests with keys from `view`, which has begun; NULL:
- * no coin is known. Those that are refused are answered; the others come first among the records
- * from now on, the refused ones behind them. Returns how many are left to answer. Otherwise nothing
- * was opened: the store's error, or -EAGAIN: set record and state of each key coin that was looked
- * up and is neither EQUAL nor UNREADABLE, and call again. Ends the measurement as ru_worker_resumed(). */
+/* Thread: worker, before the batch's first reply. Open its encrypted requests with keys from `view`,
+ * which has begun; NULL: no coin is known. Those that are refused are answered; the others come
+ * first among the records from now on, the refused ones behind them. Returns how many are left to
+ * answer. Otherwise nothing was opened: the store's error, or -EAGAIN: set record and state of each
+ * key coin that was looked up and is neither EQUAL nor UNREADABLE, and call again. Ends the
+ * measurement as ru_worker_resumed(). */
 int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view);
 /* Thread: worker. Open one of them, with its payload at `payload_at`; a second call changes nothing.
  * Returns 0, or the status it is refused with and must be answered with; otherwise as above. *record

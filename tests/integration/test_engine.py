@@ -69,7 +69,7 @@ def bound_listener() -> Iterator[native.Listener]:
 
 
 @contextmanager
-def running_engine(**changes: int) -> Iterator[tuple[native.Engine, tuple[str, int]]]:
+def running_engine(**changes: object) -> Iterator[tuple[native.Engine, tuple[str, int]]]:
     """An engine that serves without any worker thread; the test is the worker."""
     with bound_listener() as listener:
         backend = native.BACKENDS[str(DEFAULT_TABLES["network"]["backend"])]

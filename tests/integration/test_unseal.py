@@ -10,8 +10,8 @@ import random
 import socket
 import struct
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -22,7 +22,7 @@ from raida_uring.protocol.sealing import Key
 from raida_uring.store import Coins as View
 from tests.integration.test_engine import COMMAND, running_engine
 from tests.support.coins import Coins
-from tests.support.net import Endpoint, udp_client
+from tests.support.net import Endpoint, read_to_close, tcp_connect, udp_client
 from tests.support.node import eventually
 from tests.support.wire import status
 
@@ -79,10 +79,22 @@ class Asked:
 class Rig:
     """An engine, one of its workers and a client."""
 
-    def __init__(self, engine: native.Engine, endpoint: Endpoint, client: socket.socket) -> None:
+    def __init__(
+        self, engine: native.Engine, endpoint: Endpoint, client: socket.socket, index: int = 0
+    ) -> None:
         self.engine, self.endpoint, self.client = engine, endpoint, client
-        self.worker = engine.open_worker(0)
+        self.worker = engine.open_worker(index)
         self.coins: View = COINS.store.coins()
+
+    def beside(self, index: int, stack: ExitStack) -> "Rig":
+        """Another worker of the same engine."""
+        other = Rig(self.engine, self.endpoint, self.client, index)
+        stack.callback(other.close)
+        return other
+
+    def close(self) -> None:
+        self.worker.close()
+        self.coins.close()
 
     def send(self, *datagrams: bytes) -> int:
         """Send them together and take them as one batch: how many the worker has got."""
@@ -114,7 +126,7 @@ class Rig:
 
 
 @contextmanager
-def rig(**changes: int) -> Iterator[Rig]:
+def rig(**changes: object) -> Iterator[Rig]:
     """With an echo and a public command besides COMMAND."""
     with running_engine(**changes) as (engine, endpoint), udp_client(endpoint) as client:
         engine.set_class(*ECHO, native.CLASS_ECHO)
@@ -124,8 +136,7 @@ def rig(**changes: int) -> Iterator[Rig]:
         try:
             yield made
         finally:
-            made.worker.close()
-            made.coins.close()
+            made.close()
 
 
 def test_mixed_batches() -> None:
@@ -250,3 +261,45 @@ def test_limits_count_the_seal() -> None:
                 node.reply(bytes(size))
                 told = (expected, bytes(size) if expected == 250 else b"", encryption == 1)
                 assert asked.read(node.client.recv(8192)) == told
+
+
+CHECKS = {"burst": 2, "per_min": 1, "coin_per_s": 100}
+
+
+@contextmanager
+def taken_by_one_each(asked: Sequence[Asked]) -> Iterator[tuple[list[Rig], list[socket.socket]]]:
+    """Every request with a worker of its own, which looks at it for the first time."""
+    with rig(checks=CHECKS, workers=len(asked), large_blocks=16) as node, ExitStack() as stack:
+        node.engine.guard(*COMMAND)
+        idle = [node, *(node.beside(index, stack) for index in range(1, len(asked)))]
+        busy, clients = [], []
+        for one in asked:
+            clients.append(stack.enter_context(tcp_connect(node.endpoint)))
+            clients[-1].sendall(one.data)
+            busy.append(next(rig for rig in itertools.cycle(idle) if rig.worker.take(1)))
+            idle.remove(busy[-1])
+        yield busy, clients
+
+
+def test_past_its_bound_a_sender_is_shown_no_proof() -> None:
+    """By whichever check the bound is exceeded: here a handler's own, after the opening."""
+    asked = [Asked(1, b"payload") for _ in range(3)]
+    with taken_by_one_each(asked) as (rigs, clients):
+        assert [node.unseal() for node in rigs] == [1, 1, 1]
+        for one, node, client, proved in zip(
+            asked, rigs, clients, (True, True, False), strict=True
+        ):
+            [(place, *_)] = node.records(1)
+            assert node.worker.checked(place, failed=True) == proved
+            node.reply(b"secret")
+            told = (250, b"secret", True) if proved else (160, b"", False)
+            assert one.read(read_to_close(client)) == told
+
+
+def test_past_its_bound_a_right_key_looks_like_a_wrong_one() -> None:
+    asked = [Asked(1, b"payload", right=right) for right in (False, False, False, True)]
+    with taken_by_one_each(asked) as (rigs, clients):
+        assert [node.unseal() for node in rigs] == [0, 0, 0, 0]
+        replies = [read_to_close(client) for client in clients]
+        assert [status(reply) for reply in replies] == [37, 37, 160, 160]
+        assert {reply[16:] for reply in replies} == {bytes(16)}
