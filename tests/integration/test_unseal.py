@@ -24,7 +24,7 @@ from tests.integration.test_engine import COMMAND, running_engine
 from tests.support.coins import Coins
 from tests.support.net import Endpoint, read_to_close, tcp_connect, udp_client
 from tests.support.node import eventually
-from tests.support.wire import status
+from tests.support.wire import reply_payload, status
 
 COINS = Coins()
 RECORD = struct.Struct(native_worker.RECORD_FORMAT)
@@ -54,7 +54,6 @@ class Asked:
     ) -> None:
         self.key = key_of(encryption, right=right)
         self.nonce = next(_nonces).to_bytes(self.key.nonce_bytes)
-        self.echo = self.nonce[-2:]
         self.data = sealing.seal_request(
             *command,
             payload,
@@ -150,33 +149,27 @@ def test_mixed_batches() -> None:
     answers |= {public: (36, b""), bare: (36, b"")}
     answers |= {echo: (250, b"answer to "), empty_echo: (250, b"")}
     rng, mixed = random.Random(5), 0
-    with rig(udp_contexts=32) as node:
+    plain = build_request(*COMMAND, b"plain", raida_id=14)
+    with rig(udp_contexts=32) as node, ExitStack() as stack:
+        clients = {one: stack.enter_context(udp_client(node.endpoint)) for one in (*answers, None)}
         for _ in range(200):
-            asked = rng.sample([*answers, None], len(answers) + 1)  # None: not encrypted
+            asked = rng.sample(list(clients), len(clients))  # None: not encrypted
             for one in asked:
-                plain = build_request(*COMMAND, b"plain", raida_id=14, echo=0x7777)
-                node.client.sendto(one.data if one else plain, node.endpoint)
+                clients[one].sendto(one.data if one else plain, node.endpoint)
             done = 0
             while done < len(asked):
                 count = node.worker.take(5000)
                 assert count
-                places = {one[0] for one in node.records(count)}
                 left = node.unseal()
                 assert node.worker.sealed == 0
-                mixed += 0 < left < count > 2
-                assert len(node.records(count)) == count >= left
-                assert len(places) == count
+                assert len({one[0] for one in node.records(count)}) == count >= left
+                mixed += 0 < left < count
                 node.reply(*(b"answer to " + payload for payload in node.payloads(left)))
                 done += count
-            replies = [node.client.recv(2048) for _ in asked]
-            for one in answers:
-                size = protocol.header_bytes(one.key.encryption)
-                [reply] = (
-                    reply for reply in replies if reply[6 if size == 32 else 46 :][:2] == one.echo
-                )
-                code, payload = answers[one]
+            assert reply_payload(clients[None].recv(2048)) == b"answer to plain"
+            for one, (code, payload) in answers.items():
                 proved = one in good and one.key.encryption == 1
-                assert one.read(reply) == (code, payload, proved)
+                assert one.read(clients[one].recv(2048)) == (code, payload, proved)
         counters = node.engine.counters()
         assert counters["checks_failed"] == 600
         told, _ = node.engine.answered(*COMMAND)
