@@ -18,11 +18,11 @@ SN_MAX: int = STORE["pages_per_denomination"] * RECORDS_PER_PAGE - 1
 
 
 @functools.cache
-def _stored() -> tuple[tempfile.TemporaryDirectory[str], Store]:
-    """The recordings' store, once for all nodes of this process; removed when it ends."""
-    directory = tempfile.TemporaryDirectory(prefix="raida-")
-    path = make_recorded_store(Path(directory.name) / "store")
-    return directory, Store(path, map_bytes=MAP_BYTES, read_only=True)
+def _stored() -> Store:
+    """The recordings' store, once for all nodes of this process. Its directory goes with all that
+    the tests leave."""
+    path = make_recorded_store(Path(tempfile.mkdtemp(prefix="raida-")) / "store")
+    return Store(path, map_bytes=MAP_BYTES, read_only=True)
 
 
 class Coins:
@@ -37,7 +37,7 @@ class Coins:
     @property
     def store(self) -> Store:
         """A store with these coins, for nodes that have none of their own; stays open."""
-        return _stored()[1]
+        return _stored()
 
     def an(self, den: int, sn: int) -> bytes | None:
         """The 16 bytes, or None for a coin whose page cannot be read."""
