@@ -17,6 +17,7 @@ NATIVE_FLAGS := -std=gnu11 -g -O1 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOU
 # -iquote, not -I: the data plane's limits.h must not hide the system's.
 NATIVE_INCLUDES := -I. -iquote raida_uring/ffi
 NATIVE_DIR   := build/native
+LIBRARIES    := -l:liburing.a -llmdb -lcrypto
 NATIVE_LIB   := $(patsubst raida_uring/ffi/%.c,$(NATIVE_DIR)/%.o,$(filter raida_uring/ffi/%,$(C_SOURCES)))
 NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/native/test_*.c))
 
@@ -50,7 +51,7 @@ run: setup ## serve on 127.0.0.1:50000 with the embedded default configuration
 # The fuzzer runs only where clang is installed: 250 MB that no other target needs.
 test: setup test-announce ## all tests, 10 to 20 minutes
 	@fuzz=; if $(SETUP) --has-fuzzer; then fuzz=test-fuzz; \
-	    else echo 'SKIPPED framing fuzzer: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
+	    else echo 'SKIPPED fuzzers: no clang with libFuzzer (Debian packages clang libclang-rt-dev)'; fi; \
 	    $(BESIDE) test-native test-threads $$fuzz
 	@$(MAKE) --no-print-directory test-python
 
@@ -122,27 +123,31 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := queue source stats tally
+THREAD_TESTS := queue seal source stats tally
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
-                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c count/stats.c count/tally.c)
+                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
+                count/tally.c)
 
 test-threads: setup ## C queue and engine tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
 	@for test in $(THREAD_TESTS); do \
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test \
-	        tests/native/test_$$test.c $(THREAD_LIB) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
+	        tests/native/test_$$test.c $(THREAD_LIB) -lcrypto && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
-	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) -l:liburing.a -llmdb && $(NATIVE_DIR)/tsan_engine
+	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
 
-# The framing of arbitrary input under libFuzzer, which needs clang; gcc builds everything else.
+# Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
+# of them. Seeds and words are the framing's; the other one begins with zeros.
 FUZZ_DIR   := build/fuzz
-FUZZ_SEEDS := tests/native/corpus
+FUZZERS    := $(or $(FUZZER),framing sealed)
+FUZZ_SEEDS  = $(if $(filter framing,$1),tests/native/corpus)
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
 FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block.o memory/ring.o \
-              memory/sleeper.o count/hist.o count/stats.o \
+              memory/sleeper.o count/hist.o count/stats.o seal/seal.o \
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
-FUZZ_RUN    = $(FUZZ_DIR)/framing -max_len=600 -dict=tests/native/framing.dict -artifact_prefix=$(FUZZ_DIR)/
+FUZZ_RUN    = $(FUZZ_DIR)/$1 -max_len=600 $(if $(filter framing,$1),-dict=tests/native/framing.dict) \
+              -artifact_prefix=$(FUZZ_DIR)/
 
 # Only coverage of the data plane guides the fuzzer, not that of the test's model. Comparisons are
 # not traced, which would take two thirds of the time: dictionary and seeds have the constants.
@@ -151,22 +156,25 @@ $(FUZZ_DIR)/%.o: raida_uring/ffi/%.c | setup-fuzz
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp -MMD -MP \
 	    $(NATIVE_INCLUDES) -c -o $@ $<
 
-$(FUZZ_DIR)/framing: tests/native/fuzz_framing.c $(FUZZ_LIB) | setup-fuzz
-	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.o $<
-	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.o $(FUZZ_LIB)
+$(FUZZ_DIR)/framing $(FUZZ_DIR)/sealed: $(FUZZ_DIR)/%: tests/native/fuzz_%.c $(FUZZ_LIB) | setup-fuzz
+	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.main.o $<
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.main.o $(FUZZ_LIB) -lcrypto
 
 # Deterministic: all seeds, then as many inputs derived from them as CI has time for.
-test-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, short: its seeds, then RUNS=200000
-	@rm -rf $(FUZZ_DIR)/short && mkdir $(FUZZ_DIR)/short # libFuzzer writes into the first directory
-	@$(FUZZ_RUN) -seed=1 -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short $(FUZZ_SEEDS) \
-	    > $(FUZZ_DIR)/log 2>&1 || { cat $(FUZZ_DIR)/log; exit 1; }
-	@echo "framing fuzzer: $(or $(RUNS),200000) inputs and no finding"
+FUZZ_BEGIN = mkdir -p $(FUZZ_DIR)/$1 && head -c 200 /dev/zero > $(FUZZ_DIR)/$1/zeros
+FUZZ_SHORT = rm -rf $(FUZZ_DIR)/short.$1 && $(call FUZZ_BEGIN,short.$1) && $(call FUZZ_RUN,$1) -seed=1 \
+    -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short.$1 $(FUZZ_SEEDS) > $(FUZZ_DIR)/log 2>&1 || \
+    { cat $(FUZZ_DIR)/log; exit 1; }; echo "$1 fuzzer: $(or $(RUNS),200000) inputs and no finding";
 
-# New inputs that add coverage stay in build/fuzz/corpus, from which the next run continues.
-fuzz: $(FUZZ_DIR)/framing ## the framing fuzzer, long: RUNS=n or TIME=seconds (600), whichever ends first
-	@mkdir -p $(FUZZ_DIR)/corpus
-	$(FUZZ_RUN) -runs=$(or $(RUNS),-1) -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) \
-	    -print_final_stats=1 $(FUZZ_DIR)/corpus $(FUZZ_SEEDS)
+test-fuzz: $(addprefix $(FUZZ_DIR)/,$(FUZZERS)) ## the fuzzers, short: their seeds, then RUNS=200000
+	@$(foreach fuzzer,$(FUZZERS),$(call FUZZ_SHORT,$(fuzzer)))
+
+# New inputs that add coverage stay in build/fuzz/corpus.*, from which the next run continues.
+fuzz: $(FUZZ_DIR)/$(or $(FUZZER),framing) ## one fuzzer, long: FUZZER=framing; RUNS=n or TIME=seconds (600), whichever ends first
+	@$(call FUZZ_BEGIN,corpus.$(or $(FUZZER),framing))
+	$(call FUZZ_RUN,$(or $(FUZZER),framing)) -runs=$(or $(RUNS),-1) \
+	    -max_total_time=$(or $(TIME),$(if $(RUNS),0,600)) -print_final_stats=1 \
+	    $(FUZZ_DIR)/corpus.$(or $(FUZZER),framing) $(call FUZZ_SEEDS,$(or $(FUZZER),framing))
 
 # Order-only after setup, which may have to install the compiler first.
 $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
@@ -175,7 +183,7 @@ $(NATIVE_DIR)/%.o: raida_uring/ffi/%.c | setup
 
 $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 	@mkdir -p $(@D)
-	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) -l:liburing.a -llmdb
+	@$(NATIVE_CC) $(NATIVE_FLAGS) -MMD -MP $(NATIVE_INCLUDES) -o $@ $< $(NATIVE_LIB) $(NATIVE_LINK) $(LIBRARIES)
 
 # So that it can refuse DEFER_TASKRUN, which only Linux 6.0 does by itself.
 RIG_LINK := -Wl,--wrap=io_uring_queue_init_params
@@ -191,7 +199,7 @@ SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o epoll_t
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
-	@$(NATIVE_CC) $(NATIVE_FLAGS) $(NATIVE_INCLUDES) -o $@ $(filter %.c %.o,$^) $(SIM_LINK)
+	@$(NATIVE_CC) $(NATIVE_FLAGS) $(NATIVE_INCLUDES) -o $@ $(filter %.c %.o,$^) $(SIM_LINK) -lcrypto
 
 fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEPS=n; a seed alone is one life
 	@$(NATIVE_DIR)/sim $(or $(SEED),$(shell date +%s)) $(or $(LIVES),$(if $(SEED),1,1000)) $(or $(STEPS),1000)
@@ -200,7 +208,7 @@ fault: setup $(NATIVE_DIR)/sim ## simulated lives of a node: SEED=n LIVES=n STEP
 mutations: setup ## bugs that the simulation must find
 	@tests/fault/mutations.sh 1000 1000 -- $(NATIVE_CC) $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) \
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
-	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK)
+	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK) -lcrypto
 
 crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \

@@ -3,9 +3,10 @@
 #
 # usage: tools/dist.sh
 #
-# The wheel is built from the source archive, so it has no file that the archive lacks. auditwheel
-# then adds the LMDB library and names the wheel after the oldest C library that it runs with. The
-# build tools are in build/dist-venv, separate from .venv. Same requirements as `make build`.
+# The wheel is built from the source archive, so it has no file that the archive lacks, with OpenSSL's
+# libcrypto linked in. auditwheel then adds the LMDB library and names the wheel after the oldest C
+# library that it runs with. The build tools are in build/dist-venv, separate from .venv. Same
+# requirements as `make build`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,7 +41,7 @@ mkdir "$WORK/tree"
 tar -xzf "$WORK"/raida_uring-*.tar.gz -C "$WORK/tree" --strip-components=1
 say "building the wheel"
 # Debugging information has the paths of the sources; keep this machine's directories out of it.
-CFLAGS="${CFLAGS:-} -ffile-prefix-map=$PWD/$WORK/tree/=./ -ffile-prefix-map=$PWD/$WORK/tree=." \
+RU_LIBCRYPTO=static CFLAGS="${CFLAGS:-} -ffile-prefix-map=$PWD/$WORK/tree/=./ -ffile-prefix-map=$PWD/$WORK/tree=." \
     python -m build -q --no-isolation --wheel --outdir "$WORK" "$WORK/tree" >"$WORK/log" 2>&1 ||
     { cat "$WORK/log" >&2; exit 1; }
 auditwheel repair -w "$WORK/repaired" "$WORK"/raida_uring-*.whl >"$WORK/log" 2>&1 ||
@@ -51,4 +52,4 @@ version=$(basename "$WORK"/raida_uring-*.tar.gz .tar.gz)
 rm -f dist/"$version".tar.gz dist/"$version"-*.whl
 mv "$WORK"/"$version".tar.gz "$WORK"/repaired/*.whl dist/
 rm -rf "$WORK"
-say "$(cd dist && echo "$version".tar.gz "$version"-*.whl)"
+say "$(cd dist && echo "$version".tar.gz "$version"-*.whl), with OpenSSL $(pkg-config --modversion libcrypto)"

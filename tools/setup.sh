@@ -72,6 +72,7 @@ missing_packages() {
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --exists 'liburing >= 2.3' 2>/dev/null || echo liburing-dev
     pkg-config --exists lmdb 2>/dev/null || echo liblmdb-dev
+    pkg-config --exists 'libcrypto >= 3.0' 2>/dev/null || echo libssl-dev
     if $lint; then
         command -v clang-format >/dev/null || echo clang-format
         command -v clang-tidy >/dev/null || echo clang-tidy

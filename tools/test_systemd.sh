@@ -68,7 +68,7 @@ if [[ ! -e "$STORE/root/.complete" ]]; then
     say "installing a minimal Debian into ${STORE#"$PWD/"}/root"
     rm -rf "$STORE/root"
     debootstrap --variant=minbase \
-        --include=systemd,systemd-sysv,python3,python3-venv,liblmdb0,iproute2 \
+        --include=systemd,systemd-sysv,python3,python3-venv,liblmdb0,libssl3,iproute2 \
         bookworm "$STORE/root" >"$STORE/debootstrap.log" || die "failed: $STORE/debootstrap.log"
     touch "$STORE/root/.complete"
 fi

@@ -1,7 +1,7 @@
-"""The data plane as Python sees it: `Engine` and `Worker`, typed and raising.
+"""The data plane as Python sees it: `Engine`, typed and raising.
 
-`_native` is imported here, in native_probe.py and in native_store.py alone. Each method names the
-thread it is for, as ru.h does; cffi drops the interpreter lock on every call.
+`_native` is imported here, in native_worker.py, native_probe.py and native_store.py alone. Each
+method names the thread it is for, as ru.h does; cffi drops the interpreter lock on every call.
 """
 
 import errno
@@ -14,18 +14,14 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
+from raida_uring.ffi.native_worker import Worker, checked
 
 
 class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
-    RU_RECORD_SIZE: int
     RU_ROOTS_SIZE: int
-    RU_REQUEST_PREFIX_BYTES: int
     RU_INLINE_BYTES: int
-    RU_REQUEST_KINDS: int
-    RU_REQUEST_PLAIN: int
-    RU_REQUEST_SEALED: int
     RU_FAMILY_COIN: int
     RU_FAMILY_LOCKER: int
     RU_FAMILY_IPV4: int
@@ -56,6 +52,7 @@ class _Lib(Protocol):
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
     def ru_engine_guard(self, engine: Any, group: int, command: int) -> int: ...
+    def ru_engine_set_public(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_limited(self, engine: Any, limited: Any, count: int) -> int: ...
     def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
     def ru_engine_roots_version(self, engine: Any) -> int: ...
@@ -78,33 +75,13 @@ class _Lib(Protocol):
     def ru_connection_state_name(self, state: int) -> Any: ...
     def ru_engine_arena_size(self, engine: Any) -> int: ...
     def ru_worker_open(self, engine: Any, index: int, worker: Any) -> int: ...
-    def ru_worker_close(self, worker: Any) -> None: ...
-    def ru_worker_take(self, worker: Any, timeout_ms: int) -> int: ...
-    def ru_worker_records(self, worker: Any) -> Any: ...
-    def ru_worker_data(self, worker: Any) -> Any: ...
-    def ru_worker_data_size(self, worker: Any) -> int: ...
-    def ru_worker_reply_factor(self, worker: Any) -> int: ...
-    def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
-    def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
-    def ru_worker_resumed(self, worker: Any) -> int: ...
-    def ru_worker_reply(
-        self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
-    ) -> int: ...
-    def ru_worker_return(self, worker: Any, token: int) -> None: ...  # for tests of stale tokens
 
 
 _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
-RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
-RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
-NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
-KINDS: Final = range(_lib.RU_REQUEST_KINDS)
-KIND_PLAIN: Final = _lib.RU_REQUEST_PLAIN
-KIND_SEALED: Final = _lib.RU_REQUEST_SEALED
 ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
-REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
 
 
@@ -228,12 +205,6 @@ def _floors_ns(count: int) -> tuple[int, ...]:
     return tuple(_lib.ru_hist_floor_ns(bucket) for bucket in range(count))
 
 
-def _check(result: int, doing: str) -> int:
-    if result < 0:
-        raise EngineError(-result, doing)
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class ConfigFault:
     """A field of `struct ru_config` that cannot be, and what it may be beside the others."""
@@ -254,7 +225,7 @@ def config_range(field: str) -> tuple[int, int]:
     Raises EngineError (EINVAL) when there is no such limit.
     """
     least, most = _ffi.new("uint32_t *"), _ffi.new("uint32_t *")
-    _check(_lib.ru_config_range(field.encode(), least, most), f"limits of {field}")
+    checked(_lib.ru_config_range(field.encode(), least, most), f"limits of {field}")
     return least[0], most[0]
 
 
@@ -313,7 +284,7 @@ class Engine:
             doing = (
                 f"{found.field} = {found.value}, which must be from {found.least} to {found.most}"
             )
-        _check(result, doing)
+        checked(result, doing)
         self._made = out[0]
         self._closed = _ffi.new("struct ru_closed[]", _lib.RU_CLOSED_KEPT)
         self._call_lock = threading.Lock()  # one call of the loop at a time
@@ -333,12 +304,12 @@ class Engine:
 
     def run(self) -> None:
         """Thread: loop. Serve until drained. Raises EngineError."""
-        _check(_lib.ru_engine_run(self._engine), self.fault)
+        checked(_lib.ru_engine_run(self._engine), self.fault)
 
     def wait_ready(self, timeout_ms: int) -> None:
         """Thread: any. Return once serving. Raises EngineError with what failed."""
         result = _lib.ru_engine_wait_ready(self._engine, timeout_ms)
-        _check(result, self.fault or "starting the I/O thread")
+        checked(result, self.fault or "starting the I/O thread")
 
     @property
     def fault(self) -> str:
@@ -366,7 +337,7 @@ class Engine:
         """
         settings_c = _ffi.new("struct ru_config *", dict(settings))
         with self._call_lock:
-            _check(_lib.ru_engine_set_live(self._engine, settings_c), "changing limits")
+            checked(_lib.ru_engine_set_live(self._engine, settings_c), "changing limits")
 
     def connections(self, first: int = 0) -> tuple[list[Connection], int]:
         """Thread: any. Some of the open connections from number `first` on, none at the end, and
@@ -374,7 +345,7 @@ class Engine:
         at = _ffi.new("uint32_t *", first)
         found = _ffi.new("struct ru_connection[]", _lib.RU_CONNECTIONS_LISTED)
         with self._call_lock:
-            count = _check(
+            count = checked(
                 _lib.ru_engine_connections(self._engine, at, found), "listing connections"
             )
         listed = [
@@ -430,7 +401,7 @@ class Engine:
         Raises EngineError: EINVAL when nothing was handed over, ESHUTDOWN when the loop has ended.
         """
         with self._call_lock:
-            _check(_lib.ru_engine_take_back(self._engine), "taking the sockets back")
+            checked(_lib.ru_engine_take_back(self._engine), "taking the sockets back")
 
     def own(self, *, shared: bool) -> None:
         """Thread: any. The process that served the same sockets is gone.
@@ -439,22 +410,28 @@ class Engine:
         EngineError: ESHUTDOWN, ETIMEDOUT.
         """
         with self._call_lock:
-            _check(_lib.ru_engine_own(self._engine, int(shared)), "taking the sockets over")
+            checked(_lib.ru_engine_own(self._engine, int(shared)), "taking the sockets over")
 
     def adopt(self, listener: int, fd: int) -> None:
         """Thread: one at a time. Serve a connection of another process: fd is the engine's then.
 
         Raises EngineError: EAGAIN when too many wait, EINVAL for an unknown listener.
         """
-        _check(_lib.ru_engine_adopt(self._engine, listener, fd), "taking a connection over")
+        checked(_lib.ru_engine_adopt(self._engine, listener, fd), "taking a connection over")
 
     def set_class(self, group: int, command: int, lane: int) -> None:
         """Thread: control. Publish who answers a command: one of CLASS_*."""
-        _check(_lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command")
+        checked(
+            _lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command"
+        )
 
     def guard(self, group: int, command: int) -> None:
         """Thread: control. The command checks a secret of its own, see Worker.may_check()."""
-        _check(_lib.ru_engine_guard(self._engine, group, command), "guarding a command")
+        checked(_lib.ru_engine_guard(self._engine, group, command), "guarding a command")
+
+    def set_public(self, group: int, command: int) -> None:
+        """Thread: control. Strangers can know what the command replies: types 1 and 2 get 36."""
+        checked(_lib.ru_engine_set_public(self._engine, group, command), "publishing a command")
 
     def limited(self) -> tuple[list[Limited], int]:
         """Thread: any. Some of those that have failed too many checks, and how many there are."""
@@ -510,79 +487,8 @@ class Engine:
         _lib.ru_engine_histogram(self._engine, number, buckets, size, sum_ns)
         return Histogram(_floors_ns(size), tuple(buckets), sum_ns[0])
 
-    def open_worker(self, index: int) -> "Worker":
+    def open_worker(self, index: int) -> Worker:
         """Thread: the worker's. Raises EngineError: EINVAL past the last, EBUSY while open."""
         out = _ffi.new("struct ru_worker **")
-        _check(_lib.ru_worker_open(self._engine, index, out), f"opening worker {index}")
+        checked(_lib.ru_worker_open(self._engine, index, out), f"opening worker {index}")
         return Worker(out[0])
-
-
-class Worker:
-    """A worker's end of its queues; once closed, its methods raise TypeError, since None is no
-    pointer. Thread: the one that opened it."""
-
-    def __init__(self, worker: Any) -> None:
-        self._worker = worker
-        self._records = _lib.ru_worker_records(worker)
-        self._data = _lib.ru_worker_data(worker)
-
-    def close(self) -> None:
-        """Requests of the batch that were not answered get status 252."""
-        worker, self._worker = self._worker, None
-        self._records = self._data = None
-        if worker is not None:
-            _lib.ru_worker_close(worker)
-
-    def take(self, timeout_ms: int) -> int | None:
-        """Wait for a batch: its number of requests, 0 on time-out, None when the engine ended."""
-        count = _lib.ru_worker_take(self._worker, timeout_ms)
-        if count == -errno.ESHUTDOWN:
-            return None
-        return _check(count, "taking requests")
-
-    def records(self, count: int) -> Any:
-        """The batch's records, RECORD_FORMAT each; valid until the next take."""
-        return _ffi.buffer(self._records, count * RECORD_SIZE)
-
-    def batch(self, count: int) -> tuple[Any, bytes]:
-        """The batch's records and a copy of the bytes they refer to.
-
-        Ends the measurement of how long a worker waits for the interpreter lock.
-        """
-        size = _lib.ru_worker_resumed(self._worker)
-        return self.records(count), bytes(_ffi.buffer(self._data, size))
-
-    @property
-    def scratch(self) -> Any:
-        """The bytes that the records refer to, not copied; valid until the next take."""
-        return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
-
-    @property
-    def reply_factor(self) -> int:
-        """`udp_reply_factor_max` for the replies to the batch, whatever a reload changes now."""
-        return _lib.ru_worker_reply_factor(self._worker)
-
-    def may_check(self, payload_at: int) -> bool:
-        """Whether a secret may be checked for the request of the batch with its payload there.
-
-        If not, its sender, network or key coin has failed too often: as a datagram it gets no reply
-        then, as a connection's request 160, whatever reply() is told.
-        """
-        return bool(_lib.ru_worker_may_check(self._worker, payload_at))
-
-    def checked(self, payload_at: int, *, failed: bool) -> bool:
-        """Such a check has been made: whether what came of it may be told. Else as may_check()."""
-        return bool(_lib.ru_worker_checked(self._worker, payload_at, failed))
-
-    def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
-        """Answer the next `len(statuses)` requests of the batch, in order.
-
-        sizes: a buffer of that many u32, the sizes of the payloads that stand one behind the other
-        in `payload`. A sealed request's payload is empty or starts with what the reply's header
-        shows: challenge field (16 bytes) or nonce (22). Raises EngineError (EINVAL) past the batch.
-        """
-        sizes_c = _ffi.from_buffer("uint32_t[]", sizes)
-        _check(
-            _lib.ru_worker_reply(self._worker, len(statuses), statuses, sizes_c, payload),
-            "answering more requests than were taken",
-        )

@@ -26,6 +26,7 @@ enum ru_constant {
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* per call: takes the loop some 0.1 ms */
     RU_LIMITED_LISTED = 256,
+    RU_KEY_UNKNOWN = 255, /* beside enum ru_coin_state: not looked up yet */
 };
 
 enum ru_backend_choice {
@@ -144,10 +145,11 @@ struct ru_config_fault {
 
 /* The form of a request. */
 enum ru_request_kind {
-    RU_REQUEST_PLAIN = 0,  /* body checked; the payload is between challenge and terminator */
+    RU_REQUEST_PLAIN = 0,  /* body checked and clear; the payload is between challenge and end */
     RU_REQUEST_BARE = 1,   /* no body */
     RU_REQUEST_SEALED = 2, /* the payload is the whole body, still encrypted */
-    RU_REQUEST_KINDS = 3,
+    RU_REQUEST_OPENED = 3, /* of types 4 and 5: the payload begins where the body does */
+    RU_REQUEST_KINDS = 4,
 };
 
 /* A request as a worker reads it, RU_RECORD_SIZE bytes; the worker's loop reads only `payload_at`
@@ -168,6 +170,14 @@ struct ru_record {
     uint32_t reply_us;     /* since the datagram or the request's first byte was received */
     uint8_t reply_status;
     uint8_t spare[3];
+};
+
+/* The key coins of a batch. */
+struct ru_keys {
+    uint32_t count;
+    const uint8_t *names; /* RU_COIN_NAME_SIZE bytes each */
+    uint8_t *records;     /* RU_PAGE_RECORD_SIZE bytes each, which begin with the AN */
+    uint8_t *states;      /* enum ru_coin_state, or RU_KEY_UNKNOWN */
 };
 
 enum ru_family {
@@ -206,6 +216,7 @@ struct ru_closed {
 
 struct ru_engine;
 struct ru_worker;
+struct ru_view; /* coins/store.h */
 
 /* Thread: any. Check a configuration: 0, or -EINVAL with the first fault in `fault` unless NULL. */
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
@@ -257,6 +268,9 @@ int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t comma
 /* Thread: control. The command's handler checks a secret and asks ru_worker_may_check() before.
  * -EINVAL when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
+/* Thread: control, before the loop runs. Strangers can know the payload of the command's replies, so
+ * that requests of types 1 and 2 are refused. -EINVAL when out of range. */
+int ru_engine_set_public(struct ru_engine *engine, uint32_t group, uint32_t command);
 /* Thread: any. Writes up to `count` of those that are limited now; returns how many there are. */
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
@@ -319,6 +333,22 @@ uint32_t ru_worker_reply_factor(const struct ru_worker *worker);
 /* Thread: worker. Call when Python has reacquired the GIL after the take: ends the measurement for
  * the counter worker_lock_wait_ns. Returns the size of the data. */
 uint32_t ru_worker_resumed(struct ru_worker *worker);
+/* How many of the batch's requests are still encrypted; the number changes with the batch. */
+const uint32_t *ru_worker_sealed(struct ru_worker *worker);
+/* The batch's key coins, whose count changes with the batch. */
+struct ru_keys *ru_worker_keys(struct ru_worker *worker);
+/* Thread: worker, before the batch's first reply. Open its encrypted requests with keys from `view`,
+ * which has begun; NULL: no coin is known. Those that are refused are answered; the others come
+ * first among the records from now on, the refused ones behind them. Returns how many are left to
+ * answer. Otherwise nothing was opened: the store's error, or -EAGAIN: set record and state of each
+ * key coin that was looked up and is neither EQUAL nor UNREADABLE, and call again. Ends the
+ * measurement as ru_worker_resumed(). */
+int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view);
+/* Thread: worker. Open one of them, with its payload at `payload_at`; a second call changes nothing.
+ * Returns 0, or the status it is refused with and must be answered with; otherwise as above. *record
+ * is its record. */
+int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru_view *view,
+                        const struct ru_record **record);
 /* Thread: worker. Whether a secret may be checked for the batch's request with its payload at
  * `payload_at`: 1, or 0 if its sender has failed too often. After 0 any reply is replaced: a
  * datagram gets none, a connection 160 and its end. For checks that cost or change something. */
@@ -326,10 +356,8 @@ int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at);
 /* Thread: worker. Such a check has been made: 1 if its result may be revealed, 0 as above. */
 int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed);
 /* Thread: worker. Answer the next `count` requests of the batch, in order. payload: the payloads
- * one after the other, sizes: their sizes. The payload of a sealed request's reply is empty (bare
- * status; challenge field zero, nonce drawn here), or begins with the bytes for its header: 16 of
- * the challenge field (types 1, 2) or 22 of the nonce (types 4, 5), followed by the sealed body
- * without its terminator. -EINVAL past the batch. */
+ * one after the other, in the clear, sizes: their sizes. Replies to encrypted requests are sealed
+ * here; one that has not shown its key gets the status alone. -EINVAL past the batch. */
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
 /* Thread: worker. Return a token unchanged, the last step of a reply. For tests of stale tokens. */

@@ -39,7 +39,6 @@ from raida_uring.node.upgrade import Successor, Takeover
 from raida_uring.observe import snapshot
 from raida_uring.observe.requestlog import RequestLog
 from raida_uring.protocol.calls import NodeStats
-from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
@@ -365,7 +364,7 @@ class Server(Serving):
         self,
         config: Config,
         *,
-        keys: Keys | None = None,
+        keys: Store | None = None,
         takeover: Takeover | None = None,
         received: Inherited | None = None,
         stored: bool = False,

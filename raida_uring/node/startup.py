@@ -18,7 +18,6 @@ from raida_uring.log import events
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.observe import process
 from raida_uring.observe.requestlog import RequestLog
-from raida_uring.protocol.sealing import Keys
 from raida_uring.store import Store
 from raida_uring.workers.worker import Worker
 
@@ -64,12 +63,15 @@ def make_engine(
 
 
 def publish(engine: native.Engine, commands: Iterable[Command]) -> None:
-    """Tell the data plane the lane of each command, and which commands check a secret."""
+    """Tell the data plane the lane of each command, which ones check a secret, and which are
+    public."""
     for item in commands:
         lane = native.CLASS_ECHO if item.number == ECHO_NUMBER else LANES[item.mode]
         engine.set_class(item.group, item.code, lane)
         if item.guesses:
             engine.guard(item.group, item.code)
+        if item.public:
+            engine.set_public(item.group, item.code)
 
 
 def make_workers(
@@ -78,24 +80,25 @@ def make_workers(
     commands: Sequence[Command],
     node: Node,
     store: Store | None,
-    keys: Keys | None,
+    keys: Store | None,
     requests: RequestLog,
 ) -> Iterator[Worker]:
     """The workers of the ordinary, the slow and, with a store, the writing lane, not started.
 
-    keys: in place of those of the store.
+    keys: has the key coins in place of the store.
     """
     cpus = config.workers.cpus
     ordinary, slow = config.workers.count, config.workers.slow_count
     for index in range(ordinary + slow):
         coins = store.coins() if store is not None and index < ordinary else None
-        # A slow handler must not keep a state of the store: keys are looked up one by one.
+        # A slow handler must not keep a state of the store: its key coins have a view of their own.
         source = store if index >= ordinary and keys is None else keys
-        yield Worker(engine, index, commands, node, cpus, coins, source, tap=requests.tap())
+        lookup = None if source is None else source.coins()
+        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=requests.tap())
     if store is not None:
-        coins, index = store.coins(writing=True), ordinary + slow
-        tap = requests.tap()
-        yield Worker(engine, index, commands, node, cpus, coins, keys, tap=tap, writing=True)
+        coins, lookup = store.coins(writing=True), None if keys is None else keys.coins()
+        index, tap = ordinary + slow, requests.tap()
+        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=tap, writing=True)
 
 
 def describe_tier(engine: native.Engine, config: Config) -> str:

@@ -11,7 +11,7 @@ import time
 from typing import Final
 
 from raida_uring.errors import EngineError
-from raida_uring.ffi import native
+from raida_uring.ffi import native, native_worker
 from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import events
 from raida_uring.observe.sketch import SpaceSaving
@@ -24,7 +24,7 @@ IDLE_S: Final = 1.0  # between looks at connections that ended while no request 
 PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
 WINDOW_S: Final = 60.0
 
-_NOTE: Final = struct.Struct(native.NOTE_FORMAT)
+_NOTE: Final = struct.Struct(native_worker.NOTE_FORMAT)
 _TRANSPORTS: Final = ("udp", "tcp")
 
 

@@ -9,13 +9,13 @@ import threading
 from collections import deque
 from typing import Any, Final, NamedTuple
 
-from raida_uring.ffi import native
+from raida_uring.ffi import native_worker
 
 SAMPLES_PER_ROUND: Final = 24  # requests that a worker notes for the peers
 SAMPLES_PER_BATCH: Final = 4
 ADDRESS_BYTES: Final = 28
 
-_PREFIX: Final = native.REQUEST_PREFIX_SIZE
+_PREFIX: Final = native_worker.REQUEST_PREFIX_SIZE
 _PLAIN_PREFIX: Final = _PREFIX + 16  # the challenge
 _PLACE: Final = struct.Struct("<8xI6xB").unpack_from  # payload_at and kind, of struct ru_record
 
@@ -43,7 +43,7 @@ class Tap:
         self.samples: deque[bytes] = deque()
         self.samples_left = SAMPLES_PER_ROUND
 
-    def note(self, worker: native.Worker, count: int) -> None:
+    def note(self, worker: native_worker.Worker, count: int) -> None:
         """Take note of a batch whose `count` requests have been answered, before the next take."""
         self.requests += count
         if self.lines_left <= 0 and self.samples_left <= 0:
@@ -53,15 +53,15 @@ class Tap:
         if lines > 0:
             self.lines_left -= lines
             for index in range(lines):
-                at = index * native.RECORD_SIZE
-                note = bytes(records[at : at + native.RECORD_SIZE])
+                at = index * native_worker.RECORD_SIZE
+                note = bytes(records[at : at + native_worker.RECORD_SIZE])
                 self.lines.append(Noted(_peer(records, at, scratch), note))
         if self.samples_left > 0:
             step = (count + SAMPLES_PER_BATCH - 1) // SAMPLES_PER_BATCH
             # Not always the first of a batch: whoever wakes a worker is not a fair sample.
             for index in range(self.requests % step, count, step):
                 self.samples_left -= 1
-                self.samples.append(_peer(records, index * native.RECORD_SIZE, scratch))
+                self.samples.append(_peer(records, index * native_worker.RECORD_SIZE, scratch))
         if not self._awake.is_set():
             self._awake.set()
 
@@ -69,5 +69,5 @@ class Tap:
 def _peer(records: Any, at: int, scratch: Any) -> bytes:
     """The sockaddr in front of the body of the request whose record is at `at`."""
     payload_at, kind = _PLACE(records, at)
-    start = payload_at - (_PLAIN_PREFIX if kind == native.KIND_PLAIN else _PREFIX)
+    start = payload_at - (_PLAIN_PREFIX if kind == native_worker.KIND_PLAIN else _PREFIX)
     return bytes(scratch[start : start + ADDRESS_BYTES])

@@ -1,7 +1,7 @@
 """Worker threads: take a batch, run the handlers, return the replies.
 
-A request costs a few hundred bytecodes here and a share of three C calls per batch. What needs no
-handler (header, length, body check, reply header) is done by ffi/engine/worker.c without the
+A request costs a few hundred bytecodes here and a share of four C calls per batch. What needs no
+handler (header, length, body check, encryption, reply header) is done by ffi/engine/ without the
 interpreter lock.
 """
 
@@ -12,19 +12,20 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from raida_uring import remedies
 from raida_uring.errors import EngineError, StartError, StoreError, passing
 from raida_uring.ffi import native, native_store
+from raida_uring.ffi.native_worker import KIND_BARE, KIND_SEALED, KINDS, RECORD_FORMAT
+from raida_uring.ffi.native_worker import Worker as NativeWorker
 from raida_uring.handlers import Command, Handler, Node, Reply, Request
-from raida_uring.handlers.declaration import ECHO_NUMBER, name_of
+from raida_uring.handlers.declaration import name_of
 from raida_uring.handlers.message import PAYLOAD_FITS, fault_of, is_sent, pack, size_fault
 from raida_uring.log import events
 from raida_uring.protocol import Status
-from raida_uring.protocol.layout import COMMANDS_COUNT, HMAC_SIZE, SMALL_TYPE_MAX
-from raida_uring.protocol.sealing import Keys, Opened, Opener
+from raida_uring.protocol.layout import COMMANDS_COUNT
 from raida_uring.store import Coins
 from raida_uring.threads import Vital
 from raida_uring.workers.tap import Tap
@@ -37,23 +38,12 @@ HANDLER_TIMEOUT_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 10.0
 _JOIN_INTERVAL_S: Final = 0.05  # between looks whether a handler has returned
 
-_ITER_RECORDS: Final = struct.Struct(native.RECORD_FORMAT).iter_unpack
+_ITER_RECORDS: Final = struct.Struct(RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
 _UNUSED: Final = contextlib.nullcontext()
 _STORE_FAILED: Final = Reply(Status.FILESYSTEM)
 _STORE_FAULT: Final = -1  # in place of a command's number
-
-
-# A request that was answered so counts as a failed check of its sender.
-_KEY_NOT_SHOWN: Final = frozenset(
-    (
-        Status.INVALID_ENCRYPTION,
-        Status.ENCRYPTION_COIN_NOT_FOUND,
-        Status.INVALID_CRC,
-        Status.INVALID_HMAC,
-    )
-)
 _LIMITED: Final = Reply(Status.REQUEST_RATE)  # whether it is sent, the data plane decides
 
 
@@ -72,7 +62,7 @@ class _NotToldError(Exception):
 class _Gate:
     """Decides who may learn the result of checking a secret: ffi/guard/guard.h. Thread: worker."""
 
-    worker: native.Worker  # the data plane's side; open before the first request
+    worker: NativeWorker  # the data plane's side; open before the first request
 
     def may_check(self, request: Request) -> bool:
         """Before a check that changes something."""
@@ -101,72 +91,79 @@ class _Gate:
         return guarded
 
 
-class _Sealed:
-    """Encrypted requests of one worker, between their opening and the sealing of their replies.
+class _Opener:
+    """Has the data plane open the encrypted requests of one worker. Thread: worker."""
 
-    A reply is sealed when the whole batch has been answered, whoever decided on it: a handler that
-    raised is answered 252 under the request's key, too. What has not shown its key is answered by a
-    bare status, whoever decided on it.
-    """
+    def __init__(self, coins: Coins | None, keys: Coins | None) -> None:
+        """coins: the worker's own view, which has begun whenever there are requests. keys: a view
+        of its own for key coins, begun for each look-up; None: they are in `coins`."""
+        self._coins = coins
+        self._keys = keys
+        self.worker: NativeWorker  # open before the first request
 
-    def __init__(self, keys: Keys | None, gate: _Gate) -> None:
-        self._opener = Opener(keys)
-        self._gate = gate
-        self._opened: dict[int, Opened] = {}  # by where the request stands in the batch's data
+    def open_batch(self, count: int) -> int:
+        """How many of `count` requests are left to answer: the first of the records. Raises
+        StoreError, with none opened."""
+        if not self.worker.sealed:
+            return count
+        if self._keys is None:  # without the cost of a `with` block
+            return self.worker.unseal(_view_of(self._coins), self._an)
+        with self._begun(self._keys) as keys:
+            return self.worker.unseal(keys.view, keys.an)
 
-    def handler(self, plain: Handler, bare: Handler, *, public: bool = False) -> Handler:
-        """The handler of one command for encrypted requests: `bare` answers those without a body.
-
-        It may be called again for the same request, as after a transaction that failed.
-        """
+    def handler(self, plain: Handler) -> Handler:
+        """The handler of one command for requests that are opened one by one, because a request
+        before them may change their key. It may be called again for the same request."""
 
         def open_and_answer(request: Request, node: Node) -> Reply:
-            at = request._record[0]
-            opened = self._opened.get(at)
-            if opened is None:
-                opened = self._opener.open(request.header, request.payload, public=public)
-                if not self._gate.tells(request, failed=opened.refusal in _KEY_NOT_SHOWN):
-                    return _LIMITED
-                self._opened[at] = opened
-                request.payload = opened.payload
-            if opened.refusal is not None:
-                return Reply(opened.refusal)
-            return (plain if request.has_body else bare)(request, node)
+            refusal, payload = self._open_one(request._record[0])
+            if refusal:
+                return Reply(refusal)
+            request.payload = payload
+            return plain(request, node)
 
         return open_and_answer
 
-    def begin(self) -> None:
-        """Forget requests of an earlier batch, which may have failed."""
-        self._opened.clear()
+    def _open_one(self, payload_at: int) -> tuple[int, bytes]:
+        if self._keys is None:
+            return self.worker.unseal_at(payload_at, _view_of(self._coins), self._an)
+        with self._begun(self._keys) as keys:
+            return self.worker.unseal_at(payload_at, keys.view, keys.an)
 
-    def seal(self, records: Any, replies: list[Reply]) -> None:
-        """Seal, in place, the replies to those of `records` that were opened."""
-        if not self._opened:
-            return
-        for place, (at, _, number, *_) in enumerate(_ITER_RECORDS(records)):
-            opened = self._opened.get(at)
-            if opened is None:
-                continue
-            reply = replies[place]
-            if not _is_plainly_good(reply):
-                reply = _checked(reply, number)
-            sealed = b"" if opened.seal is None else opened.seal(reply.payload)
-            replies[place] = Reply(reply.status, sealed)
+    def _an(self, denomination: int, serial_number: int) -> bytes | None:
+        return None if self._coins is None else self._coins.an(denomination, serial_number)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _begun(keys: Coins) -> Iterator[Coins]:
+        try:
+            keys.begin()
+            yield keys
+        finally:
+            keys.end()
+
+    def close(self) -> None:
+        """Close the views."""
+        for view in (self._coins, self._keys):
+            if view is not None:
+                view.close()
 
 
-def _tables(commands: Iterable[Command], sealed: _Sealed, gate: _Gate) -> tuple[list[Handler], ...]:
-    """Handlers by kind of request (native.KIND_*), then by command number."""
+def _view_of(coins: Coins | None) -> native_store.View | None:
+    return None if coins is None else coins.view
+
+
+def _tables(commands: Iterable[Command], opener: _Opener, gate: _Gate) -> tuple[list[Handler], ...]:
+    """Handlers by kind of request (native_worker.KIND_*), then by command number."""
     unknown: Handler = _unknown
-    tables = tuple([unknown] * COMMANDS_COUNT for _ in native.KINDS)
+    tables = tuple([unknown] * COMMANDS_COUNT for _ in KINDS)
     for item in commands:
         handler = gate.guard(item) if item.guesses else item.handler
-        bare = _refuse_bare if item.needs_body else handler
-        # An encrypted request without a body proves no key: only an echo, which reveals nothing, is
-        # answered.
-        unproved = handler if item.number == ECHO_NUMBER else _refuse_bare
-        row = handler, bare, sealed.handler(handler, unproved, public=item.public)
-        for table, handler in zip(tables, row, strict=True):
+        for table in tables:
             table[item.number] = handler
+        if item.needs_body:
+            tables[KIND_BARE][item.number] = _refuse_bare
+        tables[KIND_SEALED][item.number] = opener.handler(handler)
     return tables
 
 
@@ -182,20 +179,20 @@ class Worker:
         node: Node,
         cpus: Sequence[int],
         coins: Coins | None = None,
-        keys: Keys | None = None,
+        keys: Coins | None = None,
         *,
         tap: Tap | None = None,
         writing: bool = False,
     ) -> None:
         """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins:
-        its view of the store, begun and ended with each batch. keys: where it finds key coins, the
-        view itself if None. writing: the view is for changes, which one commit makes durable before
-        the replies of a batch leave."""
+        its view of the store, begun and ended with each batch. keys: a further view, for key coins
+        alone; None: they are in `coins`. writing: that view is for changes, which one commit makes
+        durable before the replies of a batch leave. The worker closes both views."""
         self._engine = engine
         self._index = index
         self._gate = _Gate()
-        self._sealed = _Sealed(coins if keys is None else keys, self._gate)
-        self._tables = _tables(commands, self._sealed, self._gate)
+        self._opener = _Opener(coins, keys)
+        self._tables = _tables(commands, self._opener, self._gate)
         self._node = node.for_worker(coins)
         self._coins = coins
         self._tap = tap
@@ -222,15 +219,15 @@ class Worker:
         raise passing(StartError(f"worker {self._index} cannot run: {why}"), number) from fault
 
     def discard(self) -> None:
-        """Close the view of a worker whose thread was never started."""
-        if self._coins is not None:
-            self._coins.close()
+        """Close the views of a worker whose thread was never started."""
+        self._opener.close()
 
     def _run(self) -> None:
         try:
             if self._cpus:
                 os.sched_setaffinity(0, self._cpus)
-            worker = self._gate.worker = self._engine.open_worker(self._index)
+            worker = self._engine.open_worker(self._index)
+            self._gate.worker = self._opener.worker = worker
         except (OSError, EngineError) as error:
             self._fault = error
             self.discard()
@@ -253,33 +250,34 @@ class Worker:
     def _patience_ms(self) -> int:
         return round(1000 * FAULT_INTERVAL_S) if self._fault_counts else TAKE_TIMEOUT_MS
 
-    def _serve_safely(self, worker: native.Worker, count: int) -> None:
+    def _serve_safely(self, worker: NativeWorker, count: int) -> None:
         """Whatever fails, this thread goes on: the data plane relies on it.
 
         The next take() answers 252 to requests that were left without a reply.
         """
-        self._sealed.begin()
         try:
             self._serve(worker, count)
         except Exception:
             events.WORKER_FAILED.log(worker=self._index, exc_info=True)
 
-    def _serve_reading(self, worker: native.Worker, count: int) -> None:
+    def _serve_reading(self, worker: NativeWorker, count: int) -> None:
         """Answer a batch, in order, from one state of the store."""
         coins = self._coins
+        left = count
         try:
             if coins is not None:
                 coins.begin()
+            left = self._opener.open_batch(count)
             with _UNUSED if coins is None else coins.lent():
-                replies = self._answer(worker, count)
+                replies = self._answer(worker, left)
         except StoreError as error:
-            replies = self._store_failed(error, count)
+            replies = self._store_failed(error, left)
         finally:
             if coins is not None:
                 coins.end()
-        self._reply(worker, replies)
+        self._reply(worker, replies, count)
 
-    def _serve_writing(self, worker: native.Worker, count: int) -> None:
+    def _serve_writing(self, worker: NativeWorker, count: int) -> None:
         """Answer a batch, in order, once all that it changed is durable."""
         coins = self._node.coins
         try:
@@ -290,7 +288,7 @@ class Worker:
             replies = self._store_failed(error, count)
         finally:
             coins.end()
-        self._reply(worker, replies)
+        self._reply(worker, replies, count)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
         """None of these requests has changed anything, except in the case of _note_panic()."""
@@ -338,7 +336,7 @@ class Worker:
                 group, code = number >> 8, number & 0xFF
                 events.HANDLER_FAILED_AGAIN.log(group=group, command=code, count=count, fault=what)
 
-    def _answer(self, worker: native.Worker, count: int) -> list[Reply]:
+    def _answer(self, worker: NativeWorker, count: int) -> list[Reply]:
         """The busiest loop in Python: it contains only what every request needs."""
         records, data = worker.batch(count)
         tables, node = self._tables, self._node
@@ -353,7 +351,7 @@ class Worker:
                 add(self._fault_reply(request, error))
         return replies
 
-    def _answer_writing(self, worker: native.Worker, count: int, coins: Coins) -> list[Reply]:
+    def _answer_writing(self, worker: NativeWorker, count: int, coins: Coins) -> list[Reply]:
         """The same with a view that handlers change. Changes of a handler that fails, or whose
         reply the data plane will not send, are undone."""
         records, data = worker.batch(count)
@@ -384,8 +382,14 @@ class Worker:
         self._log_fault(request, error)
         return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 
-    def _reply(self, worker: native.Worker, replies: list[Reply]) -> None:
-        self._sealed.seal(worker.records(len(replies)), replies)
+    def _reply(self, worker: NativeWorker, replies: list[Reply], count: int) -> None:
+        """count: of the whole batch, with what the data plane has answered."""
+        if replies:
+            self._hand_back(worker, replies)
+        if self._tap is not None:
+            self._tap.note(worker, count)
+
+    def _hand_back(self, worker: NativeWorker, replies: list[Reply]) -> None:
         try:
             packed = pack(replies)
         except Exception:  # one of the replies is not valid: find it
@@ -396,8 +400,6 @@ class Worker:
         if max(packed[1], default=0) > PAYLOAD_FITS:
             _log_too_long(worker.records(len(replies)), packed[1])  # the data plane answers 252
         worker.reply(*packed)
-        if self._tap is not None:
-            self._tap.note(worker, len(replies))
 
     def _log_fault(self, request: Request, error: BaseException) -> None:
         """Log a handler's failure with its traceback; repeats within a second are counted."""
@@ -417,7 +419,7 @@ class Worker:
 
 
 def _is_plainly_good(reply: Reply) -> bool:
-    """Whether it needs no _checked(), which costs more than sealing."""
+    """Whether it needs no _checked(), which costs more than the comparison."""
     return (
         type(reply) is Reply
         and type(reply.payload) is bytes
@@ -437,12 +439,10 @@ def _checked(reply: object, number: int) -> Reply:
 
 
 def _log_too_long(records: Any, sizes: Iterable[int]) -> None:
-    """sizes: of the payloads, sealed."""
     for (_, _, number, _, encryption, _, tcp, _), size in zip(
         _ITER_RECORDS(records), sizes, strict=True
     ):
-        plain = size - HMAC_SIZE if encryption > SMALL_TYPE_MAX else size
-        fault = size_fault(plain, udp=not tcp, encryption=encryption)
+        fault = size_fault(size, udp=not tcp, encryption=encryption)
         if fault is not None:
             _log_refused(number, fault)
 

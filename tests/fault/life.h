@@ -5,6 +5,7 @@
 #include "backend_sim.h"
 #include "engine/dispatch.h"
 #include "engine/engine.h"
+#include "seal/seal.h"
 
 #define LIFE_REQUESTS_MAX 4
 #define LIFE_NAMES_MAX 32768 /* datagrams and connections of one life */
@@ -32,9 +33,11 @@ struct life_request {
     uint8_t header_size;
     bool vote;
     bool silent; /* no reply may come: empty, short, itself a reply */
-    bool spoilt; /* its body does not end as it must */
+    bool spoilt; /* its body does not end as it must, or its key is wrong */
     bool used;   /* a reply has come */
-    uint8_t challenge[RU_CHALLENGE_SIZE];
+    uint8_t challenge[RU_CHALLENGE_SIZE]; /* as the reply must show it */
+    uint8_t header[RU_HEADER_LARGE];
+    struct ru_unsealed key; /* of a whole encrypted request; otherwise not proved */
 };
 
 /* A reply while it arrives. */
@@ -84,6 +87,8 @@ struct life {
     uint32_t adopted;
     uint64_t moved_ns; /* when deadlines became others */
     uint32_t names;
+    struct ru_seal *seal; /* the peers' */
+    struct ru_view *view; /* of simulated coins */
     uint32_t workers_count;
     struct life_worker workers[LIFE_WORKERS_MAX];
     struct life_client clients[SIM_PEERS_MAX];
@@ -97,6 +102,7 @@ static inline void check(bool condition, const char *what, uint64_t value)
 }
 
 /* peers.c; self is the life */
+void life_peers_begin(struct life *life);
 void life_peers_act(struct life *life);
 void life_peers_end(struct life *life);
 void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size);
@@ -104,8 +110,8 @@ void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t 
 void life_take_close(void *self, uint32_t peer, int fd, bool reset);
 /* Byte `at` of a handler's reply body of `size` bytes, terminator included. */
 uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size);
-/* Of the challenge field or nonce that the handler of a sealed request hands over. */
-uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at);
+/* The AN of a coin by its name of RU_COIN_NAME_SIZE bytes; false if its page cannot be read. */
+bool life_coin_an(const uint8_t *coin, uint8_t *an);
 
 /* control.c */
 void life_control_act(struct life *life);

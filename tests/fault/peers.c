@@ -1,6 +1,7 @@
 /* peers.c: what simulated peers send, and what they accept as an answer. */
 #include "life.h"
 
+#include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,9 +26,11 @@ uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t si
     return at < 6 ? (uint8_t)(serial >> 8 * (at - 4)) : (uint8_t)~peer_byte(name, serial, at);
 }
 
-uint8_t life_seal_byte(uint32_t name, uint16_t serial, uint32_t at)
+bool life_coin_an(const uint8_t *coin, uint8_t *an)
 {
-    return (uint8_t)~peer_byte(name, serial, at + 100);
+    for (uint32_t i = 0; i < RU_AN_SIZE; i++)
+        an[i] = (uint8_t)(coin[i % RU_COIN_NAME_SIZE] * 59 + i * 17);
+    return coin[RU_COIN_DENOMINATION_AT] % 8 != 7;
 }
 
 static void peer_put_u16(uint8_t *at, uint32_t value)
@@ -53,20 +56,56 @@ static void peer_header(const struct life_request *request, uint8_t *out)
                  request->serial);
 }
 
-static void peer_body(struct life_request *request, uint8_t *out)
+/* The key of a whole request; it is not proved if the node cannot know it. */
+static void peer_key(struct life_request *request)
+{
+    const uint8_t *names[RU_SEAL_COINS_MAX];
+    uint8_t an[RU_AN_SIZE];
+    (void)ru_seal_coins(request->header, names);
+    request->key.proved = life_coin_an(names[0], an);
+    memcpy(request->key.key, an, sizeof(an));
+    if (request->header_size == RU_HEADER_LARGE)
+        (void)SHA256(an, sizeof(an), request->key.key);
+}
+
+/* Encrypt a whole body that is in the clear. */
+static void peer_seal(struct life *life, struct life_request *request, uint8_t *out)
+{
+    bool small = request->header_size == RU_HEADER_SMALL;
+    uint32_t least = small ? RU_TERMINATOR_SIZE : RU_SEALED_BODY_MIN;
+    bool known;
+    peer_key(request);
+    known = request->key.proved;
+    request->key.proved = true;
+    check(ru_seal_reply(life->seal, request->header, &request->key,
+                        request->header + RU_REQUEST_LARGE_NONCE_AT, out,
+                        request->body_size - least) == 0,
+          "sealing", request->name);
+    if (!small && request->body_size == least) /* a reply without a payload has no HMAC */
+        request->spoilt = true;
+    for (uint32_t i = 0; i < RU_CHALLENGE_SIZE; i++)
+        request->challenge[i] ^= request->key.key[i];
+    request->key.proved = known && !request->spoilt;
+}
+
+static void peer_body(struct life *life, struct life_request *request, uint8_t *out)
 {
     uint32_t size = request->body_size;
+    bool small = request->header_size == RU_HEADER_SMALL;
     for (uint32_t i = 0; i < size; i++)
         out[i] = peer_byte(request->name, request->serial, i);
-    if (request->encryption != 0 || size < RU_PLAIN_BODY_MIN)
+    if (size < (small ? RU_PLAIN_BODY_MIN : RU_SEALED_BODY_MIN))
         return;
     uint32_t crc = ru_body_crc32(out, RU_CHALLENGE_RANDOM_SIZE);
-    for (uint32_t i = 0; i < 4; i++)
+    for (uint32_t i = 0; small && i < 4; i++)
         out[RU_CHALLENGE_CRC_AT + i] = (uint8_t)(crc >> (24 - 8 * i));
     memcpy(request->challenge, out, RU_CHALLENGE_SIZE);
     memset(out + size - RU_TERMINATOR_SIZE, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
     request->spoilt = sim_chance(12);
-    out[size - 1] = (uint8_t)(out[size - 1] + request->spoilt);
+    if (request->encryption != 0)
+        peer_seal(life, request, out);
+    uint32_t at = request->encryption == 0 || sim_chance(128) ? size - 1 : 3;
+    out[at] = (uint8_t)(out[at] + request->spoilt);
 }
 
 static uint32_t peer_body_size(bool stream)
@@ -79,8 +118,8 @@ static uint32_t peer_body_size(bool stream)
 }
 
 /* Write a request of `name` to `out`, which has room for the longest. */
-static void peer_request(struct life_request *request, uint32_t name, uint16_t serial, bool stream,
-                         uint8_t *out)
+static void peer_request(struct life *life, struct life_request *request, uint32_t name,
+                         uint16_t serial, bool stream, uint8_t *out)
 {
     static const uint16_t commands[] = {LIFE_WORKER, LIFE_WORKER, LIFE_WORKER, LIFE_WRITE,
                                         LIFE_SLOW,   LIFE_ECHO,   LIFE_ECHO,   LIFE_UNKNOWN};
@@ -93,7 +132,8 @@ static void peer_request(struct life_request *request, uint32_t name, uint16_t s
     request->body_size = (uint16_t)peer_body_size(stream);
     request->size = (uint32_t)request->header_size + request->body_size;
     peer_header(request, out);
-    peer_body(request, out + request->header_size);
+    memcpy(request->header, out, request->header_size);
+    peer_body(life, request, out + request->header_size);
 }
 
 static void peer_vote(struct life_request *request, uint32_t name, uint8_t *out)
@@ -111,20 +151,31 @@ static uint32_t peer_reply_header_size(const struct life_request *request)
     return request->command == LIFE_UNKNOWN ? RU_HEADER_SMALL : request->header_size;
 }
 
-/* A valid reply shows the challenge that was read, or what its handler put in its place. */
-static void peer_check_seal(const struct life_request *request, const uint8_t *reply)
+/* A small header shows the challenge that was read, of an encrypted request once its key was shown;
+ * a status may also come before. */
+static void peer_check_challenge(const struct life_request *request, const uint8_t *reply)
 {
-    if (request->encryption == 0) {
-        check(memcmp(reply + RU_REPLY_SMALL_CHALLENGE_AT, request->challenge, RU_CHALLENGE_SIZE) ==
-                  0,
-              "another request's challenge", request->name);
-        return;
-    }
-    bool small = request->header_size == RU_HEADER_SMALL;
-    const uint8_t *seal = reply + (small ? RU_REPLY_SMALL_CHALLENGE_AT : RU_REPLY_LARGE_NONCE_AT);
-    for (uint32_t i = 0; i < (small ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE); i++)
-        check(seal[i] == life_seal_byte(request->name, request->serial, i),
-              "another request's seal", request->name);
+    static const uint8_t none[RU_CHALLENGE_SIZE];
+    const uint8_t *field = reply + RU_REPLY_SMALL_CHALLENGE_AT;
+    bool shown = memcmp(field, request->challenge, RU_CHALLENGE_SIZE) == 0;
+    bool proves = request->encryption == 0 || request->key.proved;
+    if (proves && reply[RU_REPLY_STATUS_AT] == RU_STATUS_SUCCESS && request->body_size > 0)
+        check(shown, "another request's challenge", request->name);
+    proves &= request->encryption == 0 || reply[RU_REPLY_STATUS_AT] != RU_STATUS_REQUEST_RATE;
+    check((proves && shown) || memcmp(field, none, RU_CHALLENGE_SIZE) == 0,
+          "a challenge that was not earned", request->name);
+}
+
+/* Whether a request may be refused with a status that only encrypted ones get. */
+static bool peer_may_be_refused(const struct life_request *request, uint8_t status)
+{
+    static const uint8_t refusals[] = {
+        RU_STATUS_KEY_COIN_NOT_FOUND, RU_STATUS_EOF, RU_STATUS_ENCRYPTION,
+        RU_STATUS_EMPTY_REQUEST,      RU_STATUS_CRC, RU_STATUS_HMAC};
+    if (request->encryption == 0 || !memchr(refusals, status, sizeof(refusals)))
+        return false;
+    bool unknown = status == RU_STATUS_KEY_COIN_NOT_FOUND || status == RU_STATUS_ENCRYPTION;
+    return unknown || !request->key.proved; /* some workers know no coins */
 }
 
 /* A whole reply header; the size of the body that follows. */
@@ -144,23 +195,42 @@ static uint32_t peer_check_header(const struct life_request *request, const uint
     check(reply[RU_REPLY_GROUP_AT] == request->command >> 8, "reply from another group",
           request->name);
     check((echo[0] << 8 | echo[1]) == request->serial, "reply to another request", request->name);
-    bool answered = status == RU_STATUS_SUCCESS || status == RU_STATUS_KEY_COIN_NOT_FOUND;
+    bool answered = status == RU_STATUS_SUCCESS || peer_may_be_refused(request, status);
     check(answered || status == RU_STATUS_PACKET_LENGTH || status == RU_STATUS_NOT_IMPLEMENTED ||
               status == RU_STATUS_REQUEST_RATE || status == RU_STATUS_INTERNAL ||
               status == RU_STATUS_MEMORY || (status == RU_STATUS_EOF && request->spoilt),
           "status", status);
     check(body_size == 0 || status == RU_STATUS_SUCCESS, "body", body_size);
-    if (status == RU_STATUS_SUCCESS && (request->body_size > 0 || request->encryption != 0))
-        peer_check_seal(request, reply);
+    check(status != RU_STATUS_SUCCESS || request->encryption == 0 || request->key.proved ||
+              (request->command == LIFE_ECHO && request->body_size == 0),
+          "success without a key", request->name);
+    check(body_size == 0 || request->encryption == 0 || request->key.proved, "a body without a key",
+          request->name);
+    if (small)
+        peer_check_challenge(request, reply);
     return body_size;
 }
 
-static void peer_check_body(const struct life_request *request, const uint8_t *bytes, uint32_t at,
+/* `count` bytes of a reply's body of `size` bytes, from `at` on. */
+static void peer_check_body(struct life *life, const struct life_request *request,
+                            const uint8_t *header, const uint8_t *bytes, uint32_t at,
                             uint32_t count, uint32_t size)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (bytes[i] != life_reply_byte(request->name, request->serial, at + i, size))
-            sim_fail("another reply's bytes", at + i);
+    static uint8_t expected[RU_REPLY_MAX];
+    bool mac = request->encryption > RU_SMALL_TYPE_MAX;
+    if (count == 0)
+        return;
+    uint32_t clear = size - (mac ? RU_HMAC_SIZE : 0); /* with the terminator */
+    for (uint32_t i = 0; i < clear; i++)
+        expected[i] = life_reply_byte(request->name, request->serial, i, clear);
+    if (request->encryption != 0)
+        check(ru_seal_reply(life->seal, request->header, &request->key,
+                            header + RU_REPLY_LARGE_NONCE_AT, expected,
+                            clear - RU_TERMINATOR_SIZE) == 0,
+              "sealing", request->name);
+    memset(expected + size - RU_TERMINATOR_SIZE, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
+    if (memcmp(bytes, expected + at, count) != 0)
+        sim_fail("another reply's bytes", at);
 }
 
 void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size)
@@ -181,11 +251,12 @@ void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_
     check(size >= header_size, "short reply", size);
     uint32_t body_size = peer_check_header(request, bytes);
     check(size == header_size + body_size, "length of a reply", size);
-    peer_check_body(request, bytes + header_size, 0, body_size, body_size);
+    peer_check_body(life, request, bytes, bytes + header_size, 0, body_size, body_size);
 }
 
 /* Some bytes of a stream, within one reply; how many belong to it. */
-static uint32_t peer_take_part(struct life_client *client, const uint8_t *bytes, uint32_t size)
+static uint32_t peer_take_part(struct life *life, struct life_client *client, const uint8_t *bytes,
+                               uint32_t size)
 {
     check(client->answered < client->requests_count, "more replies than requests", client->name);
     struct life_request *request = &client->requests[client->answered];
@@ -200,7 +271,7 @@ static uint32_t peer_take_part(struct life_client *client, const uint8_t *bytes,
     } else {
         uint32_t at = reply->have - header_size;
         part = reply->body_size - at < size ? reply->body_size - at : size;
-        peer_check_body(request, bytes, at, part, reply->body_size);
+        peer_check_body(life, request, reply->header, bytes, at, part, reply->body_size);
     }
     reply->have += part;
     if (reply->have >= header_size && reply->have == header_size + reply->body_size) {
@@ -215,7 +286,7 @@ void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t 
     struct life *life = self;
     struct life_client *client = &life->clients[peer];
     for (uint32_t at = 0; at < size;)
-        at += peer_take_part(client, bytes + at, size - at);
+        at += peer_take_part(life, client, bytes + at, size - at);
 }
 
 void life_take_close(void *self, uint32_t peer, int fd, bool reset)
@@ -271,7 +342,7 @@ static void peer_connect(struct life *life, uint32_t peer)
                                    .reads = reads[sim_below(6)],
                                    .requests_count = 1 + sim_below(LIFE_REQUESTS_MAX)};
     for (uint32_t i = 0; i < client->requests_count; i++) {
-        peer_request(&client->requests[i], name, (uint16_t)sim_below(65536), true, bytes);
+        peer_request(life, &client->requests[i], name, (uint16_t)sim_below(65536), true, bytes);
         client->script = realloc(client->script, client->size + client->requests[i].size);
         if (!client->script)
             abort();
@@ -319,7 +390,7 @@ static void peer_datagram(struct life *life)
     } else if (kind < 6) {
         peer_vote(request, name, bytes);
     } else {
-        peer_request(request, name, (uint16_t)sim_below(65536), false, bytes);
+        peer_request(life, request, name, (uint16_t)sim_below(65536), false, bytes);
     }
     (void)sim_datagram_send(sim_below(life->config.listeners_count), name, bytes, request->size);
 }
@@ -333,6 +404,12 @@ void life_peers_act(struct life *life)
     for (uint32_t i = 0; i < SIM_PEERS_MAX; i++)
         if (life->clients[i].used)
             peer_act(&life->clients[i], i);
+}
+
+void life_peers_begin(struct life *life)
+{
+    life->seal = ru_seal_create(life->engine->seals);
+    check(life->seal != NULL, "no memory", 0);
 }
 
 void life_peers_end(struct life *life)

@@ -7,12 +7,15 @@
  */
 #include "life.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "coins/store.h"
 
 #define BEHIND_NS 1500 /* clocks of processors, between which threads move, agree only so far */
 #define SIM_STEPS 1000
@@ -50,24 +53,39 @@ static void worker_read(const struct life_worker *worker, const struct ru_record
 static uint32_t worker_reply_size(const struct life *life, uint32_t number,
                                   const struct ru_record *record)
 {
-    static const uint32_t sizes[] = {0, 6, 100, 260, 1400, 2000, 9000, 65000};
-    uint32_t size = sizes[sim_below(sim_chance(96) ? 8 : 4)];
+    static const uint32_t sizes[] = {0, 6, 100, 260, 1400, 2000, 9000, 65000, 65500};
+    uint32_t size = sizes[sim_below(sim_chance(96) ? 9 : 4)];
     /* Without a block at hand the worker waits for one, and everybody with it: seldom. */
     bool waits = sim_chance(record->transport == RU_UDP ? 240 : 4);
     return size <= 260 || worker_rooms(life, number, size + 64) || waits ? size : 0;
 }
 
-/* What stands in front of a sealed reply's body; its size. Seldom nothing: a mistake of the
- * worker's, answered 252 where the body is shorter than the seal. */
-static uint32_t worker_seal(const struct ru_record *record, uint32_t name, uint16_t serial,
-                            uint32_t size, uint8_t *out)
+/* In place of the store's: simulated coins, and seldom a failure. */
+int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
+                   uint8_t *records, uint8_t *states)
 {
-    uint32_t seal_size = record->encryption <= 2 ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE;
-    if (record->kind != RU_REQUEST_SEALED || size == 0 || (size < seal_size && sim_chance(4)))
-        return 0;
-    for (uint32_t i = 0; i < seal_size; i++)
-        out[i] = life_seal_byte(name, serial, i);
-    return seal_size;
+    (void)view;
+    if (sim_chance(4))
+        return -EIO;
+    for (uint32_t i = 0; i < count; i++) {
+        bool known = life_coin_an(coins + (size_t)i * stride, records);
+        states[i] = known ? RU_COIN_EQUAL : RU_COIN_UNREADABLE;
+        records += RU_PAGE_RECORD_SIZE;
+    }
+    return (int)count;
+}
+
+/* Open a request that the batch's opening has left. The status it is to be answered with. */
+static uint8_t worker_open_one(struct life *life, struct life_worker *worker, uint32_t payload_at)
+{
+    const struct ru_record *record;
+    int status = ru_worker_unseal_at(worker->handle, payload_at, life->view, &record);
+    check(status <= 0 ||
+              ru_worker_unseal_at(worker->handle, payload_at, life->view, &record) == status,
+          "another refusal", payload_at);
+    if (status == 0)
+        return RU_STATUS_SUCCESS;
+    return status > 0 ? (uint8_t)status : RU_STATUS_INTERNAL;
 }
 
 static void worker_answer(struct life *life, uint32_t number)
@@ -75,27 +93,33 @@ static void worker_answer(struct life *life, uint32_t number)
     static uint8_t payload[RU_REPLY_MAX];
     struct life_worker *worker = &life->workers[number];
     const struct ru_record *record = &ru_worker_records(worker->handle)[worker->answered];
-    uint32_t name, size = worker_reply_size(life, number, record);
+    uint32_t name, size = worker_reply_size(life, number, record), at = record->payload_at;
     uint16_t serial;
-    bool refused = record->kind == RU_REQUEST_SEALED && size == 0;
-    uint8_t status = refused ? RU_STATUS_KEY_COIN_NOT_FOUND : RU_STATUS_SUCCESS;
-    bool guess = record->command == LIFE_SLOW; /* a command that checks a secret of its own */
-    if (guess || record->kind == RU_REQUEST_SEALED) {
-        uint32_t failed = refused || (guess && sim_chance(200));
-        if (!guess || ru_worker_may_check(worker->handle, record->payload_at))
-            (void)ru_worker_checked(worker->handle, record->payload_at, failed);
-    }
+    uint8_t status = RU_STATUS_SUCCESS;
+    if (record->kind == RU_REQUEST_SEALED)
+        status = sim_chance(64) ? RU_STATUS_INTERNAL : worker_open_one(life, worker, at);
+    if (record->command == LIFE_SLOW && ru_worker_may_check(worker->handle, at))
+        (void)ru_worker_checked(worker->handle, at, sim_chance(200));
     worker_read(worker, record, &name, &serial);
-    uint32_t seal_size = worker_seal(record, name, serial, size, payload);
     for (uint32_t i = 0; i < size; i++)
-        payload[seal_size + i] = life_reply_byte(name, serial, i, size + RU_TERMINATOR_SIZE);
-    size += seal_size;
+        payload[i] = life_reply_byte(name, serial, i, size + RU_TERMINATOR_SIZE);
     worker->stale[worker->stale_count++ % LIFE_STALE_MAX] = record->token;
     worker->answered++;
     if (ru_worker_reply(worker->handle, 1, &status, &size, payload) != 0)
         sim_fail("a reply is refused", number);
     if (worker->answered == worker->count)
         worker->count = worker->answered = 0;
+}
+
+/* Open a batch at once or leave it to be opened one by one. What is left to answer. */
+static uint32_t worker_open(struct life *life, struct life_worker *worker, uint32_t count)
+{
+    if (*ru_worker_sealed(worker->handle) == 0 || sim_chance(64))
+        return count;
+    int left = ru_worker_unseal(worker->handle, sim_chance(4) ? NULL : life->view);
+    check(left == -EIO || (left >= 0 && (uint32_t)left <= count), "opened", (uint64_t)left);
+    check(left < 0 || *ru_worker_sealed(worker->handle) == 0, "not opened", count);
+    return left < 0 ? count : (uint32_t)left;
 }
 
 static void worker_take(struct life *life, uint32_t number)
@@ -107,7 +131,7 @@ static void worker_take(struct life *life, uint32_t number)
     worker->asleep = false;
     int count = ru_worker_take(worker->handle, 0);
     if (count > 0)
-        worker->count = (uint32_t)count;
+        worker->count = worker_open(life, worker, (uint32_t)count);
     if (count != 0)
         return;
     (void)sim_futex_woken(&mailbox->sleeper.asleep);
@@ -248,6 +272,8 @@ static void life_begin(struct life *life, uint32_t steps)
                               life->config.writers > 0 ? RU_CLASS_WRITE : RU_CLASS_ORDINARY);
     (void)ru_engine_set_class(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF, RU_CLASS_SLOW);
     (void)ru_engine_guard(life->engine, LIFE_SLOW >> 8, LIFE_SLOW & 0xFF);
+    life->view = (struct ru_view *)(void *)life; /* never looked into */
+    life_peers_begin(life);
     life->laps_max = steps;
     life->appetite = draw(8, 250);
     life->drain_ms = sim_chance(64) ? 0 : draw(1, 3000);
@@ -266,6 +292,7 @@ static void life_end(struct life *life)
     life_check_end(life);
     for (uint32_t i = 0; i < life->workers_count; i++)
         ru_worker_close(life->workers[i].handle);
+    ru_seal_destroy(life->seal);
     ru_engine_destroy(life->engine);
     life_peers_end(life);
     sim_finish();

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from raida_uring.errors import EngineError
-from raida_uring.ffi import native
+from raida_uring.ffi import native, native_worker
 from raida_uring.observe.counters import violations
 from raida_uring.protocol import build_request
 from tests.support.net import udp_client
@@ -51,9 +51,9 @@ SETTINGS = {
 TOKEN_BYTES = 8  # at the front of each record
 
 
-def return_token(worker: native.Worker, token: int) -> None:
+def return_token(worker: native_worker.Worker, token: int) -> None:
     """Hand a token back unchanged."""
-    native._lib.ru_worker_return(worker._worker, token)
+    native_worker._lib.ru_worker_return(worker._worker, token)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def bound_listener() -> Iterator[native.Listener]:
 
 
 @contextmanager
-def running_engine(**changes: int) -> Iterator[tuple[native.Engine, tuple[str, int]]]:
+def running_engine(**changes: object) -> Iterator[tuple[native.Engine, tuple[str, int]]]:
     """An engine that serves without any worker thread; the test is the worker."""
     with bound_listener() as listener:
         backend = native.BACKENDS[str(DEFAULT_TABLES["network"]["backend"])]
@@ -94,14 +94,14 @@ def ask(client: socket.socket, endpoint: tuple[str, int]) -> None:
     client.sendto(build_request(*COMMAND, b"payload", raida_id=14), endpoint)
 
 
-def take_one(worker: native.Worker) -> int:
+def take_one(worker: native_worker.Worker) -> int:
     """Take a batch of one request and return its token."""
     assert worker.take(5000) == 1
     records, _ = worker.batch(1)
     return int.from_bytes(bytes(records)[:TOKEN_BYTES], "little")
 
 
-def reply_one(worker: native.Worker, status_byte: int = 250) -> None:
+def reply_one(worker: native_worker.Worker, status_byte: int = 250) -> None:
     """Answer the next request of the batch without a payload."""
     worker.reply(bytes([status_byte]), array("I", [0]), b"")
 

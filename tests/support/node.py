@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -28,7 +29,7 @@ from raida_uring import config
 from raida_uring.errors import StartError
 from raida_uring.node.server import Server
 from raida_uring.observe.counters import COUNTERS, violations
-from raida_uring.protocol.sealing import Keys
+from raida_uring.store import Store
 from tests.support.command_line import PROGRAM, environment, execute
 from tests.support.net import PATIENCE, Endpoint
 from tests.support.wire import FIXTURE
@@ -180,8 +181,16 @@ class Node:
         self.wait_for(lambda now: all(now[name] == count for name, count in expected.items()))
 
 
+class HasStore(Protocol):
+    """Coins that a node can open requests with."""
+
+    @property
+    def store(self) -> Store:
+        """A store that has them."""
+
+
 @contextmanager
-def running_node(keys: Keys | None = None, /, **tables: Table) -> Iterator[Node]:
+def running_node(keys: HasStore | None = None, /, **tables: Table) -> Iterator[Node]:
     """Serve in this process with real sockets; `tables` override configuration tables.
 
     keys: of the coins that requests may be sealed with.
@@ -189,7 +198,8 @@ def running_node(keys: Keys | None = None, /, **tables: Table) -> Iterator[Node]
     On leaving: checks the laws, drains, checks the laws again and that nothing is left. A failing
     body is not followed by these checks: its own failure is the news.
     """
-    server = Server(config.parse(config_text(tables), "test.toml"), keys=keys)
+    store = None if keys is None else keys.store
+    server = Server(config.parse(config_text(tables), "test.toml"), keys=store)
     server.start()
     try:
         yield Node(server)

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from raida_uring.ffi import native, native_store
+from raida_uring.ffi import native, native_store, native_worker
 from raida_uring.protocol import Status, layout
 from raida_uring.workers import tap
 
@@ -23,11 +23,11 @@ COIN_STRUCT = re.compile(r"Struct\(\">bI")
 TABLES = ("META", "PAGES", "REMAINS", "LEAVES", "CHANGED", "TICKETS")  # of the store
 
 RECORD_FORMATS = {
-    native.RECORD_FORMAT: (
+    native_worker.RECORD_FORMAT: (
         *("payload_at", "payload_size", "command", "kind"),
         *("encryption", "shard", "transport", "body_size"),
     ),
-    native.NOTE_FORMAT: (
+    native_worker.NOTE_FORMAT: (
         *("payload_at", "command", "kind", "transport"),
         *("request_size", "reply_size", "reply_us", "reply_status"),
     ),

@@ -1,7 +1,8 @@
 """Encryption against the recordings of the reference server, and against itself.
 
 What must hold: an opener reads what a client sealed and the other way round, for every type and
-size; every damage has its own status and shows nothing but what the specification says.
+size; every damage has its own status and shows nothing but what the specification says. All of it
+for the node's own opener in C and for the one in Python that it is compared with.
 """
 
 import hashlib
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from raida_uring import protocol
 from raida_uring.errors import ProtocolError
 from raida_uring.protocol import Coin, CoinName, Status, sealing
-from raida_uring.protocol.sealing import Key, Opened, Opener
+from raida_uring.protocol.sealing import Key
 from tests.support.coins import Coins
+from tests.support.native_seal import NativeOpener
+from tests.support.opener import Keys, Opened, Opener, Seal
 from tests.support.wire import RAIDA_ID, Vector, load_vectors
 
 COINS = Coins()
@@ -31,11 +34,22 @@ def named(name: str) -> Vector:
 PUBLIC = {(0, 1), (0, 3), (14, 2), (14, 4), (14, 5)}  # strangers can know their replies
 
 
-def open_bytes(
-    request: bytes, keys: sealing.Keys | None = COINS, *, public: bool = False
-) -> Opened:
+OPENERS: tuple[type[NativeOpener] | type[Opener], ...] = (NativeOpener, Opener)
+
+
+def open_bytes(request: bytes, keys: Keys | None = COINS, *, public: bool = False) -> Opened:
+    """What both openers say, with the seal of the first."""
     size = protocol.header_bytes(request[16])
-    return Opener(keys).open(request[:size], request[size:], public=public)
+    native, other = (
+        opener(keys).open(request[:size], request[size:], public=public) for opener in OPENERS
+    )
+    assert native[:2] == other[:2]
+    assert (native.seal is None) == (other.seal is None)
+    if native.seal is not None and other.seal is not None:
+        for answer in (b"", b"a", bytes(100)):
+            sealed = native.seal(answer)
+            assert other.seal(answer, nonce=sealed[:22]) == sealed
+    return native
 
 
 def key_coin(den: int, sn: int) -> Coin:
@@ -225,28 +239,33 @@ def test_counters_carry_through_all_128_bits() -> None:
     assert open_bytes(request).payload == payload
 
 
-def test_one_opener_keeps_requests_apart() -> None:
-    """Contexts are used again: neither the order of seals nor eviction may show."""
+@pytest.mark.parametrize("opener_type", OPENERS)
+def test_one_opener_keeps_requests_apart(opener_type: type[NativeOpener] | type[Opener]) -> None:
+    """Contexts are used again: the order of seals must not show."""
 
     class Many:
         def an(self, den: int, sn: int) -> bytes | None:
             return hashlib.sha256(bytes((sn & 0xFF, sn >> 8))).digest()[:16]
 
     keys = Many()
-    opener = Opener(keys)
-    waiting: list[tuple[bytes, bytes, Key, sealing.Seal | None]] = []
-    for sn in [*range(sealing.CONTEXTS_MAX + 50), 3, 3, 5]:
+    opener = opener_type(keys)
+    waiting: list[tuple[bytes, bytes, Key, Seal | None]] = []
+    for sn in [*range(300), 3, 3, 5]:
         an = keys.an(0, sn)
         assert an is not None
-        key = Key(1, (Coin(0, sn, an),))
-        nonce = len(waiting).to_bytes(8)
+        kind = (1, 4)[sn % 2]
+        key = Key(kind, (Coin(0, sn, an),))
+        nonce = len(waiting).to_bytes(key.nonce_bytes)
         data = sealing.seal_request(0, 1, nonce * 9, key=key, nonce=nonce, raida_id=RAIDA_ID)
-        opened = opener.open(data[:32], data[32:])
+        size = protocol.header_bytes(kind)
+        opened = opener.open(data[:size], data[size:])
         assert opened.payload == nonce * 9
         waiting.append((data, nonce, key, opened.seal))
+        if isinstance(opener, NativeOpener) and sn % 7 == 0:
+            opener.forget()
     for data, nonce, key, seal in reversed(waiting):
         assert seal is not None
-        reply = protocol.parse_reply(as_reply(data, seal(nonce * 5)), 1)
+        reply = protocol.parse_reply(as_reply(data, seal(nonce * 5)), key.encryption)
         assert sealing.open_reply(reply, key=key, nonce=nonce) == nonce * 5
 
 

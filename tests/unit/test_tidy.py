@@ -16,7 +16,14 @@ LONG_C_FUNCTIONS: dict[str, int] = {}
 FFI = ROOT / "raida_uring" / "ffi"
 
 # Folders of the data plane, upper ones first: a file includes headers of its own and of lower ones.
-C_FOLDERS = (("engine",), ("coins", "guard", "kernel", "wire"), ("count",), ("memory",), (".",))
+C_FOLDERS = (
+    ("engine",),
+    ("coins", "guard", "kernel", "seal"),
+    ("wire",),
+    ("count",),
+    ("memory",),
+    (".",),
+)
 
 # "file: function" that other files call by a name that is not the file's.
 FOREIGN_C_NAMES = {
@@ -32,8 +39,12 @@ C_CIRCLES: set[tuple[str, ...]] = set()
 
 # A module compiled from C -> those that may import it.
 SOLE_IMPORTERS = {
-    "_native": tuple(
-        f"raida_uring/ffi/{name}.py" for name in ("native", "native_probe", "native_store")
+    "_native": (
+        *(
+            f"raida_uring/ffi/{name}.py"
+            for name in ("native", "native_probe", "native_store", "native_worker")
+        ),
+        "tests/support/native_seal.py",
     ),
     "_loadgen": ("raida_uring/bench/load.py",),
 }

@@ -1,81 +1,9 @@
-"""What a worker keeps of encrypted requests between their opening and their replies.
+"""The end of workers: a handler that never returns delays the stop for a moment only, and a worker
+that is late to leave does not count as one."""
 
-What must hold: a handler that is called again for the same request, as after a failed transaction,
-gets the same payload; a reply that was decided elsewhere is sealed, too; nothing of one batch is
-left for the next.
-
-At the end, a handler that never returns delays the stop for a moment only, and a worker that is
-late to leave does not count as one.
-"""
-
-import struct
 import threading
 
-from raida_uring import config
-from raida_uring.ffi import native
-from raida_uring.handlers import Node, Reply, Request
-from raida_uring.protocol import Coin, parse_reply, sealing
-from raida_uring.protocol.sealing import Key
-from raida_uring.workers.worker import Worker, _Gate, _Sealed, join_all
-from tests.support.coins import Coins
-
-COINS = Coins()
-COIN = Coin(0, 8, COINS.an(0, 8) or b"")
-KEY = Key(4, (COIN,))
-NODE = Node(config.embedded_default(), dict)
-
-
-class Open(_Gate):
-    """Without a data plane, so that no source is limited."""
-
-    def tells(self, request: Request, *, failed: bool) -> bool:
-        return True
-
-
-def sealed_batch(payload: bytes) -> tuple[Request, bytes]:
-    """The only request of a batch, as a worker makes it, and the batch's records."""
-    data = sealing.seal_request(0, 1, payload, key=KEY, nonce=bytes(24), raida_id=0)
-    fields = (80, len(data) - 48, 1, native.KIND_SEALED, 4, 0, 0, len(data) - 48)
-    packed = struct.pack("<QIIHBBBBH16x", 1, *fields)
-    return Request(data[48:], fields, bytes(32) + data), packed
-
-
-def mirror(request: Request, _node: Node) -> Reply:
-    return Reply(payload=request.payload)
-
-
-def read(sealed: bytes) -> bytes:
-    """The payload behind nonce and body as they are handed to the data plane."""
-    size = len(sealed) - 22 + 2
-    header = bytes(9) + size.to_bytes(3) + bytes(12) + sealed[:22] + bytes(2)
-    reply = parse_reply(header + sealed[22:] + b">>", 4)
-    return sealing.open_reply(reply, key=KEY, nonce=bytes(24))
-
-
-def test_called_twice() -> None:
-    sealed = _Sealed(COINS, Open())
-    handler = sealed.handler(mirror, mirror)
-    request, records = sealed_batch(b"payload")
-    assert handler(request, NODE) == handler(request, NODE) == Reply(payload=b"payload")
-    replies = [Reply(252, b"decided on elsewhere")]
-    sealed.seal(records, replies)
-    assert replies[0].status == 252
-    assert read(replies[0].payload) == b"decided on elsewhere"
-
-
-def test_nothing_is_left_for_the_next_batch() -> None:
-    sealed = _Sealed(COINS, Open())
-    handler = sealed.handler(mirror, mirror)
-    request, records = sealed_batch(b"first")
-    handler(request, NODE)
-    sealed.begin()
-    replies = [Reply(25)]
-    sealed.seal(records, replies)
-    assert replies == [Reply(25)]
-    second, records = sealed_batch(b"second")
-    replies = [handler(second, NODE)]
-    sealed.seal(records, replies)
-    assert read(replies[0].payload) == b"second"
+from raida_uring.workers.worker import Worker, join_all
 
 
 class Waiting(Worker):

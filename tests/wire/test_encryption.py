@@ -6,14 +6,18 @@ their own keys.
 """
 
 import itertools
+import os
 import random
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from raida_uring import protocol
 from raida_uring.protocol import Coin, sealing
 from raida_uring.protocol.sealing import Key
+from raida_uring.store import Store
 from tests.support.coins import Coins
 from tests.support.handlers import (
     BARE,
@@ -28,6 +32,7 @@ from tests.support.handlers import (
 )
 from tests.support.net import Endpoint, tcp_ask, udp_ask, udp_client
 from tests.support.node import HANDLERS, running_node
+from tests.support.store import MAP_BYTES, make_recorded_store
 from tests.support.wire import (
     COIN_ID,
     ECHO_COMMAND,
@@ -211,30 +216,28 @@ def test_cut_datagram() -> None:
             assert status(udp_ask(node.endpoint, data)) == unknown
 
 
-def test_a_store_that_fails() -> None:
-    """252 without a proof, and the next request is served."""
+def test_a_store_that_fails(tmp_path: Path) -> None:
+    """194 without a proof; requests that need no key are served on."""
+    path = make_recorded_store(tmp_path / "store")
+    with closing(Store(path, map_bytes=MAP_BYTES, read_only=True)) as store:
 
-    class Failing:
-        failing = True
+        class Own:
+            def __init__(self) -> None:
+                self.store = store
 
-        def an(self, den: int, sn: int) -> bytes | None:
-            if self.failing:
-                raise OSError("a test's store fails on purpose")
-            return COINS.an(den, sn)
-
-    keys = Failing()
-    with running_node(keys) as node:
-        for encryption in (1, 4, 5):
-            sealed = Sealed(encryption, ECHO_COMMAND)
-            reply = tcp_ask(node.endpoint, sealed.request)
-            assert status(reply) == 252
-            if encryption == 1:
-                assert reply[16:] == bytes(16)
-            else:
-                assert len(reply) == 48
-        keys.failing = False
-        sealed = Sealed(1, ECHO_COMMAND)
-        assert sealed.read(tcp_ask(node.endpoint, sealed.request)) == (250, b"")
+        with running_node(Own(), handlers=HANDLERS) as node:
+            sealed = Sealed(1, ECHO_COMMAND)
+            assert sealed.read(tcp_ask(node.endpoint, sealed.request)) == (250, b"")
+            file = path / "data.mdb"
+            os.truncate(file, file.stat().st_size - 4096)
+            for encryption in (1, 4, 5):
+                reply = tcp_ask(node.endpoint, Sealed(encryption, ECHO_COMMAND).request)
+                assert status(reply) == 194
+                if encryption == 1:
+                    assert reply[16:] == bytes(16)
+                else:
+                    assert len(reply) == 48
+            assert status(tcp_ask(node.endpoint, request(MIRROR, b"payload"))) == 250
 
 
 def test_a_batch_of_everything() -> None:

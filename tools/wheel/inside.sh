@@ -41,6 +41,10 @@ status=0
 [[ $status == 0 || $status == 3 ]] || fail "probe: exit status $status: $(cat probe)"
 tail -1 probe
 "$NODE" store init --store coins
+module=$(echo /node/lib/python3*/site-packages/raida_uring/ffi/_native*.so)
+[[ -s "$module" ]] || fail "no module at $module"
+ldd "$module" >linked
+! grep -E 'libcrypto|not found' linked || fail "$module needs libraries: $(cat linked)"
 printf '[server]\nraida_id = 7\n[store]\npath = "%s/coins"\n' "$DAY" >node.toml
 "$NODE" config check node.toml
 
@@ -56,6 +60,20 @@ for transport in udp tcp; do
         fail "no answer over $transport: $(cat ping)"
     grep '^20 sent, 20 answered' ping || fail "$transport: $(cat ping)"
 done
+cat >sealed.py <<'PY'
+import sys
+from pathlib import Path
+from raida_uring.client import Client, Coin, Key, calls
+from raida_uring.store.store import reading
+with reading(Path("coins")) as store:
+    coins = [Coin(den, 8, store.an(den, 8)) for den in (0, 1)]
+for transport in ("udp", "tcp"):
+    for key in (Key(1, coins[:1]), Key(4, coins[:1]), Key(5, coins)):
+        node = Client("127.0.0.1", int(sys.argv[1]), raida_id=7, transport=transport, key=key)
+        answer = node.ask(calls.detect(coins)).require()
+        assert answer.all_passed, (transport, key)
+PY
+/node/bin/python sealed.py "$PORT" || fail "encrypted requests: $(cat log)"
 grep -E 'liblmdb|_native' "/proc/$node/maps" | awk '{print $6}' | sort -u >loaded
 grep -q '^/node/lib/python3[.0-9]*/site-packages/raida_uring.libs/liblmdb-' loaded ||
     fail "LMDB is not the wheel's: $(cat loaded)"

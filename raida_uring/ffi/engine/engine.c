@@ -84,6 +84,9 @@ static int engine_set_up(struct ru_engine *engine)
     result = ru_guard_init(&engine->guard, &config->checks);
     if (result != 0)
         return result;
+    engine->seals = ru_seal_library_create();
+    if (!engine->seals)
+        return -ENOMEM;
     if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
         return -errno;
     for (uint32_t shortage = 0; shortage < RU_SHORTAGES; shortage++)
@@ -127,6 +130,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
     for (struct ru_adoptions *left = &engine->adoptions; left->taken != left->added; left->taken++)
         engine_close_fd((int)(uint32_t)left->items[left->taken % RU_ADOPT_MAX]);
+    ru_seal_library_destroy(engine->seals);
     ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
     ru_blocks_destroy(&engine->blocks);
@@ -240,6 +244,15 @@ int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
     if (group > 15 || command > 255)
         return -EINVAL;
     ru_guard_add_command(&engine->guard, (uint16_t)(group << 8 | command));
+    return 0;
+}
+
+int ru_engine_set_public(struct ru_engine *engine, uint32_t group, uint32_t command)
+{
+    if (group > 15 || command > 255)
+        return -EINVAL;
+    const uint32_t number = group << 8 | command;
+    engine->public_commands[number / 8] |= (uint8_t)(1U << number % 8);
     return 0;
 }
 

@@ -22,6 +22,7 @@
 #include "memory/list.h"
 #include "memory/timer.h"
 #include "ru.h"
+#include "seal/seal.h"
 #include "wire/conn.h"
 #include "wire/fast.h"
 #include "wire/udp.h"
@@ -149,6 +150,10 @@ struct ru_engine {
     uint32_t lent_target[2];   /* blocks that each worker should hold in advance, by class */
     uint32_t lent_count[2];    /* blocks that all workers hold */
     uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
+
+    /* unseal.c: set before the loop runs */
+    struct ru_seal_library *seals;                  /* any thread */
+    uint8_t public_commands[RU_COMMANDS_COUNT / 8]; /* bits: see ru_engine_set_public() */
 
     /* datagram.c and accept.c */
     struct ru_listener_state listeners[RU_LISTENERS_MAX];

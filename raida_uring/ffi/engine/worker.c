@@ -4,59 +4,20 @@
  * contexts before they are looked at, so neither a late datagram nor a handler that keeps its
  * payload can see another request's bytes. What does not need a handler is answered here.
  */
+#include "engine/worker.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-
-#include "engine/engine.h"
-
-#define WORKER_RANDOM_SIZE (RU_REPLY_NONCE_SIZE * 11)
-
-/* What is needed to answer, kept from the opened request. */
-struct worker_entry {
-    uint64_t token;
-    const uint8_t *header;    /* in the scratch */
-    const uint8_t *challenge; /* in the scratch, or NULL */
-    bool sealed;
-    uint8_t limited; /* enum ru_guard_bound: not looked at */
-};
-
-struct ru_worker {
-    struct ru_engine *engine;
-    struct ru_mailbox *mailbox;
-    struct ru_tally **tallies; /* by command; the engine's */
-    uint32_t opened;           /* entries and records of the batch */
-    uint32_t answered;         /* ... of which the first are answered */
-    uint32_t used;             /* bytes of the scratch */
-    uint32_t reply_factor;     /* udp_reply_factor_max, for the replies of the batch */
-    uint64_t since_ns;         /* busy since; 0: not busy */
-    uint64_t taken_ns;         /* when a batch was taken that Python does not run yet; 0: it does */
-    uint64_t waiting;          /* a token that did not fit the last batch; 0: none */
-    uint32_t looked;           /* the record that asked for a check last */
-    uint32_t random_left;
-    uint8_t random[WORKER_RANDOM_SIZE];
-    struct worker_entry entries[RU_BATCH_MAX];
-    struct ru_record records[RU_BATCH_MAX];
-    uint8_t scratch[RU_SCRATCH_SIZE];
-};
-
-/* A reply to one request. */
-struct worker_answer {
-    uint8_t status;
-    const uint8_t *seal; /* what a sealed reply's header shows: challenge or nonce; NULL: nothing */
-    const uint8_t *payload;
-    uint32_t size;
-};
 
 static void worker_check(const struct ru_worker *worker)
 {
     RU_CHECK(worker->answered <= worker->opened && worker->opened <= RU_BATCH_MAX);
     RU_CHECK(worker->used <= RU_SCRATCH_SIZE);
-    RU_CHECK(worker->random_left <= WORKER_RANDOM_SIZE);
+    RU_CHECK(worker->sealed <= worker->opened && worker->keys.count <= RU_WORKER_KEYS_MAX);
 }
 
 /* ---- life ---- */
@@ -70,9 +31,13 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
     RU_CHECK(mailbox->in.mask >= RU_BATCH_MAX - 1);
+    struct ru_seal *seal = ru_seal_create(engine->seals);
     struct ru_worker *made =
         mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (made == MAP_FAILED) {
+    if (!seal || made == MAP_FAILED) {
+        ru_seal_destroy(seal);
+        if (made != MAP_FAILED)
+            (void)munmap(made, sizeof(*made));
         __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
         return -ENOMEM;
     }
@@ -86,6 +51,9 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     made->engine = engine;
     made->mailbox = mailbox;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
+    made->seal = seal;
+    made->keys = (struct ru_keys){
+        .names = made->key_names, .records = made->key_records, .states = made->key_states};
     *worker = made;
     return 0;
 }
@@ -98,20 +66,10 @@ static void worker_raise(uint64_t *counter)
 
 /* ---- replies ---- */
 
-static void worker_wake_loop(struct ru_worker *worker)
+void ru_worker_wake_loop(struct ru_worker *worker)
 {
     if (ru_sleeper_claim(&ru_page_of(&worker->engine->arena)->loop_sleeper))
         ru_engine_wake(worker->engine);
-}
-
-static const uint8_t *worker_draw_nonce(struct ru_worker *worker)
-{
-    if (worker->random_left < RU_REPLY_NONCE_SIZE) {
-        RU_CHECK(getrandom(worker->random, sizeof(worker->random), 0) == sizeof(worker->random));
-        worker->random_left = sizeof(worker->random);
-    }
-    worker->random_left -= RU_REPLY_NONCE_SIZE;
-    return worker->random + worker->random_left;
 }
 
 static uint32_t worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class)
@@ -145,7 +103,7 @@ static uint32_t worker_acquire_block(struct ru_worker *worker, uint32_t size, bo
         if (block != RU_NONE || ru_now_ns() >= end_ns ||
             __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
             return block;
-        worker_wake_loop(worker);
+        ru_worker_wake_loop(worker);
         ru_sleeper_announce(&worker->mailbox->sleeper);
         if (worker_block_at_hand(worker, size))
             ru_sleeper_cancel(&worker->mailbox->sleeper);
@@ -170,60 +128,101 @@ static uint8_t *worker_place_reply(struct ru_worker *worker, const struct ru_con
     return *block == RU_NONE ? NULL : arena->base + ru_arena_block_at(arena, *block);
 }
 
-/* A reply as Python hands it over. A sealed one is a bare status, or begins with its seal; anything
- * shorter is our fault, and is answered 252, which reveals nothing of the plain text. */
-static struct worker_answer worker_read_answer(struct ru_worker *worker,
-                                               const struct worker_entry *entry, uint8_t status,
-                                               const uint8_t *payload, uint32_t size)
-{
-    if (!entry->sealed || size == 0)
-        return (struct worker_answer){.status = status, .payload = payload, .size = size};
-    uint32_t seal_size =
-        ru_header_size(entry->header) == RU_HEADER_SMALL ? RU_CHALLENGE_SIZE : RU_REPLY_NONCE_SIZE;
-    if (size < seal_size) {
-        worker_raise(&worker->mailbox->counters.refused_sizes);
-        return (struct worker_answer){.status = RU_STATUS_INTERNAL};
-    }
-    return (struct worker_answer){status, payload, payload + seal_size, size - seal_size};
-}
-
 /* Apply the limits on replies: may turn `answer` into a bare status. Returns the whole reply's
  * size. */
-static uint32_t worker_limit(struct ru_worker *worker, const struct worker_entry *entry,
-                             const struct ru_context *context, struct worker_answer *answer)
+static uint32_t worker_limit(struct ru_worker *worker, const struct ru_worker_entry *entry,
+                             const struct ru_context *context, struct ru_worker_answer *answer)
 {
     uint32_t header_size = ru_header_size(entry->header);
     uint32_t factor = worker->reply_factor;
     uint32_t most = context->transport == RU_UDP ? RU_UDP_PAYLOAD_MAX : RU_REPLY_MAX;
-    uint64_t size = header_size + (answer->size > 0 ? answer->size + RU_TERMINATOR_SIZE : 0ULL);
+    uint64_t body = answer->size; /* a caller's: not a size that ru_seal_reply_size() knows yet */
+    if (entry->encrypted && body <= most)
+        body = ru_seal_reply_size(entry->header, answer->size);
+    uint64_t size = header_size + (body > 0 ? body + RU_TERMINATOR_SIZE : 0);
     uint8_t refusal = 0;
     if (size > most) {
         refusal = RU_STATUS_INTERNAL;
         worker_raise(&worker->mailbox->counters.refused_sizes);
-    } else if (context->transport == RU_UDP && factor > 0 && answer->size > 0 &&
+    } else if (context->transport == RU_UDP && factor > 0 && body > 0 &&
                size > (uint64_t)factor * context->request_size) {
         refusal = RU_STATUS_NOT_IMPLEMENTED; /* ask again over TCP */
         worker_raise(&worker->mailbox->counters.refused_factors);
     }
     if (refusal == 0)
         return (uint32_t)size;
-    *answer = (struct worker_answer){.status = refusal, .seal = answer->seal};
+    *answer = (struct ru_worker_answer){.status = refusal};
     return header_size;
 }
 
-/* record: where to note what became of it, or NULL. */
-static void worker_answer(struct ru_worker *worker, const struct worker_entry *entry,
-                          struct worker_answer answer, uint64_t now_ns, struct ru_record *record)
+/* Write payload and terminator of a reply; returns their size. 0, and a status in place of the
+ * answer, if the payload cannot be sealed. */
+static uint32_t worker_write_body(struct ru_worker *worker, const struct ru_worker_entry *entry,
+                                  struct ru_worker_answer *answer, const uint8_t *nonce,
+                                  uint8_t *out)
+{
+    uint32_t size = answer->size;
+    if (size == 0)
+        return 0;
+    memcpy(out, answer->payload, size);
+    if (entry->encrypted) {
+        if (ru_seal_reply(worker->seal, entry->header, &entry->unsealed, nonce, out, size) != 0) {
+            *answer = (struct ru_worker_answer){.status = RU_STATUS_INTERNAL};
+            return 0;
+        }
+        size = ru_seal_reply_size(entry->header, size);
+    }
+    memset(out + size, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
+    return size + RU_TERMINATOR_SIZE;
+}
+
+/* Write a reply; returns its size. */
+static uint32_t worker_write(struct ru_worker *worker, const struct ru_worker_entry *entry,
+                             struct ru_worker_answer *answer, uint32_t execution_us, uint8_t *out)
+{
+    uint8_t nonce[RU_REPLY_NONCE_SIZE] = {0};
+    uint32_t header_size = ru_header_size(entry->header);
+    if (header_size == RU_HEADER_LARGE)
+        ru_seal_draw_nonce(worker->seal, entry->header, nonce);
+    uint32_t body_size = worker_write_body(worker, entry, answer, nonce, out + header_size);
+    const struct ru_reply reply = {
+        .raida_id = (uint8_t)worker->engine->config.raida_id,
+        .status = answer->status,
+        .scope = RU_SCOPE_ALL,
+        .execution_us = execution_us,
+        .body_size = body_size,
+        .request = entry->header,
+        .challenge = entry->unsealed.proved ? entry->unsealed.challenge : entry->challenge,
+        .nonce = nonce,
+    };
+    RU_CHECK(ru_reply_header_write(&reply, out) == header_size);
+    return header_size + body_size;
+}
+
+/* What an entry may be told at most. */
+static struct ru_worker_answer worker_allow(struct ru_worker_entry *entry,
+                                            struct ru_worker_answer answer)
+{
+    if (entry->limited != RU_GUARD_NONE) {
+        ru_seal_wipe(&entry->unsealed); /* its challenge field would reveal a check's result */
+        return (struct ru_worker_answer){.status = RU_STATUS_REQUEST_RATE};
+    }
+    if (entry->encrypted && !entry->unsealed.proved)
+        answer.size = 0; /* a bare status, whoever has decided on it */
+    return answer;
+}
+
+void ru_worker_answer(struct ru_worker *worker, struct ru_worker_entry *entry,
+                      struct ru_worker_answer answer, uint64_t now_ns, struct ru_record *record)
 {
     const struct ru_arena *arena = &worker->engine->arena;
     struct ru_context *context = ru_arena_context(arena, ru_token_index(entry->token));
-    if (entry->limited != RU_GUARD_NONE)
-        answer = (struct worker_answer){.status = RU_STATUS_REQUEST_RATE};
+    answer = worker_allow(entry, answer);
     uint32_t size = worker_limit(worker, entry, context, &answer);
     uint32_t block;
     uint8_t *out = worker_place_reply(worker, context, size, &block);
     if (!out && context->transport == RU_TCP) { /* a bare status always fits */
-        answer = (struct worker_answer){.status = RU_STATUS_MEMORY, .seal = answer.seal};
+        answer = (struct ru_worker_answer){.status = RU_STATUS_MEMORY};
         size = ru_header_size(entry->header);
         out = worker_place_reply(worker, context, size, &block);
     }
@@ -233,6 +232,16 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
     if (now_ns < context->complete_ns) /* the loop's processor is a little ahead */
         now_ns = context->complete_ns;
     uint32_t execution_us = (uint32_t)((now_ns - context->arrival_ns) / 1000);
+    if (out) {
+        uint32_t written = worker_write(worker, entry, &answer, execution_us, out);
+        RU_CHECK(written <= size);
+        size = written;
+        /* Not from the first byte: how slowly a client sends is no property of the command. */
+        ru_tally_count(worker->tallies, ru_header_command(entry->header), answer.status,
+                       now_ns - context->complete_ns);
+    }
+    if (entry->encrypted)
+        ru_seal_wipe(&entry->unsealed);
     context->limited = entry->limited;
     context->reply_block = block;
     context->reply_size = out ? size : 0;
@@ -241,34 +250,10 @@ static void worker_answer(struct ru_worker *worker, const struct worker_entry *e
         record->reply_us = execution_us;
         record->reply_status = answer.status;
     }
-    if (out) {
-        /* Not from the first byte: how slowly a client sends is no property of the command. */
-        ru_tally_count(worker->tallies, ru_header_command(entry->header), answer.status,
-                       now_ns - context->complete_ns);
-        struct ru_reply reply = {
-            .raida_id = (uint8_t)worker->engine->config.raida_id,
-            .status = answer.status,
-            .scope = RU_SCOPE_ALL,
-            .execution_us = execution_us,
-            .body_size = answer.size > 0 ? answer.size + RU_TERMINATOR_SIZE : 0,
-            .request = entry->header,
-            .challenge = entry->sealed ? answer.seal : entry->challenge,
-        };
-        if (ru_reply_header_size(&reply) == RU_HEADER_LARGE)
-            reply.nonce = answer.seal ? answer.seal : worker_draw_nonce(worker);
-        uint32_t header_size = ru_reply_header_write(&reply, out);
-        RU_CHECK(header_size + reply.body_size == size);
-        out += header_size;
-        if (answer.size > 0) {
-            memcpy(out, answer.payload, answer.size);
-            memset(out + answer.size, RU_TERMINATOR_BYTE, RU_TERMINATOR_SIZE);
-        }
-    }
     ru_ring_push(&worker->mailbox->out, arena->base, entry->token);
 }
 
-/* Add the time since the last call to busy_ns, from which the loop estimates the lane's pace. */
-static void worker_spent(struct ru_worker *worker, uint64_t now_ns)
+void ru_worker_spent(struct ru_worker *worker, uint64_t now_ns)
 {
     RU_CHECK(worker->since_ns != 0);
     uint64_t *busy_ns = &worker->mailbox->busy_ns;
@@ -284,71 +269,93 @@ int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *sta
     if (count > worker->opened - worker->answered)
         return -EINVAL;
     uint64_t now_ns = ru_now_ns();
-    worker_spent(worker, now_ns);
+    ru_worker_spent(worker, now_ns);
     for (uint32_t i = 0; i < count; i++) {
         struct ru_record *record = &worker->records[worker->answered];
-        const struct worker_entry *entry = &worker->entries[worker->answered++];
-        worker_answer(worker, entry,
-                      worker_read_answer(worker, entry, statuses[i], payload, sizes[i]), now_ns,
-                      record);
+        struct ru_worker_entry *entry = &worker->entries[worker->answered++];
+        const struct ru_worker_answer answer = {statuses[i], payload, sizes[i]};
+        ru_worker_answer(worker, entry, answer, now_ns, record);
         payload += sizes[i];
     }
-    worker_wake_loop(worker);
+    ru_worker_wake_loop(worker);
     return 0;
 }
 
 /* ---- checks of secrets ---- */
 
-/* The entry whose payload stands at `payload_at`. The search starts at the latest one found, since
- * requests are checked in order. */
-static struct worker_entry *worker_entry_at(struct ru_worker *worker, uint32_t payload_at)
+/* The search starts at the latest one found, since requests are checked in order. A payload may
+ * begin with its body or behind the challenge. */
+struct ru_worker_entry *ru_worker_entry_at(struct ru_worker *worker, uint32_t payload_at)
 {
     for (uint32_t left = worker->opened; left > 0; left--) {
         if (worker->looked >= worker->opened)
             worker->looked = 0;
-        if (worker->records[worker->looked].payload_at == payload_at)
-            return &worker->entries[worker->looked];
+        struct ru_worker_entry *entry = &worker->entries[worker->looked];
+        uint32_t body_at = (uint32_t)(entry->header + RU_HEADER_LARGE - worker->scratch);
+        if (payload_at >= body_at && payload_at - body_at <= RU_CHALLENGE_SIZE)
+            return entry;
         worker->looked++;
     }
     return NULL;
 }
 
-typedef enum ru_guard_bound worker_ask(struct ru_guard *guard, const uint8_t *peer,
-                                       const uint8_t *header, uint8_t transport, uint64_t now_ns);
-
-static int worker_ask_guard(struct ru_worker *worker, uint32_t payload_at, worker_ask *ask)
+bool ru_worker_ask_guard(struct ru_worker *worker, struct ru_worker_entry *entry,
+                         ru_worker_ask *ask)
 {
-    struct worker_entry *entry = worker_entry_at(worker, payload_at);
-    RU_CHECK(entry != NULL);
+    const struct ru_context *context =
+        ru_arena_context(&worker->engine->arena, ru_token_index(entry->token));
     if (entry->limited == RU_GUARD_NONE)
-        entry->limited =
-            (uint8_t)ask(&worker->engine->guard, entry->header - RU_PEER_SIZE, entry->header,
-                         worker->records[worker->looked].transport, ru_now_ns());
+        entry->limited = (uint8_t)ask(&worker->engine->guard, entry->header - RU_PEER_SIZE,
+                                      entry->header, context->transport, ru_now_ns());
     return entry->limited == RU_GUARD_NONE;
 }
 
-int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at)
+bool ru_worker_told(struct ru_worker *worker, struct ru_worker_entry *entry, bool failed)
 {
-    return worker_ask_guard(worker, payload_at, ru_guard_peek);
-}
-
-int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed)
-{
-    int told = worker_ask_guard(worker, payload_at, failed ? ru_guard_fail : ru_guard_peek);
+    bool told = ru_worker_ask_guard(worker, entry, failed ? ru_guard_fail : ru_guard_peek);
     if (told && failed)
         worker_raise(&worker->mailbox->counters.checks_failed);
     return told;
 }
 
+int ru_worker_may_check(struct ru_worker *worker, uint32_t payload_at)
+{
+    struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
+    RU_CHECK(entry != NULL);
+    return ru_worker_ask_guard(worker, entry, ru_guard_peek);
+}
+
+int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t failed)
+{
+    struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
+    RU_CHECK(entry != NULL);
+    return ru_worker_told(worker, entry, failed != 0);
+}
+
 void ru_worker_return(struct ru_worker *worker, uint64_t token)
 {
     ru_ring_push(&worker->mailbox->out, worker->engine->arena.base, token);
-    worker_wake_loop(worker);
+    ru_worker_wake_loop(worker);
 }
 
 /* ---- requests ---- */
 
-static void worker_record(struct ru_worker *worker, const struct worker_entry *entry,
+/* Note which key coins an encrypted request names: they are looked up for the whole batch. */
+static void worker_add_keys(struct ru_worker *worker, struct ru_worker_entry *entry)
+{
+    const uint8_t *names[RU_SEAL_COINS_MAX];
+    struct ru_keys *keys = &worker->keys;
+    entry->key_at = (uint16_t)keys->count;
+    entry->keys_count = (uint8_t)ru_seal_coins(entry->header, names);
+    RU_CHECK(keys->count + entry->keys_count <= RU_WORKER_KEYS_MAX);
+    for (uint32_t i = 0; i < entry->keys_count; i++, keys->count++) {
+        memcpy(worker->key_names + (size_t)keys->count * RU_COIN_NAME_SIZE, names[i],
+               RU_COIN_NAME_SIZE);
+        keys->states[keys->count] = RU_KEY_UNKNOWN;
+    }
+}
+
+static void worker_record(struct ru_worker *worker, struct ru_worker_entry *entry,
                           const struct ru_context *context, const uint8_t *body)
 {
     RU_CHECK(worker->opened < RU_BATCH_MAX && context->body_present <= context->body_size);
@@ -356,12 +363,16 @@ static void worker_record(struct ru_worker *worker, const struct worker_entry *e
     uint32_t payload_at = (uint32_t)(body - worker->scratch);
     uint32_t payload_size = context->body_present;
     enum ru_request_kind kind = RU_REQUEST_SEALED;
-    if (!entry->sealed)
+    if (!entry->encrypted)
         kind = context->body_size > 0 ? RU_REQUEST_PLAIN : RU_REQUEST_BARE;
     if (kind == RU_REQUEST_PLAIN) { /* its body has been checked */
         RU_CHECK(payload_size >= RU_PLAIN_BODY_MIN);
         payload_at += RU_CHALLENGE_SIZE;
         payload_size -= RU_PLAIN_BODY_MIN;
+    }
+    if (kind == RU_REQUEST_SEALED) {
+        worker_add_keys(worker, entry);
+        worker->sealed++;
     }
     *record = (struct ru_record){
         .token = entry->token,
@@ -393,10 +404,10 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
     memcpy(body, arena->base + context->body_at, context->body_present);
     worker->used += (uint32_t)(RU_REQUEST_PREFIX + (context->body_present + 7U) / 8U * 8U);
 
-    struct worker_entry entry = {
-        .token = token, .header = header, .sealed = header[RU_REQUEST_ENCRYPTION_AT] != 0};
+    struct ru_worker_entry entry = {
+        .token = token, .header = header, .encrypted = header[RU_REQUEST_ENCRYPTION_AT] != 0};
     enum ru_status status = RU_STATUS_OK;
-    if (!entry.sealed && context->body_size > 0)
+    if (!entry.encrypted && context->body_size > 0)
         status = ru_body_check_plain(body, context->body_size, &entry.challenge);
     if (status == RU_STATUS_OK) {
         worker_record(worker, &entry, context, body);
@@ -404,9 +415,10 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
     }
     worker_raise(&worker->mailbox->counters.refused_bodies);
     uint64_t now_ns = ru_now_ns();
-    worker_spent(worker, now_ns);
-    worker_answer(worker, &entry, (struct worker_answer){.status = (uint8_t)status}, now_ns, NULL);
-    worker_wake_loop(worker);
+    ru_worker_spent(worker, now_ns);
+    ru_worker_answer(worker, &entry, (struct ru_worker_answer){.status = (uint8_t)status}, now_ns,
+                     NULL);
+    ru_worker_wake_loop(worker);
 }
 
 static bool worker_next(struct ru_worker *worker, uint64_t *token)
@@ -424,7 +436,7 @@ static bool worker_has_work(const struct ru_worker *worker)
 /* Open as many requests as fit; 0 only when there are none left that need a handler. */
 static uint32_t worker_fill(struct ru_worker *worker)
 {
-    worker->opened = worker->answered = worker->looked = 0;
+    worker->opened = worker->answered = worker->looked = worker->sealed = worker->keys.count = 0;
     worker->reply_factor =
         __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
     worker->since_ns = ru_now_ns();
@@ -449,11 +461,11 @@ static uint32_t worker_fill(struct ru_worker *worker)
 static void worker_answer_rest(struct ru_worker *worker)
 {
     while (worker->answered < worker->opened) {
-        const struct worker_entry *entry = &worker->entries[worker->answered++];
-        struct worker_answer answer = {.status = RU_STATUS_INTERNAL};
-        worker_answer(worker, entry, answer, ru_now_ns(), NULL);
+        struct ru_worker_entry *entry = &worker->entries[worker->answered++];
+        const struct ru_worker_answer answer = {.status = RU_STATUS_INTERNAL};
+        ru_worker_answer(worker, entry, answer, ru_now_ns(), NULL);
     }
-    worker_wake_loop(worker);
+    ru_worker_wake_loop(worker);
 }
 
 int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
@@ -471,6 +483,7 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
         }
         if (__atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE))
             return -ESHUTDOWN;
+        ru_seal_forget(worker->seal);
         ru_sleeper_announce(&mailbox->sleeper);
         uint64_t now_ns = ru_now_ns();
         if (worker_has_work(worker) || __atomic_load_n(&mailbox->closed, __ATOMIC_ACQUIRE) ||
@@ -494,6 +507,7 @@ void ru_worker_close(struct ru_worker *worker)
         worker_answer_rest(worker);
     while (worker_fill(worker) > 0);
     RU_CHECK(worker->waiting == 0);
+    ru_seal_destroy(worker->seal);
     (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
 }
@@ -516,6 +530,16 @@ uint32_t ru_worker_data_size(const struct ru_worker *worker)
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker)
 {
     return worker->reply_factor;
+}
+
+struct ru_keys *ru_worker_keys(struct ru_worker *worker)
+{
+    return &worker->keys;
+}
+
+const uint32_t *ru_worker_sealed(struct ru_worker *worker)
+{
+    return &worker->sealed;
 }
 
 uint32_t ru_worker_resumed(struct ru_worker *worker)
