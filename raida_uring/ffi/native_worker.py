@@ -1,15 +1,11 @@
 """A worker's end of the data plane: `Worker`, typed and raising. native.py has the engine."""
 
 import errno
-from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 from raida_uring.ffi.native_store import View, _stored
-
-AnOf = Callable[[int, int], bytes | None]
-"""The AN of a coin, by denomination and serial number; None if its page cannot be read."""
 
 
 class _Lib(Protocol):
@@ -21,11 +17,6 @@ class _Lib(Protocol):
     RU_REQUEST_PLAIN: int
     RU_REQUEST_BARE: int
     RU_REQUEST_SEALED: int
-    RU_COIN_NAME_SIZE: int
-    RU_PAGE_RECORD_SIZE: int
-    RU_COIN_EQUAL: int
-    RU_COIN_UNREADABLE: int
-    RU_KEY_UNKNOWN: int
 
     def ru_worker_close(self, worker: Any) -> None: ...
     def ru_worker_take(self, worker: Any, timeout_ms: int) -> int: ...
@@ -36,7 +27,6 @@ class _Lib(Protocol):
     def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
     def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
     def ru_worker_sealed(self, worker: Any) -> Any: ...
-    def ru_worker_keys(self, worker: Any) -> Any: ...
     def ru_worker_unseal(self, worker: Any, view: Any) -> int: ...
     def ru_worker_unseal_at(self, worker: Any, payload_at: int, view: Any, record: Any) -> int: ...
     def ru_worker_resumed(self, worker: Any) -> int: ...
@@ -75,13 +65,12 @@ class Worker:
         self._records = _lib.ru_worker_records(worker)
         self._data = _lib.ru_worker_data(worker)
         self._sealed = _lib.ru_worker_sealed(worker)
-        self._keys = _lib.ru_worker_keys(worker)
         self._record = _ffi.new("struct ru_record **")
 
     def close(self) -> None:
         """Requests of the batch that were not answered get status 252."""
         worker, self._worker = self._worker, None
-        self._records = self._data = self._sealed = self._keys = None
+        self._records = self._data = self._sealed = None
         if worker is not None:
             _lib.ru_worker_close(worker)
 
@@ -120,47 +109,28 @@ class Worker:
         count: int = self._sealed[0]
         return count
 
-    def unseal(self, view: View | None, an: AnOf) -> int:
+    def unseal(self, view: View | None) -> int:
         """Open the encrypted requests of the batch, and answer those that are refused.
 
-        view: has begun, and has the coins that keys belong to; None: there are none. an: computes
-        the ANs that are not in it. Returns how many requests are left: the first of records().
-        Raises StoreError, with none opened.
+        view: has begun, and has the coins that keys belong to; None: there are none. Returns how
+        many requests are left: the first of records(). Raises StoreError, with none opened.
         """
-        view_c = _ffi.NULL if view is None else view._view
-        while (left := _lib.ru_worker_unseal(self._worker, view_c)) == -errno.EAGAIN:
-            self._complete_keys(an)
+        left = _lib.ru_worker_unseal(self._worker, _ffi.NULL if view is None else view._view)
         return _stored(left, "reading the keys of coins")
 
-    def unseal_at(self, payload_at: int, view: View | None, an: AnOf) -> tuple[int, bytes]:
+    def unseal_at(self, payload_at: int, view: View | None) -> tuple[int, bytes]:
         """Open one of them: 0 and its payload, or the status that it is to be answered with.
 
         As unseal(); a second call changes nothing.
         """
-        view_c, out = _ffi.NULL if view is None else view._view, self._record
-        while (
-            status := _lib.ru_worker_unseal_at(self._worker, payload_at, view_c, out)
-        ) == -errno.EAGAIN:
-            self._complete_keys(an)
+        out = self._record
+        status = _lib.ru_worker_unseal_at(
+            self._worker, payload_at, _ffi.NULL if view is None else view._view, out
+        )
         record = out[0]
         if _stored(status, "reading the keys of coins") or not record.payload_size:
             return status, b""
         return 0, bytes(_ffi.buffer(self._data + record.payload_at, record.payload_size))
-
-    def _complete_keys(self, an: AnOf) -> None:
-        """Write the ANs that the store computes."""
-        keys = self._keys
-        known = (_lib.RU_COIN_EQUAL, _lib.RU_COIN_UNREADABLE)
-        left = (*known, _lib.RU_KEY_UNKNOWN)
-        name_size, record_size = _lib.RU_COIN_NAME_SIZE, _lib.RU_PAGE_RECORD_SIZE
-        for number in range(keys.count):
-            if keys.states[number] in left:
-                continue
-            name = bytes(_ffi.buffer(keys.names + number * name_size, name_size))
-            found = an(int.from_bytes(name[:1], signed=True), int.from_bytes(name[1:]))
-            keys.states[number] = known[found is None]
-            if found is not None:
-                _ffi.memmove(keys.records + number * record_size, found, len(found))
 
     def may_check(self, payload_at: int) -> bool:
         """Whether a secret may be checked for the request of the batch with its payload there.

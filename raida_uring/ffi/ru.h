@@ -26,7 +26,6 @@ enum ru_constant {
     RU_CLOSED_KEPT = 512,
     RU_CONNECTIONS_LISTED = 256, /* per call: takes the loop some 0.1 ms */
     RU_LIMITED_LISTED = 256,
-    RU_KEY_UNKNOWN = 255, /* beside enum ru_coin_state: not looked up yet */
 };
 
 enum ru_backend_choice {
@@ -170,14 +169,6 @@ struct ru_record {
     uint32_t reply_us;     /* since the datagram or the request's first byte was received */
     uint8_t reply_status;
     uint8_t spare[3];
-};
-
-/* The key coins of a batch. */
-struct ru_keys {
-    uint32_t count;
-    const uint8_t *names; /* RU_COIN_NAME_SIZE bytes each */
-    uint8_t *records;     /* RU_PAGE_RECORD_SIZE bytes each, which begin with the AN */
-    uint8_t *states;      /* enum ru_coin_state, or RU_KEY_UNKNOWN */
 };
 
 enum ru_family {
@@ -335,14 +326,10 @@ uint32_t ru_worker_reply_factor(const struct ru_worker *worker);
 uint32_t ru_worker_resumed(struct ru_worker *worker);
 /* How many of the batch's requests are still encrypted; the number changes with the batch. */
 const uint32_t *ru_worker_sealed(struct ru_worker *worker);
-/* The batch's key coins, whose count changes with the batch. */
-struct ru_keys *ru_worker_keys(struct ru_worker *worker);
 /* Thread: worker, before the batch's first reply. Open its encrypted requests with keys from `view`,
  * which has begun; NULL: no coin is known. Those that are refused are answered; the others come
  * first among the records from now on, the refused ones behind them. Returns how many are left to
- * answer. Otherwise nothing was opened: the store's error, or -EAGAIN: set record and state of each
- * key coin that was looked up and is neither EQUAL nor UNREADABLE, and call again. Ends the
- * measurement as ru_worker_resumed(). */
+ * answer, or the store's error, with none opened. Ends the measurement as ru_worker_resumed(). */
 int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view);
 /* Thread: worker. Open one of them, with its payload at `payload_at`; a second call changes nothing.
  * Returns 0, or the status it is refused with and must be answered with; otherwise as above. *record

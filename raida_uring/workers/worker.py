@@ -107,9 +107,9 @@ class _Opener:
         if not self.worker.sealed:
             return count
         if self._keys is None:  # without the cost of a `with` block
-            return self.worker.unseal(_view_of(self._coins), self._an)
+            return self.worker.unseal(_view_of(self._coins))
         with self._begun(self._keys) as keys:
-            return self.worker.unseal(keys.view, keys.an)
+            return self.worker.unseal(keys.view)
 
     def handler(self, plain: Handler) -> Handler:
         """The handler of one command for requests that are opened one by one, because a request
@@ -126,12 +126,9 @@ class _Opener:
 
     def _open_one(self, payload_at: int) -> tuple[int, bytes]:
         if self._keys is None:
-            return self.worker.unseal_at(payload_at, _view_of(self._coins), self._an)
+            return self.worker.unseal_at(payload_at, _view_of(self._coins))
         with self._begun(self._keys) as keys:
-            return self.worker.unseal_at(payload_at, keys.view, keys.an)
-
-    def _an(self, denomination: int, serial_number: int) -> bytes | None:
-        return None if self._coins is None else self._coins.an(denomination, serial_number)
+            return self.worker.unseal_at(payload_at, keys.view)
 
     @staticmethod
     @contextlib.contextmanager

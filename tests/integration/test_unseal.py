@@ -107,7 +107,7 @@ class Rig:
         """In a newly begun view."""
         self.coins.begin()
         try:
-            return self.worker.unseal(self.coins.view, self.coins.an)
+            return self.worker.unseal(self.coins.view)
         finally:
             self.coins.end()
 
@@ -191,7 +191,7 @@ def test_opened_one_by_one_and_again(encryption: int) -> None:
             [(place, *_)] = node.records(1)
             node.coins.begin()
             for _ in range(2):
-                assert node.worker.unseal_at(place, node.coins.view, node.coins.an) == opened
+                assert node.worker.unseal_at(place, node.coins.view) == opened
             node.coins.end()
             assert node.worker.may_check(place)  # as a handler asks that was called before
             node.reply(b"answer")
@@ -238,7 +238,7 @@ def test_without_a_store_no_coin_is_known() -> None:
     with rig() as node:
         for encryption, refusal in ((1, 34), (4, 25), (5, 25)):
             assert node.send(Asked(encryption, b"payload").data) == 1
-            assert node.worker.unseal(None, COINS.an) == 0
+            assert node.worker.unseal(None) == 0
             assert status(node.client.recv(2048)) == refusal
 
 

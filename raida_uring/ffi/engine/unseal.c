@@ -4,7 +4,6 @@
  * answered from, which Python has chosen. Runs on the worker's own thread without the interpreter
  * lock. A request that is refused here is answered here, so that no handler's turn is spent on it.
  */
-#include <errno.h>
 #include <openssl/crypto.h>
 #include <string.h>
 
@@ -18,40 +17,29 @@ static bool unseal_is_guess(int status)
            status == RU_STATUS_CRC || status == RU_STATUS_HMAC;
 }
 
-/* Look up `count` keys from number `first` on, unless that was done. Returns 0, -EAGAIN if some are
- * left to the caller, or the store's error. */
+/* Look up `count` keys from number `first` on. Returns 0 or the store's error. */
 static int unseal_look_up(struct ru_worker *worker, struct ru_view *view, uint32_t first,
                           uint32_t count)
 {
-    struct ru_keys *keys = &worker->keys;
-    uint8_t *states = keys->states + first;
-    RU_CHECK(first + count <= keys->count);
-    if (count == 0)
+    RU_CHECK(first + count <= worker->keys_count);
+    uint8_t *states = worker->key_states + first;
+    if (!view)
+        memset(states, RU_COIN_UNREADABLE, count);
+    if (!view || count == 0)
         return 0;
-    if (memchr(states, RU_KEY_UNKNOWN, count)) {
-        int found = 0;
-        if (view)
-            found = ru_view_gather(view, keys->names + (size_t)first * RU_COIN_NAME_SIZE, count,
-                                   RU_COIN_NAME_SIZE,
-                                   keys->records + (size_t)first * RU_PAGE_RECORD_SIZE, states);
-        else
-            memset(states, RU_COIN_UNREADABLE, count);
-        if (found < 0)
-            return found;
-    }
-    for (uint32_t i = 0; i < count; i++)
-        if (states[i] != RU_COIN_EQUAL && states[i] != RU_COIN_UNREADABLE)
-            return -EAGAIN;
-    return 0;
+    int found = ru_view_gather(view, worker->key_names + (size_t)first * RU_COIN_NAME_SIZE, count,
+                               RU_COIN_NAME_SIZE,
+                               worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE, states);
+    return found < 0 ? found : 0;
 }
 
 static const uint8_t *unseal_an(const struct ru_worker *worker, const struct ru_worker_entry *entry,
                                 uint32_t number)
 {
     uint32_t key = entry->key_at + number;
-    if (number >= entry->keys_count || worker->keys.states[key] != RU_COIN_EQUAL)
+    if (number >= entry->keys_count || worker->key_states[key] != RU_COIN_EQUAL)
         return NULL;
-    return worker->keys.records + (size_t)key * RU_PAGE_RECORD_SIZE;
+    return worker->key_records + (size_t)key * RU_PAGE_RECORD_SIZE;
 }
 
 static bool unseal_is_public(const struct ru_worker *worker, uint16_t command)
@@ -120,7 +108,7 @@ static void unseal_answer_refused(struct ru_worker *worker)
 
 static void unseal_forget_keys(struct ru_worker *worker, uint32_t first, uint32_t count)
 {
-    OPENSSL_cleanse(worker->keys.records + (size_t)first * RU_PAGE_RECORD_SIZE,
+    OPENSSL_cleanse(worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE,
                     (size_t)count * RU_PAGE_RECORD_SIZE);
 }
 
@@ -128,7 +116,7 @@ int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
 {
     (void)ru_worker_resumed(worker);
     RU_CHECK(worker->answered == 0);
-    int result = unseal_look_up(worker, view, 0, worker->keys.count);
+    int result = unseal_look_up(worker, view, 0, worker->keys_count);
     if (result != 0)
         return result;
     bool any_refused = false;
@@ -138,7 +126,7 @@ int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
         unseal_one(worker, &worker->entries[i], &worker->records[i]);
         any_refused |= worker->entries[i].refusal != 0;
     }
-    unseal_forget_keys(worker, 0, worker->keys.count);
+    unseal_forget_keys(worker, 0, worker->keys_count);
     if (any_refused)
         unseal_answer_refused(worker);
     return (int)worker->opened;

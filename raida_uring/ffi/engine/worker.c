@@ -17,7 +17,7 @@ static void worker_check(const struct ru_worker *worker)
 {
     RU_CHECK(worker->answered <= worker->opened && worker->opened <= RU_BATCH_MAX);
     RU_CHECK(worker->used <= RU_SCRATCH_SIZE);
-    RU_CHECK(worker->sealed <= worker->opened && worker->keys.count <= RU_WORKER_KEYS_MAX);
+    RU_CHECK(worker->sealed <= worker->opened && worker->keys_count <= RU_WORKER_KEYS_MAX);
 }
 
 /* ---- life ---- */
@@ -52,8 +52,6 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     made->mailbox = mailbox;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
     made->seal = seal;
-    made->keys = (struct ru_keys){
-        .names = made->key_names, .records = made->key_records, .states = made->key_states};
     *worker = made;
     return 0;
 }
@@ -344,15 +342,12 @@ void ru_worker_return(struct ru_worker *worker, uint64_t token)
 static void worker_add_keys(struct ru_worker *worker, struct ru_worker_entry *entry)
 {
     const uint8_t *names[RU_SEAL_COINS_MAX];
-    struct ru_keys *keys = &worker->keys;
-    entry->key_at = (uint16_t)keys->count;
+    entry->key_at = (uint16_t)worker->keys_count;
     entry->keys_count = (uint8_t)ru_seal_coins(entry->header, names);
-    RU_CHECK(keys->count + entry->keys_count <= RU_WORKER_KEYS_MAX);
-    for (uint32_t i = 0; i < entry->keys_count; i++, keys->count++) {
-        memcpy(worker->key_names + (size_t)keys->count * RU_COIN_NAME_SIZE, names[i],
+    RU_CHECK(worker->keys_count + entry->keys_count <= RU_WORKER_KEYS_MAX);
+    for (uint32_t i = 0; i < entry->keys_count; i++, worker->keys_count++)
+        memcpy(worker->key_names + (size_t)worker->keys_count * RU_COIN_NAME_SIZE, names[i],
                RU_COIN_NAME_SIZE);
-        keys->states[keys->count] = RU_KEY_UNKNOWN;
-    }
 }
 
 static void worker_record(struct ru_worker *worker, struct ru_worker_entry *entry,
@@ -436,7 +431,7 @@ static bool worker_has_work(const struct ru_worker *worker)
 /* Open as many requests as fit; 0 only when there are none left that need a handler. */
 static uint32_t worker_fill(struct ru_worker *worker)
 {
-    worker->opened = worker->answered = worker->looked = worker->sealed = worker->keys.count = 0;
+    worker->opened = worker->answered = worker->looked = worker->sealed = worker->keys_count = 0;
     worker->reply_factor =
         __atomic_load_n(&worker->engine->config.udp_reply_factor_max, __ATOMIC_RELAXED);
     worker->since_ns = ru_now_ns();
@@ -530,11 +525,6 @@ uint32_t ru_worker_data_size(const struct ru_worker *worker)
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker)
 {
     return worker->reply_factor;
-}
-
-struct ru_keys *ru_worker_keys(struct ru_worker *worker)
-{
-    return &worker->keys;
 }
 
 const uint32_t *ru_worker_sealed(struct ru_worker *worker)

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "seal/seal.h"
 
+/* The key coins of a batch. */
 #define RU_WORKER_KEYS_MAX (RU_BATCH_MAX * RU_SEAL_COINS_MAX)
 
 /* What is needed to answer, kept from the request. */
@@ -44,7 +45,7 @@ struct ru_worker {
     uint64_t taken_ns;     /* when a batch was taken that Python does not run yet; 0: it does */
     uint64_t waiting;      /* a token that did not fit the last batch; 0: none */
     uint32_t looked;       /* the record that asked for a check last */
-    struct ru_keys keys;
+    uint32_t keys_count;
     uint8_t key_names[RU_WORKER_KEYS_MAX * RU_COIN_NAME_SIZE];
     uint8_t key_records[RU_WORKER_KEYS_MAX * RU_PAGE_RECORD_SIZE];
     uint8_t key_states[RU_WORKER_KEYS_MAX];
