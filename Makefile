@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
-        quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations crash sanitize \
+        quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations mutations-native crash sanitize \
         upgrades starts bench bench-source bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
@@ -74,7 +74,7 @@ check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C buil
 # What starts programs or waits is left to `make test`.
 QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
                $(wildcard tests/unit/test_*.py))
-QUICK_TESTS := $(filter-out %/test_stats %/test_timer,$(NATIVE_TESTS))
+QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_stats %/test_timer,$(NATIVE_TESTS))
 
 quick: setup ## what catches most mistakes within a minute: before each commit
 	@$(BESIDE) quick-format lint types quick-native
@@ -123,11 +123,12 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := queue seal source stats tally
+THREAD_TESTS := journal memory queue seal source stats tally tickets writer
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
                 wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
-                count/tally.c)
+                count/tally.c $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
+                segment.c tickets.c writer.c))
 
 test-threads: setup ## C queue and engine tests under the thread sanitizer
 	@mkdir -p $(NATIVE_DIR)
@@ -138,16 +139,19 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
 
 # Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
-# of them. Seeds and words are the framing's; the other one begins with zeros.
+# of them. Seeds and words are the framing's; the journal's seeds are journals that the code under test
+# has written, the third fuzzer begins with zeros.
 FUZZ_DIR   := build/fuzz
-FUZZERS    := $(or $(FUZZER),framing sealed)
-FUZZ_SEEDS  = $(if $(filter framing,$1),tests/native/corpus)
+FUZZERS    := $(or $(FUZZER),framing journal sealed)
+FUZZ_SEEDS  = $(if $(filter framing,$1),tests/native/corpus)$(if $(filter journal,$1),$(FUZZ_DIR)/journal_seeds)
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
 FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block.o memory/ring.o \
               memory/sleeper.o count/hist.o count/stats.o seal/seal.o \
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
-FUZZ_RUN    = $(FUZZ_DIR)/$1 -max_len=600 $(if $(filter framing,$1),-dict=tests/native/framing.dict) \
-              -artifact_prefix=$(FUZZ_DIR)/
+FUZZ_JOURNAL_LIB := $(addprefix $(FUZZ_DIR)/coins/,crc32c.o defaults.o entry.o journal.o reader.o memory.o \
+              pending.o segment.o)
+FUZZ_RUN    = $(FUZZ_DIR)/$1 -max_len=$(if $(filter journal,$1),1500,600) \
+              $(if $(filter framing,$1),-dict=tests/native/framing.dict) -artifact_prefix=$(FUZZ_DIR)/
 
 # Only coverage of the data plane guides the fuzzer, not that of the test's model. Comparisons are
 # not traced, which would take two thirds of the time: dictionary and seeds have the constants.
@@ -160,13 +164,21 @@ $(FUZZ_DIR)/framing $(FUZZ_DIR)/sealed: $(FUZZ_DIR)/%: tests/native/fuzz_%.c $(F
 	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.main.o $<
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.main.o $(FUZZ_LIB) -lcrypto
 
+# Its seeds are journals that the code under test has written.
+$(FUZZ_DIR)/journal: tests/native/fuzz_journal.c $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) | setup-fuzz
+	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.o $<
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.o $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) -lcrypto
+	@rm -rf $@_seeds && mkdir $@_seeds
+	@RU_SEEDS=$@_seeds $@ -runs=0 -verbosity=0 > $@_seeds.log 2>&1 || { cat $@_seeds.log; exit 1; }
+
 # Deterministic: all seeds, then as many inputs derived from them as CI has time for.
 FUZZ_BEGIN = mkdir -p $(FUZZ_DIR)/$1 && head -c 200 /dev/zero > $(FUZZ_DIR)/$1/zeros
+FUZZ_RUNS  = $(if $(filter journal,$1),$$(($(or $(RUNS),200000) / 10)),$(or $(RUNS),200000))
 FUZZ_SHORT = rm -rf $(FUZZ_DIR)/short.$1 && $(call FUZZ_BEGIN,short.$1) && $(call FUZZ_RUN,$1) -seed=1 \
-    -runs=$(or $(RUNS),200000) -verbosity=0 $(FUZZ_DIR)/short.$1 $(FUZZ_SEEDS) > $(FUZZ_DIR)/log 2>&1 || \
-    { cat $(FUZZ_DIR)/log; exit 1; }; echo "$1 fuzzer: $(or $(RUNS),200000) inputs and no finding";
+    -runs=$(call FUZZ_RUNS,$1) -verbosity=0 $(FUZZ_DIR)/short.$1 $(call FUZZ_SEEDS,$1) > $(FUZZ_DIR)/log 2>&1 || \
+    { cat $(FUZZ_DIR)/log; exit 1; }; echo "$1 fuzzer: $(call FUZZ_RUNS,$1) inputs and no finding";
 
-test-fuzz: $(addprefix $(FUZZ_DIR)/,$(FUZZERS)) ## the fuzzers, short: their seeds, then RUNS=200000
+test-fuzz: $(addprefix $(FUZZ_DIR)/,$(FUZZERS)) ## the fuzzers, short: their seeds, then RUNS=200000 (of the journal's a tenth)
 	@$(foreach fuzzer,$(FUZZERS),$(call FUZZ_SHORT,$(fuzzer)))
 
 # New inputs that add coverage stay in build/fuzz/corpus.*, from which the next run continues.
@@ -189,13 +201,19 @@ $(NATIVE_DIR)/test_%: tests/native/test_%.c $(NATIVE_LIB) | setup
 RIG_LINK := -Wl,--wrap=io_uring_queue_init_params
 $(addprefix $(NATIVE_DIR)/test_,backend backend_streams engine): NATIVE_LINK := $(RIG_LINK)
 
+# Files that fail and lose power: tests/native/disk_rig.h.
+DISK_LINK := $(addprefix -Wl$(comma)--wrap=,openat pwrite fsync fdatasync renameat2 unlinkat fallocate)
+$(NATIVE_DIR)/test_disk: NATIVE_LINK := $(DISK_LINK)
+# LMDB as an archive: calls from a shared library cannot be replaced.
+$(NATIVE_DIR)/test_base: NATIVE_LINK := $(addprefix -Wl$(comma)--wrap=,pwrite pwritev writev fdatasync) -l:liblmdb.a
+
 # Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link
 # time; the data plane is unchanged.
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
-SIM_LIB   := $(filter-out $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
-             probe.o probe_trials.o store.o storefile.o storelock.o survey.o view.o),$(NATIVE_LIB))
+SIM_LIB   := $(filter-out $(NATIVE_DIR)/coins/% $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
+             probe.o probe_trials.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 
 $(NATIVE_DIR)/sim: $(SIM_TESTS) $(SIM_LIB) | setup
@@ -210,11 +228,21 @@ mutations: setup ## bugs that the simulation must find
 	    $(NATIVE_INCLUDES) $(filter %.c,$(SIM_TESTS)) \
 	    $(patsubst $(NATIVE_DIR)/%.o,raida_uring/ffi/%.c,$(SIM_LIB)) $(SIM_LINK) -lcrypto
 
+# Without the sanitizers: the tests' own expectations must detect each mutation.
+MUTATED_LIB := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
+               wire/body.c wire/fast.c wire/header.c wire/reply.c count/stats.c \
+               $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
+               segment.c writer.c))
+
+mutations-native: setup ## bugs in journal, writer and memory that the native tests must find: ONLY=name for one
+	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
+	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
+
 crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_crash.py -k survives_kills
 
-.SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB)
+.SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)
 
 upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own

@@ -65,6 +65,16 @@ def for_store_memory(map_bytes: int) -> str:
     return f"{what}: lower [store] size_mib"
 
 
+def for_coins_memory(size: int, number: int) -> str:
+    """Return the remedy if the coins, `size` bytes, have no room in memory. number: the errno."""
+    what = f"the coins need up to {size >> 20} MiB of shared memory, and as much address space"
+    if number == errno.EFBIG:
+        return f"{what}: raise LimitFSIZE= (ulimit -f)"
+    if number == errno.ENOMEM and is_address_space_limited():
+        return f"{what}: raise LimitAS= (ulimit -v)"
+    return f"{what}: raise MemoryMax= of the service, or give the machine more memory"
+
+
 def is_address_space_limited() -> bool:
     """Whether `ulimit -v` limits this process."""
     return _is_limited(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""`raida-uring store`: make, fill, save, check or describe a coin store."""
+"""`raida-uring store`: make, fill, save, check, describe or convert a coin store."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from raida_uring import config
 from raida_uring.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, complain, guide
 from raida_uring.cli.options import Json, config_option, load_config
 from raida_uring.errors import ConfigError
-from raida_uring.store import AN_BYTES, COIN_BYTES, Store, month_now
+from raida_uring.store import AN_BYTES, COIN_BYTES, Store, files, month_now
 from raida_uring.store.files import printable
 
-app = typer.Typer(help="Make, fill, save, check or describe a coin store.")
+app = typer.Typer(help="Make, fill, save, check, describe or convert a coin store.")
 
 _ConfigOption = Annotated[
     Path | None,
@@ -147,7 +147,7 @@ def _circulate(path: Path, map_bytes: int) -> bytes:
             coin = bytes([_DENOMINATION]) + _SERIAL_NUMBER.to_bytes(4) + an
             coins.set(coin, 1, COIN_BYTES + AN_BYTES, month_now())
     except BaseException:
-        store.remove()
+        files.remove(path)
         raise
     finally:
         store.close()
@@ -236,12 +236,53 @@ def export_files(
     )
 
 
+@app.command("backup")
+def backup(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BACKUP_DIR", readable=False, help="Directory that is empty, or not there."
+        ),
+    ],
+    config_path: _ConfigOption = None,
+    path: _StoreOption = None,
+) -> None:
+    """Copy a store; the node may be running.
+
+    The copy is a store, of one moment, that a node can serve: to restore it, put it where `path` of
+    [store] says. An interrupted backup leaves one that no node serves.
+    """
+    chosen, *_ = _choose_store(config_path, path)
+    from raida_uring.store.backup import backup as copy
+
+    left = f"{target}: interrupted: not all of the store is there; remove it"
+    with _Progress("copying", left) as progress:
+        written = copy(chosen, target, progress=progress)
+    print(f"{printable(target)}: {written} pages copied")
+
+
+@app.command("convert")
+def convert(config_path: _ConfigOption = None, path: _StoreOption = None) -> None:
+    """Take over a store of version 0.1 or 0.2, in place.
+
+    The node must be stopped. The old file stays beside the new one, as data.mdb.format-1. Convert
+    again after an interruption.
+    """
+    chosen, map_bytes, _ = _choose_store(config_path, path)
+    from raida_uring.store import convert as conversion
+
+    left = f"{chosen}: interrupted: convert again, nothing is lost"
+    with _Progress("converting", left) as progress:
+        pages = conversion.convert(chosen, map_bytes=map_bytes, progress=progress)
+    print(f"{printable(chosen)}: {pages} pages converted, the old file is now {conversion.KEPT}")
+
+
 @app.command("verify")
 def verify(config_path: _ConfigOption = None, path: _StoreOption = None) -> int:
     """Check a store; the node may be running.
 
-    Reads every byte, and compares saved leaves of the integrity trees with the coins. Exits 1 and
-    prints what is wrong if it finds a fault.
+    Reads every byte of data.mdb and journal, and compares them with their checksums and with saved
+    leaves of the integrity trees. Exits 1 and prints what is wrong if it finds a fault.
     """
     chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import verify as find_faults
@@ -265,7 +306,7 @@ def stat(
 ) -> None:
     """Describe a store; the node may be running.
 
-    Sizes, pages, coins in circulation, tickets and the last change.
+    Sizes, pages, coins in circulation, the journal and the last change.
     """
     chosen, *_ = _choose_store(config_path, path)
     from raida_uring.store.verify import stat as describe

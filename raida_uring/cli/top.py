@@ -228,15 +228,25 @@ def _work(view: Status) -> list[str]:
     )
     lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]
     if (store := view["store"]) is not None:
-        lines.append(
-            f"store         {store['used_bytes'] / 2**20:.0f} of"
-            f" {store['map_bytes'] / 2**20:.0f} MiB"
-        )
+        lines.append(_store(store))
     if (http := view["http"]) is not None and http["fault"] is not None:
         lines.append(f"HTTP          none: {http['fault']}")
     if dropped := view["log_dropped"]:
         lines.append(f"log           {dropped} lines dropped: not read, or not written")
     return lines
+
+
+def _store(store: Mapping[str, Any]) -> str:
+    base = f"{_mib(store['used_bytes'])}/{_mib(store['map_bytes'])}"
+    if "journal_bytes" not in store:  # a node of 0.2
+        return f"store MiB     {base}"
+    journal = f"{_mib(store['journal_bytes'])}/{_mib(store['journal_max_bytes'])}"
+    age = _duration(store["checkpoint_age_s"])
+    return f"store MiB     base {base}  journal {journal}  checkpoint {age} ago"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
 
 
 def _drops(view: Status) -> list[str]:

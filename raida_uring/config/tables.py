@@ -450,13 +450,24 @@ class StoreTable:
     )
     size_mib: int = declare(
         whole(16, 1 << 20),
-        "size that the store may grow to; a store full of coins takes about 320",
+        "size that the store's base (data.mdb) may grow to; full of coins it takes about 320",
         default=2048,
+    )
+    journal_mib: int = declare(
+        whole(256, 4096),
+        "size that the journal of changes may grow to; a checkpoint is made at half of it",
+        default=1024,
+    )
+    checkpoint_interval_s: int = declare(
+        whole(1, 86_400),
+        "time between checkpoints, which write changed pages to the base; a start after a crash "
+        "applies the journal since the last one",
+        default=60,
     )
     durability: str = declare(
         choice("commit", "interval"),
         "when a change is acknowledged: once it is on the disk (commit), or before (interval); "
-        "with interval a power loss takes the last changes and may damage the store",
+        "with interval a power loss takes the last changes",
         default="commit",
     )
     sync_interval_ms: int = declare(

@@ -18,8 +18,11 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 HEADERS = (
     "layout.h",
+    "limits.h",
     "ru.h",
     "coins/coin.h",
+    "coins/base.h",
+    "coins/tickets.h",
     "coins/store.h",
     "coins/survey.h",
     "seal/seal.h",

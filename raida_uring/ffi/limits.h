@@ -22,7 +22,9 @@
 #define RU_LINGER_MAX 131072   /* discarded after a reply: twice the longest refused body */
 #define RU_SCRATCH_SIZE 262144 /* the requests of one batch, per worker */
 #define RU_REQUEST_PREFIX 80   /* peer and header in front of each payload in the scratch */
-#define RU_RESERVE_STEP 65536  /* of the arena, reserved in one call: a signal undoes this much */
+#define RU_SEGMENT_FIRST 1048576 /* of the first one */
+#define RU_SEGMENT_SIZE 67108864 /* of a journal: zeroed in a tenth of a second */
+#define RU_RESERVE_STEP 65536    /* of the arena, reserved in one call: a signal undoes this much */
 
 /* Counts. */
 #define RU_LISTENERS_MAX 16
@@ -49,7 +51,18 @@
 #define RU_SOURCE_BUCKETS 32768
 #define RU_GUARD_NETWORK_FACTOR 16 /* a network's bound is this many times a sender's */
 #define RU_CHECKS_MAX 1000000      /* highest value of each bound on failed checks */
+#define RU_SEGMENTS_MAX 64         /* of a journal, which then has 4 GB */
+#define RU_MEMORY_TRIES 100        /* to read coins of one state beside a writer */
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
+
+/* cdef: begin */
+enum ru_ticket_limit {
+    RU_TICKETS_MAX = 512,       /* alive at a time */
+    RU_TICKETS_OF_COIN_MAX = 8, /* with the same first coin, once there is no room */
+    RU_TICKET_COINS_MAX = 3120, /* as many as a request can name with their ANs */
+    RU_TICKET_LIFETIME_S = 300,
+};
+/* cdef: end */
 
 /* Times, in nanoseconds. */
 #define RU_TICK_NS (1ULL << 24)         /* timer wheel: about 17 ms */
@@ -59,15 +72,16 @@
 #define RU_DISPATCH_LOOK_NS 2000000ULL  /* between two checks of a batch that others wait for */
 #define RU_DISPATCH_SAMPLE_NS 200000000ULL /* between two samples of whether handlers wait */
 #define RU_SERVICE_MAX_NS 10000000ULL /* cap, so that one slow handler cannot spoil the estimate */
-#define RU_REFUSALS_GAP_NS 5000000000ULL /* no refusal for this long: connections fit again */
-#define RU_ACCEPT_RETRY_NS 100000000ULL  /* after EMFILE, unless a connection closes before */
-#define RU_LINGER_NS 2000000000ULL       /* wait for an answered peer to shut down its side */
-#define RU_SETTLE_NS 2000000ULL          /* an idle loop counts its last replies after this */
-#define RU_LEND_WAIT_MS 20               /* a worker without a reply block retries after this */
-#define RU_LEND_UDP_NS 20000000ULL       /* ... drops a datagram's reply after this, */
-#define RU_LEND_TCP_NS 1000000000ULL     /* and answers 254 on a connection after this */
-#define RU_RING_WAIT_NS 2000000000ULL    /* at start, for locked memory that is being returned */
-#define RU_RING_RETRY_NS 5000000         /* between two tries */
+#define RU_REFUSALS_GAP_NS 5000000000ULL  /* no refusal for this long: connections fit again */
+#define RU_ACCEPT_RETRY_NS 100000000ULL   /* after EMFILE, unless a connection closes before */
+#define RU_LINGER_NS 2000000000ULL        /* wait for an answered peer to shut down its side */
+#define RU_SETTLE_NS 2000000ULL           /* an idle loop counts its last replies after this */
+#define RU_LEND_WAIT_MS 20                /* a worker without a reply block retries after this */
+#define RU_LEND_UDP_NS 20000000ULL        /* ... drops a datagram's reply after this, */
+#define RU_LEND_TCP_NS 1000000000ULL      /* and answers 254 on a connection after this */
+#define RU_VIEW_PATIENCE_NS 1000000000ULL /* with a batch that is being applied */
+#define RU_RING_WAIT_NS 2000000000ULL     /* at start, for locked memory that is being returned */
+#define RU_RING_RETRY_NS 5000000          /* between two tries */
 
 _Static_assert(RU_INLINE_SIZE >= RU_HEADER_LARGE + RU_INLINE_BODY, "inline request");
 _Static_assert(RU_TCP_AREA == RU_PEER_SIZE + RU_INLINE_SIZE, "TCP area");
@@ -78,6 +92,7 @@ _Static_assert(RU_REQUEST_PREFIX == RU_PEER_SIZE + RU_HEADER_LARGE, "scratch pre
 _Static_assert(RU_SCRATCH_SIZE >= RU_REQUEST_PREFIX + 65536 + 8, "one request always fits");
 _Static_assert(RU_LENT_RING > RU_LENT_SMALL_MAX && RU_LENT_RING > RU_LENT_LARGE_MAX, "lent ring");
 _Static_assert(RU_UDP_PAYLOAD_MIN >= RU_VOTE_SIZE, "votes");
+_Static_assert(RU_TICKET_COINS_MAX == RU_BODY_MAX / RU_COIN_AN_SIZE, "coins of a ticket");
 _Static_assert(RU_SOURCE_BUCKETS == RU_SOURCE_LINES * RU_SOURCE_WAYS, "table of sources");
 _Static_assert((RU_LENT_RING & (RU_LENT_RING - 1)) == 0, "ring sizes are powers of two");
 

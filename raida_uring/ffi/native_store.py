@@ -1,19 +1,19 @@
-"""Typed access to the store in C: `Store` and `View` over LMDB, with exceptions for errors.
+"""Typed access to the store in C: `Store` and `View`, with exceptions for errors.
 
-The counterpart of native.py, which has the data plane.
+native_base.py has the base on disk, native.py the data plane.
 """
 
 import errno
-import os
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring import remedies
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
+from raida_uring.ffi.native_base import Txn, stored
 
 
 class _Lib(Protocol):
-    """The functions of store.h and survey.h that this module calls, and constants of theirs."""
+    """The functions of coins/ that this module calls, and constants of theirs."""
 
     RU_AN_SIZE: int
     RU_BODY_MAX: int
@@ -23,28 +23,62 @@ class _Lib(Protocol):
     RU_PAGE_RECORD_SIZE: int
     RU_PAGE_SIZE: int
     RU_STORE_DEN_PAGES: int
-    RU_STORE_MISUSED: int
+    RU_STORE_ID_BYTES: int
     RU_STORE_PAGES: int
     RU_STORE_SELECTED: int
-    RU_TABLES: int
+    RU_TICKETS_MAX: int
+    RU_TICKETS_OF_COIN_MAX: int
+    RU_TICKET_CLAIMED: int
+    RU_TICKET_COINS_MAX: int
+    RU_TICKET_FULL: int
+    RU_TICKET_LARGE: int
+    RU_TICKET_LIFETIME_S: int
+    RU_TICKET_UNKNOWN: int
 
-    def ru_store_open(self, path: bytes, map_bytes: int, flags: int, store: Any) -> int: ...
-    def ru_store_seed(self, store: Any, seed: bytes, seed_bytes: int) -> None: ...
+    def ru_store_create(self, seed: bytes, seed_bytes: int, store: Any) -> int: ...
+    def ru_store_attach(self, memory: int, store: Any) -> int: ...
     def ru_store_close(self, store: Any) -> None: ...
-    def ru_store_check(self, store: Any) -> int: ...
+    def ru_store_memory(self, store: Any) -> int: ...
+    def ru_store_load(
+        self, store: Any, txn: Any, first: int, count: int, number: Any, faulty: Any
+    ) -> int: ...
+    def ru_store_start_journal(self, directory: int, identity: bytes, first: int) -> int: ...
+    def ru_store_replay(
+        self, store: Any, directory: int, identity: bytes, since: int, at_least: int
+    ) -> int: ...
+    def ru_store_serve(
+        self,
+        store: Any,
+        directory: int,
+        lock: int,
+        identity: bytes,
+        joins: int,
+        interval: int,
+        segments_max: int,
+    ) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
-    def ru_store_forget_dead(self, store: Any) -> int: ...
-    def ru_store_sizes(self, store: Any, used_bytes: Any, map_bytes: Any) -> None: ...
-    def ru_store_error(self, result: int) -> Any: ...
-    def ru_survey_store(self, path: bytes) -> int: ...
-    def ru_survey_sync(self, path: bytes) -> int: ...
+    def ru_store_alone(self, store: Any) -> None: ...
+    def ru_store_check(self, store: Any) -> int: ...
+    def ru_store_tend(self, store: Any, needed: int) -> int: ...
+    def ru_store_progress(self, store: Any, progress: Any) -> None: ...
+    def ru_store_changed(self, store: Any, number: int, pages: Any, numbers: Any) -> int: ...
+    def ru_store_count(self, store: Any, state: int) -> int: ...
+    def ru_store_page(self, store: Any, page: int, data: Any, number: Any) -> int: ...
+    def ru_store_select(
+        self, store: Any, page: int, selected: Any, circulating: Any, number: Any
+    ) -> int: ...
+    def ru_store_issue_ticket(
+        self, store: Any, names: bytes, count: int, now_s: int, number: Any
+    ) -> int: ...
+    def ru_store_claim_ticket(
+        self, store: Any, number: int, raida: int, now_s: int, names: Any, bytes_max: int
+    ) -> int: ...
+    def ru_store_tickets_alive(self, store: Any, now_s: int) -> int: ...
     def ru_view_open(self, store: Any, writing: int, view: Any) -> int: ...
     def ru_view_close(self, view: Any) -> None: ...
     def ru_view_begin(self, view: Any) -> int: ...
-    def ru_view_txn(self, view: Any) -> int: ...
     def ru_view_end(self, view: Any) -> None: ...
     def ru_view_commit(self, view: Any) -> int: ...
-    def ru_view_dirty(self, view: Any, pages: Any) -> int: ...
     def ru_view_mark(self, view: Any) -> int: ...
     def ru_view_undo(self, view: Any, mark: int) -> None: ...
     def ru_view_match(
@@ -68,16 +102,6 @@ class _Lib(Protocol):
         self, view: Any, coins: bytes, count: int, stride: int, an_at: int, month: int, states: Any
     ) -> int: ...
     def ru_view_page(self, view: Any, page: int, data: Any, state: Any) -> int: ...
-    def ru_view_select(self, view: Any, page: int, selected: Any, state: Any) -> int: ...
-    def ru_view_fill(self, view: Any, page: int, data: bytes) -> int: ...
-    def ru_view_get(self, view: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
-    def ru_view_put(
-        self, view: Any, table: int, key: bytes, key_size: int, value: Any, size: int
-    ) -> int: ...
-    def ru_view_seek(
-        self, view: Any, table: int, key: bytes, key_size: int, found: Any, value: Any
-    ) -> int: ...
-    def ru_view_count(self, view: Any, table: int) -> int: ...
 
 
 _lib = cast(_Lib, _native.lib)
@@ -90,27 +114,29 @@ PAGE_RECORDS: Final = _lib.RU_PAGE_RECORDS_COUNT
 PAGE_SIZE: Final = _lib.RU_PAGE_SIZE
 AN_SIZE: Final = _lib.RU_AN_SIZE
 _COIN_SIZE: Final = _lib.RU_COIN_NAME_SIZE
-TABLES: Final = _lib.RU_TABLES
 RECORD_BYTES: Final = _lib.RU_PAGE_RECORD_SIZE
 SELECTED_SIZE: Final = _lib.RU_STORE_SELECTED
 COINS_MAX: Final = _lib.RU_BODY_MAX // _COIN_SIZE  # in one request
 
-STORE_PANIC: Final = -30795  # MDB_PANIC: the environment is unusable until it is opened again
-STORE_CREATE, STORE_READ_ONLY, STORE_LAZY = 1, 2, 4  # enum ru_store_flag
-(  # enum ru_store_table
-    TABLE_META,
-    TABLE_PAGES,
-    TABLE_REMAINS,
-    TABLE_LEAVES,
-    TABLE_CHANGED,
-    TABLE_TICKETS,
-) = range(6)
-_MISUSED: Final = _lib.RU_STORE_MISUSED
-DIFFERS, EQUAL, UNREADABLE, DEFAULT = range(4)  # enum ru_coin_state
-
-
-# MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID: codes that mean a damaged store.
-DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793))
+DIFFERS, EQUAL, UNREADABLE = range(3)  # enum ru_coin_state
+PAGE_BLANK, PAGE_WRITTEN, PAGE_UNREADABLE = range(3)  # enum ru_page_state
+SEGMENT_BYTES: Final = 64 << 20  # RU_SEGMENT_SIZE
+# enum ru_journal_fault
+JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER = range(-28999, -28995)
+JOURNAL_GONE: Final = -28995
+JOURNAL_FAULTS: Final = frozenset(
+    (JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER)
+)
+JOURNAL_MOVES: Final = frozenset((JOURNAL_DAMAGED, JOURNAL_MISSING))  # as beside a running node
+ID_BYTES: Final = _lib.RU_STORE_ID_BYTES
+TICKETS_MAX: Final = _lib.RU_TICKETS_MAX  # enum ru_ticket_limit
+TICKETS_OF_COIN_MAX: Final = _lib.RU_TICKETS_OF_COIN_MAX
+TICKET_LIFETIME_S: Final = _lib.RU_TICKET_LIFETIME_S
+_TICKET_NAMES_BYTES: Final = _lib.RU_TICKET_COINS_MAX * _COIN_SIZE
+TICKET_UNKNOWN: Final = _lib.RU_TICKET_UNKNOWN  # enum ru_ticket_fault
+TICKET_CLAIMED: Final = _lib.RU_TICKET_CLAIMED
+TICKET_LARGE: Final = _lib.RU_TICKET_LARGE
+_TICKET_FAULTS: Final = frozenset((TICKET_UNKNOWN, TICKET_CLAIMED, TICKET_LARGE))
 
 
 def _require_room(coins: bytes, count: int, stride: int, reach: int) -> None:
@@ -132,48 +158,46 @@ def _an_reach(*ans_at: int) -> int:
     return max(_COIN_SIZE, max(ans_at) + AN_SIZE)
 
 
-def _stored(result: int, doing: str) -> int:
-    if result == _MISUSED:
-        raise RuntimeError(f'{doing}: the view is not open, or not for changes (mode "write")')
-    if result < 0:
-        reason = _ffi.string(_lib.ru_store_error(result)).decode()
-        fault = StoreError(f"{doing}: {reason}", result)
-        raise passing(fault, result, busy=result == -errno.EAGAIN)
-    return result
+class Progress(NamedTuple):
+    """How far the journal is: numbers of batches, and bytes."""
+
+    applied: int  # visible
+    durable: int  # certainly on the disk
+    journal_bytes: int
+    failed: int  # -errno of a flush after which nothing is written; otherwise 0
 
 
-def survey(path: str) -> None:
-    """Read every byte of a store in a child process, which a damaged file may kill. Raises
-    StoreError, with a number in DAMAGED if the file is damaged."""
-    _stored(_lib.ru_survey_store(os.fsencode(path)), f"reading the store {path}")
+_COINS_BYTES: Final = STORE_PAGES * (PAGE_SIZE + 256)  # with what is beside them
+_NO_MEMORY: Final = frozenset((-errno.ENOMEM, -errno.ENOSPC, -errno.EFBIG))
 
 
-def sync_files(path: str) -> None:
-    """Flush the file system of `path` to the disk. Raises StoreError."""
-    _stored(_lib.ru_survey_sync(os.fsencode(path)), f"synchronising {path}")
+def _no_memory(result: int, doing: str) -> StoreError:
+    return StoreError(f"{doing}: {remedies.for_coins_memory(_COINS_BYTES, -result)}", result)
+
+
+def _coins_mapped(result: int) -> None:
+    if result in _NO_MEMORY:
+        fault = _no_memory(result, "mapping the coins")
+        raise fault if remedies.is_address_space_limited() else passing(fault)
+    stored(result, "mapping the coins")
 
 
 class Store:
-    """An open LMDB environment; RuntimeError once it is closed. Thread: any."""
+    """The coins in memory, and the journal of their changes. Thread: any."""
 
-    def __init__(self, path: str, map_bytes: int, flags: int) -> None:
-        """flags: STORE_*. Raises StoreError."""
+    def __init__(self, *, seed: bytes = b"", memory: int = -1) -> None:
+        """memory: descriptor of a predecessor's, which is taken over in place of a new one. Raises
+        StoreError."""
         out = _ffi.new("struct ru_store **")
-        doing = f"opening the store {path}"
-        result = _lib.ru_store_open(os.fsencode(path), map_bytes, flags, out)
-        if result == -errno.ENOMEM:
-            fault = StoreError(f"{doing}: {remedies.for_store_memory(map_bytes)}", result)
-            raise fault if remedies.is_address_space_limited() else passing(fault)
-        _stored(result, doing)
+        if memory >= 0:
+            result = _lib.ru_store_attach(memory, out)
+        else:
+            result = _lib.ru_store_create(seed, len(seed), out)
+        _coins_mapped(result)
         self._made = out[0]
 
-    def seed(self, seed: bytes) -> None:
-        """Set what the records of pages that were never written are computed from. Thread: the one
-        that opens the store, before its views read coins."""
-        _lib.ru_store_seed(self._store, seed, len(seed))
-
     def close(self) -> None:
-        """Close the store; every view must be closed before."""
+        """Close it; every view must be closed before."""
         store, self._made = self._made, _ffi.NULL
         _lib.ru_store_close(store)
 
@@ -184,48 +208,166 @@ class Store:
             raise RuntimeError("the store is closed")
         return self._made
 
-    def check(self) -> None:
-        """Raise StoreError if the file was shortened, removed or replaced."""
-        _stored(_lib.ru_store_check(self._store), "looking at the store")
+    @property
+    def memory(self) -> int:
+        """Descriptor of the memory, which the store keeps."""
+        return _lib.ru_store_memory(self._store)
+
+    def load(self, txn: Txn, first: int, count: int) -> int:
+        """Load pages from the base; returns the highest number of a batch in them."""
+        number = _ffi.new("uint64_t *")
+        faulty = _ffi.new("uint32_t *")
+        result = _lib.ru_store_load(self._store, txn.handle, first, count, number, faulty)
+        if result in _NO_MEMORY:
+            raise _no_memory(result, "loading pages")
+        stored(result, f"loading page {faulty[0]}" if faulty[0] else "loading pages")
+        return int(number[0])
+
+    def replay(self, directory: int, identity: bytes, since: int, at_least: int) -> int:
+        """Apply the journal from batch `since` on, which must reach `at_least`; returns how many
+        batches it applied."""
+        return stored(
+            _lib.ru_store_replay(self._store, directory, identity, since, at_least),
+            "reading the journal",
+        )
+
+    def serve(
+        self,
+        directory: int,
+        lock: int,
+        identity: bytes,
+        *,
+        joins: bool,
+        interval: bool,
+        segments_max: int,
+    ) -> None:
+        """Open the journal for changes. joins: another process, whose memory this is, appends to
+        it, too. directory, lock: stay open as long as the store."""
+        stored(
+            _lib.ru_store_serve(
+                self._store, directory, lock, identity, joins, interval, segments_max
+            ),
+            "opening the journal",
+        )
 
     def sync(self) -> None:
-        """Wait until every commit is on the disk. Raises StoreError."""
-        _stored(_lib.ru_store_sync(self._store), "synchronising the store")
+        """Wait until every visible change is on the disk."""
+        stored(_lib.ru_store_sync(self._store), "flushing the journal")
 
-    def forget_dead(self) -> int:
-        """Release pages pinned by killed readers; returns their number. Raises StoreError."""
-        return _stored(_lib.ru_store_forget_dead(self._store), "looking for dead readers")
+    def alone(self) -> None:
+        """The other process of an upgrade has ended."""
+        _lib.ru_store_alone(self._store)
 
-    def sizes(self) -> tuple[int, int]:
-        """Return the bytes in use, and the most there may be."""
-        out = _ffi.new("uint64_t[2]")
-        _lib.ru_store_sizes(self._store, out, out + 1)
-        return out[0], out[1]
+    def check(self) -> None:
+        """Raise StoreError if the journal was removed or cut off. Makes pages readable that a
+        killed process has left in the middle of a batch."""
+        stored(_lib.ru_store_check(self._store), "looking at the store")
+
+    def tend(self, needed: int) -> None:
+        """Prepare the journal's next segment, and let go of what is older than batch `needed`.
+        Thread: one at a time."""
+        stored(_lib.ru_store_tend(self._store, needed), "preparing the journal")
+
+    def progress(self) -> Progress:
+        """Return how far the journal is."""
+        out = _ffi.new("struct ru_store_progress *")
+        _lib.ru_store_progress(self._store, out)
+        return Progress(out.applied, out.durable, out.journal_bytes, out.failed)
+
+    def changed(self, number: int) -> list[int]:
+        """Return the pages that a batch above `number` has changed."""
+        pages = _ffi.new("uint16_t[]", STORE_PAGES)
+        numbers = _ffi.new("uint64_t[]", STORE_PAGES)
+        count = _lib.ru_store_changed(self._store, number, pages, numbers)
+        return list(pages[0:count])
+
+    def numbers(self) -> list[tuple[int, int]]:
+        """Return each page that a batch has changed, with the number of the last one."""
+        pages = _ffi.new("uint16_t[]", STORE_PAGES)
+        numbers = _ffi.new("uint64_t[]", STORE_PAGES)
+        count = _lib.ru_store_changed(self._store, 0, pages, numbers)
+        return list(zip(pages[0:count], numbers[0:count], strict=True))
+
+    def count(self, state: int) -> int:
+        """Return how many pages are in that state, PAGE_*."""
+        return _lib.ru_store_count(self._store, state)
+
+    def page(self, page: int) -> tuple[bytes | None, int]:
+        """Return a page's bytes, None if it cannot be read, and the number of the last batch in
+        it."""
+        data = _ffi.new("uint8_t[]", PAGE_SIZE)
+        number = _ffi.new("uint64_t *")
+        state = stored(_lib.ru_store_page(self._store, page, data, number), "reading a page")
+        return None if state == PAGE_UNREADABLE else bytes(_ffi.buffer(data)), number[0]
+
+    def select(self, page: int, selected: Any) -> tuple[int, int, int]:
+        """Copy the bytes that a page's leaf is the hash of to `selected`, if it was written;
+        returns its state, PAGE_*, how many of its coins circulate, and its number."""
+        circulating = _ffi.new("uint32_t *")
+        number = _ffi.new("uint64_t *")
+        state = _lib.ru_store_select(
+            self._store, page, _ffi.from_buffer(selected), circulating, number
+        )
+        return stored(state, "reading a page"), circulating[0], number[0]
+
+    def tickets_issue(self, coin_names: bytes, now_s: int) -> int | None:
+        """Issue a ticket for coins, 5 bytes each; returns its number, or None: too many are alive.
+        now_s: since 1970. Raises StoreError: no memory."""
+        count, rest = divmod(len(coin_names), _COIN_SIZE)
+        if rest or not 0 < len(coin_names) <= _TICKET_NAMES_BYTES:
+            raise ValueError(f"{len(coin_names)} bytes are not the names of a ticket's coins")
+        number = _ffi.new("uint32_t *")
+        result = _lib.ru_store_issue_ticket(self._store, coin_names, count, now_s, number)
+        if result == _lib.RU_TICKET_FULL:
+            return None
+        stored(result, "issuing a ticket")
+        return int(number[0])
+
+    def tickets_claim(
+        self, number: int, raida_id: int, bytes_max: int, now_s: int
+    ) -> tuple[int, bytes]:
+        """Claim a ticket's coins for a RAIDA; returns 0 and the coins, 5 bytes each, or TICKET_*:
+        why not. bytes_max: of coins."""
+        room = max(0, min(bytes_max, _TICKET_NAMES_BYTES))
+        names = _ffi.new("uint8_t[]", room)
+        result = _lib.ru_store_claim_ticket(self._store, number, raida_id, now_s, names, room)
+        if result in _TICKET_FAULTS:
+            return result, b""
+        return 0, bytes(_ffi.buffer(names, stored(result, "claiming a ticket")))
+
+    def tickets_alive(self, now_s: int) -> int:
+        """Return the number of tickets that have not expired."""
+        return _lib.ru_store_tickets_alive(self._store, now_s)
 
     def view(self, *, writing: bool) -> "View":
         """Raises StoreError (out of memory)."""
         out = _ffi.new("struct ru_view **")
-        _stored(_lib.ru_view_open(self._store, writing, out), "opening a view of the store")
-        return View(out[0])
+        stored(_lib.ru_view_open(self._store, writing, out), "opening a view of the store")
+        return View(out[0], self)
+
+
+def start_journal(directory: int, identity: bytes, first: int) -> None:
+    """Start an empty journal in an empty directory; its first batch will have number `first`.
+    Raises StoreError."""
+    stored(_lib.ru_store_start_journal(directory, identity, first), "making the journal")
 
 
 class View:
-    """One state of the store, from begin() to end() or commit(). Thread: the one that uses it.
+    """One thread's look at the coins, and its changes, from begin() to end() or commit().
 
     Coins are given as the wire has them: `stride` bytes apart, denomination and serial number in
-    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE. Coins on a
-    page that was never written have the AN that follows from the store's seed.
-    Everything raises StoreError when the store fails, RuntimeError on a view that has not begun or
-    is not for that, and ValueError for more coins than COINS_MAX, or than there are bytes for.
+    front. The states that come back are one byte a coin: DIFFERS, EQUAL, UNREADABLE. Coins that
+    were never written have the AN that follows from the store's seed. Each call sees one state of
+    all its coins. Everything raises StoreError when the store fails, RuntimeError on a view that
+    has not begun or is not for that, and ValueError for more coins than COINS_MAX, or than there
+    are bytes for.
     """
 
-    def __init__(self, view: Any) -> None:
+    def __init__(self, view: Any, store: Store) -> None:
         self._view = view
+        self.store = store  # whose coins it looks at
         self._states = _ffi.new("uint8_t[]", COINS_MAX)
         self._state_bytes = _ffi.buffer(self._states)
-        self._found = _ffi.new("struct ru_bytes *")
-        self._value = _ffi.new("struct ru_bytes *")
-        self._selected = _ffi.new("uint8_t[]", SELECTED_SIZE)
         self._page = _ffi.new("uint8_t[]", PAGE_SIZE)
         self._record = _ffi.new("uint8_t[]", RECORD_BYTES)
         self._record_bytes = _ffi.buffer(self._record)
@@ -236,30 +378,19 @@ class View:
         _lib.ru_view_close(view)
 
     def begin(self) -> None:
-        """See the newest state. A writing view waits until no other one is open."""
-        _stored(_lib.ru_view_begin(self._view), "reading the store")
-
-    @property
-    def transaction(self) -> int:
-        """Number of the transaction whose state the view sees."""
-        return _lib.ru_view_txn(self._view)
+        """A writing view waits for its turn."""
+        stored(_lib.ru_view_begin(self._view), "reading the store")
 
     def end(self) -> None:
-        """End the transaction and drop its changes. Does nothing when not begun."""
+        """Drop the changes and end. Does nothing when not begun."""
         _lib.ru_view_end(self._view)
 
     def commit(self) -> None:
-        """Commit the changes, all or none, and end the transaction."""
-        _stored(_lib.ru_view_commit(self._view), "committing to the store")
-
-    def dirty(self) -> list[int]:
-        """Numbers of the changed pages."""
-        pages = _ffi.new("uint16_t[]", _lib.ru_view_dirty(self._view, _ffi.NULL))
-        _lib.ru_view_dirty(self._view, pages)
-        return list(pages)
+        """Make the changes durable and visible, all or none, and end."""
+        stored(_lib.ru_view_commit(self._view), "committing to the store")
 
     def mark(self) -> int:
-        """Return a point that undo() can go back to."""
+        """Return a point that undo() can go back to; 0: nothing has changed."""
         return _lib.ru_view_mark(self._view)
 
     def undo(self, mark: int) -> None:
@@ -269,7 +400,7 @@ class View:
     def match(self, coins: bytes, count: int, stride: int, an_at: int) -> bytes:
         """Compare the AN `an_at` bytes after each coin's start with the stored one."""
         _require_room(coins, count, stride, _an_reach(an_at))
-        _stored(
+        stored(
             _lib.ru_view_match(self._view, coins, count, stride, an_at, self._states),
             "reading coins",
         )
@@ -279,7 +410,7 @@ class View:
         """Return the coins' records, RECORD_BYTES each, zeros unless EQUAL; and the states."""
         _require_room(coins, count, stride, _COIN_SIZE)
         records = _ffi.new("uint8_t[]", count * RECORD_BYTES)
-        _stored(
+        stored(
             _lib.ru_view_gather(self._view, coins, count, stride, records, self._states),
             "reading coins",
         )
@@ -287,7 +418,7 @@ class View:
 
     def record(self, coin: bytes) -> tuple[bytes, int]:
         """gather() for one coin of 5 bytes, unchecked: called for each encrypted request."""
-        _stored(
+        stored(
             _lib.ru_view_gather(self._view, coin, 1, len(coin), self._record, self._states),
             "reading a coin",
         )
@@ -298,7 +429,7 @@ class View:
     ) -> bytes:
         """In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at`."""
         _require_room(coins, count, stride, _an_reach(an_at, new_at))
-        _stored(
+        stored(
             _lib.ru_view_exchange(
                 self._view, coins, count, stride, an_at, new_at, month, self._states
             ),
@@ -309,59 +440,13 @@ class View:
     def set(self, coins: bytes, count: int, stride: int, an_at: int, month: int) -> bytes:
         """Store the AN at `an_at` for each coin; EQUAL where it was stored."""
         _require_room(coins, count, stride, _an_reach(an_at))
-        _stored(
+        stored(
             _lib.ru_view_set(self._view, coins, count, stride, an_at, month, self._states),
             "changing coins",
         )
         return bytes(self._state_bytes[:count])
 
-    def page(self, page: int) -> tuple[bytes, int]:
-        """Return a page's bytes and EQUAL, or DEFAULT if it was never written; or no bytes and
-        UNREADABLE."""
-        _stored(_lib.ru_view_page(self._view, page, self._page, self._states), "reading a page")
-        state = self._states[0]
-        return b"" if state == UNREADABLE else bytes(_ffi.buffer(self._page)), state
-
-    def select(self, page: int) -> tuple[Any, int, int]:
-        """Return the bytes that a page's leaf is the hash of (valid until the next call, and only
-        if the state is EQUAL), the number of its coins in circulation, and its state as in page().
-        """
-        count = _lib.ru_view_select(self._view, page, self._selected, self._states)
-        return _ffi.buffer(self._selected), _stored(count, "reading a page"), self._states[0]
-
-    def fill(self, page: int, data: bytes) -> None:
-        """Replace the PAGE_SIZE bytes of a page; undo() does not revert this."""
-        if len(data) != PAGE_SIZE:
-            raise ValueError(f"a page has {PAGE_SIZE} bytes, not {len(data)}")
-        _stored(_lib.ru_view_fill(self._view, page, data), "changing a page")
-
-    def get(self, table: int, key: bytes) -> bytes | None:
-        """Return an entry of a table, or None."""
-        result = _lib.ru_view_get(self._view, table, key, len(key), self._value)
-        if result == -errno.ENOENT:
-            return None
-        _stored(result, "reading the store")
-        return self._taken(self._value)
-
-    def put(self, table: int, key: bytes, value: bytes | None) -> None:
-        """Write an entry of a table; None deletes it."""
-        data, size = (_ffi.NULL, 0) if value is None else (value, len(value))
-        _stored(
-            _lib.ru_view_put(self._view, table, key, len(key), data, size), "changing the store"
-        )
-
-    def seek(self, table: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
-        """Return the first entry whose key is not below `key`, or None."""
-        result = _lib.ru_view_seek(self._view, table, key, len(key), self._found, self._value)
-        if result == -errno.ENOENT:
-            return None
-        _stored(result, "reading the store")
-        return self._taken(self._found), self._taken(self._value)
-
-    def count(self, table: int) -> int:
-        """Number of entries of a table."""
-        return _stored(_lib.ru_view_count(self._view, table), "reading the store")
-
-    @staticmethod
-    def _taken(found: Any) -> bytes:
-        return bytes(_ffi.buffer(found.at, found.size)) if found.size else b""
+    def page(self, page: int) -> bytes | None:
+        """Return a page's bytes, None if it cannot be read."""
+        stored(_lib.ru_view_page(self._view, page, self._page, self._states), "reading a page")
+        return None if self._states[0] == UNREADABLE else bytes(_ffi.buffer(self._page))

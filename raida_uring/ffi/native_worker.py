@@ -5,7 +5,8 @@ from typing import Any, Final, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
-from raida_uring.ffi.native_store import View, _stored
+from raida_uring.ffi.native_base import stored
+from raida_uring.ffi.native_store import View
 
 
 class _Lib(Protocol):
@@ -116,7 +117,7 @@ class Worker:
         many requests are left: the first of records(). Raises StoreError, with none opened.
         """
         left = _lib.ru_worker_unseal(self._worker, _ffi.NULL if view is None else view._view)
-        return _stored(left, "reading the keys of coins")
+        return stored(left, "reading the keys of coins")
 
     def unseal_at(self, payload_at: int, view: View | None) -> tuple[int, bytes]:
         """Open one of them: 0 and its payload, or the status that it is to be answered with.
@@ -128,7 +129,7 @@ class Worker:
             self._worker, payload_at, _ffi.NULL if view is None else view._view, out
         )
         record = out[0]
-        if _stored(status, "reading the keys of coins") or not record.payload_size:
+        if stored(status, "reading the keys of coins") or not record.payload_size:
             return status, b""
         return 0, bytes(_ffi.buffer(self._data + record.payload_at, record.payload_size))
 

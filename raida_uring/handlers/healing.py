@@ -10,6 +10,7 @@ from typing import Final
 
 from raida_uring.handlers import Node, Reply, Request, command, peers
 from raida_uring.handlers.coins import ALL_FAIL, LENGTH, NO_SUCH_COIN, bits, count_of, verdict
+from raida_uring.handlers.message import payload_room
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COIN_AN_SIZE, COIN_PAN_SIZE, RAIDA_COUNT, TICKET_SIZE
 from raida_uring.store import COIN_BYTES, DIFFERS, EQUAL, UNREADABLE, month_now, tickets
@@ -21,12 +22,13 @@ _NO_SLOT: Final = Reply(Status.NO_TICKET_SLOT)
 _NO_TICKET: Final = Reply(Status.NO_TICKET_FOUND)
 _CLAIMED: Final = Reply(Status.TICKET_CLAIMED_ALREADY)
 _WRONG_RAIDA: Final = Reply(Status.WRONG_RAIDA)
+_ASK_OVER_TCP: Final = Reply(Status.NOT_IMPLEMENTED)
 _FIND_NEITHER: Final = Reply(Status.FIND_NEITHER)
 _FIND_ALL_AN: Final = Reply(Status.FIND_ALL_AN)
 _FIND_ALL_PAN: Final = Reply(Status.FIND_ALL_PAN)
 
 
-@command(group=2, code=40, mode="write", needs_body=True)
+@command(group=2, code=40, needs_body=True)
 def get_ticket(request: Request, node: Node) -> Reply:
     """Issue a ticket for the coins whose AN is right; other RAIDA redeem it here."""
     payload = request.payload
@@ -49,9 +51,7 @@ def get_ticket(request: Request, node: Node) -> Reply:
 
 # public: the client that got a ticket knows its coins, and could make this node encrypt them under
 # the key of another client whose request it has recorded.
-@command(
-    group=2, code=50, mode="write", needs_body=True, public=True, guesses=(Status.NO_TICKET_FOUND,)
-)
+@command(group=2, code=50, needs_body=True, public=True, guesses=(Status.NO_TICKET_FOUND,))
 def validate_ticket(request: Request, node: Node) -> Reply:
     """Return the coins of a ticket, once for each RAIDA."""
     payload = request.payload
@@ -59,8 +59,12 @@ def validate_ticket(request: Request, node: Node) -> Reply:
         return LENGTH
     if payload[0] >= RAIDA_COUNT:
         return _WRONG_RAIDA
+    # A reply without room would be refused after the ticket was redeemed, which nothing takes back.
+    room = payload_room(request, node.reply_factor)
     try:
-        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0]))
+        return Reply(payload=tickets.claim(node.coins, payload[1:], payload[0], room))
+    except tickets.LargeTicketError:
+        return _ASK_OVER_TCP
     except tickets.UnknownTicketError:
         return _NO_TICKET
     except tickets.ClaimedTicketError:
@@ -73,12 +77,19 @@ def find(request: Request, node: Node) -> Reply:
     payload = request.payload
     if isinstance(count := count_of(payload, COIN_PAN_SIZE), Reply):
         return count
-    ans = node.coins.match(payload, count, COIN_PAN_SIZE)
+    # Both ANs in one call, which sees one state: between two calls an owner may change coins.
+    twice = b"".join(
+        payload[at : at + COIN_AN_SIZE]
+        + payload[at : at + COIN_BYTES]
+        + payload[at + COIN_AN_SIZE : at + COIN_PAN_SIZE]
+        for at in range(0, len(payload), COIN_PAN_SIZE)
+    )
+    states = node.coins.match(twice, 2 * count, COIN_AN_SIZE)
+    ans, pans = states[::2], states[1::2]
     if UNREADABLE in ans:
         return NO_SUCH_COIN
     if ans.count(EQUAL) == count:
         return _FIND_ALL_AN
-    pans = node.coins.match(payload, count, COIN_PAN_SIZE, COIN_AN_SIZE)
     found = bytes(
         1 if an == EQUAL else 2 if pan == EQUAL else 0 for an, pan in zip(ans, pans, strict=True)
     )

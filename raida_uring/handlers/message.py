@@ -109,17 +109,21 @@ def size_fault(size: int, *, udp: bool, encryption: int) -> str | None:
     return f"payload has {size} bytes: at most {most} go over {'UDP' if udp else 'TCP'}{sealed}"
 
 
-def is_sent(payload: bytes, request: "Request", factor: int) -> bool:
-    """Whether a node sends `payload` in reply to `request`, rather than 252 or 89 without any.
-    factor: `[limits] udp_reply_factor_max`."""
-    if not payload:
-        return True
+def payload_room(request: "Request", factor: int) -> int:
+    """The most bytes of payload that a node sends in reply to `request`. factor: `[limits]
+    udp_reply_factor_max`."""
     udp = request.transport == "udp"
     most = payload_max(udp=udp, encryption=request.encryption)
-    if udp and factor > 0:
-        asked = len(request.header) + request._record[_BODY_SIZE]
-        most = min(most, factor * asked - (UDP_PAYLOAD_MAX - most))
-    return len(payload) <= most
+    if not udp or factor == 0:
+        return most
+    asked = len(request.header) + request._record[_BODY_SIZE]
+    return min(most, factor * asked - (UDP_PAYLOAD_MAX - most))
+
+
+def is_sent(payload: bytes, request: "Request", factor: int) -> bool:
+    """Whether a node sends `payload` in reply to `request`, rather than 252 or 89 without any.
+    factor: as for payload_room()."""
+    return not payload or len(payload) <= payload_room(request, factor)
 
 
 def unpack_peer(raw: bytes) -> tuple[str, int]:

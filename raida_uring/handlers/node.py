@@ -47,15 +47,26 @@ class Node:
         self._store = store
         self._integrity = integrity
         self._coins: Coins | None = None
+        self._reply_factor: Callable[[], int] = lambda: config.limits.udp_reply_factor_max
         self._writing = False  # within write(); the worker's own, as `coins` is
         self._tally: Counter[str] = Counter()  # what handlers counted, by the names of NodeStats
         self._tally_lock = threading.Lock()
 
-    def for_worker(self, coins: Coins | None) -> "Node":
-        """This node with the worker's own view of the store."""
+    def for_worker(
+        self, coins: Coins | None, reply_factor: Callable[[], int] | None = None
+    ) -> "Node":
+        """This node with the worker's own view of the store. reply_factor: `[limits]
+        udp_reply_factor_max`, as the replies to the worker's batch are held to it."""
         node = copy.copy(self)
         node._coins = coins
+        if reply_factor is not None:
+            node._reply_factor = reply_factor
         return node
+
+    @property
+    def reply_factor(self) -> int:
+        """`[limits] udp_reply_factor_max` for the reply to this request: a reload changes it."""
+        return self._reply_factor()
 
     @property
     def coins(self) -> Coins:

@@ -175,24 +175,23 @@ STORE_UNWRITABLE: Final = _error(
 )
 STORE_WRITES_AGAIN: Final = _info(
     "the store %(path)s can be changed again",
-    "a change of the size that had failed has succeeded",
+    "a change succeeded, or the journal has room for one again",
     fields=("path",),
 )
 SYNC_FAILED: Final = _error(
     "changes are not safe from a power loss: %(error)s",
-    'the disk refuses the sync of `durability = "interval"`; `/readyz` is 503 meanwhile',
+    'a flush of the journal with `durability = "interval"` failed: the node ends, as `store_lost` '
+    "says",
 )
 STORE_LOST: Final = _error(
     "%(fault)s",
-    "in LMDB's words. Such a failed write needs a new start: the node ends and is started again",
+    "a flush of the journal failed. Only a start can tell what is on the disk, so the node ends "
+    "with status 1, see [the store](troubleshooting.md#the-store)",
 )
-STORE_READERS_DEAD: Final = _info(
-    "removed %(count)d readers of the store whose process had been killed",
-    "the pages that they kept from reuse are free again",
-    fields=("count",),
-)
-STORE_READERS_UNKNOWN: Final = _warning(
-    "%(error)s", "in LMDB's words: the check for readers that were killed failed"
+CHECKPOINT_FAILED: Final = _error(
+    "no checkpoint: %(error)s",
+    "the journal keeps every change, and grows; tried again every `checkpoint_interval_s`, without "
+    "another line until one succeeds. Make room on the disk, or raise `[store] size_mib`",
 )
 TREES_BUILDING: Final = _info(
     "building the trees: %(done)d of %(pages)d pages", "at start", fields=("done", "pages")
@@ -210,15 +209,8 @@ TREES_CRASHED: Final = _error(
     "a bug, with traceback; report it. The node tries again",
     name="trees_stale",
 )
-LEAVES_NOT_SAVED: Final = _warning(
-    "leaves not saved, the next start takes longer: %(error)s", "the store could not be written"
-)
 STORE_RAIDA_NOT_NOTED: Final = _warning(
     "the RAIDA's number was not written to the store: %(error)s", "the next start tries again"
-)
-LEAVES_OUTDATED: Final = _warning(
-    "trees not up to date, leaves not saved: the next start takes longer",
-    "the node stopped before it had hashed every changed page",
 )
 TICKET_REFUSED: Final = _info(
     "RAIDA %(raida)d (%(address)s) did not redeem a ticket: %(error)s",

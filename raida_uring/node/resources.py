@@ -27,7 +27,6 @@ class Resources:
         if now < self._looked_at + INTERVAL_S or self._server.phase != "serving":
             return
         used_s = _cpu_s() - self._cpu_s
-        self._server.tend_store()
         self._log(100 * used_s / (now - self._looked_at))
         self._looked_at, self._cpu_s = now, self._cpu_s + used_s
 

@@ -240,11 +240,6 @@ class Serving(Observed):
         self._node: Node | None = None
         self._handing_over = False
 
-    def tend_store(self) -> None:
-        """Regular upkeep of the store; call it once a minute or so. Any thread."""
-        if self._storage is not None:
-            self._storage.tend()
-
     def begin_drain(self, drain_timeout_ms: int | None = None) -> None:
         """Stop taking requests; give up on unanswered ones after the time-out (None: `[network]
         drain_timeout_ms`). A further call can only shorten it. Any thread."""
@@ -287,13 +282,14 @@ class Serving(Observed):
             self._storage.claim()
 
     def start_successor(self) -> Successor:
-        """Start the node that is to take over. Raises StartError, StoreError."""
-        if self._integrity is not None:
-            self._integrity.follow()  # its commits, in case this node goes on after all
+        """Start the node that is to take over. Raises StartError."""
+        if self._storage is not None:
+            self._storage.share()
         try:
             return Successor.start(
                 [(one.host, one.port, one.udp.fileno(), one.tcp.fileno()) for one in self._bound],
                 -1 if self._store is None else self._store.owner,
+                -1 if self._store is None else self._store.memory,
                 shared=self._shared_sockets,
                 timeout_s=self.config.upgrade.start_timeout_s,
             )
@@ -303,8 +299,8 @@ class Serving(Observed):
 
     def forget_successor(self) -> None:
         """The successor has ended: it changes the store no more."""
-        if self._integrity is not None:
-            self._integrity.leave()
+        if self._storage is not None:
+            self._storage.unshare()
 
     def begin_hand_over(self, successor: Successor, drain_timeout_ms: int) -> None:
         """Leave the sockets to the successor and answer what was received. Any thread."""
@@ -445,8 +441,10 @@ class Server(Serving):
         """Raises StoreError."""
         if self.config.store.path is not None:
             self._storage = Storage(self.config, self._takeover, self._patience)
-        elif self._takeover is not None and self._takeover.owner >= 0:
-            os.close(self._takeover.owner)
+        elif self._takeover is not None:
+            for descriptor in (self._takeover.owner, self._takeover.memory):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def _start_workers(self, engine: native.Engine, requests: RequestLog) -> None:
         store = self._store
@@ -525,7 +523,7 @@ class Server(Serving):
         if not stuck:
             self._close_store()
         elif self._storage is not None:
-            self._storage.stop_syncing()
+            self._storage.stop_writing()
             self._storage = None  # never to be closed, not even by a second stop
         with self._observing, self._lock:
             self._final_counters = engine.counters()
@@ -537,8 +535,7 @@ class Server(Serving):
         """Once no worker uses it any more."""
         if self._storage is None:
             return
-        alone = self._takeover is None or self._takeover.gone
-        self._storage.stop(save=alone and not self._handing_over)
+        self._storage.stop(save=not self._handing_over)
         with self._observing:
             store, self._storage = self._storage.store, None
         store.close()

@@ -76,6 +76,7 @@ class Successor:
         cls,
         sockets: Sequence[tuple[str, int, int, int]],
         owner: int,
+        memory: int,
         *,
         shared: bool,
         timeout_s: float,
@@ -83,16 +84,23 @@ class Successor:
         """Start this program again, as it was started.
 
         sockets: host, port, and the descriptors of the UDP and TCP socket of each address. owner:
-        descriptor of the store's lock, -1 without a store. shared: the service manager has the
-        sockets, too. timeout_s: it must serve within. Raises StartError when it cannot be started.
+        descriptor of the store's lock, memory: of its coins, -1 without a store. shared: the
+        service manager has the sockets, too. timeout_s: it must serve within. Raises StartError
+        when it cannot be started.
         """
         if os.getpid() == 1:
             raise StartError(
                 "this node is process 1 of its container, and its end would end the successor: "
                 "replace the container instead"
             )
-        descriptors = [fd for one in sockets for fd in one[2:]] + ([owner] if owner >= 0 else [])
-        handed: dict[str, object] = {"sockets": list(sockets), "owner": owner, "shared": shared}
+        descriptors = [fd for one in sockets for fd in one[2:]]
+        descriptors += [fd for fd in (owner, memory) if fd >= 0]
+        handed: dict[str, object] = {
+            "sockets": list(sockets),
+            "owner": owner,
+            "memory": memory,
+            "shared": shared,
+        }
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs, contextlib.ExitStack() as undone:
@@ -201,16 +209,18 @@ class Takeover:
         channel: socket.socket,
         sockets: Sequence[tuple[str, int, int, int]],
         owner: int,
+        memory: int,
         *,
         shared: bool,
     ) -> None:
-        """Arguments as Successor.start()."""
+        """As Successor.start(); memory: -1 also from one whose coins are not in memory."""
         self._channel = channel
         self.shared = shared
         self.hosts = [host for host, _, _, _ in sockets]  # by the predecessor's listener number
         self.port = sockets[0][1] if sockets else 0
         self.descriptors = {host: (udp, tcp) for host, _, udp, tcp in sockets}
         self.owner = owner
+        self.memory = memory
         self.released = False  # the admin socket and the HTTP port are free, all requests come here
         self.gone = False
         self._thread: Vital | None = None
@@ -229,9 +239,10 @@ class Takeover:
                 for host, port, udp, tcp in handed["sockets"]
             ]
             owner, shared = int(handed["owner"]), bool(handed["shared"])
+            memory = int(handed.get("memory", -1))
             channel = socket.socket(fileno=int(handed["channel"]))  # last: tell_failure() needs it
             channel.set_inheritable(False)
-            return cls(channel, sockets, owner, shared=shared)
+            return cls(channel, sockets, owner, memory, shared=shared)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
             raise StartError(f"{ENVIRONMENT} is not what a predecessor sets: {error}") from error
 

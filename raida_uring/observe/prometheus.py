@@ -78,20 +78,30 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_thread_runqueue_seconds_total": Family(
         "counter", "time that these threads could run and had no core (schedstat)", ("threads",)
     ),
-    "raida_store_bytes": Family("gauge", "in use by the store"),
+    "raida_store_bytes": Family("gauge", "in use by the store's base"),
     "raida_store_size_bytes": Family("gauge", "what it may grow to ([store] size_mib)"),
     "raida_store_pages": Family("gauge", "pages of coins that were written, of 15,000"),
-    "raida_store_tickets": Family("gauge", "tickets in the store, expired ones included"),
+    "raida_store_tickets": Family("gauge", "tickets that have not expired"),
+    "raida_journal_bytes": Family("gauge", "size of the journal's files"),
+    "raida_journal_size_bytes": Family("gauge", "what they may grow to ([store] journal_mib)"),
+    "raida_journal_entries": Family(
+        "gauge", "batches of changes that the base lacks: a start would apply them"
+    ),
+    "raida_journal_unsynced": Family(
+        "gauge", "batches that a power loss would take (durability interval)"
+    ),
+    "raida_checkpoint_age_seconds": Family(
+        "gauge", "since the last checkpoint, or since the start if there was none"
+    ),
+    "raida_checkpoint_failed": Family(
+        "gauge", "1 while checkpoints fail: changes go on until the journal is full; otherwise 0"
+    ),
     "raida_store_disk_free_bytes": Family(
         "gauge", "free on the store's file system, for a user without privileges"
     ),
-    "raida_store_writable": Family(
-        "gauge", "1; 0 from a commit that failed until one that writes as much succeeds"
-    ),
+    "raida_store_writable": Family("gauge", "1; 0 from a commit that failed until one succeeds"),
     "raida_commit_failures_total": Family(
-        "counter",
-        "commits to the store that failed, including those tried once a second while it cannot be "
-        "written",
+        "counter", "batches of changes that failed: each of their requests was answered 194"
     ),
     "raida_coins": Family("gauge", "coins in circulation", ("denomination",)),
     "raida_roots_published_total": Family("counter", "times that roots were shown to voters"),
@@ -227,6 +237,12 @@ def _single(seen: Snapshot) -> dict[str, float | None]:
         numbers["store_size_bytes"] = sizes.map_bytes
         numbers["store_pages"] = sizes.written_pages
         numbers["store_tickets"] = sizes.tickets
+        numbers["journal_bytes"] = sizes.journal_bytes
+        numbers["journal_size_bytes"] = sizes.journal_max_bytes
+        numbers["journal_entries"] = sizes.journal_entries
+        numbers["journal_unsynced"] = sizes.journal_unsynced
+        numbers["checkpoint_age_seconds"] = sizes.checkpoint_age_s
+        numbers["checkpoint_failed"] = sizes.checkpoint_fault is not None
     if (writing := seen.writing) is not None:
         numbers["store_writable"] = writing.fault is None
         numbers["commit_failures_total"] = writing.failed_commits

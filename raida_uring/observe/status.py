@@ -159,6 +159,11 @@ def _kept(seen: Snapshot) -> dict[str, object]:
             "size": sizes.map_bytes,
             "pages": sizes.written_pages,
             "tickets": sizes.tickets,
+            "journal": sizes.journal_bytes,
+            "journal_size": sizes.journal_max_bytes,
+            "journal_entries": sizes.journal_entries,
+            "checkpoint_age_s": sizes.checkpoint_age_s,
+            "checkpoint_fault": sizes.checkpoint_fault,
         },
         "writing": seen.writing and dataclasses.asdict(seen.writing),
         "roots": roots

@@ -22,8 +22,9 @@ from raida_uring.store.layout import (
     month_now,
     page_of,
 )
-from raida_uring.store.store import Durability, Sizes, Store, check
-from raida_uring.store.upkeep import Syncer, Watch
+from raida_uring.store.opening import Durability, check
+from raida_uring.store.store import Sizes, Store
+from raida_uring.store.upkeep import Checkpoints, Syncer, Watch
 
 __all__ = [
     "AN_BYTES",
@@ -35,6 +36,7 @@ __all__ = [
     "PAGE_SIZE",
     "STORE_PAGES",
     "UNREADABLE",
+    "Checkpoints",
     "Coins",
     "Durability",
     "Sizes",

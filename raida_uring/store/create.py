@@ -6,11 +6,12 @@ import secrets
 from pathlib import Path
 
 from raida_uring.errors import StoreError, passing
-from raida_uring.ffi import native_store
+from raida_uring.ffi import native_base, native_store
 from raida_uring.store import files
 from raida_uring.store.layout import (
     FORMAT,
     FORMAT_KEY,
+    IDENTITY_KEY,
     MAP_BYTES_DEFAULT,
     SEED_BYTES,
     SEED_KEY,
@@ -28,8 +29,8 @@ def create(
     """Create an empty store, in which every page is a default page.
 
     seed: prefix of the text that default ANs are hashed from; None: draw a secret one. unfinished:
-    see Store.mark_unfinished(). Raises StoreError if the directory has a store already or cannot be
-    written.
+    an operation under way, as a noun; no node serves the store until its mark is taken off. Raises
+    StoreError if the directory has a store already or cannot be written.
     """
     path = Path(path)
     missing = [one for one in (path, *path.parents) if not os.path.lexists(one)]
@@ -59,25 +60,31 @@ def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) 
     """Create the files; the caller has the lock. Raises StoreError, OSError, with none left."""
     had_readers = os.path.lexists(path / files.READERS)
     try:
-        store = native_store.Store(str(path), map_bytes, native_store.STORE_CREATE)
-        try:
-            view = store.view(writing=True)
-            try:
-                view.begin()
-                drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
-                view.put(native_store.TABLE_META, FORMAT_KEY, FORMAT)
-                view.put(native_store.TABLE_META, SEED_KEY, drawn)
-                if unfinished is not None:
-                    view.put(native_store.TABLE_META, UNFINISHED_KEY, unfinished.encode())
-                view.commit()
-            finally:
-                view.close()
-        finally:
-            store.close()
+        identity = secrets.token_bytes(native_store.ID_BYTES)
+        base = native_base.Base(str(path), map_bytes, native_base.BASE_CREATE)
+        with contextlib.closing(base), base.txn(writing=True) as txn:
+            drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
+            txn.put(native_base.TABLE_META, FORMAT_KEY, FORMAT)
+            txn.put(native_base.TABLE_META, SEED_KEY, drawn)
+            txn.put(native_base.TABLE_META, IDENTITY_KEY, identity)
+            if unfinished is not None:
+                txn.put(native_base.TABLE_META, UNFINISHED_KEY, unfinished.encode())
+        make_journal(path, identity)
         files.sync_directory(path)
         files.sync_directory(path.absolute().parent)
     except BaseException:
         (path / files.FILE).unlink(missing_ok=True)
+        files.remove_journal(path)
         if not had_readers:
             (path / files.READERS).unlink(missing_ok=True)
         raise
+
+
+def make_journal(path: Path, identity: bytes) -> None:
+    """Start the store's journal, without an entry. Raises StoreError, OSError."""
+    (path / files.JOURNAL).mkdir(mode=0o700)
+    descriptor = os.open(path / files.JOURNAL, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        native_store.start_journal(descriptor, identity, 1)
+    finally:
+        os.close(descriptor)

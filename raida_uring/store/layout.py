@@ -8,13 +8,18 @@ from typing import Final
 from raida_uring.ffi.native_store import DEN_PAGES, PAGE_RECORDS
 from raida_uring.protocol import layout
 
-FORMAT: Final = b"1"
+FORMAT: Final = b"2"
+FORMAT_OF_0_1: Final = b"1"  # coins in LMDB alone
 MAP_BYTES_DEFAULT: Final = 2 << 30
+JOURNAL_MIB_DEFAULT: Final = 1024
 # Entries of the table META.
 FORMAT_KEY: Final = b"format"
 SEED_KEY: Final = b"seed"
 RAIDA_KEY: Final = b"raida"  # the RAIDA that serves the store, one byte
+IDENTITY_KEY: Final = b"identity"  # drawn when the store is made: whose a journal is
+SINCE_KEY: Final = b"since"  # number of the first batch that the pages may lack, big-endian
 UNFINISHED_KEY: Final = b"unfinished"  # the operation under way, such as an import
+CHECKPOINT_KEY: Final = b"checkpoint"  # when the last one ended, seconds since 1970, big-endian
 
 COIN_BYTES: Final = layout.COIN_NAME_SIZE
 AN_BYTES: Final = layout.AN_SIZE

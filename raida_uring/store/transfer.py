@@ -1,31 +1,23 @@
 """Import and export of a store from and to the files of the reference server.
 
 The reference server's `Data` directory has one file per page:
-`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: at
-most a thousand pages. Source: wire specification, sections 8.1 to 8.3.
+`<denomination>/<page / 256>/<page>.bin`, all in hex. Thread: any, one call at a time. Memory: of an
+import, the pages of one transaction; of an export, the store's coins. Source: wire specification,
+sections 8.1 to 8.3.
 """
 
-import contextlib
 import os
 import re
 import stat as modes
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import (
-    DEN_PAGES,
-    PAGE_SIZE,
-    STORE_PAGES,
-    TABLE_PAGES,
-    TABLE_REMAINS,
-    TABLE_TICKETS,
-)
-from raida_uring.store.coins import Coins
-from raida_uring.store.files import FILE, printable
+from raida_uring.ffi import native_base
+from raida_uring.ffi.native_store import DEN_PAGES, PAGE_SIZE, STORE_PAGES
+from raida_uring.store.files import LOST_AND_FOUND, printable, refuse_used
+from raida_uring.store.fill import PROGRESS_PAGES, Progress, fill, no_progress, put_page
 from raida_uring.store.layout import (
     DENOMINATION_BYTES,
     MAP_BYTES_DEFAULT,
@@ -34,22 +26,11 @@ from raida_uring.store.layout import (
 )
 from raida_uring.store.store import Store, reading
 
-PROGRESS_PAGES: Final = 100
 FILE_BYTES_MAX: Final = 1 << 20  # a longer file is not a page file
-COMMIT_PAGES: Final = 1000  # per commit: 17 MB
 UNFINISHED_EXPORT: Final = "UNFINISHED"  # a file in the target directory until the export is done
-LOST_AND_FOUND: Final = "lost+found"  # mkfs makes it in the root of a file system
 UNKNOWN_MAX: Final = 1000  # most names reported of files that are not page files
 
 _FILE_NAME: Final = re.compile(r"([0-9a-f]{4})\.bin")
-
-Progress = Callable[[int, int], None]
-"""Called repeatedly with the number of pages done and of all pages."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Report no progress."""
-
 
 # --- Import -----------------------------------------------------------------------------------
 
@@ -82,24 +63,15 @@ def import_files(
     unfinished, and another import starts over.
     """
     found, unknown, unknown_count = _scan(data)
+    sizes = []
+
+    def put(txn: native_base.Txn, page: int) -> None:
+        content = _read_file(data / file_name(page)) if page in found else None
+        put_file(txn, page, content)
+        sizes.append(-1 if content is None else len(content))
+
     doing = f"the import of {printable(data)}"
-    made = not os.path.lexists(path / FILE)
-    if made:
-        Store.create(path, map_bytes=map_bytes, unfinished=doing)
-    store = Store(path, map_bytes=map_bytes, unfinished=True)
-    try:
-        if store.unfinished is None:
-            _refuse_filled(store)
-            store.mark_unfinished(doing)
-        sizes = _import_pages(store, data, found, progress)
-        store.mark_unfinished(None)
-    except StoreError:
-        if made:
-            with contextlib.suppress(OSError):
-                store.remove()
-        raise
-    finally:
-        store.close()
+    fill(path, put, doing=doing, map_bytes=map_bytes, progress=progress)
     return Imported(
         whole=sizes.count(PAGE_SIZE),
         longer=sum(size > PAGE_SIZE for size in sizes),
@@ -110,25 +82,15 @@ def import_files(
     )
 
 
-def _refuse_filled(store: Store) -> None:
-    with store.read() as coins:
-        if any(coins.view.count(table) for table in (TABLE_PAGES, TABLE_REMAINS, TABLE_TICKETS)):
-            raise StoreError(f"{store.path}: holds changed coins: import into a new store")
-
-
-def _import_pages(store: Store, data: Path, found: set[int], progress: Progress) -> list[int]:
-    """Import all pages; returns the sizes of their files, -1: missing."""
-    sizes = []
-    for start in range(0, STORE_PAGES, COMMIT_PAGES):
-        with store.write() as coins:
-            for page in range(start, min(start + COMMIT_PAGES, STORE_PAGES)):
-                if page % PROGRESS_PAGES == 0:
-                    progress(page, STORE_PAGES)
-                content = _read_file(data / file_name(page)) if page in found else None
-                coins.put_file(page, content)
-                sizes.append(-1 if content is None else len(content))
-    progress(STORE_PAGES, STORE_PAGES)
-    return sizes
+def put_file(txn: native_base.Txn, page: int, content: bytes | None) -> None:
+    """Put the content of a page file as a page; None: the file is missing."""
+    if content is None:
+        put_page(txn, page, None, b"m")
+    elif len(content) < PAGE_SIZE:
+        put_page(txn, page, None, b"s" + content)
+    else:
+        tail = content[PAGE_SIZE:]
+        put_page(txn, page, content[:PAGE_SIZE], b"t" + tail if tail else None)
 
 
 def _scan(data: Path) -> tuple[set[int], tuple[str, ...], int]:
@@ -207,18 +169,16 @@ def export_files(path: Path, target: Path, *, progress: Progress = no_progress) 
     written gets a file, too. target: a directory that does not exist, or is empty except for
     lost+found. It has a file UNFINISHED_EXPORT until all files are on the disk. Raises StoreError.
     """
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(reading(path))
+    refuse_used(target)
+    with reading(path) as store:
         try:
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if set(os.listdir(target)) - {LOST_AND_FOUND}:
-                raise StoreError(f"{target}: is not empty")
+            refuse_used(target)
             _write_file(target / UNFINISHED_EXPORT, b"")
-            coins = stack.enter_context(store.read())
-            files = _export_pages(coins, target, progress)
-            native_store.sync_files(str(target))
+            files = _export_pages(store, target, progress)
+            native_base.sync_files(str(target))
             (target / UNFINISHED_EXPORT).unlink()
-            native_store.sync_files(str(target))
+            native_base.sync_files(str(target))
         except FileExistsError:
             raise StoreError(f"{target}: is not a directory") from None
         except OSError as error:
@@ -226,13 +186,13 @@ def export_files(path: Path, target: Path, *, progress: Progress = no_progress) 
     return Exported(files, STORE_PAGES - files)
 
 
-def _export_pages(coins: Coins, target: Path, progress: Progress) -> int:
+def _export_pages(store: Store, target: Path, progress: Progress) -> int:
     files = 0
     made: set[Path] = set()
     for page in range(STORE_PAGES):
         if page % PROGRESS_PAGES == 0:
             progress(page, STORE_PAGES)
-        content = _file_content(coins, page)
+        content = _file_content(store, page)
         if content is None:
             continue
         file = target / file_name(page)
@@ -245,9 +205,9 @@ def _export_pages(coins: Coins, target: Path, progress: Progress) -> int:
     return files
 
 
-def _file_content(coins: Coins, page: int) -> bytes | None:
+def _file_content(store: Store, page: int) -> bytes | None:
     """Return the content of the page's file; None: the page has no file."""
-    whole, remains = coins.page(page), coins.remains(page)
+    (whole, _), remains = store.native.page(page), store.remains(page)
     if whole is not None:
         if remains is None:
             return whole

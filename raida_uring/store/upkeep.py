@@ -1,6 +1,9 @@
-"""Threads of an open store: one checks whether it can be written, one flushes commits."""
+"""Threads of an open store: one checks whether it can be written, one flushes the journal, one
+makes checkpoints."""
 
+import contextlib
 import threading
+import time
 from typing import Final
 
 from raida_uring.errors import StoreError
@@ -9,6 +12,7 @@ from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
 WATCH_INTERVAL_S: Final = 1.0
+CHECKPOINT_LOOK_S: Final = 0.2  # between looks at the journal, which fills a segment in that time
 
 
 class Watch:
@@ -61,3 +65,39 @@ class Syncer:
                 self._store.sync()
             except StoreError as error:
                 events.SYNC_FAILED.log(error=error)
+
+
+class Checkpoints:
+    """Makes a checkpoint every `interval_s`, and as soon as the journal is half full."""
+
+    def __init__(self, store: Store, interval_s: float) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = Vital(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread, once the checkpoint that it is making is complete."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        due = time.monotonic() + self._interval_s
+        told = False
+        with contextlib.suppress(StoreError):  # it is noted there
+            self._store.sync()  # what a predecessor may have left, if its commits did not wait
+        while not self._stopping.wait(CHECKPOINT_LOOK_S):
+            if time.monotonic() < due and not self._store.journal_is_half_full():
+                self._store.prepare()
+                continue
+            try:
+                self._store.checkpoint()
+                self._store.note_checkpoint(None)
+                told = False
+            except StoreError as error:
+                self._store.note_checkpoint(error)
+                if not told:
+                    events.CHECKPOINT_FAILED.log(error=error)
+                told = True
+            due = time.monotonic() + self._interval_s

@@ -190,7 +190,7 @@ class Worker:
         self._gate = _Gate()
         self._opener = _Opener(coins, keys)
         self._tables = _tables(commands, self._opener, self._gate)
-        self._node = node.for_worker(coins)
+        self._node = node.for_worker(coins, lambda: self._gate.worker.reply_factor)
         self._coins = coins
         self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
@@ -213,7 +213,10 @@ class Worker:
         number = (fault.errno if isinstance(fault, OSError) else fault.number) or errno.EINVAL
         remedy = remedies.for_memory() if number == errno.ENOMEM else ""
         why = f"{fault}; {remedy}" if remedy else str(fault)
-        raise passing(StartError(f"worker {self._index} cannot run: {why}"), number) from fault
+        refusal = StartError(f"worker {self._index} cannot run: {why}")
+        if number == errno.ENOMEM and remedies.is_address_space_limited():
+            raise refusal from fault  # does not pass by itself
+        raise passing(refusal, number) from fault
 
     def discard(self) -> None:
         """Close the views of a worker whose thread was never started."""
@@ -280,7 +283,7 @@ class Worker:
         try:
             coins.begin()
             replies = self._answer_writing(worker, count, coins)
-            coins.finish()
+            coins.commit()
         except StoreError as error:
             replies = self._store_failed(error, count)
         finally:
@@ -288,25 +291,11 @@ class Worker:
         self._reply(worker, replies, count)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
-        """None of these requests has changed anything, except in the case of _note_panic()."""
-        self._note_panic()
+        """None of these requests has changed anything."""
         key = _STORE_FAULT, str(error)
         self._fault_counts[key] = self._fault_counts.get(key, 0) + count
         self._fault_at.setdefault(key, time.monotonic())
         return [_STORE_FAILED] * count
-
-    def _note_panic(self) -> None:
-        """If the write that completes a commit fails, only opening the store again shows whether
-        the commit was made. LMDB refuses everything until then, so the node has to end."""
-        if (coins := self._coins) is None:
-            return
-        coins.end()
-        try:
-            coins.view.begin()  # to see whether it fails; not counted
-        except StoreError as lasting:
-            if lasting.number == native_store.STORE_PANIC:
-                coins.store.fault = lasting
-        coins.end()
 
     def _fault_seen(self, key: tuple[int, str]) -> int:
         """How many such faults to log now, this one included; 0: a line was logged lately."""
@@ -368,7 +357,7 @@ class Worker:
             except BaseException as error:  # a SystemExit too must not end the worker
                 coins.undo()
                 if isinstance(error, StoreError) and error.number:  # not of the handler's making
-                    coins.store.note_unwritten(error, commits=0)
+                    coins.store.note_unwritten(error, batches=0)
                 reply = self._fault_reply(request, error)
             replies.append(reply)
         return replies

@@ -1,7 +1,8 @@
-"""Power cuts as far as a process can meet them: SIGKILL at random moments, full and failing disks.
+"""Power cuts as far as a process can meet them: SIGKILL at random moments, failing disks.
 
 What must hold: a change that was acknowledged is there after every restart; of one that was not,
-the coins of its request have all moved or none; the roots are those of the pages.
+the coins of its request have all moved or none, and are seen so at every moment; what any read has
+seen is there after the restart; the roots are those of the pages.
 KILLS in the environment says how often the daemon is killed; its seed is in the test's output.
 """
 
@@ -13,19 +14,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
 
-from raida_uring.admin.client import result_of
-from raida_uring.cli import top
 from raida_uring.protocol import Status
+from raida_uring.store import Store
 from tests.support.coin_requests import (
     DETECT,
-    GET_TICKET,
     POWN,
     all_roots,
     an_of,
@@ -39,10 +38,8 @@ from tests.support.coin_requests import (
     stored_roots,
 )
 from tests.support.command_line import execute
-from tests.support.handlers import LOSE_META
-from tests.support.http import ask as http_ask
-from tests.support.http import sample_value, scrape, status_json
-from tests.support.needs import namespace, require
+from tests.support.handlers import LOSE_SYNC
+from tests.support.needs import require
 from tests.support.net import PATIENCE, VOLUME, Endpoint, family_of, read_exactly, tcp_connect
 from tests.support.node import (
     HANDLERS,
@@ -50,8 +47,6 @@ from tests.support.node import (
     STOP_TIMEOUT_S,
     Daemon,
     daemon,
-    eventually,
-    free_port,
     started_daemon,
 )
 from tests.support.store import Coin, make_store, tables_over
@@ -62,6 +57,7 @@ OWNERS = 6
 # Long enough for hundreds of commits, short enough for many kills.
 SERVING_S_MAX = 0.4 * PATIENCE
 STARTING_S_MAX = 1.0
+SERVICE_STOP_S = 30.0 * PATIENCE  # TimeoutStopSec of systemd/raida-uring.service
 LOST_TIMEOUT_S = 1.0  # a datagram that died with the daemon is never answered
 
 
@@ -74,6 +70,7 @@ class Owner:
     coins: list[Coin]
     acknowledged: int = 0  # steps that the node has said were done
     asked: int = 0  # steps that it was asked for
+    seen: int = 0  # steps that a reader has seen
     faults: list[str] = field(default_factory=list)
 
     def ans(self, step: int) -> dict[Coin, bytes]:
@@ -89,7 +86,7 @@ class Owner:
                 old, new = self.ans(self.acknowledged), self.ans(self.acknowledged + 1)
                 self.asked = self.acknowledged + 1
                 payload = pown_payload((coin, old[coin], new[coin]) for coin in self.coins)
-                answered = self._exchange(endpoint, request(POWN, payload))
+                answered = exchange(endpoint, request(POWN, payload), self.transport)
                 if answered != Status.ALL_PASS:
                     self.faults.append(f"owner {self.name} step {self.asked}: {answered}")
                     return
@@ -97,26 +94,50 @@ class Owner:
         except (OSError, AssertionError):
             return  # no answer, or half of one
 
-    def _exchange(self, endpoint: Endpoint, data: bytes) -> int:
-        if self.transport == "tcp":
-            with tcp_connect(endpoint) as client:
-                client.sendall(data)
-                return read_exactly(client, 32)[2]
-        with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as client:
-            client.settimeout(LOST_TIMEOUT_S)
-            client.connect(endpoint)
-            client.send(data)
-            return client.recv(2048)[2]
+    def look(self, endpoint: Endpoint) -> None:
+        """Ask whether the coins have the newest ANs that they may have by now. Raises OSError when
+        there is no answer."""
+        known = max(self.acknowledged, self.seen)
+        step = self.asked
+        answered = exchange(endpoint, request(DETECT, coins_ans(self.ans(step))), "udp")
+        if answered == Status.ALL_PASS:
+            self.seen = max(self.seen, step)
+        elif answered != Status.ALL_FAIL or known == step == self.asked:
+            self.faults.append(f"owner {self.name} looks at step {step}: {answered}")
 
     def settle(self, found: dict[Coin, bytes | None]) -> None:
         """Find out which step the coins are at: the last acknowledged, or the one in flight."""
         for step in {self.acknowledged, self.asked}:
             if all(found[coin] == an for coin, an in self.ans(step).items()):
+                assert step >= self.seen, (
+                    f"owner {self.name}: step {self.seen} was seen, not {step}"
+                )
                 self.acknowledged = self.asked = step
                 return
         raise AssertionError(
             f"owner {self.name}: neither step {self.acknowledged} nor {self.asked}"
         )
+
+
+def exchange(endpoint: Endpoint, data: bytes, transport: str) -> int:
+    """The status of the reply. Raises OSError or AssertionError when there is none."""
+    if transport == "tcp":
+        with tcp_connect(endpoint) as client:
+            client.sendall(data)
+            return read_exactly(client, 32)[2]
+    with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as client:
+        client.settimeout(LOST_TIMEOUT_S)
+        client.connect(endpoint)
+        client.send(data)
+        return client.recv(2048)[2]
+
+
+def watch(endpoint: Endpoint, clients: Sequence[Owner]) -> None:
+    """Look at all coins again and again, until the node is gone."""
+    with suppress(OSError):
+        while True:
+            for one in clients:
+                one.look(endpoint)
 
 
 def owners() -> list[Owner]:
@@ -137,8 +158,9 @@ def owners() -> list[Owner]:
 
 
 def kill_while_serving(node: Daemon, clients: Sequence[Owner], after_s: float) -> None:
-    """Let all of them pown, and kill the daemon meanwhile."""
+    """Let all of them pown while readers watch, and kill the daemon meanwhile."""
     threads = [threading.Thread(target=one.pown, args=(node.endpoint,)) for one in clients]
+    threads += [threading.Thread(target=watch, args=(node.endpoint, clients)) for _ in range(2)]
     for thread in threads:
         thread.start()
     time.sleep(after_s)  # the random moment
@@ -197,6 +219,24 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
     assert min(steps) > 0
 
 
+def test_a_stop_saves_all_pages_in_time(tmp_path: Path) -> None:
+    """A clean stop leaves the next start no journal to apply, and is over before the service
+    manager loses its patience, also when every page has changed."""
+    store = make_store(tmp_path / "store")
+    coins = [(den, 1024 * page) for den in range(-8, 7) for page in range(1000)]
+    with started_daemon(tmp_path, **tables_over(store, size_mib=1024)) as node:
+        node.await_ready()
+        for start in range(0, len(coins), 1500):
+            part = coins[start : start + 1500]
+            payload = pown_payload((coin, default_an(coin), an_of(coin)) for coin in part)
+            assert ask(node.endpoint, POWN, payload)[0] == Status.ALL_PASS
+        node.signal(signal.SIGTERM)
+        assert node.process.wait(SERVICE_STOP_S) == 0
+    with closing(Store(store, map_bytes=1 << 30, read_only=True)) as opened:
+        assert opened.sizes().journal_entries == 0
+        assert all(opened.an(*coin) == an_of(coin) for coin in coins[::1000])
+
+
 # -- what the kernel was asked for ----------------------------------------------------------------
 
 
@@ -216,6 +256,9 @@ def stop_traced(node: Daemon) -> int:
 TRACED = (
     "openat,fdatasync,fsync,msync,pwrite64,pwritev,write,sendmsg,sendmmsg,sendto,io_uring_enter"
 )
+
+
+SEGMENT = re.compile(r'"[0-9a-f]{16}[^"]*", O_RDWR')  # of the journal, opened to be written
 
 
 @dataclass(frozen=True)
@@ -248,35 +291,30 @@ def calls(trace: Path) -> list[Call]:
 
 
 def hand_overs(trace: Path) -> tuple[int, int, int]:
-    """How often the writing thread made a commit durable, how often it woke the I/O thread to send
+    """How often the writing thread made a batch durable, how often it woke the I/O thread to send
     its replies (which needs no waking while it is awake), and how many of those wakes came before
-    the data was on the disk: pages, then fdatasync, then a new meta page through the descriptor
-    that waits for the disk (O_DSYNC)."""
-    of_store: dict[str, bool] = {}
+    the data was on the disk: an entry of the journal, then fdatasync."""
+    segments: set[str] = set()
     eventfds: set[str] = set()
-    openers: set[str] = set()  # the main thread: it writes, too, but sends no replies
     for call in calls(trace):
-        if call.name == "openat" and "/data.mdb" in call.arguments:
-            of_store[call.result] = "SYNC" in call.arguments
-            openers.add(call.thread)
-    writers = {
-        call.thread
-        for call in calls(trace)
-        if call.name.startswith("pwrite") and call.arguments.split(",")[0] in of_store
-    } - openers
-    assert len(writers) == 1
+        if call.name == "openat" and SEGMENT.search(call.arguments):
+            segments.add(call.result)
+    mine: list[Call] = []
+    for call in calls(trace):
+        descriptor, _, rest = call.arguments.partition(",")
+        is_entry = call.name == "pwrite64" and descriptor in segments and not rest.endswith(" 0")
+        if is_entry and not any(one.thread == call.thread for one in mine):
+            mine += (one for one in calls(trace) if one.thread == call.thread)
+    assert len({call.thread for call in mine}) == 1
     durable = replies = unsafe = 0
     state = "none"
-    mine = [call for call in calls(trace) if call.thread in writers]
     for call in mine:
         descriptor = call.arguments.split(",")[0]
-        if call.name == "fdatasync" and call.result == "0" and descriptor in of_store:
-            state = "data"
-        elif call.name.startswith("pwrite") and of_store.get(descriptor):
-            state = "safe" if state == "data" else "early"
-            durable += state == "safe"
-        elif call.name.startswith("pwrite") and descriptor in of_store:
+        if call.name == "pwrite64" and descriptor in segments:
             state = "written"
+        elif call.name == "fdatasync" and call.result == "0" and descriptor in segments:
+            durable += state == "written"
+            state = "safe"
         elif call.name == "write" and call.result == "8":
             eventfds.add(descriptor)
             replies += 1
@@ -337,221 +375,60 @@ def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon
             stop_traced(node)
 
 
-def test_a_sync_that_fails_is_reported(tmp_path: Path) -> None:
+def pown_once(node: Daemon, one: Owner) -> int:
+    """Ask for one step; the status."""
+    one.asked = one.acknowledged + 1
+    old, new = one.ans(one.acknowledged), one.ans(one.asked)
+    payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
+    answered, _ = ask(node.endpoint, POWN, payload)
+    one.acknowledged += answered == Status.ALL_PASS
+    return answered
+
+
+def test_a_write_that_fails_is_reported(tmp_path: Path) -> None:
     """The change is not acknowledged, and later ones succeed."""
     store = make_store(tmp_path / "store")
     one = Owner(1, "udp", [(0, 1), (0, 2), (5, 9)])
     told = []
-    with failing_daemon(tmp_path, store, "fdatasync:error=EIO:when=4..6") as node:
+    with failing_daemon(tmp_path, store, "pwrite64:error=EIO:when=4..6") as node:
         for _ in range(12):
-            old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
-            payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
-            told.append(ask(node.endpoint, POWN, payload)[0])
-            one.acknowledged += told[-1] == Status.ALL_PASS
+            told.append(pown_once(node, one))
             assert detects(node.endpoint, one.ans(one.acknowledged))
-    # strace counts the calls of each thread for itself. After a second the node tries by itself.
-    assert 1 <= told.count(Status.FILESYSTEM) <= 3
-    assert told.count(Status.ALL_PASS) == 12 - told.count(Status.FILESYSTEM)
+    assert told.count(Status.FILESYSTEM) == 3  # strace counts the calls of each thread for itself
+    assert told.count(Status.ALL_PASS) == 9
     with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
 
 
+def test_a_sync_that_fails_ends_the_node(tmp_path: Path) -> None:
+    """Nothing is acknowledged after it, and what was before it is there after the restart: what was
+    not may be there or not, but not a part of it."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "udp", [(0, 1), (0, 2), (5, 9)])
+    with failing_daemon(tmp_path, store, "fdatasync:error=EIO:when=4") as node:
+        told = [pown_once(node, one) for _ in range(4)]
+        assert told == [*[Status.ALL_PASS] * 3, Status.FILESYSTEM]
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+    assert "the store must be opened again, so the node ends" in node.stderr()
+    assert "Traceback" not in node.stderr()
+    one.settle(stored_ans(store, one.coins))
+    with daemon(tmp_path, **tables_over(store)) as node:
+        assert detects(node.endpoint, one.ans(one.acknowledged))
+        assert pown_once(node, one) == Status.ALL_PASS
+
+
 def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) -> None:
-    """LMDB refuses everything, reading included, once the write that completes a commit failed: an
-    exit that the service manager answers with a restart is better than 194 for ever."""
+    """After a flush that failed nobody knows what the disk has of the journal: an exit that the
+    service manager answers with a restart is better than 194 for ever."""
     store = make_store(tmp_path / "store")
     one = Owner(1, "udp", [(0, 1), (5, 9)])
     with started_daemon(tmp_path, handlers=HANDLERS, **tables_over(store)) as node:
         node.await_ready()
-        assert ask(node.endpoint, LOSE_META, b"")[0] == Status.SUCCESS
-        old, new = one.ans(one.acknowledged), one.ans(one.acknowledged + 1)
-        payload = pown_payload((coin, old[coin], new[coin]) for coin in one.coins)
-        assert ask(node.endpoint, POWN, payload)[0] == Status.FILESYSTEM
+        assert ask(node.endpoint, LOSE_SYNC, b"")[0] == Status.SUCCESS
+        assert pown_once(node, one) == Status.FILESYSTEM
         assert node.process.wait(STOP_TIMEOUT_S) == 1
     assert "the store must be opened again, so the node ends" in node.stderr()
     assert "Traceback" not in node.stderr()
+    one.settle(stored_ans(store, one.coins))
     with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
-
-
-# -- a full disk ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A small file system in a mount namespace of its own."""
-
-    mounted: Path  # as processes in the namespace see it
-    outside: Path  # as all others see it
-    enter: tuple[str, ...]  # what to put in front of a command
-
-    def fill(self) -> None:
-        """Leave no byte."""
-        with (self.outside / "ballast").open("wb", buffering=0) as file:
-            for size in (1 << 16, 1 << 12, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    continue
-
-    def leave(self, size: int) -> None:
-        """So many bytes, once it is full."""
-        ballast = self.outside / "ballast"
-        os.truncate(ballast, ballast.stat().st_size - size)
-
-    def free(self) -> None:
-        """Give it back."""
-        (self.outside / "ballast").unlink()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Of 8 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    script = 'mount -t tmpfs -o size=8m,mode=0777 tmpfs "$0"'
-    with namespace("mount", script, mounted) as pid:
-        yield Disk(
-            mounted,
-            Path(f"/proc/{pid}/root{mounted}"),
-            ("nsenter", f"--target={pid}", "--mount", f"--wd={tmp_path}"),
-        )
-
-
-def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) -> None:
-    """Every way to watch a node shows them while they fail, though small ones succeed; and shows
-    that they succeed again, though no client asks for one."""
-    make_store(disk.outside / "store")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
-    socket_path = tmp_path / "admin.sock"
-    settings = tables_over(disk.mounted / "store") | {
-        "http": {"enabled": True, "port": port},
-        "admin": {"socket": str(socket_path)},
-    }
-    pages = iter(range(1000))
-
-    def pown() -> int:
-        coin: Coin = (2, next(pages) * 1024)
-        change = pown_payload([(coin, default_an(coin), an_of(coin))])
-        return ask(node.endpoint, POWN, change)[0]
-
-    refused = 0
-    reason = "the store cannot be written: No space left on device"
-    with started_daemon(tmp_path, command=[*disk.enter, *SERVE], **settings) as node:
-        node.await_ready()
-        assert http_ask(url, "/readyz").status == 200
-        for _ in range(2):
-            disk.fill()
-            while pown() == Status.ALL_PASS:
-                pass
-            refused += 1
-            assert (http_ask(url, "/readyz").status, http_ask(url, "/readyz").text) == (
-                503,
-                f"{reason}\n",
-            )
-            for _ in range(20):
-                assert pown() == Status.FILESYSTEM
-                refused += 1
-                ticket, _ = ask(node.endpoint, GET_TICKET, coins_ans({(5, 1): default_an((5, 1))}))
-                refused += ticket == Status.FILESYSTEM
-                assert http_ask(url, "/readyz").text == f"{reason}\n"
-            seen = scrape(url)
-            assert sample_value(seen, "raida_store_writable") == 0
-            assert sample_value(seen, "raida_commit_failures_total") >= 21
-            assert sample_value(seen, "raida_store_disk_free_bytes") < 1 << 20
-            assert sample_value(seen, "raida_ready") == 0
-            assert status_json(url)["node"]["unready"] == [reason]
-            told = result_of(socket_path, "status")
-            assert told["unready"] == [reason]
-            assert f"NOT READY: {reason}" in top.render(told, None, 200, 100)
-            disk.free()
-            eventually(lambda: http_ask(url, "/readyz").status == 200)
-            seen = scrape(url)
-            assert sample_value(seen, "raida_store_writable") == 1
-            assert sample_value(seen, "raida_store_disk_free_bytes") > 1 << 20
-            assert result_of(socket_path, "status")["unready"] == []
-            assert pown() == Status.ALL_PASS
-        node.signal(signal.SIGTERM)
-        assert node.process.wait(STOP_TIMEOUT_S) == 0
-        said = node.stderr()
-    counted = re.findall(r"No space left on device: (\d+) requests? answered 194", said)
-    assert sum(map(int, counted)) == refused
-    assert len(counted) < refused
-    assert said.count("can be changed again") == 2
-
-
-def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, disk: Disk) -> None:
-    """LMDB reports an input/output error, as for a failing disk."""
-    make_store(disk.outside / "store")
-    command = [*disk.enter, *SERVE]
-    coins = {(2, page * 1024): default_an((2, page * 1024)) for page in range(4)}
-    change = pown_payload((coin, an, an_of(coin)) for coin, an in coins.items())
-    with started_daemon(tmp_path, command=command, **tables_over(disk.mounted / "store")) as node:
-        node.await_ready()
-        disk.fill()
-        disk.leave(1 << 14)
-        assert ask(node.endpoint, POWN, change)[0] == Status.FILESYSTEM
-        eventually(lambda: "cannot be changed: No space left on device" in node.stderr())
-        disk.free()
-        assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
-        node.signal(signal.SIGTERM)
-        assert node.process.wait(STOP_TIMEOUT_S) == 0
-
-
-def test_a_full_disk_refuses_changes_and_loses_none(tmp_path: Path, disk: Disk) -> None:
-    make_store(disk.outside / "store")
-    settings = tables_over(disk.mounted / "store")
-    command = [*disk.enter, *SERVE]
-    kept = {(0, 0): default_an((0, 0))}
-    pages = iter(range(1000))
-
-    def pown_until_refused(node: Daemon) -> list[Coin]:
-        """On fresh pages, so that the store must grow."""
-        while True:
-            coins: list[Coin] = [(2, next(pages) * 1024), (3, 1024), (3, 1025)]
-            new = {coin: an_of("new", coin, coins) for coin in coins}
-            changes = [(coin, kept.get(coin, default_an(coin)), new[coin]) for coin in coins]
-            answered, _ = ask(node.endpoint, POWN, pown_payload(changes))
-            if answered != Status.ALL_PASS:
-                assert answered == Status.FILESYSTEM
-                return coins
-            kept.update(new)
-
-    def is_as_before(node: Daemon, refused: Sequence[Coin]) -> None:
-        assert detects(node.endpoint, kept)
-        old = {coin: kept.get(coin, default_an(coin)) for coin in refused}
-        assert detects(node.endpoint, old)
-
-    with started_daemon(tmp_path, command=command, **settings) as node:
-        node.await_ready()
-        for _ in range(3):
-            disk.fill()
-            refused = pown_until_refused(node)
-            is_as_before(node, refused)
-            assert pown_until_refused(node)  # and again
-            is_as_before(node, refused)
-            disk.free()
-            coin: Coin = (4, len(kept))
-            change = pown_payload([(coin, default_an(coin), an_of(coin))])
-            assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
-            kept[coin] = an_of(coin)
-            is_as_before(node, refused)
-        disk.fill()
-        refused = pown_until_refused(node)
-        node.kill()
-    with started_daemon(tmp_path, command=command, **settings) as node:
-        node.await_ready()
-        is_as_before(node, refused)
-        assert ask(node.endpoint, DETECT, coins_ans({(0, 0): bytes(16)}))[0] == Status.ALL_FAIL
-        disk.free()
-        coin = (4, 5000)
-        change = pown_payload([(coin, default_an(coin), an_of(coin))])
-        assert ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS
-        kept[coin] = an_of(coin)
-        assert all_roots(node.endpoint) != bytes(480)
-    with daemon(tmp_path, command=command, **settings) as node:
-        assert detects(node.endpoint, kept)
-        said = all_roots(node.endpoint)
-    assert said == stored_roots(disk.outside / "store", map(page_of_coin, kept))

@@ -23,7 +23,8 @@ in_flight.{{udp,tcp}} connections.{{open,max}} latency_us.{HISTOGRAMS}.{{count,p
 histograms.{HISTOGRAMS} {LANES}.{{queued,busy,workers}}
 memory.{{udp_contexts,tcp_buffers,small_blocks,large_blocks}} lent.{{small_blocks,large_blocks}}
 resources.{{cpu_s,memory_bytes,descriptors,threads}}
-store.{{used_bytes,map_bytes,written_pages,tickets}} http.{{url,fault}}
+store.{{used_bytes,map_bytes,written_pages,tickets,journal_bytes,journal_max_bytes}}
+store.{{journal_entries,journal_unsynced,checkpoint_age_s}} http.{{url,fault}}
 log.{{level,requests_per_s,dropped}}
 """
 PAGE = f"""
@@ -31,6 +32,7 @@ node.{{raida_id,coin_id,version,endpoints,tier,refusal,started_at,uptime_s,unrea
 commands kernel_drops {LANES}.{{workers,busy,queued,oldest_s}} {POOLS}.{{used,lent,size}}
 histograms.{HISTOGRAMS}.{{edges_s,below}} process.{{pid,cpu_s,memory,descriptors,threads}}
 threads.{{io,workers}}.{{cpu_s,runqueue_s}} store.{{used,size,pages,tickets}}
+store.{{journal,journal_size,journal_entries,checkpoint_age_s}}
 writing.{{fault,failed_commits,disk_free_bytes}} roots.{{published,lag_s,lag_max_s,coins}}
 """
 

@@ -108,12 +108,8 @@ def test_a_change_to_a_lost_file_is_not_acknowledged(
         assert pown(node) == Status.ALL_PASS
         lose(path / "data.mdb")
         assert pown(node, (2, 5000)) == Status.FILESYSTEM
-        if lose in CUTS:  # no byte of it may be believed
-            assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == (
-                Status.FILESYSTEM
-            )
-        else:  # what was read is still true
-            assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
+        # What is in memory is still true.
+        assert ask(node.endpoint, DETECT, coins_ans({COIN: an_of(COIN)}))[0] == Status.ALL_PASS
         eventually(lambda: f"the store {path} cannot be changed: " in node.stderr())
         assert pown(node, (2, 9000)) == Status.FILESYSTEM
         assert node.terminate() == 0, node.stderr()
@@ -173,10 +169,14 @@ def test_status_requests_do_not_end_a_node_without_its_file(
 def test_a_node_whose_changes_meet_damage_is_not_ready(
     tmp_path: Path, command: tuple[int, int]
 ) -> None:
-    """The handler finds it, before there is anything to commit; also in its own transaction."""
+    """The next checkpoint finds it: from then on no start could find what has changed."""
     path, port = make_store(tmp_path / "store", {(3, 1): (b"a" * 16, 1)}), free_port()
     url = f"http://127.0.0.1:{port}/"
-    settings = tables(path) | {"http": {"enabled": True, "port": port}, "handlers": MODULES}
+    settings: Any = {
+        "store": table_of(path, checkpoint_interval_s=1),
+        "http": {"enabled": True, "port": port},
+        "handlers": MODULES,
+    }
     with started_daemon(tmp_path, **settings) as node:
         node.await_ready()
         with (path / "data.mdb").open("r+b") as file:
@@ -184,6 +184,7 @@ def test_a_node_whose_changes_meet_damage_is_not_ready(
             file.seek(DATA_HEADS_BYTES)
             file.write(bytes(size - DATA_HEADS_BYTES))
         changes = pown_payload([(COIN, default_an(COIN), an_of(COIN))])
+        eventually(lambda: "no checkpoint: " in node.stderr())
         assert ask(node.endpoint, command, changes)[0] == Status.FILESYSTEM
         assert http_ask(url, "/readyz").status == 503
         for _ in range(5):  # nor after the node has looked by itself
@@ -254,14 +255,14 @@ def test_a_cut_file_is_not_believed_once_it_is_as_long_again(tmp_path: Path) -> 
     for length in (4096, size):
         os.truncate(path / "data.mdb", length)
         with pytest.raises(StoreError, match=r"data\.mdb was cut off"):
-            store.an(*COIN)
+            store.remains(0)
     store.close()
 
 
 @pytest.mark.parametrize("read_first", [False, True])
 def test_an_older_copy_over_the_file_is_not_believed(read_first: bool, tmp_path: Path) -> None:
     """It has the length and the name of the file that it replaces: only its count of changes
-    differs."""
+    differs. The first look finds that, at the latest the watch's a second later."""
     path = make_store(tmp_path / "store", {COIN: (b"1" * 16, 1)})
     old = (path / "data.mdb").read_bytes()
     store = Store(path, map_bytes=MAP_BYTES)
@@ -272,10 +273,13 @@ def test_an_older_copy_over_the_file_is_not_believed(read_first: bool, tmp_path:
 
     for number in range(10):
         change(b"%016d" % number)
+        store.checkpoint()
     (path / "data.mdb").write_bytes(old.ljust((path / "data.mdb").stat().st_size, b"\0"))
     if read_first:
         with pytest.raises(StoreError, match=r"data\.mdb was cut off or written over"):
-            store.an(*COIN)
+            store.remains(0)
+    else:
+        store.look()
     with pytest.raises(StoreError, match=r"data\.mdb was cut off or written over"):
         change(b"2" * 16)
     assert store.write_fault is not None
@@ -284,28 +288,28 @@ def test_an_older_copy_over_the_file_is_not_believed(read_first: bool, tmp_path:
 
 READ_WHAT_IS_CUT = """
 import os, pathlib, sys
-from raida_uring.store import Store
+from raida_uring.ffi.native_base import Base, BASE_READ_ONLY
 path = pathlib.Path(sys.argv[1])
-store = Store(path, map_bytes=1 << 26, read_only=True)
-view = store.coins()
-view.begin()
+base = Base(str(path), 1 << 26, BASE_READ_ONLY)
 if sys.argv[2] == "lock.mdb":
-    view.end()
-os.truncate(path / sys.argv[2], 8192 if sys.argv[2] == "data.mdb" else 0)
-if sys.argv[2] == "lock.mdb":
-    view.begin()
-for page in range(15000):
-    view.page(page)
-    view.remains(page)
+    os.truncate(path / "lock.mdb", 0)
+with base.txn() as txn:
+    if sys.argv[2] == "data.mdb":
+        os.truncate(path / "data.mdb", 8192)
+    for page in range(15000):
+        txn.page(page)
 print("read all of it")
 """
 
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A store of some hundred pages."""
+    """A store of some hundred pages in data.mdb."""
     ans = {(den, page * 1024): (bytes([den + 1]) * 16, 1) for den in range(5) for page in range(50)}
-    return make_store(tmp_path / "store", ans)
+    path = make_store(tmp_path / "store", ans)
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as store:
+        store.checkpoint(pause_s=0)
+    return path
 
 
 def run_with_signals(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -327,14 +331,14 @@ def test_reading_what_was_cut_off_ends_with_a_line(name: str, filled: Path) -> N
 
 SEGV_WHILE_READING = """
 import ctypes, faulthandler, os, signal, sys
-from raida_uring.store import Store
+from raida_uring.ffi.native_base import Base, BASE_READ_ONLY
 how, path = sys.argv[1:]
 if "handler" in how:
     faulthandler.enable()
-store = Store(path, map_bytes=1 << 26, read_only=True)
-view = store.coins()
+base = Base(path, 1 << 26, BASE_READ_ONLY)
 if "inside" in how:
-    view.begin()
+    reading = base.txn()
+    reading.__enter__()
 if "sent" in how:
     os.kill(os.getpid(), signal.SIGSEGV)
 ctypes.string_at(8)
@@ -382,14 +386,14 @@ def test_an_owner_cannot_have_the_disk_written_for_nothing(tmp_path: Path) -> No
         assert node.server.stats().coins_powned - counted.coins_powned == 10
 
 
-# Has the store open, and reads, until its input ends.
+# Has the store open, and reads data.mdb, until its input ends.
 HOLD_OPEN = """
 import os, sys
 from raida_uring.store import Store
 how, path = sys.argv[1:]
 store = Store(path, map_bytes=1 << 26, read_only=how == "read")
-with store.read() as coins:
-    print(os.getpid(), coins.an(2, 5).hex(), flush=True)
+with store._base.txn():
+    print(os.getpid(), store.an(2, 5).hex(), flush=True)
     sys.stdin.read()
 if how == "write":
     with store.write() as coins:
@@ -432,7 +436,6 @@ def test_equal_process_ids_do_not_exclude_each_other(tmp_path: Path) -> None:
             _, complaint = user.communicate(timeout=STOP_TIMEOUT_S)
             assert (user.returncode, complaint) == (0, "")
     store = Store(path, map_bytes=MAP_BYTES)
-    assert store.forget_dead() == 0
     assert store.an(*COIN) == b"n" * 16
     store.close()
 
@@ -523,6 +526,30 @@ def test_a_node_reads_on_after_a_look_from_another_container(command: str, tmp_p
                     Status.ALL_PASS
                 )
         assert pown(node, (2, 9000)) == Status.ALL_PASS
+
+
+@pytest.mark.parametrize("mib", [150, 250, 300])
+def test_no_address_space_for_the_coins_is_a_line_with_its_remedy(mib: int, tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    opened = run_script(OPEN_WITHIN, path, mib)
+    assert (opened.returncode, opened.stdout) == (1, ""), opened
+    assert opened.stderr.strip() == (
+        "mapping the coins: the coins need up to 252 MiB of shared memory, and as much address "
+        "space: raise LimitAS= (ulimit -v)"
+    )
+
+
+OPEN_WITHIN = """
+import resource, sys
+from raida_uring.errors import StoreError
+from raida_uring.store import Store
+size = int(sys.argv[2]) << 20
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+try:
+    Store(sys.argv[1], map_bytes=64 << 20)
+except StoreError as error:
+    sys.exit(str(error))
+"""
 
 
 def mappings() -> Iterator[tuple[str, int, set[str]]]:

@@ -3,6 +3,7 @@ byte; an incomplete store never serves; a fault is one line and exit status 2, a
 files unchanged."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -15,16 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.ffi import native_store
+from raida_uring.ffi import native_base
+from raida_uring.ffi.native_store import DEN_PAGES
 from raida_uring.store import PAGE_SIZE, STORE_PAGES, Store, page_of
 from raida_uring.store.layout import file_name
 from raida_uring.store.transfer import UNFINISHED_EXPORT
 from raida_uring.store.trees import Integrity
-from raida_uring.store.verify import verify
+from raida_uring.store.verify import stat, verify
 from tests.support.command_line import TIMEOUT_S, environment, run, run_script
 from tests.support.node import assert_refuses_to_start, daemon
 from tests.support.page_files import page_bytes, tree
-from tests.support.store import MAP_BYTES, coin_bytes, make_store
+from tests.support.store import MAP_BYTES, coin_bytes, make_store, put_entry, put_files
 from tests.support.store_tools import (
     SIZES,
     STORE,
@@ -34,7 +36,6 @@ from tests.support.store_tools import (
     done,
     refused,
     store,
-    unsafely,
 )
 
 pytestmark = pytest.mark.any_backend
@@ -77,10 +78,8 @@ def test_import_says_what_is_not_as_it_should_be(data: Path, tmp_path: Path) -> 
 
 def test_changed_and_new_pages_are_exported(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store", {(0, 20): (b"\xa5" * 16, 7)})
-    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as opened, opened.write() as coins:
-        for page in range(STORE_PAGES):  # but for two: default pages take long to make
-            if page not in (page_of(0, 0), page_of(-8, 999)):
-                coins.put_file(page, None)
+    kept = (page_of(0, 0), page_of(-8, 999))
+    put_files(path, {page: None for page in range(STORE_PAGES) if page not in kept})
     done("export", tmp_path / "out", "--store", path)
     files = tree(tmp_path / "out")
     assert sorted(files) == ["00/00/0000.bin", "f8/03/03e7.bin"]
@@ -344,8 +343,7 @@ def test_damaged_store(spoil: Callable[[Path], None], words: str, copied: Path) 
 
 
 def test_verify_fails_with_what_it_found(copied: Path) -> None:
-    with unsafely(copied) as opened, opened.write() as coins:
-        coins.put(native_store.TABLE_PAGES, b"\0", b"")
+    put_entry(copied, native_base.TABLE_PAGES, b"\0", b"")
     ended = store("verify", "--store", copied)
     assert (ended.returncode, ended.stderr) == (1, "")
     assert ended.stdout == "a page is named 00, which no page is\n"
@@ -363,10 +361,8 @@ def test_missing_free_pages_at_the_end_are_no_damage(copied: Path, data: Path) -
     """LMDB may leave them unwritten."""
     file = copied / "data.mdb"
     full = file.stat().st_size
-    with contextlib.closing(Store(copied)) as opened:
-        for value in (bytes(1 << 20), None):
-            with opened.write() as coins:
-                coins.put(native_store.TABLE_META, b"ballast", value)
+    for value in (bytes(1 << 20), None):
+        put_entry(copied, native_base.TABLE_META, b"ballast", value)
     assert file.stat().st_size > full + (1 << 20)
     os.truncate(file, file.stat().st_size - (1 << 19))
     done("verify", "--store", copied)
@@ -375,47 +371,165 @@ def test_missing_free_pages_at_the_end_are_no_damage(copied: Path, data: Path) -
 
 
 def test_other_format(copied: Path) -> None:
-    with unsafely(copied) as opened, opened.write() as coins:
-        coins.put(native_store.TABLE_META, b"format", b"7")
-    refused(store("stat", "--store", copied), "store of format 7, this version reads 1")
+    put_entry(copied, native_base.TABLE_META, b"format", b"7")
+    refused(store("stat", "--store", copied), "store of format 7, this version reads 2")
     assert_refuses_to_start(copied.parent, "store of format 7", store={"path": str(copied)})
 
 
 def test_interrupted_init(tmp_path: Path) -> None:
     """What is left when the tables were made and nothing was written yet."""
     (tmp_path / "store").mkdir()
-    native_store.Store(str(tmp_path / "store"), MAP_BYTES, native_store.STORE_CREATE).close()
+    native_base.Base(str(tmp_path / "store"), MAP_BYTES, native_base.BASE_CREATE).close()
     refused(store("stat", "--store", tmp_path / "store"), "store of format none")
 
 
-BIG_TICKET = (2**32).to_bytes(8) + bytes(4) + coin_bytes((0, 1_024_000))
-
 FAULTS = [
-    (native_store.TABLE_PAGES, (3).to_bytes(2), bytes(100), "page f8/00/0003.bin has 100 bytes"),
-    (native_store.TABLE_PAGES, (15000).to_bytes(2), b"", "a page is named 3a98"),
-    (native_store.TABLE_PAGES, b"\0", b"", "a page is named 00,"),
-    (native_store.TABLE_REMAINS, (0).to_bytes(2), b"m", "page f8/00/0000.bin contradicts"),
-    (native_store.TABLE_REMAINS, (1).to_bytes(2), None, "page f8/00/0001.bin is empty"),
-    (native_store.TABLE_REMAINS, (15000).to_bytes(2), b"m", "what remains of a file is named 3a98"),
-    (native_store.TABLE_TICKETS, b"\1\2\3\4", b"short", "ticket 01020304 has 5 bytes"),
-    (native_store.TABLE_TICKETS, b"\1\2\3\4", BIG_TICKET, "a coin that does not exist: 00000fa000"),
-    (native_store.TABLE_TICKETS, b"\1\2", BIG_TICKET, "ticket 0102 is no ticket number"),
-    (native_store.TABLE_CHANGED, (15000).to_bytes(2), b"", "a changed page is named 3a98"),
-    (native_store.TABLE_LEAVES, b"\x0f", b"", "leaves 0f are no denomination's"),
-    (native_store.TABLE_LEAVES, b"\x00", bytes(34000), "f8/00/0000.bin differs from the leaf"),
-    (native_store.TABLE_META, b"seed", None, "has no seed"),
+    (native_base.TABLE_PAGES, (3).to_bytes(2), bytes(100), "page f8/00/0003.bin is damaged"),
+    (native_base.TABLE_PAGES, (0).to_bytes(2), bytes(PAGE_SIZE + 48), "0000.bin is damaged"),
+    (native_base.TABLE_PAGES, (15000).to_bytes(2), b"", "a page is named 3a98"),
+    (native_base.TABLE_PAGES, b"\0", b"", "a page is named 00,"),
+    (native_base.TABLE_REMAINS, (0).to_bytes(2), b"m", "page f8/00/0000.bin contradicts"),
+    (native_base.TABLE_REMAINS, (1).to_bytes(2), None, "page f8/00/0001.bin is empty"),
+    (native_base.TABLE_REMAINS, (15000).to_bytes(2), b"m", "what remains of a file is named 3a98"),
+    (native_base.TABLE_LEAVES, b"\x0f", b"", "leaves 0f are no denomination's"),
+    (native_base.TABLE_LEAVES, b"\x00", bytes(42 * DEN_PAGES), "f8/00/0000.bin differs from the"),
+    (native_base.TABLE_META, b"seed", None, "has no seed"),
 ]
+
+
+def save_leaves(path: Path) -> None:
+    """As a checkpoint of a node does."""
+    with contextlib.closing(Store(path)) as opened:
+        trees = Integrity(opened)
+        trees.load()
+        opened.leaves = trees.saved
+        opened.checkpoint(pause_s=0)
 
 
 @pytest.mark.parametrize(("table", "key", "value", "words"), FAULTS)
 def test_verify_finds(
     table: int, key: bytes, value: bytes | None, words: str, copied: Path
 ) -> None:
-    with unsafely(copied) as opened:
-        trees = Integrity(opened)
-        trees.load()
-        trees.save()  # so that leaves are compared
+    save_leaves(copied)  # so that leaves are compared
     assert verify(copied) == []
-    with unsafely(copied) as opened, opened.write() as coins:
-        coins.put(table, key, value)
+    put_entry(copied, table, key, value)
     assert any(words in fault for fault in verify(copied))
+
+
+def test_verify_compares_pages_with_their_sha256(copied: Path) -> None:
+    """A page with the right checksum, which a start looks at, may still not be what was written."""
+    page = page_of(6, 999)
+    base = native_base.Base(str(copied), MAP_BYTES, 0)
+    with contextlib.closing(base), base.txn(writing=True) as txn:
+        txn.put_page(page, page_bytes(page), 0, bytes(32))
+    wrong = "its bytes do not have the SHA-256 that was written with them"
+    assert verify(copied) == [f"page 06/03/03e7.bin is damaged: {wrong}"]
+
+
+def test_an_identity_that_is_gone(copied: Path) -> None:
+    put_entry(copied, native_base.TABLE_META, b"identity", None)
+    for command in ("verify", "stat"):
+        refused(store(command, "--store", copied), "damaged: the store's identity is gone")
+
+
+# --- The journal ------------------------------------------------------------------------------
+
+
+def change(path: Path, batches: int) -> None:
+    """Change a coin in each of `batches` batches."""
+    with contextlib.closing(Store(path)) as opened:
+        for number in range(batches):
+            with opened.write() as coins:
+                coins.set(coin_bytes((0, 1024)) + b"%016d" % number, 1, 21, 7)
+
+
+def spoil_entry(path: Path) -> None:
+    """The second of three."""
+    with (path / "journal" / "0000000000000001.journal").open("r+b") as file:
+        file.seek(2 * 4096 + 70)  # in its change
+        file.write(b"\xff")
+
+
+def exchange_journal(path: Path) -> None:
+    shutil.rmtree(path / "journal")
+    shutil.copytree(make_store(path.parent / "other") / "journal", path / "journal")
+
+
+def forget_changes(path: Path) -> None:
+    """The journal as it was before the changes that the base has."""
+    older = shutil.copytree(path / "journal", path.parent / "older")
+    change(path, 1)
+    with contextlib.closing(Store(path)) as opened:
+        opened.checkpoint(pause_s=0)
+    shutil.rmtree(path / "journal")
+    shutil.move(older, path / "journal")
+
+
+def remove_journal(path: Path) -> None:
+    shutil.rmtree(path / "journal")
+
+
+JOURNAL_FAULTS = [
+    (spoil_entry, "journal: the journal is damaged: .* restore a backup"),
+    (exchange_journal, "journal: the journal belongs to another store: restore it together"),
+    (forget_changes, "journal: a part of the journal is missing: .* from one backup"),
+    (remove_journal, "journal: is missing: it has the newest changes"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), JOURNAL_FAULTS)
+def test_a_faulty_journal(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    change(path, 3)
+    assert verify(path) == []
+    spoil(path)
+    for command in (["stat"], ["export", tmp_path / "out"], ["backup", tmp_path / "out"]):
+        refused(store(*command, "--store", path), words)
+    assert_refuses_to_start(tmp_path, words, store={"path": str(path)})
+    ended = store("verify", "--store", path)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert re.search(words, ended.stdout)
+    assert len(ended.stdout.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_pages_ahead_of_the_journal_are_found(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    change(path, 1)
+    content = page_bytes(page_of(6, 999))
+    base = native_base.Base(str(path), MAP_BYTES, 0)
+    with contextlib.closing(base), base.txn(writing=True) as txn:
+        txn.put_page(page_of(6, 999), content, 7, hashlib.sha256(content).digest())
+    faults = verify(path)
+    assert len(faults) == 1
+    assert "1 pages have changes up to number 7, and the journal ends at 1" in faults[0]
+
+
+def test_stat_shows_what_a_start_replays(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    change(path, 5)
+    found = stat(path)
+    assert (found.journal_entries, found.checkpoint_age_s, found.pages_written) == (5, None, 1)
+    assert found.journal_bytes == 1 << 20
+    assert "5 batches of changes since the last checkpoint (none yet)" in found.table()
+    with contextlib.closing(Store(path)) as opened:
+        opened.checkpoint(pause_s=0)
+    found = stat(path)
+    assert (found.journal_entries, found.pages_written) == (0, 1)
+    assert found.checkpoint_age_s is not None
+    assert found.checkpoint_age_s < 60
+
+
+def test_reading_makes_no_file_and_changes_none(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    change(path, 2)
+    (path / "owner").unlink()
+    (path / "journal" / "writer").unlink()
+    before = tree(path)
+    done("stat", "--store", path)
+    done("verify", "--store", path)
+    done("backup", tmp_path / "copy", "--store", path)
+    after = tree(path)
+    for one in (before, after):
+        del one["lock.mdb"]  # LMDB's, where readers are noted
+    assert after == before

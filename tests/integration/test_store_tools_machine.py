@@ -16,10 +16,13 @@ import pytest
 
 from raida_uring.errors import StoreError
 from raida_uring.store import PAGE_SIZE, Store, page_of
+from raida_uring.store.backup import backup
+from raida_uring.store.convert import convert
 from raida_uring.store.transfer import UNFINISHED_EXPORT, export_files, import_files
 from raida_uring.store.verify import stat, verify
 from tests.support.command_line import environment, execute
-from tests.support.page_files import write_page_files
+from tests.support.old_store import write_old_store
+from tests.support.page_files import page_bytes, write_page_files
 from tests.support.store import make_store
 from tests.support.store_tools import NOBODY, STORE, assert_import_succeeds, done, refused, store
 
@@ -43,10 +46,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk(data: Path, small_disk: Path, tmp_path: Path) -> None:
     done("init", "--store", small_disk / "store")
-    ballast = small_disk / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
+    ballast = fill_up(small_disk)
     full = "No space left on device"
     refused(store("import", data, "--store", small_disk / "store"), full)
     assert json.loads(done("stat", "--json", "--store", small_disk / "store"))["unfinished"] is None
@@ -84,6 +84,42 @@ def test_export_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     refused(store("import", target, "--store", tmp_path / "new"), "did not come to its end")
 
 
+def fill_up(disk: Path) -> Path:
+    """A file that takes all that is left."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+def test_backup_to_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    sizes = {page_of(2, page): PAGE_SIZE for page in range(1200)}
+    data = write_page_files(tmp_path / "Data", sizes)
+    done("import", data, "--store", tmp_path / "store")
+    refused(store("backup", small_disk / "copy", "--store", tmp_path / "store"), "No space left")
+    assert not any(small_disk.iterdir())
+
+
+def test_conversion_on_a_full_disk(small_disk: Path) -> None:
+    page = page_bytes(0)
+    tables = {
+        "meta": {b"format": b"1", b"seed": b"4567"},
+        "pages": {number.to_bytes(2): page for number in range(700)},
+    }
+    path = write_old_store(small_disk / "store", tables)
+    before = (path / "data.mdb").read_bytes()
+    for prepare in (lambda: None, lambda: fill_up(small_disk)):
+        prepare()  # first there is too little for a second file, then nothing
+        refused(store("convert", "--store", path), "No space left")
+        assert (path / "data.mdb").read_bytes() == before
+        assert {one.name for one in path.iterdir()} <= {"data.mdb", "lock.mdb", "owner"}
+    (small_disk / "ballast").unlink()
+    subprocess.run(["mount", "-o", "remount,size=48m", str(small_disk)], check=True)
+    done("convert", "--store", path)
+    assert verify(path) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
     """In this process, which has loaded everything that another user may not read."""
@@ -100,6 +136,8 @@ def test_without_permission(imported: Path, data: Path, tmp_path: Path) -> None:
             lambda: stat(path),
             lambda: verify(path),
             lambda: export_files(path, tmp_path / "out"),
+            lambda: backup(path, tmp_path / "out"),
+            lambda: convert(path),
             lambda: import_files(closed, tmp_path / "other"),
         ):
             with denied:
@@ -116,7 +154,7 @@ def for_all(place: Path) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to look at another user's store")
-@pytest.mark.parametrize("command", ["verify", "stat", "export"])
+@pytest.mark.parametrize("command", ["verify", "stat", "export", "backup"])
 def test_commands_that_only_read_leave_no_files_of_their_own(
     imported: Path, tmp_path: Path, command: str
 ) -> None:
@@ -126,7 +164,7 @@ def test_commands_that_only_read_leave_no_files_of_their_own(
     for one in (path, *path.iterdir()):
         os.chown(one, NOBODY, NOBODY)
     (path / "data.mdb").chmod(0o640)
-    arguments = [tmp_path / "out"] if command == "export" else []
+    arguments = [tmp_path / "out"] if command in ("export", "backup") else []
     done(command, *arguments, "--store", path)
     lock = (path / "lock.mdb").stat()
     assert (lock.st_uid, lock.st_gid, lock.st_mode & 0o777) == (NOBODY, NOBODY, 0o640)
@@ -137,23 +175,38 @@ def test_commands_that_only_read_leave_no_files_of_their_own(
 def test_root_serves_once_and_leaves_no_files_of_root(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     (path / "data.mdb").chmod(0o640)
-    for one in (path, *path.iterdir()):
+    for one in (path, *path.rglob("*")):
         os.chown(one, NOBODY, NOBODY)
-    for lost in ("lock.mdb", "owner"):
+    for lost in ("lock.mdb", "owner", "journal/writer"):
         (path / lost).unlink(missing_ok=True)  # as from a backup
-    Store(path).close()
+    with contextlib.closing(Store(path)) as opened:
+        opened.checkpoint(pause_s=0)  # which prepares a segment
     found = {one.name: (one.stat().st_uid, one.stat().st_mode & 0o777) for one in path.iterdir()}
-    assert found == dict.fromkeys(("data.mdb", "lock.mdb", "owner"), (NOBODY, 0o640))
+    files = dict.fromkeys(("data.mdb", "lock.mdb", "owner"), (NOBODY, 0o640))
+    assert found == files | {"journal": (NOBODY, 0o700)}
+    assert {one.stat().st_uid for one in (path / "journal").iterdir()} == {NOBODY}
     (path / "owner").unlink()
     (tmp_path / "of root").write_text("kept")
     (path / "owner").symlink_to(tmp_path / "of root")
     with pytest.raises(StoreError, match="owner: is a symbolic link, which is not followed"):
         Store(path)
     (path / "data.mdb").unlink()
+    with pytest.raises(StoreError, match=r"journal: holds changes .* data\.mdb is missing"):
+        Store.create(path)
+    shutil.rmtree(path / "journal")
     with pytest.raises(StoreError, match="owner: is a symbolic link, which is not followed"):
         Store.create(path)
     assert (tmp_path / "of root").read_text() == "kept"
     assert (tmp_path / "of root").stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to fill another user's store")
+def test_root_imports_and_leaves_no_files_of_root(data: Path, tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    for one in (path, *path.rglob("*")):
+        os.chown(one, NOBODY, NOBODY)
+    done("import", data, "--store", path)
+    assert {one.stat().st_uid for one in path.rglob("*")} == {NOBODY}
 
 
 def test_a_link_in_place_of_lock_mdb_is_not_followed(tmp_path: Path) -> None:
@@ -180,6 +233,9 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
     (path / "owner").unlink(missing_ok=True)
     (path / "lock.mdb").unlink(missing_ok=True)
     (path / "data.mdb").chmod(0o444)
+    for segment in (path / "journal").iterdir():
+        segment.chmod(0o444)
+    (path / "journal").chmod(0o555)
     path.chmod(0o555)
 
     def look() -> None:
@@ -191,7 +247,7 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
             os.seteuid(0)
 
     look()
-    assert sorted(one.name for one in path.iterdir()) == ["data.mdb"]
+    assert sorted(one.name for one in path.iterdir()) == ["data.mdb", "journal"]
     (path / "lock.mdb").touch(mode=0o644)  # saved with the rest
     look()
     # Not while a user who may write has it open: the content would change meanwhile.
@@ -225,12 +281,14 @@ def test_export_into_the_root_of_a_file_system(imported: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-@pytest.mark.parametrize("file", ["data.mdb", "lock.mdb", "owner", ""])
+@pytest.mark.parametrize(
+    "file", ["data.mdb", "lock.mdb", "owner", "journal", "journal/0000000000000001.journal", ""]
+)
 def test_the_file_that_may_not_be_used_is_named(imported: Path, for_all: Path, file: str) -> None:
     path = Path(shutil.copytree(imported, for_all / "store"))
     for one in (path / "lock.mdb", path / "owner"):
         one.touch()
-    for one in (path, *path.iterdir()):
+    for one in (path, *path.rglob("*")):
         os.chown(one, NOBODY, NOBODY)
     os.chown(path / file, 0, 0)
     (path / file).chmod(0o700)

@@ -21,6 +21,7 @@ from raida_uring.errors import StoreError
 from raida_uring.node.upgrade import Takeover
 from raida_uring.protocol import Status
 from raida_uring.store import Store
+from tests.support.coin_requests import default_an
 from tests.support.command_line import PROGRAM, output_of
 from tests.support.needs import require_descriptors, require_ipv6, require_pid_namespace
 from tests.support.node import SERVE, daemon, eventually
@@ -220,7 +221,7 @@ def test_a_predecessor_of_another_version_is_understood_as_far_as_it_goes() -> N
         if "unheard_of" in counters:
             raise TypeError("unheard_of")
 
-    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, shared=False)
+    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, -1, shared=False)
     takeover.begin(lambda _listener, fd: adopted.append(fd), carry, lambda: None)
     for said in (b"a word of a later version", b'{"unheard_of": 1}', b"[1]"):
         ours.send(said)
@@ -242,7 +243,7 @@ def test_a_connection_without_a_free_descriptor_is_reported(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     adopted: list[int] = []
     carried: list[dict[str, int]] = []
-    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, shared=False)
+    takeover = Takeover(theirs, [("127.0.0.1", 1, -1, -1)], -1, -1, shared=False)
     takeover.begin(lambda _listener, fd: adopted.append(fd), carried.append, lambda: None)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as passed:
@@ -309,3 +310,19 @@ def test_coins_change_across_upgrades(tmp_path: Path) -> None:
             assert asked.ask(calls.detect(coins)).status == Status.ALL_PASS
 
         eventually(lambda: roots_are_true(asked, store), ANSWER_TIMEOUT_S)
+
+
+def test_tickets_live_on(tmp_path: Path) -> None:
+    """A ticket that the predecessor has given a RAIDA is not given to it again."""
+    with upgradable(tmp_path, **tables_over(make_store(tmp_path / "store"))) as node:
+        host, port = node.endpoint
+        asked = Client_(host, port, raida_id=RAIDA_ID, timeout_s=ANSWER_TIMEOUT_S)
+        coin = Coin(5, 7, default_an((5, 7)))
+        ticket = asked.ask(calls.get_ticket([coin])).value
+        assert ticket is not None
+        assert ticket.number is not None
+        for raida in range(UPGRADES):
+            redeem = calls.validate_ticket(raida, ticket.number)
+            assert asked.ask(redeem).value == (coin.name,)
+            upgrade(node)
+            assert asked.ask(redeem).status == Status.TICKET_CLAIMED_ALREADY

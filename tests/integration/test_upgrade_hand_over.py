@@ -22,12 +22,14 @@ from raida_uring.client import Coin, calls
 from raida_uring.errors import StoreError
 from raida_uring.protocol import Status
 from raida_uring.store import Store
-from tests.support.coin_requests import default_an
+from tests.support.coin_requests import POWN, default_an, pown_payload
+from tests.support.coin_requests import ask as coins_ask
 from tests.support.handlers import UNTIL
 from tests.support.node import await_told, eventually, free_port, told
 from tests.support.store import MAP_BYTES, make_store, table_of, tables_over
 from tests.support.upgrade import (
     ANSWER_TIMEOUT_S,
+    CAUSES,
     PersistentClient,
     answers,
     child_of,
@@ -139,11 +141,26 @@ def test_a_successor_that_fails_is_not_the_end_of_the_service(tmp_path: Path) ->
     with upgradable(tmp_path, store=tables) as node:
         with handing_over(node, tmp_path):
             told(node.notify)
-            fail(node, "store")
+            fail(node, "loop")
             says(node, "the successor ended with status 1: this node serves again")
             said = await_told(node.notify, f"MAINPID={node.process.pid}\n")
             assert "STOPPING=1" not in said
         assert answers(node)
+        changes = pown_payload([((1, 5), default_an((1, 5)), bytes(16))])
+        assert coins_ask(node.endpoint, POWN, changes, "udp")[0] == Status.ALL_PASS
+
+
+@pytest.mark.any_backend
+def test_a_flush_that_failed_ends_both(tmp_path: Path) -> None:
+    """What the disk has of the journal is not known then, whichever process asked for the flush:
+    writing on could lose what is acknowledged, so the service manager starts the node again."""
+    store = make_store(tmp_path / "store")
+    with upgradable(tmp_path, store=table_of(store)) as node:
+        with handing_over(node, tmp_path):
+            fail(node, "store")
+            says(node, "the successor ended with status 1: this node serves again")
+        assert node.process.wait(ANSWER_TIMEOUT_S) == 1
+        assert node.stderr().count(CAUSES["store"]) == 2
 
 
 @pytest.mark.any_backend

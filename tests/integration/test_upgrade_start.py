@@ -197,7 +197,8 @@ def test_a_successor_that_stops_at_once_leaves_the_sockets_alone(tmp_path: Path)
 
 @pytest.mark.any_backend
 def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
-    """Its predecessor does not hand over to one that is about to end."""
+    """Its predecessor does not hand over to one that is about to end. What a flush that failed has
+    left on the disk only a start can find out: then the predecessor ends as well."""
     store = make_store(tmp_path / "store")
     tables = table_of(store)
     with slow_to_start(tmp_path, store=tables) as node:
@@ -209,12 +210,18 @@ def test_a_successor_that_fails_before_its_turn_says_so(tmp_path: Path) -> None:
             fail(node, what)
             eventually(lambda: gone(successor.pid), ANSWER_TIMEOUT_S)  # noqa: B023  called at once
             node.signal(signal.SIGCONT)
-            says(node, "ended with status 1 before it served: it has failed, see the log", times)
-            assert CAUSES[what] in node.stderr()
+            if what == "loop":
+                says(
+                    node, "ended with status 1 before it served: it has failed, see the log", times
+                )
+                assert CAUSES[what] in node.stderr()
+                assert answers(node)
             if times < len(CAUSES):
                 node.signal(signal.SIGUSR2)
+            else:
+                assert node.process.wait(ANSWER_TIMEOUT_S) == 1
         assert "upgrade: process" not in node.stderr()
-        assert answers(node)
+        assert node.stderr().count(CAUSES["store"]) >= 2
 
 
 @pytest.mark.any_backend

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.ffi.native_store import TABLE_TICKETS
+from raida_uring.errors import StoreError
+from raida_uring.ffi import native_store
+from raida_uring.observe.readiness import unready
 from raida_uring.protocol import Status
-from raida_uring.store import Store
+from raida_uring.store import Sizes, Store
 from tests.support.coin_requests import (
     AUDIT,
     POWN,
@@ -27,11 +29,9 @@ from tests.support.coin_requests import (
 from tests.support.handlers import gate
 from tests.support.net import udp_client
 from tests.support.node import Node, eventually, running_node
-from tests.support.store import Coin, coin_bytes, make_store, tables_over
+from tests.support.store import Coin, coin_bytes, make_store, tables_over, without_journal
 from tests.support.wire import ADMIN_KEY, SHOW_STATS_COMMAND, request
 from tests.support.write_handlers import (
-    BAD_ENTRY,
-    BAD_KEY,
     CHANGE_AND_BABBLE,
     CHANGE_AND_RAISE,
     FAIL_AFTER_COMMIT,
@@ -41,8 +41,6 @@ from tests.support.write_handlers import (
     MISCOUNT,
     MODULES,
     NEST,
-    OVERFILL,
-    PUT_WHILE_READING,
     SLOW_NEST,
     USE_CLOSED,
     WRITE_WHILE_READING,
@@ -61,7 +59,8 @@ def store(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(store: Path, size_mib: int = SIZE_MIB) -> Iterator[Node]:
-    with running_node(**tables_over(store, size_mib), handlers=MODULES) as node:
+    tables = tables_over(store, size_mib, checkpoint_interval_s=1)
+    with running_node(**tables, handlers=MODULES) as node:
         yield node
 
 
@@ -110,17 +109,13 @@ def test_a_handler_that_fails_leaves_nothing_behind(store: Path, fault: tuple[in
         expected |= {COINS[0]: an_of("newer"), COINS[3]: NEW}
         assert detects(node.endpoint, expected)
         assert powned(node) == 3
-    opened = Store(store, map_bytes=SIZE_MIB << 20)
-    with opened.read() as coins:
-        assert coins.get(TABLE_TICKETS, b"left") is None
-    opened.close()
 
 
 def test_a_commit_that_fails_changes_nothing(store: Path) -> None:
     with serving(store) as node:
-        too_much = (SIZE_MIB << 20).to_bytes(8)
-        statuses = in_one_batch(node, pown(COINS[0]), (OVERFILL, too_much), pown(COINS[1], NEW))
-        assert statuses == [Status.FILESYSTEM] * 3
+        with without_journal(store):
+            statuses = in_one_batch(node, pown(COINS[0]), pown(COINS[3]))
+        assert statuses == [Status.FILESYSTEM] * 2
         assert detects(node.endpoint, {coin: default_an(coin) for coin in COINS})
         assert powned(node) == 0
         assert ask(node.endpoint, *pown(COINS[0]))[0] == Status.ALL_PASS
@@ -146,33 +141,14 @@ def test_a_view_used_wrongly_ends_a_request_and_not_the_node(store: Path) -> Non
         assert detects(node.endpoint, {COINS[0]: default_an(COINS[0])})
 
 
-def test_a_key_that_cannot_be_fails_alone(store: Path) -> None:
+@pytest.mark.parametrize("page", [-1, native_store.STORE_PAGES])
+def test_a_look_at_what_cannot_be_is_no_fault_of_the_store(store: Path, page: int) -> None:
+    """Else whoever asks for such a page would make the node look as if no coin could change."""
     with serving(store) as node:
-        statuses = in_one_batch(node, pown(COINS[0]), (BAD_KEY, b""), pown(COINS[1]))
-        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
-
-
-@pytest.mark.parametrize("part", [b"table", b"key", b"value"])
-def test_an_entry_that_cannot_be_fails_alone(store: Path, part: bytes) -> None:
-    with serving(store) as node:
-        statuses = in_one_batch(node, pown(COINS[0]), (BAD_ENTRY, part), pown(COINS[1]))
-        assert statuses == [Status.ALL_PASS, Status.INTERNAL, Status.ALL_PASS]
-
-
-@pytest.mark.parametrize("what", [b"empty", b"long", b"table", b"page"])
-def test_a_look_at_what_cannot_be_is_no_fault_of_the_store(store: Path, what: bytes) -> None:
-    """Else whoever sends such a key would make the node look as if it could not change coins."""
-    with serving(store) as node:
-        assert ask(node.endpoint, LOOK_WRONGLY, what)[0] == Status.INTERNAL
+        assert ask(node.endpoint, LOOK_WRONGLY, page.to_bytes(4, signed=True))[0] == Status.INTERNAL
         seen = node.server.observe().writing
         assert seen is not None
         assert seen.fault is None
-
-
-def test_an_entry_put_while_reading_is_refused(store: Path) -> None:
-    """It would be lost silently."""
-    with serving(store) as node:
-        assert ask(node.endpoint, PUT_WHILE_READING)[0] == Status.INTERNAL
 
 
 def test_what_fails_after_a_commit_takes_nothing_back(store: Path) -> None:
@@ -223,25 +199,65 @@ def test_requests_of_one_batch_see_each_other(store: Path) -> None:
         assert detects(node.endpoint, {coin: NEW})
 
 
-def test_a_full_store_refuses_and_goes_on(store: Path) -> None:
-    """Until it may grow again: nothing that was acknowledged is lost, nothing else is there."""
-    kept: dict[Coin, bytes] = {(0, 1): default_an((0, 1))}
+def test_a_full_base_keeps_its_journal_until_it_may_grow(store: Path) -> None:
+    """Nothing that was acknowledged is lost; changes go on as long as the journal has room."""
+    kept: dict[Coin, bytes] = {}
     with serving(store, 16) as node:
-        for first in range(0, 15_000, 40):
+        for first in range(0, 3_000, 40):
             pages = range(first, first + 40)
             coins = [(page // 1000 - 8, page % 1000 * 1024) for page in pages]
             changes = [(coin, default_an(coin), an_of(coin)) for coin in coins]
-            answered, _ = ask(node.endpoint, POWN, pown_payload(changes))
-            if answered != Status.ALL_PASS:
-                break
+            assert ask(node.endpoint, POWN, pown_payload(changes))[0] == Status.ALL_PASS
             kept |= {coin: an_of(coin) for coin in coins}
-        assert answered == Status.FILESYSTEM
+        checkpoints = node.server.observe
+        eventually(lambda: (seen := checkpoints().store) is not None and _is_full(seen))
+        assert unready(checkpoints()) == []
         assert detects(node.endpoint, kept)
-        assert detects(node.endpoint, {coin: default_an(coin) for coin in coins})
     with serving(store, 16) as node:
         assert detects(node.endpoint, kept)
-    with serving(store, 64) as node:
-        assert ask(node.endpoint, POWN, pown_payload(changes))[0] == Status.ALL_PASS
-        kept |= {coin: an_of(coin) for coin in coins}
+    with serving(store, 128) as node:
         assert detects(node.endpoint, kept)
+        eventually(lambda: (seen := node.server.observe().store) is not None and _is_saved(seen))
     assert len(stored_roots(store, map(page_of_coin, kept))) == 480
+
+
+def _is_full(sizes: Sizes) -> bool:
+    return sizes.checkpoint_fault == "data.mdb is full: raise [store] size_mib"
+
+
+def _is_saved(sizes: Sizes) -> bool:
+    return sizes.checkpoint_fault is None and sizes.journal_entries == 0
+
+
+def test_a_full_journal_refuses_and_goes_on(tmp_path: Path) -> None:
+    """With a base that takes no checkpoint, until it may grow."""
+    path = make_store(tmp_path / "store")
+    full = Store(path, map_bytes=16 << 20, journal_mib=192)
+    acknowledged = 0
+    pages = [(page // 1000, page % 1000 * 1024) for page in range(1500)]
+    names = [coin_bytes((den, first + at)) for den, first in pages for at in (0, 1)]
+
+    def fill() -> None:
+        nonlocal acknowledged
+        while True:
+            change = b"".join(name + acknowledged.to_bytes(16) for name in names)
+            with full.write() as coins:
+                coins.set(change, len(names), 21, 1)
+            acknowledged += 1
+
+    with pytest.raises(StoreError, match="the journal is full"):
+        fill()
+    with pytest.raises(StoreError, match=r"data\.mdb is full"):
+        full.checkpoint(pause_s=0)
+    full.look()
+    assert full.write_fault is not None
+    assert full.write_fault.startswith("the journal is full")
+    assert full.an(0, 0) == (acknowledged - 1).to_bytes(16)
+    full.close()
+    grown = Store(path, map_bytes=128 << 20, journal_mib=192)
+    assert grown.an(1, 0) == (acknowledged - 1).to_bytes(16)
+    grown.checkpoint(pause_s=0)
+    with grown.write() as coins:
+        coins.set(coin_bytes((0, 0)) + NEW, 1, 21, 1)
+    assert grown.an(0, 0) == NEW
+    grown.close()

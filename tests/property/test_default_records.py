@@ -5,17 +5,24 @@ never written has the AN of the rule and month 0.
 Source: wire specification, section 8.3.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import DEFAULT, DIFFERS, EQUAL, STORE_PAGES, UNREADABLE
-from tests.support.store import MAP_BYTES, Coin, coin_bytes
+from raida_uring.ffi.native_store import (
+    DIFFERS,
+    EQUAL,
+    PAGE_BLANK,
+    SELECTED_SIZE,
+    STORE_PAGES,
+    UNREADABLE,
+)
+from tests.support.store import Coin, coin_bytes
 
 SEED_BYTES_MAX = 200  # four blocks of MD5, the last one in part
 
@@ -32,21 +39,19 @@ nowhere = st.sampled_from([(-9, 0), (7, 0), (0, 1_024_000), (0, 1 << 26)])
 seeds = st.binary(max_size=SEED_BYTES_MAX)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[native_store.Store]:
-    path: Path = tmp_path_factory.mktemp("store")
-    opened = native_store.Store(str(path), MAP_BYTES, native_store.STORE_CREATE)
-    yield opened
-    opened.close()
+@contextlib.contextmanager
+def seeded(seed: bytes) -> Iterator[native_store.Store]:
+    """A store without a written page."""
+    store = native_store.Store(seed=seed)
+    with contextlib.closing(store):
+        yield store
 
 
-@pytest.fixture(scope="module")
-def view(store: native_store.Store) -> Iterator[native_store.View]:
-    """Of a store without a written page."""
-    opened = store.view(writing=False)
-    opened.begin()
-    yield opened
-    opened.close()
+@contextlib.contextmanager
+def viewed(seed: bytes) -> Iterator[native_store.View]:
+    with seeded(seed) as store, contextlib.closing(store.view(writing=False)) as view:
+        view.begin()
+        yield view
 
 
 def record_of(seed: bytes, coin: Coin) -> bytes:
@@ -81,39 +86,33 @@ def assert_records(view: native_store.View, seed: bytes, of: Sequence[Coin], str
 
 @settings(max_examples=400)
 @given(seeds, st.lists(st.one_of(coins, coins, nowhere), max_size=9), st.integers(5, 40))
-def test_records_follow_the_rule(
-    store: native_store.Store, view: native_store.View, seed: bytes, of: list[Coin], stride: int
-) -> None:
-    store.seed(seed)
-    assert_records(view, seed, of, stride)
+def test_records_follow_the_rule(seed: bytes, of: list[Coin], stride: int) -> None:
+    with viewed(seed) as view:
+        assert_records(view, seed, of, stride)
 
 
 @pytest.mark.parametrize("count", [31, 32, 33, 64, 100])
-def test_records_of_long_lists_follow_the_rule(
-    store: native_store.Store, view: native_store.View, count: int
-) -> None:
-    store.seed(b"4567")
+def test_records_of_long_lists_follow_the_rule(count: int) -> None:
     of = [(at % 17 - 9, at * 10_007 % 1_030_000) for at in range(count)]
     assert any(any(record_of(b"", coin)) for coin in of)
-    assert_records(view, b"4567", of, 21)
+    with viewed(b"4567") as view:
+        assert_records(view, b"4567", of, 21)
 
 
-def test_seeds_of_every_length(store: native_store.Store, view: native_store.View) -> None:
+def test_seeds_of_every_length() -> None:
     """Names of 8 to 15 digits behind each: they end in a block or in the next one."""
     of = [(0, 0), (0, 256), (-8, 0), (-1, 1_023_999), (6, 1_023_999)]
     for size in range(SEED_BYTES_MAX + 1):
         seed = hashlib.shake_128(size.to_bytes(2)).digest(size)
-        store.seed(seed)
-        assert_records(view, seed, of, 5)
+        with viewed(seed) as view:
+            assert_records(view, seed, of, 5)
 
 
 @settings(max_examples=20)
 @given(seeds, st.integers(0, STORE_PAGES - 1))
-def test_pages_follow_the_rule(
-    store: native_store.Store, view: native_store.View, seed: bytes, page: int
-) -> None:
-    store.seed(seed)
+def test_pages_follow_the_rule(seed: bytes, page: int) -> None:
     first = page % 1000 * 1024
     whole = b"".join(record_of(seed, (page // 1000 - 8, first + at)) for at in range(1024))
-    assert view.page(page) == (whole, DEFAULT)
-    assert view.select(page)[1:] == (0, DEFAULT)
+    with viewed(seed) as view:
+        assert view.page(page) == whole
+        assert view.store.select(page, bytearray(SELECTED_SIZE)) == (PAGE_BLANK, 0, 0)

@@ -29,7 +29,7 @@ _CLONE_NEWNET = 0x40000000
 # A flag of io_uring_setup that Linux 6.1 brought; without it the node takes its tier for 6.0.
 DEFER_TASKRUN = 1 << 13
 
-_PWRITE_CALL: Final = {"x86_64": 18, "aarch64": 68}
+_FDATASYNC_CALL: Final = {"x86_64": 75, "aarch64": 83}
 _EPOLL_PWAIT2_CALL: Final = 441  # everywhere; since Linux 5.11
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
@@ -51,11 +51,9 @@ _SECCOMP_MODE_FILTER = 2
 
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_JUMP_IF_NOT_LESS = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _CALL_NUMBER_OFFSET = 0  # of struct seccomp_data
 _SECOND_ARGUMENT_OFFSET = 16 + 1 * 8  # its low half, little-endian
-_FOURTH_ARGUMENT_OFFSET = 16 + 3 * 8
 _RETURN_ERRNO = 0x00050000
 _RETURN_NOTIFY = 0x7FC00000
 _RETURN_ALLOW = 0x7FFF0000
@@ -95,19 +93,10 @@ def refuse_registration(operation: int, code: int) -> None:
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
-def refuse_writes_before(offset: int, code: int) -> None:
-    """From now on pwrite() to the first `offset` bytes of any file fails with `code`, in every
-    thread of this process. Raises OSError when the kernel takes no such filter."""
-    machine = platform.machine()
-    program = _assemble(
-        (_LOAD_WORD, 0, 0, _CALL_NUMBER_OFFSET),
-        (_JUMP_IF_EQUAL, 0, 3, _PWRITE_CALL[machine]),
-        (_LOAD_WORD, 0, 0, _FOURTH_ARGUMENT_OFFSET),
-        (_JUMP_IF_NOT_LESS, 1, 0, offset),
-        (_RETURN, 0, 0, _RETURN_ERRNO | code),
-        (_RETURN, 0, 0, _RETURN_ALLOW),
-    )
-    _bind_every_thread(program)
+def refuse_flushes(code: int) -> None:
+    """From now on fdatasync() of any file fails with `code`, in every thread of this process.
+    Raises OSError when the kernel takes no such filter."""
+    _bind_every_thread(_program(_FDATASYNC_CALL[platform.machine()], _RETURN_ERRNO | code))
 
 
 def refuse_waiting(code: int) -> None:

@@ -6,7 +6,6 @@ with the test, which steers them through `gate` and reads `kept`.
 
 import errno
 import json
-import os
 import threading
 import time
 from array import array
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raida_uring.handlers import Reply, Request, command
-from tests.support.confine import refuse_waiting, refuse_writes_before
+from tests.support.confine import refuse_flushes, refuse_waiting
 
 GROUP = 5
 BLOB = (GROUP, 200)
@@ -33,7 +32,7 @@ HANG = (GROUP, 210)
 RAISE_UNNAMED = (GROUP, 211)
 UNTIL = (GROUP, 212)
 SLOW_UNTIL = (GROUP, 213)
-LOSE_META = (GROUP, 214)
+LOSE_SYNC = (GROUP, 214)
 DOZE = (GROUP, 215)
 SLOW_DOZE = (GROUP, 216)
 LOSE_LOOP = (GROUP, 217)
@@ -197,10 +196,10 @@ def keep(request: Request, node: object) -> Reply:
     return Reply()
 
 
-@command(group=GROUP, code=LOSE_META[1])
-def lose_meta(request: Request, node: object) -> Reply:
-    """From now on LMDB cannot write its meta pages in this process. For daemons only."""
-    refuse_writes_before(2 * os.sysconf("SC_PAGE_SIZE"), errno.EIO)
+@command(group=GROUP, code=LOSE_SYNC[1])
+def lose_sync(request: Request, node: object) -> Reply:
+    """From now on no flush of a file succeeds in this process. For daemons only."""
+    refuse_flushes(errno.EIO)
     return Reply()
 
 

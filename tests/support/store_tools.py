@@ -1,13 +1,12 @@
 """`raida-uring store`, as an operator calls it."""
 
-import contextlib
 import json
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from raida_uring.store import PAGE_SIZE, Store, page_of
+from raida_uring.store import PAGE_SIZE, page_of
 from tests.support.command_line import PROGRAM, execute, output_of
 from tests.support.node import assert_refuses_to_start, config_text
 from tests.support.page_files import tree
@@ -44,11 +43,6 @@ def refused(ended: subprocess.CompletedProcess[str], pattern: str) -> None:
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert re.search(pattern, ended.stderr), ended.stderr
     assert not ended.stdout
-
-
-def unsafely(path: Path) -> contextlib.closing[Store]:
-    """The store, to be changed without waiting for the disk."""
-    return contextlib.closing(Store(path, durability="interval"))
 
 
 def config_file(directory: Path, **settings: object) -> Path:

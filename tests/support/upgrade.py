@@ -25,7 +25,7 @@ from raida_uring.protocol import Status, layout, reply_bytes
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import POWN, ask, default_an, pown_payload
-from tests.support.handlers import LOSE_LOOP, LOSE_META, NAP, UNTIL
+from tests.support.handlers import LOSE_LOOP, LOSE_SYNC, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client
 from tests.support.node import HANDLERS, Daemon, daemon, eventually, insist, told
 from tests.support.store import MAP_BYTES
@@ -338,12 +338,13 @@ def fail(node: Daemon, what: str) -> None:
         with udp_client(node.endpoint) as client:
             client.sendto(request(LOSE_LOOP), node.endpoint)
         return
-    assert ask(node.endpoint, LOSE_META, transport="udp")[0] == Status.SUCCESS
+    assert ask(node.endpoint, LOSE_SYNC, transport="udp")[0] == Status.SUCCESS
     changes = pown_payload([((1, 5), default_an((1, 5)), bytes(16))])
     assert ask(node.endpoint, POWN, changes, "udp")[0] == Status.FILESYSTEM
 
 
+# In this order, since the journal is no longer written by anybody after the second one.
 CAUSES = {
-    "store": "the store must be opened again, so the node ends",
     "loop": "Input/output error",
+    "store": "the store must be opened again, so the node ends",
 }

@@ -4,22 +4,16 @@ HOLD_WRITE keeps the writing lane busy while the gate of tests.support.handlers 
 what is sent meanwhile becomes one batch.
 """
 
-from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import TABLE_TICKETS
 from raida_uring.handlers import Node, Reply, Request, command
 from tests.support.handlers import GROUP, blob_bytes, gate
 
 HOLD_WRITE = (GROUP, 220)
 CHANGE_AND_RAISE = (GROUP, 221)
 CHANGE_AND_BABBLE = (GROUP, 222)
-OVERFILL = (GROUP, 223)
-BAD_KEY = (GROUP, 224)
 MEDDLE = (GROUP, 225)
 WRITE_WHILE_READING = (GROUP, 226)
 USE_CLOSED = (GROUP, 227)
 FAIL_AFTER_COMMIT = (GROUP, 228)
-BAD_ENTRY = (GROUP, 229)
-PUT_WHILE_READING = (GROUP, 230)
 MISCOUNT = (GROUP, 231)
 NEST = (GROUP, 232)
 SLOW_NEST = (GROUP, 233)
@@ -38,9 +32,8 @@ def hold_write(request: Request, node: Node) -> Reply:
 
 
 def _change(request: Request, node: Node) -> None:
-    """The payload is a coin and an AN; a ticket goes with it, and a count."""
+    """The payload is a coin and an AN; a count goes with it."""
     node.coins.set(request.payload, 1, 21, 1)
-    node.coins.put(TABLE_TICKETS, b"left", bytes(12))
     node.coins.after_commit(lambda: node.count_powned(1_000_000, 0))
 
 
@@ -56,20 +49,6 @@ def change_and_babble(request: Request, node: Node) -> Reply:
     """Changes a coin, then returns what is no reply."""
     _change(request, node)
     return b"no reply"  # type: ignore[return-value]  # the mistake under test
-
-
-@command(group=GROUP, code=OVERFILL[1], mode="write")
-def overfill(request: Request, node: Node) -> Reply:
-    """Has the commit fail: more than the whole store may hold."""
-    node.coins.put(TABLE_TICKETS, b"huge", bytes(int.from_bytes(request.payload)))
-    return Reply()
-
-
-@command(group=GROUP, code=BAD_KEY[1], mode="write")
-def bad_key(request: Request, node: Node) -> Reply:
-    """A key that the store cannot have."""
-    node.coins.put(TABLE_TICKETS, bytes(512), b"")
-    return Reply()
 
 
 @command(group=GROUP, code=MEDDLE[1], mode="write")
@@ -108,25 +87,6 @@ def fail_after_commit(request: Request, node: Node) -> Reply:
         raise SystemExit("a test's action raises on purpose")
 
     node.coins.after_commit(leave)
-    return Reply()
-
-
-@command(group=GROUP, code=BAD_ENTRY[1], mode="write")
-def bad_entry(request: Request, node: Node) -> Reply:
-    """An entry that the store cannot have; the payload says which."""
-    table, key, value = {
-        b"table": (native_store.TABLES, b"key", b""),
-        b"key": (TABLE_TICKETS, "key", b""),
-        b"value": (TABLE_TICKETS, b"key", "text"),
-    }[request.payload]
-    node.coins.put(table, key, value)  # type: ignore[arg-type]  # the mistake under test
-    return Reply()
-
-
-@command(group=GROUP, code=PUT_WHILE_READING[1])
-def put_while_reading(request: Request, node: Node) -> Reply:
-    """An entry, from a handler that is not for changes."""
-    node.coins.put(TABLE_TICKETS, b"read", bytes(12))
     return Reply()
 
 
@@ -171,14 +131,8 @@ def change_and_answer(request: Request, node: Node) -> Reply:
 
 @command(group=GROUP, code=LOOK_WRONGLY[1], mode="write")
 def look_wrongly(request: Request, node: Node) -> Reply:
-    """Asks for what no store can have; the payload says for what."""
-    coins = node.coins
-    {
-        b"empty": lambda: coins.get(TABLE_TICKETS, b""),
-        b"long": lambda: coins.get(TABLE_TICKETS, bytes(512)),
-        b"table": lambda: coins.get(native_store.TABLES, b"key"),
-        b"page": lambda: coins.page(native_store.STORE_PAGES),
-    }[request.payload]()
+    """Asks for the page that the payload names, which no store has."""
+    node.coins.page(int.from_bytes(request.payload, signed=True))
     return Reply()
 
 

@@ -358,6 +358,8 @@ def run_without_directory(tmp_path: Path, *args: str) -> subprocess.CompletedPro
         "store init --store coins",
         "store export --store coins files",
         "store import --store coins files",
+        "store backup --store coins files",
+        "store convert --store coins",
         "config check node.toml",
         "probe --config node.toml",
         "status --socket admin.sock",

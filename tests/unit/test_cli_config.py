@@ -9,7 +9,7 @@ import pytest
 from raida_uring.store import Store
 from tests.support.command_line import output_of, run, run_script
 from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
-from tests.support.store import MAP_BYTES, make_store
+from tests.support.store import MAP_BYTES, make_store, mark_unfinished
 
 
 def test_config_check_says_so(tmp_path: Path) -> None:
@@ -146,7 +146,8 @@ def state_of(directory: Path) -> dict[str, tuple[int, int, int, str]]:
     Another process reads them: by closing lock.mdb, one that has the store open would give up the
     locks that LMDB holds on it.
     """
-    names = sorted(one.name for one in directory.iterdir())
+    files = (one for one in directory.rglob("*") if one.is_file())
+    names = sorted(str(one.relative_to(directory)) for one in files)
     hashed = output_of("sha256sum", "--", *names, cwd=directory).splitlines()
     found = [(directory / name).stat() for name in names]
     return {
@@ -193,8 +194,8 @@ def test_config_check_deep_looks_into_the_store(tmp_path: Path) -> None:
         name: before[name] for name in ("data.mdb", "owner")
     }
     assert list(now) == list(before)
-    open_by_a_node.mark_unfinished("the import of a test")
     open_by_a_node.close()
+    mark_unfinished(place, "the import of a test")
     done = run(*check, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "the import of a test did not come to its end" in done.stderr

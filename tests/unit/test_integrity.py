@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raida_uring.store import Store, trees
+from raida_uring.store import STORE_PAGES, Store, trees
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import an_of, leaf_of
 from tests.support.node import eventually
@@ -84,33 +84,36 @@ def test_leaves_that_are_not_those_of_the_coins_are_not_saved(tmp_path: Path) ->
     store = Store(path, map_bytes=MAP_BYTES)
     trees, voters = Integrity(store), Voters()
     trees.load()
-    trees.save()
+    store.leaves = trees.saved
+    store.checkpoint(pause_s=0)
     trees.start(voters.publish, voters.version)
     voters.fault = ValueError("a test's fault")
     give(store, an_of("new"))
     eventually(lambda: voters.asked > 1)
     trees.stop()
+    store.checkpoint(pause_s=0)
     again = Integrity(store)
     again.load()
     assert again.newest.node(8, 0, 0) == leaf_in(store)
     store.close()
 
 
-def test_leaves_are_not_saved_while_another_process_changes_the_store(tmp_path: Path) -> None:
-    """For example when a successor ends before its predecessor does."""
-    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
-    trees = Integrity(store)
-    trees.load()
-    trees.save()
-    give(store, an_of("first"))
-    successor = Integrity(store)
-    successor.load(follow=True)
-    give(store, an_of("second"))
-    successor.stop()
-    again = Integrity(store)
-    again.load()
-    assert again.newest.node(8, 0, 0) == leaf_in(store)
-    store.close()
+def test_saved_leaves_older_than_the_coins_are_hashed_again(tmp_path: Path) -> None:
+    """For example when another process has changed coins since."""
+    path = make_store(tmp_path / "store")
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as store:
+        trees = Integrity(store)
+        assert trees.load() == STORE_PAGES
+        store.leaves = trees.saved
+        store.checkpoint(pause_s=0)
+        assert Integrity(store).load() == 0
+        give(store, an_of("first"))
+        store.checkpoint(pause_s=0)
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as store:
+        give(store, an_of("second"))
+        again = Integrity(store)
+        assert again.load() == 1
+        assert again.newest.node(8, 0, 0) == leaf_in(store)
 
 
 def test_trees_whose_thread_cannot_be_had_are_stopped(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_successor_without_its_thread_does_not_say_that_it_serves(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         monkeypatch.setenv(ENVIRONMENT, "by it the predecessor is told why")
-        takeover = Takeover(theirs, [], -1, shared=False)
+        takeover = Takeover(theirs, [], -1, -1, shared=False)
         before = threading.stack_size(1 << 47)
         try:
             with pytest.raises(RuntimeError, match="can't start new thread"):

@@ -42,7 +42,7 @@ SOLE_IMPORTERS = {
     "_native": (
         *(
             f"raida_uring/ffi/{name}.py"
-            for name in ("native", "native_probe", "native_store", "native_worker")
+            for name in ("native", "native_base", "native_probe", "native_store", "native_worker")
         ),
         "tests/support/native_seal.py",
     ),
@@ -333,8 +333,8 @@ def test_no_path_of_one_machine() -> None:
 
 def test_mutations_apply() -> None:
     """`make mutations` is not part of every run: code that moves must not leave them behind."""
-    patches = sorted((ROOT / "tests/fault/mutations").glob("*.patch"))
-    assert patches
+    patches = sorted(ROOT.glob("tests/*/mutations/*.patch"))
+    assert {patch.parts[-3] for patch in patches} == {"fault", "native"}
     for patch in patches:
         subprocess.run(
             ["git", "apply", "--unidiff-zero", "--check", patch], cwd=ROOT, check=True, timeout=30

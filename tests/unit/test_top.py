@@ -71,7 +71,13 @@ def look(uptime_s: float, buckets: list[list[int]], **counters: int) -> dict[str
             "descriptors": 65793,
             "threads": 140,
         },
-        "store": {"used_bytes": 2**31, "map_bytes": 2**31},
+        "store": {
+            "used_bytes": 2**31,
+            "map_bytes": 2**31,
+            "journal_bytes": 2**32,
+            "journal_max_bytes": 2**32,
+            "checkpoint_age_s": 86_399.0,
+        },
     }
 
 

@@ -4,6 +4,7 @@ The names B1 to B22 are those of the wire specification, section 10.1. What must
 node lives on, and every answer has the status named here.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,25 +249,32 @@ def test_a_ticket_too_long_for_udp_is_kept_for_tcp(store: Path) -> None:
         assert ask(*asked)[0] == Status.TICKET_CLAIMED_ALREADY
 
 
-def test_b7_no_ticket_is_zero(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter([bytes(4), bytes(4), b"\0\0\0\1", b"\0\0\0\1", b"\0\0\0\2"])
-    monkeypatch.setattr("raida_uring.store.tickets.secrets.token_bytes", lambda _count: next(drawn))
-    opened = Store(store, map_bytes=MAP_BYTES)
-    with opened.write() as view:
-        assert tickets.issue(view, b"") == b"\0\0\0\1"
-        assert tickets.issue(view, b"") == b"\0\0\0\2"
-    opened.close()
+@pytest.mark.parametrize(("before", "now"), [(0, 16), (16, 0)])
+def test_a_reload_changes_which_ticket_is_too_long_for_udp(
+    store: Path, before: int, now: int
+) -> None:
+    coin = coin_bytes(COINS[0])
+    with running_node(**tables(store, limits={"udp_reply_factor_max": before})) as node:
+        _, ticket = ask(node.endpoint, GET_TICKET, (coin + ANS[COINS[0]]) * 200)
+        limits = dataclasses.replace(node.server.config.limits, udp_reply_factor_max=now)
+        node.server.reload(dataclasses.replace(node.server.config, limits=limits))
+        asked = node.endpoint, VALIDATE_TICKET, b"\7" + ticket
+        if now == 16:
+            assert ask(*asked, "udp")[0] == Status.NOT_IMPLEMENTED
+            assert ask(*asked) == (Status.SUCCESS, coin * 200)
+        else:
+            assert ask(*asked, "udp") == (Status.SUCCESS, coin * 200)
 
 
-def test_b7_tickets_survive_a_restart(tmp_path: Path, store: Path) -> None:
+def test_b7_a_restart_ends_tickets(tmp_path: Path, store: Path) -> None:
     settings = tables(store)
     with daemon(tmp_path, server=settings["server"], store=settings["store"]) as started:
         answered, ticket = take_ticket(started.endpoint)
         assert answered == Status.ALL_PASS
         assert redeem(started.endpoint, ticket, 1)[0] == Status.SUCCESS
     with daemon(tmp_path, server=settings["server"], store=settings["store"]) as started:
-        assert redeem(started.endpoint, ticket, 1)[0] == Status.TICKET_CLAIMED_ALREADY
-        assert redeem(started.endpoint, ticket, 2) == (Status.SUCCESS, coin_bytes(COINS[0]))
+        assert redeem(started.endpoint, ticket, 2)[0] == Status.NO_TICKET_FOUND
+        assert take_ticket(started.endpoint)[0] == Status.ALL_PASS
 
 
 def test_a_ticket_that_is_refused_takes_no_slot(node: Node) -> None:

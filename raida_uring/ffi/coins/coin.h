@@ -19,6 +19,12 @@ enum ru_store_constant {
     RU_STORE_PAGES = 15000,
     RU_STORE_SELECTED = 16384, /* bytes that a page's leaf is the hash of */
 };
+
+enum ru_coin_state {
+    RU_COIN_DIFFERS = 0,
+    RU_COIN_EQUAL = 1,
+    RU_COIN_UNREADABLE = 2, /* no such denomination or number, or its page cannot be read */
+};
 /* cdef: end */
 
 _Static_assert(RU_STORE_PAGES == RU_DENOMINATIONS_COUNT * RU_STORE_DEN_PAGES, "pages");

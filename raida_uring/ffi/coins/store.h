@@ -1,157 +1,153 @@
-/* store.h: coins on disk: an LMDB environment, and views of it for one thread each.
+/* store.h: an open store: the coins in memory, the journal of their changes, and views of them.
  *
- * build.py reads the marked region, as in ru.h. A view sees one state of the store from begin to
- * end; it belongs to the thread that opened it. Functions return 0 or a count, -errno, or one of
- * LMDB's (negative) codes; ru_store_error() describes all of them. store.c has the store, view.c
- * the views; a page is stored as the wire carries it (layout.h).
+ * build.py reads the marked region, as in ru.h. store.c fills the memory from base and journal and
+ * maintains the journal; view.c reads and changes coins. Functions return 0 or a count, -errno, or a
+ * fault of base.h or journal.h; ru_store_error() describes all of them.
  */
 #ifndef RU_STORE_H
 #define RU_STORE_H
 
-#include <lmdb.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "coins/coin.h"
-#include "coins/defaults.h"
-#include "layout.h"
+#include "coins/base.h"
+#include "coins/journal.h"
+#include "coins/memory.h"
+#include "coins/tickets.h"
+#include "coins/writer.h"
 
 /* cdef: begin */
-enum ru_store_flag {
-    RU_STORE_CREATE = 1,    /* without it the file must exist */
-    RU_STORE_READ_ONLY = 2, /* no writing views */
-    RU_STORE_LAZY = 4,      /* a commit does not wait for the disk; ru_store_sync() does */
-};
-
-/* Results that are neither an errno nor an LMDB code. */
 enum ru_store_fault {
-    /* The view does not allow the call: not begun, closed, or a change through a reading view. */
-    RU_STORE_MISUSED = -29999,
-    RU_STORE_CUT = -29998,   /* the file was shortened or overwritten while it was open */
-    RU_STORE_GONE = -29997,  /* the file was removed or replaced under its name */
-    RU_STORE_TWICE = -29996, /* this process has the store open already */
-    RU_STORE_LONE = -29995,  /* lock.mdb was removed or replaced: locking is broken */
+    RU_STORE_MISUSED = -27999, /* the view is closed, has not begun, or is not for changes */
+    RU_STORE_BUSY = -27998,    /* changes came between for too long */
 };
 
-enum ru_store_table {
-    RU_TABLE_META = 0,
-    RU_TABLE_PAGES = 1,   /* page number, u16 -> its 17,408 bytes; empty: unreadable */
-    RU_TABLE_REMAINS = 2, /* page number, u16 -> how an imported file differs from a page */
-    RU_TABLE_LEAVES = 3,  /* the integrity trees' leaves as last saved */
-    RU_TABLE_CHANGED =
-        4, /* page number, u16 -> transaction, u64: changed since leaves were saved */
-    RU_TABLE_TICKETS = 5, /* ticket, u32 -> expiry, claimants, coins */
-    RU_TABLES = 6,
-};
-
-enum ru_coin_state {
-    RU_COIN_DIFFERS = 0,
-    RU_COIN_EQUAL = 1,
-    RU_COIN_UNREADABLE = 2, /* no such denomination or number, or its page cannot be read */
-    RU_COIN_DEFAULT = 3,    /* of a page: never written, so that its records are computed */
+enum ru_store_limit {
+    RU_STORE_ID_BYTES = 16,
 };
 
 struct ru_store;
 struct ru_view;
 
-struct ru_bytes {
-    const uint8_t *at; /* into the mapping: valid until the view ends or writes */
-    uint64_t size;
+/* How far the journal is. Numbers of batches. */
+struct ru_store_progress {
+    uint64_t applied; /* visible */
+    uint64_t durable; /* certainly on the disk */
+    uint64_t journal_bytes;
+    int32_t failed; /* -errno of a flush that failed, after which nothing is written; otherwise 0 */
 };
 
-/* Thread: any. path: an existing directory. map_bytes: most the store may grow to. */
-int ru_store_open(const char *path, uint64_t map_bytes, uint32_t flags, struct ru_store **store);
-/* Thread: control, before a view reads coins. Set what the records of pages that were never written
- * are computed from (defaults.h); until then the seed is empty. */
-void ru_store_seed(struct ru_store *store, const uint8_t *seed, uint64_t seed_bytes);
-/* Thread: any, once every view is closed. */
+/* Thread: control. A store without coins, in a memory of its own. seed: what the records of pages
+ * that were never written are computed from. */
+int ru_store_create(const uint8_t *seed, uint64_t seed_bytes, struct ru_store **store);
+/* Thread: control. The coins of the process that has passed on the descriptor of its memory, which is
+ * taken over. -EPROTO: it is of another version. */
+int ru_store_attach(int memory, struct ru_store **store);
+/* Thread: control, once every view is closed. */
 void ru_store_close(struct ru_store *store);
-/* Thread: any. Check that the files exist, are complete and still have their names: 0, or
- * RU_STORE_CUT, RU_STORE_GONE, RU_STORE_LONE. */
-int ru_store_check(struct ru_store *store);
-/* Thread: any. Wait until every commit is on the disk. */
-int ru_store_sync(struct ru_store *store);
-/* Thread: any. Release pages still pinned by readers that were killed; returns how many there
- * were. */
-int ru_store_forget_dead(struct ru_store *store);
-/* Thread: any. Bytes in use, and the most there may be. */
-void ru_store_sizes(struct ru_store *store, uint64_t *used_bytes, uint64_t *map_bytes);
-/* A description of a negative result of any function here. */
-const char *ru_store_error(int result);
+/* Descriptor of the memory, which the store keeps. */
+int ru_store_memory(struct ru_store *store);
 
-/* Thread: the view's, for this function and all that follow. */
+/* Thread: any, one for each range of pages. Load `count` pages from page `first` on out of the base.
+ * `number`: raised to the highest number of them. `faulty`: the page, on RU_BASE_DAMAGED. */
+int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, uint32_t count,
+                  uint64_t *number, uint32_t *faulty);
+/* Thread: control. Start an empty journal in `directory`, an empty directory's descriptor; its first
+ * batch will have number `first`. id: RU_STORE_ID_BYTES of the store. */
+int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first);
+/* Thread: control. Apply the journal in `directory` from batch `from` on; then the coins can be read.
+ * at_least: a number that the journal must reach, since the base has it. Returns how many batches it
+ * applied. */
+int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
+                        uint64_t at_least);
+/* Thread: control, after ru_store_replay() or ru_store_attach(). Open the journal for changes. joins:
+ * another process appends to it, too. directory, lock: descriptors that stay open as long as the store; lock: of a file that each
+ * process opens for itself, and locks while it writes. interval: a commit does not wait for the disk,
+ * ru_store_sync() does. */
+int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
+                   uint32_t joins, uint32_t interval, uint32_t segments_max);
+
+/* Thread: any. Wait until every visible change is on the disk. */
+int ru_store_sync(struct ru_store *store);
+/* Thread: any. The other process of an upgrade has ended. */
+void ru_store_alone(struct ru_store *store);
+/* Thread: any. As ru_writer_check(). Makes pages readable that a killed process has left in the
+ * middle of a batch. */
+int ru_store_check(struct ru_store *store);
+/* Thread: one at a time, beside all others. Prepare the journal's next segment; let go of those that
+ * have only batches before `needed`. */
+int ru_store_tend(struct ru_store *store, uint64_t needed);
+/* Thread: any. Only the first value if the store is not open for changes. */
+void ru_store_progress(struct ru_store *store, struct ru_store_progress *progress);
+/* Thread: any. Pages whose number is above `number`: `pages` and `numbers` have room for
+ * RU_STORE_PAGES. Returns how many. */
+uint32_t ru_store_changed(struct ru_store *store, uint64_t number, uint16_t *pages,
+                          uint64_t *numbers);
+/* Thread: any. How many pages are in that state, an enum ru_page_state. */
+uint32_t ru_store_count(struct ru_store *store, uint32_t state);
+/* Thread: any. Copy a page, RU_PAGE_SIZE bytes unless it is UNREADABLE; `number` of the last batch in
+ * it. Returns an enum ru_page_state, or RU_STORE_BUSY. */
+int ru_store_page(struct ru_store *store, uint32_t page, uint8_t *bytes, uint64_t *number);
+/* Thread: any. Copy what the page's leaf is the hash of, RU_STORE_SELECTED bytes if it was written;
+ * `circulating`: how many of its coins are. Returns as ru_store_page(). */
+int ru_store_select(struct ru_store *store, uint32_t page, uint8_t *selected, uint32_t *circulating,
+                    uint64_t *number);
+
+/* Thread: any, for all about tickets (tickets.h). Issue one for `count` coins, RU_COIN_NAME_SIZE bytes
+ * each. Returns 0, RU_TICKET_FULL, or -errno. */
+int ru_store_issue_ticket(struct ru_store *store, const uint8_t *names, uint32_t count,
+                          uint64_t now_s, uint32_t *number);
+/* Claim a ticket's coins for a RAIDA, copied to `names`. Returns how many bytes they have, or an enum
+ * ru_ticket_fault. */
+int ru_store_claim_ticket(struct ru_store *store, uint32_t number, uint32_t raida, uint64_t now_s,
+                          uint8_t *names, uint32_t bytes_max);
+uint32_t ru_store_tickets_alive(struct ru_store *store, uint64_t now_s);
+
+/* Thread: the view's, for this function and all that follow. A writing view needs a store that serves. */
 int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view);
 void ru_view_close(struct ru_view *view);
-/* See the newest committed state. A writing view waits for the other writer to end. */
+/* A writing view waits for its turn. */
 int ru_view_begin(struct ru_view *view);
-/* Number of the transaction whose state the view sees; of a writing view, its own. */
-uint64_t ru_view_txn(struct ru_view *view);
-/* End the view's transaction and drop its changes. Does nothing when not begun. */
+/* End and drop the changes. Does nothing when not begun. */
 void ru_view_end(struct ru_view *view);
-/* Commit all changes together and end the transaction. On failure nothing has changed. */
+/* Make all changes durable and visible together, and end. On failure nothing has changed.
+ * -ECANCELED: what it was executed on has failed. */
 int ru_view_commit(struct ru_view *view);
-/* Number of pages with changes; `pages` has room for RU_STORE_PAGES, or is NULL. */
-uint32_t ru_view_dirty(struct ru_view *view, uint16_t *pages);
-/* A point to go back to: ru_view_undo() reverts every coin changed after it. */
+/* A point to go back to: ru_view_undo() reverts every coin changed after it. 0: no change. */
 uint32_t ru_view_mark(struct ru_view *view);
 void ru_view_undo(struct ru_view *view, uint32_t mark);
 
 /* Compare `count` coins, `stride` bytes apart in `coins`: RU_COIN_NAME_SIZE bytes each, with an AN
- * `an_at` bytes after the start. states[i] says whether that AN is the stored one. Returns
- * how many are. */
+ * `an_at` bytes after the start. states[i] says whether that AN is the coin's. Returns how many
+ * are. Each call sees one state of all its coins. */
 int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                   uint32_t an_at, uint8_t *states);
 /* Copy the records of coins, RU_PAGE_RECORD_SIZE bytes each; zeros unless states[i] is EQUAL. Returns
  * how many were read. */
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states);
-/* In order: if the AN at `an_at` is the stored one, replace it by the AN at `new_at` and `month`.
- * Returns how many were. */
+/* Copy the RU_PAGE_SIZE bytes of a page; `state` is EQUAL, or UNREADABLE and nothing was copied. */
+int ru_view_page(struct ru_view *view, uint32_t page, uint8_t *bytes, uint8_t *state);
+/* In order: if the AN at `an_at` is the coin's, replace it by the AN at `new_at` and `month`. Returns
+ * how many were. */
 int ru_view_exchange(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                      uint32_t an_at, uint32_t new_at, uint32_t month, uint8_t *states);
 /* Store the AN at `an_at` and `month` for every coin; states[i] is EQUAL where it was stored. */
 int ru_view_set(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                 uint32_t an_at, uint32_t month, uint8_t *states);
-
-/* Copy the RU_PAGE_SIZE bytes of a page, none if `state` is UNREADABLE; otherwise it is EQUAL or
- * DEFAULT. */
-int ru_view_page(struct ru_view *view, uint32_t page, uint8_t *bytes, uint8_t *state);
-/* Copy the RU_STORE_SELECTED bytes that the page's leaf is the hash of, none unless `state` is
- * EQUAL. Returns the number of coins in circulation; `state` as in ru_view_page(). */
-int ru_view_select(struct ru_view *view, uint32_t page, uint8_t *selected, uint8_t *state);
-/* Replace all RU_PAGE_SIZE bytes of a page. Part of the next commit; cannot be undone. */
-int ru_view_fill(struct ru_view *view, uint32_t page, const uint8_t *bytes);
-
-/* Entries of the other tables. size 0 and -ENOENT if there is none. */
-int ru_view_get(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
-                struct ru_bytes *value);
-/* value NULL: delete the entry if it exists. */
-int ru_view_put(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
-                const uint8_t *value, uint64_t size);
-/* The first entry whose key is not below `key`; -ENOENT if there is none. */
-int ru_view_seek(struct ru_view *view, uint32_t table, const uint8_t *key, uint32_t key_size,
-                 struct ru_bytes *found, struct ru_bytes *value);
-/* Number of entries. */
-int64_t ru_view_count(struct ru_view *view, uint32_t table);
 /* cdef: end */
 
+_Static_assert(RU_STORE_ID_BYTES == RU_STORE_ID_SIZE, "id");
+
 struct ru_store {
-    MDB_env *env;
-    pid_t number; /* process id that LMDB knows this process by */
-    int lock;     /* a descriptor of lock.mdb while `number` is not our process id; otherwise -1 */
-    struct ru_storefile *file;
-    MDB_dbi tables[RU_TABLES];
-    uint64_t map_bytes;
-    struct ru_defaults defaults; /* read by every view */
+    struct ru_memory memory;
+    struct ru_journal journal;
+    struct ru_writer writer;
+    bool serving; /* journal and writer are open */
 };
 
-/* A result of LMDB, whose errnos are positive, as one of ours. */
-static inline int ru_store_result(int rc)
-{
-    return rc > 0 ? -rc : rc;
-}
-
-/* Commit and free `txn`. A failed write returns its cause, such as ENOSPC, as a positive errno. */
-int ru_store_commit(MDB_env *env, MDB_txn *txn);
+/* Thread: any. After -EAGAIN of a reader (memory.h): wait a moment, and return whether to try again.
+ * since_ns: 0 before the first call. */
+bool ru_store_waits(struct ru_store *store, uint64_t *since_ns);
 
 #endif

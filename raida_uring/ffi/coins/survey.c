@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "coins/storelock.h"
+#include "coins/baselock.h"
 
 #define SURVEY_FREE_LIST 0 /* LMDB's table of free pages */
 #define SURVEY_LMDB 200    /* exit status of the child for LMDB's first code; below: an errno */
@@ -76,7 +76,7 @@ static int survey_all(const char *path)
         return ENOMEM;
     int rc = mdb_env_set_maxdbs(env, SURVEY_TABLES_MAX);
     if (rc == 0)
-        rc = ru_storelock_reserve(path, getpid(), &flags, &number_taken);
+        rc = ru_baselock_reserve(path, getpid(), &flags, &number_taken);
     if (rc == 0)
         rc = mdb_env_open(env, path, flags, 0);
     if (rc == 0)

@@ -1,4 +1,4 @@
-/* storefile.c: the state of the files under a store.
+/* basefile.c: the state of the files under a store.
  *
  * Why: LMDB maps its file and trusts it. A removed file goes on accepting changes, which are lost
  * with the process; reading a shortened file is a SIGBUS without a message; and when one process
@@ -6,7 +6,7 @@
  * Owner: the process; a list of its open stores, which the signal handler reads without a lock.
  * Memory: one entry for each open store.
  */
-#include "coins/storefile.h"
+#include "coins/basefile.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -21,7 +21,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "coins/store.h"
+#include "coins/base.h"
 
 #define STOREFILE_NAME "/data.mdb"
 #define STOREFILE_LOCK_NAME "/lock.mdb"
@@ -34,8 +34,8 @@ struct storefile_map {
     uintptr_t end;
 };
 
-struct ru_storefile {
-    struct ru_storefile *next;
+struct ru_basefile {
+    struct ru_basefile *next;
     uint64_t size; /* largest size seen: LMDB never shortens its file */
     uint32_t cut;
     bool identified; /* device and inode are known */
@@ -49,20 +49,20 @@ struct ru_storefile {
 };
 
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER; /* held to change the list */
-static struct ru_storefile *files;
+static struct ru_basefile *files;
 
 /* initial-exec: the first access must not allocate memory, since a signal handler may make it. */
-static __thread const struct ru_storefile *in_use __attribute__((tls_model("initial-exec")));
+static __thread const struct ru_basefile *in_use __attribute__((tls_model("initial-exec")));
 
 static const int fault_signals[] = {SIGBUS, SIGSEGV};
 static struct sigaction fault_before[sizeof(fault_signals) / sizeof(*fault_signals)];
 
 /* ---- open stores ---- */
 
-int ru_storefile_claim(const char *path, struct ru_storefile **file)
+int ru_basefile_claim(const char *path, struct ru_basefile **file)
 {
     size_t length = strlen(path);
-    struct ru_storefile *made = calloc(1, sizeof(*made) + length + sizeof(STOREFILE_NAME));
+    struct ru_basefile *made = calloc(1, sizeof(*made) + length + sizeof(STOREFILE_NAME));
     if (!made)
         return -ENOMEM;
     memcpy(made->path, path, length);
@@ -76,7 +76,7 @@ int ru_storefile_claim(const char *path, struct ru_storefile **file)
     }
     pthread_mutex_lock(&files_lock);
     bool twice = false;
-    for (const struct ru_storefile *one = files; one; one = one->next) {
+    for (const struct ru_basefile *one = files; one; one = one->next) {
         twice |= strcmp(one->path, made->path) == 0;
         twice |= one->identified && made->identified && one->device == made->device &&
                  one->inode == made->inode;
@@ -88,18 +88,18 @@ int ru_storefile_claim(const char *path, struct ru_storefile **file)
     pthread_mutex_unlock(&files_lock);
     if (twice) {
         free(made);
-        return RU_STORE_TWICE;
+        return RU_BASE_TWICE;
     }
     *file = made;
     return 0;
 }
 
-void ru_storefile_release(struct ru_storefile *file)
+void ru_basefile_release(struct ru_basefile *file)
 {
     if (!file)
         return;
     pthread_mutex_lock(&files_lock);
-    struct ru_storefile **link = &files;
+    struct ru_basefile **link = &files;
     while (*link && *link != file)
         link = &(*link)->next;
     if (*link)
@@ -118,13 +118,13 @@ static bool storefile_moved(const char *path, dev_t device, ino_t inode)
     return found.st_dev != device || found.st_ino != inode;
 }
 
-static void storefile_lock_path(const struct ru_storefile *file, char *path)
+static void storefile_lock_path(const struct ru_basefile *file, char *path)
 {
     (void)snprintf(path, PATH_MAX, "%.*s%s", (int)(strlen(file->path) - strlen(STOREFILE_NAME)),
                    file->path, STOREFILE_LOCK_NAME);
 }
 
-static bool storefile_lock_moved(const struct ru_storefile *file)
+static bool storefile_lock_moved(const struct ru_basefile *file)
 {
     char path[PATH_MAX];
     if (!file->maps[1].at)
@@ -133,34 +133,34 @@ static bool storefile_lock_moved(const struct ru_storefile *file)
     return storefile_moved(path, file->lock_device, file->lock_inode);
 }
 
-int ru_storefile_distrust(struct ru_storefile *file)
+int ru_basefile_distrust(struct ru_basefile *file)
 {
     __atomic_store_n(&file->cut, 1, __ATOMIC_RELAXED);
-    return RU_STORE_CUT;
+    return RU_BASE_CUT;
 }
 
-int ru_storefile_check(struct ru_storefile *file, bool names)
+int ru_basefile_check(struct ru_basefile *file, bool names)
 {
     struct stat found;
     if (__atomic_load_n(&file->cut, __ATOMIC_RELAXED))
-        return RU_STORE_CUT;
+        return RU_BASE_CUT;
     if (file->descriptor < 0 || fstat(file->descriptor, &found) != 0)
         return 0;
     uint64_t size = (uint64_t)found.st_size;
     uint64_t known = __atomic_load_n(&file->size, __ATOMIC_RELAXED);
     if (size < known)
-        return ru_storefile_distrust(file);
+        return ru_basefile_distrust(file);
     /* A concurrent thread may store an older size last; the next check corrects that. */
     if (size > known)
         __atomic_store_n(&file->size, size, __ATOMIC_RELAXED);
     if (!names)
         return 0;
     if (found.st_nlink == 0 || storefile_moved(file->path, file->device, file->inode))
-        return RU_STORE_GONE;
-    return storefile_lock_moved(file) ? RU_STORE_LONE : 0;
+        return RU_BASE_GONE;
+    return storefile_lock_moved(file) ? RU_BASE_LONE : 0;
 }
 
-int ru_storefile_explain(const struct ru_storefile *file, int error)
+int ru_basefile_explain(const struct ru_basefile *file, int error)
 {
     struct statvfs disk;
     if (error != EIO || file->descriptor < 0 || fstatvfs(file->descriptor, &disk) != 0)
@@ -188,7 +188,7 @@ static bool storefile_parse(const char *line, struct storefile_map *map, uint64_
 
 /* LMDB does not report the address of its mapping, so look it up in /proc; without /proc it stays
  * unknown. */
-static void storefile_find_maps(struct ru_storefile *file)
+static void storefile_find_maps(struct ru_basefile *file)
 {
     static const char *const names[] = {STOREFILE_NAME, STOREFILE_LOCK_NAME};
     char line[STOREFILE_LINE];
@@ -233,9 +233,9 @@ static void fault_say(const char *const *words)
         (void)!write(STDERR_FILENO, line, used);
 }
 
-static const struct ru_storefile *fault_in(uintptr_t at, uint32_t map)
+static const struct ru_basefile *fault_in(uintptr_t at, uint32_t map)
 {
-    for (const struct ru_storefile *one = __atomic_load_n(&files, __ATOMIC_ACQUIRE); one;
+    for (const struct ru_basefile *one = __atomic_load_n(&files, __ATOMIC_ACQUIRE); one;
          one = one->next)
         if (at >= one->maps[map].at && at < one->maps[map].end)
             return one;
@@ -246,9 +246,9 @@ static void fault_caught(int number, siginfo_t *info, void *context)
 {
     (void)context;
     bool sent = info->si_code <= 0; /* sent by kill(), not a fault */
-    const struct ru_storefile *data = sent ? NULL : fault_in((uintptr_t)info->si_addr, 0);
-    const struct ru_storefile *lock = sent ? NULL : fault_in((uintptr_t)info->si_addr, 1);
-    const struct ru_storefile *file = data ? data : lock;
+    const struct ru_basefile *data = sent ? NULL : fault_in((uintptr_t)info->si_addr, 0);
+    const struct ru_basefile *lock = sent ? NULL : fault_in((uintptr_t)info->si_addr, 1);
+    const struct ru_basefile *file = data ? data : lock;
     if (file && number == SIGBUS) {
         fault_say((const char *[]){"raida-uring: the store ", file->path,
                                    data ? ": a part of it cannot be read (SIGBUS): it was cut off, "
@@ -279,7 +279,7 @@ static void fault_prepare(void)
         (void)sigaction(fault_signals[i], &action, &fault_before[i]);
 }
 
-void ru_storefile_watch(struct ru_storefile *file, int descriptor)
+void ru_basefile_watch(struct ru_basefile *file, int descriptor)
 {
     static pthread_once_t prepared = PTHREAD_ONCE_INIT;
     struct stat found;
@@ -299,12 +299,12 @@ void ru_storefile_watch(struct ru_storefile *file, int descriptor)
     (void)pthread_once(&prepared, fault_prepare);
 }
 
-void ru_storefile_enter(const struct ru_storefile *file)
+void ru_basefile_enter(const struct ru_basefile *file)
 {
     in_use = file;
 }
 
-void ru_storefile_damaged(const struct ru_storefile *file, const char *what)
+void ru_basefile_damaged(const struct ru_basefile *file, const char *what)
 {
     fault_say((const char *[]){"raida-uring: the store ", file ? file->path : "", ": is damaged (",
                                what, "): restore it from a backup", NULL});

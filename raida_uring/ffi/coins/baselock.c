@@ -1,5 +1,5 @@
-/* storelock.c: lock.mdb, LMDB's file beside the data, as it must be before LMDB opens it. */
-#include "coins/storelock.h"
+/* baselock.c: lock.mdb, LMDB's file beside the data, as it must be before LMDB opens it. */
+#include "coins/baselock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,13 +40,13 @@ static bool lock_is_unused(int directory)
     return unused;
 }
 
-bool ru_storelock_taken(int lock, pid_t number)
+bool ru_baselock_taken(int lock, pid_t number)
 {
     struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
     return fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
 }
 
-int ru_storelock_reserve(const char *path, pid_t number, unsigned int *flags, bool *number_taken)
+int ru_baselock_reserve(const char *path, pid_t number, unsigned int *flags, bool *number_taken)
 {
     *number_taken = false;
     int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -61,7 +61,7 @@ int ru_storelock_reserve(const char *path, pid_t number, unsigned int *flags, bo
             *flags |= MDB_NOLOCK;
     } else {
         rc = fallocate(lock, 0, 0, LOCK_BYTES) == 0 ? 0 : errno;
-        *number_taken = ru_storelock_taken(lock, number);
+        *number_taken = ru_baselock_taken(lock, number);
         close(lock); /* drops all locks of this process on the file: it has none yet */
     }
     close(directory);
