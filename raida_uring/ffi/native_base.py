@@ -62,6 +62,7 @@ BASE_CREATE, BASE_READ_ONLY = 1, 2  # enum ru_base_flag
     TABLE_LEAVES,
 ) = range(4)
 _MISUSED: Final = frozenset((_lib.RU_STORE_MISUSED, _lib.RU_BASE_MISUSED))
+BASE_PANIC: Final = -30795  # MDB_PANIC: of no use until it is opened again
 BASE_DAMAGED: Final = _lib.RU_BASE_DAMAGED  # one page, not what was written
 # MDB_NOTFOUND, PAGE_NOTFOUND, CORRUPTED, PANIC, INVALID, BAD_TXN: codes that mean a damaged store.
 DAMAGED: Final = frozenset((-30798, -30797, -30796, -30795, -30793, -30782, BASE_DAMAGED))

@@ -185,8 +185,9 @@ SYNC_FAILED: Final = _error(
 )
 STORE_LOST: Final = _error(
     "%(fault)s",
-    "a flush of the journal failed. Only a start can tell what is on the disk, so the node ends "
-    "with status 1, see [the store](troubleshooting.md#the-store)",
+    "a flush of the journal failed, and only a start can tell what is on the disk; or a write to "
+    "data.mdb, which LMDB must open again. The node ends with status 1, see "
+    "[the store](troubleshooting.md#the-store)",
 )
 CHECKPOINT_FAILED: Final = _error(
     "no checkpoint: %(error)s",

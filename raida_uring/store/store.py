@@ -86,8 +86,11 @@ class Store(Opened):
 
     def note_checkpoint(self, error: StoreError | None) -> None:
         """Record that a checkpoint succeeded, or why not. Thread: any. Changes go on until the
-        journal is full, unless the base is damaged: then no start could find them."""
+        journal is full, unless the base is damaged: then no start could find them. After a failed
+        write LMDB may refuse everything until the base is opened again: then the node has to."""
         self.checkpoint_fault = error
+        if error is not None and error.number == native_base.BASE_PANIC:
+            self.fault = error
         if error is not None and error.number in native_base.DAMAGED:
             self.note_unwritten(error, batches=0)
 

@@ -28,6 +28,7 @@ COALESCE_S: Final = 0.010  # changes within this time are published together
 CPU_SHARE: Final = 0.05  # of a core, for hashing and publishing
 FOLLOW_S: Final = 0.050  # between looks for changes of another process
 LOOK_S: Final = 1.0  # otherwise: of a batch that a killed process has left, nobody tells
+PASSES_MAX: Final = 100  # over the pages that change while others are hashed
 RETRY_S: Final = 1.0  # after the store failed
 PROGRESS_S: Final = 5.0
 
@@ -114,6 +115,11 @@ class Leaves:
         self.leaves[index][position * HASH_BYTES : (position + 1) * HASH_BYTES] = leaf
         self.counts[page], self.numbers[page] = count, number
         return leaf
+
+    def leaf(self, page: int) -> bytes:
+        """The leaf as it was hashed last."""
+        index, position = divmod(page, DEN_PAGES)
+        return bytes(self.leaves[index][position * HASH_BYTES : (position + 1) * HASH_BYTES])
 
     def load(self, saved: Mapping[bytes, bytes]) -> list[int]:
         """Take saved leaves; returns the pages that have to be hashed, since none is saved of their
@@ -332,20 +338,34 @@ class Integrity:
         if reached == self._reached:
             return
         since = time.monotonic() if since is None else since
+        pages: set[int] = set()
+        done = self._reached
         try:
-            self._rehash(self._store.native.changed(self._reached))
+            for _ in range(PASSES_MAX):
+                pages |= self._hash(self._store.native.changed(done))
+                done, reached = reached, self._store.native.progress().applied
+                if done == reached:  # no batch came between: the leaves are of one moment
+                    break
+            self._replace(pages)
         except BaseException:
             self._behind_s = since
             raise
-        self._reached = reached
+        self._reached = done
         self.lag_max_s = max(self.lag_max_s, time.monotonic() - since)
 
-    def _rehash(self, pages: Iterable[int]) -> None:
-        changed: dict[int, dict[int, bytes]] = {}
+    def _hash(self, pages: Iterable[int]) -> set[int]:
+        """Hash pages as they are now; returns them."""
         with self._saving:
             for page in pages:
-                index, number = divmod(page, DEN_PAGES)
-                changed.setdefault(index, {})[number] = self._leaves.hash(page)
+                self._leaves.hash(page)
+        return set(pages)
+
+    def _replace(self, pages: Iterable[int]) -> None:
+        """Show trees with the present leaves of `pages`."""
+        changed: dict[int, dict[int, bytes]] = {}
+        for page in pages:
+            index, number = divmod(page, DEN_PAGES)
+            changed.setdefault(index, {})[number] = self._leaves.leaf(page)
         levels = list(self._recent[-1].levels)
         for index, leaves in changed.items():
             levels[index] = update(levels[index], leaves)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from raida_uring.errors import StoreError
+from raida_uring.ffi import native_base
 from raida_uring.store import DIFFERS, EQUAL, UNREADABLE, Store, month_now
 from tests.support.coin_requests import default_an
 from tests.support.command_line import run_script
@@ -188,6 +189,17 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     store.note_written()
     assert not store.write_fault
     assert store.failed_commits == 2
+    store.close()
+
+
+def test_a_base_that_refuses_everything_is_to_be_opened_again(tmp_path: Path) -> None:
+    """LMDB's MDB_PANIC, after a failed write: a node ends for it. Other faults are tried again."""
+    store = opened(tmp_path / "store")
+    faults = []
+    for number in (-5, native_base.BASE_PANIC):
+        store.note_checkpoint(StoreError("committing to the store: refused", number))
+        faults.append(store.fault)
+    assert [fault is None for fault in faults] == [True, False]
     store.close()
 
 

@@ -394,7 +394,7 @@ def test_b21_a_page_is_served_as_it_is_now(node: Node) -> None:
 
 def test_b22_votes_are_answered_while_coins_and_trees_change(node: Node) -> None:
     """A backlog of commits, each of many pages, does not delay a vote."""
-    coins = [(den, page * 1024) for den in range(-8, 7) for page in range(100, 120)]
+    coins = [(den, page * 1024) for den in range(-8, 7) for page in range(100, 160)]
     requests = [
         request(POWN, pown_payload([(coin, default_an(coin), an_of("b22", coin))]))
         for coin in coins
@@ -408,14 +408,13 @@ def test_b22_votes_are_answered_while_coins_and_trees_change(node: Node) -> None
         while left:
             nonce = left.to_bytes(16)
             assert udp_exchange(voter, node.endpoint, build_vote(nonce))[1:] == nonce
-            overtook += left > 0
             try:
                 while left:
                     assert client.recv(2048)[2] == Status.ALL_PASS
                     left -= 1
             except BlockingIOError:
-                pass
-        assert overtook >= 10
+                overtook += 1  # the vote is answered, some that were sent before it are not
+        assert overtook >= 1
 
 
 # -- deviations without a number ------------------------------------------------------------------

@@ -54,9 +54,10 @@ const char *ru_store_error(int result)
         return "data.mdb is full: raise [store] size_mib";
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
-    case MDB_PANIC:
     case MDB_BAD_TXN: /* a table's root cannot be read: no transaction goes on after an error */
         return "the store is damaged";
+    case MDB_PANIC:
+        return "data.mdb must be opened again, after a write to it that failed";
     case MDB_INVALID:
         return "data.mdb is damaged, or no LMDB file";
     case MDB_NOTFOUND:
