@@ -28,7 +28,7 @@ COALESCE_S: Final = 0.010  # changes within this time are published together
 CPU_SHARE: Final = 0.05  # of a core, for hashing and publishing
 FOLLOW_S: Final = 0.050  # between looks for changes of another process
 LOOK_S: Final = 1.0  # otherwise: of a batch that a killed process has left, nobody tells
-PASSES_MAX: Final = 100  # over the pages that change while others are hashed
+PASSES_S: Final = 0.05  # CPU time for pages that change while others are hashed
 RETRY_S: Final = 1.0  # after the store failed
 PROGRESS_S: Final = 5.0
 
@@ -341,10 +341,13 @@ class Integrity:
         pages: set[int] = set()
         done = self._reached
         try:
-            for _ in range(PASSES_MAX):
+            until_s = time.thread_time() + PASSES_S
+            while True:
                 pages |= self._hash(self._store.native.changed(done))
                 done, reached = reached, self._store.native.progress().applied
-                if done == reached:  # no batch came between: the leaves are of one moment
+                # No batch came between: the leaves are of one moment. If changes never pause, they
+                # are of several.
+                if done == reached or time.thread_time() > until_s:
                     break
             self._replace(pages)
         except BaseException:
