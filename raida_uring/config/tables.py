@@ -45,6 +45,7 @@ from raida_uring.protocol.layout import RAIDA_COUNT
 
 FIRST_PORT: Final = 50000  # of RAIDA 0
 WORKERS_MAX: Final = native.config_range("workers")[1]
+NATIVE_WORKERS_MAX: Final = native.config_range("native_workers")[1]
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
 _EXEMPT_MAX: Final = native.config_range("checks.exempt_count")[1]  # networks
@@ -294,6 +295,13 @@ class WorkersTable:
     )
     slow_count: int = _engine_setting(
         "slow_workers", "threads for slow handlers, which wait for peers", unit="threads", default=8
+    )
+    native_count: int = _engine_setting(
+        "native_workers",
+        "threads for built-in commands that change no coin, beside the I/O thread; 0: the cores",
+        unit="threads",
+        default=0,
+        least=0,
     )
     batch_max: int = _engine_setting(
         "batch_max", "requests a worker takes at once", unit="requests", default=128

@@ -51,6 +51,12 @@ class _Lib(Protocol):
     def ru_engine_close_workers(self, engine: Any) -> None: ...
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
+    def ru_engine_set_native(self, engine: Any, store: Any, keys: Any, facts: Any) -> None: ...
+    def ru_engine_set_native_command(self, engine: Any, group: int, command: int) -> int: ...
+    def ru_engine_set_raida(self, engine: Any, addresses: bytes, count: int) -> None: ...
+    def ru_engine_raida_missed(self, engine: Any) -> int: ...
+    def ru_engine_add_statistic(self, engine: Any, index: int, by: int) -> None: ...
+    def ru_engine_statistics(self, engine: Any, values: Any) -> None: ...
     def ru_engine_guard(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_set_public(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_limited(self, engine: Any, limited: Any, count: int) -> int: ...
@@ -120,6 +126,7 @@ HISTOGRAM_KINDS: Final = tuple(kind for kind in _HISTOGRAM_NUMBERS if kind != "c
 BACKENDS: Final = _enum("ru_backend_choice", "RU_BACKEND_")
 """As `[network] backend` names them."""
 
+STATISTICS: Final = 4  # RU_STATISTICS
 CLASS_ORDINARY: Final = _lib.RU_CLASS_ORDINARY
 CLASS_SLOW: Final = _lib.RU_CLASS_SLOW
 CLASS_ECHO: Final = _lib.RU_CLASS_ECHO
@@ -424,6 +431,44 @@ class Engine:
         checked(
             _lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command"
         )
+
+    def set_native(self, store: Store | None, keys: Store | None, facts: Any) -> None:
+        """Thread: control, before a worker is opened. What native commands are executed on.
+
+        store, keys: stay open as long as the engine; keys: has the coins that requests are sealed
+        with, in place of the store. facts: of native_command.facts().
+        """
+        _lib.ru_engine_set_native(
+            self._engine,
+            _ffi.NULL if store is None else store.handle,
+            _ffi.NULL if keys is None else keys.handle,
+            facts,
+        )
+
+    def set_native_command(self, group: int, command: int) -> None:
+        """Thread: control. The command is answered without a handler of Python."""
+        checked(
+            _lib.ru_engine_set_native_command(self._engine, group, command), "publishing a command"
+        )
+
+    def set_raida(self, addresses: bytes) -> None:
+        """Thread: one at a time. The addresses of the other RAIDA, 16 bytes each, IPv4 mapped into
+        IPv6: wrong tickets that they ask for over TCP do not count as failed checks."""
+        _lib.ru_engine_set_raida(self._engine, addresses, len(addresses) // 16)
+
+    def raida_missed(self) -> bool:
+        """Thread: any. Whether another address has asked so since the last call."""
+        return bool(_lib.ru_engine_raida_missed(self._engine))
+
+    def add_statistic(self, index: int, by: int) -> None:
+        """Thread: any. Add to what show_stats tells; index: in statistics()."""
+        _lib.ru_engine_add_statistic(self._engine, index, by % (1 << 64))
+
+    def statistics(self) -> tuple[int, ...]:
+        """Thread: any. Echoes, coins powned, value powned, datagrams, each modulo 2^64."""
+        values = _ffi.new("uint64_t[]", STATISTICS)
+        _lib.ru_engine_statistics(self._engine, values)
+        return tuple(values)
 
     def guard(self, group: int, command: int) -> None:
         """Thread: control. The command checks a secret of its own, see Worker.may_check()."""

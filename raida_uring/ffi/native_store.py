@@ -209,6 +209,11 @@ class Store:
         return self._made
 
     @property
+    def handle(self) -> Any:
+        """The store, for functions of the engine. Raises RuntimeError once closed."""
+        return self._store
+
+    @property
     def memory(self) -> int:
         """Descriptor of the memory, which the store keeps."""
         return _lib.ru_store_memory(self._store)

@@ -3,7 +3,7 @@
 import errno
 from typing import Any, Final, Protocol, cast
 
-from raida_uring.errors import EngineError
+from raida_uring.errors import EngineError, StoreError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 from raida_uring.ffi.native_base import stored
 from raida_uring.ffi.native_store import View
@@ -34,6 +34,7 @@ class _Lib(Protocol):
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
+    def ru_worker_serve(self, worker: Any, failed: Any) -> int: ...
     def ru_worker_return(self, worker: Any, token: int) -> None: ...  # for tests of stale tokens
 
 
@@ -144,6 +145,22 @@ class Worker:
     def checked(self, payload_at: int, *, failed: bool) -> bool:
         """Such a check has been made: whether what came of it may be told. Else as may_check()."""
         return bool(_lib.ru_worker_checked(self._worker, payload_at, failed))
+
+    def serve(self) -> tuple[int, StoreError] | None:
+        """Answer requests without the interpreter, until the engine has ended: None; or until the
+        store has failed: how many requests were answered 194 for it, and why. Call it again then.
+
+        For a worker of a native lane.
+        """
+        failed = _ffi.new("uint32_t *")
+        result = _lib.ru_worker_serve(self._worker, failed)
+        if result == 0:
+            return None
+        try:
+            stored(result, "answering requests")
+        except StoreError as error:
+            return failed[0], error
+        raise EngineError(errno.EINVAL, "answering requests")
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

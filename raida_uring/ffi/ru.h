@@ -56,7 +56,10 @@ enum ru_lane_number {
     RU_LANE_ORDINARY = 0,
     RU_LANE_SLOW = 1,
     RU_LANE_WRITE = 2,
-    RU_LANES = 3,
+    RU_LANE_NATIVE = 3,       /* its workers never take the interpreter's lock */
+    RU_LANE_NATIVE_WRITE = 4, /* likewise */
+    RU_LANE_LIGHT = 5,        /* the I/O thread's own, see engine/native.h */
+    RU_LANES = 6,
 };
 
 /* What a counter counts: what begins, ends or is under way, of which the sums in count/stats.h
@@ -111,6 +114,8 @@ struct ru_config {
     uint32_t workers;      /* ordinary lane; their indexes come first */
     uint32_t slow_workers; /* slow lane */
     uint32_t writers;      /* writing lane: 0 or 1, since a store has one writer at a time */
+    uint32_t native_workers; /* native lane; 0: the engine answers no native commands */
+    uint32_t native_writers; /* native writing lane */
     uint32_t batch_max;
     uint32_t slow_queue_max;
     uint32_t udp_contexts; /* most contexts queued and with workers */
@@ -207,7 +212,9 @@ struct ru_closed {
 
 struct ru_engine;
 struct ru_worker;
-struct ru_view; /* coins/store.h */
+struct ru_store; /* coins/store.h */
+struct ru_view;
+struct ru_facts; /* commands/command.h */
 
 /* Thread: any. Check a configuration: 0, or -EINVAL with the first fault in `fault` unless NULL. */
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
@@ -253,9 +260,26 @@ int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 /* Thread: control, if ru_engine_run() was never called; it does the same at its end. No more tokens
  * will come: ru_worker_take() returns. */
 void ru_engine_close_workers(struct ru_engine *engine);
+/* Thread: control, before a worker is opened. What native commands are executed on; both are borrowed
+ * until ru_engine_destroy(). keys: has the coins that requests are sealed with, in place of `store`;
+ * either may be NULL. facts: copied; its statistics and roots are the engine's. */
+void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, struct ru_store *keys,
+                          const struct ru_facts *facts);
+/* Thread: one at a time. The addresses of the other RAIDA, 16 bytes each (IPv4 mapped into IPv6):
+ * wrong tickets that they ask for over TCP do not count as failed checks. */
+void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count);
+/* Thread: any. 1 if another address has asked so since the last call. */
+int ru_engine_raida_missed(struct ru_engine *engine);
+/* Thread: any. Add to what show_stats tells. index: of ru_facts.statistics. */
+void ru_engine_add_statistic(struct ru_engine *engine, uint32_t index, uint64_t by);
+/* Thread: any. The RU_STATISTICS numbers that show_stats tells. */
+void ru_engine_statistics(struct ru_engine *engine, uint64_t *values);
 /* Thread: control. lane_class: enum ru_lane_class. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
                         uint32_t lane_class);
+/* Thread: control. The command is answered natively, whatever its class but RU_CLASS_NONE. -EINVAL if
+ * commands/command.h has no such command, or its lane no workers. */
+int ru_engine_set_native_command(struct ru_engine *engine, uint32_t group, uint32_t command);
 /* Thread: control. The command's handler checks a secret and asks ru_worker_may_check() before.
  * -EINVAL when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
@@ -347,6 +371,10 @@ int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t fa
  * here; one that has not shown its key gets the status alone. -EINVAL past the batch. */
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
+/* Thread: worker, of a native lane. Answer requests until the engine has ended: 0; or until the store
+ * has failed: its error, once the batch is answered 194, with the number of its requests in *failed.
+ * Call it again then. */
+int ru_worker_serve(struct ru_worker *worker, uint32_t *failed);
 /* Thread: worker. Return a token unchanged, the last step of a reply. For tests of stale tokens. */
 void ru_worker_return(struct ru_worker *worker, uint64_t token);
 

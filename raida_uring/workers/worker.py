@@ -6,17 +6,13 @@ interpreter lock.
 """
 
 import contextlib
-import errno
 import functools
-import os
 import struct
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from raida_uring import remedies
-from raida_uring.errors import EngineError, StartError, StoreError, passing
+from raida_uring.errors import StoreError
 from raida_uring.ffi import native, native_store
 from raida_uring.ffi.native_worker import KIND_BARE, KIND_SEALED, KINDS, RECORD_FORMAT
 from raida_uring.ffi.native_worker import Worker as NativeWorker
@@ -27,11 +23,10 @@ from raida_uring.log import events
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COMMANDS_COUNT
 from raida_uring.store import Coins
-from raida_uring.threads import Vital
 from raida_uring.workers.tap import Tap
+from raida_uring.workers.thread import FAULT_INTERVAL_S, WorkerThread
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
-FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
 # For workers to end once the data plane has ended. A handler that outlasted the drain may never
 # return; any other worker ends as soon as a busy machine gives it a processor.
 HANDLER_TIMEOUT_S: Final = 1.0
@@ -164,7 +159,7 @@ def _tables(commands: Iterable[Command], opener: _Opener, gate: _Gate) -> tuple[
     return tables
 
 
-class Worker:
+class Worker(WorkerThread):
     """One worker thread. `index` counts through the ordinary lane, then the slow, then the writing
     one."""
 
@@ -185,8 +180,7 @@ class Worker:
         its view of the store, begun and ended with each batch. keys: a further view, for key coins
         alone; None: they are in `coins`. writing: that view is for changes, which one commit makes
         durable before the replies of a batch leave. The worker closes both views."""
-        self._engine = engine
-        self._index = index
+        super().__init__(engine, index, cpus)
         self._gate = _Gate()
         self._opener = _Opener(coins, keys)
         self._tables = _tables(commands, self._opener, self._gate)
@@ -194,46 +188,15 @@ class Worker:
         self._coins = coins
         self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
-        self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
-        self._opened = threading.Event()
-        self._fault: OSError | EngineError | None = None
-        self.serving = False  # it has a batch
-        # A daemon thread: a handler that never returns must not keep the process from ending.
-        self.thread: threading.Thread = Vital(target=self._run, name=f"worker-{index}", daemon=True)
-
-    def start(self) -> None:
-        """Return once it takes requests. Raises StartError when it cannot."""
-        self.thread.start()
-        self._opened.wait()
-        fault = self._fault
-        if fault is None:
-            return
-        number = (fault.errno if isinstance(fault, OSError) else fault.number) or errno.EINVAL
-        remedy = remedies.for_memory() if number == errno.ENOMEM else ""
-        why = f"{fault}; {remedy}" if remedy else str(fault)
-        refusal = StartError(f"worker {self._index} cannot run: {why}")
-        if number == errno.ENOMEM and remedies.is_address_space_limited():
-            raise refusal from fault  # does not pass by itself
-        raise passing(refusal, number) from fault
 
     def discard(self) -> None:
         """Close the views of a worker whose thread was never started."""
         self._opener.close()
 
-    def _run(self) -> None:
-        try:
-            if self._cpus:
-                os.sched_setaffinity(0, self._cpus)
-            worker = self._engine.open_worker(self._index)
-            self._gate.worker = self._opener.worker = worker
-        except (OSError, EngineError) as error:
-            self._fault = error
-            self.discard()
-            return
-        finally:
-            self._opened.set()
+    def _take_requests(self, worker: NativeWorker) -> None:
+        self._gate.worker = self._opener.worker = worker
         try:
             while (count := worker.take(self._patience_ms())) is not None:
                 if count:
@@ -244,8 +207,6 @@ class Worker:
                     self._log_faults()
         finally:
             self._log_faults(last=True)
-            worker.close()
-            self.discard()
 
     def _patience_ms(self) -> int:
         return round(1000 * FAULT_INTERVAL_S) if self._fault_counts else TAKE_TIMEOUT_MS
@@ -438,7 +399,7 @@ def _log_refused(number: int, fault: str) -> None:
 
 
 def join_all(
-    workers: Iterable[Worker],
+    workers: Iterable[WorkerThread],
     handler_timeout_s: float = HANDLER_TIMEOUT_S,
     leave_timeout_s: float = LEAVE_TIMEOUT_S,
 ) -> list[str]:

@@ -103,8 +103,14 @@ int ru_store_claim_ticket(struct ru_store *store, uint32_t number, uint32_t raid
                           uint8_t *names, uint32_t bytes_max);
 uint32_t ru_store_tickets_alive(struct ru_store *store, uint64_t now_s);
 
-/* Thread: the view's, for this function and all that follow. A writing view needs a store that serves. */
-int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view);
+enum ru_view_kind {
+    RU_VIEW_READS = 0,
+    RU_VIEW_WRITES = 1,  /* needs a store that serves */
+    RU_VIEW_GLANCES = 2, /* reads, but does not wait for a batch that is being applied: RU_STORE_BUSY */
+};
+
+/* Thread: the view's, for this function and all that follow. kind: enum ru_view_kind. */
+int ru_view_open(struct ru_store *store, uint32_t kind, struct ru_view **view);
 void ru_view_close(struct ru_view *view);
 /* A writing view waits for its turn. */
 int ru_view_begin(struct ru_view *view);

@@ -26,6 +26,7 @@ struct ru_command {
     uint8_t needs_body;  /* 1: without a body it is answered 36 and not executed */
     uint8_t needs_store; /* 1: a node without a store answers 89 */
     uint8_t is_public;   /* 1: strangers can know the payload of its reply */
+    uint8_t needs_statistics; /* 1: ru_facts.statistics are of this moment */
     uint8_t guess;       /* the status that says that a secret in the payload was wrong; 0: none */
     uint32_t light_max;  /* bytes of payload up to which the I/O thread may execute it; 0: never */
 };
@@ -47,6 +48,15 @@ struct ru_effect {
     const uint8_t *names; /* ISSUE: RU_COIN_NAME_SIZE bytes each, in the ground's scratch */
     uint32_t ticket;      /* CLAIM */
     uint32_t raida;       /* CLAIM */
+};
+
+/* What show_stats tells, in this order. */
+enum ru_statistic {
+    RU_STATISTIC_ECHOES = 0,
+    RU_STATISTIC_COINS = 1, /* that changed hands */
+    RU_STATISTIC_VALUE = 2, /* theirs, in units of 10^-8 coin */
+    RU_STATISTIC_DATAGRAMS = 3,
+    RU_STATISTICS = 4,
 };
 
 enum ru_command_constant {
@@ -85,7 +95,7 @@ struct ru_facts {
     uint32_t has_admin_key;
     uint8_t admin_key[16];
     uint32_t raida_id;
-    uint64_t statistics[4]; /* for show_stats: echoes, coins powned, value powned, datagrams */
+    uint64_t statistics[RU_STATISTICS];
     const struct ru_roots *roots; /* the published roots; NULL: none, as zeros */
     const struct ru_trees *trees; /* the published trees; NULL: there are none */
 };

@@ -46,6 +46,8 @@ static const struct config_range config_ranges[] = {
     FIXED(workers, 1, RU_LANE_WORKERS_MAX),
     FIXED(slow_workers, 1, RU_LANE_WORKERS_MAX),
     FIXED(writers, 0, RU_WRITERS_MAX),
+    FIXED(native_workers, 0, RU_NATIVE_WORKERS_MAX),
+    FIXED(native_writers, 0, RU_NATIVE_WRITERS_MAX),
     LIVE(batch_max, 1, RU_BATCH_MAX),
     LIVE(slow_queue_max, 1, CONFIG_SLOW_QUEUE_MAX),
     FIXED(udp_contexts, 1, RU_SLOTS_MAX - 1),

@@ -17,6 +17,7 @@
 #include "engine/admission.h"
 #include "engine/datagram.h"
 #include "engine/engine.h"
+#include "engine/native.h"
 #include "engine/stream.h"
 
 /* ---- blocks that workers hold in advance ---- */
@@ -56,32 +57,38 @@ void ru_dispatch_init(struct ru_engine *engine)
 {
     const struct ru_config *config = &engine->config;
     uint32_t workers = ru_config_workers(config);
-    engine->lanes[RU_LANE_ORDINARY] = (struct ru_lane){.workers = config->workers,
-                                                       .batch_max = config->batch_max,
-                                                       .queue_max = RU_NONE,
-                                                       .width = 1};
-    engine->lanes[RU_LANE_SLOW] = (struct ru_lane){.first_worker = config->workers,
-                                                   .workers = config->slow_workers,
-                                                   .batch_max = 1,
-                                                   .queue_max = config->slow_queue_max,
-                                                   .width = config->slow_workers,
-                                                   .spreads = true};
+    struct ru_lane *lanes = engine->lanes;
+    lanes[RU_LANE_ORDINARY] = (struct ru_lane){.workers = config->workers, .width = 1};
+    lanes[RU_LANE_SLOW] = (struct ru_lane){
+        .workers = config->slow_workers, .width = config->slow_workers, .spreads = true};
     /* A commit waits for the disk: the more requests share one, the better. */
-    engine->lanes[RU_LANE_WRITE] =
-        (struct ru_lane){.first_worker = config->workers + config->slow_workers,
-                         .workers = config->writers,
-                         .batch_max = config->batch_max,
-                         .queue_max = config->writers > 0 ? RU_NONE : 0,
-                         .width = 1,
-                         .grouped = true};
+    lanes[RU_LANE_WRITE] =
+        (struct ru_lane){.workers = config->writers, .width = 1, .grouped = true};
+    lanes[RU_LANE_NATIVE] = (struct ru_lane){
+        .workers = config->native_workers, .width = config->native_workers, .spreads = true};
+    lanes[RU_LANE_NATIVE_WRITE] = (struct ru_lane){.workers = config->native_writers,
+                                                   .width = config->native_writers,
+                                                   .grouped = true,
+                                                   .spreads = true};
+    lanes[RU_LANE_LIGHT] =
+        (struct ru_lane){.workers = config->native_workers > 0, .width = 1, .grouped = true};
+    uint32_t first_worker = 0;
     for (uint32_t lane = 0; lane < RU_LANES; lane++) {
-        struct ru_sampling *sampling = &engine->lanes[lane].sampling;
+        struct ru_sampling *sampling = &lanes[lane].sampling;
+        lanes[lane].batch_max = config->batch_max;
+        lanes[lane].queue_max = lanes[lane].workers > 0 ? RU_NONE : 0;
+        lanes[lane].first_worker = first_worker;
+        first_worker += lanes[lane].workers;
         sampling->worker = RU_NONE;
         for (uint32_t i = 0; i < RU_DISPATCH_SAMPLES; i++)
             sampling->shares[i] = 1000;
         for (uint32_t transport = 0; transport < 2; transport++)
             engine->lanes[lane].fifos[transport] = RU_LIST_EMPTY;
     }
+    RU_CHECK(first_worker == ru_config_mailboxes(config));
+    lanes[RU_LANE_SLOW].batch_max = 1;
+    lanes[RU_LANE_SLOW].queue_max = config->slow_queue_max;
+    lanes[RU_LANE_LIGHT].queue_max = ru_number_min32(RU_LIGHT_MAX, RU_BATCH_MAX);
     engine->lent_target[0] = dispatch_share(config->small_blocks, workers, RU_LENT_SMALL_MAX);
     engine->lent_target[1] = dispatch_share(config->large_blocks, workers, RU_LENT_LARGE_MAX);
     engine->lent_missing = workers * (engine->lent_target[0] + engine->lent_target[1]);
@@ -299,28 +306,10 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
     ru_sleeper_wake(&mailbox->sleeper);
 }
 
-void ru_dispatch_run(struct ru_engine *engine)
-{
-    for (uint32_t number = 0; number < RU_LANES; number++) {
-        struct ru_lane *lane = &engine->lanes[number];
-        if (lane->count > 0)
-            dispatch_look(engine, lane);
-        dispatch_age(engine, lane);
-        for (uint32_t i = 0; i < lane->workers && lane->count > 0; i++) {
-            uint32_t worker = lane->first_worker + i;
-            if (engine->workers[worker].outstanding > 0)
-                continue;
-            if (dispatch_wait_until_ns(engine, lane) != 0)
-                break;
-            dispatch_give(engine, lane, worker, dispatch_batch(lane));
-        }
-    }
-}
-
 uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
 {
     uint64_t wait_ns = UINT64_MAX;
-    for (uint32_t number = 0; number < RU_LANES; number++) {
+    for (uint32_t number = 0; number < RU_LANE_LIGHT; number++) {
         const struct ru_lane *lane = &engine->lanes[number];
         if (lane->count == 0 || lane->busy == lane->workers)
             continue;
@@ -470,25 +459,93 @@ static void dispatch_measure(struct ru_engine *engine, struct ru_lane *lane, uin
     lane->busy--;
 }
 
+/* Take back what a worker has returned of its batch. */
+static void dispatch_collect_from(struct ru_engine *engine, struct ru_lane *lane, uint32_t worker)
+{
+    struct ru_ring *out = &ru_page_mailbox(&engine->arena, worker)->out;
+    uint64_t token;
+    RU_CHECK(engine->workers[worker].outstanding > 0);
+    while (ru_ring_pop(out, engine->arena.base, &token))
+        dispatch_return(engine, worker, token);
+    if (engine->workers[worker].outstanding == 0)
+        dispatch_measure(engine, lane, worker);
+}
+
 void ru_dispatch_collect(struct ru_engine *engine)
 {
-    for (uint32_t number = 0; number < RU_LANES; number++) {
+    for (uint32_t number = 0; number < RU_LANE_LIGHT; number++) {
         struct ru_lane *lane = &engine->lanes[number];
         for (uint32_t i = 0; i < lane->workers && lane->busy > 0; i++) {
-            uint32_t worker = lane->first_worker + i;
-            struct ru_worker_state *state = &engine->workers[worker];
-            if (state->outstanding == 0)
-                continue;
-            struct ru_ring *out = &ru_page_mailbox(&engine->arena, worker)->out;
-            uint64_t token;
-            while (ru_ring_pop(out, engine->arena.base, &token))
-                dispatch_return(engine, worker, token);
-            if (state->outstanding == 0)
-                dispatch_measure(engine, lane, worker);
+            if (engine->workers[lane->first_worker + i].outstanding > 0)
+                dispatch_collect_from(engine, lane, lane->first_worker + i);
         }
     }
     if (engine->lent_missing > 0)
         dispatch_lend(engine);
+}
+
+/* ---- a lap ---- */
+
+/* A light request would have to wait: have a native worker execute it. */
+static void dispatch_postpone(struct ru_engine *engine, uint64_t token)
+{
+    const uint32_t context = ru_token_index(token);
+    struct ru_lane *lane = &engine->lanes[RU_LANE_NATIVE];
+    enum ru_transport transport = context < engine->arena.slots ? RU_UDP : RU_TCP;
+    if (transport == RU_UDP) {
+        ru_udp_move(&engine->udp, context, RU_UDP_QUEUED);
+    } else {
+        struct ru_conn *conn = ru_conn_at(&engine->conns, context - engine->arena.slots);
+        RU_CHECK(conn->with_worker && !conn->queued && conn->state == RU_CONN_PROCESSING);
+        conn->with_worker = false;
+        conn->queued = true;
+    }
+    bool queued = ru_lane_push(lane, &engine->waiting, transport, context, engine->now_ns);
+    RU_CHECK(queued);
+}
+
+/* The I/O thread executes the light requests of this lap itself. */
+static void dispatch_light(struct ru_engine *engine)
+{
+    struct ru_lane *lane = &engine->lanes[RU_LANE_LIGHT];
+    const uint32_t worker = lane->first_worker;
+    struct ru_worker_state *state = &engine->workers[worker];
+    RU_CHECK(lane->busy == 0 && lane->count <= RU_LIGHT_MAX);
+    if (lane->count == 0)
+        return;
+    dispatch_give(engine, lane, worker, lane->count);
+    if (state->outstanding == 0)
+        return;
+    uint32_t postponed;
+    const uint64_t *tokens = ru_native_serve_light(engine->light, &postponed);
+    RU_CHECK(postponed <= state->outstanding);
+    for (uint32_t i = 0; i < postponed; i++)
+        dispatch_postpone(engine, tokens[i]);
+    state->outstanding -= postponed;
+    if (state->outstanding > 0)
+        dispatch_collect_from(engine, lane, worker);
+    else
+        lane->busy--;
+    RU_CHECK(lane->busy == 0 && state->outstanding == 0);
+}
+
+void ru_dispatch_run(struct ru_engine *engine)
+{
+    dispatch_light(engine);
+    for (uint32_t number = 0; number < RU_LANE_LIGHT; number++) {
+        struct ru_lane *lane = &engine->lanes[number];
+        if (lane->count > 0)
+            dispatch_look(engine, lane);
+        dispatch_age(engine, lane);
+        for (uint32_t i = 0; i < lane->workers && lane->count > 0; i++) {
+            uint32_t worker = lane->first_worker + i;
+            if (engine->workers[worker].outstanding > 0)
+                continue;
+            if (dispatch_wait_until_ns(engine, lane) != 0)
+                break;
+            dispatch_give(engine, lane, worker, dispatch_batch(lane));
+        }
+    }
 }
 
 bool ru_dispatch_has_returns(const struct ru_engine *engine)

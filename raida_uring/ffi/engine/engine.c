@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "engine/dispatch.h"
+#include "engine/native.h"
 
 /* ---- life ---- */
 
@@ -30,7 +31,7 @@ static int engine_allocate(struct ru_engine *engine)
     const struct ru_config *config = &engine->config;
     const size_t slots = engine->arena.slots, contexts = engine->arena.contexts;
     const size_t buffers_count = config->tcp_buffers, conns = config->connections_max;
-    const size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
+    const size_t tallies = (size_t)ru_config_mailboxes(config) * RU_COMMANDS_COUNT;
     bool missing = false;
     engine->tallies =
         (struct ru_tally **)engine_array(tallies, sizeof(struct ru_tally *), &missing);
@@ -137,7 +138,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     ru_udp_destroy(&engine->udp);
     if (engine->tcp_buffers)
         (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
-    ru_tally_free(engine->tallies, ru_config_workers(&engine->config) * RU_COMMANDS_COUNT);
+    ru_tally_free(engine->tallies, ru_config_mailboxes(&engine->config) * RU_COMMANDS_COUNT);
     free(engine->timer_links);
     free(engine->timer_nodes);
     free(engine->memory_links);
@@ -276,14 +277,15 @@ void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
     struct ru_page *page = ru_page_of(&engine->arena);
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
     ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++)
+    for (uint32_t i = 0; i < ru_config_mailboxes(&engine->config); i++)
         ru_stats_add(counters, &page->mailboxes[i].counters);
 }
 
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
 {
     struct ru_tally sum = {0};
-    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < ru_config_workers(&engine->config); i++)
+    const uint32_t mailboxes = ru_config_mailboxes(&engine->config);
+    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < mailboxes; i++)
         (void)ru_tally_add(engine->tallies + (size_t)i * RU_COMMANDS_COUNT, (uint16_t)command,
                            &sum);
     memcpy(answered, sum.answered, sizeof(sum.answered));

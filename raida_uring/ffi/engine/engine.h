@@ -12,11 +12,13 @@
 #include <time.h>
 
 #include "clock.h"
+#include "commands/command.h"
 #include "count/closed.h"
 #include "count/tally.h"
 #include "engine/lane.h"
 #include "engine/page.h"
 #include "guard/guard.h"
+#include "guard/raida.h"
 #include "kernel/backend.h"
 #include "memory/block.h"
 #include "memory/list.h"
@@ -150,6 +152,15 @@ struct ru_engine {
     uint32_t lent_target[2];   /* blocks that each worker should hold in advance, by class */
     uint32_t lent_count[2];    /* blocks that all workers hold */
     uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
+
+    /* native.c: set before the loop runs, but for `carried` */
+    struct ru_store *store;                               /* borrowed; NULL: none */
+    struct ru_store *keys;                                /* likewise */
+    const struct ru_command *natives[RU_COMMANDS_COUNT];  /* NULL: a handler answers it */
+    struct ru_facts facts;
+    struct ru_raida raida; /* any thread */
+    struct ru_worker *light;          /* the loop's own; NULL before it serves */
+    uint64_t carried[RU_STATISTICS];  /* any thread; atomic: what others than C have counted */
 
     /* unseal.c: set before the loop runs */
     struct ru_seal_library *seals;                  /* any thread */

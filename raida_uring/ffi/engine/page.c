@@ -15,7 +15,7 @@ int ru_page_create(struct ru_arena *arena, const struct ru_config *config)
     if (result != 0)
         return result;
     uint32_t at = arena->rings_at;
-    for (uint32_t i = 0; i < ru_config_workers(config); i++) {
+    for (uint32_t i = 0; i < ru_config_mailboxes(config); i++) {
         struct ru_mailbox *mailbox = ru_page_mailbox(arena, i);
         page_ring(&mailbox->in, arena->ring_capacity, &at);
         page_ring(&mailbox->out, arena->ring_capacity, &at);

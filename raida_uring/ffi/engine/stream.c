@@ -21,6 +21,7 @@
 
 #include "engine/admission.h"
 #include "engine/engine.h"
+#include "engine/native.h"
 #include "engine/handover.h"
 
 static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action);
@@ -344,8 +345,9 @@ void ru_stream_limit(struct ru_engine *engine, uint32_t index)
 static void stream_queue(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct ru_lane *lane = &engine->lanes[ru_header_lane(&conn->header)];
     uint32_t context = engine->arena.slots + index;
+    struct ru_lane *lane =
+        &engine->lanes[ru_native_choose(engine, context, ru_header_lane(&conn->header))];
     if (!stream_learn_peer(engine, index)) {
         stream_close(engine, index, RU_CLOSED_EARLY);
         return;

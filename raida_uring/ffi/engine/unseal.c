@@ -132,19 +132,26 @@ int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
     return (int)worker->opened;
 }
 
-int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru_view *view,
-                        const struct ru_record **record)
+int ru_worker_unseal_entry(struct ru_worker *worker, uint32_t number, struct ru_view *view)
 {
-    struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
-    RU_CHECK(entry != NULL);
-    struct ru_record *found = &worker->records[worker->looked];
-    *record = found;
-    if (found->kind != RU_REQUEST_SEALED || entry->refusal != 0)
+    RU_CHECK(number < worker->opened);
+    struct ru_worker_entry *entry = &worker->entries[number];
+    struct ru_record *record = &worker->records[number];
+    if (record->kind != RU_REQUEST_SEALED || entry->refusal != 0)
         return entry->refusal; /* again, as after a failed transaction */
     int result = unseal_look_up(worker, view, entry->key_at, entry->keys_count);
     if (result != 0)
         return result;
-    unseal_one(worker, entry, found);
+    unseal_one(worker, entry, record);
     unseal_forget_keys(worker, entry->key_at, entry->keys_count);
     return entry->refusal;
+}
+
+int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru_view *view,
+                        const struct ru_record **record)
+{
+    const struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
+    RU_CHECK(entry != NULL);
+    *record = &worker->records[worker->looked];
+    return ru_worker_unseal_entry(worker, worker->looked, view);
 }

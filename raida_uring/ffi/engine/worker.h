@@ -6,6 +6,7 @@
 #define RU_WORKER_H
 
 #include "engine/engine.h"
+#include "engine/native.h"
 #include "seal/seal.h"
 
 /* The key coins of a batch. */
@@ -36,6 +37,7 @@ struct ru_worker {
     struct ru_mailbox *mailbox;
     struct ru_tally **tallies; /* by command; the engine's */
     struct ru_seal *seal;
+    struct ru_native *native; /* NULL: it runs handlers */
     uint32_t opened;       /* entries and records of the batch */
     uint32_t answered;     /* ... of which the first are answered */
     uint32_t sealed;       /* ... and whose bodies are still encrypted */
@@ -73,5 +75,12 @@ void ru_worker_answer(struct ru_worker *worker, struct ru_worker_entry *entry,
 void ru_worker_spent(struct ru_worker *worker, uint64_t now_ns);
 /* Have the loop look for what was answered. */
 void ru_worker_wake_loop(struct ru_worker *worker);
+/* Begin a batch with as many of the waiting requests as fit; 0 only when there are none left that
+ * need more than a check of their bodies. */
+uint32_t ru_worker_fill(struct ru_worker *worker);
+/* ru_worker_unseal_at() for the request with that number. */
+int ru_worker_unseal_entry(struct ru_worker *worker, uint32_t number, struct ru_view *view);
+/* Add to one of the worker's counters, which other threads read at any time. */
+void ru_worker_raise(uint64_t *counter, uint64_t by);
 
 #endif
