@@ -212,7 +212,7 @@ $(NATIVE_DIR)/test_base: NATIVE_LINK := $(addprefix -Wl$(comma)--wrap=,pwrite pw
 SIM_WRAP  := accept4 clock_gettime close getpeername getrandom open sendmsg setsockopt shutdown syscall write
 SIM_LINK  := $(addprefix -Wl$(comma)--wrap=,$(SIM_WRAP)) \
              $(foreach backend,uring epoll,-Wl$(comma)--defsym=ru_backend_$(backend)=ru_backend_sim)
-SIM_LIB   := $(filter-out $(NATIVE_DIR)/coins/% $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
+SIM_LIB   := $(filter-out $(NATIVE_DIR)/coins/% $(NATIVE_DIR)/commands/% $(addprefix %/,backend_uring.o backend_epoll.o epoll_turn.o message.o \
              probe.o probe_trials.o),$(NATIVE_LIB))
 SIM_TESTS := $(wildcard tests/fault/*.[ch])
 

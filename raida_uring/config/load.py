@@ -18,9 +18,9 @@ from raida_uring.config.kinds import Setting, toml_value
 from raida_uring.config.tables import (
     EVERY,
     FIRST_PORT,
+    NATIVE_WORKERS_MAX,
     SETTINGS,
     TABLE_TYPES,
-    NATIVE_WORKERS_MAX,
     WORKERS_DEFAULT_MIN,
     WORKERS_MAX,
     Config,

@@ -290,6 +290,10 @@ int ru_engine_set_public(struct ru_engine *engine, uint32_t group, uint32_t comm
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
+/* Thread: the same. Publish the trees with numbers `changed`, denomination + 8: RU_TREE_SIZE bytes of
+ * nodes each, copied, leaves first. With them the roots of all trees; the first time, name all. */
+void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
+                             const uint8_t *nodes);
 /* Thread: any. How often roots have been published. */
 uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */

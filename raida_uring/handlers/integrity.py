@@ -10,11 +10,8 @@ from raida_uring.ffi.native_store import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import (
-    BRANCH_REQUEST,
-    DENOMINATION_MIN,
     DENOMINATIONS,
     PAGE_REQUEST,
-    ROOTS_SIZE,
 )
 from raida_uring.store import DENOMINATION_BYTES, page_of
 

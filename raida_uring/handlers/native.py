@@ -1,7 +1,7 @@
 """The built-in commands that the data plane answers itself, in ffi/commands/.
 
-A node's workers and its I/O thread execute them without the interpreter. Here they are declared like
-all other commands, and can be called like a handler: tests of handlers do that.
+A node's workers and its I/O thread execute them without the interpreter. Here they are declared
+like all other commands, and can be called like a handler: tests of handlers do that.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raida_uring import handlers, log, remedies
@@ -422,7 +422,7 @@ class Server(Serving):
         self._requests = RequestLog(engine, config.log.requests_per_s)
         if self._integrity is not None:
             shown = config.server.synchronization_enabled
-            self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
+            self._integrity.start(engine.publish_trees if shown else None, engine.roots_version)
         self._start_workers(engine, self._requests)
         if takeover is not None:
             takeover.tell_receiving()

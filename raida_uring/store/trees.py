@@ -190,7 +190,7 @@ class Integrity:
         self._store = store
         self._leaves = Leaves(store.native)
         self._recent: tuple[Trees, ...] = ()
-        self._publish: Callable[[bytes], None] | None = None
+        self._publish: Callable[[Mapping[int, bytes]], None] | None = None
         self._version: Callable[[], int] = lambda: 0
         self._reached = 0  # number of a batch; the leaves include it and all before it
         self._behind_s: float | None = None  # since when there are changes that they do not include
@@ -226,15 +226,18 @@ class Integrity:
         )
         return len(todo)
 
-    def start(self, publish: Callable[[bytes], None] | None, version: Callable[[], int]) -> None:
+    def start(
+        self, publish: Callable[[Mapping[int, bytes]], None] | None, version: Callable[[], int]
+    ) -> None:
         """Start the thread, which follows the changes of coins.
 
-        publish: called with the 480 bytes of all roots; None: this node shows no roots. version:
-        returns how often publish has been called.
+        publish: called with the trees that changed, first with all: denomination + 8 -> the bytes
+        of all its nodes, leaves first; None: this node shows no roots. version: returns how often
+        publish has been called.
         """
         self._publish, self._version = publish, version
         if publish is not None:
-            self._show(self._recent[0].levels)
+            self._show(self._recent[0].levels, range(DENOMINATIONS))
         self._store.on_commit = self.notify
         self._store.leaves = self.saved
         thread = Vital(target=self._run, name="integrity", daemon=True)
@@ -372,22 +375,22 @@ class Integrity:
         levels = list(self._recent[-1].levels)
         for index, leaves in changed.items():
             levels[index] = update(levels[index], leaves)
-        self._show(tuple(levels))
+        self._show(tuple(levels), changed)
 
-    def _show(self, levels: tuple[Tree, ...]) -> None:
-        """Publish these trees to votes and handlers at the same moment."""
+    def _show(self, levels: tuple[Tree, ...], changed: Iterable[int]) -> None:
+        """Publish these trees to votes and handlers at the same moment. changed: which are new."""
         current = self._recent[-1]
         trees = Trees(current.version + 1, levels, self._leaves.circulating)
         if self._publish is None:
             self._recent = (trees,)
             return
-        roots = trees.roots
+        nodes = {index: b"".join(levels[index]) for index in changed}
         self._recent = (
             current,
             trees,
         )  # trees() returns the old ones until the roots are published
         try:
-            self._publish(roots)
+            self._publish(nodes)
         except BaseException:
             self._recent = (current,)  # not published, so this version does not exist
             raise

@@ -7,12 +7,14 @@ only if they are those of the coins.
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from raida_uring.ffi.native_store import DENOMINATIONS
 from raida_uring.store import STORE_PAGES, Store, trees
-from raida_uring.store.trees import Integrity
+from raida_uring.store.trees import HASH_BYTES, Integrity
 from tests.support.coin_requests import an_of, leaf_of
 from tests.support.node import eventually
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
@@ -25,14 +27,16 @@ class Voters:
 
     def __init__(self) -> None:
         self.shown: list[bytes] = []
+        self.nodes: dict[int, bytes] = {}
         self.asked = 0
         self.fault: Exception | None = None
 
-    def publish(self, roots: bytes) -> None:
+    def publish(self, changed: Mapping[int, bytes]) -> None:
         self.asked += 1
         if self.fault is not None:
             raise self.fault
-        self.shown.append(roots)
+        self.nodes.update(changed)
+        self.shown.append(b"".join(self.nodes[tree][-HASH_BYTES:] for tree in range(DENOMINATIONS)))
 
     def version(self) -> int:
         return len(self.shown)

@@ -16,6 +16,8 @@
 
 #include "coins/store.h"
 #include "layout.h"
+#include "memory/roots.h"
+#include "memory/trees.h"
 
 /* cdef: begin */
 /* What a command is declared as, a row each. */
@@ -60,17 +62,18 @@ enum ru_statistic {
 };
 
 enum ru_command_constant {
-    /* Bytes of scratch that the longest request takes: for each of its coins a record and a state, or
-     * what sorting them takes. */
-    RU_COMMAND_SCRATCH = 393216,
-    RU_COMMAND_LIGHT_SCRATCH = 4096, /* the same for requests of at most light_max bytes */
+    /* Bytes of scratch that the longest request takes: for each coin of a sum a record, a state, and
+     * two indexes to sort by. */
+    RU_COMMAND_SCRATCH = 290816,
+    RU_COMMAND_LIGHT_COINS = 32,     /* most coins of a request that the I/O thread may execute */
+    RU_COMMAND_LIGHT_SCRATCH = 1024, /* bytes, for requests of at most light_max */
 };
 
 /* Bound to the view's thread, like the view. */
 struct ru_command_ground {
-    struct ru_view *view;      /* has begun; NULL: the node has no store */
+    struct ru_view *view; /* has begun; NULL: the node has no store */
     const struct ru_facts *facts;
-    uint8_t *scratch;          /* RU_COMMAND_SCRATCH bytes, or as many as a light request takes */
+    uint8_t *scratch; /* RU_COMMAND_SCRATCH bytes, or of a light one; aligned to 8 */
 };
 
 struct ru_command_request {
@@ -84,7 +87,7 @@ struct ru_command_request {
 struct ru_command_reply {
     uint32_t status;        /* enum ru_status */
     uint32_t size;          /* of the payload */
-    const uint8_t *payload; /* in the ground's scratch, or a fact; room behind it for a ticket */
+    const uint8_t *payload; /* at the start of the ground's scratch, or a fact */
     struct ru_effect effect;
 };
 
@@ -97,7 +100,7 @@ struct ru_facts {
     uint32_t raida_id;
     uint64_t statistics[RU_STATISTICS];
     const struct ru_roots *roots; /* the published roots; NULL: none, as zeros */
-    const struct ru_trees *trees; /* the published trees; NULL: there are none */
+    const struct ru_trees *trees; /* the trees of these roots; NULL: there are none */
 };
 
 /* Thread: any. Row `index` of the table; NULL past the last. */
@@ -109,8 +112,10 @@ const struct ru_command *ru_command_find(uint32_t number);
  * after which the caller takes the request's changes back: RU_STORE_BUSY, -ENOMEM. */
 int ru_command_execute(const struct ru_command *command, const struct ru_command_ground *ground,
                        const struct ru_command_request *request, struct ru_command_reply *reply);
-/* Thread: any. Do what the effect of a reply says about tickets, which may change the reply; nothing
- * for effects that are counted. store: the view's. scratch: as the ground's. Returns 0 or -errno. */
+/* Thread: any. Do what the effect of a reply says about tickets, which may change the reply and leaves
+ * it without effect; nothing for effects that are counted. A reply that is longer than the request's
+ * room becomes status NOT_IMPLEMENTED, and no ticket is issued or claimed. store: the view's. scratch:
+ * the ground's, as execution has left it. Returns 0 or -errno. */
 int ru_command_settle(struct ru_store *store, const struct ru_command_request *request,
                       struct ru_command_reply *reply, uint8_t *scratch);
 /* cdef: end */

@@ -86,7 +86,8 @@ static int engine_set_up(struct ru_engine *engine)
     if (result != 0)
         return result;
     engine->seals = ru_seal_library_create();
-    if (!engine->seals)
+    engine->trees = calloc(1, sizeof(*engine->trees));
+    if (!engine->seals || !engine->trees)
         return -ENOMEM;
     if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
         return -errno;
@@ -131,6 +132,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
     for (struct ru_adoptions *left = &engine->adoptions; left->taken != left->added; left->taken++)
         engine_close_fd((int)(uint32_t)left->items[left->taken % RU_ADOPT_MAX]);
+    free(engine->trees);
     ru_seal_library_destroy(engine->seals);
     ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
@@ -265,6 +267,12 @@ uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited,
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
 {
     ru_roots_publish(&ru_page_of(&engine->arena)->roots, roots);
+}
+
+void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
+                             const uint8_t *nodes)
+{
+    ru_trees_publish(engine->trees, &ru_page_of(&engine->arena)->roots, changed, count, nodes);
 }
 
 uint64_t ru_engine_roots_version(struct ru_engine *engine)

@@ -23,6 +23,7 @@
 #include "memory/block.h"
 #include "memory/list.h"
 #include "memory/timer.h"
+#include "memory/trees.h"
 #include "ru.h"
 #include "seal/seal.h"
 #include "wire/conn.h"
@@ -164,6 +165,7 @@ struct ru_engine {
 
     /* unseal.c: set before the loop runs */
     struct ru_seal_library *seals;                  /* any thread */
+    struct ru_trees *trees;                         /* one publisher, any readers */
     uint8_t public_commands[RU_COMMANDS_COUNT / 8]; /* bits: see ru_engine_set_public() */
 
     /* datagram.c and accept.c */

@@ -17,6 +17,7 @@ void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, stru
     engine->keys = keys;
     engine->facts = *facts;
     engine->facts.roots = &ru_page_of(&engine->arena)->roots;
+    engine->facts.trees = engine->trees;
 }
 
 void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count)
