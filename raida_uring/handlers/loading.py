@@ -74,7 +74,7 @@ def _check_signature(source: str, item: Command) -> None:
 
 
 def _builtin(*, store: bool) -> Iterator[tuple[str, object]]:
-    names = ("coins", "healing", "integrity") if store else ("pending",)
+    names = ("healing", "integrity") if store else ("pending",)
     for name in ("native", *names):
         yield _BUILT_IN, importlib.import_module(f"raida_uring.handlers.{name}")
 
