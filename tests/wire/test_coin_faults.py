@@ -6,6 +6,7 @@ node lives on, and every answer has the status named here.
 
 import dataclasses
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,19 +180,30 @@ def different(count: int) -> list[Coin]:
     return [(5, 7000 + number) for number in range(count)]
 
 
-def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1_800_000_000.0]
-    monkeypatch.setattr(tickets, "clock", lambda: now[0])
+def issued(node: Node, coin: Coin, ago_s: int) -> bytes:
+    """A ticket issued so many seconds ago by the clock as it is set now."""
+    opened = node.server._store
+    assert opened is not None
+    number = opened.native.tickets_issue(coin_bytes(coin), int(time.time()) - ago_s)
+    assert number is not None
+    return number.to_bytes(4)
+
+
+def test_b7_there_is_no_room_for_more_tickets(node: Node) -> None:
     first = [take_from(node.endpoint, coin) for coin in different(tickets.TICKETS_MAX)]
     assert {answered for answered, _ in first} == {Status.ALL_PASS}
     assert len({ticket for _, ticket in first} - {bytes(4)}) == tickets.TICKETS_MAX
     for _ in range(3):
         assert take_ticket(node.endpoint) == (Status.NO_TICKET_SLOT, b"")
-    now[0] += tickets.LIFETIME_S - 1
-    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
     assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(different(1)[0]))
-    now[0] += 1
-    assert redeem(node.endpoint, first[0][1], 4)[0] == Status.NO_TICKET_FOUND
+
+
+def test_b7_tickets_expire(node: Node) -> None:
+    coins = different(tickets.TICKETS_MAX)
+    expired = [issued(node, coin, tickets.LIFETIME_S) for coin in coins[1:]]
+    alive = issued(node, coins[0], 1)
+    assert redeem(node.endpoint, expired[0])[0] == Status.NO_TICKET_FOUND
+    assert redeem(node.endpoint, alive) == (Status.SUCCESS, coin_bytes(coins[0]))
     answered, ticket = take_ticket(node.endpoint)
     assert answered == Status.ALL_PASS
     assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(COINS[0]))
@@ -211,18 +223,15 @@ def test_b7_one_coin_does_not_take_all_tickets(node: Node) -> None:
     assert left == tickets.OF_ONE_COIN_MAX + 10
 
 
+@pytest.mark.parametrize(("ahead_s", "lives"), [(10, True), (365 * 86400, False)])
 def test_b7_a_clock_that_was_ahead_leaves_no_tickets(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, ahead_s: int, *, lives: bool
 ) -> None:
-    now = [1_800_000_000.0]
-    monkeypatch.setattr(tickets, "clock", lambda: now[0])
-    ahead = [take_from(node.endpoint, coin)[1] for coin in different(tickets.TICKETS_MAX)]
-    now[0] -= 10  # a small step: they live
-    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
-    assert redeem(node.endpoint, ahead[0])[0] == Status.SUCCESS
-    now[0] -= 365 * 86400
-    assert redeem(node.endpoint, ahead[1])[0] == Status.NO_TICKET_FOUND
-    assert take_ticket(node.endpoint)[0] == Status.ALL_PASS
+    """A small step back leaves them alive."""
+    ahead = [issued(node, coin, -ahead_s) for coin in different(tickets.TICKETS_MAX)]
+    assert (take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT) == lives
+    found = Status.SUCCESS if lives else Status.NO_TICKET_FOUND
+    assert redeem(node.endpoint, ahead[1])[0] == found
 
 
 def test_b7_one_claim_for_each_raida(node: Node) -> None:

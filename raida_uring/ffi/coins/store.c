@@ -113,8 +113,29 @@ void ru_store_close(struct ru_store *store)
         ru_writer_destroy(&store->writer);
         ru_journal_close(&store->journal);
     }
+    ru_needs_end(&store->needs);
     ru_memory_detach(&store->memory);
     free(store);
+}
+
+void ru_store_need_base(struct ru_store *store, struct ru_base *base)
+{
+    store->needs.base = base;
+}
+
+int ru_store_need(struct ru_store *store, const char *path, int fd, int fault)
+{
+    return ru_needs_add(&store->needs, path, fd, fault);
+}
+
+void ru_store_refuse(struct ru_store *store, int fault)
+{
+    ru_needs_refuse(&store->needs, fault);
+}
+
+int ru_store_require(struct ru_store *store)
+{
+    return ru_needs_check(&store->needs);
 }
 
 int ru_store_memory(struct ru_store *store)

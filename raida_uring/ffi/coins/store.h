@@ -13,6 +13,7 @@
 #include "coins/base.h"
 #include "coins/journal.h"
 #include "coins/memory.h"
+#include "coins/needs.h"
 #include "coins/tickets.h"
 #include "coins/writer.h"
 
@@ -67,6 +68,14 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
 int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
                    uint32_t joins, uint32_t interval, uint32_t segments_max);
 
+/* Thread: control, before a view changes coins. What a start needs, see needs.h: the base, which is
+ * borrowed; and that `path` leads to the file open as `fd`, else `fault` (up to RU_NEEDS_NAMES_MAX). */
+void ru_store_need_base(struct ru_store *store, struct ru_base *base);
+int ru_store_need(struct ru_store *store, const char *path, int fd, int fault);
+/* Thread: any. Have commits of native commands fail with `fault`; 0: no more. */
+void ru_store_refuse(struct ru_store *store, int fault);
+/* Thread: any. 0, or what is missing: before a commit. */
+int ru_store_require(struct ru_store *store);
 /* Thread: any. Wait until every visible change is on the disk. */
 int ru_store_sync(struct ru_store *store);
 /* Thread: any. The other process of an upgrade has ended. */
@@ -149,6 +158,7 @@ struct ru_store {
     struct ru_memory memory;
     struct ru_journal journal;
     struct ru_writer writer;
+    struct ru_needs needs;
     bool serving; /* journal and writer are open */
 };
 

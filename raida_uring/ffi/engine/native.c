@@ -349,8 +349,11 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
     int result = ru_view_begin(native->view);
     for (uint32_t i = 0; result == 0 && i < worker->opened; i++)
         native_execute(worker, i);
+    if (result == 0 && ru_view_mark(native->view) > 0)
+        result = ru_store_require(worker->engine->store);
     if (result == 0)
         result = ru_view_commit(native->view);
+    ru_view_end(native->view); /* after a failure: drop the changes */
     if (result != 0)
         return native_fail(worker, result, failed);
     while (worker->answered < worker->opened) {
