@@ -42,7 +42,10 @@ SOLE_IMPORTERS = {
     "_native": (
         *(
             f"raida_uring/ffi/{name}.py"
-            for name in ("native", "native_base", "native_probe", "native_store", "native_worker")
+            for name in (
+                *("native", "native_base", "native_probe", "native_store", "native_tap"),
+                "native_worker",
+            )
         ),
         "tests/support/native_seal.py",
     ),

@@ -35,6 +35,7 @@ struct ru_worker {
     struct ru_engine *engine;
     struct ru_mailbox *mailbox;
     struct ru_tally **tallies; /* by command; the engine's */
+    struct ru_tap *tap;        /* the engine's */
     struct ru_seal *seal;
     uint32_t opened;       /* entries and records of the batch */
     uint32_t answered;     /* ... of which the first are answered */
