@@ -70,6 +70,15 @@ enum ru_ticket_limit {
     RU_TICKET_COINS_MAX = 3120, /* as many as a request can name with their ANs */
     RU_TICKET_LIFETIME_S = 300,
 };
+
+/* What a thread notes of the requests that it answers, see count/tap.h. */
+enum ru_tap_limit {
+    RU_TAP_NOTES_KEPT = 2048, /* until the log takes them; a power of two, like the next one */
+    RU_TAP_SAMPLES_KEPT = 64,
+    RU_TAP_ROUND_SAMPLES = 24, /* in a round of the log: 0.25 s under load */
+    RU_TAP_ROUND_FIRST = 16,   /* ... of which so many are the first requests, if load is low */
+    RU_TAP_STRIDE_MAX = 1048576,
+};
 /* cdef: end */
 
 /* Times, in nanoseconds. */

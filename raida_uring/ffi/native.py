@@ -1,7 +1,7 @@
 """The data plane as Python sees it: `Engine`, typed and raising.
 
-`_native` is imported here, in native_worker.py, native_probe.py and native_store.py alone. Each
-method names the thread it is for, as ru.h does; cffi drops the interpreter lock on every call.
+`_native` is imported here and in the other native_*.py alone. Each method names the thread it is
+for, as ru.h does; cffi drops the interpreter lock on every call.
 """
 
 import errno
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 from raida_uring.ffi.native_store import Store
+from raida_uring.ffi.native_tap import Taps
 from raida_uring.ffi.native_worker import Worker, checked
 
 
@@ -401,6 +402,10 @@ class Engine:
             for one in self._closed[0:count]
         ]
         return taken, missed[0]
+
+    def taps(self) -> Taps:
+        """What is noted of the requests that were answered."""
+        return Taps(lambda: self._engine)
 
     @property
     def arena_size(self) -> int:

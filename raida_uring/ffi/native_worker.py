@@ -13,9 +13,7 @@ class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
     RU_RECORD_SIZE: int
-    RU_REQUEST_PREFIX_BYTES: int
     RU_REQUEST_KINDS: int
-    RU_REQUEST_PLAIN: int
     RU_REQUEST_BARE: int
     RU_REQUEST_SEALED: int
 
@@ -23,7 +21,6 @@ class _Lib(Protocol):
     def ru_worker_take(self, worker: Any, timeout_ms: int) -> int: ...
     def ru_worker_records(self, worker: Any) -> Any: ...
     def ru_worker_data(self, worker: Any) -> Any: ...
-    def ru_worker_data_size(self, worker: Any) -> int: ...
     def ru_worker_reply_factor(self, worker: Any) -> int: ...
     def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
     def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
@@ -43,12 +40,9 @@ _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
-NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(_lib.RU_REQUEST_KINDS)
-KIND_PLAIN: Final = _lib.RU_REQUEST_PLAIN
 KIND_BARE: Final = _lib.RU_REQUEST_BARE
 KIND_SEALED: Final = _lib.RU_REQUEST_SEALED
-REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 
 
 def checked(result: int, doing: str) -> int:
@@ -94,11 +88,6 @@ class Worker:
         """
         size = _lib.ru_worker_resumed(self._worker)
         return self.records(count), bytes(_ffi.buffer(self._data, size))
-
-    @property
-    def scratch(self) -> Any:
-        """The bytes that the records refer to, not copied; valid until the next take."""
-        return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
     @property
     def reply_factor(self) -> int:

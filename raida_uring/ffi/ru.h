@@ -20,7 +20,6 @@ enum ru_constant {
     RU_FAULT_TEXT = 160,
     RU_TIER_TEXT = 96,
     RU_RECORD_SIZE = 40,
-    RU_REQUEST_PREFIX_BYTES = 80,
     RU_INLINE_BYTES = 352,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
@@ -174,6 +173,23 @@ struct ru_record {
     uint32_t reply_us;     /* since the datagram or the request's first byte was received */
     uint8_t reply_status;
     uint8_t spare[3];
+};
+
+/* A request that was answered, for the request log: fields of its struct ru_record. */
+struct ru_note {
+    uint8_t peer[RU_ADDRESS_BYTES]; /* sockaddr_in or sockaddr_in6 */
+    uint32_t request_size;
+    uint32_t reply_size;
+    uint32_t reply_us;
+    uint16_t command;
+    uint8_t transport;
+    uint8_t reply_status;
+};
+
+/* One of the requests that were answered, for the busiest peers. */
+struct ru_sample {
+    uint8_t peer[RU_ADDRESS_BYTES]; /* as above */
+    uint32_t weight;                /* beside other samples taken at the same time */
 };
 
 enum ru_family {
@@ -332,6 +348,24 @@ const char *ru_connection_state_name(uint32_t state);
 uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
 /* Thread: any. The name of enum ru_closed_reason, or NULL past the last. */
 const char *ru_closed_reason_name(uint32_t reason);
+/* Thread: any. How many threads answer requests. Each notes what it has answered, but for requests
+ * whose body check failed, in a tap of its own. */
+uint32_t ru_engine_taps(const struct ru_engine *engine);
+/* Thread: one, the log's, for this and the next four. Wait until a request is noted, up to
+ * `timeout_ms`, and then until a tap is half full, up to `gather_ms`. 0 if none was noted, or 1. */
+int ru_engine_tap_wait(struct ru_engine *engine, uint32_t timeout_ms, uint32_t gather_ms);
+/* Begin a round, in which each tap notes up to `notes` requests, and a few samples. None is noted
+ * before the first one. */
+void ru_engine_tap_begin(struct ru_engine *engine, uint32_t notes);
+/* The requests that tap `tap` has counted since the start, of which what it noted can be taken. */
+uint64_t ru_engine_tap_requests(const struct ru_engine *engine, uint32_t tap);
+/* Take up to `count`, oldest first; returns how many. */
+uint32_t ru_engine_tap_notes(struct ru_engine *engine, uint32_t tap, struct ru_note *notes,
+                             uint32_t count);
+uint32_t ru_engine_tap_samples(struct ru_engine *engine, uint32_t tap, struct ru_sample *samples,
+                               uint32_t count);
+/* Thread: any. From now on ru_engine_tap_wait() returns 1 at once. */
+void ru_engine_tap_end(struct ru_engine *engine);
 /* Thread: any. Bytes of the arena. */
 uint64_t ru_engine_arena_size(struct ru_engine *engine);
 
@@ -345,7 +379,6 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 /* The batch: records, and the bytes they refer to. Valid until the next take. */
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
-uint32_t ru_worker_data_size(const struct ru_worker *worker);
 /* Thread: worker. The udp_reply_factor_max that the batch's replies are held to, also if a reload
  * has changed it since the take: what a worker decides by it is what is sent. */
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker);
@@ -412,7 +445,6 @@ _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
 _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_network) == RU_EXEMPT_MAX,
                "exempt networks");
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
-_Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
 _Static_assert(RU_INLINE_BYTES == RU_INLINE_SIZE, "inline reply");
 _Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
                    sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,

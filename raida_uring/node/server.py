@@ -423,7 +423,7 @@ class Server(Serving):
         if self._integrity is not None:
             shown = config.server.synchronization_enabled
             self._integrity.start(engine.publish_trees if shown else None, engine.roots_version)
-        self._start_workers(engine, self._requests)
+        self._start_workers(engine)
         if takeover is not None:
             takeover.tell_receiving()
         self._start_loop(engine)
@@ -442,12 +442,12 @@ class Server(Serving):
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _start_workers(self, engine: native.Engine, requests: RequestLog) -> None:
+    def _start_workers(self, engine: native.Engine) -> None:
         store = self._store
         self._node = Node(self.config, self.counters, store, self._integrity, engine)
         self._node.addresses.begin(engine.set_raida, engine.raida_missed)
         for worker in startup.make_workers(
-            self.config, engine, self._commands, self._node, store, self._keys, requests
+            self.config, engine, self._commands, self._node, store, self._keys
         ):
             self._workers.append(worker)  # one by one: a failure discards those that are there
         for worker in self._workers:

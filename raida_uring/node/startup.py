@@ -17,7 +17,6 @@ from raida_uring.handlers.node import Node
 from raida_uring.log import events
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.observe import process
-from raida_uring.observe.requestlog import RequestLog
 from raida_uring.store import Store
 from raida_uring.workers.native import NativeWorker
 from raida_uring.workers.thread import WorkerThread
@@ -102,7 +101,6 @@ def make_workers(
     node: Node,
     store: Store | None,
     keys: Store | None,
-    requests: RequestLog,
 ) -> Iterator[WorkerThread]:
     """The workers of all lanes, not started; those of the writing lanes only with a store.
 
@@ -115,11 +113,10 @@ def make_workers(
         # A slow handler must not keep a state of the store: its key coins have a view of their own.
         source = store if index >= ordinary and keys is None else keys
         lookup = None if source is None else source.coins()
-        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=requests.tap())
+        yield Worker(engine, index, commands, node, cpus, coins, lookup)
     if store is not None:
         coins, lookup = store.coins(writing=True), None if keys is None else keys.coins()
-        index, tap = ordinary + slow, requests.tap()
-        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=tap, writing=True)
+        yield Worker(engine, ordinary + slow, commands, node, cpus, coins, lookup, writing=True)
     index = ordinary + slow + int(store is not None)
     for _ in range(config.workers.native_count):
         yield NativeWorker(engine, index, cpus, None)

@@ -23,7 +23,6 @@ from raida_uring.log import events
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COMMANDS_COUNT
 from raida_uring.store import Coins
-from raida_uring.workers.tap import Tap
 from raida_uring.workers.thread import FAULT_INTERVAL_S, WorkerThread
 
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
@@ -173,20 +172,18 @@ class Worker(WorkerThread):
         coins: Coins | None = None,
         keys: Coins | None = None,
         *,
-        tap: Tap | None = None,
         writing: bool = False,
     ) -> None:
-        """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins:
-        its view of the store, begun and ended with each batch. keys: a further view, for key coins
-        alone; None: they are in `coins`. writing: that view is for changes, which one commit makes
-        durable before the replies of a batch leave. The worker closes both views."""
+        """cpus: where it may run; empty: anywhere. coins: its view of the store, begun and ended
+        with each batch. keys: a further view, for key coins alone; None: they are in `coins`.
+        writing: that view is for changes, which one commit makes durable before the replies of a
+        batch leave. The worker closes both views."""
         super().__init__(engine, index, cpus)
         self._gate = _Gate()
         self._opener = _Opener(coins, keys)
         self._tables = _tables(commands, self._opener, self._gate)
         self._node = node.for_worker(coins, lambda: self._gate.worker.reply_factor)
         self._coins = coins
-        self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
@@ -236,7 +233,7 @@ class Worker(WorkerThread):
         finally:
             if coins is not None:
                 coins.end()
-        self._reply(worker, replies, count)
+        self._reply(worker, replies)
 
     def _serve_writing(self, worker: NativeWorker, count: int) -> None:
         """Answer a batch, in order, once all that it changed is durable."""
@@ -249,7 +246,7 @@ class Worker(WorkerThread):
             replies = self._store_failed(error, count)
         finally:
             coins.end()
-        self._reply(worker, replies, count)
+        self._reply(worker, replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
         """None of these requests has changed anything."""
@@ -329,14 +326,9 @@ class Worker(WorkerThread):
         self._log_fault(request, error)
         return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 
-    def _reply(self, worker: NativeWorker, replies: list[Reply], count: int) -> None:
-        """count: of the whole batch, with what the data plane has answered."""
-        if replies:
-            self._hand_back(worker, replies)
-        if self._tap is not None:
-            self._tap.note(worker, count)
-
-    def _hand_back(self, worker: NativeWorker, replies: list[Reply]) -> None:
+    def _reply(self, worker: NativeWorker, replies: list[Reply]) -> None:
+        if not replies:  # the data plane has answered the whole batch
+            return
         try:
             packed = pack(replies)
         except Exception:  # one of the replies is not valid: find it

@@ -169,7 +169,6 @@ def test_a_closed_worker_refuses() -> None:
             lambda: worker.take(0),
             lambda: worker.batch(1),
             lambda: worker.records(1),
-            lambda: worker.scratch,
             lambda: worker.may_check(0),
             lambda: worker.checked(0, failed=True),
             lambda: reply_one(worker),

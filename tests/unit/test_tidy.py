@@ -49,6 +49,7 @@ SOLE_IMPORTERS = {
                 "native_command",
                 "native_probe",
                 "native_store",
+                "native_tap",
                 "native_worker",
             )
         ),

@@ -52,7 +52,9 @@ static int engine_allocate(struct ru_engine *engine)
     if (buffers == MAP_FAILED)
         return -errno;
     engine->tcp_buffers = buffers;
-    int result = ru_udp_init(&engine->udp, engine->arena.slots, config->udp_contexts);
+    int result = ru_taps_init(&engine->taps, ru_config_mailboxes(config));
+    if (result == 0)
+        result = ru_udp_init(&engine->udp, engine->arena.slots, config->udp_contexts);
     if (result == 0)
         result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
     if (result == 0)
@@ -141,6 +143,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     if (engine->tcp_buffers)
         (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
     ru_tally_free(engine->tallies, ru_config_mailboxes(&engine->config) * RU_COMMANDS_COUNT);
+    ru_taps_destroy(&engine->taps);
     free(engine->timer_links);
     free(engine->timer_nodes);
     free(engine->memory_links);
@@ -332,6 +335,46 @@ uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, ui
 {
     *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
     return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
+}
+
+uint32_t ru_engine_taps(const struct ru_engine *engine)
+{
+    return engine->taps.count;
+}
+
+int ru_engine_tap_wait(struct ru_engine *engine, uint32_t timeout_ms, uint32_t gather_ms)
+{
+    return ru_taps_wait(&engine->taps, timeout_ms, gather_ms);
+}
+
+void ru_engine_tap_begin(struct ru_engine *engine, uint32_t notes)
+{
+    ru_taps_begin(&engine->taps, notes);
+}
+
+void ru_engine_tap_end(struct ru_engine *engine)
+{
+    ru_taps_end(&engine->taps);
+}
+
+uint64_t ru_engine_tap_requests(const struct ru_engine *engine, uint32_t tap)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_requests(&engine->taps.each[tap]);
+}
+
+uint32_t ru_engine_tap_notes(struct ru_engine *engine, uint32_t tap, struct ru_note *notes,
+                             uint32_t count)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_take_notes(&engine->taps.each[tap], notes, count);
+}
+
+uint32_t ru_engine_tap_samples(struct ru_engine *engine, uint32_t tap, struct ru_sample *samples,
+                               uint32_t count)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_take_samples(&engine->taps.each[tap], samples, count);
 }
 
 uint64_t ru_engine_arena_size(struct ru_engine *engine)

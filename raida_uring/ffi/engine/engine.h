@@ -15,6 +15,7 @@
 #include "commands/command.h"
 #include "count/closed.h"
 #include "count/tally.h"
+#include "count/tap.h"
 #include "engine/lane.h"
 #include "engine/page.h"
 #include "guard/guard.h"
@@ -191,6 +192,7 @@ struct ru_engine {
     /* Any thread. */
     struct ru_call call;
     struct ru_closed_ring closed; /* stream.c puts in, one thread takes out */
+    struct ru_taps taps;          /* each worker notes in its own, one thread takes out */
     int wake_fd;
     int hand_over_fd; /* the socket that descriptors leave through; -1: no hand-over */
     struct ru_adoptions adoptions;

@@ -62,6 +62,7 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     made->mailbox = mailbox;
     made->native = native;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
+    made->tap = &engine->taps.each[index];
     made->seal = seal;
     *worker = made;
     return 0;
@@ -262,6 +263,7 @@ void ru_worker_answer(struct ru_worker *worker, struct ru_worker_entry *entry,
         record->reply_size = context->reply_size;
         record->reply_us = execution_us;
         record->reply_status = answer.status;
+        ru_tap_note(worker->tap, entry->header - RU_PEER_SIZE, record);
     }
     ru_ring_push(&worker->mailbox->out, arena->base, entry->token);
 }
@@ -530,11 +532,6 @@ const struct ru_record *ru_worker_records(struct ru_worker *worker)
 const uint8_t *ru_worker_data(struct ru_worker *worker)
 {
     return worker->scratch;
-}
-
-uint32_t ru_worker_data_size(const struct ru_worker *worker)
-{
-    return worker->used;
 }
 
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker)

@@ -36,6 +36,7 @@ struct ru_worker {
     struct ru_engine *engine;
     struct ru_mailbox *mailbox;
     struct ru_tally **tallies; /* by command; the engine's */
+    struct ru_tap *tap;        /* the engine's */
     struct ru_seal *seal;
     struct ru_native *native; /* NULL: it runs handlers */
     uint32_t opened;       /* entries and records of the batch */
