@@ -1,4 +1,4 @@
-/* store_rig.h: a small store that takes changes, on files of its own, and requests about its coins. */
+/* store_rig.h: a store whose coins can be changed, though not committed. */
 #ifndef RU_TESTS_STORE_RIG_H
 #define RU_TESTS_STORE_RIG_H
 
@@ -11,41 +11,40 @@
 #define RIG_SHORT_PAGE 7007U /* cannot be read: page 7 of denomination -1 */
 
 struct rig {
-    char path[64];
     int directory;
     int lock;
     struct ru_store *store;
 };
 
+/* The files have no names any more when this returns, and go with the process. */
 static inline void rig_open(struct rig *rig)
 {
     static const uint8_t id[RU_STORE_ID_BYTES] = "a rig's store";
-    *rig = (struct rig){.path = "/dev/shm/raida-rig.XXXXXX"};
-    if (!mkdtemp(rig->path))
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    char path[] = "/dev/shm/raida-rig.XXXXXX";
+    if (!mkdtemp(path))
         abort();
-    rig->directory = open(rig->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    rig->lock = open(rig->path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    rig->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    rig->lock = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (rig->lock < 0 || ru_store_create((const uint8_t *)"4567", 4, &rig->store) != 0 ||
         ru_memory_load(&rig->store->memory, RIG_SHORT_PAGE, NULL, 0) != 0 ||
         ru_store_start_journal(rig->directory, id, 1) != 0 ||
         ru_store_replay(rig->store, rig->directory, id, 1, 0) != 0 ||
         ru_store_serve(rig->store, rig->directory, rig->lock, id, 0, 1, RU_SEGMENTS_MAX) != 0)
         abort();
+    for (int i = ru_segment_list(rig->directory, segments); i-- > 0;) {
+        if (ru_segment_remove(rig->directory, segments[i].index) != 0)
+            abort();
+    }
+    if (rmdir(path) != 0)
+        abort();
 }
 
 static inline void rig_close(struct rig *rig)
 {
-    struct ru_segment segments[RU_SEGMENTS_MAX];
     ru_store_close(rig->store);
-    int count = ru_segment_list(rig->directory, segments);
-    for (int i = 0; i < count; i++) {
-        if (ru_segment_remove(rig->directory, segments[i].index) != 0)
-            abort();
-    }
     (void)close(rig->lock);
     (void)close(rig->directory);
-    if (rmdir(rig->path) != 0)
-        abort();
 }
 
 /* A view that has begun. */

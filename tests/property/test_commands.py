@@ -272,19 +272,19 @@ class Node:
 
     def change(self) -> None:
         """A view for changes: some requests are taken back, or all of them."""
-        before = dict(self.model.coins)
+        self.model.changes.clear()
         with contextlib.closing(self.store.native.view(writing=True)) as view:
             view.begin()
             for _ in range(OF_A_VIEW):
-                mark, kept = view.mark(), dict(self.model.coins)
+                mark, kept = view.mark(), len(self.model.changes)
                 number = self.rng.choice((POWN, POWN_SUM, POWN, POWN_SUM, *ROWS))
                 self.ask(view, number)
                 if self.rng.random() < 0.1:  # its reply had no room, for example
                     view.undo(mark)
-                    self.model.coins = kept
+                    self.model.undo(kept)
             self.check(view, NAMED)
             if self.rng.random() < 0.1:
-                self.model.coins = before
+                self.model.undo()
             else:
                 view.commit()
 
@@ -295,7 +295,7 @@ class Node:
             view.begin()
             for _ in range(OF_A_VIEW):
                 self.ask(view, self.rng.choice(readers))
-            changed = sorted(self.model.coins)
+            changed = list(self.model.coins)
             some = self.rng.sample(changed, min(50, len(changed)))
             self.check(view, NAMED + UNREADABLE + some)
 
@@ -327,6 +327,7 @@ def trees_of(rng: random.Random) -> list[list[list[bytes]]]:
     return [oracle.levels_of([rng.randbytes(32) for _ in range(1000)]) for _ in range(15)]
 
 
+@pytest.mark.hang_timeout_s(max(150, REQUESTS // 500))
 def test_commands_answer_as_the_model(store: Store) -> None:
     rng = random.Random(SEED)
     model = Model(unreadable=SHORT_PAGES)

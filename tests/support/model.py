@@ -74,6 +74,7 @@ class Model:
     admin_key: bytes | None = None
     statistics: tuple[int, ...] = (0, 0, 0, 0)
     trees: list[list[list[bytes]]] | None = None  # of each denomination its levels, leaves first
+    changes: list[tuple[Coin, Record | None]] = field(default_factory=list)  # what was before
 
     def record(self, coin: Coin) -> Record | None:
         """A coin's AN and month; None if it cannot be read."""
@@ -88,6 +89,20 @@ class Model:
         """A coin's AN; None if it cannot be read."""
         record = self.record(coin)
         return None if record is None else record[0]
+
+    def set(self, coin: Coin, record: Record) -> None:
+        """Change a coin."""
+        self.changes.append((coin, self.coins.get(coin)))
+        self.coins[coin] = record
+
+    def undo(self, mark: int = 0) -> None:
+        """Take back all but the first `mark` of `changes`."""
+        while len(self.changes) > mark:
+            coin, record = self.changes.pop()
+            if record is None:
+                del self.coins[coin]
+            else:
+                self.coins[coin] = record
 
     def answer(self, number: int, request: Request) -> Answer:
         """Answer command `number`, group << 8 | code, and change the coins as it does."""
@@ -210,7 +225,7 @@ def pown(model: Model, request: Request) -> Answer:
         coin = coin_of(part[:5])
         passed.append(part[5:21] == model.an(coin))
         if passed[-1]:
-            model.coins[coin] = part[21:], month_of(request.now_s)
+            model.set(coin, (part[21:], month_of(request.now_s)))
             value += value_of(coin)
     answer = verdict(passed)
     return answer._replace(effect=Effect("powned", sum(passed), value)) if value else answer
@@ -251,7 +266,7 @@ def pown_sum(model: Model, request: Request) -> Answer:
         an = model.an(coin)
         assert an is not None
         changed = bytes(map(operator.xor, an, payload[-16:]))
-        model.coins[coin] = changed, month_of(request.now_s)
+        model.set(coin, (changed, month_of(request.now_s)))
     return Answer(Status.ALL_PASS, effect=Effect("powned", len(coins), sum(map(value_of, coins))))
 
 
