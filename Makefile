@@ -123,9 +123,9 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := journal memory queue seal source stats tally tap tickets writer
+THREAD_TESTS := journal memory queue roots seal source stats tally tap tickets trees writer
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
-THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
+THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c memory/trees.c \
                 wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
                 count/tally.c count/tap.c $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
                 segment.c tickets.c writer.c))
@@ -140,9 +140,9 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 
 # Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
 # of them. Seeds and words are the framing's; the journal's seeds are journals that the code under test
-# has written, the third fuzzer begins with zeros.
+# has written, the other fuzzers begin with zeros.
 FUZZ_DIR   := build/fuzz
-FUZZERS    := $(or $(FUZZER),framing journal sealed)
+FUZZERS    := $(or $(FUZZER),framing journal sealed command)
 FUZZ_SEEDS  = $(if $(filter framing,$1),tests/native/corpus)$(if $(filter journal,$1),$(FUZZ_DIR)/journal_seeds)
 FUZZ_FLAGS := $(NATIVE_FLAGS:-O1=-O2)
 FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block.o memory/ring.o \
@@ -150,6 +150,8 @@ FUZZ_LIB   := $(addprefix $(FUZZ_DIR)/,engine/page.o memory/arena.o memory/block
               wire/body.o wire/conn.o wire/fast.o wire/header.o wire/reply.o wire/udp.o)
 FUZZ_JOURNAL_LIB := $(addprefix $(FUZZ_DIR)/coins/,crc32c.o defaults.o entry.o journal.o reader.o memory.o \
               pending.o segment.o)
+FUZZ_COMMAND_LIB := $(patsubst raida_uring/ffi/%.c,$(FUZZ_DIR)/%.o,$(wildcard raida_uring/ffi/commands/*.c raida_uring/ffi/coins/*.c)) \
+              $(FUZZ_DIR)/memory/trees.o
 FUZZ_RUN    = $(FUZZ_DIR)/$1 -max_len=$(if $(filter journal,$1),1500,600) \
               $(if $(filter framing,$1),-dict=tests/native/framing.dict) -artifact_prefix=$(FUZZ_DIR)/
 
@@ -163,6 +165,10 @@ $(FUZZ_DIR)/%.o: raida_uring/ffi/%.c | setup-fuzz
 $(FUZZ_DIR)/framing $(FUZZ_DIR)/sealed: $(FUZZ_DIR)/%: tests/native/fuzz_%.c $(FUZZ_LIB) | setup-fuzz
 	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.main.o $<
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.main.o $(FUZZ_LIB) -lcrypto
+
+$(FUZZ_DIR)/command: tests/native/fuzz_command.c $(FUZZ_LIB) $(FUZZ_COMMAND_LIB) | setup-fuzz
+	@clang $(FUZZ_FLAGS) -MMD -MP -MT $@ $(NATIVE_INCLUDES) -c -o $@.main.o $<
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $@.main.o $(FUZZ_LIB) $(FUZZ_COMMAND_LIB) -llmdb -lcrypto
 
 # Its seeds are journals that the code under test has written.
 $(FUZZ_DIR)/journal: tests/native/fuzz_journal.c $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) | setup-fuzz
@@ -242,7 +248,7 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_crash.py -k survives_kills
 
-.SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB)
+.SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)
 
 upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
