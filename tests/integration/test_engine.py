@@ -207,6 +207,27 @@ def test_published_roots_decide_votes() -> None:
             engine.publish_roots(b"short")
 
 
+def test_published_trees_decide_votes() -> None:
+    """By the roots of all trees, of which some are new."""
+
+    def tree(root: int) -> bytes:
+        return bytes(native.TREE_SIZE - 32) + bytes((root,)) * 32
+
+    shown = dict.fromkeys(range(native.TREES), 0)
+    with running_engine() as (engine, endpoint), udp_client(endpoint) as client:
+        for changed in (dict.fromkeys(shown, 9), {3: 1}, {14: 2, 0: 4}, {3: 5}, {}):
+            shown |= changed
+            engine.publish_trees({number: tree(root) for number, root in changed.items()})
+            roots = b"".join(bytes((root,)) * 32 for root in shown.values())
+            for claimed, verdict in ((roots, 1), (roots[:-1] + b"\0", 0)):
+                client.sendto(b"\x07" + claimed + b"nonce of 16 byte", endpoint)
+                assert client.recv(64) == bytes([verdict]) + b"nonce of 16 byte"
+        assert engine.roots_version() == 5
+        for wrong in ({15: tree(0)}, {-1: tree(0)}, {3: bytes(32)}):
+            with pytest.raises(ValueError, match="are not the nodes of tree"):
+                engine.publish_trees(wrong)
+
+
 def test_two_engines_in_one_process() -> None:
     """All state belongs to an engine: two do not affect each other."""
     with running_engine() as (one, here), running_engine() as (two, there):

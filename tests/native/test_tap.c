@@ -248,21 +248,41 @@ static void until_asleep(struct ru_sleeper *sleeper)
         (void)sched_yield();
 }
 
+/* Begin a round that has no samples left, and no notes to take. */
+static void begin_without_samples(void)
+{
+    static struct ru_note notes[KEPT];
+    struct ru_sample samples[RU_TAP_SAMPLES_KEPT];
+    ru_taps_begin(&taps, UINT32_MAX);
+    for (uint32_t i = 0; i < KEPT; i++)
+        note_one(&taps.each[1], 1, i);
+    EXPECT_EQUAL(ru_tap_take_notes(&taps.each[1], notes, KEPT), KEPT);
+    EXPECT_EQUAL(ru_tap_take_samples(&taps.each[1], samples, RU_TAP_SAMPLES_KEPT), ROUND);
+}
+
 static void test_a_note_or_a_sample_wakes_the_log(void)
 {
-    for (uint32_t turn = 0; turn < 3; turn++) {
+    enum {
+        SAMPLE,
+        NOTE,
+        END,
+        WAKERS
+    };
+    for (uint32_t waker = SAMPLE; waker < WAKERS; waker++) {
         pthread_t log;
         bool woken = false;
         uint64_t began_ns = ru_now_ns();
         EXPECT_EQUAL(ru_taps_init(&taps, 3), 0);
-        if (turn != 2)
-            ru_taps_begin(&taps, turn);
+        if (waker == SAMPLE)
+            ru_taps_begin(&taps, 0);
+        else if (waker == NOTE)
+            begin_without_samples();
         EXPECT_EQUAL(pthread_create(&log, NULL, wait_long, &woken), 0);
         until_asleep(&taps.idle);
-        if (turn == 2)
+        if (waker == END)
             ru_taps_end(&taps);
         else
-            note_one(&taps.each[turn], 1, 1);
+            note_one(&taps.each[1], 1, 1);
         EXPECT_EQUAL(pthread_join(log, NULL), 0);
         EXPECT(woken && ms_since(began_ns) < SOON_MS);
         ru_taps_destroy(&taps);
