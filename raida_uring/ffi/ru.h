@@ -110,9 +110,9 @@ struct ru_config {
     uint32_t backend; /* enum ru_backend_choice */
     uint32_t raida_id;
     uint32_t coin_id;
-    uint32_t workers;      /* ordinary lane; their indexes come first */
-    uint32_t slow_workers; /* slow lane */
-    uint32_t writers;      /* writing lane: 0 or 1, since a store has one writer at a time */
+    uint32_t workers;        /* ordinary lane; their indexes come first */
+    uint32_t slow_workers;   /* slow lane */
+    uint32_t writers;        /* writing lane: 0 or 1, since a store has one writer at a time */
     uint32_t native_workers; /* native lane; 0: the engine answers no native commands */
     uint32_t native_writers; /* native writing lane */
     uint32_t batch_max;

@@ -114,8 +114,9 @@ uint32_t ru_store_tickets_alive(struct ru_store *store, uint64_t now_s);
 
 enum ru_view_kind {
     RU_VIEW_READS = 0,
-    RU_VIEW_WRITES = 1,  /* needs a store that serves */
-    RU_VIEW_GLANCES = 2, /* reads, but does not wait for a batch that is being applied: RU_STORE_BUSY */
+    RU_VIEW_WRITES = 1, /* needs a store that serves */
+    RU_VIEW_GLANCES =
+        2, /* reads, but does not wait for a batch that is being applied: RU_STORE_BUSY */
 };
 
 /* Thread: the view's, for this function and all that follow. kind: enum ru_view_kind. */

@@ -23,14 +23,14 @@
 /* What a command is declared as, a row each. */
 struct ru_command {
     const char *name;
-    uint16_t number;     /* group << 8 | code */
-    uint8_t writes;      /* 1: it may change coins, and is given a view that does */
-    uint8_t needs_body;  /* 1: without a body it is answered 36 and not executed */
-    uint8_t needs_store; /* 1: a node without a store answers 89 */
-    uint8_t is_public;   /* 1: strangers can know the payload of its reply */
+    uint16_t number;          /* group << 8 | code */
+    uint8_t writes;           /* 1: it may change coins, and is given a view that does */
+    uint8_t needs_body;       /* 1: without a body it is answered 36 and not executed */
+    uint8_t needs_store;      /* 1: a node without a store answers 89 */
+    uint8_t is_public;        /* 1: strangers can know the payload of its reply */
     uint8_t needs_statistics; /* 1: ru_facts.statistics are of this moment */
-    uint8_t guess;       /* the status that says that a secret in the payload was wrong; 0: none */
-    uint32_t light_max;  /* bytes of payload up to which the I/O thread may execute it; 0: never */
+    uint8_t guess;      /* the status that says that a secret in the payload was wrong; 0: none */
+    uint32_t light_max; /* bytes of payload up to which the I/O thread may execute it; 0: never */
 };
 
 enum ru_effect_kind {

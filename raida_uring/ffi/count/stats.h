@@ -100,7 +100,7 @@
     X(refused_sizes, EVENT, "answered 252: longer than the longest reply")                         \
     X(checks_failed, EVENT,                                                                        \
       "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204")                      \
-    X(echoes_worked, EVENT, "echoes answered otherwise: encrypted ones, and those with a payload")         \
+    X(echoes_worked, EVENT, "echoes answered otherwise: encrypted ones, and those with a payload") \
     X(coins_powned, EVENT, "coins whose AN was changed by an owner")                               \
     X(value_powned, EVENT, "their value, in units of 10^-8 coin")                                  \
     X(worker_lock_wait_ns, EVENT, "time of workers from a batch taken to the interpreter lock held")

@@ -11,7 +11,6 @@
 
 #include "engine/admission.h"
 #include "engine/engine.h"
-#include "engine/native.h"
 
 static uint8_t *datagram_payload(const struct ru_engine *engine, uint32_t slot)
 {
@@ -37,7 +36,7 @@ static void datagram_queue(struct ru_engine *engine, uint32_t slot)
 {
     RU_CHECK(engine->udp.contexts[slot].lane < RU_LANES);
     const enum ru_lane_number asked = (enum ru_lane_number)engine->udp.contexts[slot].lane;
-    struct ru_lane *lane = &engine->lanes[ru_native_choose(engine, slot, asked)];
+    struct ru_lane *lane = &engine->lanes[ru_admission_lane(engine, slot, asked)];
     if (ru_admission_refuses(engine, slot))
         ru_datagram_limit(engine, slot);
     else if (ru_lane_push(lane, &engine->waiting, RU_UDP, slot, engine->now_ns))

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "engine/dispatch.h"
-#include "engine/native.h"
+#include "engine/ground.h"
 
 /* ---- life ---- */
 
@@ -231,8 +231,7 @@ void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
 
 void ru_engine_wake(struct ru_engine *engine)
 {
-    const uint64_t one = 1;
-    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+    ru_engine_ring(engine);
 }
 
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
@@ -243,6 +242,48 @@ int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t comma
     uint8_t *classes = ru_page_of(&engine->arena)->classes;
     __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane_class, __ATOMIC_RELAXED);
     return 0;
+}
+
+void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, struct ru_store *keys,
+                          const struct ru_facts *facts)
+{
+    engine->store = store;
+    engine->keys = keys;
+    engine->facts = *facts;
+    engine->facts.roots = &ru_page_of(&engine->arena)->roots;
+    engine->facts.trees = engine->trees;
+}
+
+void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count)
+{
+    ru_raida_publish(&engine->raida, addresses, count);
+}
+
+int ru_engine_raida_missed(struct ru_engine *engine)
+{
+    return ru_raida_missed(&engine->raida);
+}
+
+void ru_engine_add_statistic(struct ru_engine *engine, uint32_t index, uint64_t by)
+{
+    RU_CHECK(index < RU_STATISTICS);
+    __atomic_fetch_add(&engine->carried[index], by, __ATOMIC_RELAXED);
+}
+
+int ru_engine_set_native_command(struct ru_engine *engine, uint32_t group, uint32_t command)
+{
+    const struct ru_command *row =
+        group > 15 || command > 255 ? NULL : ru_command_find(group << 8 | command);
+    if (!row || engine->config.native_workers == 0 ||
+        (row->writes && engine->store && engine->config.native_writers == 0))
+        return -EINVAL;
+    engine->natives[row->number] = row;
+    return 0;
+}
+
+void ru_engine_statistics(struct ru_engine *engine, uint64_t *values)
+{
+    ru_ground_statistics(engine, values);
 }
 
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
@@ -285,11 +326,8 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine)
 
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
 {
-    struct ru_page *page = ru_page_of(&engine->arena);
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
-    ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < ru_config_mailboxes(&engine->config); i++)
-        ru_stats_add(counters, &page->mailboxes[i].counters);
+    ru_page_count(&engine->arena, ru_config_mailboxes(&engine->config), counters);
 }
 
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)

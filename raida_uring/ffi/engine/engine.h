@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "commands/command.h"
@@ -156,13 +157,13 @@ struct ru_engine {
     uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
 
     /* native.c: set before the loop runs, but for `carried` */
-    struct ru_store *store;                               /* borrowed; NULL: none */
-    struct ru_store *keys;                                /* likewise */
-    const struct ru_command *natives[RU_COMMANDS_COUNT];  /* NULL: a handler answers it */
+    struct ru_store *store;                              /* borrowed; NULL: none */
+    struct ru_store *keys;                               /* likewise */
+    const struct ru_command *natives[RU_COMMANDS_COUNT]; /* NULL: a handler answers it */
     struct ru_facts facts;
-    struct ru_raida raida; /* any thread */
-    struct ru_worker *light;          /* the loop's own; NULL before it serves */
-    uint64_t carried[RU_STATISTICS];  /* any thread; atomic: what others than C have counted */
+    struct ru_raida raida;           /* any thread */
+    struct ru_worker *light;         /* the loop's own; NULL before it serves */
+    uint64_t carried[RU_STATISTICS]; /* any thread; atomic: what others than C have counted */
 
     /* unseal.c: set before the loop runs */
     struct ru_seal_library *seals;                  /* any thread */
@@ -206,6 +207,13 @@ struct ru_engine {
     char tier[RU_TIER_TEXT];
     struct ru_backend_refusal refusal;
 };
+
+/* Thread: any. ru_engine_wake(), for files that engine.c uses. */
+static inline void ru_engine_ring(const struct ru_engine *engine)
+{
+    const uint64_t one = 1;
+    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+}
 
 static inline bool ru_engine_hands_over(const struct ru_engine *engine)
 {

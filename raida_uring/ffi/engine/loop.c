@@ -140,8 +140,7 @@ static void loop_publish_gauges(struct ru_engine *engine)
         .oldest_slow_ns = ru_lane_oldest_ns(&lanes[RU_LANE_SLOW], &engine->waiting),
         .oldest_write_ns = ru_lane_oldest_ns(&lanes[RU_LANE_WRITE], &engine->waiting),
         .oldest_native_ns = ru_lane_oldest_ns(&lanes[RU_LANE_NATIVE], &engine->waiting),
-        .oldest_native_write_ns =
-            ru_lane_oldest_ns(&lanes[RU_LANE_NATIVE_WRITE], &engine->waiting),
+        .oldest_native_write_ns = ru_lane_oldest_ns(&lanes[RU_LANE_NATIVE_WRITE], &engine->waiting),
         .busy_ordinary = lanes[RU_LANE_ORDINARY].busy,
         .busy_slow = lanes[RU_LANE_SLOW].busy,
         .busy_write = lanes[RU_LANE_WRITE].busy,

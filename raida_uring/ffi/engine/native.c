@@ -3,150 +3,10 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/engine.h"
+#include "engine/unseal.h"
 #include "engine/worker.h"
-
-/* ---- the engine's side ---- */
-
-void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, struct ru_store *keys,
-                          const struct ru_facts *facts)
-{
-    engine->store = store;
-    engine->keys = keys;
-    engine->facts = *facts;
-    engine->facts.roots = &ru_page_of(&engine->arena)->roots;
-    engine->facts.trees = engine->trees;
-}
-
-void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count)
-{
-    ru_raida_publish(&engine->raida, addresses, count);
-}
-
-int ru_engine_raida_missed(struct ru_engine *engine)
-{
-    return ru_raida_missed(&engine->raida);
-}
-
-void ru_engine_add_statistic(struct ru_engine *engine, uint32_t index, uint64_t by)
-{
-    RU_CHECK(index < RU_STATISTICS);
-    __atomic_fetch_add(&engine->carried[index], by, __ATOMIC_RELAXED);
-}
-
-void ru_engine_statistics(struct ru_engine *engine, uint64_t *values)
-{
-    struct ru_counters counters;
-    ru_engine_counters(engine, (uint64_t *)(void *)&counters);
-    values[RU_STATISTIC_ECHOES] = counters.echoes + counters.echoes_worked;
-    values[RU_STATISTIC_COINS] = counters.coins_powned;
-    values[RU_STATISTIC_VALUE] = counters.value_powned;
-    values[RU_STATISTIC_DATAGRAMS] = counters.udp_received;
-    for (uint32_t i = 0; i < RU_STATISTICS; i++)
-        values[i] += __atomic_load_n(&engine->carried[i], __ATOMIC_RELAXED);
-}
-
-int ru_engine_set_native_command(struct ru_engine *engine, uint32_t group, uint32_t command)
-{
-    const struct ru_command *row =
-        group > 15 || command > 255 ? NULL : ru_command_find(group << 8 | command);
-    if (!row || engine->config.native_workers == 0 ||
-        (row->writes && engine->store && engine->config.native_writers == 0))
-        return -EINVAL;
-    engine->natives[row->number] = row;
-    return 0;
-}
-
-enum ru_lane_number ru_native_choose(const struct ru_engine *engine, uint32_t context,
-                                     enum ru_lane_number lane)
-{
-    const struct ru_context *described = ru_arena_context(&engine->arena, context);
-    const uint8_t *header = engine->arena.base + described->header_at;
-    const struct ru_command *row = engine->natives[ru_header_command(header)];
-    if (!row)
-        return lane;
-    if (row->writes && engine->store)
-        return RU_LANE_NATIVE_WRITE;
-    const struct ru_lane *light = &engine->lanes[RU_LANE_LIGHT];
-    bool is_light = row->light_max > 0 &&
-                    described->body_size <= row->light_max + RU_SEALED_BODY_MIN &&
-                    light->count < light->queue_max;
-    return is_light ? RU_LANE_LIGHT : RU_LANE_NATIVE;
-}
-
-/* ---- life ---- */
-
-static bool native_kind(const struct ru_engine *engine, uint32_t index, enum ru_native_kind *kind)
-{
-    const struct ru_lane *lanes = engine->lanes;
-    if (index < lanes[RU_LANE_NATIVE].first_worker)
-        return false;
-    *kind = RU_NATIVE_READS;
-    if (index >= lanes[RU_LANE_NATIVE_WRITE].first_worker)
-        *kind = RU_NATIVE_WRITES;
-    if (index >= lanes[RU_LANE_LIGHT].first_worker)
-        *kind = RU_NATIVE_LIGHT;
-    return true;
-}
-
-static int native_open_views(struct ru_engine *engine, struct ru_native *native)
-{
-    static const enum ru_view_kind views[] = {
-        [RU_NATIVE_READS] = RU_VIEW_READS,
-        [RU_NATIVE_WRITES] = RU_VIEW_WRITES,
-        [RU_NATIVE_LIGHT] = RU_VIEW_GLANCES,
-    };
-    int result = 0;
-    if (engine->store)
-        result = ru_view_open(engine->store, views[native->kind], &native->view);
-    native->keys = native->view;
-    if (result == 0 && engine->keys)
-        result = ru_view_open(engine->keys,
-                              native->kind == RU_NATIVE_LIGHT ? RU_VIEW_GLANCES : RU_VIEW_READS,
-                              &native->keys);
-    /* A reading view sees the newest state in each call, so it can begin once for all. */
-    if (result == 0 && native->keys && native->keys != native->view)
-        result = ru_view_begin(native->keys);
-    if (result == 0 && native->view && native->kind != RU_NATIVE_WRITES)
-        result = ru_view_begin(native->view);
-    return result;
-}
-
-int ru_native_open(struct ru_engine *engine, uint32_t index, struct ru_native **native)
-{
-    enum ru_native_kind kind;
-    *native = NULL;
-    if (!native_kind(engine, index, &kind))
-        return 0;
-    const size_t size = sizeof(struct ru_native) + RU_COMMAND_SCRATCH;
-    struct ru_native *made =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (made == MAP_FAILED)
-        return -ENOMEM;
-    (void)madvise(made, size, MADV_DONTDUMP); /* keys and ANs: no core file has them */
-    made->kind = kind;
-    made->facts = engine->facts;
-    made->scratch = (uint8_t *)(made + 1);
-    int result = native_open_views(engine, made);
-    if (result != 0) {
-        ru_native_close(made);
-        return result;
-    }
-    *native = made;
-    return 0;
-}
-
-void ru_native_close(struct ru_native *native)
-{
-    if (!native)
-        return;
-    if (native->keys != native->view)
-        ru_view_close(native->keys);
-    ru_view_close(native->view);
-    (void)munmap(native, sizeof(*native) + RU_COMMAND_SCRATCH);
-}
 
 /* ---- one request ---- */
 
@@ -179,9 +39,9 @@ static int native_run(struct ru_worker *worker, struct ru_worker_entry *entry,
                       const struct ru_record *record, const struct ru_command *command,
                       struct ru_command_reply *reply)
 {
-    struct ru_native *native = worker->native;
-    const struct ru_command_ground ground = {
-        .view = native->view, .facts = &native->facts, .scratch = native->scratch};
+    struct ru_ground *ground = worker->ground;
+    const struct ru_command_ground on = {
+        .view = ground->view, .facts = &ground->facts, .scratch = ground->scratch};
     const struct ru_command_request request = {
         .payload = worker->scratch + record->payload_at,
         .size = record->payload_size,
@@ -190,11 +50,11 @@ static int native_run(struct ru_worker *worker, struct ru_worker_entry *entry,
         .now_s = ru_clock_ns(CLOCK_REALTIME) / RU_SECOND_NS,
     };
     if (command->needs_statistics)
-        ru_engine_statistics(worker->engine, native->facts.statistics);
-    int result = ru_command_execute(command, &ground, &request, reply);
+        ru_ground_statistics(worker->engine, ground->facts.statistics);
+    int result = ru_command_execute(command, &on, &request, reply);
     RU_CHECK(result != 0 || reply->size == 0 || reply->payload != NULL);
     if (result == 0 && reply->effect.kind >= RU_EFFECT_ISSUE)
-        result = ru_command_settle(worker->engine->store, &request, reply, native->scratch);
+        result = ru_command_settle(worker->engine->store, &request, reply, ground->scratch);
     return result;
 }
 
@@ -209,7 +69,7 @@ static int native_decide(struct ru_worker *worker, struct ru_worker_entry *entry
         reply->status = RU_STATUS_EMPTY_REQUEST;
         return 0;
     }
-    if (command->needs_store && !worker->native->view) {
+    if (command->needs_store && !worker->ground->view) {
         reply->status = RU_STATUS_NOT_IMPLEMENTED;
         return 0;
     }
@@ -251,11 +111,11 @@ static void native_answer(struct ru_worker *worker, const struct ru_command_repl
 /* The rest of a light batch goes where it may wait. */
 static void native_postpone_rest(struct ru_worker *worker)
 {
-    struct ru_native *native = worker->native;
+    struct ru_ground *ground = worker->ground;
     while (worker->answered < worker->opened) {
         struct ru_worker_entry *entry = &worker->entries[worker->answered++];
         ru_seal_wipe(&entry->unsealed);
-        native->postponed[native->postponed_count++] = entry->token;
+        ground->postponed[ground->postponed_count++] = entry->token;
     }
 }
 
@@ -270,9 +130,9 @@ static int native_fail(struct ru_worker *worker, int fault, uint32_t *failed)
 
 static int native_read_batch(struct ru_worker *worker, uint32_t *failed)
 {
-    struct ru_native *native = worker->native;
+    struct ru_ground *ground = worker->ground;
     struct ru_command_reply reply;
-    int result = worker->sealed > 0 ? ru_worker_unseal(worker, native->keys) : 0;
+    int result = worker->sealed > 0 ? ru_worker_unseal(worker, ground->keys) : 0;
     while (result >= 0 && worker->answered < worker->opened) {
         result = native_decide(worker, &worker->entries[worker->answered],
                                &worker->records[worker->answered], &reply);
@@ -283,7 +143,7 @@ static int native_read_batch(struct ru_worker *worker, uint32_t *failed)
     }
     if (result >= 0)
         return 0;
-    if (native->kind != RU_NATIVE_LIGHT)
+    if (ground->kind != RU_GROUND_LIGHT)
         return native_fail(worker, result, failed);
     native_postpone_rest(worker);
     return 0;
@@ -292,27 +152,27 @@ static int native_read_batch(struct ru_worker *worker, uint32_t *failed)
 const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
 {
     uint32_t failed = 0;
-    RU_CHECK(worker->native->kind == RU_NATIVE_LIGHT);
-    worker->native->postponed_count = 0;
+    RU_CHECK(worker->ground->kind == RU_GROUND_LIGHT);
+    worker->ground->postponed_count = 0;
     while (ru_worker_fill(worker) > 0)
         (void)native_read_batch(worker, &failed);
     RU_CHECK(failed == 0 && worker->waiting == 0);
-    *count = worker->native->postponed_count;
-    return worker->native->postponed;
+    *count = worker->ground->postponed_count;
+    return worker->ground->postponed;
 }
 
 /* ---- a batch that changes coins ---- */
 
 /* Keep a reply until the batch is durable; false if it is longer than any such reply. */
-static bool native_keep(struct ru_native *native, uint32_t i, const struct ru_command_reply *reply)
+static bool native_keep(struct ru_ground *ground, uint32_t i, const struct ru_command_reply *reply)
 {
-    struct ru_command_reply *kept = &native->kept[i];
+    struct ru_command_reply *kept = &ground->kept[i];
     *kept = *reply;
     if (reply->size > RU_NATIVE_REPLY_MAX)
         return false;
-    kept->payload = native->replies + (size_t)i * RU_NATIVE_REPLY_MAX;
+    kept->payload = ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX;
     if (reply->size > 0)
-        memcpy(native->replies + (size_t)i * RU_NATIVE_REPLY_MAX, reply->payload, reply->size);
+        memcpy(ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX, reply->payload, reply->size);
     return true;
 }
 
@@ -320,14 +180,14 @@ static bool native_keep(struct ru_native *native, uint32_t i, const struct ru_co
  * not be told of them. */
 static void native_execute(struct ru_worker *worker, uint32_t i)
 {
-    struct ru_native *native = worker->native;
+    struct ru_ground *ground = worker->ground;
     struct ru_worker_entry *entry = &worker->entries[i];
     struct ru_record *record = &worker->records[i];
     struct ru_command_reply reply = {.status = RU_STATUS_FILESYSTEM};
-    uint32_t mark = ru_view_mark(native->view);
+    uint32_t mark = ru_view_mark(ground->view);
     int result = 0;
     if (record->kind == RU_REQUEST_SEALED)
-        result = ru_worker_unseal_entry(worker, i, native->keys);
+        result = ru_unseal_entry(worker, i, ground->keys);
     if (result > 0)
         reply.status = (uint32_t)result;
     else if (result == 0)
@@ -336,28 +196,28 @@ static void native_execute(struct ru_worker *worker, uint32_t i)
         reply = (struct ru_command_reply){.status = RU_STATUS_FILESYSTEM};
     if (result != 0 || entry->limited != RU_GUARD_NONE ||
         reply.size > native_room(worker, entry, record))
-        ru_view_undo(native->view, mark);
-    if (!native_keep(native, i, &reply)) {
-        ru_view_undo(native->view, mark);
-        native->kept[i] = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
+        ru_view_undo(ground->view, mark);
+    if (!native_keep(ground, i, &reply)) {
+        ru_view_undo(ground->view, mark);
+        ground->kept[i] = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
     }
 }
 
 static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 {
-    struct ru_native *native = worker->native;
-    int result = ru_view_begin(native->view);
+    struct ru_ground *ground = worker->ground;
+    int result = ru_view_begin(ground->view);
     for (uint32_t i = 0; result == 0 && i < worker->opened; i++)
         native_execute(worker, i);
-    if (result == 0 && ru_view_mark(native->view) > 0)
+    if (result == 0 && ru_view_mark(ground->view) > 0)
         result = ru_store_require(worker->engine->store);
     if (result == 0)
-        result = ru_view_commit(native->view);
-    ru_view_end(native->view); /* after a failure: drop the changes */
+        result = ru_view_commit(ground->view);
+    ru_view_end(ground->view); /* after a failure: drop the changes */
     if (result != 0)
         return native_fail(worker, result, failed);
     while (worker->answered < worker->opened) {
-        const struct ru_command_reply *reply = &native->kept[worker->answered];
+        const struct ru_command_reply *reply = &ground->kept[worker->answered];
         native_answer(worker, reply);
         native_count(worker, &reply->effect);
     }
@@ -369,8 +229,8 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 int ru_worker_serve(struct ru_worker *worker, uint32_t *failed)
 {
     *failed = 0;
-    RU_CHECK(worker->native != NULL);
-    const bool writes = worker->native->kind == RU_NATIVE_WRITES;
+    RU_CHECK(worker->ground != NULL);
+    const bool writes = worker->ground->kind == RU_GROUND_WRITES;
     for (;;) {
         int count = ru_worker_take(worker, RU_NATIVE_PATIENCE_MS);
         if (count == -ESHUTDOWN)

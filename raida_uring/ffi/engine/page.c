@@ -25,3 +25,11 @@ int ru_page_create(struct ru_arena *arena, const struct ru_config *config)
     RU_CHECK(at <= arena->slots_at);
     return 0;
 }
+
+void ru_page_count(const struct ru_arena *arena, uint32_t mailboxes, struct ru_counters *counters)
+{
+    const struct ru_page *page = ru_page_of(arena);
+    ru_counters_read(&page->counters, (uint64_t *)(void *)counters);
+    for (uint32_t i = 0; i < mailboxes; i++)
+        ru_stats_add(counters, &ru_page_mailbox(arena, i)->counters);
+}

@@ -21,7 +21,6 @@
 
 #include "engine/admission.h"
 #include "engine/engine.h"
-#include "engine/native.h"
 #include "engine/handover.h"
 
 static void stream_apply(struct ru_engine *engine, uint32_t index, enum ru_conn_action action);
@@ -347,7 +346,7 @@ static void stream_queue(struct ru_engine *engine, uint32_t index)
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     uint32_t context = engine->arena.slots + index;
     struct ru_lane *lane =
-        &engine->lanes[ru_native_choose(engine, context, ru_header_lane(&conn->header))];
+        &engine->lanes[ru_admission_lane(engine, context, ru_header_lane(&conn->header))];
     if (!stream_learn_peer(engine, index)) {
         stream_close(engine, index, RU_CLOSED_EARLY);
         return;

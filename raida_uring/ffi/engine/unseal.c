@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "coins/store.h"
+#include "engine/unseal.h"
 #include "engine/worker.h"
 
 /* Whether a request that was refused with that status has tried a wrong key. */
@@ -132,7 +133,7 @@ int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
     return (int)worker->opened;
 }
 
-int ru_worker_unseal_entry(struct ru_worker *worker, uint32_t number, struct ru_view *view)
+int ru_unseal_entry(struct ru_worker *worker, uint32_t number, struct ru_view *view)
 {
     RU_CHECK(number < worker->opened);
     struct ru_worker_entry *entry = &worker->entries[number];
@@ -153,5 +154,5 @@ int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru
     const struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
     RU_CHECK(entry != NULL);
     *record = &worker->records[worker->looked];
-    return ru_worker_unseal_entry(worker, worker->looked, view);
+    return ru_unseal_entry(worker, worker->looked, view);
 }

@@ -42,13 +42,13 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
     if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
         return -EBUSY;
     RU_CHECK(mailbox->in.mask >= RU_BATCH_MAX - 1);
-    struct ru_native *native = NULL;
-    int result = ru_native_open(engine, index, &native);
+    struct ru_ground *ground = NULL;
+    int result = ru_ground_open(engine, index, &ground);
     struct ru_seal *seal = ru_seal_create(engine->seals);
     struct ru_worker *made =
         mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (result != 0 || !seal || made == MAP_FAILED) {
-        ru_native_close(native);
+        ru_ground_close(ground);
         ru_seal_destroy(seal);
         if (made != MAP_FAILED)
             (void)munmap(made, sizeof(*made));
@@ -56,11 +56,11 @@ int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **
         return result != 0 ? result : -ENOMEM;
     }
     (void)madvise(made, sizeof(*made), MADV_DONTDUMP); /* opened requests: no core file has them */
-    if (!native || native->kind != RU_NATIVE_LIGHT)
+    if (!ground || ground->kind != RU_GROUND_LIGHT)
         worker_name(engine, index);
     made->engine = engine;
     made->mailbox = mailbox;
-    made->native = native;
+    made->ground = ground;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
     made->tap = &engine->taps.each[index];
     made->seal = seal;
@@ -78,7 +78,7 @@ void ru_worker_raise(uint64_t *counter, uint64_t by)
 void ru_worker_wake_loop(struct ru_worker *worker)
 {
     if (ru_sleeper_claim(&ru_page_of(&worker->engine->arena)->loop_sleeper))
-        ru_engine_wake(worker->engine);
+        ru_engine_ring(worker->engine);
 }
 
 static uint32_t worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class)
@@ -100,7 +100,7 @@ static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
 
 static bool worker_must_not_wait(const struct ru_worker *worker)
 {
-    return worker->native && worker->native->kind == RU_NATIVE_LIGHT;
+    return worker->ground && worker->ground->kind == RU_GROUND_LIGHT;
 }
 
 /* A block for `size` bytes, of those that the loop lent in advance. If none is left, wait a little:
@@ -518,7 +518,7 @@ void ru_worker_close(struct ru_worker *worker)
         worker_answer_rest(worker);
     while (ru_worker_fill(worker) > 0);
     RU_CHECK(worker->waiting == 0);
-    ru_native_close(worker->native);
+    ru_ground_close(worker->ground);
     ru_seal_destroy(worker->seal);
     (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);

@@ -28,14 +28,14 @@ static void raida_address(const uint8_t *peer, uint64_t words[RU_RAIDA_WORDS])
 {
     struct sockaddr_in6 as6;
     struct sockaddr_in as4;
-    uint8_t bytes[sizeof(as6.sin6_addr)] = {[10] = 0xFF, [11] = 0xFF};
+    struct in6_addr address = {.s6_addr = {[10] = 0xFF, [11] = 0xFF}};
     memcpy(&as6, peer, sizeof(as6));
     memcpy(&as4, peer, sizeof(as4));
     if (as4.sin_family == AF_INET)
-        memcpy(bytes + 12, &as4.sin_addr, sizeof(as4.sin_addr));
+        address.s6_addr32[3] = as4.sin_addr.s_addr;
     else
-        memcpy(bytes, &as6.sin6_addr, sizeof(bytes));
-    memcpy(words, bytes, sizeof(bytes));
+        address = as6.sin6_addr;
+    memcpy(words, &address, sizeof(address));
 }
 
 bool ru_raida_has(struct ru_raida *raida, const uint8_t *peer)
