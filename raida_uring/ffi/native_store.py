@@ -42,6 +42,7 @@ class _Lib(Protocol):
     def ru_store_load(
         self, store: Any, txn: Any, first: int, count: int, number: Any, faulty: Any
     ) -> int: ...
+    def ru_store_journal_holds(self, directory: int) -> int: ...
     def ru_store_start_journal(self, directory: int, identity: bytes, first: int) -> int: ...
     def ru_store_replay(
         self, store: Any, directory: int, identity: bytes, since: int, at_least: int
@@ -230,7 +231,7 @@ class Store:
 
     def replay(self, directory: int, identity: bytes, since: int, at_least: int) -> int:
         """Apply the journal from batch `since` on, which must reach `at_least`; returns how many
-        batches it applied."""
+        batches it applied. directory: -1 if there is no journal yet, which is as good as empty."""
         return stored(
             _lib.ru_store_replay(self._store, directory, identity, since, at_least),
             "reading the journal",
@@ -351,9 +352,15 @@ class Store:
         return View(out[0], self)
 
 
+def journal_holds(directory: int) -> bool:
+    """Whether the journal in a directory has batches of changes, of whichever store. Raises
+    StoreError."""
+    return stored(_lib.ru_store_journal_holds(directory), "looking into the journal") > 0
+
+
 def start_journal(directory: int, identity: bytes, first: int) -> None:
-    """Start an empty journal in an empty directory; its first batch will have number `first`.
-    Raises StoreError."""
+    """Start an empty journal; its first batch will have number `first`. One without batches is
+    replaced. Raises StoreError: JOURNAL_FOREIGN if it has some."""
     stored(_lib.ru_store_start_journal(directory, identity, first), "making the journal")
 
 

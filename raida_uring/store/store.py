@@ -1,7 +1,7 @@
 """An open store: coins in memory, a journal of their changes, and the base on disk.
 
-A directory holds the base (an LMDB file, as of the last checkpoint), the journal, and a lock, for
-one node at a time. docs/adr/0021 has the decision, ffi/coins/ the parts.
+A directory holds the base (an LMDB file, as of the last checkpoint), the journal, once a node has
+served it, and a lock, for one node at a time. docs/adr/0021 has the decision, ffi/coins/ the parts.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Store(Opened):
         """Raise StoreError if files were removed, replaced, cut off or damaged: a start would not
         find the changes, although they can still be written. Thread: any."""
         self._base.check()
-        if not files.is_journal_of(self.path, self._journal):
+        if not files.is_journal_of(self.path, self._journal.descriptor):
             raise StoreError(
                 f"looking at the store: {native_base.describe(native_store.JOURNAL_GONE)}",
                 native_store.JOURNAL_GONE,

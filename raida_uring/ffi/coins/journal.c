@@ -48,12 +48,46 @@ static uint64_t segment_size(const struct ru_journal_settings *settings, uint64_
 
 /* ---- create, open, close ---- */
 
+int ru_journal_holds(int directory)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int count = ru_segment_list(directory, segments);
+    if (count < 0)
+        return count == -E2BIG ? 1 : count; /* more than are ever made in advance */
+    int held = 0;
+    for (int i = 0; i < count && held == 0; i++) {
+        int fd = ru_segment_open(directory, segments[i].index, O_RDONLY);
+        if (fd == -ENOENT) /* replaced by a node that starts */
+            continue;
+        held = fd < 0 ? fd : ru_segment_holds(fd);
+        if (fd >= 0)
+            (void)close(fd);
+    }
+    return held;
+}
+
+/* Remove what a process left that was killed while it made a journal. */
+static int journal_clear(int directory)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int held = ru_journal_holds(directory);
+    if (held != 0)
+        return held < 0 ? held : RU_JOURNAL_FOREIGN;
+    int rc = ru_segment_clean(directory);
+    int count = rc == 0 ? ru_segment_list(directory, segments) : rc;
+    for (int i = 0; i < count && rc == 0; i++)
+        rc = ru_segment_remove(directory, segments[i].index);
+    return count < 0 ? count : rc;
+}
+
 int ru_journal_create(int directory, const struct ru_journal_settings *settings, uint64_t first)
 {
     const struct ru_segment_head head = {
         .segment = {.index = 1, .first = first, .bytes = settings->first_bytes},
     };
-    int rc = ru_segment_create(directory, head.segment.index, head.segment.bytes);
+    int rc = journal_clear(directory);
+    if (rc == 0)
+        rc = ru_segment_create(directory, head.segment.index, head.segment.bytes);
     if (rc != 0)
         return rc;
     int fd = ru_segment_open(directory, head.segment.index, O_RDWR);

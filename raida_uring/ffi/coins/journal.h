@@ -78,7 +78,10 @@ struct ru_reader {
 
 /* ---- append: the committing thread ---- */
 
-/* Start an empty journal in an empty directory; its first entry will be number `first`. */
+/* Whether a directory has segments with entries of any store in them: 1, 0, or -errno. */
+int ru_journal_holds(int directory);
+/* Start an empty journal; its first entry will be number `first`. One without entries, as a killed
+ * process leaves, is replaced; RU_JOURNAL_FOREIGN: the directory has one with entries. */
 int ru_journal_create(int directory, const struct ru_journal_settings *settings, uint64_t first);
 /* Go on where the journal ends, and note it in `position`; all of it is on the disk afterwards.
  * `from`: an entry that must still be there, or be the next one. On failure nothing needs to be

@@ -162,6 +162,11 @@ int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, ui
     return ru_txn_load(txn, &store->memory, first, count, number, faulty);
 }
 
+int ru_store_journal_holds(int directory)
+{
+    return ru_journal_holds(directory);
+}
+
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first)
 {
     const struct ru_journal_settings settings = settings_of(id, RU_SEGMENTS_MAX);
@@ -178,6 +183,15 @@ static int entry_replay(struct ru_store *store, const struct ru_entry *entry)
     return rc;
 }
 
+/* A base that no node has served has no batch. If this one has, its journal was begun meanwhile. */
+static int replay_none(struct ru_store *store, uint64_t from, uint64_t at_least)
+{
+    if (from > 1 || at_least > 0)
+        return RU_JOURNAL_MISSING;
+    ru_memory_ready(&store->memory, 0);
+    return 0;
+}
+
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
                         uint64_t at_least)
 {
@@ -185,6 +199,8 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
     struct ru_reader reader;
     struct ru_entry entry;
     int64_t count = 0;
+    if (directory < 0)
+        return replay_none(store, from, at_least);
     int rc = ru_reader_open(&reader, directory, &settings, from);
     if (rc != 0)
         return rc;

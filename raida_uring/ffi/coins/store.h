@@ -53,10 +53,15 @@ int ru_store_memory(struct ru_store *store);
  * `number`: raised to the highest number of them. `faulty`: the page, on RU_BASE_DAMAGED. */
 int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, uint32_t count,
                   uint64_t *number, uint32_t *faulty);
-/* Thread: control. Start an empty journal in `directory`, an empty directory's descriptor; its first
- * batch will have number `first`. id: RU_STORE_ID_BYTES of the store. */
+/* Thread: any. Whether the journal in `directory`, a descriptor, has batches in it, of whichever store:
+ * 1 or 0. */
+int ru_store_journal_holds(int directory);
+/* Thread: control. Start an empty journal in `directory`, a descriptor; its first batch will have number
+ * `first`. id: RU_STORE_ID_BYTES, the journal's own. One without batches is replaced;
+ * RU_JOURNAL_FOREIGN: it has batches. */
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first);
 /* Thread: control. Apply the journal in `directory` from batch `from` on; then the coins can be read.
+ * directory: -1 if the store has no journal yet, which is as good as an empty one.
  * at_least: a number that the journal must reach, since the base has it. Returns how many batches it
  * applied. */
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
