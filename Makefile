@@ -62,10 +62,10 @@ test-announce: setup
 # Two workers, since most tests wait for a node or a deadline. One where two nodes' rings do not fit
 # into a user's locked memory (8 MiB by default), which all of the user's processes share.
 FEW_LOCKED := [ "$$(id -u)" != 0 ] && [ "$$(ulimit -l)" != unlimited ] && [ "$$(ulimit -l)" -lt 65536 ]
+SPREAD := -n $(or $(WORKERS),$$(if $(FEW_LOCKED); then echo 1; else echo 2; fi)) --dist worksteal
 
 test-python: setup ## the Python tests alone: WORKERS=2
-	@workers=$(WORKERS); : "$${workers:=$$(if $(FEW_LOCKED); then echo 1; else echo 2; fi)}"; \
-	    set -x; $(BIN)/python -m pytest -n "$$workers" --dist worksteal
+	@set -x; $(BIN)/python -m pytest $(SPREAD)
 
 check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C build, then `make test`
 	@$(BESIDE) format-check lint types tidy werror
@@ -260,7 +260,7 @@ starts: setup ## start and stop a node on one port: STARTS=n (200)
 
 # A separate build, so that the modules in use stay unchanged. Takes ten minutes or more.
 sanitize: setup test-native ## all tests under the address, undefined-behaviour and leak sanitizers
-	@tools/sanitize.sh
+	@set -x; tools/sanitize.sh $(SPREAD)
 
 # The node's choice where a seccomp filter denies io_uring; each of the six takes a few minutes.
 test-refused: setup ## the suites with io_uring's system calls refused one by one: CALL=io_uring_setup ERRNO=EPERM for one
