@@ -158,9 +158,9 @@ class Store(Opened):
                 txn.put_page(page, content, number, sha)
 
     def journal_is_half_full(self) -> bool:
-        """Whether a checkpoint is due, whatever the time."""
-        half = self._segments_max * native_store.SEGMENT_BYTES // 2
-        return self._coins.progress().journal_bytes > half
+        """Whether a checkpoint is due, whatever the time. Counts segments, as the journal's bound
+        does: the first ones of a new store are small."""
+        return 2 * self._coins.progress().journal_segments > self._segments_max
 
     def prepare(self) -> None:
         """Have the journal's next segment ready, so that no commit waits for it. Thread: any, while
@@ -180,7 +180,9 @@ class Store(Opened):
             journal_bytes=progress.journal_bytes,
             journal_max_bytes=self._segments_max * native_store.SEGMENT_BYTES,
             journal_entries=progress.applied + 1 - self._since,
-            journal_unsynced=0 if self._read_only else progress.applied - progress.durable,
+            journal_unsynced=0
+            if self._read_only
+            else max(0, progress.applied - progress.durable),  # a batch may be durable first
             checkpoint_age_s=time.monotonic() - self.checkpoint_s,
             checkpoint_fault=_reason(fault) if (fault := self.checkpoint_fault) else None,
         )

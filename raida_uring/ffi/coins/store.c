@@ -273,6 +273,7 @@ void ru_store_progress(struct ru_store *store, struct ru_store_progress *progres
     if (store->serving) {
         progress->durable = ru_writer_durable(&store->writer, &progress->failed);
         progress->journal_bytes = ru_journal_bytes(&store->journal);
+        progress->journal_segments = ru_journal_in_use(&store->journal);
     }
     progress->applied = ru_memory_applied(&store->memory); /* afterwards: never less than durable */
 }

@@ -35,6 +35,7 @@ struct ru_store_progress {
     uint64_t applied; /* visible */
     uint64_t durable; /* certainly on the disk */
     uint64_t journal_bytes;
+    uint32_t journal_segments; /* with entries in them, or about to have */
     int32_t failed; /* -errno of a flush that failed, after which nothing is written; otherwise 0 */
 };
 
