@@ -417,6 +417,21 @@ def test_a_sync_that_fails_ends_the_node(tmp_path: Path) -> None:
         assert pown_once(node, one) == Status.ALL_PASS
 
 
+@pytest.mark.parametrize("fault", ["fdatasync:error=EIO:when=1", "fsync:error=EIO:when=1+"])
+def test_a_start_on_a_disk_that_fails_is_worth_another(tmp_path: Path, fault: str) -> None:
+    """Status 2 keeps a service manager from starting the node again: no setting is wrong here."""
+    if (refusal := strace_refusal()) is not None:
+        pytest.skip(refusal)
+    store = make_store(tmp_path / "store")
+    traced = ["-e", "trace=fdatasync,fsync", "-e", f"inject={fault}"]
+    command = ["strace", "-f", "-o", "/dev/null", *traced, *SERVE]
+    with started_daemon(tmp_path, command=command, **tables_over(store)) as node:
+        assert node.process.wait(STOP_TIMEOUT_S) == 1, node.stderr()
+    assert "Input/output error" in node.stderr()
+    with daemon(tmp_path, **tables_over(store)) as node:
+        assert pown_once(node, Owner(1, "udp", [(0, 1)])) == Status.ALL_PASS
+
+
 def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) -> None:
     """After a flush that failed nobody knows what the disk has of the journal: an exit that the
     service manager answers with a restart is better than 194 for ever."""
