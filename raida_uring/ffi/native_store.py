@@ -165,6 +165,7 @@ class Progress(NamedTuple):
     applied: int  # visible
     durable: int  # certainly on the disk
     journal_bytes: int
+    journal_segments: int  # in use or used
     failed: int  # -errno of a flush after which nothing is written; otherwise 0
 
 
@@ -278,7 +279,9 @@ class Store:
         """Return how far the journal is."""
         out = _ffi.new("struct ru_store_progress *")
         _lib.ru_store_progress(self._store, out)
-        return Progress(out.applied, out.durable, out.journal_bytes, out.failed)
+        return Progress(
+            out.applied, out.durable, out.journal_bytes, out.journal_segments, out.failed
+        )
 
     def changed(self, number: int) -> list[int]:
         """Return the pages that a batch above `number` has changed."""

@@ -7,7 +7,7 @@ served it, and a lock, for one node at a time. docs/adr/0021 has the decision, f
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,27 +122,28 @@ class Store(Opened):
 
     # -- checkpoints -------------------------------------------------------------------------------
 
-    def checkpoint(self, *, pause_s: float = CHECKPOINT_PAUSE_S) -> int:
+    def checkpoint(
+        self, *, pause_s: float = CHECKPOINT_PAUSE_S, enough: Callable[[], bool] = lambda: False
+    ) -> int:
         """Write the pages changed since the last checkpoint to the base, and let go of the journal
         before them. Returns how many. Raises StoreError. Thread: any; while no other process does.
+
+        enough: asked between transactions; once true, the other pages are left to the journal,
+        which then stays as it is.
         """
         with self._checkpointing:
             reached = self._coins.progress().applied
             pages = self._coins.changed(self._since - 1)
             at_once = CHECKPOINT_PAGES if pause_s else CHECKPOINT_PAGES_LAST
-            for start in range(0, len(pages), at_once):
-                self._save(pages[start : start + at_once])
+            saved = 0
+            while saved < len(pages) and not enough():
+                self._save(pages[saved : saved + at_once])
+                saved += at_once
                 time.sleep(pause_s)
-            leaves = self.leaves() if self.leaves else {}
-            if leaves:  # after a power cut, other changes would get the numbers beside these leaves
-                self._coins.sync()
-            with self._base.txn(writing=True) as txn:
-                since = (reached + 1).to_bytes(_NUMBER_BYTES)
-                txn.put(native_base.TABLE_META, SINCE_KEY, since)
-                now = int(time.time()).to_bytes(_NUMBER_BYTES)
-                txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
-                for key, value in leaves.items():
-                    txn.put(native_base.TABLE_LEAVES, key, value)
+            if saved < len(pages):
+                self._finish(None)
+                return saved
+            self._finish(reached + 1)
             self._since = reached + 1
             self.checkpoint_s = time.monotonic()
             with contextlib.suppress(StoreError):  # the checkpoint is made; a commit meets it, too
@@ -157,10 +158,24 @@ class Store(Opened):
                 sha = b"" if content is None else hashlib.sha256(content).digest()
                 txn.put_page(page, content, number, sha)
 
+    def _finish(self, since: int | None) -> None:
+        """Save the trees' leaves and, if all pages are saved, from which batch on the journal is
+        needed."""
+        leaves = self.leaves() if self.leaves else {}
+        if leaves:  # after a power cut, other changes would get the numbers beside these leaves
+            self._coins.sync()
+        with self._base.txn(writing=True) as txn:
+            if since is not None:
+                txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
+                now = int(time.time()).to_bytes(_NUMBER_BYTES)
+                txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
+            for key, value in leaves.items():
+                txn.put(native_base.TABLE_LEAVES, key, value)
+
     def journal_is_half_full(self) -> bool:
-        """Whether a checkpoint is due, whatever the time."""
-        half = self._segments_max * native_store.SEGMENT_BYTES // 2
-        return self._coins.progress().journal_bytes > half
+        """Whether a checkpoint is due, whatever the time. Counts segments, as the journal's bound
+        does: the first ones of a new store are small."""
+        return 2 * self._coins.progress().journal_segments > self._segments_max
 
     def prepare(self) -> None:
         """Have the journal's next segment ready, so that no commit waits for it. Thread: any, while
@@ -180,7 +195,9 @@ class Store(Opened):
             journal_bytes=progress.journal_bytes,
             journal_max_bytes=self._segments_max * native_store.SEGMENT_BYTES,
             journal_entries=progress.applied + 1 - self._since,
-            journal_unsynced=0 if self._read_only else progress.applied - progress.durable,
+            journal_unsynced=0
+            if self._read_only
+            else max(0, progress.applied - progress.durable),  # a batch may be durable first
             checkpoint_age_s=time.monotonic() - self.checkpoint_s,
             checkpoint_fault=_reason(fault) if (fault := self.checkpoint_fault) else None,
         )

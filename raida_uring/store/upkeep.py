@@ -78,7 +78,7 @@ class Checkpoints:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, once the checkpoint that it is making is complete."""
+        """Stop the thread; a checkpoint under way ends with its present transaction."""
         self._stopping.set()
         self._thread.join()
 
@@ -92,7 +92,7 @@ class Checkpoints:
                 self._store.prepare()
                 continue
             try:
-                self._store.checkpoint()
+                self._store.checkpoint(enough=self._stopping.is_set)
                 self._store.note_checkpoint(None)
                 told = False
             except StoreError as error:

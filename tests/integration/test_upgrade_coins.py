@@ -346,13 +346,15 @@ def test_either_is_killed_at_any_moment(tmp_path: Path, durability: str) -> None
         (None, "the running node has its coins on disk only"),
         (4096, "the memory of the coins is another version's"),
         (0, "the memory of the coins is another version's"),
+        (-1, "the writer's lock file in the journal was removed or replaced"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(
     tmp_path: Path, memory_bytes: int | None, why: str
 ) -> None:
     """A predecessor of version 0.2, and one whose coins lie otherwise in memory (of another size
-    or, with 0, with another beginning): one line, and it goes on."""
+    or, with 0, with another beginning); with -1, one that locks another file than the successor
+    would while it writes, so that both could at once: one line, and it goes on."""
     path = make_store(tmp_path / "store")
     tables: dict[str, dict[str, object]] = {
         "server": {"port": free_port()},
@@ -368,7 +370,11 @@ def test_what_cannot_be_followed_is_refused(
         left.enter_context(theirs)
         words = {"sockets": [], "owner": store.owner, "shared": False, "channel": theirs.fileno()}
         passed = [store.owner, theirs.fileno()]
-        if memory_bytes is not None:
+        if memory_bytes == -1:
+            (path / "journal" / "writer").unlink()
+            words["memory"] = store.memory
+            passed.append(store.memory)
+        elif memory_bytes is not None:
             size = memory_bytes or os.fstat(store.memory).st_size
             memory = os.memfd_create("other", os.MFD_ALLOW_SEALING)
             left.callback(os.close, memory)

@@ -552,3 +552,12 @@ uint64_t ru_journal_bytes(struct ru_journal *journal)
     (void)pthread_mutex_unlock(&journal->lock);
     return bytes;
 }
+
+uint32_t ru_journal_in_use(struct ru_journal *journal)
+{
+    (void)pthread_mutex_lock(&journal->lock);
+    uint32_t count = journal->segment_count;
+    count -= count > 0 && segment_is_prepared(journal);
+    (void)pthread_mutex_unlock(&journal->lock);
+    return count;
+}

@@ -123,6 +123,8 @@ int ru_journal_prepare(struct ru_journal *journal);
 int ru_journal_release(struct ru_journal *journal, uint64_t from);
 /* Bytes of all segments. Thread: any. */
 uint64_t ru_journal_bytes(struct ru_journal *journal);
+/* How many segments are in use or were, of at most segments_max with the prepared one. Thread: any. */
+uint32_t ru_journal_in_use(struct ru_journal *journal);
 
 /* ---- read: thread any, one at a time ---- */
 

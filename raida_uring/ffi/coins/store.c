@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "check.h"
 #include "clock.h"
@@ -42,6 +43,9 @@ const char *ru_store_error(int result)
                "[store] journal_mib";
     case RU_STORE_BUSY:
         return "the coins were being changed for too long: the writing thread does not run";
+    case RU_STORE_SPLIT:
+        return "the writer's lock file in the journal was removed or replaced while the running "
+               "node had it open: restart the node";
     case -ECANCELED:
         return "the changes before these could not be written";
     case -EPROTO:
@@ -223,16 +227,33 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
     return count;
 }
 
+/* Note which file is locked to write, or compare it with the one that the other process locks. */
+static int store_share_lock(struct ru_memory_head *head, int lock, bool joins)
+{
+    struct stat found;
+    if (fstat(lock, &found) != 0)
+        return -errno;
+    if (!joins) {
+        head->lock_device = found.st_dev;
+        head->lock_inode = found.st_ino;
+    }
+    return head->lock_device == found.st_dev && head->lock_inode == found.st_ino ? 0
+                                                                                 : RU_STORE_SPLIT;
+}
+
 int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
                    uint32_t joins, uint32_t interval, uint32_t segments_max)
 {
     RU_CHECK(!store->serving && segments_max <= RU_SEGMENTS_MAX);
     const struct ru_journal_settings settings = settings_of(id, segments_max);
     struct ru_position *position = &store->memory.head->position;
+    int rc = store_share_lock(store->memory.head, lock, joins != 0);
+    if (rc != 0)
+        return rc;
     ru_journal_join(&store->journal, directory, &settings, position);
     ru_writer_init(&store->writer, &store->memory, &store->journal, lock,
                    interval ? RU_DURABLE_INTERVAL : RU_DURABLE_COMMIT);
-    int rc = joins ? ru_writer_check(&store->writer) : ru_segment_clean(directory);
+    rc = joins ? ru_writer_check(&store->writer) : ru_segment_clean(directory);
     if (rc == 0 && !joins) /* a killed process may have left what only this machine's memory has */
         rc = ru_journal_settle(&store->journal);
     store->serving = rc == 0;
@@ -289,6 +310,7 @@ void ru_store_progress(struct ru_store *store, struct ru_store_progress *progres
     if (store->serving) {
         progress->durable = ru_writer_durable(&store->writer, &progress->failed);
         progress->journal_bytes = ru_journal_bytes(&store->journal);
+        progress->journal_segments = ru_journal_in_use(&store->journal);
     }
     progress->applied = ru_memory_applied(&store->memory); /* afterwards: never less than durable */
 }

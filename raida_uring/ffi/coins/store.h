@@ -21,6 +21,7 @@
 enum ru_store_fault {
     RU_STORE_MISUSED = -27999, /* the view is closed, has not begun, or is not for changes */
     RU_STORE_BUSY = -27998,    /* changes came between for too long */
+    RU_STORE_SPLIT = -27997,   /* the other process locks another file: both would write at once */
 };
 
 enum ru_store_limit {
@@ -35,6 +36,7 @@ struct ru_store_progress {
     uint64_t applied; /* visible */
     uint64_t durable; /* certainly on the disk */
     uint64_t journal_bytes;
+    uint32_t journal_segments; /* with entries in them, or about to have */
     int32_t failed; /* -errno of a flush that failed, after which nothing is written; otherwise 0 */
 };
 
@@ -67,9 +69,9 @@ int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first);
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
                         uint64_t at_least);
 /* Thread: control, after ru_store_replay() or ru_store_attach(). Open the journal for changes. joins:
- * another process appends to it, too. directory, lock: descriptors that stay open as long as the store; lock: of a file that each
- * process opens for itself, and locks while it writes. interval: a commit does not wait for the disk,
- * ru_store_sync() does. */
+ * another process appends to it, too. directory, lock: descriptors that stay open as long as the store;
+ * lock: of a file that each process opens for itself, and locks while it writes. interval: a commit
+ * does not wait for the disk, ru_store_sync() does. */
 int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
                    uint32_t joins, uint32_t interval, uint32_t segments_max);
 
