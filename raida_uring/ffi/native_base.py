@@ -119,6 +119,11 @@ class Base:
         _lib.ru_base_close(base)
 
     @property
+    def handle(self) -> Any:
+        """The base, for functions of the store. Raises RuntimeError once it is closed."""
+        return self._base
+
+    @property
     def _base(self) -> Any:
         """Raises RuntimeError once closed."""
         if self._made == _ffi.NULL:

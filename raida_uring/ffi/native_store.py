@@ -4,12 +4,13 @@ native_base.py has the base on disk, native.py the data plane.
 """
 
 import errno
+import os
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring import remedies
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
-from raida_uring.ffi.native_base import Txn, stored
+from raida_uring.ffi.native_base import Base, Txn, stored
 
 
 class _Lib(Protocol):
@@ -57,6 +58,10 @@ class _Lib(Protocol):
         interval: int,
         segments_max: int,
     ) -> int: ...
+    def ru_store_need_base(self, store: Any, base: Any) -> None: ...
+    def ru_store_need(self, store: Any, path: bytes, fd: int, fault: int) -> int: ...
+    def ru_store_refuse(self, store: Any, fault: int) -> None: ...
+    def ru_store_require(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_alone(self, store: Any) -> None: ...
     def ru_store_check(self, store: Any) -> int: ...
@@ -256,6 +261,24 @@ class Store:
             ),
             "opening the journal",
         )
+
+    def need_base(self, base: Base) -> None:
+        """Every commit first looks whether the base is there; it stays open as long as the store."""
+        _lib.ru_store_need_base(self._store, base.handle)
+
+    def need(self, path: os.PathLike[str], descriptor: int, fault: int) -> None:
+        """Every commit first looks whether `path` leads to this open file; if not, it fails with
+        `fault`."""
+        result = _lib.ru_store_need(self._store, os.fsencode(path), descriptor, fault)
+        stored(result, "opening the store")
+
+    def refuse(self, fault: int) -> None:
+        """Have every commit of a native command fail with `fault`; 0: no more."""
+        _lib.ru_store_refuse(self._store, fault)
+
+    def require(self) -> None:
+        """Raise StoreError if something that a start needs is missing."""
+        stored(_lib.ru_store_require(self._store), "looking at the store")
 
     def sync(self) -> None:
         """Wait until every visible change is on the disk."""

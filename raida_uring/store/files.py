@@ -196,14 +196,6 @@ def holds_changes(path: Path) -> bool:
         os.close(journal)
 
 
-def is_journal_of(path: Path, journal: int) -> bool:
-    """Whether the open directory is the one that has the journal's name."""
-    try:
-        return os.path.samestat(os.fstat(journal), os.stat(path / JOURNAL))
-    except OSError:
-        return False
-
-
 def open_writer(path: Path) -> int:
     """Open the file that the journal's writer locks, creating it if needed. Raises OSError."""
     return _open_owned(path / JOURNAL / WRITER, path / FILE)

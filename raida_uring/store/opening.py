@@ -217,6 +217,9 @@ class Opened:
             interval=durability == "interval",
             segments_max=self._segments_max,
         )
+        self._coins.need_base(self._base)
+        journal = self.path / files.JOURNAL
+        self._coins.need(journal, self._journal.descriptor, native_store.JOURNAL_GONE)
 
     @property
     def owner(self) -> int:

@@ -74,24 +74,21 @@ class Store(Opened):
     def require_files(self) -> None:
         """Raise StoreError if files were removed, replaced, cut off or damaged: a start would not
         find the changes, although they can still be written. Thread: any."""
-        self._base.check()
-        if not files.is_journal_of(self.path, self._journal.descriptor):
-            raise StoreError(
-                f"looking at the store: {native_base.describe(native_store.JOURNAL_GONE)}",
-                native_store.JOURNAL_GONE,
-            )
         damage = self.checkpoint_fault
         if damage is not None and damage.number in native_base.DAMAGED:
             raise damage
+        self._coins.require()
 
     def note_checkpoint(self, error: StoreError | None) -> None:
         """Record that a checkpoint succeeded, or why not. Thread: any. Changes go on until the
         journal is full, unless the base is damaged: then no start could find them. After a failed
         write LMDB may refuse everything until the base is opened again: then the node has to."""
         self.checkpoint_fault = error
+        damaged = error is not None and error.number in native_base.DAMAGED
+        self._coins.refuse(error.number if error is not None and damaged else 0)
         if error is not None and error.number == native_base.BASE_PANIC:
             self.fault = error
-        if error is not None and error.number in native_base.DAMAGED:
+        if error is not None and damaged:
             self.note_unwritten(error, batches=0)
 
     def look(self) -> None:
