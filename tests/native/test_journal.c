@@ -23,16 +23,14 @@ static const struct ru_journal_settings usual = {.store = "this one's id..",
 static struct ru_position position; /* of the journal under test */
 
 struct place {
-    char path[64];
+    struct native_directory own;
     int directory;
 };
 
 static struct place place_new(void)
 {
-    struct place place = {.path = "/tmp/raida-journal.XXXXXX"};
-    if (!mkdtemp(place.path))
-        abort();
-    place.directory = open(place.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct place place = {.own = native_directory_new()};
+    place.directory = place.own.fd;
     return place;
 }
 
@@ -42,8 +40,7 @@ static void place_remove(const struct place *place)
     int count = ru_segment_list(place->directory, segments);
     for (int i = 0; i < count; i++)
         EXPECT_EQUAL(ru_segment_remove(place->directory, segments[i].index), 0);
-    (void)close(place->directory);
-    EXPECT_EQUAL(rmdir(place->path), 0); /* nothing else was left in it */
+    native_directory_remove(&place->own); /* nothing else was left in it */
 }
 
 /* The changes of entry `number`: how many and which follows from it. */
