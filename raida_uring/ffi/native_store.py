@@ -58,7 +58,7 @@ class _Lib(Protocol):
     ) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_alone(self, store: Any) -> None: ...
-    def ru_store_check(self, store: Any) -> int: ...
+    def ru_store_check(self, store: Any, whole_from: Any) -> int: ...
     def ru_store_tend(self, store: Any, needed: int) -> int: ...
     def ru_store_progress(self, store: Any, progress: Any) -> None: ...
     def ru_store_changed(self, store: Any, number: int, pages: Any, numbers: Any) -> int: ...
@@ -124,6 +124,8 @@ SEGMENT_BYTES: Final = 64 << 20  # RU_SEGMENT_SIZE
 # enum ru_journal_fault
 JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER = range(-28999, -28995)
 JOURNAL_GONE: Final = -28995
+JOURNAL_HOLE: Final = -28992
+STORE_UNOWNED: Final = -27997  # enum ru_store_fault
 JOURNAL_FAULTS: Final = frozenset(
     (JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER)
 )
@@ -258,10 +260,13 @@ class Store:
         """The other process of an upgrade has ended."""
         _lib.ru_store_alone(self._store)
 
-    def check(self) -> None:
-        """Raise StoreError if the journal was removed or cut off. Makes pages readable that a
-        killed process has left in the middle of a batch."""
-        stored(_lib.ru_store_check(self._store), "looking at the store")
+    def check(self) -> int:
+        """Return the first batch from which on the journal is whole. Raises StoreError if its file
+        in use, or the file that its writer locks, was removed, replaced or cut off. Makes pages
+        readable that a killed process has left in the middle of a batch."""
+        whole_from = _ffi.new("uint64_t *")
+        stored(_lib.ru_store_check(self._store, whole_from), "looking at the store")
+        return int(whole_from[0])
 
     def tend(self, needed: int) -> None:
         """Prepare the journal's next segment, and let go of what is older than batch `needed`.

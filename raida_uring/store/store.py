@@ -23,7 +23,7 @@ from raida_uring.store.layout import (
     MAP_BYTES_DEFAULT,
     SINCE_KEY,
 )
-from raida_uring.store.opening import Opened
+from raida_uring.store.opening import Meta, Opened
 
 CHECKPOINT_PAGES: Final = 16  # of one transaction: more would make commits wait for the disk
 CHECKPOINT_PAUSE_S: Final = 0.003  # between two of them
@@ -75,14 +75,20 @@ class Store(Opened):
         """Raise StoreError if files were removed, replaced, cut off or damaged: a start would not
         find the changes, although they can still be written. Thread: any."""
         self._base.check()
+        self._require_owner()
         if not files.is_journal_of(self.path, self._journal):
-            raise StoreError(
-                f"looking at the store: {native_base.describe(native_store.JOURNAL_GONE)}",
-                native_store.JOURNAL_GONE,
-            )
+            raise _lost(native_store.JOURNAL_GONE)
+        if self._journal_has_hole():
+            raise _lost(native_store.JOURNAL_HOLE)
         damage = self.checkpoint_fault
         if damage is not None and damage.number in native_base.DAMAGED:
             raise damage
+
+    def _require_owner(self) -> None:
+        """Raise StoreError if the lock has lost its name: another node may have started, whose
+        changes this one does not know of."""
+        if self._owner >= 0 and not files.is_lock_of(self.path, self._owner):
+            raise _lost(native_store.STORE_UNOWNED)
 
     def note_checkpoint(self, error: StoreError | None) -> None:
         """Record that a checkpoint succeeded, or why not. Thread: any. Changes go on until the
@@ -98,10 +104,13 @@ class Store(Opened):
         """Find out, without a request, that files were removed or can be written again. The latter
         waits for the disk. Thread: any."""
         try:
+            self._base.check()
+            whole_from = self._coins.check()
+            # Read last: the base names a batch before files with older ones are let go of. It also
+            # finds another state in the file.
+            since = Meta.of(self.path, self._base).since
+            self._whole_from = whole_from if since < whole_from else 0
             self.require_files()
-            self._coins.check()
-            with self._base.txn():  # which finds another state in the file
-                pass
             if self.write_fault is not None and self._checkpointing.acquire(blocking=False):
                 try:
                     self._coins.tend(self._since)
@@ -136,6 +145,7 @@ class Store(Opened):
             leaves = self.leaves() if self.leaves else {}
             if leaves:  # after a power cut, other changes would get the numbers beside these leaves
                 self._coins.sync()
+            self._require_owner()
             with self._base.txn(writing=True) as txn:
                 since = (reached + 1).to_bytes(_NUMBER_BYTES)
                 txn.put(native_base.TABLE_META, SINCE_KEY, since)
@@ -151,16 +161,21 @@ class Store(Opened):
 
     def _save(self, pages: list[int]) -> None:
         copies = [(page, *self._coins.page(page)) for page in pages]
+        self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
         with self._base.txn(writing=True) as txn:
             for page, content, number in copies:
                 sha = b"" if content is None else hashlib.sha256(content).digest()
                 txn.put_page(page, content, number, sha)
 
-    def journal_is_half_full(self) -> bool:
-        """Whether a checkpoint is due, whatever the time."""
+    def _journal_has_hole(self) -> bool:
+        return self._since < self._whole_from
+
+    def needs_checkpoint(self) -> bool:
+        """Whether a checkpoint is due, whatever the time: the journal is half full, or a part of it
+        is lost that so far only memory has."""
         half = self._segments_max * native_store.SEGMENT_BYTES // 2
-        return self._coins.progress().journal_bytes > half
+        return self._journal_has_hole() or self._coins.progress().journal_bytes > half
 
     def prepare(self) -> None:
         """Have the journal's next segment ready, so that no commit waits for it. Thread: any, while
@@ -226,6 +241,10 @@ class Store(Opened):
             raise
         finally:
             coins.close()
+
+
+def _lost(number: int) -> StoreError:
+    return StoreError(f"looking at the store: {native_base.describe(number)}", number)
 
 
 def _reason(error: StoreError) -> str:
