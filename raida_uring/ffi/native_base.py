@@ -191,15 +191,8 @@ class Txn:
 
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield every entry of a table, by key. Do not write meanwhile."""
-        key = b""
-        while True:
-            result = _lib.ru_txn_seek(self.handle, table, key, len(key), self._found, self._value)
-            if result == -errno.ENOENT:
-                return
-            stored(result, "reading the store")
-            found = _taken(self._found)
-            yield found, _taken(self._value)
-            key = found + b"\0"  # the next possible key
+        for key in self.keys(table):
+            yield key, _taken(self._value)
 
     def keys(self, table: int) -> Iterator[bytes]:
         """Yield the key of every entry of a table. Do not write meanwhile."""
@@ -211,7 +204,7 @@ class Txn:
             stored(result, "reading the store")
             found = _taken(self._found)
             yield found
-            key = found + b"\0"
+            key = found + b"\0"  # the next possible key
 
     def count(self, table: int) -> int:
         """Return the number of a table's entries."""

@@ -64,7 +64,7 @@ class _Lib(Protocol):
     def ru_store_require(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_alone(self, store: Any) -> None: ...
-    def ru_store_check(self, store: Any) -> int: ...
+    def ru_store_check(self, store: Any, whole_from: Any) -> int: ...
     def ru_store_tend(self, store: Any, needed: int) -> int: ...
     def ru_store_progress(self, store: Any, progress: Any) -> None: ...
     def ru_store_changed(self, store: Any, number: int, pages: Any, numbers: Any) -> int: ...
@@ -130,6 +130,8 @@ SEGMENT_BYTES: Final = 64 << 20  # RU_SEGMENT_SIZE
 # enum ru_journal_fault
 JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER = range(-28999, -28995)
 JOURNAL_GONE: Final = -28995
+JOURNAL_HOLE: Final = -28992
+STORE_UNOWNED: Final = -27996  # enum ru_store_fault
 JOURNAL_FAULTS: Final = frozenset(
     (JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER)
 )
@@ -263,7 +265,8 @@ class Store:
         )
 
     def need_base(self, base: Base) -> None:
-        """Every commit first looks whether the base is there; it stays open as long as the store."""
+        """Every commit first looks whether the base is there. It stays open as long as the
+        store."""
         _lib.ru_store_need_base(self._store, base.handle)
 
     def need(self, path: os.PathLike[str], descriptor: int, fault: int) -> None:
@@ -288,10 +291,13 @@ class Store:
         """The other process of an upgrade has ended."""
         _lib.ru_store_alone(self._store)
 
-    def check(self) -> None:
-        """Raise StoreError if the journal was removed or cut off. Makes pages readable that a
-        killed process has left in the middle of a batch."""
-        stored(_lib.ru_store_check(self._store), "looking at the store")
+    def check(self) -> int:
+        """Return the first batch from which on the journal is whole. Raises StoreError if its file
+        in use, or the file that its writer locks, was removed, replaced or cut off. Makes pages
+        readable that a killed process has left in the middle of a batch."""
+        whole_from = _ffi.new("uint64_t *")
+        stored(_lib.ru_store_check(self._store, whole_from), "looking at the store")
+        return int(whole_from[0])
 
     def tend(self, needed: int) -> None:
         """Prepare the journal's next segment, and let go of what is older than batch `needed`.

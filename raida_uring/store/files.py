@@ -343,9 +343,13 @@ def sign(lock: int) -> None:
 
 
 def is_lock_of(path: Path, owner: int) -> bool:
-    os.set_inheritable(owner, False)
+    """Whether the open file is the one that has the lock's name."""
+    return _is_named(f"{path}/{LOCK}", owner)
+
+
+def _is_named(name: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.fstat(owner), os.stat(path / LOCK))
+        return os.path.samestat(os.fstat(descriptor), os.stat(name))
     except OSError:
         return False
 

@@ -100,6 +100,7 @@ class Opened:
         self.fault: StoreError | None = None
         self.write_fault: str | None = None  # why changes fail, until one succeeds
         self.checkpoint_fault: StoreError | None = None  # of the last try
+        self._whole_from = 0  # first batch after a gap in the journal that the base cannot fill
         self.failed_commits = 0  # batches that changed nothing, because the store failed
         self.on_commit: Callable[[], None] | None = None  # coins have changed
         self.leaves: Callable[[], dict[bytes, bytes]] | None = None  # what a checkpoint saves
@@ -129,6 +130,7 @@ class Opened:
         try:
             if owner >= 0:
                 self._opened.callback(os.close, owner)
+                os.set_inheritable(owner, False)
                 if not files.is_lock_of(path, owner):
                     raise StoreError(
                         f"{path}: is not the store that the predecessor serves: restart the node"
@@ -220,6 +222,8 @@ class Opened:
         self._coins.need_base(self._base)
         journal = self.path / files.JOURNAL
         self._coins.need(journal, self._journal.descriptor, native_store.JOURNAL_GONE)
+        if self._owner >= 0:
+            self._coins.need(self.path / files.LOCK, self._owner, native_store.STORE_UNOWNED)
 
     @property
     def owner(self) -> int:

@@ -23,7 +23,7 @@ from raida_uring.store.layout import (
     MAP_BYTES_DEFAULT,
     SINCE_KEY,
 )
-from raida_uring.store.opening import Opened
+from raida_uring.store.opening import Meta, Opened
 
 CHECKPOINT_PAGES: Final = 16  # of one transaction: more would make commits wait for the disk
 CHECKPOINT_PAUSE_S: Final = 0.003  # between two of them
@@ -74,31 +74,51 @@ class Store(Opened):
     def require_files(self) -> None:
         """Raise StoreError if files were removed, replaced, cut off or damaged: a start would not
         find the changes, although they can still be written. Thread: any."""
+        if (doubt := self._doubt()) is not None:
+            raise doubt
+        self._coins.require()
+
+    def _doubt(self) -> StoreError | None:
+        """Why a start would not find all changes, as far as checkpoints and the watch know."""
         damage = self.checkpoint_fault
         if damage is not None and damage.number in native_base.DAMAGED:
-            raise damage
-        self._coins.require()
+            return damage
+        return _lost(native_store.JOURNAL_HOLE) if self._journal_has_hole() else None
+
+    def _tell_doubt(self) -> None:
+        """Let native commands know, too."""
+        doubt = self._doubt()
+        self._coins.refuse(0 if doubt is None else doubt.number)
+
+    def _require_owner(self) -> None:
+        """Raise StoreError if the lock has lost its name: another node may have started, whose
+        changes this one does not know of."""
+        if self._owner >= 0 and not files.is_lock_of(self.path, self._owner):
+            raise _lost(native_store.STORE_UNOWNED)
 
     def note_checkpoint(self, error: StoreError | None) -> None:
         """Record that a checkpoint succeeded, or why not. Thread: any. Changes go on until the
         journal is full, unless the base is damaged: then no start could find them. After a failed
         write LMDB may refuse everything until the base is opened again: then the node has to."""
         self.checkpoint_fault = error
-        damaged = error is not None and error.number in native_base.DAMAGED
-        self._coins.refuse(error.number if error is not None and damaged else 0)
+        self._tell_doubt()
         if error is not None and error.number == native_base.BASE_PANIC:
             self.fault = error
-        if error is not None and damaged:
+        if error is not None and error.number in native_base.DAMAGED:
             self.note_unwritten(error, batches=0)
 
     def look(self) -> None:
         """Find out, without a request, that files were removed or can be written again. The latter
         waits for the disk. Thread: any."""
         try:
+            self._base.check()
+            whole_from = self._coins.check()
+            # Read last: the base names a batch before files with older ones are let go of. It also
+            # finds another state in the file.
+            since = Meta.of(self.path, self._base).since
+            self._whole_from = whole_from if since < whole_from else 0
+            self._tell_doubt()
             self.require_files()
-            self._coins.check()
-            with self._base.txn():  # which finds another state in the file
-                pass
             if self.write_fault is not None and self._checkpointing.acquire(blocking=False):
                 try:
                     self._coins.tend(self._since)
@@ -142,6 +162,7 @@ class Store(Opened):
                 return saved
             self._finish(reached + 1)
             self._since = reached + 1
+            self._tell_doubt()
             self.checkpoint_s = time.monotonic()
             with contextlib.suppress(StoreError):  # the checkpoint is made; a commit meets it, too
                 self._coins.tend(self._since)
@@ -149,6 +170,7 @@ class Store(Opened):
 
     def _save(self, pages: list[int]) -> None:
         copies = [(page, *self._coins.page(page)) for page in pages]
+        self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
         with self._base.txn(writing=True) as txn:
             for page, content, number in copies:
@@ -161,6 +183,7 @@ class Store(Opened):
         leaves = self.leaves() if self.leaves else {}
         if leaves:  # after a power cut, other changes would get the numbers beside these leaves
             self._coins.sync()
+        self._require_owner()
         with self._base.txn(writing=True) as txn:
             if since is not None:
                 txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
@@ -169,10 +192,15 @@ class Store(Opened):
             for key, value in leaves.items():
                 txn.put(native_base.TABLE_LEAVES, key, value)
 
-    def journal_is_half_full(self) -> bool:
-        """Whether a checkpoint is due, whatever the time. Counts segments, as the journal's bound
-        does: the first ones of a new store are small."""
-        return 2 * self._coins.progress().journal_segments > self._segments_max
+    def _journal_has_hole(self) -> bool:
+        return self._since < self._whole_from
+
+    def needs_checkpoint(self) -> bool:
+        """Whether a checkpoint is due, whatever the time: the journal is half full, or a part of it
+        is lost that so far only memory has. Counts segments, as the journal's bound does: the first
+        ones of a new store are small."""
+        segments = self._coins.progress().journal_segments
+        return self._journal_has_hole() or 2 * segments > self._segments_max
 
     def prepare(self) -> None:
         """Have the journal's next segment ready, so that no commit waits for it. Thread: any, while
@@ -240,6 +268,10 @@ class Store(Opened):
             raise
         finally:
             coins.close()
+
+
+def _lost(number: int) -> StoreError:
+    return StoreError(f"looking at the store: {native_base.describe(number)}", number)
 
 
 def _reason(error: StoreError) -> str:

@@ -240,21 +240,21 @@ def _is_saved(sizes: Sizes) -> bool:
 def test_a_checkpoint_is_due_before_a_new_journal_is_full(tmp_path: Path, journal_mib: int) -> None:
     """The first segments of a store are smaller than those that the bound is thought of in."""
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES, journal_mib=journal_mib)
-    assert not store.journal_is_half_full()
+    assert not store.needs_checkpoint()
     names = [
         coin_bytes((page // 1000, page % 1000 * 1024 + at))
         for page in range(100)
         for at in range(30)
     ]
     batches = 0
-    while not store.journal_is_half_full():
+    while not store.needs_checkpoint():
         batches += 1
         with store.write() as coins:
             coins.set(b"".join(name + batches.to_bytes(16) for name in names), len(names), 21, 1)
     segments = len(list((store.path / "journal").glob("*.journal")))
     assert segments < journal_mib // 64 or journal_mib == 128
     store.checkpoint(pause_s=0)
-    assert not store.journal_is_half_full()
+    assert not store.needs_checkpoint()
     store.close()
 
 

@@ -444,6 +444,23 @@ int ru_journal_in_place(const struct ru_journal *journal)
     return whole ? 0 : RU_JOURNAL_GONE;
 }
 
+uint64_t ru_journal_whole_from(struct ru_journal *journal)
+{
+    (void)pthread_mutex_lock(
+        &journal->lock); /* what is let go of leaves directory and list at once */
+    const struct ru_segment *first = segment_in_use(journal);
+    while (first > journal->segments) {
+        const struct ru_segment *before = first - 1;
+        if (before->first == 0 || before->index + 1 != first->index ||
+            ru_segment_is_lost(journal->directory, before->index, before->bytes))
+            break;
+        first = before;
+    }
+    uint64_t number = first->first;
+    (void)pthread_mutex_unlock(&journal->lock);
+    return number;
+}
+
 int ru_journal_append(struct ru_journal *journal, uint64_t time_ns, const struct ru_change *changes,
                       uint32_t count)
 {

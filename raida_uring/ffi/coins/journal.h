@@ -29,6 +29,8 @@ enum ru_journal_fault {
     RU_JOURNAL_NEWER = -28996,   /* it was written by a later version of this program */
     RU_JOURNAL_GONE = -28995,    /* its file was removed or cut while it was in use */
     RU_JOURNAL_FULL = -28994,    /* it has as many segments as it may */
+    RU_JOURNAL_LONE = -28993,    /* the writer's lock was removed or replaced: locking is broken */
+    RU_JOURNAL_HOLE = -28992,    /* an older segment, which a start needs, was removed or cut */
 };
 
 /* A segment that exists. */
@@ -110,6 +112,9 @@ int ru_journal_append(struct ru_journal *journal, uint64_t time_ns, const struct
                       uint32_t count);
 /* Whether the file in use is still there, and whole: 0 or RU_JOURNAL_GONE. */
 int ru_journal_in_place(const struct ru_journal *journal);
+/* The first entry from which on no segment is gone, or shorter than it was. Entries before it may have
+ * been let go of, also by another process; only the base can tell. Thread: any. */
+uint64_t ru_journal_whole_from(struct ru_journal *journal);
 /* Wait until every entry is on the disk. After a failure each later append and sync fails too. */
 int ru_journal_sync(struct ru_journal *journal);
 

@@ -147,6 +147,14 @@ bool ru_segment_is_open(int directory, uint64_t index, int fd)
            fstat(fd, &open) == 0 && named.st_dev == open.st_dev && named.st_ino == open.st_ino;
 }
 
+bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes)
+{
+    struct stat found;
+    if (fstatat(directory, segment_name(index).text, &found, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT; /* other errors say nothing about the file */
+    return (uint64_t)found.st_size < bytes;
+}
+
 /* Never over a segment that another process has made meanwhile. */
 static int segment_rename(int directory, const char *from, uint64_t index)
 {

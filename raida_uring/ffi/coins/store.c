@@ -37,6 +37,13 @@ const char *ru_store_error(int result)
     case RU_JOURNAL_GONE:
         return "the journal was removed or cut off while it was in use: put it back, or start "
                "again";
+    case RU_JOURNAL_LONE:
+        return "journal/writer was removed or replaced while it was in use: start again, or two "
+               "nodes write at once";
+    case RU_JOURNAL_HOLE:
+        return "an older file of the journal was removed or cut off before a checkpoint had what "
+               "is "
+               "in it: put it back, or wait for the next checkpoint";
     case RU_JOURNAL_FULL:
         return "the journal is full: no checkpoint was possible for too long; see the log, or "
                "raise "
@@ -46,6 +53,9 @@ const char *ru_store_error(int result)
     case RU_STORE_SPLIT:
         return "the writer's lock file in the journal was removed or replaced while the running "
                "node had it open: restart the node";
+    case RU_STORE_UNOWNED:
+        return "owner was removed or replaced while it was in use: stop this node, and start it "
+               "again if no other serves the store";
     case -ECANCELED:
         return "the changes before these could not be written";
     case -EPROTO:
@@ -253,7 +263,8 @@ int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_
     ru_journal_join(&store->journal, directory, &settings, position);
     ru_writer_init(&store->writer, &store->memory, &store->journal, lock,
                    interval ? RU_DURABLE_INTERVAL : RU_DURABLE_COMMIT);
-    rc = joins ? ru_writer_check(&store->writer) : ru_segment_clean(directory);
+    uint64_t whole_from;
+    rc = joins ? ru_writer_check(&store->writer, &whole_from) : ru_segment_clean(directory);
     if (rc == 0 && !joins) /* a killed process may have left what only this machine's memory has */
         rc = ru_journal_settle(&store->journal);
     store->serving = rc == 0;
@@ -277,10 +288,13 @@ void ru_store_alone(struct ru_store *store)
         ru_writer_alone(&store->writer);
 }
 
-int ru_store_check(struct ru_store *store)
+int ru_store_check(struct ru_store *store, uint64_t *whole_from)
 {
-    int rc = store->serving ? ru_writer_mend(&store->writer) : 0;
-    return store->serving && rc == 0 ? ru_writer_check(&store->writer) : rc;
+    *whole_from = 0;
+    if (!store->serving)
+        return 0;
+    int rc = ru_writer_mend(&store->writer);
+    return rc == 0 ? ru_writer_check(&store->writer, whole_from) : rc;
 }
 
 /* A batch is applied in microseconds, unless its thread has lost the processor meanwhile, or its

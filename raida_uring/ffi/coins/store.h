@@ -22,6 +22,7 @@ enum ru_store_fault {
     RU_STORE_MISUSED = -27999, /* the view is closed, has not begun, or is not for changes */
     RU_STORE_BUSY = -27998,    /* changes came between for too long */
     RU_STORE_SPLIT = -27997,   /* the other process locks another file: both would write at once */
+    RU_STORE_UNOWNED = -27996, /* the lock on the store was removed or replaced */
 };
 
 enum ru_store_limit {
@@ -87,9 +88,9 @@ int ru_store_require(struct ru_store *store);
 int ru_store_sync(struct ru_store *store);
 /* Thread: any. The other process of an upgrade has ended. */
 void ru_store_alone(struct ru_store *store);
-/* Thread: any. As ru_writer_check(). Makes pages readable that a killed process has left in the
- * middle of a batch. */
-int ru_store_check(struct ru_store *store);
+/* Thread: any. As ru_writer_check(); `whole_from` 0 if the store does not serve. Makes pages readable
+ * that a killed process has left in the middle of a batch. */
+int ru_store_check(struct ru_store *store, uint64_t *whole_from);
 /* Thread: one at a time, beside all others. Prepare the journal's next segment; let go of those that
  * have only batches before `needed`. */
 int ru_store_tend(struct ru_store *store, uint64_t needed);

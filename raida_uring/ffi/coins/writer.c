@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -63,6 +64,20 @@ static void file_unlock(int fd)
     (void)file_lock(fd, F_UNLCK, F_OFD_SETLK);
 }
 
+/* 0, or RU_JOURNAL_LONE: another process may hold another lock. */
+static int writer_owns_name(const struct ru_writer *writer)
+{
+    struct stat named, open;
+    if (writer->lock < 0)
+        return 0;
+    if (fstat(writer->lock, &open) != 0)
+        return -errno;
+    if (fstatat(writer->journal->directory, RU_WRITER_LOCK, &named, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? RU_JOURNAL_LONE : 0; /* other errors say nothing about the file */
+    bool same = named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+    return same ? 0 : RU_JOURNAL_LONE;
+}
+
 static bool position_is_dirty(const struct ru_position *position)
 {
     return __atomic_load_n(&position->dirty, __ATOMIC_ACQUIRE) != 0;
@@ -105,7 +120,8 @@ static int writer_take(struct ru_writer *writer)
     if (rc != 0)
         return rc;
     __atomic_fetch_add(&position->taken, 1, __ATOMIC_RELAXED);
-    if (position_is_dirty(position))
+    rc = writer_owns_name(writer); /* else a writer that is dirty may be alive */
+    if (rc == 0 && position_is_dirty(position))
         rc = writer_recover(writer);
     if (rc == 0)
         rc = ru_journal_follow(writer->journal);
@@ -122,7 +138,7 @@ int ru_writer_mend(struct ru_writer *writer)
     if (pthread_mutex_trylock(&writer->holding) != 0)
         return 0; /* whoever takes or releases the lock mends, too */
     if (writer->holders == 0 && file_lock(writer->lock, F_WRLCK, F_OFD_SETLK) == 0) {
-        if (position_is_dirty(writer->journal->position))
+        if (position_is_dirty(writer->journal->position) && writer_owns_name(writer) == 0)
             rc = writer_recover(writer);
         file_unlock(writer->lock);
     }
@@ -261,7 +277,10 @@ static int batch_write(struct ru_batch *batch, uint64_t time_ns)
     const struct ru_change *changes = batch->pending->changes;
     uint32_t count = batch->pending->count;
     struct ru_position *position = writer->journal->position;
-    int rc = ru_memory_reserve(writer->memory, changes, count);
+    int rc = writer_owns_name(writer); /* it may have had the lock for many batches */
+    if (rc != 0)
+        return rc;
+    rc = ru_memory_reserve(writer->memory, changes, count);
     __atomic_store_n(&position->dirty, 1, __ATOMIC_SEQ_CST);
     if (rc == 0)
         rc = ru_journal_append(writer->journal, time_ns, changes, count);
@@ -316,7 +335,7 @@ int ru_writer_sync(struct ru_writer *writer)
     return rc;
 }
 
-int ru_writer_check(struct ru_writer *writer)
+int ru_writer_check(struct ru_writer *writer, uint64_t *whole_from)
 {
     uint64_t take;
     lock(&writer->committing);
@@ -325,6 +344,10 @@ int ru_writer_check(struct ru_writer *writer)
         rc = writer->journal->position->failed; /* perhaps the other process's flush */
         if (rc == 0)
             rc = ru_journal_in_place(writer->journal);
+        if (rc == 0)
+            rc = writer_owns_name(writer);
+        if (rc == 0)
+            *whole_from = ru_journal_whole_from(writer->journal);
         writer_let_go(writer);
     }
     unlock(&writer->committing);
