@@ -9,9 +9,11 @@ Source: wire specification, sections 6 and 27.
 
 import calendar
 import contextlib
+import itertools
 import os
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,7 @@ from tests.support.wire import ADMIN_KEY, COIN_ID, RAIDA_ID, load_vectors
 REQUESTS = int(os.environ.get("COMMAND_REQUESTS", "6000"))
 SEED = int(os.environ.get("SEED", "4"))
 OF_A_VIEW = 60  # requests
+CHANGES = 2000  # beside readers
 START_S = calendar.timegm((2026, 11, 30, 0, 0, 0))
 
 SHORT_PAGES = frozenset(((-1, 7), (6, 999)))
@@ -384,6 +387,44 @@ def test_months_are_those_of_the_calendar(store: Store) -> None:
             for now_s in (begins_s, begins_s - 1) if begins_s else (begins_s,):
                 native_command.run(view, facts, POWN, coin + an + an, now_s=now_s)
                 assert view.record(coin)[0][16] == month_now(now_s) == oracle.month_of(now_s)
+
+
+def test_readers_beside_a_sum_see_whole_changes(store: Store) -> None:
+    """An even number of coins on as many pages, whose ANs are changed together, to and fro: their
+    sum stays what it is, and find sees all before or all after."""
+    coins: list[Coin] = [(5, page * 1024 + page) for page in range(24)]
+    difference = an_of("difference")
+    facts = Facts()
+    running = threading.Event()
+    whole: set[int] = {Status.FIND_ALL_AN, Status.FIND_ALL_PAN, Status.ALL_PASS}
+    seen: set[int] = set()
+    with contextlib.closing(store.native.view(writing=False)) as view:
+        view.begin()
+        ans = [view.record(coin_bytes(coin))[0][:16] for coin in coins]
+    both = zip(coins, ans, strict=True)
+    found = b"".join(coin_bytes(coin) + an + xor((an, difference)) for coin, an in both)
+    summed = b"".join(map(coin_bytes, coins)) + xor(ans)
+
+    def change() -> None:
+        with contextlib.closing(store.native.view(writing=True)) as view:
+            for done in itertools.count():
+                if done >= CHANGES and seen >= whole:
+                    break
+                view.begin()
+                native_command.run(view, facts, POWN_SUM, summed + difference, now_s=START_S)
+                view.commit()
+        running.clear()
+
+    running.set()
+    changer = threading.Thread(target=change)
+    changer.start()
+    with contextlib.closing(store.native.view(writing=False)) as view:
+        view.begin()
+        while running.is_set():
+            seen.add(native_command.run(view, facts, FIND, found, now_s=START_S).status)
+            seen.add(native_command.run(view, facts, DETECT_SUM, summed, now_s=START_S).status)
+    changer.join()
+    assert seen == whole
 
 
 def test_rows_are_as_the_handlers_in_python_are_declared() -> None:

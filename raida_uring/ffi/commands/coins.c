@@ -211,7 +211,7 @@ int ru_coins_pown_sum(const struct ru_command_ground *ground,
     const uint32_t count = ru_coins_count(request, RU_COIN_NAME_SIZE, 2 * RU_AN_SIZE, reply);
     if (count == 0)
         return 0;
-    const uint8_t *sum = names + request->size - 2 * RU_AN_SIZE;
+    const uint8_t *sum = names + (request->size - 2U * RU_AN_SIZE);
     int64_t read = sum_read(ground, request, count, reply, &records);
     if (read != 0)
         return read < 0 ? (int)read : 0;
