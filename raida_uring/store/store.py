@@ -23,7 +23,8 @@ from raida_uring.store.layout import (
     MAP_BYTES_DEFAULT,
     SINCE_KEY,
 )
-from raida_uring.store.opening import Meta, Opened
+from raida_uring.store.meta import Meta
+from raida_uring.store.opening import Opened
 
 CHECKPOINT_PAGES: Final = 16  # of one transaction: more would make commits wait for the disk
 CHECKPOINT_PAUSE_S: Final = 0.003  # between two of them

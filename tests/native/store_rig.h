@@ -12,7 +12,6 @@
 
 struct rig {
     int directory;
-    int lock;
     struct ru_store *store;
 };
 
@@ -25,12 +24,11 @@ static inline void rig_open(struct rig *rig)
     if (!mkdtemp(path))
         abort();
     rig->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    rig->lock = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (rig->lock < 0 || ru_store_create((const uint8_t *)"4567", 4, &rig->store) != 0 ||
+    if (ru_store_create((const uint8_t *)"4567", 4, &rig->store) != 0 ||
         ru_memory_load(&rig->store->memory, RIG_SHORT_PAGE, NULL, 0) != 0 ||
         ru_store_start_journal(rig->directory, id, 1) != 0 ||
         ru_store_replay(rig->store, rig->directory, id, 1, 0) != 0 ||
-        ru_store_serve(rig->store, rig->directory, rig->lock, id, 0, 1, RU_SEGMENTS_MAX) != 0)
+        ru_store_serve(rig->store, rig->directory, -1, id, 0, 1, RU_SEGMENTS_MAX) != 0)
         abort();
     for (int i = ru_segment_list(rig->directory, segments); i-- > 0;) {
         if (ru_segment_remove(rig->directory, segments[i].index) != 0)
@@ -43,7 +41,6 @@ static inline void rig_open(struct rig *rig)
 static inline void rig_close(struct rig *rig)
 {
     ru_store_close(rig->store);
-    (void)close(rig->lock);
     (void)close(rig->directory);
 }
 

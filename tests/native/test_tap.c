@@ -381,11 +381,14 @@ static void test_threads_note_while_the_log_takes(void)
         (void)ru_taps_wait(&taps, 5, 1);
         EXPECT(ru_now_ns() < end_ns);
     }
+    uint64_t taken = 0; /* a thread may run while a round allows no note at all */
     for (uint32_t i = 0; i < WRITERS; i++) {
         EXPECT_EQUAL(pthread_join(writers[i], NULL), 0);
         EXPECT_EQUAL(ru_tap_requests(&taps.each[i]), REQUESTS);
-        EXPECT(taken_notes[i] > 0 && taken_notes[i] <= REQUESTS);
+        EXPECT(taken_notes[i] <= REQUESTS);
+        taken += taken_notes[i];
     }
+    EXPECT(taken > 0);
     ru_taps_destroy(&taps);
 }
 

@@ -241,6 +241,8 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
 static int store_share_lock(struct ru_memory_head *head, int lock, bool joins)
 {
     struct stat found;
+    if (lock < 0) /* there is no other process */
+        return 0;
     if (fstat(lock, &found) != 0)
         return -errno;
     if (!joins) {
