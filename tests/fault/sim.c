@@ -341,7 +341,9 @@ static int tell_unseen(void)
 {
     int unseen = 0;
     running.seen.udp_in_flight = running.seen.tcp_in_flight = running.seen.connections_open = 1;
-    running.seen.worker_lock_wait_ns = 1; /* simulated workers know no interpreter */
+    running.seen.worker_lock_wait_ns = 1; /* simulated workers know no interpreter, */
+    running.seen.echoes_worked = 1;       /* ... and no native commands */
+    running.seen.coins_powned = running.seen.value_powned = 1;
     for (uint32_t i = 0; i < RU_COUNTERS_COUNT; i++)
         if (((const uint64_t *)(const void *)&running.seen)[i] == 0) {
             printf("not seen: %s\n", ru_counters_row(i)->name);
