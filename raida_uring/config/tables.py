@@ -355,6 +355,13 @@ class LimitsTable:
         unit="requests",
         default=64,
     )
+    queue_age_max_ms: int = _engine_setting(
+        "queue_age_max_ms",
+        "how long a request may wait for a worker, but of the slow lane; after that a datagram is "
+        "dropped, since its client has given up, and a connection answered 160; 0: no limit",
+        unit="ms",
+        default=500,
+    )
     failed_checks_burst: int = _engine_setting(
         "checks.burst",
         "checks of a key or other secret that an address (IPv6: a /64) may fail at once; after "

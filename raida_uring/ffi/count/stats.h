@@ -29,6 +29,10 @@
     X(udp_dropped_limited, UDP_ENDED,                                                              \
       "asked for a check of a secret after too many had failed (`[limits] "                        \
       "failed_checks_*`)")                                                                         \
+    X(udp_dropped_stale, UDP_ENDED,                                                                \
+      "waited for a worker for longer than `[limits] queue_age_max_ms`")                           \
+    X(udp_dropped_share, UDP_ENDED,                                                                \
+      "would change coins, and half of `[udp] contexts` wait to do so already")                    \
     X(udp_dropped_send, UDP_ENDED,                                                                 \
       "the kernel refused the reply: full send buffer, firewall, no route, port 0")                \
     X(udp_dropped_no_block, UDP_ENDED, "no memory block for a reply that does not fit its slot")   \
@@ -75,6 +79,8 @@
     X(echoes, EVENT, "plain echoes answered by the I/O thread, UDP and TCP")                       \
     X(refused_headers, EVENT, "error replies made by the I/O thread; over TCP those with 160 too") \
     X(refused_slow, EVENT, "answered 160: the slow lane's queue was full")                         \
+    X(refused_stale, EVENT,                                                                        \
+      "TCP: answered 160 and closed, after `[limits] queue_age_max_ms` without a worker")          \
     X(refused_limited, EVENT, "TCP: answered 160 and closed, because too many checks had failed")  \
     X(limited_source, EVENT,                                                                       \
       "requests not looked at because their sender had failed too many checks")                    \
@@ -160,6 +166,7 @@ void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters 
     X(busy_write)                                                                                  \
     X(busy_native)                                                                                 \
     X(busy_native_write)                                                                           \
+    X(stale_at_ns)      /* CLOCK_MONOTONIC when a request was last found too old; 0: never */      \
     X(refused_since_ns) /* CLOCK_MONOTONIC of the first connection refused in the newest spell */  \
     X(refused_at_ns)    /* and of the latest; 0: none was ever refused */
 

@@ -50,6 +50,7 @@ static const struct config_range config_ranges[] = {
     FIXED(native_writers, 0, RU_NATIVE_WRITERS_MAX),
     LIVE(batch_max, 1, RU_BATCH_MAX),
     LIVE(slow_queue_max, 1, CONFIG_SLOW_QUEUE_MAX),
+    LIVE(queue_age_max_ms, 0, CONFIG_TIMEOUT_MS_MAX),
     FIXED(udp_contexts, 1, RU_SLOTS_MAX - 1),
     FIXED(udp_reserve, 1, RU_SLOTS_MAX - 1),
     FIXED(udp_payload_size, RU_UDP_PAYLOAD_MIN, RU_UDP_PAYLOAD_MAX),

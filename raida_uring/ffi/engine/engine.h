@@ -178,6 +178,7 @@ struct ru_engine {
     int32_t unsettled; /* replies submitted less those that failed, not counted as answered yet */
     int reserve_fd;    /* closed for a moment when descriptors run out */
     uint64_t accept_retry_ns;  /* when paused listeners accept again */
+    uint64_t stale_at_ns;      /* dispatch.c: when a request was last found too old; 0: never */
     uint64_t refused_since_ns; /* the newest spell of refused connections: its first ... */
     uint64_t refused_at_ns;    /* ... and its latest; 0: none was ever refused */
 

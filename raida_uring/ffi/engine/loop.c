@@ -146,6 +146,7 @@ static void loop_publish_gauges(struct ru_engine *engine)
         .busy_write = lanes[RU_LANE_WRITE].busy,
         .busy_native = lanes[RU_LANE_NATIVE].busy,
         .busy_native_write = lanes[RU_LANE_NATIVE_WRITE].busy,
+        .stale_at_ns = engine->stale_at_ns,
         .refused_since_ns = engine->refused_since_ns,
         .refused_at_ns = engine->refused_at_ns,
     };
@@ -212,9 +213,10 @@ static void loop_give_work(struct ru_engine *engine)
 {
     loop_publish(engine); /* before handlers run, which see their own request counted then */
     uint32_t used_count = engine->conns.used_count;
-    uint64_t limited = engine->counters.udp_dropped_limited;
+    uint64_t before = engine->counters.udp_dropped_limited + engine->counters.udp_dropped_stale;
     ru_dispatch_run(engine);
-    bool dropped = limited != engine->counters.udp_dropped_limited;
+    bool dropped =
+        before != engine->counters.udp_dropped_limited + engine->counters.udp_dropped_stale;
     if (dropped) /* slots are free again */
         ru_datagram_arm(engine);
     if (dropped || used_count != engine->conns.used_count) /* or a peer had left */
