@@ -8,8 +8,8 @@ import errno
 import os
 from typing import Final, TypeVar
 
-# Temporary shortages of the machine: descriptors, threads, memory, disk space; and a disk that fails,
-# since nothing of the settings is wrong: it may be back after a reset, or at another try.
+# Temporary shortages of the machine: descriptors, threads, memory, disk space; and a disk that
+# fails, since nothing of the settings is wrong: it may be back after a reset, or at another try.
 PASSING: Final = frozenset(
     (
         errno.EAGAIN,
