@@ -29,7 +29,7 @@ int ru_segment_write(int fd, const uint8_t *bytes, uint64_t size, uint64_t at);
 int ru_segment_sync_names(int directory);
 /* Whether `fd` is the file that segment `index` has in `directory`. */
 bool ru_segment_is_open(int directory, uint64_t index, int fd);
-/* Remove what killed processes left of segments that they were creating. No other process may be. */
+/* Remove what killed processes left of segments that they were creating. Nobody else may be. */
 int ru_segment_clean(int directory);
 /* Create segment `index`, `bytes` of zeros, which are on the disk afterwards. -EEXIST: there
  * is one, which another process may have taken into use. */

@@ -236,8 +236,10 @@ int ru_store_sync(struct ru_store *store)
 
 void ru_store_alone(struct ru_store *store)
 {
-    if (store->serving)
-        ru_writer_alone(&store->writer);
+    if (!store->serving)
+        return;
+    ru_writer_alone(&store->writer);
+    ru_journal_alone(&store->journal);
 }
 
 int ru_store_check(struct ru_store *store)
