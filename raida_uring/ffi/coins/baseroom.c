@@ -23,6 +23,7 @@
 #define ROOM_OTHER 512U       /* for leaves and lists of free pages */
 #define ROOM_LISTED 256U      /* as many of its pages may need one more in a list of free ones */
 #define ROOM_AHEAD (1U << 20) /* bytes more than needed, so that not every transaction waits */
+#define ROOM_FRONT 2U         /* of LMDB's pages that it writes in turns, to complete a commit */
 #define ROOM_ZEROS (1U << 20) /* written at once */
 
 /* Give blocks back without changing the file's length, which readers check. Without this function of
@@ -66,6 +67,33 @@ static bool room_is_none(int rc)
     return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
 }
 
+/* Write the pages again that say where everything else is, so that the flush cannot find them clean. */
+static int room_rewrite(int file, uint64_t bytes)
+{
+    uint8_t *front = malloc(bytes);
+    int rc = front ? 0 : -ENOMEM;
+    if (rc == 0 && TEMP_FAILURE_RETRY(pread(file, front, bytes, 0)) != (ssize_t)bytes)
+        rc = -EIO;
+    if (rc == 0 && TEMP_FAILURE_RETRY(pwrite(file, front, bytes, 0)) != (ssize_t)bytes)
+        rc = -EIO;
+    free(front);
+    if (rc == 0 && TEMP_FAILURE_RETRY(fdatasync(file)) != 0)
+        rc = -errno;
+    return rc;
+}
+
+/* The first time in a process, whose predecessor may have failed to write anything. Where LMDB could
+ * not write one of its first pages, this machine's memory has the one before it, but the disk may
+ * have the one that failed, and that refers to pages that are free here. And blocks behind the end
+ * may be such as are lost. */
+static int room_settle(int file, uint64_t page_bytes, uint64_t used, uint64_t size)
+{
+    int rc = room_rewrite(file, ROOM_FRONT * page_bytes);
+    if (rc == 0)
+        room_return(file, used, size);
+    return rc;
+}
+
 int ru_baseroom_make(struct ru_base *base, uint32_t pages)
 {
     MDB_envinfo info;
@@ -80,8 +108,10 @@ int ru_baseroom_make(struct ru_base *base, uint32_t pages)
     const uint64_t count =
         (uint64_t)pages * ROOM_OF_PAGE + ROOM_OTHER + info.me_last_pgno / ROOM_LISTED;
     const uint64_t end = ru_number_min64(used + count * stat.ms_psize, info.me_mapsize);
-    if (base->written == 0) /* what an earlier process has left there may be such blocks */
-        room_return(file, used, (uint64_t)found.st_size);
+    int rc =
+        base->written == 0 ? room_settle(file, stat.ms_psize, used, (uint64_t)found.st_size) : 0;
+    if (rc != 0)
+        return rc;
     if (base->written < used)
         base->written = used;
     if (end <= base->written)
@@ -90,7 +120,7 @@ int ru_baseroom_make(struct ru_base *base, uint32_t pages)
     if (room_is_scarce(file, ahead - base->written))
         return 0;
     RU_CHECK(base->written >= used);
-    int rc = room_write(file, base->written, ahead);
+    rc = room_write(file, base->written, ahead);
     if (rc == 0)
         base->written = ahead;
     else
