@@ -74,7 +74,7 @@ check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C buil
 # What starts programs or waits is left to `make test`.
 QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
                $(wildcard tests/unit/test_*.py))
-QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_stats %/test_timer,$(NATIVE_TESTS))
+QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
 
 quick: setup ## what catches most mistakes within a minute: before each commit
 	@$(BESIDE) quick-format lint types quick-native
@@ -212,6 +212,7 @@ DISK_LINK := $(addprefix -Wl$(comma)--wrap=,openat pwrite fsync fdatasync rename
 $(NATIVE_DIR)/test_disk: NATIVE_LINK := $(DISK_LINK)
 # LMDB as an archive: calls from a shared library cannot be replaced.
 $(NATIVE_DIR)/test_base: NATIVE_LINK := $(addprefix -Wl$(comma)--wrap=,pwrite pwritev writev fdatasync) -l:liblmdb.a
+$(NATIVE_DIR)/test_room: NATIVE_LINK := $(addprefix -Wl$(comma)--wrap=,pwrite pwritev writev fdatasync fallocate) -l:liblmdb.a
 
 # Whole lives of a node on backend_sim.c, which replaces the backend and these system calls at link
 # time; the data plane is unchanged.

@@ -29,6 +29,7 @@ class _Lib(Protocol):
     def ru_base_check(self, base: Any) -> int: ...
     def ru_base_sizes(self, base: Any, used_bytes: Any, map_bytes: Any) -> None: ...
     def ru_txn_begin(self, base: Any, writing: int, txn: Any) -> int: ...
+    def ru_txn_make_room(self, txn: Any, pages: int) -> int: ...
     def ru_txn_end(self, txn: Any) -> None: ...
     def ru_txn_commit(self, txn: Any) -> int: ...
     def ru_txn_get(self, txn: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
@@ -142,13 +143,16 @@ class Base:
         return out[0], out[1]
 
     @contextlib.contextmanager
-    def txn(self, *, writing: bool = False) -> Iterator["Txn"]:
+    def txn(self, *, writing: bool = False, room: int | None = None) -> Iterator["Txn"]:
         """A transaction for a `with` block; commits if it writes and the block ends without an
-        exception. Raises StoreError."""
+        exception. room: of a writing one, for so many pages and entries of other tables; then the
+        base can be used on after a failed commit. Raises StoreError."""
         out = _ffi.new("struct ru_txn **")
         stored(_lib.ru_txn_begin(self._base, writing, out), "reading the store")
         txn = Txn(out[0])
         try:
+            if room is not None:
+                stored(_lib.ru_txn_make_room(txn.handle, room), "making room in the store")
             yield txn
             if writing:
                 txn.commit()

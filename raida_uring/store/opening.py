@@ -267,7 +267,7 @@ class Opened:
         self.refuse_other(raida_id)
         if self.raida_id is None:
             try:
-                with self._base.txn(writing=True) as txn:
+                with self._base.txn(writing=True, room=0) as txn:
                     txn.put(native_base.TABLE_META, RAIDA_KEY, bytes([raida_id]))
             except StoreError as error:  # such as a full disk: the next start tries again
                 events.STORE_RAIDA_NOT_NOTED.log(error=error)

@@ -173,7 +173,7 @@ class Store(Opened):
         copies = [(page, *self._coins.page(page)) for page in pages]
         self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
-        with self._base.txn(writing=True) as txn:
+        with self._base.txn(writing=True, room=len(pages)) as txn:
             for page, content, number in copies:
                 sha = b"" if content is None else hashlib.sha256(content).digest()
                 txn.put_page(page, content, number, sha)
@@ -185,7 +185,7 @@ class Store(Opened):
         if leaves:  # after a power cut, other changes would get the numbers beside these leaves
             self._coins.sync()
         self._require_owner()
-        with self._base.txn(writing=True) as txn:
+        with self._base.txn(writing=True, room=0) as txn:
             if since is not None:
                 txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
                 now = int(time.time()).to_bytes(_NUMBER_BYTES)

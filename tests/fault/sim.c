@@ -234,6 +234,7 @@ static struct ru_config draw_config(void)
                                .writers = draw(0, 1),
                                .batch_max = draw(1, LIFE_BATCH_MAX),
                                .slow_queue_max = draw(1, 4),
+                               .queue_age_max_ms = sim_chance(128) ? draw(1, 1000) : 0,
                                .shared_sockets = sim_chance(64),
                                .udp_contexts = draw(1, 8),
                                .udp_reserve = draw(1, 4),

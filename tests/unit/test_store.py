@@ -192,6 +192,20 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_a_process_did_not_finish_is_removed_once_it_has_ended(tmp_path: Path) -> None:
+    """The other process of an upgrade was killed while it made a segment, which no list has."""
+    store = opened(tmp_path / "store")
+    left = store.path / "journal" / "unfinished-0123456789abcdef"
+    left.write_bytes(bytes(4096))
+    store.prepare()
+    assert left.exists()  # it may be under way
+    store.alone()
+    store.prepare()
+    assert not left.exists()
+    assert len(list((store.path / "journal").glob("*.journal"))) == 2
+    store.close()
+
+
 def test_a_checkpoint_that_is_cut_short_leaves_the_rest_to_the_journal(tmp_path: Path) -> None:
     """As at a stop, where a slow disk would outlast the service manager's patience."""
     path = make_store(tmp_path / "store")

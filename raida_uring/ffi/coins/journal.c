@@ -364,6 +364,8 @@ static int journal_drop_prepared(struct ru_journal *journal)
 static int journal_prepare(struct ru_journal *journal, uint64_t least)
 {
     (void)pthread_mutex_lock(&journal->preparing);
+    if (__atomic_exchange_n(&journal->unfinished, false, __ATOMIC_ACQ_REL))
+        (void)ru_segment_clean(journal->directory);
     for (int rc = 0; rc == 0;) {
         (void)pthread_mutex_lock(&journal->lock);
         struct ru_segment newest = journal->segments[journal->segment_count - 1];
@@ -558,6 +560,11 @@ int ru_journal_release(struct ru_journal *journal, uint64_t from)
     (void)pthread_mutex_unlock(&journal->lock);
     (void)pthread_mutex_unlock(&journal->preparing);
     return rc == 0 ? released : rc;
+}
+
+void ru_journal_alone(struct ru_journal *journal)
+{
+    __atomic_store_n(&journal->unfinished, true, __ATOMIC_RELEASE);
 }
 
 uint64_t ru_journal_bytes(struct ru_journal *journal)

@@ -56,7 +56,8 @@ struct ru_journal {
     uint8_t *buffer;
     uint64_t buffer_bytes;
     pthread_mutex_t preparing; /* one segment at a time is created or let go */
-    pthread_mutex_t lock;      /* for what follows */
+    bool unfinished;      /* there may be segments that another process has not finished; atomic */
+    pthread_mutex_t lock; /* for what follows */
     struct ru_segment segments[RU_SEGMENTS_MAX];
     uint32_t segment_count; /* oldest first; the one in use, then perhaps one prepared */
 };
@@ -126,6 +127,9 @@ int ru_journal_prepare(struct ru_journal *journal);
 /* Records before number `from` are no longer needed: let go of segments that have only such. Returns
  * how many, or -errno. */
 int ru_journal_release(struct ru_journal *journal, uint64_t from);
+/* The other process has ended, perhaps while it created a segment: the next ru_journal_prepare()
+ * removes that. Thread: any; waits for nobody. */
+void ru_journal_alone(struct ru_journal *journal);
 /* Bytes of all segments. Thread: any. */
 uint64_t ru_journal_bytes(struct ru_journal *journal);
 /* How many segments are in use or were, of at most segments_max with the prepared one. Thread: any. */

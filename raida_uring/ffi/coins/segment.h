@@ -31,7 +31,7 @@ int ru_segment_sync_names(int directory);
 bool ru_segment_is_open(int directory, uint64_t index, int fd);
 /* Whether segment `index` is gone, or shorter than `bytes`. */
 bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes);
-/* Remove what killed processes left of segments that they were creating. No other process may be. */
+/* Remove what killed processes left of segments that they were creating. Nobody else may be. */
 int ru_segment_clean(int directory);
 /* Create segment `index`, `bytes` of zeros, which are on the disk afterwards. -EEXIST: there
  * is one, which another process may have taken into use. */

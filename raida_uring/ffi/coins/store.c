@@ -12,77 +12,59 @@
 #include "clock.h"
 #include "limits.h"
 
+struct store_fault {
+    int result;
+    const char *text;
+};
+
+static const struct store_fault store_faults[] = {
+    {RU_BASE_CUT,
+     "data.mdb was cut off or written over while it was in use: restore it, and start again"},
+    {RU_BASE_GONE,
+     "data.mdb was removed or replaced while it was in use: put it back, or start again"},
+    {RU_BASE_LONE, "lock.mdb was removed or replaced while it was in use: start again, or others "
+                   "read what is being written over"},
+    {RU_BASE_DAMAGED, "a page of data.mdb is damaged"},
+    {RU_JOURNAL_DAMAGED,
+     "the journal is damaged: acknowledged changes in the middle of it cannot be read"},
+    {RU_JOURNAL_MISSING,
+     "a part of the journal is missing: data.mdb and journal are not of one store and time"},
+    {RU_JOURNAL_FOREIGN, "the journal belongs to another store"},
+    {RU_JOURNAL_NEWER, "the journal was written by a later version of raida-uring"},
+    {RU_JOURNAL_GONE,
+     "the journal was removed or cut off while it was in use: put it back, or start again"},
+    {RU_JOURNAL_LONE, "journal/writer was removed or replaced while it was in use: start again, or "
+                      "two nodes write at once"},
+    {RU_JOURNAL_HOLE, "an older file of the journal was removed or cut off before a checkpoint had "
+                      "what is in it: put it back, or wait for the next checkpoint"},
+    {RU_JOURNAL_FULL,
+     "the journal is full: no checkpoint was possible for too long; see the log, or "
+     "raise [store] journal_mib"},
+    {RU_STORE_BUSY, "the coins were being changed for too long: the writing thread does not run"},
+    {RU_STORE_SPLIT, "the writer's lock file in the journal was removed or replaced while the "
+                     "running node had it open: restart the node"},
+    {RU_STORE_UNOWNED, "owner was removed or replaced while it was in use: stop this node, and "
+                       "start it again if no other serves the store"},
+    {-ECANCELED, "the changes before these could not be written"},
+    {-EPROTO, "the memory of the coins is another version's"},
+    {RU_BASE_TWICE, "this process has it open already"},
+    {-ELOOP, "lock.mdb is a symbolic link, which is not followed: remove it"},
+    {MDB_MAP_FULL, "data.mdb is full: raise [store] size_mib"},
+    {MDB_CORRUPTED, "the store is damaged"},
+    {MDB_PAGE_NOTFOUND, "the store is damaged"},
+    {MDB_BAD_TXN, "the store is damaged"}, /* a table's root cannot be read */
+    {MDB_PANIC, "data.mdb must be opened again, after a write to it that failed"},
+    {MDB_INVALID, "data.mdb is damaged, or no LMDB file"},
+    {MDB_NOTFOUND, "data.mdb lacks a store's tables: its making was cut short, or it is another's"},
+    {MDB_VERSION_MISMATCH, "data.mdb is of another version of LMDB"},
+    {MDB_MAP_RESIZED, "the store has grown beyond what this process allows it"},
+};
+
 const char *ru_store_error(int result)
 {
-    switch (result) {
-    case RU_BASE_CUT:
-        return "data.mdb was cut off or written over while it was in use: restore it, and start "
-               "again";
-    case RU_BASE_GONE:
-        return "data.mdb was removed or replaced while it was in use: put it back, or start again";
-    case RU_BASE_LONE:
-        return "lock.mdb was removed or replaced while it was in use: start again, or others read "
-               "what is being written over";
-    case RU_BASE_DAMAGED:
-        return "a page of data.mdb is damaged";
-    case RU_JOURNAL_DAMAGED:
-        return "the journal is damaged: acknowledged changes in the middle of it cannot be read";
-    case RU_JOURNAL_MISSING:
-        return "a part of the journal is missing: data.mdb and journal are not of one store and "
-               "time";
-    case RU_JOURNAL_FOREIGN:
-        return "the journal belongs to another store";
-    case RU_JOURNAL_NEWER:
-        return "the journal was written by a later version of raida-uring";
-    case RU_JOURNAL_GONE:
-        return "the journal was removed or cut off while it was in use: put it back, or start "
-               "again";
-    case RU_JOURNAL_LONE:
-        return "journal/writer was removed or replaced while it was in use: start again, or two "
-               "nodes write at once";
-    case RU_JOURNAL_HOLE:
-        return "an older file of the journal was removed or cut off before a checkpoint had what "
-               "is "
-               "in it: put it back, or wait for the next checkpoint";
-    case RU_JOURNAL_FULL:
-        return "the journal is full: no checkpoint was possible for too long; see the log, or "
-               "raise "
-               "[store] journal_mib";
-    case RU_STORE_BUSY:
-        return "the coins were being changed for too long: the writing thread does not run";
-    case RU_STORE_SPLIT:
-        return "the writer's lock file in the journal was removed or replaced while the running "
-               "node had it open: restart the node";
-    case RU_STORE_UNOWNED:
-        return "owner was removed or replaced while it was in use: stop this node, and start it "
-               "again if no other serves the store";
-    case -ECANCELED:
-        return "the changes before these could not be written";
-    case -EPROTO:
-        return "the memory of the coins is another version's";
-    case RU_BASE_TWICE:
-        return "this process has it open already";
-    case -ELOOP:
-        return "lock.mdb is a symbolic link, which is not followed: remove it";
-    case MDB_MAP_FULL:
-        return "data.mdb is full: raise [store] size_mib";
-    case MDB_CORRUPTED:
-    case MDB_PAGE_NOTFOUND:
-    case MDB_BAD_TXN: /* a table's root cannot be read: no transaction goes on after an error */
-        return "the store is damaged";
-    case MDB_PANIC:
-        return "data.mdb must be opened again, after a write to it that failed";
-    case MDB_INVALID:
-        return "data.mdb is damaged, or no LMDB file";
-    case MDB_NOTFOUND:
-        return "data.mdb lacks a store's tables: its making was cut short, or it is another's";
-    case MDB_VERSION_MISMATCH:
-        return "data.mdb is of another version of LMDB";
-    case MDB_MAP_RESIZED:
-        return "the store has grown beyond what this process allows it";
-    default:
-        break;
-    }
+    for (size_t i = 0; i < sizeof(store_faults) / sizeof(store_faults[0]); i++)
+        if (store_faults[i].result == result)
+            return store_faults[i].text;
     bool own = result >= MDB_KEYEXIST && result <= MDB_LAST_ERRCODE;
     return mdb_strerror(own ? result : -result);
 }
@@ -286,8 +268,10 @@ int ru_store_sync(struct ru_store *store)
 
 void ru_store_alone(struct ru_store *store)
 {
-    if (store->serving)
-        ru_writer_alone(&store->writer);
+    if (!store->serving)
+        return;
+    ru_writer_alone(&store->writer);
+    ru_journal_alone(&store->journal);
 }
 
 int ru_store_check(struct ru_store *store, uint64_t *whole_from)

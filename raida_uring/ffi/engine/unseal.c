@@ -18,7 +18,13 @@ static bool unseal_is_guess(int status)
            status == RU_STATUS_CRC || status == RU_STATUS_HMAC;
 }
 
-/* Look up `count` keys from number `first` on. Returns 0 or the store's error. */
+static void unseal_forget_keys(struct ru_worker *worker, uint32_t first, uint32_t count)
+{
+    OPENSSL_cleanse(worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE,
+                    (size_t)count * RU_PAGE_RECORD_SIZE);
+}
+
+/* Look up `count` keys from number `first` on. Returns 0 or the store's error, and keeps none then. */
 static int unseal_look_up(struct ru_worker *worker, struct ru_view *view, uint32_t first,
                           uint32_t count)
 {
@@ -31,7 +37,10 @@ static int unseal_look_up(struct ru_worker *worker, struct ru_view *view, uint32
     int found = ru_view_gather(view, worker->key_names + (size_t)first * RU_COIN_NAME_SIZE, count,
                                RU_COIN_NAME_SIZE,
                                worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE, states);
-    return found < 0 ? found : 0;
+    if (found >= 0)
+        return 0;
+    unseal_forget_keys(worker, first, count);
+    return found;
 }
 
 static const uint8_t *unseal_an(const struct ru_worker *worker, const struct ru_worker_entry *entry,
@@ -105,12 +114,6 @@ static void unseal_answer_refused(struct ru_worker *worker)
     worker->looked = 0;
     if (refused > 0)
         ru_worker_wake_loop(worker);
-}
-
-static void unseal_forget_keys(struct ru_worker *worker, uint32_t first, uint32_t count)
-{
-    OPENSSL_cleanse(worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE,
-                    (size_t)count * RU_PAGE_RECORD_SIZE);
 }
 
 int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
