@@ -407,7 +407,7 @@ static void child_waits(const struct house *parent)
     house.writer.lock = openat(house.directory, RU_WRITER_LOCK, O_RDWR);
     house.writer.holders = 0;
     house.writer.turn = 0;
-    (void)pthread_mutex_init(&house.writer.executing, NULL);
+    ru_turns_init(&house.writer.executing);
     (void)pthread_mutex_init(&house.writer.committing, NULL);
     (void)pthread_mutex_init(&house.writer.holding, NULL);
     (void)ru_writer_begin(&house.writer, &batch);
@@ -502,7 +502,7 @@ static void test_failed_before(void)
     house.writer.handed_take = batch.take;
     house.writer.turn = 1 - house.writer.turn;
     ru_pending_undo(&house.writer.batches[house.writer.turn], 0);
-    EXPECT_EQUAL(pthread_mutex_unlock(&house.writer.executing), 0);
+    ru_turns_end(&house.writer.executing);
     EXPECT_EQUAL(pthread_barrier_init(&second.begun, NULL, 2), 0);
     EXPECT_EQUAL(pthread_create(&thread, NULL, second_run, &second), 0);
     (void)pthread_barrier_wait(&second.begun);

@@ -32,7 +32,7 @@ void ru_writer_init(struct ru_writer *writer, struct ru_memory *memory, struct r
     *writer = (struct ru_writer){
         .memory = memory, .journal = journal, .lock = lock, .durability = durability};
     (void)pthread_mutex_init(&writer->holding, NULL);
-    (void)pthread_mutex_init(&writer->executing, NULL);
+    ru_turns_init(&writer->executing);
     (void)pthread_mutex_init(&writer->committing, NULL);
     for (uint32_t i = 0; i < 2; i++)
         ru_pending_init(&writer->batches[i]);
@@ -44,7 +44,7 @@ void ru_writer_destroy(struct ru_writer *writer)
         ru_pending_destroy(&writer->batches[i]);
     (void)pthread_mutex_destroy(&writer->holding);
     (void)pthread_mutex_destroy(&writer->committing);
-    (void)pthread_mutex_destroy(&writer->executing);
+    ru_turns_destroy(&writer->executing);
 }
 
 /* ---- one process at a time ---- */
@@ -199,12 +199,12 @@ static void writer_make_way(struct ru_writer *writer)
 
 int ru_writer_begin(struct ru_writer *writer, struct ru_batch *batch)
 {
-    lock(&writer->executing);
+    ru_turns_begin(&writer->executing);
     uint64_t take;
     writer_make_way(writer);
     int rc = writer_hold(writer, &take);
     if (rc != 0) {
-        unlock(&writer->executing);
+        ru_turns_end(&writer->executing);
         return rc;
     }
     *batch = (struct ru_batch){
@@ -265,7 +265,7 @@ void ru_writer_end(struct ru_batch *batch)
 {
     ru_pending_undo(batch->pending, 0);
     writer_let_go(batch->writer);
-    unlock(&batch->writer->executing);
+    ru_turns_end(&batch->writer->executing);
 }
 
 /* ---- commit ---- */
@@ -312,7 +312,7 @@ int ru_writer_commit(struct ru_batch *batch, uint64_t time_ns)
     writer->handed_take = batch->take;
     writer->turn = 1 - writer->turn;
     ru_pending_undo(&writer->batches[writer->turn], 0);
-    unlock(&writer->executing); /* the next one executes on this one's changes */
+    ru_turns_end(&writer->executing); /* the next one executes on this one's changes */
     if (rc == 0)
         rc = batch_write(batch, time_ns);
     if (rc != 0)

@@ -23,6 +23,7 @@
 #include "coins/journal.h"
 #include "coins/memory.h"
 #include "coins/pending.h"
+#include "coins/turns.h"
 
 #define RU_WRITER_LOCK "writer" /* name of the locked file, beside the segments */
 
@@ -36,7 +37,7 @@ struct ru_writer {
     struct ru_journal *journal; /* borrowed */
     int lock; /* descriptor of RU_WRITER_LOCK; borrowed; -1: there is no other process */
     enum ru_durability durability;
-    pthread_mutex_t executing;
+    struct ru_turns executing; /* Python writers and native ones take turns */
     pthread_mutex_t committing;
     pthread_mutex_t holding;      /* for what follows: taken last */
     uint32_t holders;             /* batches for which this process has the lock */
