@@ -77,9 +77,10 @@ class Worker:
             return None
         return checked(count, "taking requests")
 
-    def records(self, count: int) -> Any:
-        """The batch's records, RECORD_FORMAT each; valid until the next take."""
-        return _ffi.buffer(self._records, count * RECORD_SIZE)
+    def records(self, count: int, first: int = 0) -> Any:
+        """Records of the batch from number `first` on, RECORD_FORMAT each; valid until the next
+        take."""
+        return _ffi.buffer(self._records + first, count * RECORD_SIZE)
 
     def batch(self, count: int) -> tuple[Any, bytes]:
         """The batch's records and a copy of the bytes they refer to.

@@ -25,6 +25,7 @@ from raida_uring.protocol.layout import COMMANDS_COUNT
 from raida_uring.store import Coins
 from raida_uring.workers.thread import FAULT_INTERVAL_S, WorkerThread
 
+TURN_S: Final = 0.010  # of handlers that change coins, before others that do have their turn
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
 # For workers to end once the data plane has ended. A handler that outlasted the drain may never
 # return; any other worker ends as soon as a busy machine gives it a processor.
@@ -32,6 +33,7 @@ HANDLER_TIMEOUT_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 10.0
 _JOIN_INTERVAL_S: Final = 0.05  # between looks whether a handler has returned
 
+_Record = tuple[int, ...]
 _ITER_RECORDS: Final = struct.Struct(RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
@@ -236,17 +238,31 @@ class Worker(WorkerThread):
         self._reply(worker, replies)
 
     def _serve_writing(self, worker: NativeWorker, count: int) -> None:
-        """Answer a batch, in order, once all that it changed is durable."""
+        """Answer a batch, in order, in as many turns as keep other writers from waiting for
+        long."""
+        found, data = worker.batch(count)
+        records = list(_ITER_RECORDS(found))
+        done = 0
+        while done < count:
+            done += self._serve_turn(worker, records, done, data)
+
+    def _serve_turn(
+        self, worker: NativeWorker, records: list[_Record], first: int, data: bytes
+    ) -> int:
+        """Answer some of `records` from `first` on, once all that they changed is durable; returns
+        how many."""
         coins = self._node.coins
+        replies: list[Reply] = []
         try:
             coins.begin()
-            replies = self._answer_writing(worker, count, coins)
+            self._answer_writing(worker, records[first:], data, replies)
             coins.commit()
         except StoreError as error:
-            replies = self._store_failed(error, count)
+            replies = self._store_failed(error, len(replies) or len(records) - first)
         finally:
             coins.end()
-        self._reply(worker, replies)
+        self._reply(worker, replies, first)
+        return len(replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
         """None of these requests has changed anything."""
@@ -295,13 +311,14 @@ class Worker(WorkerThread):
                 add(self._fault_reply(request, error))
         return replies
 
-    def _answer_writing(self, worker: NativeWorker, count: int, coins: Coins) -> list[Reply]:
-        """The same with a view that handlers change. Changes of a handler that fails, or whose
-        reply the data plane will not send, are undone."""
-        records, data = worker.batch(count)
-        factor = worker.reply_factor
-        replies: list[Reply] = []
-        for record in _ITER_RECORDS(records):
+    def _answer_writing(
+        self, worker: NativeWorker, records: list[_Record], data: bytes, replies: list[Reply]
+    ) -> None:
+        """The same with a view that handlers change, until the turn is over: native commands wait.
+        Changes of a handler that fails, or whose reply the data plane will not send, are undone."""
+        coins, factor = self._node.coins, worker.reply_factor
+        until = time.monotonic() + TURN_S
+        for record in records:
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
@@ -318,7 +335,8 @@ class Worker(WorkerThread):
                     coins.store.note_unwritten(error, batches=0)
                 reply = self._fault_reply(request, error)
             replies.append(reply)
-        return replies
+            if time.monotonic() >= until:
+                return
 
     def _fault_reply(self, request: Request, error: BaseException) -> Reply:
         if isinstance(error, _NotToldError):
@@ -326,18 +344,21 @@ class Worker(WorkerThread):
         self._log_fault(request, error)
         return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 
-    def _reply(self, worker: NativeWorker, replies: list[Reply]) -> None:
+    def _reply(self, worker: NativeWorker, replies: list[Reply], first: int = 0) -> None:
+        """Answer the batch's requests from number `first` on, those before which are answered."""
         if not replies:  # the data plane has answered the whole batch
             return
         try:
             packed = pack(replies)
         except Exception:  # one of the replies is not valid: find it
-            records = _ITER_RECORDS(worker.records(len(replies)))
+            records = _ITER_RECORDS(worker.records(len(replies), first))
             packed = pack(
                 [_checked(reply, record[2]) for reply, record in zip(replies, records, strict=True)]
             )
         if max(packed[1], default=0) > PAYLOAD_FITS:
-            _log_too_long(worker.records(len(replies)), packed[1])  # the data plane answers 252
+            _log_too_long(
+                worker.records(len(replies), first), packed[1]
+            )  # the data plane answers 252
         worker.reply(*packed)
 
     def _log_fault(self, request: Request, error: BaseException) -> None:
