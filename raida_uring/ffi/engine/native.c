@@ -19,7 +19,7 @@ static uint32_t native_room(const struct ru_worker *worker, const struct ru_work
         most = ru_number_min64(most, (uint64_t)worker->reply_factor * record->request_size);
     uint64_t around = ru_header_size(entry->header) + RU_TERMINATOR_SIZE;
     if (entry->encrypted)
-        around += ru_seal_reply_size(entry->header, 0);
+        around += ru_seal_reply_size(entry->header, 1) - 1; /* none around an empty payload */
     return most > around ? (uint32_t)(most - around) : 0;
 }
 
