@@ -163,21 +163,19 @@ const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
 
 /* ---- a batch that changes coins ---- */
 
-/* Keep a reply until the batch is durable; false if it is longer than any such reply. */
-static bool native_keep(struct ru_ground *ground, uint32_t i, const struct ru_command_reply *reply)
+/* Keep a reply until the batch is durable. */
+static void native_keep(struct ru_ground *ground, uint32_t i, const struct ru_command_reply *reply)
 {
     struct ru_command_reply *kept = &ground->kept[i];
+    RU_CHECK(reply->size <= RU_NATIVE_REPLY_MAX);
     *kept = *reply;
-    if (reply->size > RU_NATIVE_REPLY_MAX)
-        return false;
     kept->payload = ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX;
     if (reply->size > 0)
         memcpy(ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX, reply->payload, reply->size);
-    return true;
 }
 
-/* Execute one request of the batch. Its changes are taken back if it fails, or if its client would
- * not be told of them. */
+/* Execute one request of the batch. Its changes are taken back and not counted if it fails, or if its
+ * client would not be told of them. */
 static void native_execute(struct ru_worker *worker, uint32_t i)
 {
     struct ru_ground *ground = worker->ground;
@@ -194,13 +192,17 @@ static void native_execute(struct ru_worker *worker, uint32_t i)
         result = native_decide(worker, entry, record, &reply);
     if (result < 0)
         reply = (struct ru_command_reply){.status = RU_STATUS_FILESYSTEM};
-    if (result != 0 || entry->limited != RU_GUARD_NONE ||
-        reply.size > native_room(worker, entry, record))
-        ru_view_undo(ground->view, mark);
-    if (!native_keep(ground, i, &reply)) {
-        ru_view_undo(ground->view, mark);
-        ground->kept[i] = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
+    bool told = result == 0 && entry->limited == RU_GUARD_NONE &&
+                reply.size <= native_room(worker, entry, record);
+    if (reply.size > RU_NATIVE_REPLY_MAX) {
+        reply = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
+        told = false;
     }
+    if (!told) {
+        ru_view_undo(ground->view, mark);
+        reply.effect = (struct ru_effect){.kind = RU_EFFECT_NONE};
+    }
+    native_keep(ground, i, &reply);
 }
 
 static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
