@@ -228,20 +228,27 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 
 /* ---- the thread ---- */
 
+int ru_native_serve_batch(struct ru_worker *worker, uint32_t *failed)
+{
+    RU_CHECK(worker->ground != NULL && worker->ground->kind != RU_GROUND_LIGHT);
+    *failed = 0;
+    const bool writes = worker->ground->kind == RU_GROUND_WRITES;
+    int result = writes ? native_write_batch(worker, failed) : native_read_batch(worker, failed);
+    ru_worker_wake_loop(worker);
+    return result;
+}
+
 int ru_worker_serve(struct ru_worker *worker, uint32_t *failed)
 {
     *failed = 0;
     RU_CHECK(worker->ground != NULL);
-    const bool writes = worker->ground->kind == RU_GROUND_WRITES;
     for (;;) {
         int count = ru_worker_take(worker, RU_NATIVE_PATIENCE_MS);
         if (count == -ESHUTDOWN)
             return 0;
         if (count <= 0)
             continue;
-        int result =
-            writes ? native_write_batch(worker, failed) : native_read_batch(worker, failed);
-        ru_worker_wake_loop(worker);
+        int result = ru_native_serve_batch(worker, failed);
         if (result != 0)
             return result;
     }
