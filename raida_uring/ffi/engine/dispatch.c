@@ -195,6 +195,8 @@ static void dispatch_give(struct ru_engine *engine, struct ru_lane *lane, uint32
 uint64_t ru_dispatch_wait_ns(const struct ru_engine *engine)
 {
     uint64_t wait_ns = UINT64_MAX;
+    if (engine->lanes[RU_LANE_LIGHT].count > 0) /* queued after this lap's were executed */
+        return 0;
     for (uint32_t number = 0; number < RU_LANE_LIGHT; number++) {
         const struct ru_lane *lane = &engine->lanes[number];
         uint64_t until_ns = lane->busy > 0 ? ru_lane_stale_ns(lane, &engine->waiting) : UINT64_MAX;

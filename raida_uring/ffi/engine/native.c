@@ -19,7 +19,7 @@ static uint32_t native_room(const struct ru_worker *worker, const struct ru_work
         most = ru_number_min64(most, (uint64_t)worker->reply_factor * record->request_size);
     uint64_t around = ru_header_size(entry->header) + RU_TERMINATOR_SIZE;
     if (entry->encrypted)
-        around += ru_seal_reply_size(entry->header, 0);
+        around += ru_seal_reply_size(entry->header, 1) - 1; /* none around an empty payload */
     return most > around ? (uint32_t)(most - around) : 0;
 }
 
@@ -163,21 +163,19 @@ const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
 
 /* ---- a batch that changes coins ---- */
 
-/* Keep a reply until the batch is durable; false if it is longer than any such reply. */
-static bool native_keep(struct ru_ground *ground, uint32_t i, const struct ru_command_reply *reply)
+/* Keep a reply until the batch is durable. */
+static void native_keep(struct ru_ground *ground, uint32_t i, const struct ru_command_reply *reply)
 {
     struct ru_command_reply *kept = &ground->kept[i];
+    RU_CHECK(reply->size <= RU_NATIVE_REPLY_MAX);
     *kept = *reply;
-    if (reply->size > RU_NATIVE_REPLY_MAX)
-        return false;
     kept->payload = ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX;
     if (reply->size > 0)
         memcpy(ground->replies + (size_t)i * RU_NATIVE_REPLY_MAX, reply->payload, reply->size);
-    return true;
 }
 
-/* Execute one request of the batch. Its changes are taken back if it fails, or if its client would
- * not be told of them. */
+/* Execute one request of the batch. Its changes are taken back and not counted if it fails, or if its
+ * client would not be told of them. */
 static void native_execute(struct ru_worker *worker, uint32_t i)
 {
     struct ru_ground *ground = worker->ground;
@@ -194,13 +192,17 @@ static void native_execute(struct ru_worker *worker, uint32_t i)
         result = native_decide(worker, entry, record, &reply);
     if (result < 0)
         reply = (struct ru_command_reply){.status = RU_STATUS_FILESYSTEM};
-    if (result != 0 || entry->limited != RU_GUARD_NONE ||
-        reply.size > native_room(worker, entry, record))
-        ru_view_undo(ground->view, mark);
-    if (!native_keep(ground, i, &reply)) {
-        ru_view_undo(ground->view, mark);
-        ground->kept[i] = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
+    bool told = result == 0 && entry->limited == RU_GUARD_NONE &&
+                reply.size <= native_room(worker, entry, record);
+    if (reply.size > RU_NATIVE_REPLY_MAX) {
+        reply = (struct ru_command_reply){.status = RU_STATUS_INTERNAL};
+        told = false;
     }
+    if (!told) {
+        ru_view_undo(ground->view, mark);
+        reply.effect = (struct ru_effect){.kind = RU_EFFECT_NONE};
+    }
+    native_keep(ground, i, &reply);
 }
 
 static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
@@ -226,20 +228,27 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 
 /* ---- the thread ---- */
 
+int ru_native_serve_batch(struct ru_worker *worker, uint32_t *failed)
+{
+    RU_CHECK(worker->ground != NULL && worker->ground->kind != RU_GROUND_LIGHT);
+    *failed = 0;
+    const bool writes = worker->ground->kind == RU_GROUND_WRITES;
+    int result = writes ? native_write_batch(worker, failed) : native_read_batch(worker, failed);
+    ru_worker_wake_loop(worker);
+    return result;
+}
+
 int ru_worker_serve(struct ru_worker *worker, uint32_t *failed)
 {
     *failed = 0;
     RU_CHECK(worker->ground != NULL);
-    const bool writes = worker->ground->kind == RU_GROUND_WRITES;
     for (;;) {
         int count = ru_worker_take(worker, RU_NATIVE_PATIENCE_MS);
         if (count == -ESHUTDOWN)
             return 0;
         if (count <= 0)
             continue;
-        int result =
-            writes ? native_write_batch(worker, failed) : native_read_batch(worker, failed);
-        ru_worker_wake_loop(worker);
+        int result = ru_native_serve_batch(worker, failed);
         if (result != 0)
             return result;
     }

@@ -17,4 +17,8 @@ struct ru_worker;
  * of those that it could not answer without waiting; `count`: how many. Valid until the next call. */
 const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count);
 
+/* Thread: worker, of a native lane. Execute and answer the batch that ru_worker_take() has begun.
+ * Returns as ru_worker_serve(), which does this for one batch after the other. */
+int ru_native_serve_batch(struct ru_worker *worker, uint32_t *failed);
+
 #endif
