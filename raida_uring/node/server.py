@@ -232,6 +232,7 @@ class Serving(Observed):
         self._takeover = takeover
         self._shared_sockets = shared or (takeover is not None and takeover.shared)
         self._node: Node | None = None
+        self._final_stats: NodeStats | None = None
         self._handing_over = False
 
     def begin_drain(self, drain_timeout_ms: int | None = None) -> None:
@@ -314,7 +315,9 @@ class Serving(Observed):
     def stats(self) -> NodeStats:
         """The statistics that a successor continues. Any thread, after start()."""
         with self._lock:
-            if self._node is None or self._engine is None:
+            if self._final_stats is not None:
+                return self._final_stats
+            if self._node is None:
                 raise StartError("the server is not running")
             return self._node.stats()
 
@@ -526,6 +529,7 @@ class Server(Serving):
             self._storage = None  # never to be closed, not even by a second stop
         with self._observing, self._lock:
             self._final_counters = engine.counters()
+            self._final_stats = None if self._node is None else self._node.stats()
             self._engine = None
             if not stuck:
                 engine.destroy()

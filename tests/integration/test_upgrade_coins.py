@@ -25,7 +25,7 @@ import pytest
 
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
-from raida_uring.errors import RaidaError
+from raida_uring.errors import RaidaError, StoreError
 from raida_uring.node.upgrade import ENVIRONMENT
 from raida_uring.protocol import Status
 from raida_uring.store import Store
@@ -394,6 +394,10 @@ def test_what_cannot_be_followed_is_refused(
         assert sum(why in line for line in refused.stderr.splitlines()) == 1
         assert why in ours.recv(65536).decode()
         assert "Traceback" not in refused.stderr
+        if memory_bytes == -1:  # it has noticed by itself
+            with pytest.raises(StoreError, match="journal/writer was removed"), store.write():
+                pass
+            return
         with store.write() as coins:
             coins.set(bytes((1, 0, 0, 0, 7)) + bytes(16), 1, 21, 5)
         assert store.an(1, 7) == bytes(16)
