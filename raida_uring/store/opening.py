@@ -102,7 +102,6 @@ class Opened:
         self.checkpoint_fault: StoreError | None = None  # of the last try
         self._whole_from = 0  # first batch after a gap in the journal that the base cannot fill
         self.failed_commits = 0  # batches that changed nothing, because the store failed
-        self.on_commit: Callable[[], None] | None = None  # coins have changed
         self.leaves: Callable[[], dict[bytes, bytes]] | None = None  # what a checkpoint saves
         self.checkpoint_s = time.monotonic()  # when the last one ended; until then, the start
         self._noting = threading.Lock()

@@ -194,7 +194,6 @@ class Integrity:
         self._version: Callable[[], int] = lambda: 0
         self._reached = 0  # number of a batch; the leaves include it and all before it
         self._behind_s: float | None = None  # since when there are changes that they do not include
-        self._wake = threading.Event()
         self._stopping = False
         self._saving = threading.Lock()
         self._following = False  # another process changes the coins, too
@@ -238,7 +237,6 @@ class Integrity:
         self._publish, self._version = publish, version
         if publish is not None:
             self._show(self._recent[0].levels, range(DENOMINATIONS))
-        self._store.on_commit = self.notify
         self._store.leaves = self.saved
         thread = Vital(target=self._run, name="integrity", daemon=True)
         thread.start()
@@ -247,20 +245,19 @@ class Integrity:
     def follow(self) -> None:
         """Another process changes the coins, too, until leave() is called."""
         self._following = True
-        self._wake.set()
+        self._store.native.rouse()
 
     def leave(self) -> None:
         """The other process has ended: from now on only this one changes the coins."""
         self._following = False
-        self._wake.set()
+        self._store.native.rouse()
 
     def stop(self) -> None:
         """Stop the thread, which first includes every change. Call once this process no longer
         changes the coins."""
-        self._store.on_commit = None
         if self._thread is not None:
             self._stopping = True
-            self._wake.set()
+            self._store.native.rouse()
             self._thread.join()
             self._thread = None
 
@@ -297,19 +294,12 @@ class Integrity:
         since = self._behind_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def notify(self) -> None:
-        """Coins have changed."""
-        if self._behind_s is None:
-            self._behind_s = time.monotonic()
-            self._wake.set()
-
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         pause_s = 0.0
         while not self._stopping:
-            self._wake.wait(FOLLOW_S if self._following else LOOK_S)
-            self._wake.clear()
+            self._store.native.await_batch(self._reached, FOLLOW_S if self._following else LOOK_S)
             used_s = -time.thread_time()
             good = self._turn()
             used_s += time.thread_time()
@@ -317,9 +307,8 @@ class Integrity:
             pause_s = max(COALESCE_S, used_s / CPU_SHARE) if good else RETRY_S
             if not self._stopping:
                 time.sleep(pause_s)
-            if not good or self._store.native.progress().applied > self._reached:
-                self.notify()
-                self._wake.set()
+            if self._behind_s is None and self._store.native.progress().applied > self._reached:
+                self._behind_s = time.monotonic()
         self._turn()
 
     def _turn(self) -> bool:

@@ -83,6 +83,25 @@ def test_an_unexpected_fault_does_not_end_it(
     store.close()
 
 
+def test_a_commit_that_no_thread_of_python_makes_is_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the native writing lane commits. Nobody would look for it by itself for minutes."""
+    monkeypatch.setattr(trees, "LOOK_S", 600.0)
+    with contextlib.closing(Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)) as store:
+        integrity, voters = Integrity(store), Voters()
+        integrity.load()
+        integrity.start(voters.publish, voters.version)
+        view = store.native.view(writing=True)
+        for an in (an_of("first"), an_of("second")):
+            view.begin()
+            view.set(coin_bytes(COIN) + an, 1, 21, 5, 7)
+            view.commit()
+            eventually(lambda: integrity.newest.node(8, 0, 0) == leaf_in(store))
+        view.close()
+        integrity.stop()
+
+
 def test_leaves_that_are_not_those_of_the_coins_are_not_saved(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     store = Store(path, map_bytes=MAP_BYTES)

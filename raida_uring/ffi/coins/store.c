@@ -71,12 +71,20 @@ const char *ru_store_error(int result)
 
 /* ---- open and close ---- */
 
+static struct ru_store *store_make(void)
+{
+    struct ru_store *made = aligned_alloc(_Alignof(struct ru_store), sizeof(*made));
+    if (made)
+        memset(made, 0, sizeof(*made));
+    return made;
+}
+
 int ru_store_create(const uint8_t *seed, uint64_t seed_bytes, struct ru_store **store)
 {
     struct ru_defaults defaults;
     ru_defaults_init(&defaults, seed, seed_bytes);
     *store = NULL;
-    struct ru_store *made = calloc(1, sizeof(*made));
+    struct ru_store *made = store_make();
     if (!made)
         return -ENOMEM;
     int rc = ru_memory_create(&made->memory, &defaults);
@@ -90,7 +98,7 @@ int ru_store_create(const uint8_t *seed, uint64_t seed_bytes, struct ru_store **
 int ru_store_attach(int memory, struct ru_store **store)
 {
     *store = NULL;
-    struct ru_store *made = calloc(1, sizeof(*made));
+    struct ru_store *made = store_make();
     if (!made)
         return -ENOMEM;
     int rc = ru_memory_attach(&made->memory, memory);
@@ -313,6 +321,23 @@ void ru_store_progress(struct ru_store *store, struct ru_store_progress *progres
         progress->journal_segments = ru_journal_in_use(&store->journal);
     }
     progress->applied = ru_memory_applied(&store->memory); /* afterwards: never less than durable */
+}
+
+void ru_store_await(struct ru_store *store, uint64_t number, uint32_t timeout_ms)
+{
+    ru_sleeper_announce(&store->follower);
+    if (ru_memory_applied(&store->memory) > number ||
+        __atomic_load_n(&store->roused, __ATOMIC_ACQUIRE) != 0)
+        ru_sleeper_cancel(&store->follower);
+    else
+        ru_sleeper_wait(&store->follower, timeout_ms);
+    __atomic_store_n(&store->roused, 0, __ATOMIC_RELEASE);
+}
+
+void ru_store_rouse(struct ru_store *store)
+{
+    __atomic_store_n(&store->roused, 1, __ATOMIC_RELEASE);
+    ru_sleeper_wake(&store->follower);
 }
 
 uint32_t ru_store_changed(struct ru_store *store, uint64_t number, uint16_t *pages,

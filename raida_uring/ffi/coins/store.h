@@ -16,6 +16,7 @@
 #include "coins/needs.h"
 #include "coins/tickets.h"
 #include "coins/writer.h"
+#include "memory/sleeper.h"
 
 /* cdef: begin */
 enum ru_store_fault {
@@ -96,6 +97,11 @@ int ru_store_check(struct ru_store *store, uint64_t *whole_from);
 int ru_store_tend(struct ru_store *store, uint64_t needed);
 /* Thread: any. Only the first value if the store is not open for changes. */
 void ru_store_progress(struct ru_store *store, struct ru_store_progress *progress);
+/* Thread: one at a time. Wait until a batch of this process above `number` is visible, for
+ * ru_store_rouse(), or for `timeout_ms`. */
+void ru_store_await(struct ru_store *store, uint64_t number, uint32_t timeout_ms);
+/* Thread: any. End the wait, or the next one, whatever has changed. */
+void ru_store_rouse(struct ru_store *store);
 /* Thread: any. Pages whose number is above `number`: `pages` and `numbers` have room for
  * RU_STORE_PAGES. Returns how many. */
 uint32_t ru_store_changed(struct ru_store *store, uint64_t number, uint16_t *pages,
@@ -168,7 +174,9 @@ struct ru_store {
     struct ru_journal journal;
     struct ru_writer writer;
     struct ru_needs needs;
-    bool serving; /* journal and writer are open */
+    bool serving;               /* journal and writer are open */
+    uint32_t roused;            /* atomic: see ru_store_rouse() */
+    struct ru_sleeper follower; /* whoever waits for changes; a commit wakes it */
 };
 
 /* Thread: any. After -EAGAIN of a reader (memory.h): wait a moment, and return whether to try again.

@@ -75,7 +75,11 @@ int ru_view_commit(struct ru_view *view)
     if (view_refuses(view, true))
         return RU_STORE_MISUSED;
     view->begun = false;
-    return ru_writer_commit(&view->batch, ru_clock_ns(CLOCK_REALTIME));
+    const bool changes = view->batch.pending->count > 0;
+    int rc = ru_writer_commit(&view->batch, ru_clock_ns(CLOCK_REALTIME));
+    if (rc == 0 && changes)
+        ru_sleeper_wake(&view->store->follower);
+    return rc;
 }
 
 uint32_t ru_view_mark(struct ru_view *view)
