@@ -118,8 +118,8 @@ struct ru_config {
     uint32_t batch_max;
     uint32_t slow_queue_max;
     uint32_t queue_age_max_ms; /* of requests that wait, in every other lane; 0: no limit */
-    uint32_t udp_contexts; /* most contexts queued and with workers */
-    uint32_t udp_reserve;  /* kept for the replies of the I/O thread itself */
+    uint32_t udp_contexts;     /* most contexts queued and with workers */
+    uint32_t udp_reserve;      /* kept for the replies of the I/O thread itself */
     uint32_t udp_payload_size;
     uint32_t udp_reply_factor_max; /* 0: no limit */
     uint32_t connections_max;
