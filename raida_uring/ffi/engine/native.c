@@ -83,7 +83,7 @@ static int native_decide(struct ru_worker *worker, struct ru_worker_entry *entry
     return result;
 }
 
-/* Count what an answered request has done. */
+/* Count what a request has done. */
 static void native_count(struct ru_worker *worker, const struct ru_effect *effect)
 {
     struct ru_worker_counters *counters = &worker->mailbox->counters;
@@ -138,8 +138,8 @@ static int native_read_batch(struct ru_worker *worker, uint32_t *failed)
                                &worker->records[worker->answered], &reply);
         if (result != 0)
             break;
+        native_count(worker, &reply.effect); /* before its client can ask for it */
         native_answer(worker, &reply);
-        native_count(worker, &reply.effect);
     }
     if (result >= 0)
         return 0;
@@ -159,6 +159,12 @@ const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
     RU_CHECK(failed == 0 && worker->waiting == 0);
     *count = worker->ground->postponed_count;
     return worker->ground->postponed;
+}
+
+void ru_native_rest(struct ru_worker *worker)
+{
+    RU_CHECK(worker->ground->kind == RU_GROUND_LIGHT && worker->answered == worker->opened);
+    ru_seal_forget(worker->seal);
 }
 
 /* ---- a batch that changes coins ---- */
@@ -220,8 +226,8 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
         return native_fail(worker, result, failed);
     while (worker->answered < worker->opened) {
         const struct ru_command_reply *reply = &ground->kept[worker->answered];
-        native_answer(worker, reply);
         native_count(worker, &reply->effect);
+        native_answer(worker, reply);
     }
     return 0;
 }
