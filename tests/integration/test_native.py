@@ -6,6 +6,7 @@ registers such a command replaces it. tests/property/test_commands.py has what t
 """
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ from tests.support.coins import Coins
 from tests.support.command_line import PROGRAM, output_of
 from tests.support.handlers import MIRROR, gate
 from tests.support.net import tcp_ask, tcp_connect, turned_away, udp_ask, udp_client
-from tests.support.node import Node, Table, config_text, eventually, running_node
+from tests.support.node import Node, Table, config_text, daemon, eventually, running_node
 from tests.support.replacing_handlers import ANSWER
 from tests.support.store import Coin, coin_bytes, make_store, table_of, tables_over, without_journal
 from tests.support.wire import (
@@ -62,6 +63,7 @@ from tests.support.write_handlers import HOLD_WRITE, MODULES
 FEW, MANY, MOST = 3, 36, 200  # coins: the I/O thread executes requests of at most 32
 REPLACING: Table = {"modules": ["tests.support.replacing_handlers"]}
 COINS = Coins()
+ARENA_BYTES = 64 << 20  # a thread's arena of glibc begins at a multiple
 TRANSPORTS = pytest.mark.parametrize("transport", ["udp", "tcp"])
 
 
@@ -221,6 +223,30 @@ def test_a_raida_known_by_name_is_not_locked_out(store: Path) -> None:
         assert node.counters()["checks_failed"] == 1
 
 
+def allocated(process: int) -> bytes:
+    """What malloc has given out and taken back in a process: its heap and the arenas of threads."""
+    found = []
+    with Path(f"/proc/{process}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            first, last = (int(at, 16) for at in line.split()[0].split("-"))
+            if " rw-p " in line and (line.endswith("[heap]") or first % ARENA_BYTES == 0):
+                memory.seek(first)
+                found.append(memory.read(last - first))
+    return b"".join(found)
+
+
+@pytest.mark.any_backend
+def test_the_io_thread_keeps_no_key(tmp_path: Path) -> None:
+    """It never waits for requests alone, as others do that forget their last key then."""
+    an = os.urandom(16)
+    path = make_store(tmp_path / "store", {(0, 8): (an, 7)})
+    with daemon(tmp_path, store=table_of(path)) as running:
+        before = allocated(running.process.pid).count(an)
+        asked = sealed(ECHO_COMMAND, b"", 1, an)
+        assert status(udp_ask(running.endpoint, asked)) == 250
+        assert allocated(running.process.pid).count(an) == before
+
+
 # -- replaced ------------------------------------------------------------------------------------
 
 
@@ -251,7 +277,8 @@ def test_a_module_replaces_a_native_command(store: Path, transport: str, *, stor
 
 @pytest.mark.any_backend
 def test_what_replaces_a_command_is_listed(tmp_path: Path, store: Path) -> None:
-    for tables in ({}, tables_over(store)):
+    choices: list[Mapping[str, Table]] = [{}, tables_over(store)]
+    for tables in choices:
         path = tmp_path / "node.toml"
         path.write_text(config_text({**tables, "handlers": REPLACING}))
         listed = output_of(*PROGRAM, "commands", "--config", path)

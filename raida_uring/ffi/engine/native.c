@@ -157,6 +157,7 @@ const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
     while (ru_worker_fill(worker) > 0)
         (void)native_read_batch(worker, &failed);
     RU_CHECK(failed == 0 && worker->waiting == 0);
+    ru_seal_forget(worker->seal); /* this worker never waits, where others forget their last key */
     *count = worker->ground->postponed_count;
     return worker->ground->postponed;
 }
