@@ -227,21 +227,24 @@ static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 
 /* ---- the thread ---- */
 
-int ru_worker_serve(struct ru_worker *worker, uint32_t *failed)
+int ru_worker_serve(struct ru_worker *worker, uint32_t patience_ms, uint32_t *failed)
 {
+    const uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(patience_ms);
     *failed = 0;
     RU_CHECK(worker->ground != NULL);
     const bool writes = worker->ground->kind == RU_GROUND_WRITES;
     for (;;) {
-        int count = ru_worker_take(worker, RU_NATIVE_PATIENCE_MS);
+        int count = ru_worker_take(worker, patience_ms);
         if (count == -ESHUTDOWN)
             return 0;
         if (count <= 0)
-            continue;
+            return 1;
         int result =
             writes ? native_write_batch(worker, failed) : native_read_batch(worker, failed);
         ru_worker_wake_loop(worker);
         if (result != 0)
             return result;
+        if (ru_now_ns() >= end_ns)
+            return 1;
     }
 }
