@@ -130,7 +130,7 @@ CASES = (
     ),
     Case(
         name="udp-version",
-        title="UDP version command through Python workers (peers answer inline)",
+        title="UDP version command, which the node executes inline, as the peers do",
         transport="udp",
         exchange=VERSION,
         contenders=("node-1w", *_ALL),

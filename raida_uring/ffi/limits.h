@@ -37,7 +37,6 @@
     (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX + RU_NATIVE_WORKERS_MAX + RU_NATIVE_WRITERS_MAX + 1)
 #define RU_LIGHT_MAX 64         /* requests that the I/O thread executes in one lap */
 #define RU_NATIVE_REPLY_MAX 256 /* bytes of the payload of a command's reply that changes coins */
-#define RU_NATIVE_PATIENCE_MS 60000 /* nothing depends on it: the loop wakes the thread */
 #define RU_DISPATCH_WORKING 500 /* per mille of time on a processor: from here a handler computes */
 #define RU_DISPATCH_SAMPLES 4   /* one preemption must not look like waiting */
 #define RU_BATCH_MAX 128        /* most tokens in a worker's batch */

@@ -31,7 +31,7 @@ class _Lib(Protocol):
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
-    def ru_worker_serve(self, worker: Any, failed: Any) -> int: ...
+    def ru_worker_serve(self, worker: Any, patience_ms: int, failed: Any) -> int: ...
     def ru_worker_return(self, worker: Any, token: int) -> None: ...  # for tests of stale tokens
 
 
@@ -136,21 +136,22 @@ class Worker:
         """Such a check has been made: whether what came of it may be told. Else as may_check()."""
         return bool(_lib.ru_worker_checked(self._worker, payload_at, failed))
 
-    def serve(self) -> tuple[int, StoreError] | None:
-        """Answer requests without the interpreter, until the engine has ended: None; or until the
-        store has failed: how many requests were answered 194 for it, and why. Call it again then.
+    def serve(self, patience_ms: int) -> tuple[int, StoreError | None] | None:
+        """Answer requests without the interpreter, until the engine has ended: None; for
+        `patience_ms`: 0 and None; or until the store has failed: how many requests were answered
+        194 for it, and why. Call it again after the latter two.
 
         For a worker of a native lane.
         """
         failed = _ffi.new("uint32_t *")
-        result = _lib.ru_worker_serve(self._worker, failed)
+        result = _lib.ru_worker_serve(self._worker, patience_ms, failed)
         if result == 0:
             return None
         try:
             stored(result, "answering requests")
         except StoreError as error:
             return failed[0], error
-        raise EngineError(errno.EINVAL, "answering requests")
+        return 0, None
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

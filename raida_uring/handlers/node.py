@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from raida_uring.config import Config
 from raida_uring.errors import StoreError
-from raida_uring.handlers.message import Reply
 from raida_uring.handlers.page_readers import page_readers
 from raida_uring.handlers.peers import Addresses
 from raida_uring.protocol.calls import NodeStats
@@ -78,7 +77,6 @@ class Node:
         self._statistics = statistics or _OwnStatistics(counters)
         # Here, once: neither setting changes before the next start.
         self.page_readers = page_readers(config)
-        self.version_reply = Reply(payload=config.server.version.encode("ascii"))
         self.addresses = Addresses(config.server.raida_servers)
         self._store = store
         self._integrity = integrity

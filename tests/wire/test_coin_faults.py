@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring.ffi import native_store
 from raida_uring.protocol import Status, build_vote
-from raida_uring.store import Store, tickets
+from raida_uring.store import Store
 from tests.support import coin_requests as support
 from tests.support.coin_requests import (
     AUDIT,
@@ -190,17 +191,17 @@ def issued(node: Node, coin: Coin, ago_s: int) -> bytes:
 
 
 def test_b7_there_is_no_room_for_more_tickets(node: Node) -> None:
-    first = [take_from(node.endpoint, coin) for coin in different(tickets.TICKETS_MAX)]
+    first = [take_from(node.endpoint, coin) for coin in different(native_store.TICKETS_MAX)]
     assert {answered for answered, _ in first} == {Status.ALL_PASS}
-    assert len({ticket for _, ticket in first} - {bytes(4)}) == tickets.TICKETS_MAX
+    assert len({ticket for _, ticket in first} - {bytes(4)}) == native_store.TICKETS_MAX
     for _ in range(3):
         assert take_ticket(node.endpoint) == (Status.NO_TICKET_SLOT, b"")
     assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(different(1)[0]))
 
 
 def test_b7_tickets_expire(node: Node) -> None:
-    coins = different(tickets.TICKETS_MAX)
-    expired = [issued(node, coin, tickets.LIFETIME_S) for coin in coins[1:]]
+    coins = different(native_store.TICKETS_MAX)
+    expired = [issued(node, coin, native_store.TICKET_LIFETIME_S) for coin in coins[1:]]
     alive = issued(node, coins[0], 1)
     assert redeem(node.endpoint, expired[0])[0] == Status.NO_TICKET_FOUND
     assert redeem(node.endpoint, alive) == (Status.SUCCESS, coin_bytes(coins[0]))
@@ -212,15 +213,15 @@ def test_b7_tickets_expire(node: Node) -> None:
 def test_b7_one_coin_does_not_take_all_tickets(node: Node) -> None:
     """The tickets of others stay valid, and so do some of its own."""
     others = [take_from(node.endpoint, coin)[1] for coin in different(10)]
-    greedy = [take_ticket(node.endpoint)[1] for _ in range(tickets.TICKETS_MAX)]
-    assert len(set(greedy)) == tickets.TICKETS_MAX
-    for coin in different(tickets.TICKETS_MAX // 2)[10:]:
+    greedy = [take_ticket(node.endpoint)[1] for _ in range(native_store.TICKETS_MAX)]
+    assert len(set(greedy)) == native_store.TICKETS_MAX
+    for coin in different(native_store.TICKETS_MAX // 2)[10:]:
         assert take_from(node.endpoint, coin)[0] == Status.ALL_PASS
     for coin, ticket in zip(different(10), others, strict=True):
         assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(coin))
     # The last ten found room that those before them had to make.
     left = [redeem(node.endpoint, ticket)[0] for ticket in greedy].count(Status.SUCCESS)
-    assert left == tickets.OF_ONE_COIN_MAX + 10
+    assert left == native_store.TICKETS_OF_COIN_MAX + 10
 
 
 @pytest.mark.parametrize(("ahead_s", "lives"), [(10, True), (365 * 86400, False)])
@@ -228,7 +229,7 @@ def test_b7_a_clock_that_was_ahead_leaves_no_tickets(
     node: Node, ahead_s: int, *, lives: bool
 ) -> None:
     """A small step back leaves them alive."""
-    ahead = [issued(node, coin, -ahead_s) for coin in different(tickets.TICKETS_MAX)]
+    ahead = [issued(node, coin, -ahead_s) for coin in different(native_store.TICKETS_MAX)]
     assert (take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT) == lives
     found = Status.SUCCESS if lives else Status.NO_TICKET_FOUND
     assert redeem(node.endpoint, ahead[1])[0] == found
@@ -287,7 +288,7 @@ def test_b7_a_restart_ends_tickets(tmp_path: Path, store: Path) -> None:
 
 
 def test_a_ticket_that_is_refused_takes_no_slot(node: Node) -> None:
-    for _ in range(tickets.TICKETS_MAX + 8):
+    for _ in range(native_store.TICKETS_MAX + 8):
         wrong = coins_ans({COINS[0]: bytes(16)})
         assert ask(node.endpoint, GET_TICKET, wrong, "udp")[0] == Status.ALL_FAIL
     assert take_ticket(node.endpoint)[0] == Status.ALL_PASS

@@ -16,7 +16,6 @@
 #include "engine/dispatch.h"
 #include "engine/engine.h"
 #include "engine/invariants.h"
-#include "engine/native.h"
 #include "engine/stream.h"
 
 /* No event can have more ahead of it: some for each connection. */
@@ -203,8 +202,6 @@ static int loop_wait(struct ru_engine *engine)
         if (loop_has_work(engine))
             wait_ns = 0;
         engine->counters.sleeps += wait_ns > 0;
-        if (wait_ns > 0 && engine->light)
-            ru_native_rest(engine->light);
     }
     int result =
         engine->backend->ops->wait(engine->backend, wait_ns, engine->config.busy_poll_us * 1000ULL);

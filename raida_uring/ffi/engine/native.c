@@ -157,14 +157,9 @@ const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count)
     while (ru_worker_fill(worker) > 0)
         (void)native_read_batch(worker, &failed);
     RU_CHECK(failed == 0 && worker->waiting == 0);
+    ru_seal_forget(worker->seal); /* this worker never waits, where others forget their last key */
     *count = worker->ground->postponed_count;
     return worker->ground->postponed;
-}
-
-void ru_native_rest(struct ru_worker *worker)
-{
-    RU_CHECK(worker->ground->kind == RU_GROUND_LIGHT && worker->answered == worker->opened);
-    ru_seal_forget(worker->seal);
 }
 
 /* ---- a batch that changes coins ---- */
@@ -244,18 +239,21 @@ int ru_native_serve_batch(struct ru_worker *worker, uint32_t *failed)
     return result;
 }
 
-int ru_worker_serve(struct ru_worker *worker, uint32_t *failed)
+int ru_worker_serve(struct ru_worker *worker, uint32_t patience_ms, uint32_t *failed)
 {
+    const uint64_t end_ns = ru_now_ns() + ru_clock_ms_to_ns(patience_ms);
     *failed = 0;
     RU_CHECK(worker->ground != NULL);
     for (;;) {
-        int count = ru_worker_take(worker, RU_NATIVE_PATIENCE_MS);
+        int count = ru_worker_take(worker, patience_ms);
         if (count == -ESHUTDOWN)
             return 0;
         if (count <= 0)
-            continue;
+            return 1;
         int result = ru_native_serve_batch(worker, failed);
         if (result != 0)
             return result;
+        if (ru_now_ns() >= end_ns)
+            return 1;
     }
 }

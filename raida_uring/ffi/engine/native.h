@@ -16,8 +16,6 @@ struct ru_worker;
 /* Thread: loop. Execute and answer what has been handed to the I/O thread's worker. Returns the tokens
  * of those that it could not answer without waiting; `count`: how many. Valid until the next call. */
 const uint64_t *ru_native_serve_light(struct ru_worker *worker, uint32_t *count);
-/* Thread: loop. Remove the keys of the latest requests from memory: before the thread waits. */
-void ru_native_rest(struct ru_worker *worker);
 
 /* Thread: worker, of a native lane. Execute and answer the batch that ru_worker_take() has begun.
  * Returns as ru_worker_serve(), which does this for one batch after the other. */
