@@ -72,7 +72,7 @@ check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C buil
 	@$(MAKE) --no-print-directory test
 
 # What starts programs or waits is left to `make test`.
-QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
+QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py bench_commands.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
                $(wildcard tests/unit/test_*.py))
 QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
 
