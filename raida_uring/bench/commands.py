@@ -65,14 +65,15 @@ class Bound:
 class CommandCase:
     """One exchange, built on demand: some are long. It gets the port of the running node.
 
-    coins: of a request. of_node: the exchange holds for this node alone. beside: requests that run
-    at the same time, WRITES_PER_S a second.
+    coins: of a request. changes: whether it changes them. of_node: the exchange holds for this node
+    alone. beside: requests that run at the same time, WRITES_PER_S a second.
     """
 
     name: str
     coins: int
     exchange: Callable[[int], Exchange]
     goals: tuple[Bound, ...] = ()
+    changes: bool = False
     of_node: bool = False
     beside: Callable[[], Exchange] | None = None
 
@@ -347,12 +348,20 @@ def _at_least(limit: float) -> tuple[Bound, ...]:
     return (Bound("rate", limit),)
 
 
+def _pown_case(count: int, limit: float | None = None) -> CommandCase:
+    goals = () if limit is None else _at_least(limit)
+    return CommandCase(f"pown-{count}", count, _pown(count), goals, changes=True)
+
+
 _LONE: Final = Bound("p50", 1.15), Bound("cost", 1.3)
 _few = f"detect-{FEW}"
 _many = f"detect-{MANY}"
 _DETECT_SET = CommandCase(_few, FEW, _detect(FEW), _at_least(0.70))
 _SEALED_SET = CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True), _at_least(0.62))
-_POWN_FEW = f"pown-{FEW}"
+_SEALED_POWN = CommandCase(f"pown-{FEW}, type 1", FEW, _pown(FEW, sealed=True), changes=True)
+_POWN_SUM = CommandCase(
+    f"pown_sum-{FEW}", FEW, _changes(POWN_SUM, FEW, _pown_sum_payload), changes=True
+)
 
 GROUPS: Final = (
     Group(
@@ -380,19 +389,19 @@ GROUPS: Final = (
                 _at_least(0.50),
             ),
             CommandCase(f"{_many}, type 1", MANY, _detect(MANY, sealed=True)),
-            CommandCase("pown-1", 1, _pown(1), _at_least(0.40)),
-            CommandCase(_POWN_FEW, FEW, _pown(FEW), _at_least(0.20)),
-            CommandCase(f"{_POWN_FEW}, type 1", FEW, _pown(FEW, sealed=True)),
-            CommandCase(f"pown_sum-{FEW}", FEW, _changes(POWN_SUM, FEW, _pown_sum_payload)),
+            _pown_case(1, 0.40),
+            _pown_case(FEW, 0.20),
+            _SEALED_POWN,
+            _POWN_SUM,
         ),
     ),
     Group(
         "commands-interval",
         "changes on a full store, durable within an interval",
         (
-            CommandCase("pown-1", 1, _pown(1), _at_least(0.55)),
-            CommandCase(_POWN_FEW, FEW, _pown(FEW), _at_least(0.30)),
-            CommandCase(f"{_POWN_FEW}, type 1", FEW, _pown(FEW, sealed=True)),
+            _pown_case(1, 0.55),
+            _pown_case(FEW, 0.30),
+            _SEALED_POWN,
         ),
         tables={"store": {"durability": "interval"}},
     ),
@@ -411,7 +420,7 @@ GROUPS: Final = (
         (
             CommandCase("get_merkle_branch", 0, _branches),
             CommandCase("get_all_roots", 0, _roots),
-            CommandCase(_POWN_FEW, FEW, _pown(FEW)),
+            _pown_case(FEW),
         ),
         tables={"server": {"synchronization_enabled": True}},
     ),
@@ -423,7 +432,7 @@ GROUPS: Final = (
             CommandCase(_few, FEW, _detect(FEW)),
             CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True)),
             CommandCase(_many, MANY, _detect(MANY)),
-            CommandCase(_POWN_FEW, FEW, _pown(FEW)),
+            _pown_case(FEW),
         ),
         transport="tcp",
     ),
@@ -435,7 +444,7 @@ GROUPS: Final = (
             CommandCase("detect-1", 1, _detect(1, window=1), _LONE),
             CommandCase(_few, FEW, _detect(FEW, window=1), _LONE),
             CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True, window=1)),
-            CommandCase("pown-1", 1, _pown(1, window=1)),
+            CommandCase("pown-1", 1, _pown(1, window=1), changes=True),
         ),
         base="node",
         window=1,
@@ -448,7 +457,7 @@ GROUPS: Final = (
             dataclasses.replace(_DETECT_SET, goals=()),
             dataclasses.replace(_SEALED_SET, goals=()),
             CommandCase(f"{_many}, type 1", MANY, _detect(MANY, sealed=True)),
-            CommandCase(_POWN_FEW, FEW, _pown(FEW)),
+            _pown_case(FEW),
         ),
         pinned=False,
     ),

@@ -6,8 +6,10 @@ benchmark shares. Thread: the runner's, and one more for what runs beside a case
 """
 
 import dataclasses
+import random
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Final
 
 from raida_uring.bench import coins, commands, contenders
 from raida_uring.bench.cases import ECHO
-from raida_uring.bench.commands import WRITES_PER_S, Group
+from raida_uring.bench.commands import WRITES_PER_S, CommandCase, Group
 from raida_uring.bench.contenders import ContenderError, Server
 from raida_uring.bench.load import Exchange, Load, Result, run_load
 from raida_uring.bench.meter import (
@@ -33,8 +35,10 @@ from raida_uring.bench.meter import (
 from raida_uring.bench.results import YARDSTICK, CommandReport, GroupReport, Pair
 
 SHORTEST_MS: Final = 50
-# Of a run's length: there are many cases, and a base for each. Changes take the whole: what comes
-# once for thousands of them, as the journal's next file does, must not be all or nothing.
+BASE_WARM_UP_MS: Final = 50  # an echo needs little
+# Of a run's length: there are many cases, and a base for each. Changes take the whole, after as
+# long a warm-up: what comes once for thousands of them, as the journal's next file and the hashes
+# of all changed pages do, must not be all or nothing.
 SHARE: Final = 0.5
 WRITES_LEAD_MS: Final = 100  # writes begin so long before the reads beside them, and end after
 WRITER_SHARE: Final = 0.02  # of the CPU time of writes alone, from which a thread is one of theirs
@@ -71,7 +75,9 @@ class Stores:
 def round_s(group: Group, settings: Settings) -> float:
     """Return about how long a round takes, without starting the node, in seconds."""
     run_s = SHARE * settings.duration_ms / 1000
-    return len(group.cases) * 2 * (WARM_UP_MS / 1000 + run_s)
+    more_s = sum(case.changes for case in group.cases) * (settings.duration_ms / 1000 + run_s)
+    warm_up_s = (WARM_UP_MS + BASE_WARM_UP_MS) / 1000
+    return len(group.cases) * (warm_up_s + 2 * run_s) + more_s
 
 
 def measure(group: Group, stores: Stores, settings: Settings) -> GroupReport:
@@ -92,16 +98,24 @@ def measure(group: Group, stores: Stores, settings: Settings) -> GroupReport:
                 stack.enter_context(contenders.pinned(cpus))
             server = stack.enter_context(contenders.running(node, cpus))
             base = server if peer is None else stack.enter_context(contenders.running(peer, cpus))
-            for case in group.cases:
+            for case in _shuffled(group.cases, number):
                 progress(f"{group.name}: round {number + 1} of {settings.rounds}: {case.name}")
                 if case.of_node or case.name not in exchanges:
                     exchanges[case.name] = case.exchange(server.port)
-                asked = _Asked(group, exchanges[case.name], server, settings)
+                asked = _Asked(group, case, exchanges[case.name], server, settings)
                 pair = asked.after(base) if case.beside is None else asked.beside(case.beside())
                 pairs[case.name].append(pair)
     return GroupReport(
         group, tuple(CommandReport(case, tuple(pairs[case.name])) for case in group.cases)
     )
+
+
+def _shuffled(listed: Sequence[CommandCase], number: int) -> list[CommandCase]:
+    """Return the cases in the order of this round: what a node does a second or three after its
+    start, as hashing what has changed, must not meet the same case each time. Reads come first:
+    they would pay for it, too."""
+    drawn = random.Random(number).sample(listed, len(listed))
+    return sorted(drawn, key=lambda case: case.changes)
 
 
 def _tables(group: Group, store: Path) -> dict[str, dict[str, object]]:
@@ -115,16 +129,18 @@ class _Asked:
     """One case in one round."""
 
     group: Group
+    case: CommandCase
     exchange: Exchange
     server: Server
     settings: Settings
 
     def after(self, base: Server) -> Pair:
         """Measure an echo of `base`, then the case."""
-        before = measured(self._load(base), ECHO, base, self.settings)
+        before = measured(self._load(base), ECHO, base, self.settings, BASE_WARM_UP_MS)
         load = self._load(self.server)
-        if self.exchange.round > 1:
+        if self.case.changes:
             load = dataclasses.replace(load, duration_ms=self.settings.duration_ms)
+            run_load(load, self.exchange)
         return Pair(before, measured(load, self.exchange, self.server, self.settings))
 
     def beside(self, writes: Exchange) -> Pair:

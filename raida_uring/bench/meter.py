@@ -50,17 +50,18 @@ def load_on(server: Server, settings: Settings, **changes: Any) -> Load:
     return dataclasses.replace(load, **changes)
 
 
-def measured(load: Load, exchange: Exchange, server: Server, settings: Settings) -> Measurement:
+def measured(
+    load: Load,
+    exchange: Exchange,
+    server: Server,
+    settings: Settings,
+    warm_up_ms: int = WARM_UP_MS,
+) -> Measurement:
     """Run `load` once the server is warm."""
-    warm_up(load, exchange)
+    duration_ms = min(warm_up_ms, load.duration_ms)
+    run_load(dataclasses.replace(load, duration_ms=duration_ms), exchange)
     meter = Meter(server, settings.server_cpu)
     return meter.measurement(run_load(load, exchange))
-
-
-def warm_up(load: Load, exchange: Exchange) -> None:
-    """Run the load for a short time."""
-    duration_ms = min(WARM_UP_MS, load.duration_ms)
-    run_load(dataclasses.replace(load, duration_ms=duration_ms), exchange)
 
 
 class Meter:
