@@ -123,10 +123,10 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := journal memory queue roots seal source stats tally tap tickets trees writer
+THREAD_TESTS := journal memory queue raida roots seal source stats tally tap tickets trees writer
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c memory/trees.c \
-                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
+                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/raida.c guard/source.c seal/seal.c count/stats.c \
                 count/tally.c count/tap.c $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
                 segment.c tickets.c writer.c))
 
