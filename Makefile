@@ -238,9 +238,9 @@ mutations: setup ## bugs that the simulation must find
 MUTATED_LIB := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
                wire/body.c wire/fast.c wire/header.c wire/reply.c count/stats.c \
                $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
-               segment.c writer.c))
+               segment.c writer.c base.c basefile.c baselock.c needs.c survey.c) guard/raida.c) -llmdb
 
-mutations-native: setup ## bugs in journal, writer and memory that the native tests must find: ONLY=name for one
+mutations-native: setup ## bugs in the store and its surroundings that the native tests must find: ONLY=name for one
 	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
 	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
 
