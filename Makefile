@@ -123,10 +123,10 @@ test-browser: setup ## the status page in headless Chromium
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 # Lock-free structures under the thread sanitizer. -Wno-tsan: gcc 12 warns about fences.
-THREAD_TESTS := journal memory queue roots seal source stats tally tap tickets trees turns writer
+THREAD_TESTS := journal memory queue raida roots seal source stats tally tap tickets trees turns writer
 THREAD_FLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -Wno-tsan -fsanitize=thread
 THREAD_LIB   := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c memory/trees.c \
-                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/source.c seal/seal.c count/stats.c \
+                wire/body.c wire/fast.c wire/header.c wire/reply.c guard/guard.c guard/raida.c guard/source.c seal/seal.c count/stats.c \
                 count/tally.c count/tap.c $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
                 segment.c tickets.c writer.c))
 
@@ -241,9 +241,9 @@ mutations: setup ## bugs that the simulation must find
 MUTATED_LIB := $(addprefix raida_uring/ffi/,engine/page.c memory/arena.c memory/ring.c memory/sleeper.c \
                wire/body.c wire/fast.c wire/header.c wire/reply.c count/stats.c \
                $(addprefix coins/,crc32c.c defaults.c entry.c journal.c reader.c memory.c pending.c \
-               segment.c writer.c))
+               segment.c writer.c base.c basefile.c baselock.c needs.c survey.c) guard/raida.c) -llmdb
 
-mutations-native: setup ## bugs in journal, writer and memory that the native tests must find: ONLY=name for one
+mutations-native: setup ## bugs in the store and its surroundings that the native tests must find: ONLY=name for one
 	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
 	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
 
