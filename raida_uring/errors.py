@@ -8,7 +8,8 @@ import errno
 import os
 from typing import Final, TypeVar
 
-# Temporary shortages of the machine: descriptors, threads, memory, disk space.
+# Temporary shortages of the machine: descriptors, threads, memory, disk space; and a disk that
+# fails, since nothing of the settings is wrong: it may be back after a reset, or at another try.
 PASSING: Final = frozenset(
     (
         errno.EAGAIN,
@@ -18,6 +19,7 @@ PASSING: Final = frozenset(
         errno.ENFILE,
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EIO,
     )
 )
 

@@ -156,7 +156,7 @@ def _is_empty(found: Command, body: bool, key: Key | None) -> bool:
         return found.needs_body and not body
     if found.public and key.encryption in layout.SMALL_TYPES:
         return True
-    return not body and found.number != ECHO_NUMBER
+    return not body and not (found.number == ECHO_NUMBER and found.native)
 
 
 def _checked(name: str, reply: object, request: Request) -> Reply:

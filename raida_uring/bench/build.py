@@ -1,4 +1,4 @@
-"""Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen.c and histogram.c.
+"""Build `raida_uring.bench._loadgen` (cffi, API mode) from loadgen*.c and histogram.c.
 
 setuptools runs it through `cffi_modules`; `python raida_uring/bench/build.py` compiles the module
 in place. RU_WERROR=1 in the environment turns warnings into errors.
@@ -41,9 +41,12 @@ ffibuilder.cdef(declarations(Path(__file__).with_name("loadgen.h")))
 ffibuilder.set_source(
     "raida_uring.bench._loadgen",
     '#include "loadgen.h"',
-    sources=["raida_uring/bench/loadgen.c", "raida_uring/bench/histogram.c"],
+    sources=[
+        f"raida_uring/bench/{name}.c"
+        for name in ("loadgen", "loadgen_udp", "loadgen_tcp", "histogram")
+    ],
     include_dirs=["raida_uring/bench"],
-    depends=["raida_uring/bench/loadgen.h"],
+    depends=["raida_uring/bench/loadgen.h", "raida_uring/bench/loadgen_run.h"],
     extra_compile_args=compile_arguments(),
     extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 )

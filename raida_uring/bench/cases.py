@@ -101,10 +101,10 @@ class Case:
     window: int = 64  # requests outstanding (UDP), connections at once (TCP)
 
 
-# The default number of workers, and one: handlers that hold the GIL gain nothing from more workers,
-# and the server has one core here.
-_WORKER_NODES = ("node", "node-1w")
-NODES = (*_WORKER_NODES, "node-nolog", "node-1w-nolog", "node-epoll")
+# With a handler in Python in place of the version command: the default number of workers, and one.
+# Handlers that hold the GIL gain nothing from more workers, and the server has one core here.
+_PYTHON_NODES = ("node-python", "node-python-1w")
+NODES = ("node", "node-nolog", "node-epoll", *_PYTHON_NODES)
 _ALL = ("node", "node-epoll", "uring", "mmsg", "asyncio", "uvloop")
 _EPOLL_GOAL = Goal("mmsg", 0.90, contender="node-epoll")
 
@@ -130,16 +130,24 @@ CASES = (
     ),
     Case(
         name="udp-version",
-        title="UDP version command through Python workers (peers answer inline)",
+        title="UDP version command, answered on the I/O thread",
         transport="udp",
         exchange=VERSION,
-        contenders=("node-1w", *_ALL),
+        contenders=_ALL,
+        goals=(Goal("uring", 0.80), _EPOLL_GOAL),
+        syscalls_max=0.15,
+    ),
+    Case(
+        name="udp-python",
+        title="UDP version command by a handler in Python (peers answer inline)",
+        transport="udp",
+        exchange=VERSION,
+        contenders=(*_PYTHON_NODES, "uring", "asyncio", "uvloop"),
         goals=tuple(
             Goal(peer, ratio_min, contender)
-            for contender in _WORKER_NODES
+            for contender in _PYTHON_NODES
             for peer, ratio_min in (("uring", 0.65), ("uvloop", 1.10))
         ),
-        syscalls_max=0.15,
     ),
     Case(
         name="tcp-echo",
@@ -154,13 +162,10 @@ CASES = (
         title="UDP version command, with the default log of requests and without",
         transport="udp",
         exchange=VERSION,
-        contenders=("node", "node-nolog", "node-1w", "node-1w-nolog"),
-        goals=(Goal("node-nolog", 0.90), Goal("node-1w-nolog", 0.90, contender="node-1w")),
+        contenders=("node", "node-nolog"),
+        goals=(Goal("node-nolog", 0.90),),
     ),
 )
-
-# Commands on a node with a store, see coins.py.
-COINS_CASE = "coins"
 
 # Many workers and one, on all cores: contention must not cost more than the workers gain.
 WORKERS_CASE = "workers"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,16 @@ class Server:
         Read from schedstat, which counts nanoseconds; stat counts ticks of 10 ms. Includes the
         softirq work that a send on loopback causes.
         """
-        threads = sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir())
-        return {thread: self._schedstat(thread)[0] for thread in threads}
+        found = {}
+        for thread in sorted(int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                found[thread] = self._schedstat(thread)[0]
+        return found
+
+    def thread_name(self, thread_id: int) -> str:
+        """Return the thread's name, at most 15 characters."""
+        path = Path(f"/proc/{self.pid}/task/{thread_id}/comm")
+        return path.read_text(encoding="utf-8").rstrip("\n")
 
     def waited_s(self, thread_id: int) -> float:
         """Time so far that the thread was runnable and waited for its core, in seconds."""
@@ -139,7 +147,7 @@ def compile_peer(name: str, build_directory: Path = PEER_BUILD) -> Path:
 
 
 @contextlib.contextmanager
-def pinned(cpus: set[int]) -> Iterator[None]:
+def pinned(cpus: Collection[int]) -> Iterator[None]:
     """Pin this thread to `cpus` for a `with` block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
@@ -150,7 +158,7 @@ def pinned(cpus: set[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(contender: Contender, cpus: set[int]) -> Iterator[Server]:
+def running(contender: Contender, cpus: Collection[int]) -> Iterator[Server]:
     """Start the contender on `cpus`, yield it when it is ready, stop it at the end.
 
     Raises ContenderError if it does not start, ends early, or fails when it ends.
@@ -190,7 +198,7 @@ def stolen_ticks() -> int:
 
 
 def _spawn(
-    contender: Contender, port: int, directory: Path, cpus: set[int]
+    contender: Contender, port: int, directory: Path, cpus: Collection[int]
 ) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     if (ROOT / "pyproject.toml").exists():  # an uninstalled source tree works, too

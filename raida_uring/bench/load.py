@@ -45,8 +45,9 @@ class Exchange:
 
     The generator writes a 2-byte tag into the request at `request_tag_offset` and expects it in
     the reply at `reply_tag_offset`. Reply bytes in `ignore`, half-open (start, end) ranges, are
-    not compared; every other byte and the length are. variants, turns: for UDP requests that
-    differ by more than the tag; struct lg_exchange in loadgen.h says in which order.
+    not compared; every other byte and the length are. variants, replies, turns, round: for
+    requests, and perhaps replies, that differ by more than the tag, one after the other; struct
+    lg_exchange in loadgen.h says in which order they are sent.
     """
 
     request: bytes
@@ -54,8 +55,10 @@ class Exchange:
     reply: bytes
     reply_tag_offset: int
     ignore: tuple[tuple[int, int], ...] = ()
-    variants: tuple[bytes, ...] = ()
+    variants: bytes = b""
+    replies: bytes = b""
     turns: int = 1
+    round: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Result:
 
 
 def run_load(load: Load, exchange: Exchange) -> Result:
-    """Run `load` to its end: duration_ms, the rest of its turns, and at most twice timeout_ms.
+    """Run `load` to its end: duration_ms, the rest of its rounds, and at most twice timeout_ms.
 
     Raises LoadError if it cannot run; wrong and missing replies are only counted.
     """
@@ -103,11 +106,18 @@ def run_load(load: Load, exchange: Exchange) -> Result:
     c_load = _ffi.new("struct lg_load *", fields)
     c_result = _ffi.new("struct lg_result *")
     c_exchange = _exchange(exchange)
+    number = load.window * exchange.turns
     if exchange.variants:
-        if len(exchange.variants) != load.window * exchange.turns or load.transport != "udp":
-            raise LoadError("variants: as many for each turn as the window, over UDP")
-        variants = _ffi.new("uint8_t[]", b"".join(exchange.variants))
-        c_exchange.variants, c_exchange.turns = variants, exchange.turns
+        if len(exchange.variants) != number * len(exchange.request):
+            raise LoadError("variants: as many for each turn as the window")
+        variants = _ffi.from_buffer("uint8_t[]", exchange.variants)
+        c_exchange.variants = variants
+        c_exchange.turns, c_exchange.round = exchange.turns, exchange.round
+    if exchange.replies:
+        if len(exchange.replies) != number * len(exchange.reply) or not exchange.variants:
+            raise LoadError("replies: one for each variant")
+        replies = _ffi.from_buffer("uint8_t[]", exchange.replies)
+        c_exchange.replies = replies
     start = _lib.lg_udp_run if load.transport == "udp" else _lib.lg_tcp_run
     rc = start(c_load, c_exchange, c_result)
     if rc < 0:
@@ -145,8 +155,6 @@ def _exchange(exchange: Exchange) -> Any:
     ):
         if size > most:
             raise LoadError(f"message of {size} bytes, at most {most}")
-    if any(len(variant) != len(exchange.request) for variant in exchange.variants):
-        raise LoadError("variants: as long as the request")
     mask = bytearray(b"\xff" * len(exchange.reply))
     for start, end in exchange.ignore:
         mask[start:end] = bytes(end - start)

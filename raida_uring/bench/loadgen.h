@@ -38,12 +38,17 @@ struct lg_exchange {
     uint8_t request[LG_REQUEST_BYTES_MAX];
     uint8_t reply[LG_REPLY_BYTES_MAX];
     uint8_t reply_mask[LG_REPLY_BYTES_MAX];
-    /* UDP, where requests differ by more than the tag: `turns` times `window` whole requests, which
-     * are sent as they are; else NULL. Slot i sends number i, with tag i, in its first turn, number
-     * window + i in its second, and after its last the first again. It ends after a last turn, so
-     * that turns can change something and change it back. Borrowed during the run. */
+    /* Where requests differ by more than the tag: `turns` times `window` whole requests, which are
+     * sent as they are; else NULL. Slot i (UDP) or connection i (TCP) sends number i, with tag i, in
+     * its first turn, number window + i in its second, and after its last the first again; also after
+     * a request that was not answered right. Borrowed during the run, like replies. */
     const uint8_t *variants;
-    uint32_t turns; /* without variants: not used */
+    const uint8_t *replies; /* as many expected replies; NULL: all are like `reply` */
+    /* Without variants the rest is not used. */
+    uint32_t turns;
+    uint32_t
+        round; /* turns that belong together: what one changes the next changes back. A slot ends
+                     * after a whole round. Divides turns */
 };
 
 struct lg_load {

@@ -9,69 +9,51 @@ error, since the machine may be the cause.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from raida_uring.bench import cases, coins, contenders, report
+from raida_uring.bench import cases, contenders, groups, report
 from raida_uring.bench.cases import CASES, Case
+from raida_uring.bench.commands import GROUPS, WINDOW
 from raida_uring.bench.contenders import Contender, ContenderError, Server
-from raida_uring.bench.load import (
-    Exchange,
-    Load,
-    Result,
-    open_syscall_counter,
-    read_syscall_counter,
-    run_load,
+from raida_uring.bench.load import Exchange, Load, run_load
+from raida_uring.bench.meter import (
+    WARM_UP_MS,
+    Meter,
+    Settings,
+    find_io_thread,
+    load_on,
+    measured,
+    progress,
+    real_time,
+    syscalls_per_request,
 )
-from raida_uring.bench.report import (
+from raida_uring.bench.results import (
+    YARDSTICK,
     CaseReport,
-    CoinReport,
     Measurement,
     Outcome,
+    Pair,
     Report,
     SpinRun,
     WorkersReport,
-    WorkersRun,
 )
 
 _EXIT_INTERRUPTED = 130
 
 START_S = 1.0  # to start and end a server, about
-WARM_UP_MS = 200
-SYSCALL_RUN_MS = 300
 SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as long after
 SPIN_WINDOW = 64
 SPIN_TIMEOUT_MS = 10_000
 SPIN_SLICE_MS = 100  # short, so that some slices fall between two thefts of a core
 _HANDLERS: dict[str, object] = {"modules": ["raida_uring.bench.timed_handlers"]}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    duration_ms: int
-    rounds: int
-    server_cpu: int
-    client_cpu: int
-    only: str | None
-
-    @property
-    def busy_poll(self) -> bool:
-        """On a separate core the generator never sleeps: waking it would cost the server time."""
-        return self.server_cpu != self.client_cpu
-
-    def wants(self, case: str) -> bool:
-        return self.only in (None, case)
 
 
 def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None = None) -> int:
@@ -87,13 +69,13 @@ def run(settings: Settings, *, as_markdown: bool = False, json_path: Path | None
         interrupted = False
         try:
             for found in measure(settings, found):  # noqa: B020  each adds to the one before
-                _progress("")
+                progress("")
                 new = report.sections(found)[told:]
                 if not as_markdown:
                     print("\n" * bool(told) + "\n\n".join(new), flush=True)
                 told += len(new)
         except KeyboardInterrupt:
-            _progress("")
+            progress("")
             interrupted = True
         if as_markdown:
             print(report.markdown(found))
@@ -127,9 +109,11 @@ def measure(settings: Settings, found: Report) -> Iterator[Report]:
             spin_runs = tuple(_measure_spin(settings) for _ in range(settings.rounds))
             found = dataclasses.replace(found, spin_runs=spin_runs)
             yield found
-        if settings.wants(cases.COINS_CASE):
-            found = dataclasses.replace(found, coin_reports=_measure_coins(settings))
-            yield found
+        with groups.Stores() as stores:
+            for group in (one for one in GROUPS if settings.wants(one.name)):
+                one_group = groups.measure(group, stores, settings)
+                found = dataclasses.replace(found, groups=(*found.groups, one_group))
+                yield found
         if settings.wants(cases.WORKERS_CASE):
             yield dataclasses.replace(found, workers_reports=_measure_workers(settings))
 
@@ -147,17 +131,18 @@ def _estimate(settings: Settings) -> str:
     total_s = settings.rounds * runs * (START_S + run_s)
     if settings.wants(cases.SPIN_CASE):
         total_s += settings.rounds * (2 * START_S + 4 * settings.duration_ms / 1000)
-    if settings.wants(cases.COINS_CASE):
-        total_s += settings.rounds * (START_S + len(coins.cases()) * run_s)
+    for group in (one for one in GROUPS if settings.wants(one.name)):
+        total_s += settings.rounds * (START_S + groups.round_s(group, settings))
     if settings.wants(cases.WORKERS_CASE):
-        total_s += 2 * START_S + settings.rounds * 2 * len(_workers_cases()) * run_s
+        total_s += 2 * START_S + settings.rounds * 2 * len(_WORKERS_ASKED) * run_s
     minutes = round(total_s / 60)
     return f"{minutes} minutes" if minutes > 1 else "a minute"
 
 
 def case_names() -> list[str]:
     """Return the allowed values of `only`."""
-    return [*(case.name for case in CASES), cases.SPIN_CASE, cases.COINS_CASE, cases.WORKERS_CASE]
+    listed = (*CASES, *GROUPS)
+    return [*(case.name for case in listed), cases.SPIN_CASE, cases.WORKERS_CASE]
 
 
 def settings_of(
@@ -176,7 +161,7 @@ def settings_of(
     for cpu in (server, client):
         if cpu not in allowed:
             raise ContenderError(f"core {cpu} is not one of {allowed}")
-    return Settings(round(seconds * 1000), rounds, server, client, only)
+    return Settings(round(seconds * 1000), rounds, server, client, only, frozenset(allowed))
 
 
 def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
@@ -184,9 +169,11 @@ def _contenders() -> tuple[dict[str, Contender], dict[str, str]]:
     silent: dict[str, object] = {"requests_per_s": 0}
     available = {
         "node": contenders.node(),
-        "node-1w": contenders.node("node-1w", workers={"count": 1}),
         "node-nolog": contenders.node("node-nolog", log=silent),
-        "node-1w-nolog": contenders.node("node-1w-nolog", workers={"count": 1}, log=silent),
+        "node-python": contenders.node("node-python", handlers=_HANDLERS),
+        "node-python-1w": contenders.node(
+            "node-python-1w", handlers=_HANDLERS, workers={"count": 1}
+        ),
         "node-epoll": contenders.node("node-epoll", network={"backend": "epoll"}),
     }
     not_run: dict[str, str] = {}
@@ -218,122 +205,22 @@ def _measure_case(case: Case, available: dict[str, Contender], settings: Setting
     syscalls: dict[str, float | None] = {}
     for number in range(settings.rounds):
         for name in names:
-            _progress(f"{case.name}: round {number + 1} of {settings.rounds}: {name}")
+            progress(f"{case.name}: round {number + 1} of {settings.rounds}: {name}")
             with contenders.running(available[name], {settings.server_cpu}) as server:
-                load = _load(server, settings, transport=case.transport, window=case.window)
-                runs[name].append(_measured(load, case.exchange, server, settings))
+                load = load_on(server, settings, transport=case.transport, window=case.window)
+                runs[name].append(measured(load, case.exchange, server, settings))
                 if number == 0:
-                    syscalls[name] = _syscalls_per_request(load, case.exchange, server)
+                    syscalls[name] = syscalls_per_request(load, case.exchange, server)
     return CaseReport(case, {name: Outcome(tuple(runs[name]), syscalls[name]) for name in names})
 
 
-def _load(server: Server, settings: Settings, **changes: Any) -> Load:
-    load = Load(port=server.port, duration_ms=settings.duration_ms, busy_poll=settings.busy_poll)
-    return dataclasses.replace(load, **changes)
-
-
-def _measured(load: Load, exchange: Exchange, server: Server, settings: Settings) -> Measurement:
-    """Run `load` once the server is warm."""
-    warm_up_ms = min(WARM_UP_MS, load.duration_ms)
-    run_load(dataclasses.replace(load, duration_ms=warm_up_ms), exchange)
-    meter = _Meter(server, settings.server_cpu)
-    return meter.measurement(run_load(load, exchange))
-
-
-class _Meter:
-    """CPU time of a server and of its core, from construction to `measurement`.
-
-    core_threads: the server's threads on that core; absent: all of them.
-    """
-
-    def __init__(self, server: Server, cpu: int, core_threads: set[int] | None = None) -> None:
-        self._server = server
-        self._cpu = cpu
-        self._core_threads = core_threads
-        self._used_s = server.cpu_s()
-        self._core_s = contenders.core_busy_s(cpu)
-        self._stolen_ticks = contenders.stolen_ticks()
-        self._started_s = time.monotonic()
-
-    def used_s(self) -> dict[int, float]:
-        """CPU time by thread."""
-        before = self._used_s
-        return {thread: s - before.get(thread, 0.0) for thread, s in self._server.cpu_s().items()}
-
-    def measurement(self, result: Result) -> Measurement:
-        used_s = self.used_s()
-        cpu_s = sum(used_s.values())
-        here = used_s.keys() if self._core_threads is None else self._core_threads
-        other_s = contenders.core_busy_s(self._cpu) - self._core_s - sum(used_s[t] for t in here)
-        return Measurement(
-            requests_per_cpu_s=result.answered / cpu_s if cpu_s > 0 else 0.0,
-            requests_per_s=result.per_second,
-            p50_us=result.p50_us,
-            p90_us=result.p90_us,
-            p99_us=result.p99_us,
-            p999_us=result.p999_us,
-            max_us=result.max_us,
-            cpu_s=cpu_s,
-            other_cpu=max(0.0, other_s) / (time.monotonic() - self._started_s),
-            answered=result.answered,
-            wrong=result.wrong,
-            lost=result.lost,
-            stray=result.stray,
-            stolen_ticks=contenders.stolen_ticks() - self._stolen_ticks,
-        )
-
-
-def _syscalls_per_request(load: Load, exchange: Exchange, server: Server) -> float | None:
-    """Return the system calls per request of the server's I/O thread; None: cannot be counted.
-
-    Needs a separate run, because the tracepoint slows every system call of the thread.
-    """
-    io_thread = _io_thread(server)
-    try:
-        counter = open_syscall_counter(io_thread)
-    except OSError:
-        return None  # no tracefs or no CAP_PERFMON
-    try:
-        result = run_load(dataclasses.replace(load, duration_ms=SYSCALL_RUN_MS), exchange)
-        return read_syscall_counter(counter) / result.answered if result.answered else None
-    finally:
-        os.close(counter)
-
-
-def _io_thread(server: Server) -> int:
-    """Find the I/O thread: the only thread of the node that uses CPU time for votes."""
-    before = server.cpu_s()
-    run_load(Load(port=server.port, duration_ms=100), cases.VOTE)
-    return max(before, key=lambda thread: server.cpu_s()[thread] - before[thread])
-
-
-def _measure_coins(settings: Settings) -> tuple[CoinReport, ...]:
-    """Measure all commands in turn, on a new node for each round."""
-    asked = coins.cases()
-    runs: dict[str, list[Measurement]] = {case.name: [] for case in asked}
-    with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory:
-        written, fresh = Path(directory) / "store", Path(directory) / "fresh"
-        coins.make_store(written)
-        coins.make_fresh_store(fresh)
-        for number, store in itertools.product(range(settings.rounds), (written, fresh)):
-            node = contenders.node(store={"path": str(store)}, server=coins.SERVER)
-            with contenders.running(node, {settings.server_cpu}) as server:
-                for case in (one for one in asked if one.fresh == (store is fresh)):
-                    _progress(f"coins: round {number + 1} of {settings.rounds}: {case.name}")
-                    load = _load(server, settings, window=coins.WINDOW)
-                    runs[case.name].append(_measured(load, case.exchange, server, settings))
-    return tuple(CoinReport(case, Outcome(tuple(runs[case.name]))) for case in asked)
-
-
-def _workers_cases() -> list[tuple[str, Exchange, float]]:
-    """Return name, exchange and lowest accepted ratio of throughput for each command."""
-    listed = {case.name: case.exchange for case in coins.cases()}
-    names = ("version", "detect-25", "detect-25, own coins", "echo, type 1", "detect-25, type 1")
-    return [
-        *((name, listed[name], cases.WORKERS_RATIO_MIN) for name in names),
-        ("1 ms of Python", cases.WORK, cases.WORKERS_RATIO_MIN),
-        ("1 ms of sleep", cases.NAP, cases.WORKERS_NAP_RATIO_MIN),
-    ]
+# Name, exchange and lowest accepted ratio of throughput. All are handlers in Python: what the node
+# answers in C has no use for workers.
+_WORKERS_ASKED: tuple[tuple[str, Exchange, float], ...] = (
+    ("version in Python", cases.VERSION, cases.WORKERS_RATIO_MIN),
+    ("1 ms of Python", cases.WORK, cases.WORKERS_RATIO_MIN),
+    ("1 ms of sleep", cases.NAP, cases.WORKERS_NAP_RATIO_MIN),
+)
 
 
 def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
@@ -342,31 +229,24 @@ def _measure_workers(settings: Settings) -> tuple[WorkersReport, ...]:
     Nodes are not pinned, and the generator sleeps: the case measures how workers use the cores when
     another one has the GIL.
     """
-    asked = _workers_cases()
-    runs: dict[str, list[WorkersRun]] = {name: [] for name, _, _ in asked}
-    everywhere = os.sched_getaffinity(0)
-    with tempfile.TemporaryDirectory(prefix="raida-bench-") as directory, ExitStack() as stack:
+    pairs: dict[str, list[Pair]] = {name: [] for name, _, _ in _WORKERS_ASKED}
+    with ExitStack() as stack:
         servers = []
         for workers in (1, cases.WORKERS_MANY):
-            store = Path(directory) / f"store-{workers}"
-            coins.make_store(store)
-            node = contenders.node(
-                workers={"count": workers},
-                store={"path": str(store)},
-                server=coins.SERVER,
-                handlers=_HANDLERS,
-            )
-            servers.append(stack.enter_context(contenders.running(node, everywhere)))
+            node = contenders.node(workers={"count": workers}, handlers=_HANDLERS)
+            servers.append(stack.enter_context(contenders.running(node, settings.cpus)))
         for number in range(settings.rounds):
-            for name, exchange, _ in asked:
-                _progress(f"workers: round {number + 1} of {settings.rounds}: {name}")
+            for name, exchange, _ in _WORKERS_ASKED:
+                progress(f"workers: round {number + 1} of {settings.rounds}: {name}")
                 one, many = (
-                    _measured(load, exchange, server, settings)
+                    measured(load, exchange, server, settings)
                     for server in servers
-                    for load in [_load(server, settings, window=coins.WINDOW, busy_poll=False)]
+                    for load in [load_on(server, settings, window=WINDOW, busy_poll=False)]
                 )
-                runs[name].append(WorkersRun(one, many))
-    return tuple(WorkersReport(name, least, tuple(runs[name])) for name, _, least in asked)
+                pairs[name].append(Pair(one, many))
+    return tuple(
+        WorkersReport(name, least, tuple(pairs[name])) for name, _, least in _WORKERS_ASKED
+    )
 
 
 def _measure_spin(settings: Settings) -> SpinRun:
@@ -375,7 +255,7 @@ def _measure_spin(settings: Settings) -> SpinRun:
     The generator of the votes runs at real-time priority if permitted, so that its latencies do not
     include waiting for a core that four workers keep busy.
     """
-    _progress(f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second")
+    progress(f"{cases.SPIN_CASE}: {cases.SPIN_VOTES_PER_S} votes a second")
     node = contenders.node(
         workers={"count": cases.SPIN_WORKERS, "cpus": [settings.client_cpu]},
         network={"io_cpu": settings.server_cpu},
@@ -386,8 +266,8 @@ def _measure_spin(settings: Settings) -> SpinRun:
         ThreadPoolExecutor(1) as pool,
         contenders.running(node, {settings.server_cpu, settings.client_cpu}) as server,
     ):
-        io_thread = _io_thread(server)
-        with _real_time():
+        io_thread = find_io_thread(server)
+        with real_time():
             idle = _votes(server, settings, {io_thread})
         # Keeps every worker spinning: more requests outstanding than there are workers.
         load = Load(
@@ -399,10 +279,10 @@ def _measure_spin(settings: Settings) -> SpinRun:
         )
         spin = pool.submit(run_load, load, cases.SPIN)
         time.sleep(SPIN_LEAD_MS / 1000)  # warm-up, not synchronisation
-        with _real_time():
+        with real_time():
             waited_s = server.waited_s(io_thread)
             started_s = time.monotonic()
-            meter = _Meter(server, settings.server_cpu, {io_thread})
+            meter = Meter(server, settings.server_cpu, {io_thread})
             beside = _votes(server, settings, {io_thread})
             cpu_s = meter.used_s()
             duration_s = time.monotonic() - started_s
@@ -422,10 +302,10 @@ def _measure_spin(settings: Settings) -> SpinRun:
 def _measure_control(settings: Settings) -> tuple[Measurement, ...]:
     """Send the same votes to the yardstick, alone on the core of the node's I/O thread."""
     try:
-        peer = contenders.peer(report.YARDSTICK)
+        peer = contenders.peer(YARDSTICK)
     except ContenderError:
         return ()
-    with contenders.running(peer, {settings.server_cpu}) as server, _real_time():
+    with contenders.running(peer, {settings.server_cpu}) as server, real_time():
         return _votes(server, settings)
 
 
@@ -433,7 +313,7 @@ def _votes(
     server: Server, settings: Settings, core_threads: set[int] | None = None
 ) -> tuple[Measurement, ...]:
     """Open loop, slice by slice: latency counts from the intended send time."""
-    load = _load(
+    load = load_on(
         server,
         settings,
         duration_ms=min(SPIN_SLICE_MS, settings.duration_ms),
@@ -443,24 +323,7 @@ def _votes(
     )
 
     def one() -> Measurement:
-        meter = _Meter(server, settings.server_cpu, core_threads)
+        meter = Meter(server, settings.server_cpu, core_threads)
         return meter.measurement(run_load(load, cases.VOTE))
 
     return tuple(one() for _ in range(max(1, settings.duration_ms // SPIN_SLICE_MS)))
-
-
-@contextlib.contextmanager
-def _real_time() -> Iterator[None]:
-    """Run this thread at real-time priority, if permitted."""
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _progress(line: str) -> None:
-    """Print a line that the next one overwrites; nothing unless stderr is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

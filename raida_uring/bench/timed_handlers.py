@@ -1,15 +1,28 @@
-"""Handlers that take a known time: two compute in Python, one waits in C.
+"""Handlers in Python: one answers at once, two compute for a known time, one waits in C.
 
-Loaded by the benchmark's node through `[handlers] modules`. Thread: workers.
+The first replaces the built-in version command, so that it is compared with servers that know no
+other. Loaded by the benchmark's node through `[handlers] modules`. Thread: workers.
 """
 
 import time
 
-from raida_uring.bench.cases import NAP_COMMAND, SPIN_COMMAND, SPIN_GROUP, WORK_COMMAND
+from raida_uring.bench.cases import (
+    NAP_COMMAND,
+    SPIN_COMMAND,
+    SPIN_GROUP,
+    VERSION_TEXT,
+    WORK_COMMAND,
+)
 from raida_uring.handlers import Node, Reply, Request, command
 
 SPIN_S = 0.01  # twice the interpreter's switch interval, so other threads must request the GIL
 TAKES_S = 0.001
+
+
+@command(group=0, code=1)
+def version(_request: Request, _node: Node) -> Reply:
+    """Answer as the built-in command does."""
+    return Reply(payload=VERSION_TEXT)
 
 
 @command(group=SPIN_GROUP, code=SPIN_COMMAND)

@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -97,6 +97,13 @@ class _Progress:
             print(f"\r{'':{self._width}}\r", end="", file=sys.stderr, flush=True)
         if kind is KeyboardInterrupt and self._interrupted is not None:
             raise typer.Exit(complain(self._interrupted, EXIT_INTERRUPTED))
+
+
+def _new_directory(metavar: str) -> Any:
+    """The argument of commands that fill a directory."""
+    return typer.Argument(
+        metavar=metavar, readable=False, help="Directory that is empty, or not there."
+    )
 
 
 @app.command("init")
@@ -210,12 +217,7 @@ def import_files(
 
 @app.command("export")
 def export_files(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA_DIR", readable=False, help="Directory that is empty, or not there."
-        ),
-    ],
+    target: Annotated[Path, _new_directory("DATA_DIR")],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
 ) -> None:
@@ -238,12 +240,7 @@ def export_files(
 
 @app.command("backup")
 def backup(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="BACKUP_DIR", readable=False, help="Directory that is empty, or not there."
-        ),
-    ],
+    target: Annotated[Path, _new_directory("BACKUP_DIR")],
     config_path: _ConfigOption = None,
     path: _StoreOption = None,
 ) -> None:

@@ -28,7 +28,8 @@ def engine_settings(config: Config, connections_max: int) -> dict[str, Any]:
         struct[name] = setting.c_value(setting.of(config))
         if isinstance(struct[name], list):
             struct[f"{name}_count"] = len(struct[name])
-    return filled | {"connections_max": connections_max}
+    # Commands that change coins are answered natively by one thread of their own.
+    return filled | {"connections_max": connections_max, "native_writers": filled["writers"]}
 
 
 def engine_fault(config: Config) -> str | None:
@@ -46,6 +47,6 @@ def engine_fault(config: Config) -> str | None:
     text = f"{setting} = {fault.value}: must be at least {fault.least}"
     if not setting.key.endswith("_blocks"):
         return text
-    workers = config.workers.count + config.workers.slow_count
-    writer = "" if config.store.path is None else " and for the one that writes"
+    workers = config.workers.count + config.workers.slow_count + config.workers.native_count
+    writer = "" if config.store.path is None else " and for the two that write"
     return f"{text}, two for each of the {workers} workers{writer}"

@@ -18,6 +18,7 @@ from raida_uring.config.kinds import Setting, toml_value
 from raida_uring.config.tables import (
     EVERY,
     FIRST_PORT,
+    NATIVE_WORKERS_MAX,
     SETTINGS,
     TABLE_TYPES,
     WORKERS_DEFAULT_MIN,
@@ -132,6 +133,8 @@ def parse(text: str, source: str) -> Config:
     tables["http"].setdefault("port", _http_port(server["port"]))
     config = Config(**{table: TABLE_TYPES[table](**keys) for table, keys in tables.items()})
     config = with_value(config, SETTINGS["workers"]["count"], _worker_count(config))
+    native_count = config.workers.native_count or min(_cores(), NATIVE_WORKERS_MAX)
+    config = with_value(config, SETTINGS["workers"]["native_count"], native_count)
     check_together(config, source)
     return config
 
@@ -203,8 +206,11 @@ def _read_value(setting: Setting, raw: object, source: str) -> object:
     raise ConfigError(f"{place} = {shorten(toml_value(raw))}: {reason}")
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _worker_count(config: Config) -> int:
     """[workers] count overrides the reference server's `threads`, which overrides the cores."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = config.workers.count or config.server.threads or max(WORKERS_DEFAULT_MIN, cores)
+    wanted = config.workers.count or config.server.threads or max(WORKERS_DEFAULT_MIN, _cores())
     return min(wanted, WORKERS_MAX)

@@ -45,6 +45,7 @@ from raida_uring.protocol.layout import RAIDA_COUNT
 
 FIRST_PORT: Final = 50000  # of RAIDA 0
 WORKERS_MAX: Final = native.config_range("workers")[1]
+NATIVE_WORKERS_MAX: Final = native.config_range("native_workers")[1]
 WORKERS_DEFAULT_MIN: Final = 8  # as the reference server: never fewer, on however few cores
 
 _EXEMPT_MAX: Final = native.config_range("checks.exempt_count")[1]  # networks
@@ -295,6 +296,13 @@ class WorkersTable:
     slow_count: int = _engine_setting(
         "slow_workers", "threads for slow handlers, which wait for peers", unit="threads", default=8
     )
+    native_count: int = _engine_setting(
+        "native_workers",
+        "threads for built-in commands that change no coin, beside the I/O thread; 0: the cores",
+        unit="threads",
+        default=0,
+        least=0,
+    )
     batch_max: int = _engine_setting(
         "batch_max", "requests a worker takes at once", unit="requests", default=128
     )
@@ -346,6 +354,13 @@ class LimitsTable:
         "requests that wait for a slow worker; further ones are answered 160",
         unit="requests",
         default=64,
+    )
+    queue_age_max_ms: int = _engine_setting(
+        "queue_age_max_ms",
+        "how long a request may wait for a worker, but of the slow lane; after that a datagram is "
+        "dropped, since its client has given up, and a connection answered 160; 0: no limit",
+        unit="ms",
+        default=500,
     )
     failed_checks_burst: int = _engine_setting(
         "checks.burst",
@@ -467,7 +482,7 @@ class StoreTable:
     durability: str = declare(
         choice("commit", "interval"),
         "when a change is acknowledged: once it is on the disk (commit), or before (interval); "
-        "with interval a power loss takes the last changes",
+        "with interval a power loss or a failed flush may take the last changes",
         default="commit",
     )
     sync_interval_ms: int = declare(

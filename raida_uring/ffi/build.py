@@ -26,6 +26,9 @@ HEADERS = (
     "coins/store.h",
     "coins/survey.h",
     "seal/seal.h",
+    "memory/roots.h",
+    "memory/trees.h",
+    "commands/command.h",
 )
 SOURCES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.c"))
 WARNINGS = ["-Wall", "-Wextra", "-Wswitch-enum", "-Wshadow", "-Wstrict-prototypes"]

@@ -30,7 +30,13 @@
 #define RU_LISTENERS_MAX 16
 #define RU_LANE_WORKERS_MAX 64 /* ordinary; slow */
 #define RU_WRITERS_MAX 1       /* a store has one writer at a time */
-#define RU_WORKERS_MAX (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX)
+#define RU_NATIVE_WORKERS_MAX 64
+#define RU_NATIVE_WRITERS_MAX 2 /* one executes while the other waits for the disk */
+/* The I/O thread is one more. */
+#define RU_WORKERS_MAX                                                                             \
+    (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX + RU_NATIVE_WORKERS_MAX + RU_NATIVE_WRITERS_MAX + 1)
+#define RU_LIGHT_MAX 64         /* requests that the I/O thread executes in one lap */
+#define RU_NATIVE_REPLY_MAX 256 /* bytes of the payload of a command's reply that changes coins */
 #define RU_DISPATCH_WORKING 500 /* per mille of time on a processor: from here a handler computes */
 #define RU_DISPATCH_SAMPLES 4   /* one preemption must not look like waiting */
 #define RU_BATCH_MAX 128        /* most tokens in a worker's batch */
@@ -53,6 +59,7 @@
 #define RU_CHECKS_MAX 1000000      /* highest value of each bound on failed checks */
 #define RU_SEGMENTS_MAX 64         /* of a journal, which then has 4 GB */
 #define RU_MEMORY_TRIES 100        /* to read coins of one state beside a writer */
+#define RU_RAIDA_ADDRESSES_MAX 128 /* of the other 24 RAIDA, of both families, and some more */
 #define RU_EXEMPT_MAX 64           /* networks whose failed checks do not count */
 
 /* cdef: begin */
@@ -61,6 +68,15 @@ enum ru_ticket_limit {
     RU_TICKETS_OF_COIN_MAX = 8, /* with the same first coin, once there is no room */
     RU_TICKET_COINS_MAX = 3120, /* as many as a request can name with their ANs */
     RU_TICKET_LIFETIME_S = 300,
+};
+
+/* What a thread notes of the requests that it answers, see count/tap.h. */
+enum ru_tap_limit {
+    RU_TAP_NOTES_KEPT = 2048, /* until the log takes them; a power of two, like the next one */
+    RU_TAP_SAMPLES_KEPT = 64,
+    RU_TAP_ROUND_SAMPLES = 24, /* in a round of the log: 0.25 s under load */
+    RU_TAP_ROUND_FIRST = 16,   /* ... of which so many are the first requests, if load is low */
+    RU_TAP_STRIDE_MAX = 1048576,
 };
 /* cdef: end */
 

@@ -1,7 +1,7 @@
 """The data plane as Python sees it: `Engine`, typed and raising.
 
-`_native` is imported here, in native_worker.py, native_probe.py and native_store.py alone. Each
-method names the thread it is for, as ru.h does; cffi drops the interpreter lock on every call.
+`_native` is imported here and in the other native_*.py alone. Each method names the thread it is
+for, as ru.h does; cffi drops the interpreter lock on every call.
 """
 
 import errno
@@ -14,13 +14,17 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
+from raida_uring.ffi.native_store import Store
+from raida_uring.ffi.native_tap import Taps
 from raida_uring.ffi.native_worker import Worker, checked
 
 
 class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
+    RU_DENOMINATIONS_COUNT: int
     RU_ROOTS_SIZE: int
+    RU_TREE_SIZE: int
     RU_INLINE_BYTES: int
     RU_FAMILY_COIN: int
     RU_FAMILY_LOCKER: int
@@ -51,10 +55,19 @@ class _Lib(Protocol):
     def ru_engine_close_workers(self, engine: Any) -> None: ...
     def ru_engine_drain(self, engine: Any, deadline_ms: int) -> None: ...
     def ru_engine_set_class(self, engine: Any, group: int, command: int, lane: int) -> int: ...
+    def ru_engine_set_native(self, engine: Any, store: Any, keys: Any, facts: Any) -> None: ...
+    def ru_engine_set_native_command(self, engine: Any, group: int, command: int) -> int: ...
+    def ru_engine_set_raida(self, engine: Any, addresses: bytes, count: int) -> None: ...
+    def ru_engine_raida_missed(self, engine: Any) -> int: ...
+    def ru_engine_add_statistic(self, engine: Any, index: int, by: int) -> None: ...
+    def ru_engine_statistics(self, engine: Any, values: Any) -> None: ...
     def ru_engine_guard(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_set_public(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_limited(self, engine: Any, limited: Any, count: int) -> int: ...
     def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
+    def ru_engine_publish_trees(
+        self, engine: Any, changed: bytes, count: int, nodes: bytes
+    ) -> None: ...
     def ru_engine_roots_version(self, engine: Any) -> int: ...
     def ru_engine_tally(self, engine: Any, command: int, answered: Any) -> int: ...
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
@@ -81,8 +94,21 @@ _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
 ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
+TREES: Final = _lib.RU_DENOMINATIONS_COUNT
+TREE_SIZE: Final = _lib.RU_TREE_SIZE  # bytes of all nodes of a tree
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
+
+
+def packed_trees(changed: Mapping[int, bytes]) -> tuple[bytes, int, bytes]:
+    """Trees as ru_trees_publish() takes them: their numbers, how many, their nodes.
+
+    Raises ValueError for a number that is no tree's, and nodes that are no tree.
+    """
+    for number, nodes in changed.items():
+        if not 0 <= number < TREES or len(nodes) != TREE_SIZE:
+            raise ValueError(f"{len(nodes)} bytes are not the nodes of tree {number}")
+    return bytes(changed), len(changed), b"".join(changed.values())
 
 
 def _text(words: Any) -> str:
@@ -120,6 +146,7 @@ HISTOGRAM_KINDS: Final = tuple(kind for kind in _HISTOGRAM_NUMBERS if kind != "c
 BACKENDS: Final = _enum("ru_backend_choice", "RU_BACKEND_")
 """As `[network] backend` names them."""
 
+STATISTICS: Final = 4  # RU_STATISTICS
 CLASS_ORDINARY: Final = _lib.RU_CLASS_ORDINARY
 CLASS_SLOW: Final = _lib.RU_CLASS_SLOW
 CLASS_ECHO: Final = _lib.RU_CLASS_ECHO
@@ -376,6 +403,10 @@ class Engine:
         ]
         return taken, missed[0]
 
+    def taps(self) -> Taps:
+        """What is noted of the requests that were answered."""
+        return Taps(lambda: self._engine)
+
     @property
     def arena_size(self) -> int:
         """Thread: any. Bytes of memory shared by the loop and the workers."""
@@ -425,6 +456,44 @@ class Engine:
             _lib.ru_engine_set_class(self._engine, group, command, lane), "publishing a command"
         )
 
+    def set_native(self, store: Store | None, keys: Store | None, facts: Any) -> None:
+        """Thread: control, before a worker is opened. What native commands are executed on.
+
+        store, keys: stay open as long as the engine; keys: has the coins that requests are sealed
+        with, in place of the store. facts: of native_command.facts().
+        """
+        _lib.ru_engine_set_native(
+            self._engine,
+            _ffi.NULL if store is None else store.handle,
+            _ffi.NULL if keys is None else keys.handle,
+            facts,
+        )
+
+    def set_native_command(self, group: int, command: int) -> None:
+        """Thread: control. The command is answered without a handler of Python."""
+        checked(
+            _lib.ru_engine_set_native_command(self._engine, group, command), "publishing a command"
+        )
+
+    def set_raida(self, addresses: bytes) -> None:
+        """Thread: one at a time. The addresses of the other RAIDA, 16 bytes each, IPv4 mapped into
+        IPv6: wrong tickets that they ask for over TCP do not count as failed checks."""
+        _lib.ru_engine_set_raida(self._engine, addresses, len(addresses) // 16)
+
+    def raida_missed(self) -> bool:
+        """Thread: any. Whether another address has asked so since the last call."""
+        return bool(_lib.ru_engine_raida_missed(self._engine))
+
+    def add_statistic(self, index: int, by: int) -> None:
+        """Thread: any. Add to what show_stats tells; index: in statistics()."""
+        _lib.ru_engine_add_statistic(self._engine, index, by % (1 << 64))
+
+    def statistics(self) -> tuple[int, ...]:
+        """Thread: any. Echoes, coins powned, value powned, datagrams, each modulo 2^64."""
+        values = _ffi.new("uint64_t[]", STATISTICS)
+        _lib.ru_engine_statistics(self._engine, values)
+        return tuple(values)
+
     def guard(self, group: int, command: int) -> None:
         """Thread: control. The command checks a secret of its own, see Worker.may_check()."""
         checked(_lib.ru_engine_guard(self._engine, group, command), "guarding a command")
@@ -444,6 +513,13 @@ class Engine:
         if len(roots) != ROOTS_SIZE:
             raise ValueError(f"roots must be {ROOTS_SIZE} bytes, not {len(roots)}")
         _lib.ru_engine_publish_roots(self._engine, roots)
+
+    def publish_trees(self, changed: Mapping[int, bytes]) -> None:
+        """Publish trees and with them the roots of all. Thread: as publish_roots().
+
+        changed: denomination + 8 -> TREE_SIZE bytes of nodes, leaves first; the first time of all.
+        """
+        _lib.ru_engine_publish_trees(self._engine, *packed_trees(changed))
 
     def roots_version(self) -> int:
         """Thread: any. How often roots were published."""

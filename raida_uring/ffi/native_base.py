@@ -29,6 +29,7 @@ class _Lib(Protocol):
     def ru_base_check(self, base: Any) -> int: ...
     def ru_base_sizes(self, base: Any, used_bytes: Any, map_bytes: Any) -> None: ...
     def ru_txn_begin(self, base: Any, writing: int, txn: Any) -> int: ...
+    def ru_txn_make_room(self, txn: Any, pages: int) -> int: ...
     def ru_txn_end(self, txn: Any) -> None: ...
     def ru_txn_commit(self, txn: Any) -> int: ...
     def ru_txn_get(self, txn: Any, table: int, key: bytes, key_size: int, value: Any) -> int: ...
@@ -119,6 +120,11 @@ class Base:
         _lib.ru_base_close(base)
 
     @property
+    def handle(self) -> Any:
+        """The base, for functions of the store. Raises RuntimeError once it is closed."""
+        return self._base
+
+    @property
     def _base(self) -> Any:
         """Raises RuntimeError once closed."""
         if self._made == _ffi.NULL:
@@ -137,13 +143,16 @@ class Base:
         return out[0], out[1]
 
     @contextlib.contextmanager
-    def txn(self, *, writing: bool = False) -> Iterator["Txn"]:
+    def txn(self, *, writing: bool = False, room: int | None = None) -> Iterator["Txn"]:
         """A transaction for a `with` block; commits if it writes and the block ends without an
-        exception. Raises StoreError."""
+        exception. room: of a writing one, for so many pages and entries of other tables; then the
+        base can be used on after a failed commit. Raises StoreError."""
         out = _ffi.new("struct ru_txn **")
         stored(_lib.ru_txn_begin(self._base, writing, out), "reading the store")
         txn = Txn(out[0])
         try:
+            if room is not None:
+                stored(_lib.ru_txn_make_room(txn.handle, room), "making room in the store")
             yield txn
             if writing:
                 txn.commit()
@@ -186,15 +195,8 @@ class Txn:
 
     def entries(self, table: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield every entry of a table, by key. Do not write meanwhile."""
-        key = b""
-        while True:
-            result = _lib.ru_txn_seek(self.handle, table, key, len(key), self._found, self._value)
-            if result == -errno.ENOENT:
-                return
-            stored(result, "reading the store")
-            found = _taken(self._found)
-            yield found, _taken(self._value)
-            key = found + b"\0"  # the next possible key
+        for key in self.keys(table):
+            yield key, _taken(self._value)
 
     def keys(self, table: int) -> Iterator[bytes]:
         """Yield the key of every entry of a table. Do not write meanwhile."""
@@ -206,7 +208,7 @@ class Txn:
             stored(result, "reading the store")
             found = _taken(self._found)
             yield found
-            key = found + b"\0"
+            key = found + b"\0"  # the next possible key
 
     def count(self, table: int) -> int:
         """Return the number of a table's entries."""

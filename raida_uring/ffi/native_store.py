@@ -4,12 +4,13 @@ native_base.py has the base on disk, native.py the data plane.
 """
 
 import errno
+import os
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring import remedies
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
-from raida_uring.ffi.native_base import Txn, stored
+from raida_uring.ffi.native_base import Base, Txn, stored
 
 
 class _Lib(Protocol):
@@ -42,6 +43,7 @@ class _Lib(Protocol):
     def ru_store_load(
         self, store: Any, txn: Any, first: int, count: int, number: Any, faulty: Any
     ) -> int: ...
+    def ru_store_journal_holds(self, directory: int) -> int: ...
     def ru_store_start_journal(self, directory: int, identity: bytes, first: int) -> int: ...
     def ru_store_replay(
         self, store: Any, directory: int, identity: bytes, since: int, at_least: int
@@ -56,11 +58,17 @@ class _Lib(Protocol):
         interval: int,
         segments_max: int,
     ) -> int: ...
+    def ru_store_need_base(self, store: Any, base: Any) -> None: ...
+    def ru_store_need(self, store: Any, path: bytes, fd: int, fault: int) -> int: ...
+    def ru_store_refuse(self, store: Any, fault: int) -> None: ...
+    def ru_store_require(self, store: Any) -> int: ...
     def ru_store_sync(self, store: Any) -> int: ...
     def ru_store_alone(self, store: Any) -> None: ...
-    def ru_store_check(self, store: Any) -> int: ...
+    def ru_store_check(self, store: Any, whole_from: Any) -> int: ...
     def ru_store_tend(self, store: Any, needed: int) -> int: ...
     def ru_store_progress(self, store: Any, progress: Any) -> None: ...
+    def ru_store_await(self, store: Any, number: int, timeout_ms: int) -> None: ...
+    def ru_store_rouse(self, store: Any) -> None: ...
     def ru_store_changed(self, store: Any, number: int, pages: Any, numbers: Any) -> int: ...
     def ru_store_count(self, store: Any, state: int) -> int: ...
     def ru_store_page(self, store: Any, page: int, data: Any, number: Any) -> int: ...
@@ -124,6 +132,8 @@ SEGMENT_BYTES: Final = 64 << 20  # RU_SEGMENT_SIZE
 # enum ru_journal_fault
 JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER = range(-28999, -28995)
 JOURNAL_GONE: Final = -28995
+JOURNAL_HOLE: Final = -28992
+STORE_UNOWNED: Final = -27996  # enum ru_store_fault
 JOURNAL_FAULTS: Final = frozenset(
     (JOURNAL_DAMAGED, JOURNAL_MISSING, JOURNAL_FOREIGN, JOURNAL_NEWER)
 )
@@ -164,6 +174,7 @@ class Progress(NamedTuple):
     applied: int  # visible
     durable: int  # certainly on the disk
     journal_bytes: int
+    journal_segments: int  # in use or used
     failed: int  # -errno of a flush after which nothing is written; otherwise 0
 
 
@@ -209,6 +220,11 @@ class Store:
         return self._made
 
     @property
+    def handle(self) -> Any:
+        """The store, for functions of the engine. Raises RuntimeError once closed."""
+        return self._store
+
+    @property
     def memory(self) -> int:
         """Descriptor of the memory, which the store keeps."""
         return _lib.ru_store_memory(self._store)
@@ -225,7 +241,7 @@ class Store:
 
     def replay(self, directory: int, identity: bytes, since: int, at_least: int) -> int:
         """Apply the journal from batch `since` on, which must reach `at_least`; returns how many
-        batches it applied."""
+        batches it applied. directory: -1 if there is no journal yet, which is as good as empty."""
         return stored(
             _lib.ru_store_replay(self._store, directory, identity, since, at_least),
             "reading the journal",
@@ -250,6 +266,25 @@ class Store:
             "opening the journal",
         )
 
+    def need_base(self, base: Base) -> None:
+        """Every commit first looks whether the base is there. It stays open as long as the
+        store."""
+        _lib.ru_store_need_base(self._store, base.handle)
+
+    def need(self, path: os.PathLike[str], descriptor: int, fault: int) -> None:
+        """Every commit first looks whether `path` leads to this open file; if not, it fails with
+        `fault`."""
+        result = _lib.ru_store_need(self._store, os.fsencode(path), descriptor, fault)
+        stored(result, "opening the store")
+
+    def refuse(self, fault: int) -> None:
+        """Have every commit of a native command fail with `fault`; 0: no more."""
+        _lib.ru_store_refuse(self._store, fault)
+
+    def require(self) -> None:
+        """Raise StoreError if something that a start needs is missing."""
+        stored(_lib.ru_store_require(self._store), "looking at the store")
+
     def sync(self) -> None:
         """Wait until every visible change is on the disk."""
         stored(_lib.ru_store_sync(self._store), "flushing the journal")
@@ -258,10 +293,13 @@ class Store:
         """The other process of an upgrade has ended."""
         _lib.ru_store_alone(self._store)
 
-    def check(self) -> None:
-        """Raise StoreError if the journal was removed or cut off. Makes pages readable that a
-        killed process has left in the middle of a batch."""
-        stored(_lib.ru_store_check(self._store), "looking at the store")
+    def check(self) -> int:
+        """Return the first batch from which on the journal is whole. Raises StoreError if its file
+        in use, or the file that its writer locks, was removed, replaced or cut off. Makes pages
+        readable that a killed process has left in the middle of a batch."""
+        whole_from = _ffi.new("uint64_t *")
+        stored(_lib.ru_store_check(self._store, whole_from), "looking at the store")
+        return int(whole_from[0])
 
     def tend(self, needed: int) -> None:
         """Prepare the journal's next segment, and let go of what is older than batch `needed`.
@@ -272,7 +310,18 @@ class Store:
         """Return how far the journal is."""
         out = _ffi.new("struct ru_store_progress *")
         _lib.ru_store_progress(self._store, out)
-        return Progress(out.applied, out.durable, out.journal_bytes, out.failed)
+        return Progress(
+            out.applied, out.durable, out.journal_bytes, out.journal_segments, out.failed
+        )
+
+    def await_batch(self, number: int, timeout_s: float) -> None:
+        """Wait until a batch of this process above `number` is visible, for rouse(), or for
+        `timeout_s`. Thread: one at a time."""
+        _lib.ru_store_await(self._store, number, round(1000 * timeout_s))
+
+    def rouse(self) -> None:
+        """End await_batch(), or the next one. Thread: any."""
+        _lib.ru_store_rouse(self._store)
 
     def changed(self, number: int) -> list[int]:
         """Return the pages that a batch above `number` has changed."""
@@ -346,9 +395,15 @@ class Store:
         return View(out[0], self)
 
 
+def journal_holds(directory: int) -> bool:
+    """Whether the journal in a directory has batches of changes, of whichever store. Raises
+    StoreError."""
+    return stored(_lib.ru_store_journal_holds(directory), "looking into the journal") > 0
+
+
 def start_journal(directory: int, identity: bytes, first: int) -> None:
-    """Start an empty journal in an empty directory; its first batch will have number `first`.
-    Raises StoreError."""
+    """Start an empty journal; its first batch will have number `first`. One without batches is
+    replaced. Raises StoreError: JOURNAL_FOREIGN if it has some."""
     stored(_lib.ru_store_start_journal(directory, identity, first), "making the journal")
 
 

@@ -3,7 +3,7 @@
 import errno
 from typing import Any, Final, Protocol, cast
 
-from raida_uring.errors import EngineError
+from raida_uring.errors import EngineError, StoreError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 from raida_uring.ffi.native_base import stored
 from raida_uring.ffi.native_store import View
@@ -13,9 +13,7 @@ class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
     RU_RECORD_SIZE: int
-    RU_REQUEST_PREFIX_BYTES: int
     RU_REQUEST_KINDS: int
-    RU_REQUEST_PLAIN: int
     RU_REQUEST_BARE: int
     RU_REQUEST_SEALED: int
 
@@ -23,7 +21,6 @@ class _Lib(Protocol):
     def ru_worker_take(self, worker: Any, timeout_ms: int) -> int: ...
     def ru_worker_records(self, worker: Any) -> Any: ...
     def ru_worker_data(self, worker: Any) -> Any: ...
-    def ru_worker_data_size(self, worker: Any) -> int: ...
     def ru_worker_reply_factor(self, worker: Any) -> int: ...
     def ru_worker_may_check(self, worker: Any, payload_at: int) -> int: ...
     def ru_worker_checked(self, worker: Any, payload_at: int, failed: int) -> int: ...
@@ -34,6 +31,7 @@ class _Lib(Protocol):
     def ru_worker_reply(
         self, worker: Any, count: int, statuses: bytes, sizes: Any, payload: bytes
     ) -> int: ...
+    def ru_worker_serve(self, worker: Any, patience_ms: int, failed: Any) -> int: ...
     def ru_worker_return(self, worker: Any, token: int) -> None: ...  # for tests of stale tokens
 
 
@@ -42,12 +40,9 @@ _ffi: Any = _native.ffi
 
 RECORD_SIZE: Final = _lib.RU_RECORD_SIZE
 RECORD_FORMAT: Final = "<8xIIHBBBBH16x"  # struct ru_record: what handlers need of it
-NOTE_FORMAT: Final = "<8xI4xHB2xB2xIIIB3x"  # ... and what a log tells, see requestlog.py
 KINDS: Final = range(_lib.RU_REQUEST_KINDS)
-KIND_PLAIN: Final = _lib.RU_REQUEST_PLAIN
 KIND_BARE: Final = _lib.RU_REQUEST_BARE
 KIND_SEALED: Final = _lib.RU_REQUEST_SEALED
-REQUEST_PREFIX_SIZE: Final = _lib.RU_REQUEST_PREFIX_BYTES
 
 
 def checked(result: int, doing: str) -> int:
@@ -82,9 +77,10 @@ class Worker:
             return None
         return checked(count, "taking requests")
 
-    def records(self, count: int) -> Any:
-        """The batch's records, RECORD_FORMAT each; valid until the next take."""
-        return _ffi.buffer(self._records, count * RECORD_SIZE)
+    def records(self, count: int, first: int = 0) -> Any:
+        """Records of the batch from number `first` on, RECORD_FORMAT each; valid until the next
+        take."""
+        return _ffi.buffer(self._records + first, count * RECORD_SIZE)
 
     def batch(self, count: int) -> tuple[Any, bytes]:
         """The batch's records and a copy of the bytes they refer to.
@@ -93,11 +89,6 @@ class Worker:
         """
         size = _lib.ru_worker_resumed(self._worker)
         return self.records(count), bytes(_ffi.buffer(self._data, size))
-
-    @property
-    def scratch(self) -> Any:
-        """The bytes that the records refer to, not copied; valid until the next take."""
-        return _ffi.buffer(self._data, _lib.ru_worker_data_size(self._worker))
 
     @property
     def reply_factor(self) -> int:
@@ -144,6 +135,23 @@ class Worker:
     def checked(self, payload_at: int, *, failed: bool) -> bool:
         """Such a check has been made: whether what came of it may be told. Else as may_check()."""
         return bool(_lib.ru_worker_checked(self._worker, payload_at, failed))
+
+    def serve(self, patience_ms: int) -> tuple[int, StoreError | None] | None:
+        """Answer requests without the interpreter, until the engine has ended: None; for
+        `patience_ms`: 0 and None; or until the store has failed: how many requests were answered
+        194 for it, and why. Call it again after the latter two.
+
+        For a worker of a native lane.
+        """
+        failed = _ffi.new("uint32_t *")
+        result = _lib.ru_worker_serve(self._worker, patience_ms, failed)
+        if result == 0:
+            return None
+        try:
+            stored(result, "answering requests")
+        except StoreError as error:
+            return failed[0], error
+        return 0, None
 
     def reply(self, statuses: bytes, sizes: Any, payload: bytes) -> None:
         """Answer the next `len(statuses)` requests of the batch, in order.

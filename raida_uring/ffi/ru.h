@@ -20,7 +20,6 @@ enum ru_constant {
     RU_FAULT_TEXT = 160,
     RU_TIER_TEXT = 96,
     RU_RECORD_SIZE = 40,
-    RU_REQUEST_PREFIX_BYTES = 80,
     RU_INLINE_BYTES = 352,
     RU_ADDRESS_BYTES = 28, /* sockaddr_in6 */
     RU_CLOSED_KEPT = 512,
@@ -56,7 +55,10 @@ enum ru_lane_number {
     RU_LANE_ORDINARY = 0,
     RU_LANE_SLOW = 1,
     RU_LANE_WRITE = 2,
-    RU_LANES = 3,
+    RU_LANE_NATIVE = 3,       /* its workers never take the interpreter's lock */
+    RU_LANE_NATIVE_WRITE = 4, /* likewise */
+    RU_LANE_LIGHT = 5,        /* the I/O thread's own, see engine/native.h */
+    RU_LANES = 6,
 };
 
 /* What a counter counts: what begins, ends or is under way, of which the sums in count/stats.h
@@ -108,13 +110,16 @@ struct ru_config {
     uint32_t backend; /* enum ru_backend_choice */
     uint32_t raida_id;
     uint32_t coin_id;
-    uint32_t workers;      /* ordinary lane; their indexes come first */
-    uint32_t slow_workers; /* slow lane */
-    uint32_t writers;      /* writing lane: 0 or 1, since a store has one writer at a time */
+    uint32_t workers;        /* ordinary lane; their indexes come first */
+    uint32_t slow_workers;   /* slow lane */
+    uint32_t writers;        /* writing lane: 0 or 1, since a store has one writer at a time */
+    uint32_t native_workers; /* native lane; 0: the engine answers no native commands */
+    uint32_t native_writers; /* native writing lane */
     uint32_t batch_max;
     uint32_t slow_queue_max;
-    uint32_t udp_contexts; /* most contexts queued and with workers */
-    uint32_t udp_reserve;  /* kept for the replies of the I/O thread itself */
+    uint32_t queue_age_max_ms; /* of requests that wait, in every other lane; 0: no limit */
+    uint32_t udp_contexts;     /* most contexts queued and with workers */
+    uint32_t udp_reserve;      /* kept for the replies of the I/O thread itself */
     uint32_t udp_payload_size;
     uint32_t udp_reply_factor_max; /* 0: no limit */
     uint32_t connections_max;
@@ -171,6 +176,23 @@ struct ru_record {
     uint8_t spare[3];
 };
 
+/* A request that was answered, for the request log: fields of its struct ru_record. */
+struct ru_note {
+    uint8_t peer[RU_ADDRESS_BYTES]; /* sockaddr_in or sockaddr_in6 */
+    uint32_t request_size;
+    uint32_t reply_size;
+    uint32_t reply_us;
+    uint16_t command;
+    uint8_t transport;
+    uint8_t reply_status;
+};
+
+/* One of the requests that were answered, for the busiest peers. */
+struct ru_sample {
+    uint8_t peer[RU_ADDRESS_BYTES]; /* as above */
+    uint32_t weight;                /* beside other samples taken at the same time */
+};
+
 enum ru_family {
     RU_FAMILY_COIN = 1,   /* a key coin */
     RU_FAMILY_LOCKER = 2, /* lockers whose keys have the first five bytes in common */
@@ -207,7 +229,9 @@ struct ru_closed {
 
 struct ru_engine;
 struct ru_worker;
-struct ru_view; /* coins/store.h */
+struct ru_store; /* coins/store.h */
+struct ru_view;
+struct ru_facts; /* commands/command.h */
 
 /* Thread: any. Check a configuration: 0, or -EINVAL with the first fault in `fault` unless NULL. */
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
@@ -253,9 +277,26 @@ int ru_engine_adopt(struct ru_engine *engine, uint32_t listener, int fd);
 /* Thread: control, if ru_engine_run() was never called; it does the same at its end. No more tokens
  * will come: ru_worker_take() returns. */
 void ru_engine_close_workers(struct ru_engine *engine);
+/* Thread: control, before a worker is opened. What native commands are executed on; both are borrowed
+ * until ru_engine_destroy(). keys: has the coins that requests are sealed with, in place of `store`;
+ * either may be NULL. facts: copied; its statistics and roots are the engine's. */
+void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, struct ru_store *keys,
+                          const struct ru_facts *facts);
+/* Thread: one at a time. The addresses of the other RAIDA, 16 bytes each (IPv4 mapped into IPv6):
+ * wrong tickets that they ask for over TCP do not count as failed checks. */
+void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count);
+/* Thread: any. 1 if another address has asked so since the last call. */
+int ru_engine_raida_missed(struct ru_engine *engine);
+/* Thread: any. Add to what show_stats tells. index: of ru_facts.statistics. */
+void ru_engine_add_statistic(struct ru_engine *engine, uint32_t index, uint64_t by);
+/* Thread: any. The RU_STATISTICS numbers that show_stats tells. */
+void ru_engine_statistics(struct ru_engine *engine, uint64_t *values);
 /* Thread: control. lane_class: enum ru_lane_class. -EINVAL when out of range. */
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
                         uint32_t lane_class);
+/* Thread: control. The command is answered natively, whatever its class but RU_CLASS_NONE. -EINVAL if
+ * commands/command.h has no such command, or its lane no workers. */
+int ru_engine_set_native_command(struct ru_engine *engine, uint32_t group, uint32_t command);
 /* Thread: control. The command's handler checks a secret and asks ru_worker_may_check() before.
  * -EINVAL when out of range. */
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command);
@@ -266,6 +307,10 @@ int ru_engine_set_public(struct ru_engine *engine, uint32_t group, uint32_t comm
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
+/* Thread: the same. Publish the trees with numbers `changed`, denomination + 8: RU_TREE_SIZE bytes of
+ * nodes each, copied, leaves first. With them the roots of all trees; the first time, name all. */
+void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
+                             const uint8_t *nodes);
 /* Thread: any. How often roots have been published. */
 uint64_t ru_engine_roots_version(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
@@ -304,6 +349,24 @@ const char *ru_connection_state_name(uint32_t state);
 uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, uint64_t *missed);
 /* Thread: any. The name of enum ru_closed_reason, or NULL past the last. */
 const char *ru_closed_reason_name(uint32_t reason);
+/* Thread: any. How many threads answer requests. Each notes what it has answered, but for requests
+ * whose body check failed, in a tap of its own. */
+uint32_t ru_engine_taps(const struct ru_engine *engine);
+/* Thread: one, the log's, for this and the next four. Wait until a request is noted, up to
+ * `timeout_ms`, and then until a tap is half full, up to `gather_ms`. 0 if none was noted, or 1. */
+int ru_engine_tap_wait(struct ru_engine *engine, uint32_t timeout_ms, uint32_t gather_ms);
+/* Begin a round, in which each tap notes up to `notes` requests, and a few samples. None is noted
+ * before the first one. */
+void ru_engine_tap_begin(struct ru_engine *engine, uint32_t notes);
+/* The requests that tap `tap` has counted since the start, of which what it noted can be taken. */
+uint64_t ru_engine_tap_requests(const struct ru_engine *engine, uint32_t tap);
+/* Take up to `count`, oldest first; returns how many. */
+uint32_t ru_engine_tap_notes(struct ru_engine *engine, uint32_t tap, struct ru_note *notes,
+                             uint32_t count);
+uint32_t ru_engine_tap_samples(struct ru_engine *engine, uint32_t tap, struct ru_sample *samples,
+                               uint32_t count);
+/* Thread: any. From now on ru_engine_tap_wait() returns 1 at once. */
+void ru_engine_tap_end(struct ru_engine *engine);
 /* Thread: any. Bytes of the arena. */
 uint64_t ru_engine_arena_size(struct ru_engine *engine);
 
@@ -317,7 +380,6 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms);
 /* The batch: records, and the bytes they refer to. Valid until the next take. */
 const struct ru_record *ru_worker_records(struct ru_worker *worker);
 const uint8_t *ru_worker_data(struct ru_worker *worker);
-uint32_t ru_worker_data_size(const struct ru_worker *worker);
 /* Thread: worker. The udp_reply_factor_max that the batch's replies are held to, also if a reload
  * has changed it since the take: what a worker decides by it is what is sent. */
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker);
@@ -347,6 +409,10 @@ int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t fa
  * here; one that has not shown its key gets the status alone. -EINVAL past the batch. */
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
+/* Thread: worker, of a native lane. Answer requests until the engine has ended: 0; for `patience_ms`: 1;
+ * or until the store has failed: its error, once the batch is answered 194, with the number of its
+ * requests in *failed. Call it again after the latter two. */
+int ru_worker_serve(struct ru_worker *worker, uint32_t patience_ms, uint32_t *failed);
 /* Thread: worker. Return a token unchanged, the last step of a reply. For tests of stale tokens. */
 void ru_worker_return(struct ru_worker *worker, uint64_t token);
 
@@ -380,7 +446,6 @@ _Static_assert(RU_CONFIG_LISTENERS == RU_LISTENERS_MAX, "listeners");
 _Static_assert(sizeof(((struct ru_checks *)0)->exempt) / sizeof(struct ru_network) == RU_EXEMPT_MAX,
                "exempt networks");
 _Static_assert(sizeof(struct ru_record) == RU_RECORD_SIZE, "worker.py unpacks this layout");
-_Static_assert(RU_REQUEST_PREFIX_BYTES == RU_REQUEST_PREFIX, "scratch");
 _Static_assert(RU_INLINE_BYTES == RU_INLINE_SIZE, "inline reply");
 _Static_assert(sizeof(((struct ru_probe_backend *)0)->fault) == RU_FAULT_TEXT &&
                    sizeof(((struct ru_probe_backend *)0)->refusal) == RU_FAULT_TEXT,

@@ -35,6 +35,11 @@ class Command:
         return self.group << 8 | self.code
 
     @property
+    def native(self) -> bool:
+        """Whether the data plane answers it without the handler."""
+        return bool(getattr(self.handler, "native", False))
+
+    @property
     def name(self) -> str:
         """Module and function, for logs."""
         return name_of(self.handler)

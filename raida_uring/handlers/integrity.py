@@ -8,32 +8,29 @@ from typing import Final
 
 from raida_uring.ffi.native_store import DEN_PAGES
 from raida_uring.handlers import Node, Reply, Request, command
-from raida_uring.handlers.coins import LENGTH
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import (
-    BRANCH_REQUEST,
-    DENOMINATION_MIN,
     DENOMINATIONS,
     PAGE_REQUEST,
-    ROOTS_SIZE,
 )
-from raida_uring.store import page_of
+from raida_uring.store import DENOMINATION_BYTES, page_of
 
+_LENGTH: Final = Reply(Status.INVALID_PACKET_LENGTH)
 _REFUSED: Final = Reply(Status.NOT_IMPLEMENTED)
 _NOT_THERE: Final = Reply(Status.FILE_NOT_EXIST)
 _TOO_SHORT: Final = Reply(Status.FILESYSTEM)
 
 
-@command(group=14, code=2, needs_body=True, public=True)
-def get_merkle_branch(request: Request, node: Node) -> Reply:
-    """One node of a tree, 32 bytes; despite its name never a branch."""
-    payload = request.payload
-    if len(payload) != BRANCH_REQUEST.size:
-        return LENGTH
-    trees = node.integrity.trees()
-    denomination, level, position = BRANCH_REQUEST.unpack(payload)
-    found = None if trees is None else trees.node(denomination - DENOMINATION_MIN, level, position)
-    return _NOT_THERE if found is None else Reply(payload=found)
+@command(group=0, code=3, public=True)
+def audit(_request: Request, node: Node) -> Reply:
+    """Coins in circulation by denomination: 15 times denomination and u32, 75 bytes."""
+    counts = node.integrity.circulating
+    return Reply(
+        payload=b"".join(
+            byte.to_bytes(1) + count.to_bytes(4)
+            for byte, count in zip(DENOMINATION_BYTES, counts, strict=True)
+        )
+    )
 
 
 @command(group=14, code=4, needs_body=True, public=True)
@@ -43,7 +40,7 @@ def get_page_data(request: Request, node: Node) -> Reply:
         return _REFUSED
     payload = request.payload
     if len(payload) != PAGE_REQUEST.size:
-        return LENGTH
+        return _LENGTH
     denomination, number = PAGE_REQUEST.unpack(payload)
     if denomination not in DENOMINATIONS or number >= DEN_PAGES:
         return _NOT_THERE
@@ -52,12 +49,3 @@ def get_page_data(request: Request, node: Node) -> Reply:
     if data is not None:
         return Reply(payload=data)
     return _NOT_THERE if node.coins.remains(page) == b"m" else _TOO_SHORT
-
-
-@command(group=14, code=5, needs_body=True, public=True)
-def get_all_roots(request: Request, node: Node) -> Reply:
-    """The roots of all trees, 480 bytes; zeros if this node publishes none."""
-    if len(request.payload) != ROOTS_SIZE:
-        return LENGTH
-    trees = node.integrity.trees()
-    return Reply(payload=bytes(ROOTS_SIZE) if trees is None else trees.roots)

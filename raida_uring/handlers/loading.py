@@ -20,12 +20,15 @@ from raida_uring.log import events
 ENTRY_POINT_GROUP: Final = "raida_uring.commands"
 
 
+_BUILT_IN: Final = "built in"
+
+
 def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
     """All commands of this node: built in, from entry points, from `modules`.
 
     store: whether the node has one. Raises ConfigError when one cannot be loaded, declares none, is
     no plain function of two arguments, takes a command that is already there, or writes without
-    a store.
+    a store. A command that the data plane answers itself may be taken.
     """
     table: dict[int, Command] = {}
     sources = itertools.chain(_builtin(store=store), _entry_points(), _configured(modules))
@@ -39,10 +42,10 @@ def load(modules: Iterable[str], *, store: bool = False) -> list[Command]:
             raise ConfigError(f"{source}: declares no command{place}")
         for item in found:
             _check_signature(source, item)
-            if item.mode == "write" and not store:
+            if item.mode == "write" and not store and not item.native:
                 raise ConfigError(f"{source}: {item.name} changes the store: set [store] path")
             there = table.get(item.number)
-            if there is None:
+            if there is None or (there.native and source != _BUILT_IN):
                 table[item.number] = dataclasses.replace(item, source=source)
             elif there != dataclasses.replace(item, source=there.source):  # not named twice
                 raise ConfigError(
@@ -71,8 +74,9 @@ def _check_signature(source: str, item: Command) -> None:
 
 
 def _builtin(*, store: bool) -> Iterator[tuple[str, object]]:
-    for name in ("status", "coins", "healing", "integrity") if store else ("status", "pending"):
-        yield "built in", importlib.import_module(f"raida_uring.handlers.{name}")
+    names = ("healing", "integrity") if store else ("pending",)
+    for name in ("native", *names):
+        yield _BUILT_IN, importlib.import_module(f"raida_uring.handlers.{name}")
 
 
 def _entry_points() -> Iterator[tuple[str, object]]:

@@ -7,21 +7,56 @@ import contextlib
 import copy
 import dataclasses
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from raida_uring.config import Config
 from raida_uring.errors import StoreError
-from raida_uring.handlers.message import Reply
 from raida_uring.handlers.page_readers import page_readers
 from raida_uring.handlers.peers import Addresses
 from raida_uring.protocol.calls import NodeStats
 from raida_uring.store import Coins, Store
 
 if TYPE_CHECKING:
-    from raida_uring.store.trees import Integrity
+    from raida_uring.store.trees import Integrity, Trees
+
+
+_ECHOES, _COINS_POWNED, _VALUE_POWNED = range(3)  # in the order of NodeStats
+
+
+class Statistics(Protocol):
+    """What show_stats tells: native.Engine. Thread: any."""
+
+    def add_statistic(self, index: int, by: int) -> None:
+        """Add to one of them."""
+
+    def statistics(self) -> tuple[int, ...]:
+        """All of them, in the order of NodeStats."""
+
+
+class _OwnStatistics:
+    """Of a node without a data plane, as tests of handlers have it."""
+
+    def __init__(self, counters: Callable[[], dict[str, int]]) -> None:
+        self._counters = counters
+        self._values = [0] * len(dataclasses.fields(NodeStats))
+        self._lock = threading.Lock()
+
+    def add_statistic(self, index: int, by: int) -> None:
+        with self._lock:
+            self._values[index] = (self._values[index] + by) % (1 << 64)
+
+    def statistics(self) -> tuple[int, ...]:
+        counted = self._counters()
+        with self._lock:
+            echoes, coins, value, datagrams = self._values
+        return (
+            echoes + counted.get("echoes", 0),
+            coins,
+            value,
+            datagrams + counted.get("udp_received", 0),
+        )
 
 
 class Node:
@@ -33,24 +68,21 @@ class Node:
         counters: Callable[[], dict[str, int]],
         store: Store | None = None,
         integrity: "Integrity | None" = None,
-        snapshot: Callable[[], Mapping[str, int]] | None = None,
+        statistics: "Statistics | None" = None,
     ) -> None:
-        """counters: a consistent set of the data plane's counters, by name. snapshot: the same
-        at less cost, for a few of them."""
+        """counters: a consistent set of the data plane's counters, by name. statistics: what
+        show_stats tells; None: of this object alone."""
         self.config = config
         self.counters = counters
-        self._snapshot = counters if snapshot is None else snapshot
+        self._statistics = statistics or _OwnStatistics(counters)
         # Here, once: neither setting changes before the next start.
         self.page_readers = page_readers(config)
-        self.version_reply = Reply(payload=config.server.version.encode("ascii"))
-        self._addresses = Addresses(config.server.raida_servers)
+        self.addresses = Addresses(config.server.raida_servers)
         self._store = store
         self._integrity = integrity
         self._coins: Coins | None = None
         self._reply_factor: Callable[[], int] = lambda: config.limits.udp_reply_factor_max
         self._writing = False  # within write(); the worker's own, as `coins` is
-        self._tally: Counter[str] = Counter()  # what handlers counted, by the names of NodeStats
-        self._tally_lock = threading.Lock()
 
     def for_worker(
         self, coins: Coins | None, reply_factor: Callable[[], int] | None = None
@@ -109,6 +141,16 @@ class Node:
         return self._store
 
     @property
+    def has_store(self) -> bool:
+        """Whether the node has coins."""
+        return self._store is not None
+
+    @property
+    def trees(self) -> "Trees | None":
+        """The Merkle trees whose roots this node shows; None: it shows none."""
+        return None if self._integrity is None else self._integrity.trees()
+
+    @property
     def integrity(self) -> "Integrity":
         """The Merkle trees. Raises StoreError on a node without a store."""
         if self._integrity is None:
@@ -117,31 +159,22 @@ class Node:
 
     def is_raida(self, host: str) -> bool:
         """Whether another RAIDA of `[server] raida_servers` has this address. Any thread."""
-        return self._addresses.has(host)
+        return self.addresses.has(host)
 
     def carry(self, stats: NodeStats) -> None:
         """Continue a predecessor's statistics."""
-        self._count(**dataclasses.asdict(stats))
+        for index, count in enumerate(dataclasses.astuple(stats)):
+            self._statistics.add_statistic(index, count)
 
     def count_echo(self) -> None:
         """Count an echo that a handler answered."""
-        self._count(echoes=1)
+        self._statistics.add_statistic(_ECHOES, 1)
 
     def count_powned(self, coins: int, value: int) -> None:
         """Count coins that changed hands. value: in units of 10^-8 coin."""
-        self._count(coins_powned=coins, value_powned=value)
-
-    def _count(self, **counts: int) -> None:
-        with self._tally_lock:
-            for name, count in counts.items():
-                self._tally[name] += count
+        self._statistics.add_statistic(_COINS_POWNED, coins)
+        self._statistics.add_statistic(_VALUE_POWNED, value)
 
     def stats(self) -> NodeStats:
-        """The statistics since start."""
-        counters, tally = self._snapshot(), self._tally
-        return NodeStats(
-            echoes=counters["echoes"] + tally["echoes"],
-            coins_powned=tally["coins_powned"],
-            value_powned=tally["value_powned"],
-            datagrams=counters["udp_received"] + tally["datagrams"],
-        )
+        """The statistics since start, each modulo 2^64."""
+        return NodeStats(*self._statistics.statistics())

@@ -4,6 +4,8 @@ Thread: any; each call runs in the caller's event loop. Source: wire specificati
 """
 
 import asyncio
+import contextlib
+import ipaddress
 import socket
 import threading
 import time
@@ -17,6 +19,7 @@ from raida_uring.log import events
 from raida_uring.protocol import calls, layout
 
 TIMEOUT_S: Final = 32.0
+_MAPPED: Final = bytes(10) + b"\xff\xff"  # in front of an IPv4 address in an IPv6 one
 LOOK_UP_INTERVAL_S: Final = 60.0  # between two look-ups of the names of RAIDA
 
 
@@ -32,6 +35,30 @@ class Addresses:
         self._found: dict[str, set[str]] = {}  # by name; replaced, never changed
         self._again_at = 0.0  # time.monotonic() of the next look-up
         self._lock = threading.Lock()
+        self._publish: Callable[[bytes], None] | None = None
+        self._ended = threading.Event()
+
+    def begin(self, publish: Callable[[bytes], None], missed: Callable[[], bool]) -> None:
+        """Tell whoever answers without the interpreter, now and when an address was missed, until
+        end(). publish: is given all addresses, 16 bytes each, IPv4 mapped into IPv6."""
+        if not self._names:
+            return
+        self._publish = publish
+
+        def keep_looking() -> None:
+            self._look_up()
+            while not self._ended.wait(LOOK_UP_INTERVAL_S):
+                if missed():
+                    self._look_up()
+
+        with contextlib.suppress(RuntimeError):  # no thread: has() looks them up
+            threading.Thread(target=keep_looking, name="raida-names", daemon=True).start()
+
+    def end(self) -> None:
+        """What begin() was given is not called any more."""
+        self._ended.set()
+        with self._lock:
+            self._publish = None
 
     def has(self, host: str) -> bool:
         """Whether a RAIDA has the address `host`, which is as `Request.peer` has it."""
@@ -57,6 +84,16 @@ class Addresses:
                 continue
             found[name] = {str(address[4][0]).removeprefix("::ffff:") for address in addresses}
         self._found = found
+        every = {address for one in found.values() for address in one}
+        packed = b"".join(sorted(_as_ipv6(address) for address in every))
+        with self._lock:
+            if self._publish is not None:
+                self._publish(packed)
+
+
+def _as_ipv6(address: str) -> bytes:
+    packed = ipaddress.ip_address(address.partition("%")[0]).packed
+    return packed if len(packed) == 16 else _MAPPED + packed
 
 
 Heed = Callable[[set[bytes], int], bool]

@@ -1,4 +1,4 @@
-"""Commands that need a store, as a node without a store answers them.
+"""Commands of Python that need a store, as a node without a store answers them.
 
 They are registered anyway, so that a client gets "not implemented" (89) and not "no such command"
 (6), and 36 for a request without a body, as from every other node.
@@ -6,6 +6,7 @@ They are registered anyway, so that a client gets "not implemented" (89) and not
 
 from typing import Final
 
+from raida_uring.ffi.native_command import ROWS
 from raida_uring.handlers import Node, Reply, Request, command
 from raida_uring.protocol import COMMANDS, Status
 
@@ -18,7 +19,7 @@ def pending(request: Request, node: Node) -> Reply:
 
 
 for _known in COMMANDS.values():
-    if _known.needs_store:
+    if _known.needs_store and int(_known.group) << 8 | _known.code not in ROWS:
         _declare = command(
             group=int(_known.group), code=_known.code, needs_body=True, public=_known.public
         )

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from raida_uring import handlers, log, remedies
@@ -42,7 +42,8 @@ from raida_uring.protocol.calls import NodeStats
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from raida_uring.threads import Vital
-from raida_uring.workers.worker import Worker, join_all
+from raida_uring.workers.thread import WorkerThread
+from raida_uring.workers.worker import join_all
 
 READY_TIMEOUT_MS: Final = 30_000
 CLOCK_STEP_S: Final = 1.0  # by which the clock was set, at least: it is read a moment apart
@@ -58,7 +59,7 @@ class Observed:
         self._lock = threading.Lock()  # the engine may be destroyed while another thread asks it
         # The same for observe(), which may wait for a disk: a drain must not wait for that.
         self._observing = threading.Lock()
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerThread] = []
         self._commands: Sequence[Command] = ()  # set before the engine, which others ask about them
         self._storage: Storage | None = None
         self.website = Website(self._observe, self.beat)
@@ -141,13 +142,6 @@ class Observed:
             if self._final_counters is not None:
                 return dict(self._final_counters)
             return self._running_engine().counters()
-
-    def _snapshot(self) -> Mapping[str, int]:
-        """counters(), for handlers that need a few of them."""
-        with self._lock:
-            if self._final_counters is not None:
-                return self._final_counters
-            return self._running_engine().snapshot()
 
     @property
     def url(self) -> str | None:
@@ -238,6 +232,7 @@ class Serving(Observed):
         self._takeover = takeover
         self._shared_sockets = shared or (takeover is not None and takeover.shared)
         self._node: Node | None = None
+        self._final_stats: NodeStats | None = None
         self._handing_over = False
 
     def begin_drain(self, drain_timeout_ms: int | None = None) -> None:
@@ -319,9 +314,12 @@ class Serving(Observed):
 
     def stats(self) -> NodeStats:
         """The statistics that a successor continues. Any thread, after start()."""
-        if self._node is None:
-            raise StartError("the server is not running")
-        return self._node.stats()
+        with self._lock:
+            if self._final_stats is not None:
+                return self._final_stats
+            if self._node is None:
+                raise StartError("the server is not running")
+            return self._node.stats()
 
     def reload(self, wanted: Config) -> Reloaded:
         """Apply what of `wanted` may change while the node serves. Any thread, one at a time.
@@ -422,12 +420,13 @@ class Server(Serving):
             self._connections_reserved,
             shared=self._shared_sockets or takeover is not None,
         )
+        startup.set_native(engine, config, self._store, self._keys)
         startup.publish(engine, self._commands)
         self._requests = RequestLog(engine, config.log.requests_per_s)
         if self._integrity is not None:
             shown = config.server.synchronization_enabled
-            self._integrity.start(engine.publish_roots if shown else None, engine.roots_version)
-        self._start_workers(engine, self._requests)
+            self._integrity.start(engine.publish_trees if shown else None, engine.roots_version)
+        self._start_workers(engine)
         if takeover is not None:
             takeover.tell_receiving()
         self._start_loop(engine)
@@ -446,11 +445,12 @@ class Server(Serving):
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _start_workers(self, engine: native.Engine, requests: RequestLog) -> None:
+    def _start_workers(self, engine: native.Engine) -> None:
         store = self._store
-        self._node = Node(self.config, self.counters, store, self._integrity, self._snapshot)
+        self._node = Node(self.config, self.counters, store, self._integrity, engine)
+        self._node.addresses.begin(engine.set_raida, engine.raida_missed)
         for worker in startup.make_workers(
-            self.config, engine, self._commands, self._node, store, self._keys, requests
+            self.config, engine, self._commands, self._node, store, self._keys
         ):
             self._workers.append(worker)  # one by one: a failure discards those that are there
         for worker in self._workers:
@@ -514,6 +514,8 @@ class Server(Serving):
             self._loop.join()
         else:
             engine.close_workers()
+        if self._node is not None:
+            self._node.addresses.end()
         stuck = join_all(self._workers)  # in handlers, which go on using their memory
         if stuck:
             events.HANDLERS_STUCK.log(names=", ".join(stuck), workers=stuck)
@@ -527,6 +529,7 @@ class Server(Serving):
             self._storage = None  # never to be closed, not even by a second stop
         with self._observing, self._lock:
             self._final_counters = engine.counters()
+            self._final_stats = None if self._node is None else self._node.stats()
             self._engine = None
             if not stuck:
                 engine.destroy()

@@ -10,15 +10,16 @@ from raida_uring.addresses import Bound
 from raida_uring.config import Config, engine_settings
 from raida_uring.descriptors import connections_room, raise_descriptor_limit
 from raida_uring.errors import EngineError, StartError, passing
-from raida_uring.ffi import native
+from raida_uring.ffi import native, native_command
 from raida_uring.handlers import Command, Mode
 from raida_uring.handlers.declaration import ECHO_NUMBER
 from raida_uring.handlers.node import Node
 from raida_uring.log import events
 from raida_uring.node.causes import LACK_OF_MEMORY, explain_refusal
 from raida_uring.observe import process
-from raida_uring.observe.requestlog import RequestLog
 from raida_uring.store import Store
+from raida_uring.workers.native import NativeWorker
+from raida_uring.workers.thread import WorkerThread
 from raida_uring.workers.worker import Worker
 
 LANES: Final[Mapping[Mode, int]] = {
@@ -62,16 +63,37 @@ def make_engine(
         raise passing(refused, error.number) from error
 
 
+def set_native(
+    engine: native.Engine, config: Config, store: Store | None, keys: Store | None
+) -> None:
+    """Tell the data plane what the commands that it answers itself are executed on."""
+    server = config.server
+    facts = native_command.Facts(
+        version=server.version.encode("ascii"),
+        admin_key=server.admin_key,
+        raida_id=server.raida_id,
+    )
+    engine.set_native(
+        None if store is None else store.native,
+        None if keys is None else keys.native,
+        facts.handle,
+    )
+
+
 def publish(engine: native.Engine, commands: Iterable[Command]) -> None:
     """Tell the data plane the lane of each command, which ones check a secret, and which are
     public."""
     for item in commands:
-        lane = native.CLASS_ECHO if item.number == ECHO_NUMBER else LANES[item.mode]
+        # A handler in place of the built-in echo gets the plain ones, too.
+        is_echo = item.number == ECHO_NUMBER and item.native
+        lane = native.CLASS_ECHO if is_echo else LANES[item.mode]
         engine.set_class(item.group, item.code, lane)
         if item.guesses:
             engine.guard(item.group, item.code)
         if item.public:
             engine.set_public(item.group, item.code)
+        if item.native:
+            engine.set_native_command(item.group, item.code)
 
 
 def make_workers(
@@ -81,9 +103,8 @@ def make_workers(
     node: Node,
     store: Store | None,
     keys: Store | None,
-    requests: RequestLog,
-) -> Iterator[Worker]:
-    """The workers of the ordinary, the slow and, with a store, the writing lane, not started.
+) -> Iterator[WorkerThread]:
+    """The workers of all lanes, not started; those of the writing lanes only with a store.
 
     keys: has the key coins in place of the store.
     """
@@ -94,11 +115,16 @@ def make_workers(
         # A slow handler must not keep a state of the store: its key coins have a view of their own.
         source = store if index >= ordinary and keys is None else keys
         lookup = None if source is None else source.coins()
-        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=requests.tap())
+        yield Worker(engine, index, commands, node, cpus, coins, lookup)
     if store is not None:
         coins, lookup = store.coins(writing=True), None if keys is None else keys.coins()
-        index, tap = ordinary + slow, requests.tap()
-        yield Worker(engine, index, commands, node, cpus, coins, lookup, tap=tap, writing=True)
+        yield Worker(engine, ordinary + slow, commands, node, cpus, coins, lookup, writing=True)
+    index = ordinary + slow + int(store is not None)
+    for _ in range(config.workers.native_count):
+        yield NativeWorker(engine, index, cpus, None)
+        index += 1
+    if store is not None:
+        yield NativeWorker(engine, index, cpus, store)
 
 
 def describe_tier(engine: native.Engine, config: Config) -> str:

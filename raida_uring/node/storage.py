@@ -4,7 +4,9 @@ Thread: control, but where it says so.
 """
 
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from raida_uring.config import Config
 from raida_uring.errors import StoreError
@@ -13,6 +15,8 @@ from raida_uring.node.patience import Patience, retry
 from raida_uring.node.upgrade import Takeover
 from raida_uring.store import Checkpoints, Store, Syncer, Watch, files
 from raida_uring.store.trees import Integrity
+
+LAST_CHECKPOINT_S: Final = 4.0  # what is left takes the next start less time
 
 
 class Storage:
@@ -90,7 +94,8 @@ class Storage:
         self._stop_checkpoints()
         if save and not self.follows and self.store.fault is None:
             try:
-                self.store.checkpoint(pause_s=0)
+                enough_s = time.monotonic() + LAST_CHECKPOINT_S
+                self.store.checkpoint(pause_s=0, enough=lambda: time.monotonic() > enough_s)
             except StoreError as error:  # the journal has everything
                 events.CHECKPOINT_FAILED.log(error=error)
         if self._watch is not None:

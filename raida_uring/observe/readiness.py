@@ -5,6 +5,7 @@ from typing import Final
 from raida_uring.observe.snapshot import Snapshot
 
 OVERLOAD_WAIT_S: Final = 1.0  # of a request for a worker of the lanes that do not refuse, below
+STALE_GAP_S: Final = 5.0  # after the latest request that has waited for too long all is well
 REFUSALS_GAP_S: Final = 5.0  # after the latest refusal of a connection they are taken again
 _REFUSING_LANE: Final = "slow"  # its queue has a bound of its own, past which it answers 160
 
@@ -25,6 +26,13 @@ def overloads(seen: Snapshot) -> list[str]:
         for name, lane in seen.lanes.items()
         if name != _REFUSING_LANE and lane.oldest_s > OVERLOAD_WAIT_S
     ]
+    stale_ns = seen.gauges["stale_at_ns"]
+    stale_s = max(0.0, seen.now_ns - stale_ns) / 1e9
+    if stale_ns and stale_s <= STALE_GAP_S:
+        reasons.append(
+            f"overloaded: requests wait for a worker for longer than queue_age_max_ms, the latest "
+            f"{stale_s:.0f} s ago"
+        )
     return reasons
 
 

@@ -1,30 +1,28 @@
 """A line for each request and connection, within a limit, and the busiest peers.
 
-Workers note requests through a tap (workers/tap.py); the data plane notes connections as they end.
-Everything else (names, words, writing) is done by this module's own thread. Requests that the I/O
-thread answers alone (votes, plain echoes, refused headers) are counted, not noted.
+Threads that answer requests note them in taps (ffi/count/tap.h); the I/O thread notes connections
+as they end. Everything else (names, words, writing) is done by this module's own thread. Requests
+that need no worker (votes, plain echoes, refused headers) are counted elsewhere, and not noted.
 """
 
-import struct
 import threading
 import time
 from typing import Final
 
 from raida_uring.errors import EngineError
-from raida_uring.ffi import native, native_worker
+from raida_uring.ffi import native
+from raida_uring.ffi.native_tap import Note
 from raida_uring.handlers.message import unpack_peer
 from raida_uring.log import events
 from raida_uring.observe.sketch import SpaceSaving
 from raida_uring.protocol import status_name
 from raida_uring.threads import Vital
-from raida_uring.workers.tap import SAMPLES_PER_ROUND, Noted, Tap
 
 ROUND_S: Final = 0.25  # longest delay of a line
 IDLE_S: Final = 1.0  # between looks at connections that ended while no request came
 PEERS_MAX: Final = 256  # addresses held; any with more than a 256th of the requests is among them
 WINDOW_S: Final = 60.0
 
-_NOTE: Final = struct.Struct(native_worker.NOTE_FORMAT)
 _TRANSPORTS: Final = ("udp", "tcp")
 
 
@@ -32,12 +30,12 @@ class RequestLog:
     """The thread that writes, and the peers of the last minutes. Any thread unless it says."""
 
     def __init__(self, engine: native.Engine, lines_per_s: int) -> None:
-        """lines_per_s: about requests and connections together; 0: none."""
+        """lines_per_s: about requests and connections together; 0: none. Before any worker is
+        open: from now on what it answers is noted."""
         self._engine = engine
+        self._taps = engine.taps()
         self.lines_per_s = lines_per_s
-        self._awake = threading.Event()
         self._stopping = False
-        self._taps: list[Tap] = []
         self._lock = threading.Lock()  # the sketches
         self._sketches: tuple[SpaceSaving[bytes], SpaceSaving[bytes]] = (
             SpaceSaving(PEERS_MAX),
@@ -45,19 +43,14 @@ class RequestLog:
         )
         self._window_at = time.monotonic()
         self._previous_at = self._window_at
-        self._seen = 0  # requests of taps, up to the last round
+        self._seen = [0] * self._taps.count  # requests of each tap, up to the last round
+        self._unsampled = [0] * self._taps.count  # of these: since the tap's last sample
         self._second = 0
         self._written = 0  # lines of this second
-        self._held_back = 0  # requests and connections without a line, this second
+        self._held_back = 0  # requests and connections counted less lines written, this second
         self._closed_missed = 0  # ... that the data plane had no room to note, since start
         self._thread = Vital(target=self._run, name="requests", daemon=True)
-
-    def tap(self) -> Tap:
-        """For one worker. Before start()."""
-        tap = Tap(self._awake)
-        tap.lines_left = self._room()
-        self._taps.append(tap)
-        return tap
+        self._taps.begin(self._room())
 
     def start(self) -> None:
         """From now on lines are written."""
@@ -66,7 +59,7 @@ class RequestLog:
     def stop(self) -> None:
         """Write what was noted, and end. Once no worker notes any more; before the engine goes."""
         self._stopping = True
-        self._awake.set()
+        self._taps.end()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -87,10 +80,7 @@ class RequestLog:
 
     def _run(self) -> None:
         while not self._stopping:
-            busy = self._awake.wait(ROUND_S if self._held_back else IDLE_S)
-            if busy and not self._stopping:
-                time.sleep(ROUND_S)  # gather a round's worth
-            self._awake.clear()
+            self._taps.wait(ROUND_S if self._held_back > 0 else IDLE_S, ROUND_S)
             try:
                 self._round()
             except Exception:  # the log goes on
@@ -103,56 +93,56 @@ class RequestLog:
         if second != self._second:
             self._end_second()
             self._second = second
-        self._take_samples()
-        for tap in self._taps:
-            while tap.lines:
-                self._write_request(tap.lines.popleft())
+        # First: whatever is counted here and has been noted is written before the second ends.
+        self._count_requests()
+        for tap in range(self._taps.count):
+            for note in self._taps.notes(tap):
+                self._write_request(note)
         self._take_closed()
-        for tap in self._taps:
-            tap.lines_left = self._room()
-            tap.samples_left = SAMPLES_PER_ROUND
+        self._taps.begin(self._room())
 
     def _room(self) -> int:
         if not self.lines_per_s or not events.REQUEST.is_enabled():
             return 0
         return max(0, self.lines_per_s - self._written)
 
-    def _take_samples(self) -> None:
+    def _count_requests(self) -> None:
         now = time.monotonic()
-        seen = sum(tap.requests for tap in self._taps)
-        self._held_back += seen - self._seen
-        new, self._seen = seen - self._seen, seen
-        samples = []
-        for tap in self._taps:
-            while tap.samples:
-                samples.append(_without_port(tap.samples.popleft()))
+        shares: list[tuple[bytes, float]] = []
+        for tap in range(self._taps.count):
+            requests = self._taps.requests(tap)
+            new, self._seen[tap] = requests - self._seen[tap], requests
+            self._held_back += new
+            self._unsampled[tap] += new
+            if samples := self._taps.samples(tap):
+                each = self._unsampled[tap] / sum(sample.weight for sample in samples)
+                shares += [(_without_port(peer), each * weight) for peer, weight in samples]
+                self._unsampled[tap] = 0
         with self._lock:
             if now - self._window_at >= WINDOW_S:
                 self._sketches = (SpaceSaving(PEERS_MAX), self._sketches[0])
                 self._previous_at, self._window_at = self._window_at, now
-            for peer in samples:
-                self._sketches[0].add(peer, new / len(samples))
+            for peer, share in shares:
+                self._sketches[0].add(peer, share)
 
-    def _write_request(self, noted: Noted) -> None:
+    def _write_request(self, note: Note) -> None:
         if self._room() == 0:  # several workers counted on the same room
             return
         self._written += 1
         self._held_back -= 1
-        _, command, _, transport, size, reply_size, reply_us, status = _NOTE.unpack(noted.note)
-        host, port = unpack_peer(noted.peer)
-        group, code = command >> 8, command & 0xFF
+        host, port = unpack_peer(note.peer)
         events.REQUEST.log(
-            group=group,
-            command=code,
+            group=note.group,
+            command=note.code,
             peer=host,
             port=port,
-            transport=_TRANSPORTS[transport],
-            status=status,
-            status_name=status_name(status),
-            request_bytes=size,
-            reply_bytes=reply_size,
-            duration_ms=reply_us / 1000,
-            duration_us=reply_us,
+            transport=_TRANSPORTS[note.transport],
+            status=note.status,
+            status_name=status_name(note.status),
+            request_bytes=note.request_bytes,
+            reply_bytes=note.reply_bytes,
+            duration_ms=note.reply_us / 1000,
+            duration_us=note.reply_us,
         )
 
     def _take_closed(self) -> None:
@@ -178,7 +168,8 @@ class RequestLog:
             )
 
     def _end_second(self) -> None:
-        held_back, self._held_back, self._written = self._held_back, 0, 0
+        held_back, self._written = max(0, self._held_back), 0
+        self._held_back -= held_back  # a line can be ahead of its count, by a round
         if held_back > 0 and self.lines_per_s:
             events.REQUESTS_HELD_BACK.log(count=held_back, limit=self.lines_per_s)
 

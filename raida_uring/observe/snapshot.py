@@ -210,6 +210,8 @@ def _lanes(subject: Subject, gauges: Mapping[str, int], now_ns: int) -> dict[str
         "ordinary": subject.config.workers.count,
         "slow": subject.config.workers.slow_count,
         "write": int(subject.store is not None),
+        "native": subject.config.workers.native_count,
+        "native_write": int(subject.store is not None),
     }
     lanes = {}
     for name, workers in every.items():

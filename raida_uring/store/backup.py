@@ -1,9 +1,9 @@
 """A copy of a store, which a node can serve: `store backup`.
 
-The copy has the state of one moment, all of it in its base, and an empty journal. Its identity is a
-new one, so that the journals of copy and original are never taken for each other's. A node may have
-the original open. Thread: any, one call at a time. Memory: the store's coins, and the pages of a
-transaction.
+The copy has the state of one moment, all of it in its base, and no journal: the first node that
+serves it begins one of its own, so that the journals of copy and original are never taken for each
+other's. A node may have the original open. Thread: any, one call at a time. Memory: the store's
+coins, and the pages of a transaction.
 """
 
 from pathlib import Path

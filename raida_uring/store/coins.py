@@ -21,7 +21,6 @@ class Stored(Protocol):
 
     path: Path
     fault: StoreError | None
-    on_commit: Callable[[], None] | None
 
     def require_files(self) -> None:
         """Raise StoreError if files were removed, replaced or cut off."""
@@ -149,8 +148,6 @@ class Coins:
         finally:
             self.view.end()
             self._forget()
-        if changed and self.store.on_commit is not None:
-            self.store.on_commit()
         for action in after:
             try:
                 action()

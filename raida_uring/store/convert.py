@@ -7,10 +7,11 @@ place file by file:
 
   1. data.mdb gets a second name, data.mdb.format-1, under which it stays;
   2. the new data.mdb replaces data.mdb;
-  3. the new journal is put beside it, and the directory is removed.
+  3. the directory is removed.
 
-Before step 2 the store is of format 1, and a further conversion starts over; after it a further one
-does what is left. Thread: any, one call at a time, while no node has the store open.
+Before step 2 the store is of format 1, and a further conversion starts over; after it the store is
+whole, and a further one removes the directory. The new store has no journal: journal.py. Thread:
+any, one call at a time, while no node has the store open.
 """
 
 import contextlib
@@ -56,9 +57,7 @@ def convert(
             raise StoreError(f"{path}: store of format {shown}: only format 1 is converted")
         _refuse_earlier(path)
         made = path / files.CONVERTING
-        files.remove(made)
-        if os.path.lexists(made):
-            raise StoreError(f"{made}: is in the way: move it away")
+        files.clear(made)
         pages = _make(path, made, map_bytes, progress)
         _place(path, made)
         return pages
@@ -79,7 +78,7 @@ def _refuse_earlier(path: Path) -> None:
     kept, journal = path / KEPT, path / files.JOURNAL
     if os.path.lexists(kept) and not os.path.samefile(kept, path / files.FILE):
         raise StoreError(f"{kept}: is there already, from an earlier conversion: move it away")
-    if os.path.lexists(journal):
+    if files.holds_changes(path):
         raise StoreError(
             f"{journal}: belongs to another {files.FILE}, since format 1 has no journal: move it "
             "away"
@@ -136,23 +135,15 @@ def _place(path: Path, made: Path) -> None:
     (path / files.READERS).unlink(missing_ok=True)  # it counts the old file's transactions
     os.replace(made / files.FILE, path / files.FILE)
     files.sync_directory(path)
-    _place_journal(path, made)
-
-
-def _place_journal(path: Path, made: Path) -> None:
-    os.rename(made / files.JOURNAL, path / files.JOURNAL)
-    files.sync_directory(path)
     files.remove(made)
 
 
 def _resume(path: Path, map_bytes: int) -> int:
-    """Do what is left of a conversion whose data.mdb is in its place."""
+    """Do what is left of a conversion whose data.mdb is in its place: remove the directory."""
     made = path / files.CONVERTING
-    if os.path.lexists(path / files.JOURNAL) or not (made / files.JOURNAL).is_dir():
-        if made.is_dir() and not os.path.lexists(made / files.FILE):
-            files.remove(made)  # interrupted at its last step
+    if not made.is_dir() or os.path.lexists(made / files.FILE):
         raise StoreError(f"{path}: is of format {FORMAT.decode()} already")
-    _place_journal(path, made)
+    files.remove(made)
     base = native_base.Base(str(path), map_bytes, native_base.BASE_READ_ONLY)
     with contextlib.closing(base), base.txn() as txn:
         return txn.count(TABLE_PAGES)

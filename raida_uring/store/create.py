@@ -6,13 +6,14 @@ import secrets
 from pathlib import Path
 
 from raida_uring.errors import StoreError, passing
-from raida_uring.ffi import native_base, native_store
+from raida_uring.ffi import native_base
 from raida_uring.store import files
 from raida_uring.store.layout import (
     FORMAT,
     FORMAT_KEY,
     IDENTITY_KEY,
     MAP_BYTES_DEFAULT,
+    NO_JOURNAL,
     SEED_BYTES,
     SEED_KEY,
     UNFINISHED_KEY,
@@ -26,7 +27,7 @@ def create(
     map_bytes: int = MAP_BYTES_DEFAULT,
     unfinished: str | None = None,
 ) -> None:
-    """Create an empty store, in which every page is a default page.
+    """Create an empty store, in which every page is a default page, and which has no journal yet.
 
     seed: prefix of the text that default ANs are hashed from; None: draw a secret one. unfinished:
     an operation under way, as a noun; no node serves the store until its mark is taken off. Raises
@@ -57,34 +58,32 @@ def create(
 
 
 def _make(path: Path, seed: str | None, map_bytes: int, unfinished: str | None) -> None:
-    """Create the files; the caller has the lock. Raises StoreError, OSError, with none left."""
+    """Create the files; the caller has the lock. Raises StoreError, OSError, with none left.
+
+    The base is made in a directory of its own and renamed when it is on the disk, so that a killed
+    process leaves a whole store or none.
+    """
     had_readers = os.path.lexists(path / files.READERS)
+    made = path / files.MAKING
+    files.clear(made)
     try:
-        identity = secrets.token_bytes(native_store.ID_BYTES)
-        base = native_base.Base(str(path), map_bytes, native_base.BASE_CREATE)
+        made.mkdir(mode=0o700)
+        base = native_base.Base(str(made), map_bytes, native_base.BASE_CREATE)
         with contextlib.closing(base), base.txn(writing=True) as txn:
             drawn = (seed or secrets.token_hex(SEED_BYTES)).encode("ascii")
             txn.put(native_base.TABLE_META, FORMAT_KEY, FORMAT)
             txn.put(native_base.TABLE_META, SEED_KEY, drawn)
-            txn.put(native_base.TABLE_META, IDENTITY_KEY, identity)
+            txn.put(native_base.TABLE_META, IDENTITY_KEY, NO_JOURNAL)
             if unfinished is not None:
                 txn.put(native_base.TABLE_META, UNFINISHED_KEY, unfinished.encode())
-        make_journal(path, identity)
+        os.rename(made / files.FILE, path / files.FILE)
         files.sync_directory(path)
         files.sync_directory(path.absolute().parent)
+        files.remove(made)
+        native_base.Base(str(path), map_bytes, 0).close()  # makes lock.mdb
     except BaseException:
         (path / files.FILE).unlink(missing_ok=True)
-        files.remove_journal(path)
+        files.remove(made)
         if not had_readers:
             (path / files.READERS).unlink(missing_ok=True)
         raise
-
-
-def make_journal(path: Path, identity: bytes) -> None:
-    """Start the store's journal, without an entry. Raises StoreError, OSError."""
-    (path / files.JOURNAL).mkdir(mode=0o700)
-    descriptor = os.open(path / files.JOURNAL, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        native_store.start_journal(descriptor, identity, 1)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ WRITER: Final = "writer"  # in it: locked by the process that writes, ffi/coins/
 CONVERTING: Final = (
     "converting"  # a directory: the store that `store convert` makes, until it is done
 )
+MAKING: Final = "making"  # a directory: the base that create() makes, until it is whole
 LOST_AND_FOUND: Final = "lost+found"  # mkfs makes it in the root of a file system
 
 # What to do about faults of the journal.
@@ -164,11 +165,6 @@ def open_journal(path: Path) -> int:
     try:
         return os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        if (path / CONVERTING).exists():
-            raise StoreError(
-                f"{path}: its conversion did not come to its end: run `raida-uring store convert "
-                f"--store {path}` again"
-            ) from None
         raise StoreError(
             f"{journal}: is missing: it has the newest changes: restore it together with {FILE}, "
             "both from one backup",
@@ -183,12 +179,21 @@ def open_journal(path: Path) -> int:
         raise passing(StoreError(refusal(path, error)), error.errno or 0) from error
 
 
-def is_journal_of(path: Path, journal: int) -> bool:
-    """Whether the open directory is the one that has the journal's name."""
+def holds_changes(path: Path) -> bool:
+    """Whether a journal stands there that has changes in it, of whichever store. Raises
+    StoreError."""
     try:
-        return os.path.samestat(os.fstat(journal), os.stat(path / JOURNAL))
-    except OSError:
-        return False
+        journal = open_journal(path)
+    except StoreError as error:
+        if error.number == native_store.JOURNAL_MISSING:
+            return False
+        raise
+    try:
+        return native_store.journal_holds(journal)
+    except StoreError as error:
+        raise explained(path, error) from error
+    finally:
+        os.close(journal)
 
 
 def open_writer(path: Path) -> int:
@@ -213,6 +218,8 @@ def remove(path: Path) -> None:
     OSError."""
     (path / FILE).unlink(missing_ok=True)
     remove_journal(path)
+    if (path / MAKING).is_dir() and not (path / MAKING).is_symlink():
+        remove(path / MAKING)
     for name in (READERS, LOCK):
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -222,11 +229,19 @@ def remove(path: Path) -> None:
 def refuse_existing(path: Path) -> None:
     if os.path.lexists(path / FILE):
         raise StoreError(f"{path}: holds a store already")
-    if os.path.lexists(path / JOURNAL):
+    if holds_changes(path):
         raise StoreError(
             f"{path / JOURNAL}: holds changes of a store whose {FILE} is missing: restore that, or "
             "move the journal away"
         )
+
+
+def clear(made: Path) -> None:
+    """Remove what a killed process left where a store is made. Raises StoreError, OSError."""
+    if not os.path.islink(made):  # which could lead anywhere
+        remove(made)
+    if os.path.lexists(made):
+        raise StoreError(f"{made}: is in the way: move it away")
 
 
 def refuse_used(target: Path) -> None:
@@ -328,9 +343,13 @@ def sign(lock: int) -> None:
 
 
 def is_lock_of(path: Path, owner: int) -> bool:
-    os.set_inheritable(owner, False)
+    """Whether the open file is the one that has the lock's name."""
+    return _is_named(f"{path}/{LOCK}", owner)
+
+
+def _is_named(name: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.fstat(owner), os.stat(path / LOCK))
+        return os.path.samestat(os.fstat(descriptor), os.stat(name))
     except OSError:
         return False
 

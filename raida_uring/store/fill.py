@@ -1,6 +1,7 @@
 """Filling a new store with all pages of an import, a backup or an older store.
 
-Pages go straight into the base, with no batch of the journal in them; the journal stays empty.
+Pages go straight into the base, with no batch of a journal in them, and the store has no journal
+afterwards: journal.py.
 Until the end the store is marked as unfinished, so that no node serves half of the coins. Thread:
 any, one call at a time. Memory: the pages of one transaction.
 """
@@ -8,7 +9,6 @@ any, one call at a time. Memory: the pages of one transaction.
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,14 +18,16 @@ from raida_uring.ffi import native_base, native_store
 from raida_uring.ffi.native_base import TABLE_LEAVES, TABLE_META, TABLE_PAGES, TABLE_REMAINS
 from raida_uring.ffi.native_store import STORE_PAGES
 from raida_uring.store import files
-from raida_uring.store.create import create, make_journal
+from raida_uring.store.create import create
+from raida_uring.store.journal import Journal, refuse_changes
 from raida_uring.store.layout import (
     IDENTITY_KEY,
     MAP_BYTES_DEFAULT,
+    NO_JOURNAL,
     RAIDA_KEY,
     UNFINISHED_KEY,
 )
-from raida_uring.store.opening import Meta
+from raida_uring.store.meta import Meta
 
 PROGRESS_PAGES: Final = 100
 COMMIT_PAGES: Final = 1000  # of a transaction: 17 MB
@@ -96,35 +98,34 @@ def _open(path: Path, map_bytes: int) -> native_base.Base:
 def _begin(path: Path, base: native_base.Base, doing: str) -> None:
     """Mark the store, which must be empty or marked already."""
     meta = Meta.of(path, base)
-    if meta.unfinished is None and _is_filled(path, base, meta):
+    if meta.unfinished is None and _is_filled(path, base):
         raise StoreError(f"{path}: holds changed coins: import into a new store")
-    identity = secrets.token_bytes(native_store.ID_BYTES)
+    if meta.identity is None:
+        refuse_changes(path)
     with base.txn(writing=True) as txn:
         txn.put(TABLE_META, UNFINISHED_KEY, doing.encode())
         txn.put(TABLE_META, RAIDA_KEY, None)
-        txn.put(TABLE_META, IDENTITY_KEY, identity)
         for key in list(txn.keys(TABLE_LEAVES)):  # of other pages with the same numbers
             txn.put(TABLE_LEAVES, key, None)
-    # A kill may have left none, or one without its first segment.
+    # Without changes. Before META forgets it: what is left of it then could be another store's.
     files.remove_journal(path)
-    make_journal(path, identity)
-    files.give(path / files.JOURNAL, path / files.FILE)
     files.sync_directory(path)
+    with base.txn(writing=True) as txn:
+        txn.put(TABLE_META, IDENTITY_KEY, NO_JOURNAL)
 
 
-def _is_filled(path: Path, base: native_base.Base, meta: Meta) -> bool:
+def _is_filled(path: Path, base: native_base.Base) -> bool:
     """Whether a coin was ever changed."""
     with base.txn() as txn:
         if txn.count(TABLE_PAGES) or txn.count(TABLE_REMAINS):
             return True
-    journal = files.open_journal(path)
-    try:
-        with contextlib.closing(native_store.Store(seed=meta.seed)) as coins:
-            replayed = coins.replay(journal, meta.identity, meta.since, 0)
-    except StoreError as error:
-        raise files.explained(path, error) from error
-    finally:
-        os.close(journal)
+    with contextlib.closing(Journal(path, base)) as journal:
+        meta = journal.find()
+        try:
+            with contextlib.closing(native_store.Store(seed=meta.seed)) as coins:
+                replayed = journal.replay(coins, meta.since, 0)
+        except StoreError as error:
+            raise files.explained(path, error) from error
     return meta.since > 1 or replayed > 0
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,19 +17,13 @@ from raida_uring.ffi import native_base, native_store
 from raida_uring.ffi.native_store import STORE_PAGES
 from raida_uring.log import events
 from raida_uring.store import files
+from raida_uring.store.journal import Journal
 from raida_uring.store.layout import (
-    CHECKPOINT_KEY,
-    FORMAT,
-    FORMAT_KEY,
-    FORMAT_OF_0_1,
-    IDENTITY_KEY,
     JOURNAL_MIB_DEFAULT,
     MAP_BYTES_DEFAULT,
     RAIDA_KEY,
-    SEED_KEY,
-    SINCE_KEY,
-    UNFINISHED_KEY,
 )
+from raida_uring.store.meta import Meta
 
 Durability = Literal["commit", "interval"]
 
@@ -52,9 +45,10 @@ def check(path: Path, *, map_bytes: int, raida_id: int) -> None:
         base = native_base.Base(str(path), map_bytes, native_base.BASE_READ_ONLY)
         with contextlib.closing(base):
             meta = Meta.of(path, base)
-        refuse_unfinished(path, meta.unfinished)
-        refuse_other(path, meta.raida_id, raida_id)
-        os.close(files.open_journal(path))
+            refuse_unfinished(path, meta.unfinished)
+            refuse_other(path, meta.raida_id, raida_id)
+            with contextlib.closing(Journal(path, base)) as journal:
+                journal.find()
 
 
 def refuse_unfinished(path: Path, mark: str | None) -> None:
@@ -76,49 +70,6 @@ def refuse_other(path: Path, served_by: int | None, raida_id: int) -> None:
             f"{path}: is the store of RAIDA {served_by}, and [server] raida_id = {raida_id}; "
             "`raida-uring store export` and `import` give it to another"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """What the base says of the store. since: number of the first batch that the base may lack.
-    checkpoint: when the last one ended, seconds since 1970."""
-
-    seed: bytes
-    identity: bytes
-    raida_id: int | None
-    unfinished: str | None
-    since: int
-    checkpoint: int | None
-
-    @classmethod
-    def of(cls, path: Path, base: native_base.Base) -> "Meta":
-        """Raises StoreError: another format, damaged."""
-        with base.txn() as txn:
-            table = native_base.TABLE_META
-            found = txn.get(table, FORMAT_KEY)
-            if found == FORMAT_OF_0_1:
-                raise StoreError(
-                    f"{path}: a store of version 0.1 or 0.2: `raida-uring store convert --store "
-                    f"{path}` makes it one of this version"
-                )
-            if found != FORMAT:
-                shown = "none" if found is None else found.decode("ascii", "replace")
-                raise StoreError(
-                    f"{path}: store of format {shown}, this version reads {FORMAT.decode()}"
-                )
-            mark, raida = txn.get(table, UNFINISHED_KEY), txn.get(table, RAIDA_KEY)
-            identity = txn.get(table, IDENTITY_KEY)
-            if identity is None or len(identity) != native_store.ID_BYTES:
-                raise StoreError(f"{path}: {files.FILE} is damaged: the store's identity is gone")
-            checkpoint = txn.get(table, CHECKPOINT_KEY)
-            return cls(
-                seed=txn.get(table, SEED_KEY) or b"",
-                identity=identity,
-                raida_id=raida[0] if raida else None,
-                unfinished=None if mark is None else mark.decode("utf-8", "replace"),
-                since=int.from_bytes(txn.get(table, SINCE_KEY) or b"\1"),
-                checkpoint=None if checkpoint is None else int.from_bytes(checkpoint),
-            )
 
 
 class Opened:
@@ -149,8 +100,8 @@ class Opened:
         self.fault: StoreError | None = None
         self.write_fault: str | None = None  # why changes fail, until one succeeds
         self.checkpoint_fault: StoreError | None = None  # of the last try
+        self._whole_from = 0  # first batch after a gap in the journal that the base cannot fill
         self.failed_commits = 0  # batches that changed nothing, because the store failed
-        self.on_commit: Callable[[], None] | None = None  # coins have changed
         self.leaves: Callable[[], dict[bytes, bytes]] | None = None  # what a checkpoint saves
         self.checkpoint_s = time.monotonic()  # when the last one ended; until then, the start
         self._noting = threading.Lock()
@@ -162,6 +113,7 @@ class Opened:
             self._owner = self._lock(owner)
             files.check_size(path, files.size_of(path), map_bytes)
             self._open_base(map_bytes, unfinished=unfinished)
+            self._open_journal(joins=memory >= 0)
             self._fill(memory)
             if not read_only:
                 self._serve(durability, joins=memory >= 0)
@@ -177,6 +129,7 @@ class Opened:
         try:
             if owner >= 0:
                 self._opened.callback(os.close, owner)
+                os.set_inheritable(owner, False)
                 if not files.is_lock_of(path, owner):
                     raise StoreError(
                         f"{path}: is not the store that the predecessor serves: restart the node"
@@ -201,8 +154,17 @@ class Opened:
         self.checkpointed = meta.checkpoint  # as it was when the store was opened
         if not unfinished:
             refuse_unfinished(self.path, meta.unfinished)
-        self._journal = files.open_journal(self.path)
-        self._opened.callback(os.close, self._journal)
+
+    def _open_journal(self, *, joins: bool) -> None:
+        """The first start of a node makes the journal."""
+        self._journal = Journal(self.path, self._base)
+        self._opened.callback(self._journal.close)
+        if not self._read_only and not joins:
+            self._journal.begin()
+        if self._journal.find().identity is None and joins:
+            raise StoreError(
+                f"{self.path}: is not the store that the predecessor serves: restart the node"
+            )
 
     def _fill(self, memory: int) -> None:
         """Have the coins in memory: the predecessor's, or those of base and journal."""
@@ -212,11 +174,11 @@ class Opened:
             self._since = Meta.of(self.path, self._base).since
             return
         for tries in range(_OPEN_TRIES):
-            meta = Meta.of(self.path, self._base)
+            meta = self._journal.find()
             coins = native_store.Store(seed=meta.seed)
             try:
                 highest = self._load(coins)
-                coins.replay(self._journal, meta.identity, meta.since, highest)
+                self._journal.replay(coins, meta.since, highest)
             except StoreError as error:
                 coins.close()
                 # A node that appends and lets go of what it needs no more looks like that.
@@ -243,20 +205,24 @@ class Opened:
             return max(pool.map(load, (0, half)))
 
     def _serve(self, durability: Durability, *, joins: bool) -> None:
-        meta = Meta.of(self.path, self._base)
         try:
             writer = files.open_writer(self.path)
         except OSError as error:
             raise passing(StoreError(files.refusal(self.path, error)), error.errno or 0) from error
         self._opened.callback(os.close, writer)
         self._coins.serve(
-            self._journal,
+            self._journal.descriptor,
             writer,
-            meta.identity,
+            self._journal.identity,
             joins=joins,
             interval=durability == "interval",
             segments_max=self._segments_max,
         )
+        self._coins.need_base(self._base)
+        journal = self.path / files.JOURNAL
+        self._coins.need(journal, self._journal.descriptor, native_store.JOURNAL_GONE)
+        if self._owner >= 0:
+            self._coins.need(self.path / files.LOCK, self._owner, native_store.STORE_UNOWNED)
 
     @property
     def owner(self) -> int:
@@ -300,7 +266,7 @@ class Opened:
         self.refuse_other(raida_id)
         if self.raida_id is None:
             try:
-                with self._base.txn(writing=True) as txn:
+                with self._base.txn(writing=True, room=0) as txn:
                     txn.put(native_base.TABLE_META, RAIDA_KEY, bytes([raida_id]))
             except StoreError as error:  # such as a full disk: the next start tries again
                 events.STORE_RAIDA_NOT_NOTED.log(error=error)

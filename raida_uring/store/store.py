@@ -1,13 +1,13 @@
 """An open store: coins in memory, a journal of their changes, and the base on disk.
 
-A directory holds the base (an LMDB file, as of the last checkpoint), the journal, and a lock, for
-one node at a time. docs/adr/0021 has the decision, ffi/coins/ the parts.
+A directory holds the base (an LMDB file, as of the last checkpoint), the journal, once a node has
+served it, and a lock, for one node at a time. docs/adr/0021 has the decision, ffi/coins/ the parts.
 """
 
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from raida_uring.store.layout import (
     MAP_BYTES_DEFAULT,
     SINCE_KEY,
 )
+from raida_uring.store.meta import Meta
 from raida_uring.store.opening import Opened
 
 CHECKPOINT_PAGES: Final = 16  # of one transaction: more would make commits wait for the disk
@@ -74,21 +75,34 @@ class Store(Opened):
     def require_files(self) -> None:
         """Raise StoreError if files were removed, replaced, cut off or damaged: a start would not
         find the changes, although they can still be written. Thread: any."""
-        self._base.check()
-        if not files.is_journal_of(self.path, self._journal):
-            raise StoreError(
-                f"looking at the store: {native_base.describe(native_store.JOURNAL_GONE)}",
-                native_store.JOURNAL_GONE,
-            )
+        if (doubt := self._doubt()) is not None:
+            raise doubt
+        self._coins.require()
+
+    def _doubt(self) -> StoreError | None:
+        """Why a start would not find all changes, as far as checkpoints and the watch know."""
         damage = self.checkpoint_fault
         if damage is not None and damage.number in native_base.DAMAGED:
-            raise damage
+            return damage
+        return _lost(native_store.JOURNAL_HOLE) if self._journal_has_hole() else None
+
+    def _tell_doubt(self) -> None:
+        """Let native commands know, too."""
+        doubt = self._doubt()
+        self._coins.refuse(0 if doubt is None else doubt.number)
+
+    def _require_owner(self) -> None:
+        """Raise StoreError if the lock has lost its name: another node may have started, whose
+        changes this one does not know of."""
+        if self._owner >= 0 and not files.is_lock_of(self.path, self._owner):
+            raise _lost(native_store.STORE_UNOWNED)
 
     def note_checkpoint(self, error: StoreError | None) -> None:
         """Record that a checkpoint succeeded, or why not. Thread: any. Changes go on until the
         journal is full, unless the base is damaged: then no start could find them. After a failed
         write LMDB may refuse everything until the base is opened again: then the node has to."""
         self.checkpoint_fault = error
+        self._tell_doubt()
         if error is not None and error.number == native_base.BASE_PANIC:
             self.fault = error
         if error is not None and error.number in native_base.DAMAGED:
@@ -98,10 +112,14 @@ class Store(Opened):
         """Find out, without a request, that files were removed or can be written again. The latter
         waits for the disk. Thread: any."""
         try:
+            self._base.check()
+            whole_from = self._coins.check()
+            # Read last: the base names a batch before files with older ones are let go of. It also
+            # finds another state in the file.
+            since = Meta.of(self.path, self._base).since
+            self._whole_from = whole_from if since < whole_from else 0
+            self._tell_doubt()
             self.require_files()
-            self._coins.check()
-            with self._base.txn():  # which finds another state in the file
-                pass
             if self.write_fault is not None and self._checkpointing.acquire(blocking=False):
                 try:
                     self._coins.tend(self._since)
@@ -122,28 +140,30 @@ class Store(Opened):
 
     # -- checkpoints -------------------------------------------------------------------------------
 
-    def checkpoint(self, *, pause_s: float = CHECKPOINT_PAUSE_S) -> int:
+    def checkpoint(
+        self, *, pause_s: float = CHECKPOINT_PAUSE_S, enough: Callable[[], bool] = lambda: False
+    ) -> int:
         """Write the pages changed since the last checkpoint to the base, and let go of the journal
         before them. Returns how many. Raises StoreError. Thread: any; while no other process does.
+
+        enough: asked between transactions; once true, the other pages are left to the journal,
+        which then stays as it is.
         """
         with self._checkpointing:
             reached = self._coins.progress().applied
             pages = self._coins.changed(self._since - 1)
             at_once = CHECKPOINT_PAGES if pause_s else CHECKPOINT_PAGES_LAST
-            for start in range(0, len(pages), at_once):
-                self._save(pages[start : start + at_once])
+            saved = 0
+            while saved < len(pages) and not enough():
+                self._save(pages[saved : saved + at_once])
+                saved += at_once
                 time.sleep(pause_s)
-            leaves = self.leaves() if self.leaves else {}
-            if leaves:  # after a power cut, other changes would get the numbers beside these leaves
-                self._coins.sync()
-            with self._base.txn(writing=True) as txn:
-                since = (reached + 1).to_bytes(_NUMBER_BYTES)
-                txn.put(native_base.TABLE_META, SINCE_KEY, since)
-                now = int(time.time()).to_bytes(_NUMBER_BYTES)
-                txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
-                for key, value in leaves.items():
-                    txn.put(native_base.TABLE_LEAVES, key, value)
+            if saved < len(pages):
+                self._finish(None)
+                return saved
+            self._finish(reached + 1)
             self._since = reached + 1
+            self._tell_doubt()
             self.checkpoint_s = time.monotonic()
             with contextlib.suppress(StoreError):  # the checkpoint is made; a commit meets it, too
                 self._coins.tend(self._since)
@@ -151,16 +171,37 @@ class Store(Opened):
 
     def _save(self, pages: list[int]) -> None:
         copies = [(page, *self._coins.page(page)) for page in pages]
+        self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
-        with self._base.txn(writing=True) as txn:
+        with self._base.txn(writing=True, room=len(pages)) as txn:
             for page, content, number in copies:
                 sha = b"" if content is None else hashlib.sha256(content).digest()
                 txn.put_page(page, content, number, sha)
 
-    def journal_is_half_full(self) -> bool:
-        """Whether a checkpoint is due, whatever the time."""
-        half = self._segments_max * native_store.SEGMENT_BYTES // 2
-        return self._coins.progress().journal_bytes > half
+    def _finish(self, since: int | None) -> None:
+        """Save the trees' leaves and, if all pages are saved, from which batch on the journal is
+        needed."""
+        leaves = self.leaves() if self.leaves else {}
+        if leaves:  # after a power cut, other changes would get the numbers beside these leaves
+            self._coins.sync()
+        self._require_owner()
+        with self._base.txn(writing=True, room=0) as txn:
+            if since is not None:
+                txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
+                now = int(time.time()).to_bytes(_NUMBER_BYTES)
+                txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
+            for key, value in leaves.items():
+                txn.put(native_base.TABLE_LEAVES, key, value)
+
+    def _journal_has_hole(self) -> bool:
+        return self._since < self._whole_from
+
+    def needs_checkpoint(self) -> bool:
+        """Whether a checkpoint is due, whatever the time: the journal is half full, or a part of it
+        is lost that so far only memory has. Counts segments, as the journal's bound does: the first
+        ones of a new store are small."""
+        segments = self._coins.progress().journal_segments
+        return self._journal_has_hole() or 2 * segments > self._segments_max
 
     def prepare(self) -> None:
         """Have the journal's next segment ready, so that no commit waits for it. Thread: any, while
@@ -180,7 +221,9 @@ class Store(Opened):
             journal_bytes=progress.journal_bytes,
             journal_max_bytes=self._segments_max * native_store.SEGMENT_BYTES,
             journal_entries=progress.applied + 1 - self._since,
-            journal_unsynced=0 if self._read_only else progress.applied - progress.durable,
+            journal_unsynced=0
+            if self._read_only
+            else max(0, progress.applied - progress.durable),  # a batch may be durable first
             checkpoint_age_s=time.monotonic() - self.checkpoint_s,
             checkpoint_fault=_reason(fault) if (fault := self.checkpoint_fault) else None,
         )
@@ -226,6 +269,10 @@ class Store(Opened):
             raise
         finally:
             coins.close()
+
+
+def _lost(number: int) -> StoreError:
+    return StoreError(f"looking at the store: {native_base.describe(number)}", number)
 
 
 def _reason(error: StoreError) -> str:

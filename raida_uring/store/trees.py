@@ -190,11 +190,10 @@ class Integrity:
         self._store = store
         self._leaves = Leaves(store.native)
         self._recent: tuple[Trees, ...] = ()
-        self._publish: Callable[[bytes], None] | None = None
+        self._publish: Callable[[Mapping[int, bytes]], None] | None = None
         self._version: Callable[[], int] = lambda: 0
         self._reached = 0  # number of a batch; the leaves include it and all before it
         self._behind_s: float | None = None  # since when there are changes that they do not include
-        self._wake = threading.Event()
         self._stopping = False
         self._saving = threading.Lock()
         self._following = False  # another process changes the coins, too
@@ -226,16 +225,18 @@ class Integrity:
         )
         return len(todo)
 
-    def start(self, publish: Callable[[bytes], None] | None, version: Callable[[], int]) -> None:
+    def start(
+        self, publish: Callable[[Mapping[int, bytes]], None] | None, version: Callable[[], int]
+    ) -> None:
         """Start the thread, which follows the changes of coins.
 
-        publish: called with the 480 bytes of all roots; None: this node shows no roots. version:
-        returns how often publish has been called.
+        publish: called with the trees that changed, first with all: denomination + 8 -> the bytes
+        of all its nodes, leaves first; None: this node shows no roots. version: returns how often
+        publish has been called.
         """
         self._publish, self._version = publish, version
         if publish is not None:
-            self._show(self._recent[0].levels)
-        self._store.on_commit = self.notify
+            self._show(self._recent[0].levels, range(DENOMINATIONS))
         self._store.leaves = self.saved
         thread = Vital(target=self._run, name="integrity", daemon=True)
         thread.start()
@@ -244,20 +245,19 @@ class Integrity:
     def follow(self) -> None:
         """Another process changes the coins, too, until leave() is called."""
         self._following = True
-        self._wake.set()
+        self._store.native.rouse()
 
     def leave(self) -> None:
         """The other process has ended: from now on only this one changes the coins."""
         self._following = False
-        self._wake.set()
+        self._store.native.rouse()
 
     def stop(self) -> None:
         """Stop the thread, which first includes every change. Call once this process no longer
         changes the coins."""
-        self._store.on_commit = None
         if self._thread is not None:
             self._stopping = True
-            self._wake.set()
+            self._store.native.rouse()
             self._thread.join()
             self._thread = None
 
@@ -294,19 +294,12 @@ class Integrity:
         since = self._behind_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def notify(self) -> None:
-        """Coins have changed."""
-        if self._behind_s is None:
-            self._behind_s = time.monotonic()
-            self._wake.set()
-
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         pause_s = 0.0
         while not self._stopping:
-            self._wake.wait(FOLLOW_S if self._following else LOOK_S)
-            self._wake.clear()
+            self._store.native.await_batch(self._reached, FOLLOW_S if self._following else LOOK_S)
             used_s = -time.thread_time()
             good = self._turn()
             used_s += time.thread_time()
@@ -314,9 +307,8 @@ class Integrity:
             pause_s = max(COALESCE_S, used_s / CPU_SHARE) if good else RETRY_S
             if not self._stopping:
                 time.sleep(pause_s)
-            if not good or self._store.native.progress().applied > self._reached:
-                self.notify()
-                self._wake.set()
+            if self._behind_s is None and self._store.native.progress().applied > self._reached:
+                self._behind_s = time.monotonic()
         self._turn()
 
     def _turn(self) -> bool:
@@ -372,22 +364,22 @@ class Integrity:
         levels = list(self._recent[-1].levels)
         for index, leaves in changed.items():
             levels[index] = update(levels[index], leaves)
-        self._show(tuple(levels))
+        self._show(tuple(levels), changed)
 
-    def _show(self, levels: tuple[Tree, ...]) -> None:
-        """Publish these trees to votes and handlers at the same moment."""
+    def _show(self, levels: tuple[Tree, ...], changed: Iterable[int]) -> None:
+        """Publish these trees to votes and handlers at the same moment. changed: which are new."""
         current = self._recent[-1]
         trees = Trees(current.version + 1, levels, self._leaves.circulating)
         if self._publish is None:
             self._recent = (trees,)
             return
-        roots = trees.roots
+        nodes = {index: b"".join(levels[index]) for index in changed}
         self._recent = (
             current,
             trees,
         )  # trees() returns the old ones until the roots are published
         try:
-            self._publish(roots)
+            self._publish(nodes)
         except BaseException:
             self._recent = (current,)  # not published, so this version does not exist
             raise

@@ -68,7 +68,8 @@ class Syncer:
 
 
 class Checkpoints:
-    """Makes a checkpoint every `interval_s`, and as soon as the journal is half full."""
+    """Makes a checkpoint every `interval_s`, and as soon as the journal is half full, or one of its
+    files is gone: then only memory has what was in it."""
 
     def __init__(self, store: Store, interval_s: float) -> None:
         self._store = store
@@ -78,7 +79,7 @@ class Checkpoints:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, once the checkpoint that it is making is complete."""
+        """Stop the thread; a checkpoint under way ends with its present transaction."""
         self._stopping.set()
         self._thread.join()
 
@@ -88,11 +89,11 @@ class Checkpoints:
         with contextlib.suppress(StoreError):  # it is noted there
             self._store.sync()  # what a predecessor may have left, if its commits did not wait
         while not self._stopping.wait(CHECKPOINT_LOOK_S):
-            if time.monotonic() < due and not self._store.journal_is_half_full():
+            if time.monotonic() < due and not self._store.needs_checkpoint():
                 self._store.prepare()
                 continue
             try:
-                self._store.checkpoint()
+                self._store.checkpoint(enough=self._stopping.is_set)
                 self._store.note_checkpoint(None)
                 told = False
             except StoreError as error:

@@ -6,7 +6,6 @@ A node may have the store open. Thread: any, one call at a time. Memory: the sto
 import contextlib
 import dataclasses
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from raida_uring.ffi.native_store import (
 from raida_uring.store import files, trees
 from raida_uring.store.files import FILE, JOURNAL, explained, printable, size_of
 from raida_uring.store.fill import PROGRESS_PAGES, Progress, no_progress
+from raida_uring.store.journal import Journal
 from raida_uring.store.layout import DENOMINATION_MIN, FORMAT, MAP_BYTES_DEFAULT, file_name
-from raida_uring.store.opening import Meta
+from raida_uring.store.meta import Meta
 from raida_uring.store.store import reading
 
 _KEY_BYTES: Final = 2
@@ -126,21 +126,21 @@ def _remains_faults(base: native_base.Base) -> Iterator[str]:
 
 def _state_faults(path: Path, base: native_base.Base, progress: Progress) -> Iterator[str]:
     """Faults of the journal, and of what follows from base and journal together."""
-    try:
-        journal = files.open_journal(path)
-    except StoreError as error:
-        if error.number != native_store.JOURNAL_MISSING:
-            raise
-        yield str(error)
-        return
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, journal)
+        journal = Journal(path, base)
+        stack.callback(journal.close)
         for left in reversed(range(_TRIES)):
-            meta = Meta.of(path, base)
+            try:
+                meta = journal.find()
+            except StoreError as error:
+                if error.number not in (native_store.JOURNAL_MISSING, native_store.JOURNAL_FOREIGN):
+                    raise
+                yield str(error)
+                return
             coins = native_store.Store(seed=meta.seed)
             stack.callback(coins.close)
             damaged = _load(base, coins)
-            fault = _replay(coins, journal, meta)
+            fault = _replay(coins, journal, meta.since)
             if fault is None:
                 yield from _ahead_faults(coins)
                 yield from _leaf_faults(base, coins, damaged, progress)
@@ -166,10 +166,13 @@ def _load(base: native_base.Base, coins: native_store.Store) -> set[int]:
     return damaged
 
 
-def _replay(coins: native_store.Store, journal: int, meta: Meta) -> StoreError | None:
+def _replay(coins: native_store.Store, journal: Journal, since: int) -> StoreError | None:
     """Apply the journal; returns what is wrong with it."""
+    # Where the base knew of no journal, changes in it say that a node has begun one meanwhile.
+    none_yet = journal.descriptor < 0
+    at_least = max((number for _, number in coins.numbers()), default=0) if none_yet else 0
     try:
-        coins.replay(journal, meta.identity, meta.since, 0)
+        journal.replay(coins, since, at_least)
     except StoreError as error:
         if error.number not in native_store.JOURNAL_FAULTS:
             raise

@@ -6,17 +6,13 @@ interpreter lock.
 """
 
 import contextlib
-import errno
 import functools
-import os
 import struct
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from raida_uring import remedies
-from raida_uring.errors import EngineError, StartError, StoreError, passing
+from raida_uring.errors import StoreError
 from raida_uring.ffi import native, native_store
 from raida_uring.ffi.native_worker import KIND_BARE, KIND_SEALED, KINDS, RECORD_FORMAT
 from raida_uring.ffi.native_worker import Worker as NativeWorker
@@ -27,17 +23,17 @@ from raida_uring.log import events
 from raida_uring.protocol import Status
 from raida_uring.protocol.layout import COMMANDS_COUNT
 from raida_uring.store import Coins
-from raida_uring.threads import Vital
-from raida_uring.workers.tap import Tap
+from raida_uring.workers.thread import FAULT_INTERVAL_S, WorkerThread
 
+TURN_S: Final = 0.010  # of handlers that change coins, before others that do have their turn
 TAKE_TIMEOUT_MS: Final = 60_000  # nothing depends on it: the data plane wakes the thread
-FAULT_INTERVAL_S: Final = 1.0  # a handler's tracebacks are logged at most this often
 # For workers to end once the data plane has ended. A handler that outlasted the drain may never
 # return; any other worker ends as soon as a busy machine gives it a processor.
 HANDLER_TIMEOUT_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 10.0
 _JOIN_INTERVAL_S: Final = 0.05  # between looks whether a handler has returned
 
+_Record = tuple[int, ...]
 _ITER_RECORDS: Final = struct.Struct(RECORD_FORMAT).iter_unpack
 _INTERNAL: Final = Reply(Status.INTERNAL)
 _EMPTY: Final = Reply(Status.EMPTY_REQUEST)
@@ -164,7 +160,7 @@ def _tables(commands: Iterable[Command], opener: _Opener, gate: _Gate) -> tuple[
     return tables
 
 
-class Worker:
+class Worker(WorkerThread):
     """One worker thread. `index` counts through the ordinary lane, then the slow, then the writing
     one."""
 
@@ -178,62 +174,28 @@ class Worker:
         coins: Coins | None = None,
         keys: Coins | None = None,
         *,
-        tap: Tap | None = None,
         writing: bool = False,
     ) -> None:
-        """tap: where answered requests are noted. cpus: where it may run; empty: anywhere. coins:
-        its view of the store, begun and ended with each batch. keys: a further view, for key coins
-        alone; None: they are in `coins`. writing: that view is for changes, which one commit makes
-        durable before the replies of a batch leave. The worker closes both views."""
-        self._engine = engine
-        self._index = index
+        """cpus: where it may run; empty: anywhere. coins: its view of the store, begun and ended
+        with each batch. keys: a further view, for key coins alone; None: they are in `coins`.
+        writing: that view is for changes, which one commit makes durable before the replies of a
+        batch leave. The worker closes both views."""
+        super().__init__(engine, index, cpus)
         self._gate = _Gate()
         self._opener = _Opener(coins, keys)
         self._tables = _tables(commands, self._opener, self._gate)
         self._node = node.for_worker(coins, lambda: self._gate.worker.reply_factor)
         self._coins = coins
-        self._tap = tap
         self._serve = self._serve_writing if writing else self._serve_reading
-        self._cpus = cpus
         self._fault_counts: dict[tuple[int, str], int] = {}  # not logged yet
         self._fault_at: dict[tuple[int, str], float] = {}  # of the last line, or the first fault
-        self._opened = threading.Event()
-        self._fault: OSError | EngineError | None = None
-        self.serving = False  # it has a batch
-        # A daemon thread: a handler that never returns must not keep the process from ending.
-        self.thread: threading.Thread = Vital(target=self._run, name=f"worker-{index}", daemon=True)
-
-    def start(self) -> None:
-        """Return once it takes requests. Raises StartError when it cannot."""
-        self.thread.start()
-        self._opened.wait()
-        fault = self._fault
-        if fault is None:
-            return
-        number = (fault.errno if isinstance(fault, OSError) else fault.number) or errno.EINVAL
-        remedy = remedies.for_memory() if number == errno.ENOMEM else ""
-        why = f"{fault}; {remedy}" if remedy else str(fault)
-        refusal = StartError(f"worker {self._index} cannot run: {why}")
-        if number == errno.ENOMEM and remedies.is_address_space_limited():
-            raise refusal from fault  # does not pass by itself
-        raise passing(refusal, number) from fault
 
     def discard(self) -> None:
         """Close the views of a worker whose thread was never started."""
         self._opener.close()
 
-    def _run(self) -> None:
-        try:
-            if self._cpus:
-                os.sched_setaffinity(0, self._cpus)
-            worker = self._engine.open_worker(self._index)
-            self._gate.worker = self._opener.worker = worker
-        except (OSError, EngineError) as error:
-            self._fault = error
-            self.discard()
-            return
-        finally:
-            self._opened.set()
+    def _take_requests(self, worker: NativeWorker) -> None:
+        self._gate.worker = self._opener.worker = worker
         try:
             while (count := worker.take(self._patience_ms())) is not None:
                 if count:
@@ -244,8 +206,6 @@ class Worker:
                     self._log_faults()
         finally:
             self._log_faults(last=True)
-            worker.close()
-            self.discard()
 
     def _patience_ms(self) -> int:
         return round(1000 * FAULT_INTERVAL_S) if self._fault_counts else TAKE_TIMEOUT_MS
@@ -275,20 +235,34 @@ class Worker:
         finally:
             if coins is not None:
                 coins.end()
-        self._reply(worker, replies, count)
+        self._reply(worker, replies)
 
     def _serve_writing(self, worker: NativeWorker, count: int) -> None:
-        """Answer a batch, in order, once all that it changed is durable."""
+        """Answer a batch, in order, in as many turns as keep other writers from waiting for
+        long."""
+        found, data = worker.batch(count)
+        records = list(_ITER_RECORDS(found))
+        done = 0
+        while done < count:
+            done += self._serve_turn(worker, records, done, data)
+
+    def _serve_turn(
+        self, worker: NativeWorker, records: list[_Record], first: int, data: bytes
+    ) -> int:
+        """Answer some of `records` from `first` on, once all that they changed is durable; returns
+        how many."""
         coins = self._node.coins
+        replies: list[Reply] = []
         try:
             coins.begin()
-            replies = self._answer_writing(worker, count, coins)
+            self._answer_writing(worker, records[first:], data, replies)
             coins.commit()
         except StoreError as error:
-            replies = self._store_failed(error, count)
+            replies = self._store_failed(error, len(replies) or len(records) - first)
         finally:
             coins.end()
-        self._reply(worker, replies, count)
+        self._reply(worker, replies, first)
+        return len(replies)
 
     def _store_failed(self, error: StoreError, count: int) -> list[Reply]:
         """None of these requests has changed anything."""
@@ -337,13 +311,14 @@ class Worker:
                 add(self._fault_reply(request, error))
         return replies
 
-    def _answer_writing(self, worker: NativeWorker, count: int, coins: Coins) -> list[Reply]:
-        """The same with a view that handlers change. Changes of a handler that fails, or whose
-        reply the data plane will not send, are undone."""
-        records, data = worker.batch(count)
-        factor = worker.reply_factor
-        replies: list[Reply] = []
-        for record in _ITER_RECORDS(records):
+    def _answer_writing(
+        self, worker: NativeWorker, records: list[_Record], data: bytes, replies: list[Reply]
+    ) -> None:
+        """The same with a view that handlers change, until the turn is over: native commands wait.
+        Changes of a handler that fails, or whose reply the data plane will not send, are undone."""
+        coins, factor = self._node.coins, worker.reply_factor
+        until = time.monotonic() + TURN_S
+        for record in records:
             at, size, number, kind, _, _, _, _ = record
             request = Request(data[at : at + size] if size else b"", record, data)
             try:
@@ -360,7 +335,8 @@ class Worker:
                     coins.store.note_unwritten(error, batches=0)
                 reply = self._fault_reply(request, error)
             replies.append(reply)
-        return replies
+            if time.monotonic() >= until:
+                return
 
     def _fault_reply(self, request: Request, error: BaseException) -> Reply:
         if isinstance(error, _NotToldError):
@@ -368,23 +344,21 @@ class Worker:
         self._log_fault(request, error)
         return _STORE_FAILED if isinstance(error, StoreError) else _INTERNAL
 
-    def _reply(self, worker: NativeWorker, replies: list[Reply], count: int) -> None:
-        """count: of the whole batch, with what the data plane has answered."""
-        if replies:
-            self._hand_back(worker, replies)
-        if self._tap is not None:
-            self._tap.note(worker, count)
-
-    def _hand_back(self, worker: NativeWorker, replies: list[Reply]) -> None:
+    def _reply(self, worker: NativeWorker, replies: list[Reply], first: int = 0) -> None:
+        """Answer the batch's requests from number `first` on, those before which are answered."""
+        if not replies:  # the data plane has answered the whole batch
+            return
         try:
             packed = pack(replies)
         except Exception:  # one of the replies is not valid: find it
-            records = _ITER_RECORDS(worker.records(len(replies)))
+            records = _ITER_RECORDS(worker.records(len(replies), first))
             packed = pack(
                 [_checked(reply, record[2]) for reply, record in zip(replies, records, strict=True)]
             )
         if max(packed[1], default=0) > PAYLOAD_FITS:
-            _log_too_long(worker.records(len(replies)), packed[1])  # the data plane answers 252
+            _log_too_long(
+                worker.records(len(replies), first), packed[1]
+            )  # the data plane answers 252
         worker.reply(*packed)
 
     def _log_fault(self, request: Request, error: BaseException) -> None:
@@ -438,7 +412,7 @@ def _log_refused(number: int, fault: str) -> None:
 
 
 def join_all(
-    workers: Iterable[Worker],
+    workers: Iterable[WorkerThread],
     handler_timeout_s: float = HANDLER_TIMEOUT_S,
     leave_timeout_s: float = LEAVE_TIMEOUT_S,
 ) -> list[str]:

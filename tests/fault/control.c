@@ -11,12 +11,19 @@
 
 /* ---- calls ---- */
 
+/* Of udp_reply_factor_max: most replies are longer than their requests, or few. */
+uint32_t life_draw_factor(void)
+{
+    static const uint32_t factors[] = {0, 0, 1, 16};
+    return factors[sim_below(4)];
+}
+
 static struct ru_config control_live(const struct life *life)
 {
     struct ru_config live = life->config;
     live.batch_max = 1 + sim_below(LIFE_BATCH_MAX);
     live.slow_queue_max = 1 + sim_below(4);
-    live.udp_reply_factor_max = sim_chance(128) ? 16 : 0;
+    live.udp_reply_factor_max = life_draw_factor();
     live.connections_max = 1 + sim_below(life->config.connections_max);
     live.body_bytes_max = sim_chance(200) ? 65536 : 1000;
     live.progress_timeout_ms = 10 + sim_below(3000);
@@ -48,7 +55,9 @@ static void control_check_gauges(const struct life *life)
     struct ru_gauges gauges;
     ru_engine_gauges(life->engine, (uint64_t *)&gauges);
     check(gauges.busy_ordinary <= config->workers && gauges.busy_slow <= config->slow_workers &&
-              gauges.busy_write <= config->writers,
+              gauges.busy_write <= config->writers &&
+              gauges.busy_native <= config->native_workers &&
+              gauges.busy_native_write <= config->native_writers,
           "busy workers", gauges.busy_ordinary);
     check(gauges.udp_contexts_held <= config->udp_contexts &&
               gauges.tcp_buffers_used <= config->tcp_buffers &&

@@ -22,6 +22,17 @@ static uint64_t sum_of(const struct ru_counters *counters, const char *prefix)
     return sum;
 }
 
+/* What native commands have done is counted once their changes are durable. */
+static void check_native(const struct life *life, const struct ru_counters *counters)
+{
+    const struct life_native *native = &life->native;
+    check(counters->echoes_worked == native->echoes, "echoes", counters->echoes_worked);
+    check(counters->coins_powned == native->coins, "coins changed", counters->coins_powned);
+    check(counters->value_powned == native->value, "their value", counters->value_powned);
+    check(counters->checks_failed >= native->told_wrong + native->slow_wrong,
+          "wrong guesses that do not count", counters->checks_failed);
+}
+
 static void check_laws(const struct life *life)
 {
     struct ru_counters counters;
@@ -37,6 +48,7 @@ static void check_laws(const struct life *life)
     check(counters.connections_accepted ==
               sum_of(&counters, "connections_closed_") + counters.connections_open,
           "connections do not add up", counters.connections_accepted);
+    check_native(life, &counters);
 }
 
 /* ---- contexts ---- */
@@ -296,6 +308,8 @@ void life_check(struct life *life, bool sleeping)
         check_worker(life, i);
         check_worker_woken(life, i);
     }
+    check(!sleeping || engine->phase >= RU_FORCED || engine->lanes[RU_LANE_LIGHT].count == 0,
+          "sleeps on light requests", engine->lanes[RU_LANE_LIGHT].count);
     check(engine->operations == sim_operations(), "operations", engine->operations);
     life_check_awake(life, sleeping);
     check_spin(life, sleeping);

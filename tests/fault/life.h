@@ -9,7 +9,8 @@
 
 #define LIFE_REQUESTS_MAX 4
 #define LIFE_NAMES_MAX 32768 /* datagrams and connections of one life */
-#define LIFE_WORKERS_MAX 8
+#define LIFE_WORKERS_MAX 10
+#define LIFE_CHANGES_MAX 3 /* by one request */
 #define LIFE_STALE_MAX 8
 #define LIFE_BATCH_MAX 8
 
@@ -17,6 +18,9 @@ enum life_command { /* group << 8 | command */
     LIFE_ECHO = 0x0001,
     LIFE_WORKER = 0x0302,
     LIFE_WRITE = 0x0304,
+    LIFE_READ = 0x0320, /* native, as the next two and often the echo */
+    LIFE_PUT = 0x0324,
+    LIFE_GUESS = 0x0332,
     LIFE_SLOW = 0x0F7B,
     LIFE_UNKNOWN = 0x0909,
 };
@@ -32,9 +36,12 @@ struct life_request {
     uint8_t encryption;
     uint8_t header_size;
     bool vote;
-    bool silent; /* no reply may come: empty, short, itself a reply */
-    bool spoilt; /* its body does not end as it must, or its key is wrong */
-    bool used;   /* a reply has come */
+    bool silent;      /* no reply may come: empty, short, itself a reply */
+    bool spoilt;      /* its body does not end as it must, or its key is wrong */
+    bool used;        /* a reply has come */
+    bool settled;     /* a native command's ticket has been issued */
+    bool unwritten;   /* it was executed in a batch that could not be committed */
+    uint32_t changed; /* what it has changed for good */
     uint8_t challenge[RU_CHALLENGE_SIZE]; /* as the reply must show it */
     uint8_t header[RU_HEADER_LARGE];
     struct ru_unsealed key; /* of a whole encrypted request; otherwise not proved */
@@ -65,11 +72,20 @@ struct life_client {
 struct life_worker {
     struct ru_worker *handle;
     uint32_t count, answered; /* of the batch it holds */
+    bool native;              /* of a lane that executes commands in C */
     bool asleep;
     bool stuck; /* answers only once the node drains */
     bool dead;  /* answers only when it is closed */
     uint64_t stale[LIFE_STALE_MAX];
     uint32_t stale_count;
+};
+
+/* What native commands have done, and how often what is rare has happened. */
+struct life_native {
+    uint64_t echoes, coins, value;    /* as the node must count them */
+    uint64_t busy, unwritten, undone; /* a view that must not wait; batches; changes taken back */
+    uint64_t told_wrong, raida_wrong; /* replies that a guess was wrong: to others, to RAIDA */
+    uint64_t slow_wrong;              /* failed checks of handlers */
 };
 
 struct life {
@@ -88,7 +104,8 @@ struct life {
     uint64_t moved_ns; /* when deadlines became others */
     uint32_t names;
     struct ru_seal *seal; /* the peers' */
-    struct ru_view *view; /* of simulated coins */
+    struct ru_view *view; /* of simulated coins, for handlers */
+    struct life_native native;
     uint32_t workers_count;
     struct life_worker workers[LIFE_WORKERS_MAX];
     struct life_client clients[SIM_PEERS_MAX];
@@ -101,6 +118,44 @@ static inline void check(bool condition, const char *what, uint64_t value)
         sim_fail(what, value);
 }
 
+/* Names are addresses: those of RAIDA are in a network each. */
+#define LIFE_RAIDA 0x20000000U
+
+static inline bool life_is_raida(uint32_t name)
+{
+    return (name & LIFE_RAIDA) != 0;
+}
+
+/* What a native command makes of a request. */
+static inline uint32_t life_changes(const struct life_request *request)
+{
+    return 1 + request->serial % LIFE_CHANGES_MAX;
+}
+
+static inline uint64_t life_change_value(const struct life_request *request)
+{
+    return 1 + request->name % 1000;
+}
+
+static inline bool life_has_ticket(const struct life_request *request)
+{
+    return request->serial % 5 == 0;
+}
+
+static inline bool life_guesses_wrong(const struct life_request *request)
+{
+    return life_is_raida(request->name) || request->serial % 4 != 0;
+}
+
+/* Simulated coins; never looked into. */
+static inline struct ru_store *life_store(struct life *life)
+{
+    return (struct ru_store *)(void *)life;
+}
+
+/* commands.c */
+void life_commands_begin(struct life *life);
+
 /* peers.c; self is the life */
 void life_peers_begin(struct life *life);
 void life_peers_act(struct life *life);
@@ -108,12 +163,15 @@ void life_peers_end(struct life *life);
 void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_t size);
 void life_take_stream(void *self, uint32_t peer, const uint8_t *bytes, uint32_t size);
 void life_take_close(void *self, uint32_t peer, int fd, bool reset);
+/* NULL: its peer is gone. */
+struct life_request *life_request_of(struct life *life, uint32_t name, uint16_t serial);
 /* Byte `at` of a handler's reply body of `size` bytes, terminator included. */
 uint8_t life_reply_byte(uint32_t name, uint16_t serial, uint32_t at, uint32_t size);
 /* The AN of a coin by its name of RU_COIN_NAME_SIZE bytes; false if its page cannot be read. */
 bool life_coin_an(const uint8_t *coin, uint8_t *an);
 
 /* control.c */
+uint32_t life_draw_factor(void);
 void life_control_act(struct life *life);
 void life_control_end(struct life *life);
 /* Drain, or hand over to another process. */

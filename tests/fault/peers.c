@@ -8,7 +8,8 @@
 
 #define PEER_RAIDA_ID 14
 #define PEER_COIN_ID 6
-#define PEER_CONNECTED 0x40000000U /* in names of TCP peers */
+#define PEER_CONNECTED 0x40000000U /* in names of TCP peers, but for RAIDA */
+#define PEER_NETWORK 256           /* addresses of a network */
 
 /* ---- requests ---- */
 
@@ -121,12 +122,14 @@ static uint32_t peer_body_size(bool stream)
 static void peer_request(struct life *life, struct life_request *request, uint32_t name,
                          uint16_t serial, bool stream, uint8_t *out)
 {
-    static const uint16_t commands[] = {LIFE_WORKER, LIFE_WORKER, LIFE_WORKER, LIFE_WRITE,
-                                        LIFE_SLOW,   LIFE_ECHO,   LIFE_ECHO,   LIFE_UNKNOWN};
+    static const uint16_t commands[] = {
+        LIFE_WORKER,  LIFE_WORKER, LIFE_WORKER, LIFE_WRITE, LIFE_SLOW, LIFE_ECHO, LIFE_ECHO,
+        LIFE_UNKNOWN, LIFE_READ,   LIFE_READ,   LIFE_PUT,   LIFE_PUT,  LIFE_GUESS};
     static const uint8_t encryptions[] = {0, 0, 0, 0, 0, 0, 1, 4};
+    const bool raida = life_is_raida(name); /* they only ask for tickets, and in the clear */
     *request = (struct life_request){.name = name, .serial = serial};
-    request->command = commands[sim_below(8)];
-    request->encryption = encryptions[sim_below(8)];
+    request->command = raida ? LIFE_GUESS : commands[sim_below(13)];
+    request->encryption = raida ? 0 : encryptions[sim_below(8)];
     request->header_size =
         request->encryption <= RU_SMALL_TYPE_MAX ? RU_HEADER_SMALL : RU_HEADER_LARGE;
     request->body_size = (uint16_t)peer_body_size(stream);
@@ -142,6 +145,17 @@ static void peer_vote(struct life_request *request, uint32_t name, uint8_t *out)
     out[RU_VOTE_FIRST_AT] = RU_VOTE_FIRST_BYTE;
     for (uint32_t i = 1; i < RU_VOTE_SIZE; i++)
         out[i] = peer_byte(name, 0, i);
+}
+
+struct life_request *life_request_of(struct life *life, uint32_t name, uint16_t serial)
+{
+    if (name < life->names)
+        return &life->datagrams[name];
+    for (uint32_t i = 0; i < SIM_PEERS_MAX; i++)
+        for (uint32_t j = 0; life->clients[i].name == name && j < LIFE_REQUESTS_MAX; j++)
+            if (life->clients[i].requests[j].serial == serial)
+                return &life->clients[i].requests[j];
+    return NULL;
 }
 
 /* ---- replies ---- */
@@ -166,6 +180,44 @@ static void peer_check_challenge(const struct life_request *request, const uint8
           "a challenge that was not earned", request->name);
 }
 
+/* Whether the status of a request that was executed in C says what has become of it. */
+static void peer_check_native(struct life *life, const struct life_request *request, uint8_t status)
+{
+    const struct ru_command *row = life->engine->natives[request->command];
+    const bool success = status == RU_STATUS_SUCCESS;
+    const bool wrong = status == RU_STATUS_ADMIN_AUTH;
+    if (!row)
+        return;
+    check(request->changed == (row->writes && success ? life_changes(request) : 0),
+          "other changes than its reply says", status);
+    check(!request->unwritten || status == RU_STATUS_FILESYSTEM, "a change that was not written",
+          status);
+    check(!request->settled || success || status == RU_STATUS_MEMORY, "a ticket for nobody",
+          status);
+    check(!success || row->guess == 0 || !life_guesses_wrong(request), "a wrong guess", status);
+    if (!life_is_raida(request->name)) {
+        life->native.told_wrong += wrong;
+        return;
+    }
+    check(status != RU_STATUS_REQUEST_RATE || life->config.queue_age_max_ms > 0,
+          "a RAIDA is limited", request->name);
+    life->native.raida_wrong += wrong;
+}
+
+/* Statuses of native commands alone. */
+static bool peer_may_be_native(const struct life *life, const struct life_request *request,
+                               uint8_t status)
+{
+    const struct ru_command *row = life->engine->natives[request->command];
+    if (!row)
+        return false;
+    if (status == RU_STATUS_ADMIN_AUTH)
+        return row->guess != 0 && life_guesses_wrong(request);
+    if (status == RU_STATUS_EMPTY_REQUEST)
+        return row->needs_body && request->body_size == 0;
+    return status == RU_STATUS_FILESYSTEM;
+}
+
 /* Whether a request may be refused with a status that only encrypted ones get. */
 static bool peer_may_be_refused(const struct life_request *request, uint8_t status)
 {
@@ -179,7 +231,8 @@ static bool peer_may_be_refused(const struct life_request *request, uint8_t stat
 }
 
 /* A whole reply header; the size of the body that follows. */
-static uint32_t peer_check_header(const struct life_request *request, const uint8_t *reply)
+static uint32_t peer_check_header(struct life *life, const struct life_request *request,
+                                  const uint8_t *reply)
 {
     uint8_t status = reply[RU_REPLY_STATUS_AT];
     const uint8_t *size = reply + RU_REPLY_BODY_SIZE_AT;
@@ -195,11 +248,13 @@ static uint32_t peer_check_header(const struct life_request *request, const uint
     check(reply[RU_REPLY_GROUP_AT] == request->command >> 8, "reply from another group",
           request->name);
     check((echo[0] << 8 | echo[1]) == request->serial, "reply to another request", request->name);
-    bool answered = status == RU_STATUS_SUCCESS || peer_may_be_refused(request, status);
+    bool answered = status == RU_STATUS_SUCCESS || peer_may_be_refused(request, status) ||
+                    peer_may_be_native(life, request, status);
     check(answered || status == RU_STATUS_PACKET_LENGTH || status == RU_STATUS_NOT_IMPLEMENTED ||
               status == RU_STATUS_REQUEST_RATE || status == RU_STATUS_INTERNAL ||
               status == RU_STATUS_MEMORY || (status == RU_STATUS_EOF && request->spoilt),
           "status", status);
+    peer_check_native(life, request, status);
     check(body_size == 0 || status == RU_STATUS_SUCCESS, "body", body_size);
     check(status != RU_STATUS_SUCCESS || request->encryption == 0 || request->key.proved ||
               (request->command == LIFE_ECHO && request->body_size == 0),
@@ -249,7 +304,7 @@ void life_take_datagram(void *self, uint32_t name, const uint8_t *bytes, uint32_
     }
     uint32_t header_size = peer_reply_header_size(request);
     check(size >= header_size, "short reply", size);
-    uint32_t body_size = peer_check_header(request, bytes);
+    uint32_t body_size = peer_check_header(life, request, bytes);
     check(size == header_size + body_size, "length of a reply", size);
     peer_check_body(life, request, bytes, bytes + header_size, 0, body_size, body_size);
 }
@@ -267,7 +322,7 @@ static uint32_t peer_take_part(struct life *life, struct life_client *client, co
         part = header_size - reply->have < size ? header_size - reply->have : size;
         memcpy(reply->header + reply->have, bytes, part);
         if (reply->have + part == header_size)
-            reply->body_size = peer_check_header(request, reply->header);
+            reply->body_size = peer_check_header(life, request, reply->header);
     } else {
         uint32_t at = reply->have - header_size;
         part = reply->body_size - at < size ? reply->body_size - at : size;
@@ -324,12 +379,40 @@ static bool peer_arrive(struct life *life, uint32_t listener, uint32_t peer, uin
     return true;
 }
 
+/* IPv4 as IPv6. */
+static void peer_address(uint32_t name, uint8_t *address)
+{
+    address[10] = address[11] = 0xFF;
+    peer_put_u16(address + 12, name >> 16);
+    peer_put_u16(address + 14, name & 0xFFFF);
+}
+
+/* Another one for each request of a peer. */
+static uint16_t peer_serial(uint32_t number)
+{
+    return (uint16_t)(sim_below(65536 / LIFE_REQUESTS_MAX) * LIFE_REQUESTS_MAX + number);
+}
+
+/* Publish the addresses of RAIDA, and those of the latest datagrams, which prove nothing. */
+static void peer_publish(struct life *life)
+{
+    uint8_t addresses[RU_RAIDA_ADDRESSES_MAX][16] = {0};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < SIM_PEERS_MAX; i++)
+        if (life->clients[i].used && life_is_raida(life->clients[i].name))
+            peer_address(life->clients[i].name, addresses[count++]);
+    for (uint32_t name = life->names; name > 0 && count < RU_RAIDA_ADDRESSES_MAX;)
+        peer_address(--name, addresses[count++]);
+    ru_engine_set_raida(life->engine, addresses[0], count);
+}
+
 static void peer_connect(struct life *life, uint32_t peer)
 {
     static const uint32_t reads[] = {0, 40, 1000, 1U << 20, 1U << 20, 1U << 20};
     static uint8_t bytes[RU_HEADER_LARGE + 65536];
     struct life_client *client = &life->clients[peer];
-    uint32_t name = life->names | PEER_CONNECTED;
+    uint32_t name =
+        sim_chance(32) ? life->names * PEER_NETWORK | LIFE_RAIDA : life->names | PEER_CONNECTED;
     if (!sim_peer_gone(peer) || life->names >= LIFE_NAMES_MAX ||
         !peer_arrive(life, sim_below(life->config.listeners_count), peer, name))
         return;
@@ -342,13 +425,15 @@ static void peer_connect(struct life *life, uint32_t peer)
                                    .reads = reads[sim_below(6)],
                                    .requests_count = 1 + sim_below(LIFE_REQUESTS_MAX)};
     for (uint32_t i = 0; i < client->requests_count; i++) {
-        peer_request(life, &client->requests[i], name, (uint16_t)sim_below(65536), true, bytes);
+        peer_request(life, &client->requests[i], name, peer_serial(i), true, bytes);
         client->script = realloc(client->script, client->size + client->requests[i].size);
         if (!client->script)
             abort();
         memcpy(client->script + client->size, bytes, client->requests[i].size);
         client->size += client->requests[i].size;
     }
+    if (life_is_raida(name))
+        peer_publish(life);
     client->ends_at = sim_chance(96)   ? client->size
                       : sim_chance(24) ? sim_below(client->size)
                                        : RU_NONE;

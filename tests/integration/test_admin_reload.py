@@ -44,7 +44,7 @@ def test_drain_waits_for_a_handler_and_tells_progress(place: Path) -> None:
             last = list(answers)[-1]
         assert (last["phase"], last["in_flight"], last["dropped"]) == ("stopped", 0, 0)
         assert last["counters"]["udp_answered"] == 1
-        assert running.process.wait(10) == 0
+        assert running.process.wait(20 * PATIENCE) == 0
 
 
 def test_drain_gives_up_at_its_deadline(place: Path) -> None:

@@ -6,6 +6,7 @@ change.
 
 import datetime
 import json
+import os
 import subprocess
 import threading
 import time
@@ -73,7 +74,9 @@ class Clock:
         compile_it = ["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
         subprocess.run(compile_it, check=True)
         # Relative to the node's directory: a blank would end the name.
-        self.environment = {"LD_PRELOAD": "./shift.so", "SHIFT_FILE": str(self._file)}
+        # Behind what is preloaded anyway: a sanitizer's runtime has to be the first.
+        preloaded = f"{os.environ.get('LD_PRELOAD', '')} ./shift.so".strip()
+        self.environment = {"LD_PRELOAD": preloaded, "SHIFT_FILE": str(self._file)}
 
     def set(self, seconds: float) -> None:
         """Make it differ by so many seconds from now on."""

@@ -46,8 +46,12 @@ class Falls:
 def drops(request, node):
     Falls()
     return Reply(250)
+
+@command(group=5, code=236)
+def runs(request, node):
+    return Reply(250)
 """
-KILL, BEGIN, DROP = (5, 233), (5, 234), (5, 235)
+KILL, BEGIN, DROP, RUN = (5, 233), (5, 234), (5, 235), (5, 236)
 
 
 def endings(
@@ -77,7 +81,7 @@ def endings(
             "log": lambda: udp_ask(node.endpoint, request(VERSION_COMMAND)),
             "MainThread": lambda: node.signal(signal.SIGHUP),
         }
-        wake = wakers.get(victim, lambda: udp_ask(node.endpoint, request(VERSION_COMMAND)))
+        wake = wakers.get(victim, lambda: udp_ask(node.endpoint, request(RUN)))
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while node.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):

@@ -169,7 +169,6 @@ def test_a_closed_worker_refuses() -> None:
             lambda: worker.take(0),
             lambda: worker.batch(1),
             lambda: worker.records(1),
-            lambda: worker.scratch,
             lambda: worker.may_check(0),
             lambda: worker.checked(0, failed=True),
             lambda: reply_one(worker),
@@ -206,6 +205,27 @@ def test_published_roots_decide_votes() -> None:
             assert client.recv(64) == bytes([verdict]) + b"nonce of 16 byte"
         with pytest.raises(ValueError, match="480"):
             engine.publish_roots(b"short")
+
+
+def test_published_trees_decide_votes() -> None:
+    """By the roots of all trees, of which some are new."""
+
+    def tree(root: int) -> bytes:
+        return bytes(native.TREE_SIZE - 32) + bytes((root,)) * 32
+
+    shown = dict.fromkeys(range(native.TREES), 0)
+    with running_engine() as (engine, endpoint), udp_client(endpoint) as client:
+        for changed in (dict.fromkeys(shown, 9), {3: 1}, {14: 2, 0: 4}, {3: 5}, {}):
+            shown |= changed
+            engine.publish_trees({number: tree(root) for number, root in changed.items()})
+            roots = b"".join(bytes((root,)) * 32 for root in shown.values())
+            for claimed, verdict in ((roots, 1), (roots[:-1] + b"\0", 0)):
+                client.sendto(b"\x07" + claimed + b"nonce of 16 byte", endpoint)
+                assert client.recv(64) == bytes([verdict]) + b"nonce of 16 byte"
+        assert engine.roots_version() == 5
+        for wrong in ({15: tree(0)}, {-1: tree(0)}, {3: bytes(32)}):
+            with pytest.raises(ValueError, match="are not the nodes of tree"):
+                engine.publish_trees(wrong)
 
 
 def test_two_engines_in_one_process() -> None:

@@ -274,8 +274,8 @@ class TestB16EveryCompletion:
 
     def test_tcp_replies_wait_for_blocks(self) -> None:
         """More large replies than blocks to hold them: each waits its turn, none is lost."""
-        small = {"small_blocks": 4, "large_blocks": 4}
-        workers = {"count": 1, "slow_count": 1}
+        small = {"small_blocks": 6, "large_blocks": 6}
+        workers = {"count": 1, "slow_count": 1, "native_count": 1}
         with (
             running_node(limits=small, workers=workers, handlers=HANDLERS) as node,
             ExitStack() as stack,
@@ -288,8 +288,8 @@ class TestB16EveryCompletion:
 
     def test_tcp_bodies_wait_for_blocks(self) -> None:
         """More bodies than blocks: a connection waits unread until one comes free."""
-        small = {"small_blocks": 4, "large_blocks": 4}
-        workers = {"count": 1, "slow_count": 1}
+        small = {"small_blocks": 6, "large_blocks": 6}
+        workers = {"count": 1, "slow_count": 1, "native_count": 1}
         with (
             running_node(limits=small, workers=workers, handlers=HANDLERS) as node,
             ExitStack() as stack,

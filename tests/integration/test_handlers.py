@@ -237,9 +237,8 @@ def test_entry_point(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("commands", "expected"),
     [
-        pytest.param([(0, 0)], r"0.*0", id="echo"),
-        pytest.param([(0, 1)], r"0.*1", id="version"),
-        pytest.param([(1, 10)], r"1.*10", id="of-a-later-issue"),
+        pytest.param([(0, 3)], r"0.*3", id="audit"),
+        pytest.param([(2, 80)], r"2.*80", id="needs-a-store"),
         pytest.param([(5, 9), (5, 9)], r"5.*9", id="twice"),
         pytest.param([(16, 0)], r"16", id="no-such-group"),
         pytest.param([(5, 256)], r"256", id="no-such-command"),

@@ -391,4 +391,4 @@ def test_a_stalled_io_thread_is_unhealthy(tmp_path: Path, backend: str) -> None:
         eventually(lambda: ask(url, "/healthz").status == 200)
         assert ask(url, "/readyz").status == 200
         started.signal(signal.SIGTERM)
-        assert started.process.wait(30) == 0
+        assert started.process.wait(30 * PATIENCE) == 0

@@ -234,7 +234,7 @@ def test_the_interpreter_lock_is_waited_for(backend: str) -> None:
             """Of each of 20 batches of one request, on average."""
             before = node.counters()
             for _ in range(20):
-                tcp_ask(node.endpoint, request(VERSION_COMMAND))
+                tcp_ask(node.endpoint, request(MIRROR))
             after = node.counters()
             waited_ns = after["worker_lock_wait_ns"] - before["worker_lock_wait_ns"]
             return waited_ns / 1e9 / (after["batches"] - before["batches"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import REPOSITORY, output_of
 from tests.support.recipes import Copy, titles
 
 HERE = Path(__file__).parent
@@ -50,6 +51,15 @@ def test_a_setting_of_the_data_plane(tree: Copy) -> None:
     assert row in (tree.directory / "docs/configure.md").read_text(encoding="utf-8")
     told = tree.run(f".venv/bin/python -c {shlex.quote(ASK_AND_RELOAD)}")
     assert told.splitlines() == ["41 252", "42 250", "0 250"]
+
+
+def test_a_copy_runs_its_own_modules(tmp_path: Path) -> None:
+    """Also where those of the checkout are in the working directory."""
+    tree = Copy(tmp_path, compiled=True)
+    package = tree.directory / "raida_uring" / "__init__.py"
+    package.write_text('__version__ = "of the copy"\n', encoding="utf-8")
+    program = tree.directory / ".venv" / "bin" / "raida-uring"
+    assert output_of(program, "--version", cwd=REPOSITORY) == "raida-uring of the copy\n"
 
 
 def test_every_recipe_is_followed() -> None:

@@ -11,11 +11,28 @@ from pathlib import Path
 
 import pytest
 
+from raida_uring.admin.client import result_of
+from raida_uring.protocol import Status
+from tests.support.admin import change, node
 from tests.support.handlers import BLOB
-from tests.support.net import read_exactly, tcp_ask, tcp_connect, udp_ask, udp_ask_all, udp_client
+from tests.support.net import (
+    read_exactly,
+    tcp_ask,
+    tcp_connect,
+    udp_ask,
+    udp_ask_all,
+    udp_client,
+    udp_exchange,
+)
 from tests.support.net import reset as reset_connection
 from tests.support.node import HANDLERS, Daemon, daemon, eventually
-from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
+from tests.support.wire import (
+    ECHO_COMMAND,
+    VERSION_COMMAND,
+    encrypted_request,
+    request,
+    status,
+)
 
 pytestmark = pytest.mark.any_backend
 
@@ -40,7 +57,8 @@ def test_line_says_who_asked_what_and_what_came_back(tmp_path: Path) -> None:
         asked = request(BLOB, (3000).to_bytes(4))
         answered = tcp_ask(running.endpoint, asked)
         eventually(lambda: len(plain_lines(running, "request")) == 2)
-        first, second = plain_lines(running, "request")
+        # The order is that of each thread that answers, not of all.
+        second, first = sorted(plain_lines(running, "request"), key=lambda line: "over udp" in line)
     assert re.search(
         rf"request 0/1 from 127\.0\.0\.7 port {port} over udp: 250 SUCCESS, 50 bytes, 42 back, "
         r"\d+\.\d{3} ms$",
@@ -114,3 +132,62 @@ def test_json_has_the_same_as_fields(tmp_path: Path) -> None:
     assert found["port"] == port
     assert (found["group"], found["command"], found["status"]) == (0, 1, 250)
     assert (found["transport"], found["request_bytes"], found["reply_bytes"]) == ("udp", 50, 42)
+
+
+def test_more_requests_than_a_tap_keeps_have_lines(tmp_path: Path) -> None:
+    """Half full, it does not wait for the end of the round."""
+    count = 5000
+    with daemon(tmp_path, log={"requests_per_s": 100_000}, workers={"count": 1}) as running:
+        asked = (request(VERSION_COMMAND) for _ in range(count))
+        assert len(udp_ask_all(running.endpoint, asked, 64)) == count
+    lines = plain_lines(running, "request")
+    held_back = [int(n) for n in re.findall(r"(\d+) requests and connections", running.stderr())]
+    assert len(lines) + sum(held_back) == count
+    assert len(lines) > 2048
+
+
+def test_request_that_is_refused_before_its_handler_has_a_line(tmp_path: Path) -> None:
+    """The key coin that it names cannot be one."""
+    asked = encrypted_request(1, VERSION_COMMAND, bytes(32))
+    with daemon(tmp_path) as running:
+        answered = udp_ask(running.endpoint, asked)
+        eventually(lambda: len(plain_lines(running, "request")) == 1)
+    assert status(answered) == Status.INVALID_ENCRYPTION
+    assert f"udp: {status(answered)} " in plain_lines(running, "request")[0]
+    assert f", {len(asked)} bytes, {len(answered)} back" in plain_lines(running, "request")[0]
+
+
+def test_limit_is_changed_by_a_reload(place: Path) -> None:
+    with node(place, log={"requests_per_s": 0}) as (running, path):
+        udp_ask(running.endpoint, request(VERSION_COMMAND))
+        eventually(lambda: bool(result_of(path, "peers")["peers"]))  # it has been looked at
+        change(place, "requests_per_s = 0", "requests_per_s = 100")
+        assert result_of(path, "reload")["applied"] == ["[log] requests_per_s 0 -> 100"]
+
+        def has_a_line() -> bool:  # from the next round on
+            udp_ask(running.endpoint, request(VERSION_COMMAND))
+            return bool(plain_lines(running, "request"))
+
+        eventually(has_a_line)
+
+
+def test_peers_have_their_share_of_a_load_that_is_sampled(place: Path) -> None:
+    """One asks three times as often; together they have asked as often as they did."""
+    turns, bursts = 80, 10  # of four requests: more than a round has samples
+    hosts = ("127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.2")
+    with node(place, log={"requests_per_s": 0}) as (running, path):
+
+        def found() -> dict[str, int]:
+            peers = result_of(path, "peers")["peers"]
+            return {peer["address"]: peer["requests"] for peer in peers}
+
+        with udp_client(running.endpoint) as often, udp_client(running.endpoint) as seldom:
+            often.bind(("127.0.0.2", 0))
+            seldom.bind(("127.0.0.3", 0))
+            for burst in range(1, bursts + 1):
+                for turn in range(4 * turns):
+                    client = often if hosts[turn % 4] == "127.0.0.2" else seldom
+                    udp_exchange(client, running.endpoint, request(VERSION_COMMAND))
+                asked = 4 * turns * burst
+                eventually(lambda asked=asked: abs(sum(found().values()) - asked) <= 1)  # type: ignore[misc]
+        assert 2 * turns * bursts < found()["127.0.0.2"] < 3.7 * turns * bursts

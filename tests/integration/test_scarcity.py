@@ -11,10 +11,10 @@ from tests.support.net import read_reply, reset, tcp_connect
 from tests.support.node import HANDLERS, Node, Table, running_node
 from tests.support.wire import reply_payload, request
 
-# The least that the configuration allows: two workers, two blocks of each class beside theirs.
+# The least that the configuration allows: three workers, three blocks of each class beside theirs.
 SCARCE: dict[str, Table] = {
-    "workers": {"count": 1, "slow_count": 1},
-    "limits": {"small_blocks": 4, "large_blocks": 4, "udp_reply_factor_max": 0},
+    "workers": {"count": 1, "slow_count": 1, "native_count": 1},
+    "limits": {"small_blocks": 6, "large_blocks": 6, "udp_reply_factor_max": 0},
     "handlers": HANDLERS,
 }
 CLIENTS = 24

@@ -31,6 +31,7 @@ from tests.support.net import PATIENCE, Endpoint, reset
 from tests.support.node import (
     SERVE,
     STOP_TIMEOUT_S,
+    WAIT_TIMEOUT_S,
     await_told,
     config_text,
     eventually,
@@ -38,6 +39,7 @@ from tests.support.node import (
     running_node,
     started_daemon,
 )
+from tests.support.sanitized import HIDES_PROC, LIMITS_MEMORY
 from tests.support.store import MAP_BYTES, make_store, table_of
 from tests.support.wire import request
 
@@ -267,7 +269,7 @@ def test_a_stop_is_obeyed_while_the_start_waits(number: int, tmp_path: Path) -> 
     ):
         eventually(lambda: "waiting up to" in node.stderr())
         node.process.send_signal(number)
-        assert node.process.wait(5) == 0
+        assert node.process.wait(WAIT_TIMEOUT_S) == 0
         assert "Traceback" not in node.stderr()
 
 
@@ -280,7 +282,7 @@ def test_a_stop_is_obeyed_while_a_module_of_handlers_hangs(number: int, tmp_path
     with started_daemon(tmp_path, handlers={"modules": ["hanging"]}) as node:
         eventually((tmp_path / "hangs").exists)
         node.process.send_signal(number)
-        assert node.process.wait(5) == 0
+        assert node.process.wait(WAIT_TIMEOUT_S) == 0
         assert "told to stop before the node served" in node.stderr()
         assert "Traceback" not in node.stderr()
 
@@ -399,6 +401,7 @@ def test_an_address_stays_known_while_no_resolver_answers(monkeypatch: pytest.Mo
     assert addresses.has("127.0.0.1")
 
 
+@LIMITS_MEMORY
 def test_an_address_space_that_is_too_small_needs_a_person(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     command = ["prlimit", f"--as={1 << 30}", *SERVE]
@@ -408,6 +411,7 @@ def test_an_address_space_that_is_too_small_needs_a_person(tmp_path: Path) -> No
         assert "raise LimitAS= (ulimit -v)" in node.stderr().splitlines()[-1]
 
 
+@LIMITS_MEMORY
 def test_a_limit_on_data_is_named_where_it_keeps_threads_away(tmp_path: Path) -> None:
     command = ["prlimit", f"--data={100 << 20}", *SERVE]
     with started_daemon(tmp_path, command=command) as node:
@@ -424,6 +428,7 @@ def test_what_does_not_pass_ends_with_2_at_once(tmp_path: Path) -> None:
     assert (ended.returncode, "not a store" in ended.stderr) == (2, True)
 
 
+@HIDES_PROC
 @pytest.mark.parametrize("command", ["serve", "probe"])
 def test_a_root_without_proc_is_named(command: str) -> None:
     script = 'mount -t tmpfs none /proc && echo made && exec "$@"'

@@ -106,6 +106,11 @@ def test_a_copy_s_journal_does_not_fit_the_original(tmp_path: Path) -> None:
     """Both count from the same number on: one's changes on the other's coins would look right."""
     path, copy = make_store(tmp_path / "store", {(0, 5): (b"o" * 16, 1)}), tmp_path / "copy"
     done("backup", copy, "--store", path)
+    assert not (copy / "journal").exists()
+    Path(shutil.copytree(path / "journal", copy / "journal"))
+    refused(store("stat", "--store", copy), "journal: holds changes of another data.mdb")
+    shutil.rmtree(copy / "journal")
+    Store(copy, map_bytes=MAP_BYTES).close()  # which begins its own
     for here, there in ((path, copy), (copy, path)):
         mixed = tmp_path / f"{here.name} mixed"
         shutil.copytree(here, mixed)

@@ -43,6 +43,7 @@ from tests.support.node import (
     running_node,
     started_daemon,
 )
+from tests.support.sanitized import LIMITS_MEMORY
 from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, table_of
 from tests.support.store_tools import STORE
 from tests.support.wire import ECHO_COMMAND
@@ -528,6 +529,7 @@ def test_a_node_reads_on_after_a_look_from_another_container(command: str, tmp_p
         assert pown(node, (2, 9000)) == Status.ALL_PASS
 
 
+@LIMITS_MEMORY
 @pytest.mark.parametrize("mib", [150, 250, 300])
 def test_no_address_space_for_the_coins_is_a_line_with_its_remedy(mib: int, tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")

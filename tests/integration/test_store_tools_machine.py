@@ -173,7 +173,7 @@ def test_commands_that_only_read_leave_no_files_of_their_own(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to open another user's store")
 def test_root_serves_once_and_leaves_no_files_of_root(tmp_path: Path) -> None:
-    path = make_store(tmp_path / "store")
+    path = make_store(tmp_path / "store", {(0, 5): (b"o" * 16, 1)})
     (path / "data.mdb").chmod(0o640)
     for one in (path, *path.rglob("*")):
         os.chown(one, NOBODY, NOBODY)
@@ -227,15 +227,20 @@ def test_a_link_in_place_of_lock_mdb_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: Path) -> None:
-
+@pytest.mark.parametrize("served", [False, True])
+def test_a_backup_is_looked_at_by_who_may_only_read_it(
+    imported: Path, for_all: Path, served: bool
+) -> None:
+    """One that no node has served has no journal to be made readable."""
     path = Path(shutil.copytree(imported, for_all / "store"))
+    if served:
+        Store(path).close()
+        for segment in (path / "journal").iterdir():
+            segment.chmod(0o444)
+        (path / "journal").chmod(0o555)
     (path / "owner").unlink(missing_ok=True)
     (path / "lock.mdb").unlink(missing_ok=True)
     (path / "data.mdb").chmod(0o444)
-    for segment in (path / "journal").iterdir():
-        segment.chmod(0o444)
-    (path / "journal").chmod(0o555)
     path.chmod(0o555)
 
     def look() -> None:
@@ -247,7 +252,7 @@ def test_a_backup_is_looked_at_by_who_may_only_read_it(imported: Path, for_all: 
             os.seteuid(0)
 
     look()
-    assert sorted(one.name for one in path.iterdir()) == ["data.mdb", "journal"]
+    assert sorted(one.name for one in path.iterdir()) == ["data.mdb", *["journal"] * served]
     (path / "lock.mdb").touch(mode=0o644)  # saved with the rest
     look()
     # Not while a user who may write has it open: the content would change meanwhile.
@@ -286,6 +291,7 @@ def test_export_into_the_root_of_a_file_system(imported: Path, tmp_path: Path) -
 )
 def test_the_file_that_may_not_be_used_is_named(imported: Path, for_all: Path, file: str) -> None:
     path = Path(shutil.copytree(imported, for_all / "store"))
+    Store(path).close()  # which makes the journal
     for one in (path / "lock.mdb", path / "owner"):
         one.touch()
     for one in (path, *path.rglob("*")):

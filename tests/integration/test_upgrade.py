@@ -24,6 +24,7 @@ from raida_uring.store import Store
 from tests.support.coin_requests import default_an
 from tests.support.command_line import PROGRAM, output_of
 from tests.support.needs import require_descriptors, require_ipv6, require_pid_namespace
+from tests.support.net import PATIENCE
 from tests.support.node import SERVE, daemon, eventually
 from tests.support.store import MAP_BYTES, make_store, table_of, tables_over
 from tests.support.upgrade import (
@@ -135,7 +136,7 @@ def test_the_command_says_who_serves(tmp_path: Path) -> None:
                     Path(f"/proc/{serving_process(node)}").exists()
                     and node.stderr().count("admin socket") == node.stderr().count("serving on")
                 ),
-                30,
+                30 * PATIENCE,
                 what=node.stderr,
             )
 

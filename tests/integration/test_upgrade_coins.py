@@ -25,7 +25,7 @@ import pytest
 
 from raida_uring.client import Client as Client_
 from raida_uring.client import Coin, calls
-from raida_uring.errors import RaidaError
+from raida_uring.errors import RaidaError, StoreError
 from raida_uring.node.upgrade import ENVIRONMENT
 from raida_uring.protocol import Status
 from raida_uring.store import Store
@@ -346,13 +346,15 @@ def test_either_is_killed_at_any_moment(tmp_path: Path, durability: str) -> None
         (None, "the running node has its coins on disk only"),
         (4096, "the memory of the coins is another version's"),
         (0, "the memory of the coins is another version's"),
+        (-1, "the writer's lock file in the journal was removed or replaced"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(
     tmp_path: Path, memory_bytes: int | None, why: str
 ) -> None:
     """A predecessor of version 0.2, and one whose coins lie otherwise in memory (of another size
-    or, with 0, with another beginning): one line, and it goes on."""
+    or, with 0, with another beginning); with -1, one that locks another file than the successor
+    would while it writes, so that both could at once: one line, and it goes on."""
     path = make_store(tmp_path / "store")
     tables: dict[str, dict[str, object]] = {
         "server": {"port": free_port()},
@@ -368,7 +370,11 @@ def test_what_cannot_be_followed_is_refused(
         left.enter_context(theirs)
         words = {"sockets": [], "owner": store.owner, "shared": False, "channel": theirs.fileno()}
         passed = [store.owner, theirs.fileno()]
-        if memory_bytes is not None:
+        if memory_bytes == -1:
+            (path / "journal" / "writer").unlink()
+            words["memory"] = store.memory
+            passed.append(store.memory)
+        elif memory_bytes is not None:
             size = memory_bytes or os.fstat(store.memory).st_size
             memory = os.memfd_create("other", os.MFD_ALLOW_SEALING)
             left.callback(os.close, memory)
@@ -388,6 +394,10 @@ def test_what_cannot_be_followed_is_refused(
         assert sum(why in line for line in refused.stderr.splitlines()) == 1
         assert why in ours.recv(65536).decode()
         assert "Traceback" not in refused.stderr
+        if memory_bytes == -1:  # it has noticed by itself
+            with pytest.raises(StoreError, match="journal/writer was removed"), store.write():
+                pass
+            return
         with store.write() as coins:
             coins.set(bytes((1, 0, 0, 0, 7)) + bytes(16), 1, 21, 5)
         assert store.an(1, 7) == bytes(16)

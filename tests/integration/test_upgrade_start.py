@@ -101,7 +101,7 @@ def test_asked_twice_at_once(tmp_path: Path) -> None:
         before = serving_process(node)
         both = [command(tmp_path), command(tmp_path)]
         said = {one.communicate(timeout=60 * PATIENCE) for one in both}
-        assert [one.returncode for one in both] == [0, 0]
+        assert [one.returncode for one in both] == [0, 0], said
         served = f"process {serving_process(node)} serves, {before} leaves"
         assert said == {(f"{__version__} \u2192 {__version__}: {served}\n", "")}
         says(node, "the predecessor is gone")

@@ -29,7 +29,14 @@ from tests.support.coin_requests import (
 from tests.support.handlers import gate
 from tests.support.net import udp_client
 from tests.support.node import Node, eventually, running_node
-from tests.support.store import Coin, coin_bytes, make_store, tables_over, without_journal
+from tests.support.store import (
+    MAP_BYTES,
+    Coin,
+    coin_bytes,
+    make_store,
+    tables_over,
+    without_journal,
+)
 from tests.support.wire import ADMIN_KEY, SHOW_STATS_COMMAND, request
 from tests.support.write_handlers import (
     CHANGE_AND_BABBLE,
@@ -227,6 +234,28 @@ def _is_full(sizes: Sizes) -> bool:
 
 def _is_saved(sizes: Sizes) -> bool:
     return sizes.checkpoint_fault is None and sizes.journal_entries == 0
+
+
+@pytest.mark.parametrize("journal_mib", [128, 256, 320])
+def test_a_checkpoint_is_due_before_a_new_journal_is_full(tmp_path: Path, journal_mib: int) -> None:
+    """The first segments of a store are smaller than those that the bound is thought of in."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES, journal_mib=journal_mib)
+    assert not store.needs_checkpoint()
+    names = [
+        coin_bytes((page // 1000, page % 1000 * 1024 + at))
+        for page in range(100)
+        for at in range(30)
+    ]
+    batches = 0
+    while not store.needs_checkpoint():
+        batches += 1
+        with store.write() as coins:
+            coins.set(b"".join(name + batches.to_bytes(16) for name in names), len(names), 21, 1)
+    segments = len(list((store.path / "journal").glob("*.journal")))
+    assert segments < journal_mib // 64 or journal_mib == 128
+    store.checkpoint(pause_s=0)
+    assert not store.needs_checkpoint()
+    store.close()
 
 
 def test_a_full_journal_refuses_and_goes_on(tmp_path: Path) -> None:

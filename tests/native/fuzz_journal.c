@@ -50,7 +50,7 @@ static const struct ru_journal_settings settings = {.store = "a fuzzed journal",
                                                     .segments_max = 8};
 
 static struct {
-    char path[64];
+    struct native_directory own;
     int directory;
 } host;
 
@@ -139,12 +139,8 @@ static void file_repair(struct file *file, bool chained)
 
 static void host_open(void)
 {
-    const char *place = getenv("TMPDIR");
-    if (!place)
-        place = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    (void)snprintf(host.path, sizeof(host.path), "%s/raida-fuzz.XXXXXX", place);
-    MUST(mkdtemp(host.path) != NULL);
-    host.directory = open(host.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    host.own = native_directory_new();
+    host.directory = host.own.fd;
 }
 
 static void host_clear(void)
@@ -158,8 +154,7 @@ static void host_clear(void)
 static void host_remove(void)
 {
     host_clear();
-    (void)close(host.directory);
-    (void)rmdir(host.path);
+    native_directory_remove(&host.own);
 }
 
 static void host_write(uint64_t index, const struct file *file)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Do the native tests find bugs in journal, writer and memory? For each patch in mutations/, build the
+# Do the native tests find bugs in journal, writer, memory, and in what guards them? For each patch in mutations/, build the
 # tests with it and run them until one fails.
 #
 # usage: tests/native/mutations.sh COMPILER ARGUMENTS...
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly BUILD=build/mutations-native
-readonly TESTS="memory journal writer disk" # quick ones first
+readonly TESTS="raida needs memory journal writer disk" # quick ones first
 missed=0
 
 # True if the test fails, also by an abort or by taking forever.

@@ -1,4 +1,5 @@
-/* native.h: what the native tests share: expectations, deaths in a child, seeded numbers, a node.
+/* native.h: what the native tests share: expectations, deaths in a child, seeded numbers, a directory,
+ * a node.
  *
  * A test is a function without arguments that RUN() calls; it has passed when no expectation in it
  * failed. RU_SEED=n in the environment replaces the seed of the random ones.
@@ -7,6 +8,7 @@
 #define RU_TESTS_NATIVE_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -141,6 +143,39 @@ static inline uint64_t native_random(struct ru_random *random)
 static inline uint32_t native_below(struct ru_random *random, uint32_t count)
 {
     return (uint32_t)(native_random(random) % count);
+}
+
+/* ---- a directory ---- */
+
+#define NATIVE_PATH_SIZE 256
+
+struct native_directory {
+    char path[NATIVE_PATH_SIZE];
+    int fd;
+};
+
+/* An empty one in TMPDIR. If that is not set: in memory, if the machine has a place for it, since the
+ * tests flush thousands of times. */
+static inline struct native_directory native_directory_new(void)
+{
+    struct native_directory made;
+    const char *place = getenv("TMPDIR");
+    if (!place)
+        place = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    int size = snprintf(made.path, sizeof(made.path), "%s/raida-native.XXXXXX", place);
+    if (size >= (int)sizeof(made.path) || !mkdtemp(made.path))
+        abort();
+    made.fd = open(made.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (made.fd < 0)
+        abort();
+    return made;
+}
+
+/* Once the test has removed all that is in it. */
+static inline void native_directory_remove(const struct native_directory *made)
+{
+    (void)close(made->fd);
+    EXPECT_EQUAL(rmdir(made->path), 0);
 }
 
 /* ---- running ---- */

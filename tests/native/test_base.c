@@ -66,32 +66,24 @@ int __wrap_fdatasync(int fd)
 /* ---- a base ---- */
 
 struct place {
-    char path[64];
+    struct native_directory own;
     struct ru_base *base;
 };
 
 static struct place place_new(void)
 {
-    struct place place = {0};
-    bool shared = access("/dev/shm", W_OK) == 0; /* real flushes would take minutes */
-    (void)snprintf(place.path, sizeof(place.path), "%s/raida-base.XXXXXX",
-                   shared ? "/dev/shm" : "/tmp");
-    if (!mkdtemp(place.path))
-        abort();
-    EXPECT_EQUAL(ru_base_open(place.path, MAP_BYTES, RU_BASE_CREATE, &place.base), 0);
+    struct place place = {.own = native_directory_new()};
+    EXPECT_EQUAL(ru_base_open(place.own.path, MAP_BYTES, RU_BASE_CREATE, &place.base), 0);
     return place;
 }
 
 static void place_remove(struct place *place)
 {
     static const char *const names[] = {"data.mdb", "lock.mdb"};
-    char path[128];
     ru_base_close(place->base);
-    for (uint32_t i = 0; i < 2; i++) {
-        (void)snprintf(path, sizeof(path), "%s/%s", place->path, names[i]);
-        (void)unlink(path);
-    }
-    EXPECT_EQUAL(rmdir(place->path), 0);
+    for (uint32_t i = 0; i < 2; i++)
+        (void)unlinkat(place->own.fd, names[i], 0);
+    native_directory_remove(&place->own);
 }
 
 /* A checkpoint: every page gets `number`, in it and beside it. */
@@ -146,7 +138,7 @@ static void reopen_refused(struct place *place)
     if (rc == 0)
         return;
     ru_base_close(place->base);
-    EXPECT_EQUAL(ru_base_open(place->path, MAP_BYTES, 0, &place->base), 0);
+    EXPECT_EQUAL(ru_base_open(place->own.path, MAP_BYTES, 0, &place->base), 0);
 }
 
 /* ---- tests ---- */
@@ -172,7 +164,7 @@ static uint64_t run(uint64_t call, int error)
     }
     uint64_t calls = disk.calls;
     ru_base_close(place.base);
-    EXPECT_EQUAL(ru_base_open(place.path, MAP_BYTES, 0, &place.base), 0);
+    EXPECT_EQUAL(ru_base_open(place.own.path, MAP_BYTES, 0, &place.base), 0);
     newest = saved(place.base);
     EXPECT(newest >= acknowledged && newest <= COMMITS);
     EXPECT_EQUAL(save(place.base, COMMITS + 1), 0);

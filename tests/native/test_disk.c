@@ -34,7 +34,7 @@ struct attempt {
 };
 
 struct node {
-    char path[64];
+    struct native_directory own;
     int directory;
     enum ru_durability durability;
     struct ru_memory memory;
@@ -77,12 +77,8 @@ static struct ru_change change_of(uint32_t coin, uint64_t value)
 
 static void directory_new(struct node *node)
 {
-    bool shared = access("/dev/shm", W_OK) == 0; /* real flushes would take minutes */
-    (void)snprintf(node->path, sizeof(node->path), "%s/raida-disk.XXXXXX",
-                   shared ? "/dev/shm" : "/tmp");
-    if (!mkdtemp(node->path))
-        abort();
-    node->directory = open(node->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    node->own = native_directory_new();
+    node->directory = node->own.fd;
 }
 
 static void directory_remove(const struct node *node)
@@ -92,8 +88,7 @@ static void directory_remove(const struct node *node)
     uint32_t count = disk_list(names);
     for (uint32_t i = 0; i < count; i++)
         (void)__real_unlinkat(node->directory, names[i].text, 0);
-    (void)close(node->directory);
-    EXPECT_EQUAL(rmdir(node->path), 0);
+    native_directory_remove(&node->own);
 }
 
 /* As new; a new one for every start would take most of the time. */

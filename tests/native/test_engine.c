@@ -238,6 +238,50 @@ static void *watch(void *self)
     return NULL;
 }
 
+/* What the log has taken. */
+struct log {
+    struct host *host;
+    bool ending;
+    uint64_t counted, noted, noted_tcp, sampled;
+};
+
+static void log_note(struct log *log, const struct ru_note *note)
+{
+    struct sockaddr_in peer;
+    memcpy(&peer, note->peer, sizeof(peer));
+    EXPECT(peer.sin_family == AF_INET && peer.sin_addr.s_addr == htonl(INADDR_LOOPBACK));
+    EXPECT(note->command == NATIVE_WORKER || note->command == NATIVE_SLOW);
+    EXPECT_EQUAL(note->reply_status, RU_STATUS_SUCCESS);
+    /* The reply repeats the payload without the challenge; the headers are equally long. */
+    EXPECT_EQUAL(note->request_size, note->reply_size + RU_CHALLENGE_SIZE);
+    log->noted++;
+    log->noted_tcp += note->transport == RU_TCP;
+}
+
+static void *keep_log(void *self)
+{
+    struct log *log = self;
+    struct ru_engine *engine = log->host->engine;
+    struct ru_note notes[16];
+    struct ru_sample samples[RU_TAP_SAMPLES_KEPT];
+    bool ending;
+    do {
+        ending = __atomic_load_n(&log->ending, __ATOMIC_ACQUIRE);
+        log->counted = 0;
+        for (uint32_t tap = 0; tap < ru_engine_taps(engine); tap++) {
+            uint32_t count;
+            log->counted += ru_engine_tap_requests(engine, tap);
+            while ((count = ru_engine_tap_notes(engine, tap, notes, 16)) > 0)
+                for (uint32_t i = 0; i < count; i++)
+                    log_note(log, &notes[i]);
+            log->sampled += ru_engine_tap_samples(engine, tap, samples, RU_TAP_SAMPLES_KEPT);
+        }
+        ru_engine_tap_begin(engine, 1000);
+    } while (!ending && ru_engine_tap_wait(engine, PATIENCE_MS, 1));
+    EXPECT(ending);
+    return NULL;
+}
+
 /* ---- cases ---- */
 
 static void test_requests_are_answered(void)
@@ -245,10 +289,13 @@ static void test_requests_are_answered(void)
     static const uint32_t sizes[] = {1, 100, 256, 1300, 2100, PAYLOAD_MAX};
     struct ru_random random = {native_seed()};
     struct host host;
-    pthread_t watcher;
+    struct log log = {.host = &host};
+    pthread_t watcher, logger;
     host_start(&host);
+    ru_engine_tap_begin(host.engine, 1000);
     host_employ(&host);
     EXPECT_EQUAL(pthread_create(&watcher, NULL, watch, &host), 0);
+    EXPECT_EQUAL(pthread_create(&logger, NULL, keep_log, &log), 0);
     int datagrams = client_of(SOCK_DGRAM, &host.udp_address);
     int streams[3];
     for (uint32_t i = 0; i < 3; i++)
@@ -266,6 +313,13 @@ static void test_requests_are_answered(void)
     ru_engine_drain(host.engine, DRAIN_MS);
     host_end(&host);
     EXPECT_EQUAL(pthread_join(watcher, NULL), 0);
+    __atomic_store_n(&log.ending, true, __ATOMIC_RELEASE);
+    ru_engine_tap_end(host.engine);
+    EXPECT_EQUAL(pthread_join(logger, NULL), 0);
+    EXPECT_EQUAL(log.counted, 100);
+    EXPECT_EQUAL(log.noted, 100);
+    EXPECT_EQUAL(log.noted_tcp, 60);
+    EXPECT(log.sampled > 0 && log.sampled <= 100);
     struct ru_counters counters;
     ru_engine_counters(host.engine, (uint64_t *)(void *)&counters);
     EXPECT_EQUAL(counters.udp_received, 40);

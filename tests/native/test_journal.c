@@ -23,16 +23,14 @@ static const struct ru_journal_settings usual = {.store = "this one's id..",
 static struct ru_position position; /* of the journal under test */
 
 struct place {
-    char path[64];
+    struct native_directory own;
     int directory;
 };
 
 static struct place place_new(void)
 {
-    struct place place = {.path = "/tmp/raida-journal.XXXXXX"};
-    if (!mkdtemp(place.path))
-        abort();
-    place.directory = open(place.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct place place = {.own = native_directory_new()};
+    place.directory = place.own.fd;
     return place;
 }
 
@@ -42,8 +40,7 @@ static void place_remove(const struct place *place)
     int count = ru_segment_list(place->directory, segments);
     for (int i = 0; i < count; i++)
         EXPECT_EQUAL(ru_segment_remove(place->directory, segments[i].index), 0);
-    (void)close(place->directory);
-    EXPECT_EQUAL(rmdir(place->path), 0); /* nothing else was left in it */
+    native_directory_remove(&place->own); /* nothing else was left in it */
 }
 
 /* The changes of entry `number`: how many and which follows from it. */
@@ -153,6 +150,39 @@ static void test_crc(void)
     EXPECT_EQUAL(ru_crc32c_add(0, bytes, sizeof(bytes)), 0x46dd794e);
     const size_t half = sizeof(bytes) / 2;
     EXPECT_EQUAL(ru_crc32c_add(ru_crc32c_add(0, bytes, half), bytes + half, half), 0x46dd794e);
+}
+
+/* Segments before the one in use that are cut, removed, or let go of. */
+static void test_whole_from(void)
+{
+    struct place place = place_new();
+    struct ru_journal journal = journal_new(&place);
+    for (uint64_t number = 1; journal.open < 4; number++)
+        append_durably(&journal, number, number);
+    const struct ru_segment *segments = journal.segments;
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), 1);
+    int fd = ru_segment_open(place.directory, segments[1].index, O_RDWR);
+    EXPECT_EQUAL(ftruncate(fd, (off_t)segments[1].bytes - 1), 0);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), segments[2].first);
+    EXPECT_EQUAL(ftruncate(fd, (off_t)segments[1].bytes), 0);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), 1);
+    (void)close(fd);
+    EXPECT_EQUAL(ru_segment_remove(place.directory, segments[0].index), 0);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), segments[1].first);
+    EXPECT_EQUAL(ru_segment_remove(place.directory, segments[2].index), 0);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), segments[3].first);
+    EXPECT_EQUAL(ru_journal_in_place(&journal), 0);
+    /* Nothing of what is missing is needed after a checkpoint. */
+    const uint64_t last = segments[3].first;
+    EXPECT_EQUAL(ru_journal_release(&journal, segments[1].first), 1);
+    journal.open = 0; /* what is left is read again, and has a gap: 2 and 4 */
+    EXPECT_EQUAL(ru_journal_follow(&journal), 0);
+    EXPECT_EQUAL(journal.segment_count, 2);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), last);
+    EXPECT_EQUAL(ru_journal_release(&journal, last), 1);
+    EXPECT_EQUAL(ru_journal_whole_from(&journal), last);
+    ru_journal_close(&journal);
+    place_remove(&place);
 }
 
 /* Written, closed, opened and released at random moments; readers find every entry again. */
@@ -548,6 +578,7 @@ static void test_maintained_beside(void)
 int main(void)
 {
     RUN(test_crc);
+    RUN(test_whole_from);
     RUN(test_read_again);
     RUN(test_damage);
     RUN(test_segments);

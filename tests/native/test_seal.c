@@ -2,10 +2,12 @@
  *
  * Also run under the thread sanitizer. What must hold: every type carries payloads of any length both
  * ways; what has not shown its key leaves neither key nor plain text behind; no byte outside header
- * and body is touched, however long they claim to be; threads share nothing but the algorithms.
+ * and body is touched, however long they claim to be; threads share nothing but the algorithms;
+ * libcrypto remembers nothing of a request that was forgotten.
  */
 #include "seal/seal.h"
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
@@ -340,8 +342,116 @@ static void test_threads_share_a_library(void)
     }
 }
 
+/* ---- what libcrypto remembers ---- */
+
+/* Every block of memory that libcrypto has. */
+struct block {
+    struct block *next, **link;
+    size_t size;
+    uint8_t bytes[] __attribute__((aligned(16)));
+};
+
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct block *blocks;
+
+static void *block_take(size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    struct block *made = calloc(1, sizeof(*made) + size);
+    if (!made)
+        return NULL;
+    made->size = size;
+    (void)pthread_mutex_lock(&blocks_lock);
+    made->next = blocks;
+    made->link = &blocks;
+    if (blocks)
+        blocks->link = &made->next;
+    blocks = made;
+    (void)pthread_mutex_unlock(&blocks_lock);
+    return made->bytes;
+}
+
+static void block_give(void *bytes, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    if (!bytes)
+        return;
+    struct block *block =
+        (struct block *)(void *)((uint8_t *)bytes - offsetof(struct block, bytes));
+    (void)pthread_mutex_lock(&blocks_lock);
+    *block->link = block->next;
+    if (block->next)
+        block->next->link = block->link;
+    (void)pthread_mutex_unlock(&blocks_lock);
+    free(block);
+}
+
+static void *block_change(void *bytes, size_t size, const char *file, int line)
+{
+    void *made = block_take(size, file, line);
+    if (!bytes || !made)
+        return made;
+    const struct block *before =
+        (const struct block *)(const void *)((uint8_t *)bytes - offsetof(struct block, bytes));
+    memcpy(made, bytes, before->size < size ? before->size : size);
+    block_give(bytes, file, line);
+    return made;
+}
+
+/* How many blocks have these bytes anywhere. */
+static uint32_t blocks_with(const uint8_t *bytes, size_t size)
+{
+    uint32_t count = 0;
+    for (const struct block *block = blocks; block; block = block->next)
+        for (size_t at = 0; at + size <= block->size; at++)
+            if (memcmp(block->bytes + at, bytes, size) == 0) {
+                count++;
+                break;
+            }
+    return count;
+}
+
+/* Also with the bytes of each word the other way round, as a hash has its state. */
+static uint32_t secrets_of(const uint8_t *bytes)
+{
+    uint8_t turned[8];
+    for (uint32_t i = 0; i < sizeof(turned); i++)
+        turned[i] = bytes[i ^ 3];
+    return blocks_with(bytes, sizeof(turned)) + blocks_with(turned, sizeof(turned));
+}
+
+static void test_nothing_is_remembered(void)
+{
+    struct ru_random random = {7};
+    struct ru_seal *seal = ru_seal_create(library);
+    for (uint32_t i = 0; i < sizeof(types); i++) {
+        struct sealed sealed = seal_request(types[i], 1001, &random);
+        struct ru_unsealed opened;
+        uint8_t nonce[RU_REPLY_NONCE_SIZE];
+        uint8_t data[1001 + RU_HMAC_SIZE];
+        uint8_t stream[1001] = {0}; /* what the reply is encrypted with */
+        EXPECT_EQUAL(open_it(seal, &sealed, &opened), RU_STATUS_OK);
+        ru_seal_draw_nonce(seal, sealed.header, nonce);
+        memset(data, 0, sizeof(data));
+        EXPECT_EQUAL(ru_seal_reply(seal, sealed.header, &opened, nonce, data, 1001), 0);
+        memcpy(stream, data, sizeof(stream));
+        EXPECT(secrets_of(sealed.key) > 0);
+        ru_seal_wipe(&opened);
+        ru_seal_forget(seal);
+        EXPECT_EQUAL(secrets_of(sealed.key), 0);
+        EXPECT_EQUAL(secrets_of(sealed.an[0]), 0);
+        EXPECT_EQUAL(secrets_of(stream + 1001 - 9),
+                     0); /* the last, incomplete block: 992 to 1007 */
+        sealed_free(&sealed);
+    }
+    ru_seal_destroy(seal);
+}
+
 int main(void)
 {
+    EXPECT(CRYPTO_set_mem_functions(block_take, block_change, block_give) == 1);
     library = ru_seal_library_create();
     if (!library)
         abort();
@@ -351,6 +461,7 @@ int main(void)
     RUN(test_noise);
     RUN(test_nonces_differ);
     RUN(test_what_a_caller_must_not_do);
+    RUN(test_nothing_is_remembered);
     RUN(test_threads_share_a_library);
     ru_seal_library_destroy(library);
     return native_finish();

@@ -14,7 +14,7 @@ static const bool legal[RU_UDP_PLACES][RU_UDP_PLACES] = {
     [RU_UDP_LENT] = {[RU_UDP_LOOP] = true, [RU_UDP_FREE] = true},
     [RU_UDP_LOOP] = {[RU_UDP_FREE] = true, [RU_UDP_QUEUED] = true, [RU_UDP_SENDING] = true},
     [RU_UDP_QUEUED] = {[RU_UDP_WORKER] = true, [RU_UDP_SENDING] = true, [RU_UDP_FREE] = true},
-    [RU_UDP_WORKER] = {[RU_UDP_SENDING] = true, [RU_UDP_FREE] = true},
+    [RU_UDP_WORKER] = {[RU_UDP_SENDING] = true, [RU_UDP_FREE] = true, [RU_UDP_QUEUED] = true},
     [RU_UDP_SENDING] = {[RU_UDP_FREE] = true},
 };
 

@@ -24,7 +24,7 @@ static const struct ru_journal_settings settings = {.store = "a writer's store",
                                                     .segments_max = RU_SEGMENTS_MAX};
 
 struct house {
-    char path[64];
+    struct native_directory own;
     int directory;
     struct ru_memory memory;
     struct ru_journal journal;
@@ -35,10 +35,8 @@ static void house_open(struct house *house, enum ru_durability durability)
 {
     struct ru_defaults defaults;
     ru_defaults_init(&defaults, (const uint8_t *)"seed", 4);
-    *house = (struct house){.path = "/tmp/raida-writer.XXXXXX"};
-    if (!mkdtemp(house->path))
-        abort();
-    house->directory = open(house->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    *house = (struct house){.own = native_directory_new()};
+    house->directory = house->own.fd;
     EXPECT_EQUAL(ru_memory_create(&house->memory, &defaults), 0);
     EXPECT_EQUAL(ru_journal_create(house->directory, &settings, 1), 0);
     EXPECT_EQUAL(ru_journal_open(&house->journal, house->directory, &settings, 1,
@@ -56,8 +54,7 @@ static void house_close(struct house *house)
     int count = ru_segment_list(house->directory, segments);
     for (int i = 0; i < count; i++)
         EXPECT_EQUAL(ru_segment_remove(house->directory, segments[i].index), 0);
-    (void)close(house->directory);
-    EXPECT_EQUAL(rmdir(house->path), 0);
+    native_directory_remove(&house->own);
 }
 
 static void begin(struct ru_writer *writer, struct ru_batch *batch)
@@ -185,7 +182,7 @@ static void child_run(const struct house *parent, uint64_t *acknowledged)
     struct house house = {.directory = parent->directory};
     struct ru_batch batch;
     int rc = ru_memory_attach(&house.memory, dup(parent->memory.fd));
-    int file = openat(house.directory, "writer", O_RDWR);
+    int file = openat(house.directory, RU_WRITER_LOCK, O_RDWR);
     ru_journal_join(&house.journal, house.directory, &settings, &house.memory.head->position);
     ru_writer_init(&house.writer, &house.memory, &house.journal, file, RU_DURABLE_COMMIT);
     while (rc == 0 && file >= 0) {
@@ -211,7 +208,7 @@ static void test_killed_beside(void)
     uint64_t *acknowledged = mmap(NULL, sizeof(*acknowledged), PROT_READ | PROT_WRITE,
                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     house_open(&house, RU_DURABLE_COMMIT);
-    int file = openat(house.directory, "writer", O_RDWR | O_CREAT, 0600);
+    int file = openat(house.directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600);
     house.writer.lock = file;
     for (uint32_t kill_number = 0; kill_number < KILLS; kill_number++) {
         uint64_t before = __atomic_load_n(acknowledged, __ATOMIC_RELAXED);
@@ -228,6 +225,8 @@ static void test_killed_beside(void)
             EXPECT_EQUAL(seen(&batch, COIN_B), value);
             set(&batch, COIN_A, value + 1);
             set(&batch, COIN_B, value + 1);
+            /* Where no flush takes time, the journal would be full before the last kill. */
+            EXPECT(ru_journal_release(&house.journal, house.journal.position->last) >= 0);
             EXPECT_EQUAL(ru_writer_commit(&batch, 0), 0);
             own++;
             __atomic_fetch_add(acknowledged, 1, __ATOMIC_RELAXED);
@@ -248,7 +247,7 @@ static void test_killed_beside(void)
     EXPECT_EQUAL(house.journal.position->last, value);
     EXPECT_EQUAL(visible(&house, COIN_A), value);
     (void)close(file);
-    (void)unlinkat(house.directory, "writer", 0);
+    (void)unlinkat(house.directory, RU_WRITER_LOCK, 0);
     EXPECT_EQUAL(ru_segment_clean(house.directory), 0);
     (void)munmap(acknowledged, sizeof(*acknowledged));
     house_close(&house);
@@ -263,7 +262,7 @@ static void house_join(struct house *house, const struct house *first)
     EXPECT_EQUAL(ru_memory_attach(&house->memory, dup(first->memory.fd)), 0);
     ru_journal_join(&house->journal, house->directory, &settings, &house->memory.head->position);
     ru_writer_init(&house->writer, &house->memory, &house->journal,
-                   openat(first->directory, "writer", O_RDWR | O_CREAT, 0600),
+                   openat(first->directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600),
                    first->writer.durability);
 }
 
@@ -291,7 +290,7 @@ static void test_flush_beside(void)
     struct house other;
     struct ru_batch batch;
     house_open(&one, RU_DURABLE_INTERVAL);
-    one.writer.lock = openat(one.directory, "writer", O_RDWR | O_CREAT, 0600);
+    one.writer.lock = openat(one.directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600);
     house_join(&other, &one);
     commit(&one, COIN_A, 1);
     commit(&other, COIN_A, 2);
@@ -306,7 +305,7 @@ static void test_flush_beside(void)
     one.writer.holders = 0;
     (void)close(one.writer.lock);
     house_leave(&other);
-    (void)unlinkat(one.directory, "writer", 0);
+    (void)unlinkat(one.directory, RU_WRITER_LOCK, 0);
     house_close(&one);
 }
 
@@ -316,13 +315,15 @@ static void test_check_beside(void)
     struct house one;
     struct house other;
     house_open(&one, RU_DURABLE_COMMIT);
-    one.writer.lock = openat(one.directory, "writer", O_RDWR | O_CREAT, 0600);
+    one.writer.lock = openat(one.directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600);
     house_join(&other, &one);
     commit(&one, COIN_A, 1);
     for (uint64_t value = 2; other.journal.open < 3; value++)
         commit(&other, COIN_A, value);
     EXPECT(ru_journal_release(&other.journal, other.journal.position->last) > 0);
-    EXPECT_EQUAL(ru_writer_check(&one.writer), 0);
+    uint64_t whole_from = 0;
+    EXPECT_EQUAL(ru_writer_check(&one.writer, &whole_from), 0);
+    EXPECT_EQUAL(whole_from, one.journal.segments[0].first);
     /* It dies with an entry written: this process has it, also without a batch of its own. */
     struct ru_change change = {.coin = COIN_B, .an = {9}, .month = 1};
     one.memory.head->position.dirty = 1;
@@ -339,7 +340,39 @@ static void test_check_beside(void)
     EXPECT_EQUAL(ru_writer_commit(&batch, 0), -EIO);
     (void)close(one.writer.lock);
     house_leave(&other);
-    (void)unlinkat(one.directory, "writer", 0);
+    (void)unlinkat(one.directory, RU_WRITER_LOCK, 0);
+    house_close(&one);
+}
+
+/* The lock's name is gone: whoever holds the old file neither writes nor mends beside another process
+ * that may have a new one. */
+static void test_lock_lost(void)
+{
+    struct house one;
+    struct house other;
+    struct ru_batch batch;
+    uint64_t whole_from;
+    house_open(&one, RU_DURABLE_COMMIT);
+    one.writer.lock = openat(one.directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600);
+    commit(&one, COIN_A, 1);
+    begin(&one.writer, &batch); /* it has the lock already */
+    set(&batch, COIN_A, 2);
+    EXPECT_EQUAL(unlinkat(one.directory, RU_WRITER_LOCK, 0), 0);
+    EXPECT_EQUAL(ru_writer_commit(&batch, 0), RU_JOURNAL_LONE);
+    house_join(&other, &one); /* with a file of its own, which both could lock */
+    EXPECT_EQUAL(ru_writer_begin(&one.writer, &batch), RU_JOURNAL_LONE);
+    EXPECT_EQUAL(ru_writer_sync(&one.writer), RU_JOURNAL_LONE);
+    EXPECT_EQUAL(ru_writer_check(&one.writer, &whole_from), RU_JOURNAL_LONE);
+    one.journal.position->dirty = 1; /* the other one is in the middle of a batch */
+    EXPECT_EQUAL(ru_writer_mend(&one.writer), 0);
+    EXPECT_EQUAL(one.journal.position->dirty, 1);
+    one.journal.position->dirty = 0;
+    commit(&other, COIN_A, 3);
+    EXPECT_EQUAL(visible(&one, COIN_A), 3);
+    EXPECT_EQUAL(one.journal.position->last, 2);
+    house_leave(&other);
+    (void)close(one.writer.lock);
+    (void)unlinkat(one.directory, RU_WRITER_LOCK, 0);
     house_close(&one);
 }
 
@@ -348,7 +381,7 @@ static void child_dies_applying(const struct house *parent)
 {
     struct house house = {.directory = parent->directory};
     struct ru_batch batch;
-    int file = openat(house.directory, "writer", O_RDWR);
+    int file = openat(house.directory, RU_WRITER_LOCK, O_RDWR);
     int rc = ru_memory_attach(&house.memory, dup(parent->memory.fd));
     if (rc == 0)
         ru_journal_join(&house.journal, house.directory, &settings, &house.memory.head->position);
@@ -371,10 +404,10 @@ static void child_waits(const struct house *parent)
 {
     struct house house = *parent;
     struct ru_batch batch;
-    house.writer.lock = openat(house.directory, "writer", O_RDWR);
+    house.writer.lock = openat(house.directory, RU_WRITER_LOCK, O_RDWR);
     house.writer.holders = 0;
     house.writer.turn = 0;
-    (void)pthread_mutex_init(&house.writer.executing, NULL);
+    ru_turns_init(&house.writer.executing);
     (void)pthread_mutex_init(&house.writer.committing, NULL);
     (void)pthread_mutex_init(&house.writer.holding, NULL);
     (void)ru_writer_begin(&house.writer, &batch);
@@ -390,7 +423,7 @@ static void test_killed_while_applying(void)
     uint64_t number;
     int status;
     house_open(&house, RU_DURABLE_COMMIT);
-    house.writer.lock = openat(house.directory, "writer", O_RDWR | O_CREAT, 0600);
+    house.writer.lock = openat(house.directory, RU_WRITER_LOCK, O_RDWR | O_CREAT, 0600);
     EXPECT_EQUAL(ru_writer_mend(&house.writer), 0);
     (void)fflush(NULL);
     pid_t child = fork();
@@ -425,7 +458,7 @@ static void test_killed_while_applying(void)
     EXPECT_EQUAL(seen(&batch, COIN_A), 5);
     ru_writer_end(&batch);
     (void)close(house.writer.lock);
-    (void)unlinkat(house.directory, "writer", 0);
+    (void)unlinkat(house.directory, RU_WRITER_LOCK, 0);
     house_close(&house);
 }
 
@@ -469,7 +502,7 @@ static void test_failed_before(void)
     house.writer.handed_take = batch.take;
     house.writer.turn = 1 - house.writer.turn;
     ru_pending_undo(&house.writer.batches[house.writer.turn], 0);
-    EXPECT_EQUAL(pthread_mutex_unlock(&house.writer.executing), 0);
+    ru_turns_end(&house.writer.executing);
     EXPECT_EQUAL(pthread_barrier_init(&second.begun, NULL, 2), 0);
     EXPECT_EQUAL(pthread_create(&thread, NULL, second_run, &second), 0);
     (void)pthread_barrier_wait(&second.begun);
@@ -531,6 +564,7 @@ int main(void)
     RUN(test_killed_beside);
     RUN(test_flush_beside);
     RUN(test_check_beside);
+    RUN(test_lock_lost);
     RUN(test_killed_while_applying);
     RUN(test_failed_before);
     RUN(test_disk_fails);

@@ -123,7 +123,8 @@ def test_engine_names_what_it_refuses() -> None:
     fault = native.check_config({**good, "writers": 1, "large_blocks": 3})
     assert fault is not None
     assert (fault.field, fault.value) == ("large_blocks", 3)
-    assert fault.least == 2 * (int(str(good["workers"])) + int(str(good["slow_workers"])) + 1)
+    threads = ("workers", "slow_workers", "native_workers", "native_writers")
+    assert fault.least == 2 * (sum(int(str(good[name])) for name in threads) + 1)
     with pytest.raises(EngineError, match=r"large_blocks = 3, which must be from \d+ to"):
         native.Engine([native.Listener(0, 0, False)], {**good, "large_blocks": 3})
 

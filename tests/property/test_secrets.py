@@ -554,13 +554,17 @@ def test_a_failed_commit_shows_no_more_than_the_request_had_earned(tmp_path: Pat
             with gate.closed():
                 client.sendto(request(HOLD_WRITE, echo=0x0300), node.endpoint)
                 eventually(lambda: gate.inside == 1)
+                # A batch of its own, which waits for its turn: what follows is the next one.
+                client.sendto(request(POWN, own + default_an(OWNER), echo=0x0400), node.endpoint)
+                eventually(lambda: node.server.observe().lanes["native_write"].busy == 1)
                 for data in (*wrong, right):
                     client.sendto(data, node.endpoint)
-                node.wait_for(lambda now: now["udp_received"] == before + len(wrong) + 2)
+                node.wait_for(lambda now: now["udp_received"] == before + len(wrong) + 3)
             replies = {
-                reply[6:8]: reply for reply in (client.recv(2048) for _ in range(len(wrong) + 2))
+                reply[6:8]: reply for reply in (client.recv(2048) for _ in range(len(wrong) + 3))
             }
         assert status(replies.pop(b"\3\0")) == Status.SUCCESS
+        assert status(replies.pop(b"\4\0")) == Status.FILESYSTEM
         assert {status(reply) for reply in replies.values()} == {Status.FILESYSTEM}
         for data in wrong:
             assert replies[data[30:32]][16:] == bytes(16)

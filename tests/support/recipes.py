@@ -9,6 +9,7 @@ A recipe is the section `### TITLE` below `## Recipes`. Its fenced blocks are ap
 - any other language: a new file, named last before the block.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -71,13 +72,15 @@ class Copy:
             shutil.copy2(path, self.directory / path.relative_to(REPOSITORY))
         bin_directory = self.directory / ".venv" / "bin"
         bin_directory.mkdir(parents=True)
-        self._add_program(bin_directory / "python", "")
-        self._add_program(bin_directory / "raida-uring", "-m raida_uring")
+        # Modules that were built under a sanitizer need its runtime.
+        preloaded = os.environ.get("LD_PRELOAD", "") if compiled else ""
+        for name, arguments in (("python", ""), ("raida-uring", "-P -m raida_uring")):
+            self._add_program(bin_directory / name, arguments, preloaded)
 
-    def _add_program(self, path: Path, arguments: str) -> None:
+    def _add_program(self, path: Path, arguments: str, preloaded: str) -> None:
         """The test's own Python, which finds the copy's modules before those of the checkout."""
-        python = shlex.quote(sys.executable)
-        run = f'export PYTHONPATH="{self.directory}"\nexec {python} {arguments} "$@"\n'
+        variables = shlex.join([f"PYTHONPATH={self.directory}", f"LD_PRELOAD={preloaded}"])
+        run = f'exec env {variables} {shlex.quote(sys.executable)} {arguments} "$@"\n'
         path.write_text(f"#!/bin/sh\n{run}", encoding="utf-8")
         path.chmod(0o755)
 
@@ -106,6 +109,6 @@ class Copy:
     def run(self, command: str) -> str:
         """What a line of shell prints in the copy; it has to succeed."""
         command = re.sub(r"^make\b", f"make --no-print-directory 'SETUP={self._setup}'", command)
-        # Not with a sanitizer's runtime, which finds faults in compilers.
+        # Not with a sanitizer's runtime, which finds faults in compilers: Python alone has it.
         own = environment(self.directory, LD_PRELOAD="")
         return output_of("sh", "-c", command, cwd=self.directory, env=own)

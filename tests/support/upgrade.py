@@ -238,7 +238,7 @@ def upgrade(node: Daemon) -> None:
     eventually(lambda: serving_process(node) != before, 30 * PATIENCE, what=node.stderr)
     eventually(
         lambda: len(re.findall("the predecessor is gone", node.stderr())) > ended,
-        30,
+        30 * PATIENCE,
         what=node.stderr,
     )
 

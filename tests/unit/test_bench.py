@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from raida_uring import config
-from raida_uring.bench import cases, coins, contenders, report, runner
+from raida_uring.bench import cases, contenders, runner
 from raida_uring.bench import load as generator
 from raida_uring.bench.load import (
     Exchange,
@@ -28,15 +28,9 @@ from raida_uring.bench.load import (
     read_syscall_counter,
     run_load,
 )
-from raida_uring.bench.report import (
-    CaseReport,
-    CoinReport,
-    Measurement,
-    Outcome,
+from raida_uring.bench.meter import Settings
+from raida_uring.bench.results import (
     Report,
-    SpinRun,
-    WorkersReport,
-    WorkersRun,
 )
 from tests.support.command_line import PROGRAM
 from tests.support.peers import tcp_peer, udp_peer
@@ -289,13 +283,69 @@ def test_a_load_out_of_range_is_refused(changes: dict[str, object]) -> None:
         run_load(short_load(1, **changes), cases.ECHO)
 
 
+@pytest.mark.parametrize(("variants", "replies"), [(96, 0), (127, 0), (128, 96), (0, 128)])
+def test_variants_that_do_not_fit_are_refused(variants: int, replies: int) -> None:
+    """Four of 32 bytes would, and as many replies."""
+    exchange = Exchange(
+        bytes(32), 0, bytes(32), 0, variants=bytes(variants), replies=bytes(replies)
+    )
+    with pytest.raises(LoadError, match=r"variants|replies"):
+        run_load(short_load(1), exchange)
+
+
+def test_turns_are_whole_rounds() -> None:
+    with pytest.raises(LoadError, match="Invalid argument"):
+        run_load(short_load(1), in_rounds(turns=3))
+
+
+def in_rounds(turns: int) -> Exchange:
+    """Echoes for a window of 4, whose byte 9 is their turn; each reply is to repeat it in byte 12.
+    Two turns are a round."""
+    requests = bytearray()
+    replies = bytearray()
+    for number in range(turns * 4):
+        one = bytearray(changed(at_9=number // 4))
+        one[30:32] = (number % 4).to_bytes(2)
+        requests += one
+        reply = bytearray(answer(bytes(one)))
+        reply[12] = number // 4
+        replies += reply
+    return dataclasses.replace(
+        cases.ECHO,
+        variants=bytes(requests),
+        replies=bytes(replies),
+        turns=turns,
+        round=2,
+        ignore=((13, 16),),
+    )
+
+
 @pytest.mark.parametrize(
-    ("sizes", "transport"), [((32,) * 3, "udp"), ((32, 32, 32, 31), "udp"), ((32,) * 4, "tcp")]
+    "changes", [{}, {"rate_per_s": 1000}, {"transport": "tcp"}], ids=["closed", "open", "tcp"]
 )
-def test_variants_that_do_not_fit_are_refused(sizes: tuple[int, ...], transport: str) -> None:
-    exchange = Exchange(bytes(32), 0, bytes(32), 0, variants=tuple(map(bytes, sizes)))
-    with pytest.raises(LoadError, match="variants"):
-        run_load(short_load(1, transport=transport), exchange)
+@pytest.mark.parametrize("duration_ms", [1, 50])
+def test_variants_end_with_a_whole_round(changes: dict[str, object], duration_ms: int) -> None:
+    """What one turn changes the next changes back, however short the load."""
+    seen: list[int] = []
+
+    def reply(request: bytes) -> bytes:
+        seen.append(request[9])
+        one = bytearray(answer(request))
+        one[12] = request[9]
+        return bytes(one)
+
+    with contextlib.ExitStack() as stack:
+        if "transport" in changes:
+            _, port = stack.enter_context(tcp_peer(one_request(reply)))
+        else:
+            port = stack.enter_context(udp_server(reply))
+        load = short_load(port, duration_ms=duration_ms, timeout_ms=5000, **changes)
+        result = run_load(load, in_rounds(turns=4))
+    assert result.answered > 0
+    assert clean(result), result
+    assert seen.count(0) == seen.count(1)
+    assert seen.count(2) == seen.count(3)
+    assert (seen.count(2) > 0) or duration_ms == 1
 
 
 def test_a_message_too_long_is_refused() -> None:
@@ -343,116 +393,6 @@ def test_a_server_that_does_not_start_is_named() -> None:
         pass
 
 
-def measurement(requests_per_cpu_s: float, p99_us: float = 100.0, wrong: int = 0) -> Measurement:
-    return Measurement(
-        requests_per_cpu_s=requests_per_cpu_s,
-        requests_per_s=requests_per_cpu_s,
-        p50_us=10.0,
-        p90_us=20.0,
-        p99_us=p99_us,
-        p999_us=p99_us,
-        max_us=p99_us,
-        cpu_s=1.0,
-        other_cpu=0.0,
-        answered=1000,
-        wrong=wrong,
-        lost=0,
-        stray=0,
-    )
-
-
-def example_report() -> Report:
-    node = Outcome(tuple(measurement(value) for value in (90.0, 10.0, 95.0)), 0.05)
-    uring = Outcome(tuple(measurement(value) for value in (100.0, 500.0, 90.0)))
-    slow = measurement(5000.0, p99_us=1500.0)
-    spin = SpinRun((measurement(5000.0),), (slow,) * report.SPIN_SLICES_MIN, 10, 0.99, 0.0)
-    return Report(
-        machine={"cores": 2},
-        reports=(CaseReport(cases.CASES[0], {"node": node, "uring": uring}),),
-        spin_runs=(spin,),
-        not_run={"mmsg": "no compiler"},
-    )
-
-
-def shown(found: Report) -> str:
-    return "\n\n".join(report.sections(found))
-
-
-def test_ratios_are_of_medians() -> None:
-    (case_report,) = example_report().reports
-    assert report.ratio(case_report, "node", "uring") == pytest.approx(0.9)
-    assert report.ratio(case_report, "node", "mmsg") is None
-
-
-def test_ratios_leave_out_runs_in_which_a_core_was_stolen() -> None:
-    """But only where enough others are left on both sides."""
-    stolen = dataclasses.replace(measurement(10.0), stolen_ticks=3)
-    calm = (measurement(90.0),) * report.CALM_RUNS_MIN
-    peer = Outcome((measurement(100.0),) * report.CALM_RUNS_MIN)
-    enough = CaseReport(cases.CASES[0], {"node": Outcome((*calm, *(stolen,) * 9)), "uring": peer})
-    assert report.ratio(enough, "node", "uring") == pytest.approx(0.9)
-    few = CaseReport(cases.CASES[0], {"node": Outcome((*calm[1:], *(stolen,) * 9)), "uring": peer})
-    assert report.ratio(few, "node", "uring") == pytest.approx(0.1)
-
-
-def test_verdicts_say_kept_broken_or_not_measured() -> None:
-    found = example_report()
-    assert [verdict.met for verdict in report.case_verdicts(found.reports[0])] == [
-        True,
-        None,
-        None,
-        True,
-    ]
-    assert report.spin_verdict(found.spin_runs).met is False
-
-
-def test_slices_in_which_a_core_was_stolen_are_shown_and_not_judged() -> None:
-    good = measurement(5000.0, p99_us=500.0)
-    stolen = dataclasses.replace(measurement(5000.0, p99_us=9000.0), stolen_ticks=1)
-    spin = SpinRun((good,), (good,) * report.SPIN_SLICES_MIN + (stolen,) * 30, 10, 0.99, 0.0)
-    assert report.spin_verdict([spin]).met is True
-    assert report.spin_verdict([spin]).measured == 500.0
-    few = dataclasses.replace(spin, beside_spin=(good, *(stolen,) * 30))
-    assert report.spin_verdict([few]).met is None
-    found = dataclasses.replace(example_report(), spin_runs=(spin,))
-    assert "core stolen   30 of  40" in shown(found)
-
-
-def test_the_report_has_three_forms() -> None:
-    found = example_report()
-    assert "not run: mmsg: no compiler" in shown(found)
-    assert "| udp-echo | 0.90 | - | - | 1.00 | - | - | - | 0.050 |" in report.markdown(found)
-    one = report.as_json(found)["cases"][0]  # type: ignore[index]
-    assert one["contenders"]["node"]["median"]["requests_per_cpu_s"] == 90.0
-    assert len(one["contenders"]["node"]["runs"]) == 3
-
-
-def test_markdown_has_every_promise() -> None:
-    rates = {coins.BASE: 100.0, coins.GOAL_CASE: 45.0}
-    found = tuple(
-        CoinReport(case, Outcome((measurement(rates[case.name]),)))
-        for case in coins.cases()
-        if case.name in rates
-    )
-    told = report.markdown(dataclasses.replace(example_report(), coin_reports=found))
-    assert f"| node: {coins.GOAL_CASE} / {coins.BASE} >= 0.40 | 0.45 | yes |" in told
-
-
-def test_wrong_answers_of_the_node_are_totalled() -> None:
-    bad = CaseReport(cases.CASES[0], {"node": Outcome((measurement(1.0, wrong=2),))})
-    assert Report({}, (bad,), (), {}).wrong_answers == 2
-
-
-def test_without_peers_there_are_numbers_alone() -> None:
-    """As from a wheel: without a peer to compare with, no promise counts as broken."""
-    found = dataclasses.replace(example_report(), judged=False, not_run={})
-    text = shown(found)
-    assert "udp-echo: " in text
-    assert "req/CPU-s" in text
-    for word in ("NO ", "yes ", "not measured", "not run"):
-        assert word not in text
-
-
 def test_an_interrupted_benchmark_reports_what_has_ended(tmp_path: Path) -> None:
     arguments = ("--rounds", "1", "--seconds", "0.1", "--json", str(tmp_path / "out.json"))
     process = subprocess.Popen(
@@ -475,69 +415,14 @@ def test_an_interrupted_benchmark_reports_what_has_ended(tmp_path: Path) -> None
     assert next(one["name"] for one in told["cases"]) == "udp-echo"
 
 
-# -- many workers, own coins, fresh stores --------------------------------------------------------
-
-
-def test_ratios_of_workers_are_medians_of_pairs() -> None:
-    """Of one round each: a slow minute meets both sides of a pair."""
-    pairs = ((100.0, 95.0), (10.0, 9.0), (1000.0, 970.0))
-    runs = tuple(WorkersRun(measurement(one), measurement(many)) for one, many in pairs)
-    found = WorkersReport("version", 0.95, runs)
-    assert found.ratio == pytest.approx(0.95)
-    assert found.verdict.met is True
-    assert dataclasses.replace(found, ratio_min=0.96).verdict.met is False
-    nothing = WorkersReport("version", 0.95, (WorkersRun(measurement(0.0), measurement(1.0)),))
-    assert nothing.verdict.met is None
-    told = dataclasses.replace(example_report(), workers_reports=(found,))
-    assert "version: 8 workers / 1 >= 0.95 (0.95)" in shown(told)
-    assert "| node: version: 8 workers / 1 >= 0.95 | 0.95 | yes |" in report.markdown(told)
-    assert report.as_json(told)["workers"]["cases"]["version"]["ratio"] == pytest.approx(0.95)  # type: ignore[index]
-
-
-def test_the_estimate_counts_every_case() -> None:
-    """9 rounds of 7 commands, to two nodes, 1.2 s each."""
-    settings = runner.Settings(1000, 9, 0, 1, cases.WORKERS_CASE)
-    assert runner._estimate(settings) == "3 minutes"
-
-
 def test_many_workers_answer_as_one_does() -> None:
     """A short run: the replies are right, whatever the speed."""
     cpu = min(os.sched_getaffinity(0))
-    settings = runner.Settings(100, 1, cpu, cpu, cases.WORKERS_CASE)
+    settings = Settings(100, 1, cpu, cpu, cases.WORKERS_CASE, frozenset({cpu}))
     *_, found = runner.measure(settings, Report({}, (), (), {}))
-    assert len(found.workers_reports) == 7
+    assert len(found.workers_reports) == 3
     assert found.wrong_answers == 0
     for one in found.workers_reports:
-        (run,) = one.runs
-        assert run.one.answered > 0, one.name
-        assert run.many.answered > 0, one.name
-
-
-def test_each_command_on_coins_is_answered_right(tmp_path: Path) -> None:
-    """Every case of the benchmark, after one another: powns leave the store as they found it, also
-    if the load should end between a change and its return."""
-    for fresh, make in ((False, coins.make_store), (True, coins.make_fresh_store)):
-        store = tmp_path / str(fresh)
-        make(store)
-        node = contenders.node(store={"path": str(store)}, server=coins.SERVER)
-        with contenders.running(node, os.sched_getaffinity(0)) as server:
-            for case in (one for one in coins.cases() if one.fresh == fresh):
-                for duration_ms in (100, 1, 1):
-                    load = short_load(server.port, window=coins.WINDOW, duration_ms=duration_ms)
-                    result = run_load(dataclasses.replace(load, timeout_ms=5000), case.exchange)
-                    assert result.answered > 0, case.name
-                    assert result.answered % case.exchange.turns == 0, case.name
-                    assert clean(result), (case.name, result)
-
-
-def test_requests_with_coins_of_their_own_share_none() -> None:
-    own = [
-        case.exchange for case in coins.cases() if case.name in ("pown-25", "detect-25, own coins")
-    ]
-    assert [exchange.turns for exchange in own] == [2, 1]
-    for exchange in own:
-        item = (len(exchange.request) - 48 - 2) // coins.OWN_COINS
-        for turn in range(exchange.turns):
-            requests = exchange.variants[turn * coins.WINDOW : (turn + 1) * coins.WINDOW]
-            named = [one[at : at + 5] for one in requests for at in range(48, len(one) - 2, item)]
-            assert len(set(named)) == len(named) == coins.WINDOW * coins.OWN_COINS
+        (pair,) = one.pairs
+        assert pair.base.answered > 0, one.name
+        assert pair.own.answered > 0, one.name

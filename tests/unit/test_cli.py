@@ -24,6 +24,7 @@ from tests.support.command_line import (
     run_script,
 )
 from tests.support.confine import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, give_up
+from tests.support.sanitized import LIMITS_MEMORY
 from tests.support.store import make_store
 
 CLONE3 = 435  # on every architecture
@@ -242,7 +243,7 @@ def test_a_thread_that_cannot_start_is_one_line_and_status_1() -> None:
     ("how", "expected"),
     [
         (f"refuse_system_call({CLONE3}, errno.EPERM)", "seccomp filter"),
-        ("limit(resource.RLIMIT_AS, 600 << 20)", "ulimit -v"),
+        pytest.param("limit(resource.RLIMIT_AS, 600 << 20)", "ulimit -v", marks=LIMITS_MEMORY),
         (
             "refuse_system_call(MEMFD_CREATE, errno.EPERM)",
             "memfd_create() and fallocate() are needed: a seccomp filter",
@@ -272,6 +273,7 @@ def test_the_remedy_fits_the_cause(how: str, expected: str) -> None:
     assert ("lower [udp]" in last) == ("ulimit -v" in last and "reserving" in last)
 
 
+@LIMITS_MEMORY
 def test_a_program_without_room_for_itself_is_one_line_and_status_1() -> None:
     """However much is missing: while it loads, and when it begins to work."""
     script = (
@@ -297,6 +299,7 @@ def test_a_program_without_room_for_itself_is_one_line_and_status_1() -> None:
     assert tried
 
 
+@LIMITS_MEMORY
 def test_lack_of_memory_under_a_limit_on_address_space_names_the_remedy() -> None:
     script = (
         "import errno\n"
@@ -307,6 +310,7 @@ def test_lack_of_memory_under_a_limit_on_address_space_names_the_remedy() -> Non
     assert run_script(script).stdout == "raise LimitAS= (ulimit -v)\n"
 
 
+@LIMITS_MEMORY
 def test_a_store_without_room_for_its_mapping_says_so(tmp_path: Path) -> None:
     make_store(tmp_path / "coins")
     script = (

@@ -312,7 +312,7 @@ FAULTS = [
         "[udp] contexts + reserve = 32769: must be at most 32768",
     ),
     (
-        "[server]\nraida_id = 1\n[workers]\ncount = 4\nslow_count = 4\n"
+        "[server]\nraida_id = 1\n[workers]\ncount = 4\nslow_count = 3\nnative_count = 1\n"
         "[limits]\nsmall_blocks = 15\n",
         "[limits] small_blocks = 15: must be at least 16, two for each of the 8 workers",
     ),
@@ -388,7 +388,8 @@ def test_http_listens_on_one_address_or_several() -> None:
 def test_limits_that_just_fit_together_are_accepted() -> None:
     made = parse_with(
         "[udp]\ncontexts = 32767\nreserve = 1\n"
-        "[workers]\ncount = 1\nslow_count = 1\n[limits]\nsmall_blocks = 4\nlarge_blocks = 4\n"
+        "[workers]\ncount = 1\nslow_count = 1\nnative_count = 1\n"
+        "[limits]\nsmall_blocks = 6\nlarge_blocks = 6\n"
     )
     assert made.udp.contexts + made.udp.reserve == native.config_range("udp_contexts")[1] + 1
 

@@ -7,12 +7,14 @@ only if they are those of the coins.
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from raida_uring.ffi.native_store import DENOMINATIONS
 from raida_uring.store import STORE_PAGES, Store, trees
-from raida_uring.store.trees import Integrity
+from raida_uring.store.trees import HASH_BYTES, Integrity
 from tests.support.coin_requests import an_of, leaf_of
 from tests.support.node import eventually
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
@@ -25,14 +27,16 @@ class Voters:
 
     def __init__(self) -> None:
         self.shown: list[bytes] = []
+        self.nodes: dict[int, bytes] = {}
         self.asked = 0
         self.fault: Exception | None = None
 
-    def publish(self, roots: bytes) -> None:
+    def publish(self, changed: Mapping[int, bytes]) -> None:
         self.asked += 1
         if self.fault is not None:
             raise self.fault
-        self.shown.append(roots)
+        self.nodes.update(changed)
+        self.shown.append(b"".join(self.nodes[tree][-HASH_BYTES:] for tree in range(DENOMINATIONS)))
 
     def version(self) -> int:
         return len(self.shown)
@@ -77,6 +81,25 @@ def test_an_unexpected_fault_does_not_end_it(
     assert shown.node(8, 0, 0) == leaf_in(store)
     trees.stop()
     store.close()
+
+
+def test_a_commit_that_no_thread_of_python_makes_is_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the native writing lane commits. Nobody would look for it by itself for minutes."""
+    monkeypatch.setattr(trees, "LOOK_S", 600.0)
+    with contextlib.closing(Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)) as store:
+        integrity, voters = Integrity(store), Voters()
+        integrity.load()
+        integrity.start(voters.publish, voters.version)
+        view = store.native.view(writing=True)
+        for an in (an_of("first"), an_of("second")):
+            view.begin()
+            view.set(coin_bytes(COIN) + an, 1, 21, 5, 7)
+            view.commit()
+            eventually(lambda: integrity.newest.node(8, 0, 0) == leaf_in(store))
+        view.close()
+        integrity.stop()
 
 
 def test_leaves_that_are_not_those_of_the_coins_are_not_saved(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from raida_uring.ffi import native, native_base, native_store, native_worker
 from raida_uring.protocol import Status, layout
-from raida_uring.workers import tap
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ROOT / "raida_uring"
@@ -24,16 +23,10 @@ PYTHON_OFFSET = re.compile(
 COIN_STRUCT = re.compile(r"Struct\(\">bI")
 TABLES = ("META", "PAGES", "REMAINS", "LEAVES")
 
-RECORD_FORMATS = {
-    native_worker.RECORD_FORMAT: (
-        *("payload_at", "payload_size", "command", "kind"),
-        *("encryption", "shard", "transport", "body_size"),
-    ),
-    native_worker.NOTE_FORMAT: (
-        *("payload_at", "command", "kind", "transport"),
-        *("request_size", "reply_size", "reply_us", "reply_status"),
-    ),
-}
+RECORD_FIELDS = (
+    *("payload_at", "payload_size", "command", "kind"),
+    *("encryption", "shard", "transport", "body_size"),
+)
 
 # C files that spell messages out: tests, so that a wrong name cannot confirm itself, and the
 # benchmark's peers, which share no code with the node. This set only shrinks.
@@ -111,9 +104,8 @@ def test_records_are_unpacked_as_c_lays_them_out() -> None:
     fields = {name: 2 + at for at, (name, _) in enumerate(ffi.typeof("struct ru_record").fields)}
     del fields["spare"]
     raw = bytes(ffi.buffer(ffi.new("struct ru_record *", fields)))
-    for form, names in RECORD_FORMATS.items():
-        assert struct.unpack(form, raw) == tuple(fields[name] for name in names)
-    assert tap._PLACE(raw) == (fields["payload_at"], fields["kind"])
+    unpacked = struct.unpack(native_worker.RECORD_FORMAT, raw)
+    assert unpacked == tuple(fields[name] for name in RECORD_FIELDS)
 
 
 def test_statuses_of_the_data_plane_are_listed() -> None:

@@ -192,6 +192,45 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_a_process_did_not_finish_is_removed_once_it_has_ended(tmp_path: Path) -> None:
+    """The other process of an upgrade was killed while it made a segment, which no list has."""
+    store = opened(tmp_path / "store")
+    left = store.path / "journal" / "unfinished-0123456789abcdef"
+    left.write_bytes(bytes(4096))
+    store.prepare()
+    assert left.exists()  # it may be under way
+    store.alone()
+    store.prepare()
+    assert not left.exists()
+    assert len(list((store.path / "journal").glob("*.journal"))) == 2
+    store.close()
+
+
+def test_a_checkpoint_that_is_cut_short_leaves_the_rest_to_the_journal(tmp_path: Path) -> None:
+    """As at a stop, where a slow disk would outlast the service manager's patience."""
+    path = make_store(tmp_path / "store")
+    store = Store(path, map_bytes=MAP_BYTES)
+    names = [coin_bytes((page // 1000, page % 1000 * 1024)) for page in range(1100)]
+    with store.write() as coins:
+        coins.set(b"".join(name + b"n" * 16 for name in names), len(names), COIN_AN, 9)
+    asked: list[None] = []
+
+    def after_one() -> bool:
+        asked.append(None)
+        return len(asked) > 1
+
+    entries = store.sizes().journal_entries
+    saved = store.checkpoint(pause_s=0, enough=after_one)
+    assert 0 < saved < len(names)
+    assert (store.sizes().journal_entries, store.sizes().checkpoint_fault) == (entries, None)
+    store.close()
+    again = Store(path, map_bytes=MAP_BYTES)
+    assert again.sizes().journal_entries == entries
+    assert all(again.an(page // 1000, page % 1000 * 1024) == b"n" * 16 for page in range(1100))
+    assert again.checkpoint(pause_s=0) == len(names)
+    again.close()
+
+
 def test_a_base_that_refuses_everything_is_to_be_opened_again(tmp_path: Path) -> None:
     """LMDB's MDB_PANIC, after a failed write: a node ends for it. Other faults are tried again."""
     store = opened(tmp_path / "store")

@@ -5,6 +5,7 @@ tests/native/test_tickets.c has the slots themselves.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from raida_uring.errors import RaidaError
 from raida_uring.ffi import native_store
-from raida_uring.store import Store, tickets
+from raida_uring.store import Store
 from tests.support.store import MAP_BYTES, coin_bytes, make_store
 
 NAMES = coin_bytes((0, 5)) + coin_bytes((-8, 1_023_999)) + coin_bytes((6, 0))
@@ -27,18 +28,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_ticket_is_claimed_once_for_each_raida(store: Store) -> None:
-    with store.read() as coins:
-        ticket = tickets.issue(coins, NAMES)
-        assert ticket is not None
-        for raida in range(25):
-            with pytest.raises(tickets.LargeTicketError):
-                tickets.claim(coins, ticket, raida, len(NAMES) - 1)
-            assert tickets.claim(coins, ticket, raida, len(NAMES)) == NAMES
-            with pytest.raises(tickets.ClaimedTicketError):
-                tickets.claim(coins, ticket, raida, 0)
-        for unknown in (bytes(4), bytes((ticket[0] ^ 1, *ticket[1:]))):
-            with pytest.raises(tickets.UnknownTicketError):
-                tickets.claim(coins, unknown, 3, ROOM)
+    own, now_s = store.native, int(time.time())
+    ticket = own.tickets_issue(NAMES, now_s)
+    assert ticket is not None
+    for raida in range(25):
+        large = native_store.TICKET_LARGE, b""
+        assert own.tickets_claim(ticket, raida, len(NAMES) - 1, now_s) == large
+        assert own.tickets_claim(ticket, raida, len(NAMES), now_s) == (0, NAMES)
+        claimed = native_store.TICKET_CLAIMED, b""
+        assert own.tickets_claim(ticket, raida, 0, now_s) == claimed
+    for unknown in (0, ticket ^ 1 << 24):
+        missing = native_store.TICKET_UNKNOWN, b""
+        assert own.tickets_claim(unknown, 3, ROOM, now_s) == missing
     assert store.sizes().tickets == 1
 
 
@@ -60,20 +61,16 @@ def test_every_process_with_the_memory_has_the_tickets(store: Store) -> None:
 
 @pytest.mark.parametrize("names", [b"", bytes(4), bytes(6), bytes(5 * 3121)])
 def test_what_names_no_coins_gets_no_ticket(store: Store, names: bytes) -> None:
-    with (
-        store.read() as coins,
-        pytest.raises(ValueError, match="not the names of a ticket's coins"),
-    ):
-        tickets.issue(coins, names)
+    with pytest.raises(ValueError, match="not the names of a ticket's coins"):
+        store.native.tickets_issue(names, NOW_S)
     assert store.sizes().tickets == 0
 
 
 def test_as_many_coins_as_a_request_names(store: Store) -> None:
     names = os.urandom(5 * 3120)
-    with store.read() as coins:
-        ticket = tickets.issue(coins, names)
-        assert ticket is not None
-        assert tickets.claim(coins, ticket, 24, ROOM) == names
+    ticket = store.native.tickets_issue(names, NOW_S)
+    assert ticket is not None
+    assert store.native.tickets_claim(ticket, 24, ROOM, NOW_S) == (0, names)
 
 
 def test_a_raida_that_does_not_exist(store: Store) -> None:

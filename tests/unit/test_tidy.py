@@ -18,6 +18,7 @@ FFI = ROOT / "raida_uring" / "ffi"
 # Folders of the data plane, upper ones first: a file includes headers of its own and of lower ones.
 C_FOLDERS = (
     ("engine",),
+    ("commands",),
     ("coins", "guard", "kernel", "seal"),
     ("wire",),
     ("count",),
@@ -42,7 +43,15 @@ SOLE_IMPORTERS = {
     "_native": (
         *(
             f"raida_uring/ffi/{name}.py"
-            for name in ("native", "native_base", "native_probe", "native_store", "native_worker")
+            for name in (
+                "native",
+                "native_base",
+                "native_command",
+                "native_probe",
+                "native_store",
+                "native_tap",
+                "native_worker",
+            )
         ),
         "tests/support/native_seal.py",
     ),

@@ -6,13 +6,15 @@ node lives on, and every answer has the status named here.
 
 import dataclasses
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from raida_uring.ffi import native_store
 from raida_uring.protocol import Status, build_vote
-from raida_uring.store import Store, tickets
+from raida_uring.store import Store
 from tests.support import coin_requests as support
 from tests.support.coin_requests import (
     AUDIT,
@@ -179,19 +181,30 @@ def different(count: int) -> list[Coin]:
     return [(5, 7000 + number) for number in range(count)]
 
 
-def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1_800_000_000.0]
-    monkeypatch.setattr(tickets, "clock", lambda: now[0])
-    first = [take_from(node.endpoint, coin) for coin in different(tickets.TICKETS_MAX)]
+def issued(node: Node, coin: Coin, ago_s: int) -> bytes:
+    """A ticket issued so many seconds ago by the clock as it is set now."""
+    opened = node.server._store
+    assert opened is not None
+    number = opened.native.tickets_issue(coin_bytes(coin), int(time.time()) - ago_s)
+    assert number is not None
+    return number.to_bytes(4)
+
+
+def test_b7_there_is_no_room_for_more_tickets(node: Node) -> None:
+    first = [take_from(node.endpoint, coin) for coin in different(native_store.TICKETS_MAX)]
     assert {answered for answered, _ in first} == {Status.ALL_PASS}
-    assert len({ticket for _, ticket in first} - {bytes(4)}) == tickets.TICKETS_MAX
+    assert len({ticket for _, ticket in first} - {bytes(4)}) == native_store.TICKETS_MAX
     for _ in range(3):
         assert take_ticket(node.endpoint) == (Status.NO_TICKET_SLOT, b"")
-    now[0] += tickets.LIFETIME_S - 1
-    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
     assert redeem(node.endpoint, first[0][1]) == (Status.SUCCESS, coin_bytes(different(1)[0]))
-    now[0] += 1
-    assert redeem(node.endpoint, first[0][1], 4)[0] == Status.NO_TICKET_FOUND
+
+
+def test_b7_tickets_expire(node: Node) -> None:
+    coins = different(native_store.TICKETS_MAX)
+    expired = [issued(node, coin, native_store.TICKET_LIFETIME_S) for coin in coins[1:]]
+    alive = issued(node, coins[0], 1)
+    assert redeem(node.endpoint, expired[0])[0] == Status.NO_TICKET_FOUND
+    assert redeem(node.endpoint, alive) == (Status.SUCCESS, coin_bytes(coins[0]))
     answered, ticket = take_ticket(node.endpoint)
     assert answered == Status.ALL_PASS
     assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(COINS[0]))
@@ -200,29 +213,26 @@ def test_b7_tickets_expire(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_b7_one_coin_does_not_take_all_tickets(node: Node) -> None:
     """The tickets of others stay valid, and so do some of its own."""
     others = [take_from(node.endpoint, coin)[1] for coin in different(10)]
-    greedy = [take_ticket(node.endpoint)[1] for _ in range(tickets.TICKETS_MAX)]
-    assert len(set(greedy)) == tickets.TICKETS_MAX
-    for coin in different(tickets.TICKETS_MAX // 2)[10:]:
+    greedy = [take_ticket(node.endpoint)[1] for _ in range(native_store.TICKETS_MAX)]
+    assert len(set(greedy)) == native_store.TICKETS_MAX
+    for coin in different(native_store.TICKETS_MAX // 2)[10:]:
         assert take_from(node.endpoint, coin)[0] == Status.ALL_PASS
     for coin, ticket in zip(different(10), others, strict=True):
         assert redeem(node.endpoint, ticket) == (Status.SUCCESS, coin_bytes(coin))
     # The last ten found room that those before them had to make.
     left = [redeem(node.endpoint, ticket)[0] for ticket in greedy].count(Status.SUCCESS)
-    assert left == tickets.OF_ONE_COIN_MAX + 10
+    assert left == native_store.TICKETS_OF_COIN_MAX + 10
 
 
+@pytest.mark.parametrize(("ahead_s", "lives"), [(10, True), (365 * 86400, False)])
 def test_b7_a_clock_that_was_ahead_leaves_no_tickets(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, ahead_s: int, *, lives: bool
 ) -> None:
-    now = [1_800_000_000.0]
-    monkeypatch.setattr(tickets, "clock", lambda: now[0])
-    ahead = [take_from(node.endpoint, coin)[1] for coin in different(tickets.TICKETS_MAX)]
-    now[0] -= 10  # a small step: they live
-    assert take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT
-    assert redeem(node.endpoint, ahead[0])[0] == Status.SUCCESS
-    now[0] -= 365 * 86400
-    assert redeem(node.endpoint, ahead[1])[0] == Status.NO_TICKET_FOUND
-    assert take_ticket(node.endpoint)[0] == Status.ALL_PASS
+    """A small step back leaves them alive."""
+    ahead = [issued(node, coin, -ahead_s) for coin in different(native_store.TICKETS_MAX)]
+    assert (take_ticket(node.endpoint)[0] == Status.NO_TICKET_SLOT) == lives
+    found = Status.SUCCESS if lives else Status.NO_TICKET_FOUND
+    assert redeem(node.endpoint, ahead[1])[0] == found
 
 
 def test_b7_one_claim_for_each_raida(node: Node) -> None:
@@ -278,7 +288,7 @@ def test_b7_a_restart_ends_tickets(tmp_path: Path, store: Path) -> None:
 
 
 def test_a_ticket_that_is_refused_takes_no_slot(node: Node) -> None:
-    for _ in range(tickets.TICKETS_MAX + 8):
+    for _ in range(native_store.TICKETS_MAX + 8):
         wrong = coins_ans({COINS[0]: bytes(16)})
         assert ask(node.endpoint, GET_TICKET, wrong, "udp")[0] == Status.ALL_FAIL
     assert take_ticket(node.endpoint)[0] == Status.ALL_PASS

@@ -72,6 +72,10 @@ const char *ru_store_error(int result);
 /* See the newest committed state. A writing transaction waits for the other writer to end. Thread:
  * the caller's, for this and all functions that get the transaction. */
 int ru_txn_begin(struct ru_base *base, uint32_t writing, struct ru_txn **txn);
+/* Have blocks on the disk for a writing transaction that will store up to `pages` pages, and entries
+ * of other tables, before its first change: after a write or flush that fails, the base can be used
+ * on. With hardly any space left on the disk it does nothing. Returns 0 or -errno. */
+int ru_txn_make_room(struct ru_txn *txn, uint32_t pages);
 /* End the transaction and drop its changes. NULL: nothing. */
 void ru_txn_end(struct ru_txn *txn);
 /* Make all changes durable together, and end the transaction, whatever the result. */
@@ -104,6 +108,7 @@ struct ru_base {
     struct ru_basefile *file;
     MDB_dbi tables[RU_TABLES];
     uint64_t map_bytes;
+    uint64_t written; /* up to here the file's blocks have been on the disk; 0: not known yet */
 };
 
 /* A result of LMDB, whose errnos are positive, as one of ours. */
@@ -116,6 +121,8 @@ static inline int ru_base_result(int rc)
  * highest number of them, if that is higher. `faulty`: the page, on RU_BASE_DAMAGED. */
 int ru_txn_load(struct ru_txn *txn, struct ru_memory *memory, uint32_t first, uint32_t count,
                 uint64_t *number, uint32_t *faulty);
+/* As ru_txn_make_room(). Thread: whichever has the writing transaction. */
+int ru_baseroom_make(struct ru_base *base, uint32_t pages);
 /* Commit and free `txn`. A failed write returns its cause, such as ENOSPC, as a positive errno. */
 int ru_base_commit(MDB_env *env, MDB_txn *txn);
 

@@ -48,12 +48,46 @@ static uint64_t segment_size(const struct ru_journal_settings *settings, uint64_
 
 /* ---- create, open, close ---- */
 
+int ru_journal_holds(int directory)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int count = ru_segment_list(directory, segments);
+    if (count < 0)
+        return count == -E2BIG ? 1 : count; /* more than are ever made in advance */
+    int held = 0;
+    for (int i = 0; i < count && held == 0; i++) {
+        int fd = ru_segment_open(directory, segments[i].index, O_RDONLY);
+        if (fd == -ENOENT) /* replaced by a node that starts */
+            continue;
+        held = fd < 0 ? fd : ru_segment_holds(fd);
+        if (fd >= 0)
+            (void)close(fd);
+    }
+    return held;
+}
+
+/* Remove what a process left that was killed while it made a journal. */
+static int journal_clear(int directory)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int held = ru_journal_holds(directory);
+    if (held != 0)
+        return held < 0 ? held : RU_JOURNAL_FOREIGN;
+    int rc = ru_segment_clean(directory);
+    int count = rc == 0 ? ru_segment_list(directory, segments) : rc;
+    for (int i = 0; i < count && rc == 0; i++)
+        rc = ru_segment_remove(directory, segments[i].index);
+    return count < 0 ? count : rc;
+}
+
 int ru_journal_create(int directory, const struct ru_journal_settings *settings, uint64_t first)
 {
     const struct ru_segment_head head = {
         .segment = {.index = 1, .first = first, .bytes = settings->first_bytes},
     };
-    int rc = ru_segment_create(directory, head.segment.index, head.segment.bytes);
+    int rc = journal_clear(directory);
+    if (rc == 0)
+        rc = ru_segment_create(directory, head.segment.index, head.segment.bytes);
     if (rc != 0)
         return rc;
     int fd = ru_segment_open(directory, head.segment.index, O_RDWR);
@@ -330,6 +364,8 @@ static int journal_drop_prepared(struct ru_journal *journal)
 static int journal_prepare(struct ru_journal *journal, uint64_t least)
 {
     (void)pthread_mutex_lock(&journal->preparing);
+    if (__atomic_exchange_n(&journal->unfinished, false, __ATOMIC_ACQ_REL))
+        (void)ru_segment_clean(journal->directory);
     for (int rc = 0; rc == 0;) {
         (void)pthread_mutex_lock(&journal->lock);
         struct ru_segment newest = journal->segments[journal->segment_count - 1];
@@ -408,6 +444,23 @@ int ru_journal_in_place(const struct ru_journal *journal)
     bool whole = (uint64_t)found.st_size >= journal->position->bytes &&
                  ru_segment_is_open(journal->directory, journal->open, journal->fd);
     return whole ? 0 : RU_JOURNAL_GONE;
+}
+
+uint64_t ru_journal_whole_from(struct ru_journal *journal)
+{
+    (void)pthread_mutex_lock(
+        &journal->lock); /* what is let go of leaves directory and list at once */
+    const struct ru_segment *first = segment_in_use(journal);
+    while (first > journal->segments) {
+        const struct ru_segment *before = first - 1;
+        if (before->first == 0 || before->index + 1 != first->index ||
+            ru_segment_is_lost(journal->directory, before->index, before->bytes))
+            break;
+        first = before;
+    }
+    uint64_t number = first->first;
+    (void)pthread_mutex_unlock(&journal->lock);
+    return number;
 }
 
 int ru_journal_append(struct ru_journal *journal, uint64_t time_ns, const struct ru_change *changes,
@@ -509,6 +562,11 @@ int ru_journal_release(struct ru_journal *journal, uint64_t from)
     return rc == 0 ? released : rc;
 }
 
+void ru_journal_alone(struct ru_journal *journal)
+{
+    __atomic_store_n(&journal->unfinished, true, __ATOMIC_RELEASE);
+}
+
 uint64_t ru_journal_bytes(struct ru_journal *journal)
 {
     (void)pthread_mutex_lock(&journal->lock);
@@ -517,4 +575,13 @@ uint64_t ru_journal_bytes(struct ru_journal *journal)
         bytes += journal->segments[i].bytes;
     (void)pthread_mutex_unlock(&journal->lock);
     return bytes;
+}
+
+uint32_t ru_journal_in_use(struct ru_journal *journal)
+{
+    (void)pthread_mutex_lock(&journal->lock);
+    uint32_t count = journal->segment_count;
+    count -= count > 0 && segment_is_prepared(journal);
+    (void)pthread_mutex_unlock(&journal->lock);
+    return count;
 }

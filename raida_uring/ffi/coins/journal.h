@@ -29,6 +29,8 @@ enum ru_journal_fault {
     RU_JOURNAL_NEWER = -28996,   /* it was written by a later version of this program */
     RU_JOURNAL_GONE = -28995,    /* its file was removed or cut while it was in use */
     RU_JOURNAL_FULL = -28994,    /* it has as many segments as it may */
+    RU_JOURNAL_LONE = -28993,    /* the writer's lock was removed or replaced: locking is broken */
+    RU_JOURNAL_HOLE = -28992,    /* an older segment, which a start needs, was removed or cut */
 };
 
 /* A segment that exists. */
@@ -54,7 +56,8 @@ struct ru_journal {
     uint8_t *buffer;
     uint64_t buffer_bytes;
     pthread_mutex_t preparing; /* one segment at a time is created or let go */
-    pthread_mutex_t lock;      /* for what follows */
+    bool unfinished;      /* there may be segments that another process has not finished; atomic */
+    pthread_mutex_t lock; /* for what follows */
     struct ru_segment segments[RU_SEGMENTS_MAX];
     uint32_t segment_count; /* oldest first; the one in use, then perhaps one prepared */
 };
@@ -78,7 +81,10 @@ struct ru_reader {
 
 /* ---- append: the committing thread ---- */
 
-/* Start an empty journal in an empty directory; its first entry will be number `first`. */
+/* Whether a directory has segments with entries of any store in them: 1, 0, or -errno. */
+int ru_journal_holds(int directory);
+/* Start an empty journal; its first entry will be number `first`. One without entries, as a killed
+ * process leaves, is replaced; RU_JOURNAL_FOREIGN: the directory has one with entries. */
 int ru_journal_create(int directory, const struct ru_journal_settings *settings, uint64_t first);
 /* Go on where the journal ends, and note it in `position`; all of it is on the disk afterwards.
  * `from`: an entry that must still be there, or be the next one. On failure nothing needs to be
@@ -107,6 +113,9 @@ int ru_journal_append(struct ru_journal *journal, uint64_t time_ns, const struct
                       uint32_t count);
 /* Whether the file in use is still there, and whole: 0 or RU_JOURNAL_GONE. */
 int ru_journal_in_place(const struct ru_journal *journal);
+/* The first entry from which on no segment is gone, or shorter than it was. Entries before it may have
+ * been let go of, also by another process; only the base can tell. Thread: any. */
+uint64_t ru_journal_whole_from(struct ru_journal *journal);
 /* Wait until every entry is on the disk. After a failure each later append and sync fails too. */
 int ru_journal_sync(struct ru_journal *journal);
 
@@ -118,8 +127,13 @@ int ru_journal_prepare(struct ru_journal *journal);
 /* Records before number `from` are no longer needed: let go of segments that have only such. Returns
  * how many, or -errno. */
 int ru_journal_release(struct ru_journal *journal, uint64_t from);
+/* The other process has ended, perhaps while it created a segment: the next ru_journal_prepare()
+ * removes that. Thread: any; waits for nobody. */
+void ru_journal_alone(struct ru_journal *journal);
 /* Bytes of all segments. Thread: any. */
 uint64_t ru_journal_bytes(struct ru_journal *journal);
+/* How many segments are in use or were, of at most segments_max with the prepared one. Thread: any. */
+uint32_t ru_journal_in_use(struct ru_journal *journal);
 
 /* ---- read: thread any, one at a time ---- */
 

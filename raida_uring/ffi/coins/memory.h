@@ -70,9 +70,11 @@ struct ru_memory_head {
     uint32_t version; /* of this layout */
     uint32_t head_bytes;
     uint64_t size_bytes;
-    uint64_t started;  /* number of the newest batch that is or was being applied */
-    uint64_t applied;  /* number of the newest batch that is visible */
-    uint64_t reserved; /* bytes of pages for which the kernel has set memory aside */
+    uint64_t started;     /* number of the newest batch that is or was being applied */
+    uint64_t applied;     /* number of the newest batch that is visible */
+    uint64_t reserved;    /* bytes of pages for which the kernel has set memory aside */
+    uint64_t lock_device; /* of the file that processes lock while they write */
+    uint64_t lock_inode;
     struct ru_position position;
     struct ru_defaults seed;
 };

@@ -147,6 +147,14 @@ bool ru_segment_is_open(int directory, uint64_t index, int fd)
            fstat(fd, &open) == 0 && named.st_dev == open.st_dev && named.st_ino == open.st_ino;
 }
 
+bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes)
+{
+    struct stat found;
+    if (fstatat(directory, segment_name(index).text, &found, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT; /* other errors say nothing about the file */
+    return (uint64_t)found.st_size < bytes;
+}
+
 /* Never over a segment that another process has made meanwhile. */
 static int segment_rename(int directory, const char *from, uint64_t index)
 {
@@ -276,18 +284,51 @@ int ru_segment_describe(int fd, const uint8_t *store, const struct ru_segment_he
     return ru_segment_write(fd, (const uint8_t *)&block, sizeof(block), 0);
 }
 
+/* Read a segment's first block, whosever it is. -ENODATA, RU_JOURNAL_NEWER. */
+static int block_read(int fd, struct segment_block *block)
+{
+    int64_t size = ru_segment_bytes(fd, (uint8_t *)block, sizeof(*block), 0);
+    if (size < 0)
+        return (int)size;
+    if (size != (int64_t)sizeof(*block) || le64toh(block->magic) != SEGMENT_MAGIC)
+        return -ENODATA;
+    if (le32toh(block->version) > SEGMENT_VERSION)
+        return RU_JOURNAL_NEWER;
+    return le32toh(block->crc) == block_crc(block) ? 0 : -ENODATA;
+}
+
+/* Whether any byte behind the first block is not 0: 1, 0, or -errno. */
+static int segment_has_bytes(int fd)
+{
+    uint8_t *chunk = malloc(SEGMENT_ZEROS);
+    if (!chunk)
+        return -ENOMEM;
+    int64_t size;
+    bool found = false;
+    uint64_t at = RU_ENTRY_BLOCK;
+    while ((size = ru_segment_bytes(fd, chunk, SEGMENT_ZEROS, at)) > 0 && !found) {
+        found = chunk[0] != 0 || memcmp(chunk, chunk + 1, (size_t)size - 1) != 0;
+        at += (uint64_t)size;
+    }
+    free(chunk);
+    return size < 0 ? (int)size : found;
+}
+
+int ru_segment_holds(int fd)
+{
+    struct segment_block block;
+    int rc = block_read(fd, &block);
+    if (rc == RU_JOURNAL_NEWER || (rc == 0 && le64toh(block.first) > 1)) /* entries came before */
+        return 1;
+    return rc == 0 || rc == -ENODATA ? segment_has_bytes(fd) : rc;
+}
+
 int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head)
 {
     struct segment_block block;
-    int64_t size = ru_segment_bytes(fd, (uint8_t *)&block, sizeof(block), 0);
-    if (size < 0)
-        return (int)size;
-    if (size != (int64_t)sizeof(block) || le64toh(block.magic) != SEGMENT_MAGIC)
-        return -ENODATA;
-    if (le32toh(block.version) > SEGMENT_VERSION)
-        return RU_JOURNAL_NEWER;
-    if (le32toh(block.crc) != block_crc(&block))
-        return -ENODATA;
+    int rc = block_read(fd, &block);
+    if (rc != 0)
+        return rc;
     if (memcmp(block.store, store, RU_STORE_ID_SIZE) != 0)
         return RU_JOURNAL_FOREIGN;
     *head = (struct ru_segment_head){

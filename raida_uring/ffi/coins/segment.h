@@ -29,7 +29,9 @@ int ru_segment_write(int fd, const uint8_t *bytes, uint64_t size, uint64_t at);
 int ru_segment_sync_names(int directory);
 /* Whether `fd` is the file that segment `index` has in `directory`. */
 bool ru_segment_is_open(int directory, uint64_t index, int fd);
-/* Remove what killed processes left of segments that they were creating. No other process may be. */
+/* Whether segment `index` is gone, or shorter than `bytes`. */
+bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes);
+/* Remove what killed processes left of segments that they were creating. Nobody else may be. */
 int ru_segment_clean(int directory);
 /* Create segment `index`, `bytes` of zeros, which are on the disk afterwards. -EEXIST: there
  * is one, which another process may have taken into use. */
@@ -42,5 +44,7 @@ int ru_segment_describe(int fd, const uint8_t *store, const struct ru_segment_he
 /* Read a segment's first block. -ENODATA: it is not in use, or its first block makes no sense;
  * RU_JOURNAL_FOREIGN, RU_JOURNAL_NEWER. */
 int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head);
+/* Whether an entry of any store, or a part of one, is or was in a segment: 1, 0, or -errno. */
+int ru_segment_holds(int fd);
 
 #endif

@@ -6,81 +6,85 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "check.h"
 #include "clock.h"
 #include "limits.h"
 
+struct store_fault {
+    int result;
+    const char *text;
+};
+
+static const struct store_fault store_faults[] = {
+    {RU_BASE_CUT,
+     "data.mdb was cut off or written over while it was in use: restore it, and start again"},
+    {RU_BASE_GONE,
+     "data.mdb was removed or replaced while it was in use: put it back, or start again"},
+    {RU_BASE_LONE, "lock.mdb was removed or replaced while it was in use: start again, or others "
+                   "read what is being written over"},
+    {RU_BASE_DAMAGED, "a page of data.mdb is damaged"},
+    {RU_JOURNAL_DAMAGED,
+     "the journal is damaged: acknowledged changes in the middle of it cannot be read"},
+    {RU_JOURNAL_MISSING,
+     "a part of the journal is missing: data.mdb and journal are not of one store and time"},
+    {RU_JOURNAL_FOREIGN, "the journal belongs to another store"},
+    {RU_JOURNAL_NEWER, "the journal was written by a later version of raida-uring"},
+    {RU_JOURNAL_GONE,
+     "the journal was removed or cut off while it was in use: put it back, or start again"},
+    {RU_JOURNAL_LONE, "journal/writer was removed or replaced while it was in use: start again, or "
+                      "two nodes write at once"},
+    {RU_JOURNAL_HOLE, "an older file of the journal was removed or cut off before a checkpoint had "
+                      "what is in it: put it back, or wait for the next checkpoint"},
+    {RU_JOURNAL_FULL,
+     "the journal is full: no checkpoint was possible for too long; see the log, or "
+     "raise [store] journal_mib"},
+    {RU_STORE_BUSY, "the coins were being changed for too long: the writing thread does not run"},
+    {RU_STORE_SPLIT, "the writer's lock file in the journal was removed or replaced while the "
+                     "running node had it open: restart the node"},
+    {RU_STORE_UNOWNED, "owner was removed or replaced while it was in use: stop this node, and "
+                       "start it again if no other serves the store"},
+    {-ECANCELED, "the changes before these could not be written"},
+    {-EPROTO, "the memory of the coins is another version's"},
+    {RU_BASE_TWICE, "this process has it open already"},
+    {-ELOOP, "lock.mdb is a symbolic link, which is not followed: remove it"},
+    {MDB_MAP_FULL, "data.mdb is full: raise [store] size_mib"},
+    {MDB_CORRUPTED, "the store is damaged"},
+    {MDB_PAGE_NOTFOUND, "the store is damaged"},
+    {MDB_BAD_TXN, "the store is damaged"}, /* a table's root cannot be read */
+    {MDB_PANIC, "data.mdb must be opened again, after a write to it that failed"},
+    {MDB_INVALID, "data.mdb is damaged, or no LMDB file"},
+    {MDB_NOTFOUND, "data.mdb lacks a store's tables: its making was cut short, or it is another's"},
+    {MDB_VERSION_MISMATCH, "data.mdb is of another version of LMDB"},
+    {MDB_MAP_RESIZED, "the store has grown beyond what this process allows it"},
+};
+
 const char *ru_store_error(int result)
 {
-    switch (result) {
-    case RU_BASE_CUT:
-        return "data.mdb was cut off or written over while it was in use: restore it, and start "
-               "again";
-    case RU_BASE_GONE:
-        return "data.mdb was removed or replaced while it was in use: put it back, or start again";
-    case RU_BASE_LONE:
-        return "lock.mdb was removed or replaced while it was in use: start again, or others read "
-               "what is being written over";
-    case RU_BASE_DAMAGED:
-        return "a page of data.mdb is damaged";
-    case RU_JOURNAL_DAMAGED:
-        return "the journal is damaged: acknowledged changes in the middle of it cannot be read";
-    case RU_JOURNAL_MISSING:
-        return "a part of the journal is missing: data.mdb and journal are not of one store and "
-               "time";
-    case RU_JOURNAL_FOREIGN:
-        return "the journal belongs to another store";
-    case RU_JOURNAL_NEWER:
-        return "the journal was written by a later version of raida-uring";
-    case RU_JOURNAL_GONE:
-        return "the journal was removed or cut off while it was in use: put it back, or start "
-               "again";
-    case RU_JOURNAL_FULL:
-        return "the journal is full: no checkpoint was possible for too long; see the log, or "
-               "raise "
-               "[store] journal_mib";
-    case RU_STORE_BUSY:
-        return "the coins were being changed for too long: the writing thread does not run";
-    case -ECANCELED:
-        return "the changes before these could not be written";
-    case -EPROTO:
-        return "the memory of the coins is another version's";
-    case RU_BASE_TWICE:
-        return "this process has it open already";
-    case -ELOOP:
-        return "lock.mdb is a symbolic link, which is not followed: remove it";
-    case MDB_MAP_FULL:
-        return "data.mdb is full: raise [store] size_mib";
-    case MDB_CORRUPTED:
-    case MDB_PAGE_NOTFOUND:
-    case MDB_BAD_TXN: /* a table's root cannot be read: no transaction goes on after an error */
-        return "the store is damaged";
-    case MDB_PANIC:
-        return "data.mdb must be opened again, after a write to it that failed";
-    case MDB_INVALID:
-        return "data.mdb is damaged, or no LMDB file";
-    case MDB_NOTFOUND:
-        return "data.mdb lacks a store's tables: its making was cut short, or it is another's";
-    case MDB_VERSION_MISMATCH:
-        return "data.mdb is of another version of LMDB";
-    case MDB_MAP_RESIZED:
-        return "the store has grown beyond what this process allows it";
-    default:
-        break;
-    }
+    for (size_t i = 0; i < sizeof(store_faults) / sizeof(store_faults[0]); i++)
+        if (store_faults[i].result == result)
+            return store_faults[i].text;
     bool own = result >= MDB_KEYEXIST && result <= MDB_LAST_ERRCODE;
     return mdb_strerror(own ? result : -result);
 }
 
 /* ---- open and close ---- */
 
+static struct ru_store *store_make(void)
+{
+    struct ru_store *made = aligned_alloc(_Alignof(struct ru_store), sizeof(*made));
+    if (made)
+        memset(made, 0, sizeof(*made));
+    return made;
+}
+
 int ru_store_create(const uint8_t *seed, uint64_t seed_bytes, struct ru_store **store)
 {
     struct ru_defaults defaults;
     ru_defaults_init(&defaults, seed, seed_bytes);
     *store = NULL;
-    struct ru_store *made = calloc(1, sizeof(*made));
+    struct ru_store *made = store_make();
     if (!made)
         return -ENOMEM;
     int rc = ru_memory_create(&made->memory, &defaults);
@@ -94,7 +98,7 @@ int ru_store_create(const uint8_t *seed, uint64_t seed_bytes, struct ru_store **
 int ru_store_attach(int memory, struct ru_store **store)
 {
     *store = NULL;
-    struct ru_store *made = calloc(1, sizeof(*made));
+    struct ru_store *made = store_make();
     if (!made)
         return -ENOMEM;
     int rc = ru_memory_attach(&made->memory, memory);
@@ -113,8 +117,29 @@ void ru_store_close(struct ru_store *store)
         ru_writer_destroy(&store->writer);
         ru_journal_close(&store->journal);
     }
+    ru_needs_end(&store->needs);
     ru_memory_detach(&store->memory);
     free(store);
+}
+
+void ru_store_need_base(struct ru_store *store, struct ru_base *base)
+{
+    store->needs.base = base;
+}
+
+int ru_store_need(struct ru_store *store, const char *path, int fd, int fault)
+{
+    return ru_needs_add(&store->needs, path, fd, fault);
+}
+
+void ru_store_refuse(struct ru_store *store, int fault)
+{
+    ru_needs_refuse(&store->needs, fault);
+}
+
+int ru_store_require(struct ru_store *store)
+{
+    return ru_needs_check(&store->needs);
 }
 
 int ru_store_memory(struct ru_store *store)
@@ -141,6 +166,11 @@ int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, ui
     return ru_txn_load(txn, &store->memory, first, count, number, faulty);
 }
 
+int ru_store_journal_holds(int directory)
+{
+    return ru_journal_holds(directory);
+}
+
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first)
 {
     const struct ru_journal_settings settings = settings_of(id, RU_SEGMENTS_MAX);
@@ -157,6 +187,15 @@ static int entry_replay(struct ru_store *store, const struct ru_entry *entry)
     return rc;
 }
 
+/* A base that no node has served has no batch. If this one has, its journal was begun meanwhile. */
+static int replay_none(struct ru_store *store, uint64_t from, uint64_t at_least)
+{
+    if (from > 1 || at_least > 0)
+        return RU_JOURNAL_MISSING;
+    ru_memory_ready(&store->memory, 0);
+    return 0;
+}
+
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
                         uint64_t at_least)
 {
@@ -164,6 +203,8 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
     struct ru_reader reader;
     struct ru_entry entry;
     int64_t count = 0;
+    if (directory < 0)
+        return replay_none(store, from, at_least);
     int rc = ru_reader_open(&reader, directory, &settings, from);
     if (rc != 0)
         return rc;
@@ -186,16 +227,36 @@ int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id
     return count;
 }
 
+/* Note which file is locked to write, or compare it with the one that the other process locks. */
+static int store_share_lock(struct ru_memory_head *head, int lock, bool joins)
+{
+    struct stat found;
+    if (lock < 0) /* there is no other process */
+        return 0;
+    if (fstat(lock, &found) != 0)
+        return -errno;
+    if (!joins) {
+        head->lock_device = found.st_dev;
+        head->lock_inode = found.st_ino;
+    }
+    return head->lock_device == found.st_dev && head->lock_inode == found.st_ino ? 0
+                                                                                 : RU_STORE_SPLIT;
+}
+
 int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
                    uint32_t joins, uint32_t interval, uint32_t segments_max)
 {
     RU_CHECK(!store->serving && segments_max <= RU_SEGMENTS_MAX);
     const struct ru_journal_settings settings = settings_of(id, segments_max);
     struct ru_position *position = &store->memory.head->position;
+    int rc = store_share_lock(store->memory.head, lock, joins != 0);
+    if (rc != 0)
+        return rc;
     ru_journal_join(&store->journal, directory, &settings, position);
     ru_writer_init(&store->writer, &store->memory, &store->journal, lock,
                    interval ? RU_DURABLE_INTERVAL : RU_DURABLE_COMMIT);
-    int rc = joins ? ru_writer_check(&store->writer) : ru_segment_clean(directory);
+    uint64_t whole_from;
+    rc = joins ? ru_writer_check(&store->writer, &whole_from) : ru_segment_clean(directory);
     if (rc == 0 && !joins) /* a killed process may have left what only this machine's memory has */
         rc = ru_journal_settle(&store->journal);
     store->serving = rc == 0;
@@ -215,14 +276,19 @@ int ru_store_sync(struct ru_store *store)
 
 void ru_store_alone(struct ru_store *store)
 {
-    if (store->serving)
-        ru_writer_alone(&store->writer);
+    if (!store->serving)
+        return;
+    ru_writer_alone(&store->writer);
+    ru_journal_alone(&store->journal);
 }
 
-int ru_store_check(struct ru_store *store)
+int ru_store_check(struct ru_store *store, uint64_t *whole_from)
 {
-    int rc = store->serving ? ru_writer_mend(&store->writer) : 0;
-    return store->serving && rc == 0 ? ru_writer_check(&store->writer) : rc;
+    *whole_from = 0;
+    if (!store->serving)
+        return 0;
+    int rc = ru_writer_mend(&store->writer);
+    return rc == 0 ? ru_writer_check(&store->writer, whole_from) : rc;
 }
 
 /* A batch is applied in microseconds, unless its thread has lost the processor meanwhile, or its
@@ -252,8 +318,26 @@ void ru_store_progress(struct ru_store *store, struct ru_store_progress *progres
     if (store->serving) {
         progress->durable = ru_writer_durable(&store->writer, &progress->failed);
         progress->journal_bytes = ru_journal_bytes(&store->journal);
+        progress->journal_segments = ru_journal_in_use(&store->journal);
     }
     progress->applied = ru_memory_applied(&store->memory); /* afterwards: never less than durable */
+}
+
+void ru_store_await(struct ru_store *store, uint64_t number, uint32_t timeout_ms)
+{
+    ru_sleeper_announce(&store->follower);
+    if (ru_memory_applied(&store->memory) > number ||
+        __atomic_load_n(&store->roused, __ATOMIC_ACQUIRE) != 0)
+        ru_sleeper_cancel(&store->follower);
+    else
+        ru_sleeper_wait(&store->follower, timeout_ms);
+    __atomic_store_n(&store->roused, 0, __ATOMIC_RELEASE);
+}
+
+void ru_store_rouse(struct ru_store *store)
+{
+    __atomic_store_n(&store->roused, 1, __ATOMIC_RELEASE);
+    ru_sleeper_wake(&store->follower);
 }
 
 uint32_t ru_store_changed(struct ru_store *store, uint64_t number, uint16_t *pages,

@@ -13,13 +13,17 @@
 #include "coins/base.h"
 #include "coins/journal.h"
 #include "coins/memory.h"
+#include "coins/needs.h"
 #include "coins/tickets.h"
 #include "coins/writer.h"
+#include "memory/sleeper.h"
 
 /* cdef: begin */
 enum ru_store_fault {
     RU_STORE_MISUSED = -27999, /* the view is closed, has not begun, or is not for changes */
     RU_STORE_BUSY = -27998,    /* changes came between for too long */
+    RU_STORE_SPLIT = -27997,   /* the other process locks another file: both would write at once */
+    RU_STORE_UNOWNED = -27996, /* the lock on the store was removed or replaced */
 };
 
 enum ru_store_limit {
@@ -34,6 +38,7 @@ struct ru_store_progress {
     uint64_t applied; /* visible */
     uint64_t durable; /* certainly on the disk */
     uint64_t journal_bytes;
+    uint32_t journal_segments; /* with entries in them, or about to have */
     int32_t failed; /* -errno of a flush that failed, after which nothing is written; otherwise 0 */
 };
 
@@ -52,33 +57,51 @@ int ru_store_memory(struct ru_store *store);
  * `number`: raised to the highest number of them. `faulty`: the page, on RU_BASE_DAMAGED. */
 int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, uint32_t count,
                   uint64_t *number, uint32_t *faulty);
-/* Thread: control. Start an empty journal in `directory`, an empty directory's descriptor; its first
- * batch will have number `first`. id: RU_STORE_ID_BYTES of the store. */
+/* Thread: any. Whether the journal in `directory`, a descriptor, has batches in it, of whichever store:
+ * 1 or 0. */
+int ru_store_journal_holds(int directory);
+/* Thread: control. Start an empty journal in `directory`, a descriptor; its first batch will have number
+ * `first`. id: RU_STORE_ID_BYTES, the journal's own. One without batches is replaced;
+ * RU_JOURNAL_FOREIGN: it has batches. */
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first);
 /* Thread: control. Apply the journal in `directory` from batch `from` on; then the coins can be read.
+ * directory: -1 if the store has no journal yet, which is as good as an empty one.
  * at_least: a number that the journal must reach, since the base has it. Returns how many batches it
  * applied. */
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
                         uint64_t at_least);
 /* Thread: control, after ru_store_replay() or ru_store_attach(). Open the journal for changes. joins:
- * another process appends to it, too. directory, lock: descriptors that stay open as long as the store; lock: of a file that each
- * process opens for itself, and locks while it writes. interval: a commit does not wait for the disk,
- * ru_store_sync() does. */
+ * another process appends to it, too. directory, lock: descriptors that stay open as long as the store;
+ * lock: of a file that each process opens for itself, and locks while it writes. interval: a commit
+ * does not wait for the disk, ru_store_sync() does. */
 int ru_store_serve(struct ru_store *store, int directory, int lock, const uint8_t *id,
                    uint32_t joins, uint32_t interval, uint32_t segments_max);
 
+/* Thread: control, before a view changes coins. What a start needs, see needs.h: the base, which is
+ * borrowed; and that `path` leads to the file open as `fd`, else `fault` (up to RU_NEEDS_NAMES_MAX). */
+void ru_store_need_base(struct ru_store *store, struct ru_base *base);
+int ru_store_need(struct ru_store *store, const char *path, int fd, int fault);
+/* Thread: any. Have commits of native commands fail with `fault`; 0: no more. */
+void ru_store_refuse(struct ru_store *store, int fault);
+/* Thread: any. 0, or what is missing: before a commit. */
+int ru_store_require(struct ru_store *store);
 /* Thread: any. Wait until every visible change is on the disk. */
 int ru_store_sync(struct ru_store *store);
 /* Thread: any. The other process of an upgrade has ended. */
 void ru_store_alone(struct ru_store *store);
-/* Thread: any. As ru_writer_check(). Makes pages readable that a killed process has left in the
- * middle of a batch. */
-int ru_store_check(struct ru_store *store);
+/* Thread: any. As ru_writer_check(); `whole_from` 0 if the store does not serve. Makes pages readable
+ * that a killed process has left in the middle of a batch. */
+int ru_store_check(struct ru_store *store, uint64_t *whole_from);
 /* Thread: one at a time, beside all others. Prepare the journal's next segment; let go of those that
  * have only batches before `needed`. */
 int ru_store_tend(struct ru_store *store, uint64_t needed);
 /* Thread: any. Only the first value if the store is not open for changes. */
 void ru_store_progress(struct ru_store *store, struct ru_store_progress *progress);
+/* Thread: one at a time. Wait until a batch of this process above `number` is visible, for
+ * ru_store_rouse(), or for `timeout_ms`. */
+void ru_store_await(struct ru_store *store, uint64_t number, uint32_t timeout_ms);
+/* Thread: any. End the wait, or the next one, whatever has changed. */
+void ru_store_rouse(struct ru_store *store);
 /* Thread: any. Pages whose number is above `number`: `pages` and `numbers` have room for
  * RU_STORE_PAGES. Returns how many. */
 uint32_t ru_store_changed(struct ru_store *store, uint64_t number, uint16_t *pages,
@@ -103,8 +126,15 @@ int ru_store_claim_ticket(struct ru_store *store, uint32_t number, uint32_t raid
                           uint8_t *names, uint32_t bytes_max);
 uint32_t ru_store_tickets_alive(struct ru_store *store, uint64_t now_s);
 
-/* Thread: the view's, for this function and all that follow. A writing view needs a store that serves. */
-int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view);
+enum ru_view_kind {
+    RU_VIEW_READS = 0,
+    RU_VIEW_WRITES = 1, /* needs a store that serves */
+    RU_VIEW_GLANCES =
+        2, /* reads, but does not wait for a batch that is being applied: RU_STORE_BUSY */
+};
+
+/* Thread: the view's, for this function and all that follow. kind: enum ru_view_kind. */
+int ru_view_open(struct ru_store *store, uint32_t kind, struct ru_view **view);
 void ru_view_close(struct ru_view *view);
 /* A writing view waits for its turn. */
 int ru_view_begin(struct ru_view *view);
@@ -143,7 +173,10 @@ struct ru_store {
     struct ru_memory memory;
     struct ru_journal journal;
     struct ru_writer writer;
-    bool serving; /* journal and writer are open */
+    struct ru_needs needs;
+    bool serving;               /* journal and writer are open */
+    uint32_t roused;            /* atomic: see ru_store_rouse() */
+    struct ru_sleeper follower; /* whoever waits for changes; a commit wakes it */
 };
 
 /* Thread: any. After -EAGAIN of a reader (memory.h): wait a moment, and return whether to try again.

@@ -64,6 +64,14 @@ int ru_txn_begin(struct ru_base *base, uint32_t writing, struct ru_txn **txn)
     return rc;
 }
 
+int ru_txn_make_room(struct ru_txn *txn, uint32_t pages)
+{
+    if (!txn || !txn->writing)
+        return RU_BASE_MISUSED;
+    RU_CHECK(txn->txn != NULL && pages <= RU_STORE_PAGES);
+    return ru_baseroom_make(txn->base, pages);
+}
+
 void ru_txn_end(struct ru_txn *txn)
 {
     if (!txn)

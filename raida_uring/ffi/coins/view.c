@@ -16,20 +16,23 @@
 struct ru_view {
     struct ru_store *store;
     bool writing;
+    bool patient;
     bool begun;
     struct ru_batch batch; /* of a writing view that has begun */
 };
 
-int ru_view_open(struct ru_store *store, uint32_t writing, struct ru_view **view)
+int ru_view_open(struct ru_store *store, uint32_t kind, struct ru_view **view)
 {
     *view = NULL;
-    if (writing && !store->serving)
+    RU_CHECK(kind <= RU_VIEW_GLANCES);
+    if (kind == RU_VIEW_WRITES && !store->serving)
         return RU_STORE_MISUSED;
     struct ru_view *made = calloc(1, sizeof(*made));
     if (!made)
         return -ENOMEM;
     made->store = store;
-    made->writing = writing != 0;
+    made->writing = kind == RU_VIEW_WRITES;
+    made->patient = kind != RU_VIEW_GLANCES;
     *view = made;
     return 0;
 }
@@ -72,7 +75,11 @@ int ru_view_commit(struct ru_view *view)
     if (view_refuses(view, true))
         return RU_STORE_MISUSED;
     view->begun = false;
-    return ru_writer_commit(&view->batch, ru_clock_ns(CLOCK_REALTIME));
+    const bool changes = view->batch.pending->count > 0;
+    int rc = ru_writer_commit(&view->batch, ru_clock_ns(CLOCK_REALTIME));
+    if (rc == 0 && changes)
+        ru_sleeper_wake(&view->store->follower);
+    return rc;
 }
 
 uint32_t ru_view_mark(struct ru_view *view)
@@ -125,7 +132,7 @@ int ru_view_match(struct ru_view *view, const uint8_t *coins, uint32_t count, ui
     int rc;
     do {
         rc = ru_memory_match(&view->store->memory, list, an_at, states);
-    } while (rc == -EAGAIN && ru_store_waits(view->store, &since_ns));
+    } while (rc == -EAGAIN && view->patient && ru_store_waits(view->store, &since_ns));
     return rc == -EAGAIN ? RU_STORE_BUSY : rc;
 }
 
@@ -153,7 +160,7 @@ int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, u
     int rc;
     do {
         rc = ru_memory_gather(&view->store->memory, list, records, states);
-    } while (rc == -EAGAIN && ru_store_waits(view->store, &since_ns));
+    } while (rc == -EAGAIN && view->patient && ru_store_waits(view->store, &since_ns));
     return rc == -EAGAIN ? RU_STORE_BUSY : rc;
 }
 

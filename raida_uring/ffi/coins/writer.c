@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -31,7 +32,7 @@ void ru_writer_init(struct ru_writer *writer, struct ru_memory *memory, struct r
     *writer = (struct ru_writer){
         .memory = memory, .journal = journal, .lock = lock, .durability = durability};
     (void)pthread_mutex_init(&writer->holding, NULL);
-    (void)pthread_mutex_init(&writer->executing, NULL);
+    ru_turns_init(&writer->executing);
     (void)pthread_mutex_init(&writer->committing, NULL);
     for (uint32_t i = 0; i < 2; i++)
         ru_pending_init(&writer->batches[i]);
@@ -43,7 +44,7 @@ void ru_writer_destroy(struct ru_writer *writer)
         ru_pending_destroy(&writer->batches[i]);
     (void)pthread_mutex_destroy(&writer->holding);
     (void)pthread_mutex_destroy(&writer->committing);
-    (void)pthread_mutex_destroy(&writer->executing);
+    ru_turns_destroy(&writer->executing);
 }
 
 /* ---- one process at a time ---- */
@@ -61,6 +62,20 @@ static int file_lock(int fd, short type, int command)
 static void file_unlock(int fd)
 {
     (void)file_lock(fd, F_UNLCK, F_OFD_SETLK);
+}
+
+/* 0, or RU_JOURNAL_LONE: another process may hold another lock. */
+static int writer_owns_name(const struct ru_writer *writer)
+{
+    struct stat named, open;
+    if (writer->lock < 0)
+        return 0;
+    if (fstat(writer->lock, &open) != 0)
+        return -errno;
+    if (fstatat(writer->journal->directory, RU_WRITER_LOCK, &named, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? RU_JOURNAL_LONE : 0; /* other errors say nothing about the file */
+    bool same = named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+    return same ? 0 : RU_JOURNAL_LONE;
 }
 
 static bool position_is_dirty(const struct ru_position *position)
@@ -105,7 +120,8 @@ static int writer_take(struct ru_writer *writer)
     if (rc != 0)
         return rc;
     __atomic_fetch_add(&position->taken, 1, __ATOMIC_RELAXED);
-    if (position_is_dirty(position))
+    rc = writer_owns_name(writer); /* else a writer that is dirty may be alive */
+    if (rc == 0 && position_is_dirty(position))
         rc = writer_recover(writer);
     if (rc == 0)
         rc = ru_journal_follow(writer->journal);
@@ -122,7 +138,7 @@ int ru_writer_mend(struct ru_writer *writer)
     if (pthread_mutex_trylock(&writer->holding) != 0)
         return 0; /* whoever takes or releases the lock mends, too */
     if (writer->holders == 0 && file_lock(writer->lock, F_WRLCK, F_OFD_SETLK) == 0) {
-        if (position_is_dirty(writer->journal->position))
+        if (position_is_dirty(writer->journal->position) && writer_owns_name(writer) == 0)
             rc = writer_recover(writer);
         file_unlock(writer->lock);
     }
@@ -183,12 +199,12 @@ static void writer_make_way(struct ru_writer *writer)
 
 int ru_writer_begin(struct ru_writer *writer, struct ru_batch *batch)
 {
-    lock(&writer->executing);
+    ru_turns_begin(&writer->executing);
     uint64_t take;
     writer_make_way(writer);
     int rc = writer_hold(writer, &take);
     if (rc != 0) {
-        unlock(&writer->executing);
+        ru_turns_end(&writer->executing);
         return rc;
     }
     *batch = (struct ru_batch){
@@ -249,7 +265,7 @@ void ru_writer_end(struct ru_batch *batch)
 {
     ru_pending_undo(batch->pending, 0);
     writer_let_go(batch->writer);
-    unlock(&batch->writer->executing);
+    ru_turns_end(&batch->writer->executing);
 }
 
 /* ---- commit ---- */
@@ -261,7 +277,10 @@ static int batch_write(struct ru_batch *batch, uint64_t time_ns)
     const struct ru_change *changes = batch->pending->changes;
     uint32_t count = batch->pending->count;
     struct ru_position *position = writer->journal->position;
-    int rc = ru_memory_reserve(writer->memory, changes, count);
+    int rc = writer_owns_name(writer); /* it may have had the lock for many batches */
+    if (rc != 0)
+        return rc;
+    rc = ru_memory_reserve(writer->memory, changes, count);
     __atomic_store_n(&position->dirty, 1, __ATOMIC_SEQ_CST);
     if (rc == 0)
         rc = ru_journal_append(writer->journal, time_ns, changes, count);
@@ -293,7 +312,7 @@ int ru_writer_commit(struct ru_batch *batch, uint64_t time_ns)
     writer->handed_take = batch->take;
     writer->turn = 1 - writer->turn;
     ru_pending_undo(&writer->batches[writer->turn], 0);
-    unlock(&writer->executing); /* the next one executes on this one's changes */
+    ru_turns_end(&writer->executing); /* the next one executes on this one's changes */
     if (rc == 0)
         rc = batch_write(batch, time_ns);
     if (rc != 0)
@@ -316,7 +335,7 @@ int ru_writer_sync(struct ru_writer *writer)
     return rc;
 }
 
-int ru_writer_check(struct ru_writer *writer)
+int ru_writer_check(struct ru_writer *writer, uint64_t *whole_from)
 {
     uint64_t take;
     lock(&writer->committing);
@@ -325,6 +344,10 @@ int ru_writer_check(struct ru_writer *writer)
         rc = writer->journal->position->failed; /* perhaps the other process's flush */
         if (rc == 0)
             rc = ru_journal_in_place(writer->journal);
+        if (rc == 0)
+            rc = writer_owns_name(writer);
+        if (rc == 0)
+            *whole_from = ru_journal_whole_from(writer->journal);
         writer_let_go(writer);
     }
     unlock(&writer->committing);

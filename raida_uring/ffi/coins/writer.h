@@ -8,6 +8,9 @@
  * process dies, decides which of them does, and is held while one has a batch. Nobody else sees a
  * change before it is durable. A batch that was executed on changes which then failed fails as well.
  *
+ * A process whose lock has lost its name writes nothing more (RU_JOURNAL_LONE): the next one to start
+ * makes a new file, and both would write at once.
+ *
  * Thread: one from ru_writer_begin() to ru_writer_commit() or ru_writer_end(), any for the others.
  */
 #ifndef RU_WRITER_H
@@ -20,6 +23,9 @@
 #include "coins/journal.h"
 #include "coins/memory.h"
 #include "coins/pending.h"
+#include "coins/turns.h"
+
+#define RU_WRITER_LOCK "writer" /* name of the locked file, beside the segments */
 
 enum ru_durability {
     RU_DURABLE_COMMIT = 0,   /* a commit waits for the disk */
@@ -29,9 +35,9 @@ enum ru_durability {
 struct ru_writer {
     struct ru_memory *memory;   /* borrowed */
     struct ru_journal *journal; /* borrowed */
-    int lock; /* descriptor of the file that processes lock; borrowed; -1: there is no other */
+    int lock; /* descriptor of RU_WRITER_LOCK; borrowed; -1: there is no other process */
     enum ru_durability durability;
-    pthread_mutex_t executing;
+    struct ru_turns executing; /* Python writers and native ones take turns */
     pthread_mutex_t committing;
     pthread_mutex_t holding;      /* for what follows: taken last */
     uint32_t holders;             /* batches for which this process has the lock */
@@ -80,9 +86,10 @@ int ru_writer_sync(struct ru_writer *writer);
 int ru_writer_mend(struct ru_writer *writer);
 /* The other process has ended, perhaps while it waited for the lock. */
 void ru_writer_alone(struct ru_writer *writer);
-/* Whether the journal can be written: 0, RU_JOURNAL_GONE if its file is not there, or not whole, or
- * -errno of a flush that failed. */
-int ru_writer_check(struct ru_writer *writer);
+/* Whether the journal can be written: 0, RU_JOURNAL_GONE if its file is not there, or not whole,
+ * RU_JOURNAL_LONE, or -errno of a flush that failed. On success `whole_from` is set, as by
+ * ru_journal_whole_from(). */
+int ru_writer_check(struct ru_writer *writer, uint64_t *whole_from);
 /* The newest batch that is certainly on the disk; failed: -errno of a flush that failed, or 0. Thread:
  * any; waits for nobody, so that a disk that hangs can be seen. */
 uint64_t ru_writer_durable(const struct ru_writer *writer, int *failed);

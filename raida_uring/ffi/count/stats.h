@@ -29,6 +29,10 @@
     X(udp_dropped_limited, UDP_ENDED,                                                              \
       "asked for a check of a secret after too many had failed (`[limits] "                        \
       "failed_checks_*`)")                                                                         \
+    X(udp_dropped_stale, UDP_ENDED,                                                                \
+      "waited for a worker for longer than `[limits] queue_age_max_ms`")                           \
+    X(udp_dropped_share, UDP_ENDED,                                                                \
+      "would change coins, and half of `[udp] contexts` wait to do so already")                    \
     X(udp_dropped_send, UDP_ENDED,                                                                 \
       "the kernel refused the reply: full send buffer, firewall, no route, port 0")                \
     X(udp_dropped_no_block, UDP_ENDED, "no memory block for a reply that does not fit its slot")   \
@@ -75,6 +79,8 @@
     X(echoes, EVENT, "plain echoes answered by the I/O thread, UDP and TCP")                       \
     X(refused_headers, EVENT, "error replies made by the I/O thread; over TCP those with 160 too") \
     X(refused_slow, EVENT, "answered 160: the slow lane's queue was full")                         \
+    X(refused_stale, EVENT,                                                                        \
+      "TCP: answered 160 and closed, after `[limits] queue_age_max_ms` without a worker")          \
     X(refused_limited, EVENT, "TCP: answered 160 and closed, because too many checks had failed")  \
     X(limited_source, EVENT,                                                                       \
       "requests not looked at because their sender had failed too many checks")                    \
@@ -100,6 +106,9 @@
     X(refused_sizes, EVENT, "answered 252: longer than the longest reply")                         \
     X(checks_failed, EVENT,                                                                        \
       "checks of a key or other secret that failed: 25, 34, 37, 38, 43, 204")                      \
+    X(echoes_worked, EVENT, "echoes answered otherwise: encrypted ones, and those with a payload") \
+    X(coins_powned, EVENT, "coins whose AN was changed by an owner")                               \
+    X(value_powned, EVENT, "their value, in units of 10^-8 coin")                                  \
     X(worker_lock_wait_ns, EVENT, "time of workers from a batch taken to the interpreter lock held")
 
 #define RU_COUNTERS(X) RU_LOOP_COUNTERS(X) RU_WORKER_COUNTERS(X)
@@ -134,7 +143,7 @@ void ru_counters_read(const struct ru_counters_page *page, uint64_t *values);
 void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters *worker);
 
 /* How things stand at the end of the newest lap. Each is a word by itself: unlike the counters they
- * are no sums of each other, and readers need no common moment. Lanes: ordinary, slow, write. */
+ * are no sums of each other, and readers need no common moment. Lanes: ordinary, slow, write, native, native_write. */
 #define RU_GAUGES(X)                                                                               \
     X(udp_contexts_held) /* queued and with workers, together; up to `[udp] contexts` */           \
     X(small_blocks_used) /* not free, those lent to workers included */                            \
@@ -145,12 +154,19 @@ void ru_stats_add(struct ru_counters *counters, const struct ru_worker_counters 
     X(queued_ordinary)  /* requests that wait for a worker */                                      \
     X(queued_slow)                                                                                 \
     X(queued_write)                                                                                \
+    X(queued_native)                                                                               \
+    X(queued_native_write)                                                                         \
     X(oldest_ordinary_ns) /* CLOCK_MONOTONIC when the first of them was queued; 0: none waits */   \
     X(oldest_slow_ns)                                                                              \
     X(oldest_write_ns)                                                                             \
+    X(oldest_native_ns)                                                                            \
+    X(oldest_native_write_ns)                                                                      \
     X(busy_ordinary) /* workers that hold requests */                                              \
     X(busy_slow)                                                                                   \
     X(busy_write)                                                                                  \
+    X(busy_native)                                                                                 \
+    X(busy_native_write)                                                                           \
+    X(stale_at_ns)      /* CLOCK_MONOTONIC when a request was last found too old; 0: never */      \
     X(refused_since_ns) /* CLOCK_MONOTONIC of the first connection refused in the newest spell */  \
     X(refused_at_ns)    /* and of the latest; 0: none was ever refused */
 

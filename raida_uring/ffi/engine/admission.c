@@ -1,4 +1,4 @@
-/* admission.c: which requests may ask for a check of a secret. */
+/* admission.c: which requests may ask for a check of a secret, and where requests wait. */
 #include "engine/admission.h"
 
 #include "engine/engine.h"
@@ -21,4 +21,21 @@ bool ru_admission_refuses(struct ru_engine *engine, uint32_t context)
                       described->transport, engine->now_ns);
     ru_admission_count(engine, bound);
     return bound != RU_GUARD_NONE;
+}
+
+enum ru_lane_number ru_admission_lane(const struct ru_engine *engine, uint32_t context,
+                                      enum ru_lane_number lane)
+{
+    const struct ru_context *described = ru_arena_context(&engine->arena, context);
+    const uint8_t *header = engine->arena.base + described->header_at;
+    const struct ru_command *row = engine->natives[ru_header_command(header)];
+    if (!row)
+        return lane;
+    if (row->writes && engine->store)
+        return RU_LANE_NATIVE_WRITE;
+    const struct ru_lane *light = &engine->lanes[RU_LANE_LIGHT];
+    bool is_light = row->light_max > 0 &&
+                    described->body_size <= row->light_max + RU_SEALED_BODY_MIN &&
+                    light->count < light->queue_max;
+    return is_light ? RU_LANE_LIGHT : RU_LANE_NATIVE;
 }

@@ -15,6 +15,7 @@
 #include "engine/accept.h"
 #include "engine/config.h"
 #include "engine/datagram.h"
+#include "engine/dispatch.h"
 #include "engine/engine.h"
 #include "engine/stream.h"
 
@@ -35,9 +36,11 @@ static bool control_claim(struct ru_call *call, enum ru_call_state to)
 static void control_apply(struct ru_engine *engine, const struct ru_config *live)
 {
     ru_config_take_live(&engine->config, live);
-    engine->lanes[RU_LANE_ORDINARY].batch_max = live->batch_max;
-    engine->lanes[RU_LANE_WRITE].batch_max = live->batch_max;
+    for (uint32_t lane = 0; lane < RU_LANES; lane++)
+        if (lane != RU_LANE_SLOW)
+            engine->lanes[lane].batch_max = live->batch_max;
     engine->lanes[RU_LANE_SLOW].queue_max = live->slow_queue_max;
+    ru_dispatch_set_age(engine, live->queue_age_max_ms);
     engine->front.identity.body_bytes_max = live->body_bytes_max;
     RU_CHECK(live->batch_max > 0 && live->batch_max <= RU_BATCH_MAX);
     ru_conns_set_limits(&engine->conns, live);

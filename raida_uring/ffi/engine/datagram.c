@@ -32,11 +32,20 @@ void ru_datagram_limit(struct ru_engine *engine, uint32_t slot)
     ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
 }
 
+static void datagram_drop_share(struct ru_engine *engine, uint32_t slot)
+{
+    engine->counters.udp_dropped_share++;
+    ru_udp_move(&engine->udp, slot, RU_UDP_FREE);
+}
+
 static void datagram_queue(struct ru_engine *engine, uint32_t slot)
 {
     RU_CHECK(engine->udp.contexts[slot].lane < RU_LANES);
-    struct ru_lane *lane = &engine->lanes[engine->udp.contexts[slot].lane];
-    if (ru_admission_refuses(engine, slot))
+    const enum ru_lane_number asked = (enum ru_lane_number)engine->udp.contexts[slot].lane;
+    struct ru_lane *lane = &engine->lanes[ru_admission_lane(engine, slot, asked)];
+    if (ru_lane_shares_out(lane))
+        datagram_drop_share(engine, slot);
+    else if (ru_admission_refuses(engine, slot))
         ru_datagram_limit(engine, slot);
     else if (ru_lane_push(lane, &engine->waiting, RU_UDP, slot, engine->now_ns))
         ru_udp_move(&engine->udp, slot, RU_UDP_QUEUED);

@@ -12,6 +12,8 @@ struct ru_engine;
 
 /* Set up the lanes and lend workers their blocks. */
 void ru_dispatch_init(struct ru_engine *engine);
+/* How long a request may wait for a worker; 0: as long as it takes. */
+void ru_dispatch_set_age(struct ru_engine *engine, uint32_t age_max_ms);
 /* Take back what workers returned, and replace the blocks they used. */
 void ru_dispatch_collect(struct ru_engine *engine);
 /* Hand queued contexts to idle workers. */

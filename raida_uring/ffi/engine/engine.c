@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "engine/dispatch.h"
+#include "engine/ground.h"
 
 /* ---- life ---- */
 
@@ -30,7 +31,7 @@ static int engine_allocate(struct ru_engine *engine)
     const struct ru_config *config = &engine->config;
     const size_t slots = engine->arena.slots, contexts = engine->arena.contexts;
     const size_t buffers_count = config->tcp_buffers, conns = config->connections_max;
-    const size_t tallies = (size_t)ru_config_workers(config) * RU_COMMANDS_COUNT;
+    const size_t tallies = (size_t)ru_config_mailboxes(config) * RU_COMMANDS_COUNT;
     bool missing = false;
     engine->tallies =
         (struct ru_tally **)engine_array(tallies, sizeof(struct ru_tally *), &missing);
@@ -51,7 +52,9 @@ static int engine_allocate(struct ru_engine *engine)
     if (buffers == MAP_FAILED)
         return -errno;
     engine->tcp_buffers = buffers;
-    int result = ru_udp_init(&engine->udp, engine->arena.slots, config->udp_contexts);
+    int result = ru_taps_init(&engine->taps, ru_config_mailboxes(config));
+    if (result == 0)
+        result = ru_udp_init(&engine->udp, engine->arena.slots, config->udp_contexts);
     if (result == 0)
         result = ru_blocks_init(&engine->blocks, config->small_blocks, config->large_blocks);
     if (result == 0)
@@ -85,7 +88,8 @@ static int engine_set_up(struct ru_engine *engine)
     if (result != 0)
         return result;
     engine->seals = ru_seal_library_create();
-    if (!engine->seals)
+    engine->trees = calloc(1, sizeof(*engine->trees));
+    if (!engine->seals || !engine->trees)
         return -ENOMEM;
     if (getrandom(&engine->front.random, sizeof(engine->front.random), 0) < 0)
         return -errno;
@@ -130,6 +134,7 @@ void ru_engine_destroy(struct ru_engine *engine)
     RU_CHECK(engine->backend == NULL); /* destroyed while it runs */
     for (struct ru_adoptions *left = &engine->adoptions; left->taken != left->added; left->taken++)
         engine_close_fd((int)(uint32_t)left->items[left->taken % RU_ADOPT_MAX]);
+    free(engine->trees);
     ru_seal_library_destroy(engine->seals);
     ru_guard_destroy(&engine->guard);
     ru_conns_destroy(&engine->conns);
@@ -137,7 +142,8 @@ void ru_engine_destroy(struct ru_engine *engine)
     ru_udp_destroy(&engine->udp);
     if (engine->tcp_buffers)
         (void)munmap(engine->tcp_buffers, (size_t)engine->config.tcp_buffers * RU_TCP_BUFFER);
-    ru_tally_free(engine->tallies, ru_config_workers(&engine->config) * RU_COMMANDS_COUNT);
+    ru_tally_free(engine->tallies, ru_config_mailboxes(&engine->config) * RU_COMMANDS_COUNT);
+    ru_taps_destroy(&engine->taps);
     free(engine->timer_links);
     free(engine->timer_nodes);
     free(engine->memory_links);
@@ -225,8 +231,7 @@ void ru_engine_drain(struct ru_engine *engine, uint32_t deadline_ms)
 
 void ru_engine_wake(struct ru_engine *engine)
 {
-    const uint64_t one = 1;
-    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+    ru_engine_ring(engine);
 }
 
 int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t command,
@@ -237,6 +242,48 @@ int ru_engine_set_class(struct ru_engine *engine, uint32_t group, uint32_t comma
     uint8_t *classes = ru_page_of(&engine->arena)->classes;
     __atomic_store_n(&classes[group << 8 | command], (uint8_t)lane_class, __ATOMIC_RELAXED);
     return 0;
+}
+
+void ru_engine_set_native(struct ru_engine *engine, struct ru_store *store, struct ru_store *keys,
+                          const struct ru_facts *facts)
+{
+    engine->store = store;
+    engine->keys = keys;
+    engine->facts = *facts;
+    engine->facts.roots = &ru_page_of(&engine->arena)->roots;
+    engine->facts.trees = engine->trees;
+}
+
+void ru_engine_set_raida(struct ru_engine *engine, const uint8_t *addresses, uint32_t count)
+{
+    ru_raida_publish(&engine->raida, addresses, count);
+}
+
+int ru_engine_raida_missed(struct ru_engine *engine)
+{
+    return ru_raida_missed(&engine->raida);
+}
+
+void ru_engine_add_statistic(struct ru_engine *engine, uint32_t index, uint64_t by)
+{
+    RU_CHECK(index < RU_STATISTICS);
+    __atomic_fetch_add(&engine->carried[index], by, __ATOMIC_RELAXED);
+}
+
+int ru_engine_set_native_command(struct ru_engine *engine, uint32_t group, uint32_t command)
+{
+    const struct ru_command *row =
+        group > 15 || command > 255 ? NULL : ru_command_find(group << 8 | command);
+    if (!row || engine->config.native_workers == 0 ||
+        (row->writes && engine->store && engine->config.native_writers == 0))
+        return -EINVAL;
+    engine->natives[row->number] = row;
+    return 0;
+}
+
+void ru_engine_statistics(struct ru_engine *engine, uint64_t *values)
+{
+    ru_ground_statistics(engine, values);
 }
 
 int ru_engine_guard(struct ru_engine *engine, uint32_t group, uint32_t command)
@@ -266,6 +313,12 @@ void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
     ru_roots_publish(&ru_page_of(&engine->arena)->roots, roots);
 }
 
+void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
+                             const uint8_t *nodes)
+{
+    ru_trees_publish(engine->trees, &ru_page_of(&engine->arena)->roots, changed, count, nodes);
+}
+
 uint64_t ru_engine_roots_version(struct ru_engine *engine)
 {
     return __atomic_load_n(&ru_page_of(&engine->arena)->roots.done, __ATOMIC_ACQUIRE);
@@ -273,17 +326,15 @@ uint64_t ru_engine_roots_version(struct ru_engine *engine)
 
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
 {
-    struct ru_page *page = ru_page_of(&engine->arena);
     struct ru_counters *counters = (struct ru_counters *)(void *)values;
-    ru_counters_read(&page->counters, values);
-    for (uint32_t i = 0; i < ru_config_workers(&engine->config); i++)
-        ru_stats_add(counters, &page->mailboxes[i].counters);
+    ru_page_count(&engine->arena, ru_config_mailboxes(&engine->config), counters);
 }
 
 uint64_t ru_engine_tally(struct ru_engine *engine, uint32_t command, uint64_t *answered)
 {
     struct ru_tally sum = {0};
-    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < ru_config_workers(&engine->config); i++)
+    const uint32_t mailboxes = ru_config_mailboxes(&engine->config);
+    for (uint32_t i = 0; command < RU_COMMANDS_COUNT && i < mailboxes; i++)
         (void)ru_tally_add(engine->tallies + (size_t)i * RU_COMMANDS_COUNT, (uint16_t)command,
                            &sum);
     memcpy(answered, sum.answered, sizeof(sum.answered));
@@ -322,6 +373,46 @@ uint32_t ru_engine_closed(struct ru_engine *engine, struct ru_closed *closed, ui
 {
     *missed = __atomic_load_n(&engine->closed.missed, __ATOMIC_RELAXED);
     return ru_closed_take(&engine->closed, closed, RU_CLOSED_KEPT);
+}
+
+uint32_t ru_engine_taps(const struct ru_engine *engine)
+{
+    return engine->taps.count;
+}
+
+int ru_engine_tap_wait(struct ru_engine *engine, uint32_t timeout_ms, uint32_t gather_ms)
+{
+    return ru_taps_wait(&engine->taps, timeout_ms, gather_ms);
+}
+
+void ru_engine_tap_begin(struct ru_engine *engine, uint32_t notes)
+{
+    ru_taps_begin(&engine->taps, notes);
+}
+
+void ru_engine_tap_end(struct ru_engine *engine)
+{
+    ru_taps_end(&engine->taps);
+}
+
+uint64_t ru_engine_tap_requests(const struct ru_engine *engine, uint32_t tap)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_requests(&engine->taps.each[tap]);
+}
+
+uint32_t ru_engine_tap_notes(struct ru_engine *engine, uint32_t tap, struct ru_note *notes,
+                             uint32_t count)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_take_notes(&engine->taps.each[tap], notes, count);
+}
+
+uint32_t ru_engine_tap_samples(struct ru_engine *engine, uint32_t tap, struct ru_sample *samples,
+                               uint32_t count)
+{
+    RU_CHECK(tap < engine->taps.count);
+    return ru_tap_take_samples(&engine->taps.each[tap], samples, count);
 }
 
 uint64_t ru_engine_arena_size(struct ru_engine *engine)

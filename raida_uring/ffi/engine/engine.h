@@ -10,17 +10,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "clock.h"
+#include "commands/command.h"
 #include "count/closed.h"
 #include "count/tally.h"
+#include "count/tap.h"
 #include "engine/lane.h"
 #include "engine/page.h"
 #include "guard/guard.h"
+#include "guard/raida.h"
 #include "kernel/backend.h"
 #include "memory/block.h"
 #include "memory/list.h"
 #include "memory/timer.h"
+#include "memory/trees.h"
 #include "ru.h"
 #include "seal/seal.h"
 #include "wire/conn.h"
@@ -151,8 +156,18 @@ struct ru_engine {
     uint32_t lent_count[2];    /* blocks that all workers hold */
     uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
 
+    /* native.c: set before the loop runs, but for `carried` */
+    struct ru_store *store;                              /* borrowed; NULL: none */
+    struct ru_store *keys;                               /* likewise */
+    const struct ru_command *natives[RU_COMMANDS_COUNT]; /* NULL: a handler answers it */
+    struct ru_facts facts;
+    struct ru_raida raida;           /* any thread */
+    struct ru_worker *light;         /* the loop's own; NULL before it serves */
+    uint64_t carried[RU_STATISTICS]; /* any thread; atomic: what others than C have counted */
+
     /* unseal.c: set before the loop runs */
     struct ru_seal_library *seals;                  /* any thread */
+    struct ru_trees *trees;                         /* one publisher, any readers */
     uint8_t public_commands[RU_COMMANDS_COUNT / 8]; /* bits: see ru_engine_set_public() */
 
     /* datagram.c and accept.c */
@@ -163,6 +178,7 @@ struct ru_engine {
     int32_t unsettled; /* replies submitted less those that failed, not counted as answered yet */
     int reserve_fd;    /* closed for a moment when descriptors run out */
     uint64_t accept_retry_ns;  /* when paused listeners accept again */
+    uint64_t stale_at_ns;      /* dispatch.c: when a request was last found too old; 0: never */
     uint64_t refused_since_ns; /* the newest spell of refused connections: its first ... */
     uint64_t refused_at_ns;    /* ... and its latest; 0: none was ever refused */
 
@@ -178,6 +194,7 @@ struct ru_engine {
     /* Any thread. */
     struct ru_call call;
     struct ru_closed_ring closed; /* stream.c puts in, one thread takes out */
+    struct ru_taps taps;          /* each worker notes in its own, one thread takes out */
     int wake_fd;
     int hand_over_fd; /* the socket that descriptors leave through; -1: no hand-over */
     struct ru_adoptions adoptions;
@@ -191,6 +208,13 @@ struct ru_engine {
     char tier[RU_TIER_TEXT];
     struct ru_backend_refusal refusal;
 };
+
+/* Thread: any. ru_engine_wake(), for files that engine.c uses. */
+static inline void ru_engine_ring(const struct ru_engine *engine)
+{
+    const uint64_t one = 1;
+    (void)!write(engine->wake_fd, &one, sizeof(one)); /* fails only when the loop is awake anyway */
+}
 
 static inline bool ru_engine_hands_over(const struct ru_engine *engine)
 {

@@ -134,12 +134,19 @@ static void loop_publish_gauges(struct ru_engine *engine)
         .queued_ordinary = lanes[RU_LANE_ORDINARY].count,
         .queued_slow = lanes[RU_LANE_SLOW].count,
         .queued_write = lanes[RU_LANE_WRITE].count,
+        .queued_native = lanes[RU_LANE_NATIVE].count,
+        .queued_native_write = lanes[RU_LANE_NATIVE_WRITE].count,
         .oldest_ordinary_ns = ru_lane_oldest_ns(&lanes[RU_LANE_ORDINARY], &engine->waiting),
         .oldest_slow_ns = ru_lane_oldest_ns(&lanes[RU_LANE_SLOW], &engine->waiting),
         .oldest_write_ns = ru_lane_oldest_ns(&lanes[RU_LANE_WRITE], &engine->waiting),
+        .oldest_native_ns = ru_lane_oldest_ns(&lanes[RU_LANE_NATIVE], &engine->waiting),
+        .oldest_native_write_ns = ru_lane_oldest_ns(&lanes[RU_LANE_NATIVE_WRITE], &engine->waiting),
         .busy_ordinary = lanes[RU_LANE_ORDINARY].busy,
         .busy_slow = lanes[RU_LANE_SLOW].busy,
         .busy_write = lanes[RU_LANE_WRITE].busy,
+        .busy_native = lanes[RU_LANE_NATIVE].busy,
+        .busy_native_write = lanes[RU_LANE_NATIVE_WRITE].busy,
+        .stale_at_ns = engine->stale_at_ns,
         .refused_since_ns = engine->refused_since_ns,
         .refused_at_ns = engine->refused_at_ns,
     };
@@ -206,9 +213,10 @@ static void loop_give_work(struct ru_engine *engine)
 {
     loop_publish(engine); /* before handlers run, which see their own request counted then */
     uint32_t used_count = engine->conns.used_count;
-    uint64_t limited = engine->counters.udp_dropped_limited;
+    uint64_t before = engine->counters.udp_dropped_limited + engine->counters.udp_dropped_stale;
     ru_dispatch_run(engine);
-    bool dropped = limited != engine->counters.udp_dropped_limited;
+    bool dropped =
+        before != engine->counters.udp_dropped_limited + engine->counters.udp_dropped_stale;
     if (dropped) /* slots are free again */
         ru_datagram_arm(engine);
     if (dropped || used_count != engine->conns.used_count) /* or a peer had left */
@@ -415,6 +423,17 @@ static int loop_pin(struct ru_engine *engine)
     return -errno;
 }
 
+/* The worker that this thread is itself, for light requests. */
+static int loop_open_light(struct ru_engine *engine)
+{
+    if (engine->config.native_workers == 0)
+        return 0;
+    int result = ru_worker_open(engine, engine->lanes[RU_LANE_LIGHT].first_worker, &engine->light);
+    if (result != 0)
+        (void)snprintf(engine->fault, sizeof(engine->fault), "preparing for requests");
+    return result;
+}
+
 static int loop_open(struct ru_engine *engine)
 {
     const struct ru_backend_setup setup = {.config = &engine->config,
@@ -424,6 +443,8 @@ static int loop_open(struct ru_engine *engine)
                                            .fault = engine->fault};
     RU_CHECK(engine->backend == NULL && engine->phase == RU_SERVING && engine->operations == 0);
     int result = loop_pin(engine);
+    if (result == 0)
+        result = loop_open_light(engine);
     if (result == 0)
         result = ru_backend_open(&engine->backend, &setup, &engine->refusal);
     if (result != 0)
@@ -466,6 +487,8 @@ int ru_engine_run(struct ru_engine *engine)
         engine->backend = NULL;
     }
     engine->result = result;
+    ru_worker_close(engine->light);
+    engine->light = NULL;
     ru_engine_close_workers(engine);
     loop_set_stage(engine, RU_STAGE_ENDED);
     return result;

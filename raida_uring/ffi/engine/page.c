@@ -15,7 +15,7 @@ int ru_page_create(struct ru_arena *arena, const struct ru_config *config)
     if (result != 0)
         return result;
     uint32_t at = arena->rings_at;
-    for (uint32_t i = 0; i < ru_config_workers(config); i++) {
+    for (uint32_t i = 0; i < ru_config_mailboxes(config); i++) {
         struct ru_mailbox *mailbox = ru_page_mailbox(arena, i);
         page_ring(&mailbox->in, arena->ring_capacity, &at);
         page_ring(&mailbox->out, arena->ring_capacity, &at);
@@ -24,4 +24,12 @@ int ru_page_create(struct ru_arena *arena, const struct ru_config *config)
     }
     RU_CHECK(at <= arena->slots_at);
     return 0;
+}
+
+void ru_page_count(const struct ru_arena *arena, uint32_t mailboxes, struct ru_counters *counters)
+{
+    const struct ru_page *page = ru_page_of(arena);
+    ru_counters_read(&page->counters, (uint64_t *)(void *)counters);
+    for (uint32_t i = 0; i < mailboxes; i++)
+        ru_stats_add(counters, &ru_page_mailbox(arena, i)->counters);
 }

@@ -41,6 +41,8 @@ struct ru_page {
 /* Map an arena with such a page at its front and the rings of its mailboxes behind it. 0 or -errno,
  * as ru_arena_create(). */
 int ru_page_create(struct ru_arena *arena, const struct ru_config *config);
+/* Thread: any. One consistent set of the loop's counters, and what each worker has counted so far. */
+void ru_page_count(const struct ru_arena *arena, uint32_t mailboxes, struct ru_counters *counters);
 
 static inline struct ru_page *ru_page_of(const struct ru_arena *arena)
 {

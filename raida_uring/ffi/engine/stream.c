@@ -333,25 +333,26 @@ static void stream_refuse(struct ru_engine *engine, uint32_t index, uint64_t *co
                  ru_conn_refuse(&engine->conns, index, RU_STATUS_REQUEST_RATE, engine->now_ns));
 }
 
-void ru_stream_limit(struct ru_engine *engine, uint32_t index)
+void ru_stream_turn_away(struct ru_engine *engine, uint32_t index, uint64_t *counter)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
     RU_CHECK(!conn->queued && !conn->with_worker); /* or its reply has two writers */
     conn->refused = true;
-    stream_refuse(engine, index, &engine->counters.refused_limited);
+    stream_refuse(engine, index, counter);
 }
 
 static void stream_queue(struct ru_engine *engine, uint32_t index)
 {
     struct ru_conn *conn = ru_conn_at(&engine->conns, index);
-    struct ru_lane *lane = &engine->lanes[ru_header_lane(&conn->header)];
     uint32_t context = engine->arena.slots + index;
+    struct ru_lane *lane =
+        &engine->lanes[ru_admission_lane(engine, context, ru_header_lane(&conn->header))];
     if (!stream_learn_peer(engine, index)) {
         stream_close(engine, index, RU_CLOSED_EARLY);
         return;
     }
     if (ru_admission_refuses(engine, context)) {
-        ru_stream_limit(engine, index);
+        ru_stream_turn_away(engine, index, &engine->counters.refused_limited);
         return;
     }
     RU_CHECK(conn->state == RU_CONN_PROCESSING && !conn->queued && !conn->with_worker);

@@ -20,9 +20,9 @@ void ru_stream_sent(struct ru_engine *engine, const struct ru_event *event);
 void ru_stream_replied(struct ru_engine *engine, uint32_t index, uint32_t block, uint32_t size);
 /* A lane has popped this connection. False if it was closed meanwhile and nobody waits for it. */
 bool ru_stream_leave_lane(struct ru_engine *engine, uint32_t index);
-/* Answer 160 to a request that must not be looked at, and close. State PROCESSING, in no lane and
- * with no worker. */
-void ru_stream_limit(struct ru_engine *engine, uint32_t index);
+/* Answer 160 to a request that must not be looked at or has waited for too long, count it in `counter`,
+ * and close. State PROCESSING, in no lane and with no worker. */
+void ru_stream_turn_away(struct ru_engine *engine, uint32_t index, uint64_t *counter);
 /* Go on with closing a connection in state DONE: what it waited for may have ended. */
 void ru_stream_continue_closing(struct ru_engine *engine, uint32_t index);
 /* Close connections whose deadline is before engine->judged_ns. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "coins/store.h"
+#include "engine/unseal.h"
 #include "engine/worker.h"
 
 /* Whether a request that was refused with that status has tried a wrong key. */
@@ -17,7 +18,13 @@ static bool unseal_is_guess(int status)
            status == RU_STATUS_CRC || status == RU_STATUS_HMAC;
 }
 
-/* Look up `count` keys from number `first` on. Returns 0 or the store's error. */
+static void unseal_forget_keys(struct ru_worker *worker, uint32_t first, uint32_t count)
+{
+    OPENSSL_cleanse(worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE,
+                    (size_t)count * RU_PAGE_RECORD_SIZE);
+}
+
+/* Look up `count` keys from number `first` on. Returns 0 or the store's error, and keeps none then. */
 static int unseal_look_up(struct ru_worker *worker, struct ru_view *view, uint32_t first,
                           uint32_t count)
 {
@@ -30,7 +37,10 @@ static int unseal_look_up(struct ru_worker *worker, struct ru_view *view, uint32
     int found = ru_view_gather(view, worker->key_names + (size_t)first * RU_COIN_NAME_SIZE, count,
                                RU_COIN_NAME_SIZE,
                                worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE, states);
-    return found < 0 ? found : 0;
+    if (found >= 0)
+        return 0;
+    unseal_forget_keys(worker, first, count);
+    return found;
 }
 
 static const uint8_t *unseal_an(const struct ru_worker *worker, const struct ru_worker_entry *entry,
@@ -106,12 +116,6 @@ static void unseal_answer_refused(struct ru_worker *worker)
         ru_worker_wake_loop(worker);
 }
 
-static void unseal_forget_keys(struct ru_worker *worker, uint32_t first, uint32_t count)
-{
-    OPENSSL_cleanse(worker->key_records + (size_t)first * RU_PAGE_RECORD_SIZE,
-                    (size_t)count * RU_PAGE_RECORD_SIZE);
-}
-
 int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
 {
     (void)ru_worker_resumed(worker);
@@ -132,19 +136,26 @@ int ru_worker_unseal(struct ru_worker *worker, struct ru_view *view)
     return (int)worker->opened;
 }
 
-int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru_view *view,
-                        const struct ru_record **record)
+int ru_unseal_entry(struct ru_worker *worker, uint32_t number, struct ru_view *view)
 {
-    struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
-    RU_CHECK(entry != NULL);
-    struct ru_record *found = &worker->records[worker->looked];
-    *record = found;
-    if (found->kind != RU_REQUEST_SEALED || entry->refusal != 0)
+    RU_CHECK(number < worker->opened);
+    struct ru_worker_entry *entry = &worker->entries[number];
+    struct ru_record *record = &worker->records[number];
+    if (record->kind != RU_REQUEST_SEALED || entry->refusal != 0)
         return entry->refusal; /* again, as after a failed transaction */
     int result = unseal_look_up(worker, view, entry->key_at, entry->keys_count);
     if (result != 0)
         return result;
-    unseal_one(worker, entry, found);
+    unseal_one(worker, entry, record);
     unseal_forget_keys(worker, entry->key_at, entry->keys_count);
     return entry->refusal;
+}
+
+int ru_worker_unseal_at(struct ru_worker *worker, uint32_t payload_at, struct ru_view *view,
+                        const struct ru_record **record)
+{
+    const struct ru_worker_entry *entry = ru_worker_entry_at(worker, payload_at);
+    RU_CHECK(entry != NULL);
+    *record = &worker->records[worker->looked];
+    return ru_unseal_entry(worker, worker->looked, view);
 }

@@ -22,44 +22,55 @@ static void worker_check(const struct ru_worker *worker)
 
 /* ---- life ---- */
 
-int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
+/* Name this thread, and have the loop read its clock. */
+static void worker_name(struct ru_engine *engine, uint32_t index)
 {
-    *worker = NULL;
-    if (index >= ru_config_workers(&engine->config))
-        return -EINVAL;
-    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, index);
-    if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
-        return -EBUSY;
-    RU_CHECK(mailbox->in.mask >= RU_BATCH_MAX - 1);
-    struct ru_seal *seal = ru_seal_create(engine->seals);
-    struct ru_worker *made =
-        mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!seal || made == MAP_FAILED) {
-        ru_seal_destroy(seal);
-        if (made != MAP_FAILED)
-            (void)munmap(made, sizeof(*made));
-        __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
-        return -ENOMEM;
-    }
-    (void)madvise(made, sizeof(*made), MADV_DONTDUMP); /* opened requests: no core file has them */
-    char name[24];                                     /* the kernel takes 15 characters */
+    char name[24]; /* the kernel takes 15 characters */
     (void)snprintf(name, sizeof(name), "raida-work-%u", index);
     (void)pthread_setname_np(pthread_self(), name);
     clockid_t clock;
     if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
         __atomic_store_n(&engine->workers[index].clock, clock, __ATOMIC_RELAXED);
+}
+
+int ru_worker_open(struct ru_engine *engine, uint32_t index, struct ru_worker **worker)
+{
+    *worker = NULL;
+    if (index >= ru_config_mailboxes(&engine->config))
+        return -EINVAL;
+    struct ru_mailbox *mailbox = ru_page_mailbox(&engine->arena, index);
+    if (__atomic_exchange_n(&mailbox->open, 1, __ATOMIC_ACQ_REL))
+        return -EBUSY;
+    RU_CHECK(mailbox->in.mask >= RU_BATCH_MAX - 1);
+    struct ru_ground *ground = NULL;
+    int result = ru_ground_open(engine, index, &ground);
+    struct ru_seal *seal = ru_seal_create(engine->seals);
+    struct ru_worker *made =
+        mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (result != 0 || !seal || made == MAP_FAILED) {
+        ru_ground_close(ground);
+        ru_seal_destroy(seal);
+        if (made != MAP_FAILED)
+            (void)munmap(made, sizeof(*made));
+        __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
+        return result != 0 ? result : -ENOMEM;
+    }
+    (void)madvise(made, sizeof(*made), MADV_DONTDUMP); /* opened requests: no core file has them */
+    if (!ground || ground->kind != RU_GROUND_LIGHT)
+        worker_name(engine, index);
     made->engine = engine;
     made->mailbox = mailbox;
+    made->ground = ground;
     made->tallies = engine->tallies + (size_t)index * RU_COMMANDS_COUNT;
+    made->tap = &engine->taps.each[index];
     made->seal = seal;
     *worker = made;
     return 0;
 }
 
-/* Count one; other threads read the counter at any time. */
-static void worker_raise(uint64_t *counter)
+void ru_worker_raise(uint64_t *counter, uint64_t by)
 {
-    __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
 }
 
 /* ---- replies ---- */
@@ -67,7 +78,7 @@ static void worker_raise(uint64_t *counter)
 void ru_worker_wake_loop(struct ru_worker *worker)
 {
     if (ru_sleeper_claim(&ru_page_of(&worker->engine->arena)->loop_sleeper))
-        ru_engine_wake(worker->engine);
+        ru_engine_ring(worker->engine);
 }
 
 static uint32_t worker_pop_block(struct ru_worker *worker, enum ru_block_class size_class)
@@ -87,6 +98,11 @@ static bool worker_block_at_hand(const struct ru_worker *worker, uint32_t size)
            (size <= RU_SMALL_BLOCK && ru_ring_count(&mailbox->lent[RU_BLOCK_SMALL]) > 0);
 }
 
+static bool worker_must_not_wait(const struct ru_worker *worker)
+{
+    return worker->ground && worker->ground->kind == RU_GROUND_LIGHT;
+}
+
 /* A block for `size` bytes, of those that the loop lent in advance. If none is left, wait a little:
  * the loop replaces the ones just used. Wait less for a datagram, whose sender does not wait long.
  * RU_NONE: in vain, and the rest of the batch waits, too. */
@@ -98,7 +114,7 @@ static uint32_t worker_acquire_block(struct ru_worker *worker, uint32_t size, bo
             size <= RU_SMALL_BLOCK ? worker_pop_block(worker, RU_BLOCK_SMALL) : RU_NONE;
         if (block == RU_NONE)
             block = worker_pop_block(worker, RU_BLOCK_LARGE);
-        if (block != RU_NONE || ru_now_ns() >= end_ns ||
+        if (block != RU_NONE || worker_must_not_wait(worker) || ru_now_ns() >= end_ns ||
             __atomic_load_n(&worker->mailbox->closed, __ATOMIC_ACQUIRE))
             return block;
         ru_worker_wake_loop(worker);
@@ -141,11 +157,11 @@ static uint32_t worker_limit(struct ru_worker *worker, const struct ru_worker_en
     uint8_t refusal = 0;
     if (size > most) {
         refusal = RU_STATUS_INTERNAL;
-        worker_raise(&worker->mailbox->counters.refused_sizes);
+        ru_worker_raise(&worker->mailbox->counters.refused_sizes, 1);
     } else if (context->transport == RU_UDP && factor > 0 && body > 0 &&
                size > (uint64_t)factor * context->request_size) {
         refusal = RU_STATUS_NOT_IMPLEMENTED; /* ask again over TCP */
-        worker_raise(&worker->mailbox->counters.refused_factors);
+        ru_worker_raise(&worker->mailbox->counters.refused_factors, 1);
     }
     if (refusal == 0)
         return (uint32_t)size;
@@ -247,6 +263,7 @@ void ru_worker_answer(struct ru_worker *worker, struct ru_worker_entry *entry,
         record->reply_size = context->reply_size;
         record->reply_us = execution_us;
         record->reply_status = answer.status;
+        ru_tap_note(worker->tap, entry->header - RU_PEER_SIZE, record);
     }
     ru_ring_push(&worker->mailbox->out, arena->base, entry->token);
 }
@@ -312,7 +329,7 @@ bool ru_worker_told(struct ru_worker *worker, struct ru_worker_entry *entry, boo
 {
     bool told = ru_worker_ask_guard(worker, entry, failed ? ru_guard_fail : ru_guard_peek);
     if (told && failed)
-        worker_raise(&worker->mailbox->counters.checks_failed);
+        ru_worker_raise(&worker->mailbox->counters.checks_failed, 1);
     return told;
 }
 
@@ -408,7 +425,7 @@ static void worker_open_request(struct ru_worker *worker, uint64_t token)
         worker_record(worker, &entry, context, body);
         return;
     }
-    worker_raise(&worker->mailbox->counters.refused_bodies);
+    ru_worker_raise(&worker->mailbox->counters.refused_bodies, 1);
     uint64_t now_ns = ru_now_ns();
     ru_worker_spent(worker, now_ns);
     ru_worker_answer(worker, &entry, (struct ru_worker_answer){.status = (uint8_t)status}, now_ns,
@@ -428,8 +445,7 @@ static bool worker_has_work(const struct ru_worker *worker)
     return worker->waiting != 0 || ru_ring_count(&worker->mailbox->in) > 0;
 }
 
-/* Open as many requests as fit; 0 only when there are none left that need a handler. */
-static uint32_t worker_fill(struct ru_worker *worker)
+uint32_t ru_worker_fill(struct ru_worker *worker)
 {
     worker->opened = worker->answered = worker->looked = worker->sealed = worker->keys_count = 0;
     worker->reply_factor =
@@ -471,7 +487,7 @@ int ru_worker_take(struct ru_worker *worker, uint32_t timeout_ms)
     if (worker->answered < worker->opened)
         worker_answer_rest(worker);
     for (;;) {
-        uint32_t count = worker_fill(worker);
+        uint32_t count = ru_worker_fill(worker);
         if (count > 0) {
             worker->taken_ns = ru_now_ns();
             return (int)count;
@@ -500,8 +516,9 @@ void ru_worker_close(struct ru_worker *worker)
     RU_CHECK(__atomic_load_n(&mailbox->open, __ATOMIC_RELAXED));
     do
         worker_answer_rest(worker);
-    while (worker_fill(worker) > 0);
+    while (ru_worker_fill(worker) > 0);
     RU_CHECK(worker->waiting == 0);
+    ru_ground_close(worker->ground);
     ru_seal_destroy(worker->seal);
     (void)munmap(worker, sizeof(*worker));
     __atomic_store_n(&mailbox->open, 0, __ATOMIC_RELEASE);
@@ -515,11 +532,6 @@ const struct ru_record *ru_worker_records(struct ru_worker *worker)
 const uint8_t *ru_worker_data(struct ru_worker *worker)
 {
     return worker->scratch;
-}
-
-uint32_t ru_worker_data_size(const struct ru_worker *worker)
-{
-    return worker->used;
 }
 
 uint32_t ru_worker_reply_factor(const struct ru_worker *worker)

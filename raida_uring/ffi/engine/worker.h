@@ -6,6 +6,7 @@
 #define RU_WORKER_H
 
 #include "engine/engine.h"
+#include "engine/ground.h"
 #include "seal/seal.h"
 
 /* The key coins of a batch. */
@@ -35,16 +36,18 @@ struct ru_worker {
     struct ru_engine *engine;
     struct ru_mailbox *mailbox;
     struct ru_tally **tallies; /* by command; the engine's */
+    struct ru_tap *tap;        /* the engine's */
     struct ru_seal *seal;
-    uint32_t opened;       /* entries and records of the batch */
-    uint32_t answered;     /* ... of which the first are answered */
-    uint32_t sealed;       /* ... and whose bodies are still encrypted */
-    uint32_t used;         /* bytes of the scratch */
-    uint32_t reply_factor; /* udp_reply_factor_max, for the replies of the batch */
-    uint64_t since_ns;     /* busy since; 0: not busy */
-    uint64_t taken_ns;     /* when a batch was taken that Python does not run yet; 0: it does */
-    uint64_t waiting;      /* a token that did not fit the last batch; 0: none */
-    uint32_t looked;       /* the record that asked for a check last */
+    struct ru_ground *ground; /* NULL: it runs handlers */
+    uint32_t opened;          /* entries and records of the batch */
+    uint32_t answered;        /* ... of which the first are answered */
+    uint32_t sealed;          /* ... and whose bodies are still encrypted */
+    uint32_t used;            /* bytes of the scratch */
+    uint32_t reply_factor;    /* udp_reply_factor_max, for the replies of the batch */
+    uint64_t since_ns;        /* busy since; 0: not busy */
+    uint64_t taken_ns;        /* when a batch was taken that Python does not run yet; 0: it does */
+    uint64_t waiting;         /* a token that did not fit the last batch; 0: none */
+    uint32_t looked;          /* the record that asked for a check last */
     uint32_t keys_count;
     uint8_t key_names[RU_WORKER_KEYS_MAX * RU_COIN_NAME_SIZE];
     uint8_t key_records[RU_WORKER_KEYS_MAX * RU_PAGE_RECORD_SIZE];
@@ -73,5 +76,10 @@ void ru_worker_answer(struct ru_worker *worker, struct ru_worker_entry *entry,
 void ru_worker_spent(struct ru_worker *worker, uint64_t now_ns);
 /* Have the loop look for what was answered. */
 void ru_worker_wake_loop(struct ru_worker *worker);
+/* Begin a batch with as many of the waiting requests as fit; 0 only when there are none left that
+ * need more than a check of their bodies. */
+uint32_t ru_worker_fill(struct ru_worker *worker);
+/* Add to one of the worker's counters, which other threads read at any time. */
+void ru_worker_raise(uint64_t *counter, uint64_t by);
 
 #endif

@@ -20,7 +20,7 @@ static uint32_t arena_append(struct ru_arena *arena, uint64_t count, uint64_t si
 
 static int arena_layout(struct ru_arena *arena, const struct ru_config *config, size_t page_size)
 {
-    uint32_t workers = ru_config_workers(config);
+    uint32_t mailboxes = ru_config_mailboxes(config);
     bool wildcard = false;
     for (uint32_t i = 0; i < config->listeners_count; i++)
         wildcard |= config->listeners[i].wildcard != 0;
@@ -40,7 +40,7 @@ static int arena_layout(struct ru_arena *arena, const struct ru_config *config, 
     uint64_t ring_entries = arena->ring_capacity + RU_LENT_RING;
     arena->page_at = arena_append(arena, 1, page_size);
     arena->contexts_at = arena_append(arena, arena->contexts, sizeof(struct ru_context));
-    arena->rings_at = arena_append(arena, 2ULL * workers * ring_entries, sizeof(uint64_t));
+    arena->rings_at = arena_append(arena, 2ULL * mailboxes * ring_entries, sizeof(uint64_t));
     arena->slots_at = arena_append(arena, arena->slots, arena->slot_size);
     arena->areas_at = arena_append(arena, config->connections_max, RU_TCP_AREA);
     arena->small_at = arena_append(arena, arena->small_blocks, RU_SMALL_BLOCK);

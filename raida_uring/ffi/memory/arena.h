@@ -12,10 +12,18 @@
 #include "memory/token.h"
 #include "ru.h"
 
-/* Workers of all lanes, in the order of their indexes: ordinary, slow, writing. */
+/* Threads of all lanes, in the order of their indexes: ordinary, slow, writing, native, native
+ * writing. */
 static inline uint32_t ru_config_workers(const struct ru_config *config)
 {
-    return config->workers + config->slow_workers + config->writers;
+    return config->workers + config->slow_workers + config->writers + config->native_workers +
+           config->native_writers;
+}
+
+/* Those that have a mailbox: the last one is the I/O thread's own, for light requests. */
+static inline uint32_t ru_config_mailboxes(const struct ru_config *config)
+{
+    return ru_config_workers(config) + (config->native_workers > 0);
 }
 
 enum ru_transport {

@@ -323,11 +323,16 @@ void ru_seal_forget(struct ru_seal *seal)
 {
     static const uint8_t zeros[RU_SEAL_KEY_MAX];
     for (uint32_t width = 0; width < SEAL_WIDTHS; width++) {
+        uint8_t byte = 0;
         if (!seal->keyed[width])
             continue;
+        /* Another key, and a byte for the block of the key stream that was not used up. */
+        (void)seal_cipher(seal, width, zeros, zeros, &byte, sizeof(byte));
         seal->keyed[width] = false;
-        (void)EVP_EncryptInit_ex2(seal->ciphers[width], NULL, zeros, zeros, NULL);
-        if (width == SEAL_LONG)
-            (void)EVP_MAC_init(seal->hmac, zeros, sizeof(zeros), NULL);
+        if (width == SEAL_SHORT)
+            continue;
+        (void)EVP_MAC_init(seal->hmac, zeros, sizeof(zeros), NULL);
+        /* Its state is the last key. */
+        (void)EVP_DigestInit_ex2(seal->sha256, seal->library->sha256, NULL);
     }
 }

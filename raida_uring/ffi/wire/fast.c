@@ -16,13 +16,9 @@ void ru_random_fill(struct ru_random *random, uint8_t *out, size_t size)
 
 void ru_fast_vote(const struct ru_roots *roots, const uint8_t *vote, uint8_t *out)
 {
-    uint8_t equal;
-    uint64_t version;
-    do {
-        version = __atomic_load_n(&roots->done, __ATOMIC_ACQUIRE);
-        equal = memcmp(vote + RU_VOTE_ROOTS_AT, roots->copies[version & 1], RU_ROOTS_SIZE) == 0;
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    } while (__atomic_load_n(&roots->begun, __ATOMIC_RELAXED) > version + 1);
+    uint8_t published[RU_ROOTS_SIZE];
+    ru_roots_read(roots, published);
+    uint8_t equal = memcmp(vote + RU_VOTE_ROOTS_AT, published, RU_ROOTS_SIZE) == 0;
     out[RU_VOTE_REPLY_VERDICT_AT] = equal;
     memmove(out + RU_VOTE_REPLY_NONCE_AT, vote + RU_VOTE_NONCE_AT, RU_VOTE_NONCE_SIZE);
 }

@@ -18,7 +18,8 @@ static const uint8_t udp_moves[RU_UDP_PLACES] = {
     [RU_UDP_LENT] = MOVE(RU_UDP_LOOP) | MOVE(RU_UDP_FREE), /* FREE: the ring is gone */
     [RU_UDP_LOOP] = MOVE(RU_UDP_FREE) | MOVE(RU_UDP_QUEUED) | MOVE(RU_UDP_SENDING),
     [RU_UDP_QUEUED] = MOVE(RU_UDP_WORKER) | MOVE(RU_UDP_SENDING) | MOVE(RU_UDP_FREE),
-    [RU_UDP_WORKER] = MOVE(RU_UDP_SENDING) | MOVE(RU_UDP_FREE),
+    /* QUEUED: a light request that would have to wait */
+    [RU_UDP_WORKER] = MOVE(RU_UDP_SENDING) | MOVE(RU_UDP_FREE) | MOVE(RU_UDP_QUEUED),
     [RU_UDP_SENDING] = MOVE(RU_UDP_FREE),
 };
 
