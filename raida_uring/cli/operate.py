@@ -163,9 +163,9 @@ def peers(
 ) -> None:
     """List the busiest peers, and those that are limited.
 
-    The busiest in the last one to two minutes, estimated from samples of the requests that reach a
-    handler; votes and plain echoes are answered without one. Limited are those that have failed
-    too many checks of a key or other secret, see [limits] failed_checks_burst.
+    The busiest in the last one to two minutes, estimated from samples of the commands that were
+    answered, votes and plain echoes aside. Limited are those that have failed too many checks of a
+    key or other secret, see [limits] failed_checks_burst.
     """
     found = _node(socket, config_path)("peers", count=count)
     if as_json:
@@ -183,7 +183,7 @@ def peers_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{one['address']:<46}{one['requests']:>12}{one['requests'] / window_s:>12.1f}"
         yield f"in the last {found['window_s']:g} s"
     else:
-        yield f"no request reached a handler in the last {found['window_s']:g} s"
+        yield f"no command was answered in the last {found['window_s']:g} s"
     count, limited = found.get("limited_count", 0), found.get("limited", ())
     if count:
         yield ""

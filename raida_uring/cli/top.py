@@ -266,7 +266,7 @@ def _drops(view: Status) -> list[str]:
 
 def _commands(view: Status) -> list[str]:
     if not view["commands"]:
-        return ["commands      workers have answered none yet"]
+        return ["commands      none answered yet"]
     lines = [f"{'commands':<28}{'per s':>10}{'total':>12}{'mean':>10}   statuses"]
     ordered = sorted(view["commands"], key=lambda one: (-one["per_s"], -one["answered"]))
     for one in ordered:

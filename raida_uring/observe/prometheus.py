@@ -30,12 +30,14 @@ from raida_uring.observe.snapshot import Snapshot
 FAMILIES: Final[Mapping[str, Family]] = {
     **COUNTER_FAMILIES,
     "raida_request_seconds": Family(
-        "histogram", "requests of workers, from receipt to the reply queued", ("transport",)
+        "histogram",
+        "commands, from receipt to the reply queued; plain echoes and votes aside",
+        ("transport",),
     ),
     "raida_command_replies_total": Family(
         "counter",
-        "replies of workers by command (group/code) and status; plain echoes and votes, which need "
-        "none, are in raida_echoes_total and raida_udp_votes_total",
+        "replies to commands (group/code) by status; plain echoes and votes are in "
+        "raida_echoes_total and raida_udp_votes_total",
         ("command", "name", "status"),
     ),
     "raida_command_seconds_total": Family(

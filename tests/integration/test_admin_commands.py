@@ -46,7 +46,7 @@ def test_every_command_works_from_a_shell(place: Path) -> None:
     with node(place) as (running, path):
         where = ("--config", str(place / "node.toml"))
         assert re.fullmatch(
-            r"no request reached a handler in the last .* s\n", run("peers", *where)
+            r"no command was answered in the last .* s\n", run("peers", *where)
         )
         udp_ask(running.endpoint, request(VERSION_COMMAND))
         assert "serving" in run("status", *where)

@@ -222,6 +222,6 @@ def test_limited_sources_are_shown_without_busy_peers() -> None:
         "limited": [{"who": "192.0.2.7", "transport": "udp", "rest_s": 12.25}],
     }
     lines = list(operate.peers_lines(found))
-    assert lines[0] == "no request reached a handler in the last 61.5 s"
+    assert lines[0] == "no command was answered in the last 61.5 s"
     assert [" ".join(line.split()) for line in lines[-2:]] == ["192.0.2.7 udp 12.2", "and 1 more"]
     assert list(operate.peers_lines({**found, "limited_count": 0})) == lines[:1]

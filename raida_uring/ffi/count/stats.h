@@ -90,8 +90,8 @@
       "requests not looked at because too many checks had failed under their key coin")            \
     X(tokens_refused, EVENT,                                                                       \
       "stale or malformed tokens and replies from workers: a bug, report it")                      \
-    X(dispatched, EVENT, "requests handed to workers")                                             \
-    X(batches, EVENT, "batches of requests handed to workers")                                     \
+    X(dispatched, EVENT, "requests handed to workers or, if light, executed by the I/O thread")    \
+    X(batches, EVENT, "batches of such requests")                                                  \
     X(laps, EVENT, "laps of the I/O thread's loop")                                                \
     X(sleeps, EVENT, "laps that had to wait")                                                      \
     X(wakes, EVENT, "times that another thread woke the loop")                                     \
