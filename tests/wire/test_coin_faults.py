@@ -127,6 +127,22 @@ def test_a_sum_changes_every_coin_or_none(node: Node) -> None:
     assert detects(node.endpoint, {coin: xor((an, difference)) for coin, an in ANS.items()})
 
 
+def test_a_difference_cancels_out_of_an_even_sum(node: Node) -> None:
+    """Documented in docs/wire.md, at pown_sum: a former owner knows such sums, but no AN and no sum
+    of an odd number, and nothing after a pown."""
+    taken, left = COINS[:2], COINS[2:]
+    old_sum = xor(ANS[coin] for coin in taken)
+    secret = an_of("secret of the new owner")
+    whole = sum_payload(COINS, xor(ANS.values()), secret)
+    assert ask(node.endpoint, POWN_SUM, whole)[0] == Status.ALL_PASS
+    assert ask(node.endpoint, DETECT_SUM, sum_payload(taken, old_sum))[0] == Status.ALL_PASS
+    old_odd = sum_payload(left, xor(ANS[coin] for coin in left))
+    assert ask(node.endpoint, DETECT_SUM, old_odd)[0] == Status.ALL_FAIL
+    owned = pown_payload((coin, xor((ANS[coin], secret)), an_of("new", coin)) for coin in taken)
+    assert ask(node.endpoint, POWN, owned)[0] == Status.ALL_PASS
+    assert ask(node.endpoint, DETECT_SUM, sum_payload(taken, old_sum))[0] == Status.ALL_FAIL
+
+
 # -- B5: what is not in the tree ------------------------------------------------------------------
 
 BEYOND = (0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE, 1 << 16)
