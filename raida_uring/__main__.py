@@ -4,8 +4,6 @@ import os
 import signal
 import sys
 
-from raida_uring import signals
-
 
 def main() -> int:
     """Run the command line of this process and return the exit status.
@@ -13,12 +11,14 @@ def main() -> int:
     Ctrl-C while the program loads ends it without a message, as it does a program in C; a request
     to reload waits until the node can hear it.
     """
-    if sys.argv[1:2] == ["serve"]:
-        signals.protect_start_and_end()
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # otherwise SIGINT was ignored at the start
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        from raida_uring import signals
+
+        if sys.argv[1:2] == ["serve"]:
+            signals.protect_start_and_end()
         from raida_uring.cli.main import main as run
     except Exception as error:  # a lack of memory raises many kinds of exceptions
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -45,9 +45,7 @@ pytestmark = pytest.mark.any_backend
 def test_every_command_works_from_a_shell(place: Path) -> None:
     with node(place) as (running, path):
         where = ("--config", str(place / "node.toml"))
-        assert re.fullmatch(
-            r"no command was answered in the last .* s\n", run("peers", *where)
-        )
+        assert re.fullmatch(r"no command was answered in the last .* s\n", run("peers", *where))
         udp_ask(running.endpoint, request(VERSION_COMMAND))
         assert "serving" in run("status", *where)
         assert json.loads(run("status", "--json", *where))["process"] == running.process.pid
