@@ -20,10 +20,8 @@ static inline void rig_open(struct rig *rig)
 {
     static const uint8_t id[RU_STORE_ID_BYTES] = "a rig's store";
     struct ru_segment segments[RU_SEGMENTS_MAX];
-    char path[] = "/dev/shm/raida-rig.XXXXXX";
-    if (!mkdtemp(path))
-        abort();
-    rig->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const struct native_directory own = native_directory_new();
+    rig->directory = own.fd;
     if (ru_store_create((const uint8_t *)"4567", 4, &rig->store) != 0 ||
         ru_memory_load(&rig->store->memory, RIG_SHORT_PAGE, NULL, 0) != 0 ||
         ru_store_start_journal(rig->directory, id, 1) != 0 ||
@@ -34,7 +32,7 @@ static inline void rig_open(struct rig *rig)
         if (ru_segment_remove(rig->directory, segments[i].index) != 0)
             abort();
     }
-    if (rmdir(path) != 0)
+    if (rmdir(own.path) != 0)
         abort();
 }
 

@@ -14,17 +14,14 @@ static const struct ru_journal_settings usual = {.store = "this one's id..",
                                                  .segments_max = RU_SEGMENTS_MAX};
 
 struct place {
-    char path[64];
+    struct native_directory own;
     int directory;
 };
 
 static struct place place_new(void)
 {
-    struct place place = {.path = "/tmp/raida-begun.XXXXXX"};
-    if (!mkdtemp(place.path))
-        abort();
-    place.directory = open(place.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return place;
+    const struct native_directory own = native_directory_new();
+    return (struct place){.own = own, .directory = own.fd};
 }
 
 static void place_remove(const struct place *place)
@@ -33,8 +30,7 @@ static void place_remove(const struct place *place)
     int count = ru_segment_list(place->directory, segments);
     for (int i = 0; i < count; i++)
         EXPECT_EQUAL(ru_segment_remove(place->directory, segments[i].index), 0);
-    (void)close(place->directory);
-    EXPECT_EQUAL(rmdir(place->path), 0); /* nothing else was left in it */
+    native_directory_remove(&place->own); /* nothing else was left in it */
 }
 
 static void append_one(const struct place *place)

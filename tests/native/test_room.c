@@ -164,25 +164,19 @@ int __wrap_fallocate(int fd, int mode, off_t at, off_t size)
 /* ---- a base ---- */
 
 struct place {
-    char path[64];
+    struct native_directory own;
     struct ru_base *base;
 };
 
 static struct place place_new(void)
 {
-    struct place place = {0};
-    bool shared = access("/dev/shm", W_OK) == 0;
-    (void)snprintf(place.path, sizeof(place.path), "%s/raida-room.XXXXXX",
-                   shared ? "/dev/shm" : "/tmp");
-    if (!mkdtemp(place.path))
-        abort();
-    return place;
+    return (struct place){.own = native_directory_new()};
 }
 
 static int file_of(const struct place *place, int flags)
 {
-    char path[128];
-    (void)snprintf(path, sizeof(path), "%s/data.mdb", place->path);
+    char path[NATIVE_PATH_SIZE + 16];
+    (void)snprintf(path, sizeof(path), "%s/data.mdb", place->own.path);
     int fd = open(path, flags, 0600);
     if (fd < 0)
         abort();
@@ -192,19 +186,19 @@ static int file_of(const struct place *place, int flags)
 static void place_remove(struct place *place)
 {
     static const char *const names[] = {"data.mdb", "lock.mdb"};
-    char path[128];
+    char path[NATIVE_PATH_SIZE + 16];
     ru_base_close(place->base);
     for (uint32_t i = 0; i < 2; i++) {
-        (void)snprintf(path, sizeof(path), "%s/%s", place->path, names[i]);
+        (void)snprintf(path, sizeof(path), "%s/%s", place->own.path, names[i]);
         (void)unlink(path);
     }
-    EXPECT_EQUAL(rmdir(place->path), 0);
+    native_directory_remove(&place->own);
 }
 
 static void place_reopen(struct place *place)
 {
     ru_base_close(place->base);
-    EXPECT_EQUAL(ru_base_open(place->path, MAP_BYTES, 0, &place->base), 0);
+    EXPECT_EQUAL(ru_base_open(place->own.path, MAP_BYTES, 0, &place->base), 0);
 }
 
 /* A new base, all of which is on the disk. */
@@ -212,7 +206,7 @@ static struct place disk_open(void)
 {
     struct stat found;
     struct place place = place_new();
-    EXPECT_EQUAL(ru_base_open(place.path, MAP_BYTES, RU_BASE_CREATE, &place.base), 0);
+    EXPECT_EQUAL(ru_base_open(place.own.path, MAP_BYTES, RU_BASE_CREATE, &place.base), 0);
     disk.file = file_of(&place, O_RDONLY);
     memset(disk.blocks, 0, sizeof(disk.blocks));
     memset(disk.image, 0, sizeof(disk.image));
@@ -235,7 +229,7 @@ static struct place disk_cut(void)
         __real_pwrite(fd, disk.image, (size_t)found.st_size, 0) != found.st_size)
         abort();
     (void)close(fd);
-    EXPECT_EQUAL(ru_base_open(place.path, MAP_BYTES, 0, &place.base), 0);
+    EXPECT_EQUAL(ru_base_open(place.own.path, MAP_BYTES, 0, &place.base), 0);
     return place;
 }
 
@@ -347,7 +341,7 @@ static void test_room_is_enough(void)
     uint8_t bytes[RU_PAGE_SIZE] = {0};
     uint8_t sha[RU_BASE_SHA_SIZE] = {0};
     uint8_t leaves[42000] = {0};
-    EXPECT_EQUAL(ru_base_open(place.path, 1ULL << 30, RU_BASE_CREATE, &place.base), 0);
+    EXPECT_EQUAL(ru_base_open(place.own.path, 1ULL << 30, RU_BASE_CREATE, &place.base), 0);
     for (uint32_t turn = 1; turn <= 200; turn++) {
         const uint32_t pages = turn % 8 == 0 ? 512 : 16;
         struct ru_txn *txn;
