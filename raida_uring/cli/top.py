@@ -8,7 +8,7 @@ import curses
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 import raida_uring
@@ -25,6 +25,7 @@ _POOLS: Final = {
     "large_blocks": "64K",
 }
 _DROPS_SHOWN: Final = 8
+_LANE_COLUMNS: Final = 13  # five lanes beside a title of 14 columns, on a terminal of 80
 NOT_READY: Final = "NOT READY: "  # such lines of the view are drawn in red
 
 _RED: Final = 1  # a pair of colours
@@ -218,15 +219,21 @@ def _latency(view: Status) -> list[str]:
 def _work(view: Status) -> list[str]:
     if view["lanes"] is None:
         return ["the I/O thread has ended"]
-    lanes = view["lanes"].items()
-    busy = "   ".join(f"{name} {lane['busy']} of {lane['workers']}" for name, lane in lanes)
-    queued = "   ".join(f"{name} {lane['queued']}" for name, lane in lanes)
+    lanes = view["lanes"]
+    names = _columns(lanes)
+    busy = _columns(f"{lane['busy']}/{lane['workers']}" for lane in lanes.values())
+    queued = _columns(_count(lane["queued"]) for lane in lanes.values())
     # Without the blocks that workers hold in advance: an idle node would seem to leak.
     used = "  ".join(
         f"{_POOLS[name]} {used - view['lent'].get(name, 0)}/{most}"
         for name, (used, most) in view["memory"].items()
     )
-    lines = [f"busy          {busy}", f"queued        {queued}", f"memory        {used}"]
+    lines = [
+        f"lane          {names}",
+        f"busy          {busy}",
+        f"queued        {queued}",
+        f"memory        {used}",
+    ]
     if (store := view["store"]) is not None:
         lines.append(_store(store))
     if (http := view["http"]) is not None and http["fault"] is not None:
@@ -234,6 +241,10 @@ def _work(view: Status) -> list[str]:
     if dropped := view["log_dropped"]:
         lines.append(f"log           {dropped} lines dropped: not read, or not written")
     return lines
+
+
+def _columns(texts: Iterable[str]) -> str:
+    return "".join(f"{text:>{_LANE_COLUMNS}}" for text in texts)
 
 
 def _store(store: Mapping[str, Any]) -> str:

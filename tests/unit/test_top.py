@@ -56,7 +56,7 @@ def look(uptime_s: float, buckets: list[list[int]], **counters: int) -> dict[str
         "in_flight": {"udp": 32767, "tcp": 65535},
         "lanes": {
             name: {"queued": 98302, "busy": 64, "workers": 64}
-            for name in ("ordinary", "slow", "write")
+            for name in ("ordinary", "slow", "write", "native", "native_write")
         },
         "memory": {
             "udp_contexts": [32768, 32768],
