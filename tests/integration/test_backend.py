@@ -82,4 +82,4 @@ def test_pitfall_3_5_connection_that_a_child_holds_open() -> None:
             second.sendall(sent[20:])
             assert read_exactly(second, REPLY_BYTES)[16:] == challenge_of(sent)
             node.wait_for_counts(connections_open=0)
-        assert node.counters()["tcp_answered"] == 4
+        node.wait_for_counts(tcp_answered=4)

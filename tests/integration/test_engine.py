@@ -237,8 +237,8 @@ def test_two_engines_in_one_process() -> None:
                 client.recv(64)
             client.sendto(vote(), there)
             client.recv(64)
-        assert one.counters()["udp_received"] == 3
-        assert two.counters()["udp_received"] == 1
+        eventually(lambda: one.counters()["udp_received"] == 3)
+        eventually(lambda: two.counters()["udp_received"] == 1)
 
 
 def test_histograms_count_what_workers_answered() -> None:

@@ -74,7 +74,7 @@ class TestB2AcceptBurst:
             lone = request(ECHO_COMMAND, echo=0xBEEF)
             assert own_answer(lone, tcp_ask(node.endpoint, lone))
             node.wait_for_counts(connections_open=0)
-            assert node.counters()["connections_accepted"] == 501
+            node.wait_for_counts(connections_accepted=501)
 
     def test_silent_connections_delay_nobody(self) -> None:
         with running_node() as node, ExitStack() as stack:
@@ -165,7 +165,7 @@ class TestB14FinishedConnections:
                 reply = read_to_close(client)
                 assert own_answer(data, reply)
                 assert reply_payload(reply) == data[48:-2]
-            assert node.counters()["tcp_answered"] == count
+            node.wait_for_counts(tcp_answered=count)
 
 
 class TestB15Reset:

@@ -310,7 +310,7 @@ def test_pitfall_6_4_idle_connections_end_at_once() -> None:
             assert stopper.is_alive()
         assert status(read_to_close(busy)) == 250
         stopper.join()
-        assert node.counters()["connections_closed_drain"] == 1
+        node.wait_for_counts(connections_closed_drain=1)
 
 
 def test_second_signal_forces(tmp_path: Path) -> None:

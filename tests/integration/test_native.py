@@ -220,7 +220,7 @@ def test_a_raida_known_by_name_is_not_locked_out(store: Path) -> None:
         with tcp_connect(node.endpoint, "127.5.0.1") as stranger:
             stranger.sendall(wrong)
             assert status(stranger.recv(64)) == 43
-        assert node.counters()["checks_failed"] == 1
+        node.wait_for_counts(checks_failed=1)
 
 
 def allocated(process: int) -> bytes:
@@ -399,4 +399,4 @@ def test_a_drain_answers_native_changes_that_wait(store: Path) -> None:
         assert status(stream.recv(2048)) == Status.ALL_PASS
         assert status(writer.recv(2048)) == 250
         stopper.join()
-        assert node.counters()["coins_powned"] == 2
+        node.wait_for_counts(coins_powned=2)

@@ -35,7 +35,7 @@ def test_default_is_one_request() -> None:
         replies = read_to_close(client)
         assert (len(replies), replies[6:8]) == (32, b"\x00\x01")
         node.wait_for_counts(connections_open=0)
-        assert node.counters()["tcp_answered"] == 1
+        node.wait_for_counts(tcp_answered=1)
 
 
 def test_one_after_the_other() -> None:

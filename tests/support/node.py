@@ -39,8 +39,9 @@ HANDLERS = {"modules": ["tests.support.handlers"]}  # the [handlers] table most 
 
 START_TIMEOUT_S = 20.0 * PATIENCE
 STOP_TIMEOUT_S = 30.0 * PATIENCE
+WAIT_TIMEOUT_S = 20.0 * PATIENCE
 # Below the loop's longest wait: counters must not be stale until it ends.
-WAIT_TIMEOUT_S = 5.0 * PATIENCE
+COUNTED_TIMEOUT_S = 5.0 * PATIENCE
 POLL_INTERVAL_S = 0.005
 
 Table = Mapping[str, object]
@@ -172,7 +173,7 @@ class Node:
         return self.server.counters()
 
     def wait_for(
-        self, condition: Callable[[Counters], bool], timeout_s: float = WAIT_TIMEOUT_S
+        self, condition: Callable[[Counters], bool], timeout_s: float = COUNTED_TIMEOUT_S
     ) -> None:
         """Until a snapshot satisfies `condition`."""
         eventually(lambda: condition(self.counters()), timeout_s, what=self.counters)

@@ -200,10 +200,11 @@ def child_of(node: Daemon) -> psutil.Process:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has."""
+    """Whether a process has ended; a zombie has, once no thread of it holds its sockets."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE and threads == [str(pid)]
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return True
 
 
