@@ -43,7 +43,7 @@ static const struct ru_command commands_rows[] = {
     {.name = "guess",
      .number = LIFE_GUESS,
      .needs_body = 1,
-     .guess = RU_STATUS_ADMIN_AUTH,
+     .guess = RU_STATUS_NO_TICKET_FOUND,
      .light_max = COMMANDS_LIGHT_BYTES},
 };
 
@@ -182,13 +182,21 @@ static bool request_read(const uint8_t *body, uint32_t *name, uint16_t *serial)
 }
 
 /* A payload begins with its body, or behind the challenge. */
+static const uint8_t *request_body(const struct ru_command_request *request, uint32_t *name,
+                                   uint16_t *serial)
+{
+    if (request_read(request->payload, name, serial))
+        return request->payload;
+    if (!request_read(request->payload - RU_CHALLENGE_SIZE, name, serial))
+        sim_fail("a payload without a request", request->size);
+    return request->payload - RU_CHALLENGE_SIZE;
+}
+
 static struct life_request *request_of(const struct ru_command_request *request)
 {
     uint32_t name;
     uint16_t serial;
-    if (!request_read(request->payload, &name, &serial) &&
-        !request_read(request->payload - RU_CHALLENGE_SIZE, &name, &serial))
-        sim_fail("a payload without a request", request->size);
+    (void)request_body(request, &name, &serial);
     struct life_request *known = life_request_of(played.life, name, serial);
     if (known)
         return known;
@@ -213,6 +221,31 @@ static void reply_fill(struct ru_command_reply *reply, const struct life_request
         scratch[i] = life_reply_byte(asked->name, asked->serial, i, size + RU_TERMINATOR_SIZE);
     *reply =
         (struct ru_command_reply){.status = RU_STATUS_SUCCESS, .size = size, .payload = scratch};
+}
+
+/* Meanwhile, other workers find so many guesses of the same sender wrong that it must not be told of
+ * this one. */
+static void guess_is_one_too_many(const struct ru_command_request *request)
+{
+    struct ru_guard *guard = &played.life->engine->guard;
+    uint32_t name;
+    uint16_t serial;
+    const uint8_t *header = request_body(request, &name, &serial) - RU_HEADER_LARGE;
+    for (uint8_t transport = RU_UDP; transport <= RU_TCP; transport++)
+        for (uint32_t left = guard->settings.burst; left > 0; left--)
+            (void)ru_guard_fail(guard, header - RU_PEER_SIZE, header, transport, ru_now_ns());
+}
+
+/* Right, or a ticket that would be claimed. */
+static void command_guess(const struct ru_view *view, const struct ru_command_request *request,
+                          const struct life_request *asked, struct ru_command_reply *reply)
+{
+    if (view && view->kind == RU_VIEW_READS)
+        reply->effect.kind = RU_EFFECT_CLAIM;
+    else if (life_guesses_wrong(asked))
+        *reply = (struct ru_command_reply){.status = RU_STATUS_NO_TICKET_FOUND};
+    if (!life_is_raida(asked->name) && sim_chance(8))
+        guess_is_one_too_many(request);
 }
 
 /* Changes that do not fit the reply's size, or that fail half-way, are left to be undone. */
@@ -252,8 +285,7 @@ int ru_command_execute(const struct ru_command *command, const struct ru_command
     case LIFE_PUT:
         return command_put(ground->view, asked, reply);
     case LIFE_GUESS:
-        if (life_guesses_wrong(asked))
-            *reply = (struct ru_command_reply){.status = RU_STATUS_ADMIN_AUTH};
+        command_guess(ground->view, request, asked, reply);
         return 0;
     case LIFE_WORKER:
     case LIFE_WRITE:
@@ -264,13 +296,28 @@ int ru_command_execute(const struct ru_command *command, const struct ru_command
     sim_fail("no native command", command->number);
 }
 
+bool ru_command_guesses_wrong(const struct ru_command *command, const struct ru_store *store,
+                              const struct ru_command_request *request,
+                              const struct ru_command_reply *reply)
+{
+    (void)store;
+    check(command->guess != 0, "guesses nothing", command->number);
+    return reply->status == command->guess ||
+           (reply->effect.kind == RU_EFFECT_CLAIM && life_guesses_wrong(request_of(request)));
+}
+
 int ru_command_settle(struct ru_store *store, const struct ru_command_request *request,
                       struct ru_command_reply *reply, uint8_t *scratch)
 {
     (void)store;
-    check(reply->effect.kind == RU_EFFECT_ISSUE && reply->payload == scratch, "settles",
+    const bool claims = reply->effect.kind == RU_EFFECT_CLAIM;
+    check((claims || reply->effect.kind == RU_EFFECT_ISSUE) && reply->payload == scratch, "settles",
           reply->effect.kind);
     reply->effect.kind = RU_EFFECT_NONE;
+    if (claims && life_guesses_wrong(request_of(request))) {
+        *reply = (struct ru_command_reply){.status = RU_STATUS_NO_TICKET_FOUND};
+        return 0;
+    }
     if (sim_chance(8))
         return -ENOMEM;
     if (reply->size > request->room)

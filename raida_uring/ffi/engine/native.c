@@ -23,15 +23,16 @@ static uint32_t native_room(const struct ru_worker *worker, const struct ru_work
     return most > around ? (uint32_t)(most - around) : 0;
 }
 
-/* A secret in the request has been checked: its sender may be no longer told, then or now. */
-static void native_checked(struct ru_worker *worker, struct ru_worker_entry *entry,
-                           const struct ru_record *record, bool failed)
+/* A secret in the request has been checked: whether its sender may be told, then and now. */
+static bool native_told(struct ru_worker *worker, struct ru_worker_entry *entry,
+                        const struct ru_record *record, uint8_t guess, bool failed)
 {
-    /* A datagram's sender may be forged. */
-    if (failed && record->transport == RU_TCP &&
+    /* Anybody can make another RAIDA ask for a wrong ticket, by `fix`; but a datagram's sender may be
+     * forged. */
+    if (failed && guess == RU_STATUS_NO_TICKET_FOUND && record->transport == RU_TCP &&
         ru_raida_has(&worker->engine->raida, entry->header - RU_PEER_SIZE))
-        return;
-    (void)ru_worker_told(worker, entry, failed);
+        return true;
+    return ru_worker_told(worker, entry, failed);
 }
 
 /* Execute a command that the request fits, with its tickets. Returns 0, or the view's error. */
@@ -53,6 +54,12 @@ static int native_run(struct ru_worker *worker, struct ru_worker_entry *entry,
         ru_ground_statistics(worker->engine, ground->facts.statistics);
     int result = ru_command_execute(command, &on, &request, reply);
     RU_CHECK(result != 0 || reply->size == 0 || reply->payload != NULL);
+    if (result == 0 && command->guess != 0) {
+        struct ru_store *store = worker->engine->store;
+        bool wrong = ru_command_guesses_wrong(command, store, &request, reply);
+        if (!native_told(worker, entry, record, command->guess, wrong))
+            return 0; /* the answer is replaced, and its ticket must stay unclaimed */
+    }
     if (result == 0 && reply->effect.kind >= RU_EFFECT_ISSUE)
         result = ru_command_settle(worker->engine->store, &request, reply, ground->scratch);
     return result;
@@ -73,14 +80,9 @@ static int native_decide(struct ru_worker *worker, struct ru_worker_entry *entry
         reply->status = RU_STATUS_NOT_IMPLEMENTED;
         return 0;
     }
-    if (command->guess == 0)
-        return native_run(worker, entry, record, command, reply);
-    if (!ru_worker_ask_guard(worker, entry, ru_guard_peek))
+    if (command->guess != 0 && !ru_worker_ask_guard(worker, entry, ru_guard_peek))
         return 0; /* the answer is replaced */
-    int result = native_run(worker, entry, record, command, reply);
-    if (result == 0)
-        native_checked(worker, entry, record, reply->status == command->guess);
-    return result;
+    return native_run(worker, entry, record, command, reply);
 }
 
 /* Count what a request has done. */
