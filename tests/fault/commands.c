@@ -67,6 +67,14 @@ int ru_view_open(struct ru_store *store, uint32_t kind, struct ru_view **view)
     return 0;
 }
 
+/* A failure: of one request, or of all that its batch still has to answer. */
+static int view_failed(int fault, bool of_all)
+{
+    played.life->native.failed_one += !of_all;
+    played.life->native.failed_all += of_all;
+    return fault;
+}
+
 /* The changes are dropped together. */
 static void view_drop(struct ru_view *view)
 {
@@ -89,7 +97,7 @@ int ru_view_begin(struct ru_view *view)
 {
     check(!view->begun, "a view has begun twice", view->kind);
     if (view->kind == RU_VIEW_WRITES && sim_chance(4))
-        return -EIO;
+        return view_failed(-EIO, true);
     view->begun = true;
     return 0;
 }
@@ -106,7 +114,7 @@ int ru_view_commit(struct ru_view *view)
     check(view->count == 0 || view->required, "commits what a start may not find", view->count);
     if (sim_chance(16)) {
         view_drop(view);
-        return sim_chance(128) ? -EIO : -ECANCELED;
+        return view_failed(sim_chance(128) ? -EIO : -ECANCELED, true);
     }
     for (uint32_t i = 0; i < view->count; i++) {
         view->changes[i].request->changed++;
@@ -135,26 +143,28 @@ int ru_store_require(struct ru_store *store)
 {
     (void)store;
     if (sim_chance(8))
-        return RU_STORE_UNOWNED;
+        return view_failed(RU_STORE_UNOWNED, true);
     played.writing->required = true;
     return 0;
 }
 
-/* Whether a call of the view fails now, and how. */
-static int view_fails(struct ru_view *view)
+/* Whether a call of the view fails now, and how. batch: it is for a whole batch that only reads. */
+static int view_fails(struct ru_view *view, bool batch)
 {
     check(view->begun, "reads what has not begun", view->kind);
     bool hurried = view->kind == RU_VIEW_GLANCES;
     if (!sim_chance(hurried ? 48 : 2))
         return 0;
     played.life->native.busy += hurried;
-    return hurried || sim_chance(128) ? RU_STORE_BUSY : -EIO;
+    int fault = hurried || sim_chance(128) ? RU_STORE_BUSY : -EIO;
+    bool of_all = batch || fault == RU_STORE_BUSY;
+    return view_failed(fault, of_all && view->kind != RU_VIEW_WRITES);
 }
 
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states)
 {
-    int result = view_fails(view);
+    int result = view_fails(view, true);
     if (result != 0)
         return result;
     for (uint32_t i = 0; i < count; i++) {
@@ -257,7 +267,7 @@ static int command_put(struct ru_view *view, struct life_request *request,
     played.writing = view;
     for (uint32_t i = 0; i < wanted; i++) {
         if (sim_chance(2))
-            return sim_chance(128) ? RU_STORE_BUSY : -ENOMEM;
+            return view_failed(sim_chance(128) ? RU_STORE_BUSY : -ENOMEM, false);
         check(view->count < RU_BATCH_MAX * LIFE_CHANGES_MAX, "changes", view->count);
         view->changes[view->count++] = (struct change){request, life_change_value(request)};
     }
@@ -281,7 +291,7 @@ int ru_command_execute(const struct ru_command *command, const struct ru_command
     case LIFE_READ:
         if (ground->view->kind == RU_VIEW_READS && life_has_ticket(asked))
             reply->effect.kind = RU_EFFECT_ISSUE;
-        return view_fails(ground->view);
+        return view_fails(ground->view, false);
     case LIFE_PUT:
         return command_put(ground->view, asked, reply);
     case LIFE_GUESS:
@@ -319,7 +329,7 @@ int ru_command_settle(struct ru_store *store, const struct ru_command_request *r
         return 0;
     }
     if (sim_chance(8))
-        return -ENOMEM;
+        return view_failed(-ENOMEM, false);
     if (reply->size > request->room)
         *reply = (struct ru_command_reply){.status = RU_STATUS_NOT_IMPLEMENTED};
     else
