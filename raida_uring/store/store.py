@@ -5,6 +5,7 @@ served it, and a lock, for one node at a time. docs/adr/0021 has the decision, f
 """
 
 import contextlib
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,9 @@ class Store(Opened):
         """Record that `batches` batches failed. Thread: any."""
         with self._noting:
             self.failed_commits += batches
-            self.write_fault = _reason(error)
+            # A batch that was executed on one that failed says nothing new.
+            if self.write_fault is None or error.number != -errno.ECANCELED:
+                self.write_fault = _reason(error)
             self._applied_at_fault = self._coins.progress().applied
         if self._coins.progress().failed:  # what is on the disk can only be known by a start
             self.fault = error
