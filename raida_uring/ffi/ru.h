@@ -410,8 +410,8 @@ int ru_worker_checked(struct ru_worker *worker, uint32_t payload_at, uint32_t fa
 int ru_worker_reply(struct ru_worker *worker, uint32_t count, const uint8_t *statuses,
                     const uint32_t *sizes, const uint8_t *payload);
 /* Thread: worker, of a native lane. Answer requests until the engine has ended: 0; for `patience_ms`: 1;
- * or until the store has failed: its error, once the batch is answered 194, with the number of its
- * requests in *failed. Call it again after the latter two. */
+ * or until the store has failed: its error, once the batch is answered, with the number of requests that
+ * it answered 194 in *failed. Call it again after the latter two. */
 int ru_worker_serve(struct ru_worker *worker, uint32_t patience_ms, uint32_t *failed);
 /* Thread: worker. Return a token unchanged, the last step of a reply. For tests of stale tokens. */
 void ru_worker_return(struct ru_worker *worker, uint64_t token);

@@ -5,6 +5,7 @@ served it, and a lock, for one node at a time. docs/adr/0021 has the decision, f
 """
 
 import contextlib
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,10 @@ class Store(Opened):
         """Record that `batches` batches failed. Thread: any."""
         with self._noting:
             self.failed_commits += batches
-            self.write_fault = _reason(error)
+            # A batch that was executed on one that failed says nothing new.
+            if self.write_fault is None or error.number != -errno.ECANCELED:
+                self.write_fault = _reason(error)
+            self._applied_at_fault = self._coins.progress().applied
         if self._coins.progress().failed:  # what is on the disk can only be known by a start
             self.fault = error
 
@@ -120,15 +124,23 @@ class Store(Opened):
             self._whole_from = whole_from if since < whole_from else 0
             self._tell_doubt()
             self.require_files()
-            if self.write_fault is not None and self._checkpointing.acquire(blocking=False):
-                try:
-                    self._coins.tend(self._since)
-                finally:
-                    self._checkpointing.release()
+            if self.write_fault is not None and not self._can_append():
+                return
         except StoreError as error:
             self.note_unwritten(error, batches=0)
             return
         self.note_written()
+
+    def _can_append(self) -> bool:
+        """Whether the journal has room for further changes. While a checkpoint runs, which may be
+        about to make some, only a change that succeeds can tell. Raises StoreError if not."""
+        if not self._checkpointing.acquire(blocking=False):
+            return self._coins.progress().applied > self._applied_at_fault
+        try:
+            self._coins.tend(self._since)
+        finally:
+            self._checkpointing.release()
+        return True
 
     def sync(self) -> None:
         """Wait until every change is on the disk. Raises StoreError."""

@@ -77,9 +77,12 @@ class _Gate:
             if not self.may_check(request):
                 return _LIMITED
             reply = handler(request, node)
-            failed = getattr(reply, "status", None) in guesses
-            if failed and request.transport == "tcp" and node.is_raida(request.peer[0]):
-                return reply  # anybody can make another RAIDA ask for a wrong ticket, by `fix`
+            reply_status = getattr(reply, "status", None)
+            failed = reply_status in guesses
+            # Anybody can make another RAIDA ask for a wrong ticket, by `fix`.
+            made_up = failed and reply_status == Status.NO_TICKET_FOUND
+            if made_up and request.transport == "tcp" and node.is_raida(request.peer[0]):
+                return reply
             if not self.tells(request, failed=failed):
                 raise _NotToldError
             return reply

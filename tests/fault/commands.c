@@ -43,7 +43,7 @@ static const struct ru_command commands_rows[] = {
     {.name = "guess",
      .number = LIFE_GUESS,
      .needs_body = 1,
-     .guess = RU_STATUS_ADMIN_AUTH,
+     .guess = RU_STATUS_NO_TICKET_FOUND,
      .light_max = COMMANDS_LIGHT_BYTES},
 };
 
@@ -65,6 +65,14 @@ int ru_view_open(struct ru_store *store, uint32_t kind, struct ru_view **view)
         abort();
     (*view)->kind = kind;
     return 0;
+}
+
+/* A failure: of one request, or of all that its batch still has to answer. */
+static int view_failed(int fault, bool of_all)
+{
+    played.life->native.failed_one += !of_all;
+    played.life->native.failed_all += of_all;
+    return fault;
 }
 
 /* The changes are dropped together. */
@@ -89,7 +97,7 @@ int ru_view_begin(struct ru_view *view)
 {
     check(!view->begun, "a view has begun twice", view->kind);
     if (view->kind == RU_VIEW_WRITES && sim_chance(4))
-        return -EIO;
+        return view_failed(-EIO, true);
     view->begun = true;
     return 0;
 }
@@ -106,7 +114,7 @@ int ru_view_commit(struct ru_view *view)
     check(view->count == 0 || view->required, "commits what a start may not find", view->count);
     if (sim_chance(16)) {
         view_drop(view);
-        return sim_chance(128) ? -EIO : -ECANCELED;
+        return view_failed(sim_chance(128) ? -EIO : -ECANCELED, true);
     }
     for (uint32_t i = 0; i < view->count; i++) {
         view->changes[i].request->changed++;
@@ -135,26 +143,28 @@ int ru_store_require(struct ru_store *store)
 {
     (void)store;
     if (sim_chance(8))
-        return RU_STORE_UNOWNED;
+        return view_failed(RU_STORE_UNOWNED, true);
     played.writing->required = true;
     return 0;
 }
 
-/* Whether a call of the view fails now, and how. */
-static int view_fails(struct ru_view *view)
+/* Whether a call of the view fails now, and how. batch: it is for a whole batch that only reads. */
+static int view_fails(struct ru_view *view, bool batch)
 {
     check(view->begun, "reads what has not begun", view->kind);
     bool hurried = view->kind == RU_VIEW_GLANCES;
     if (!sim_chance(hurried ? 48 : 2))
         return 0;
     played.life->native.busy += hurried;
-    return hurried || sim_chance(128) ? RU_STORE_BUSY : -EIO;
+    int fault = hurried || sim_chance(128) ? RU_STORE_BUSY : -EIO;
+    bool of_all = batch || fault == RU_STORE_BUSY;
+    return view_failed(fault, of_all && view->kind != RU_VIEW_WRITES);
 }
 
 int ru_view_gather(struct ru_view *view, const uint8_t *coins, uint32_t count, uint32_t stride,
                    uint8_t *records, uint8_t *states)
 {
-    int result = view_fails(view);
+    int result = view_fails(view, true);
     if (result != 0)
         return result;
     for (uint32_t i = 0; i < count; i++) {
@@ -182,13 +192,21 @@ static bool request_read(const uint8_t *body, uint32_t *name, uint16_t *serial)
 }
 
 /* A payload begins with its body, or behind the challenge. */
+static const uint8_t *request_body(const struct ru_command_request *request, uint32_t *name,
+                                   uint16_t *serial)
+{
+    if (request_read(request->payload, name, serial))
+        return request->payload;
+    if (!request_read(request->payload - RU_CHALLENGE_SIZE, name, serial))
+        sim_fail("a payload without a request", request->size);
+    return request->payload - RU_CHALLENGE_SIZE;
+}
+
 static struct life_request *request_of(const struct ru_command_request *request)
 {
     uint32_t name;
     uint16_t serial;
-    if (!request_read(request->payload, &name, &serial) &&
-        !request_read(request->payload - RU_CHALLENGE_SIZE, &name, &serial))
-        sim_fail("a payload without a request", request->size);
+    (void)request_body(request, &name, &serial);
     struct life_request *known = life_request_of(played.life, name, serial);
     if (known)
         return known;
@@ -215,6 +233,31 @@ static void reply_fill(struct ru_command_reply *reply, const struct life_request
         (struct ru_command_reply){.status = RU_STATUS_SUCCESS, .size = size, .payload = scratch};
 }
 
+/* Meanwhile, other workers find so many guesses of the same sender wrong that it must not be told of
+ * this one. */
+static void guess_is_one_too_many(const struct ru_command_request *request)
+{
+    struct ru_guard *guard = &played.life->engine->guard;
+    uint32_t name;
+    uint16_t serial;
+    const uint8_t *header = request_body(request, &name, &serial) - RU_HEADER_LARGE;
+    for (uint8_t transport = RU_UDP; transport <= RU_TCP; transport++)
+        for (uint32_t left = guard->settings.burst; left > 0; left--)
+            (void)ru_guard_fail(guard, header - RU_PEER_SIZE, header, transport, ru_now_ns());
+}
+
+/* Right, or a ticket that would be claimed. */
+static void command_guess(const struct ru_view *view, const struct ru_command_request *request,
+                          const struct life_request *asked, struct ru_command_reply *reply)
+{
+    if (view && view->kind == RU_VIEW_READS)
+        reply->effect.kind = RU_EFFECT_CLAIM;
+    else if (life_guesses_wrong(asked))
+        *reply = (struct ru_command_reply){.status = RU_STATUS_NO_TICKET_FOUND};
+    if (!life_is_raida(asked->name) && sim_chance(8))
+        guess_is_one_too_many(request);
+}
+
 /* Changes that do not fit the reply's size, or that fail half-way, are left to be undone. */
 static int command_put(struct ru_view *view, struct life_request *request,
                        struct ru_command_reply *reply)
@@ -224,7 +267,7 @@ static int command_put(struct ru_view *view, struct life_request *request,
     played.writing = view;
     for (uint32_t i = 0; i < wanted; i++) {
         if (sim_chance(2))
-            return sim_chance(128) ? RU_STORE_BUSY : -ENOMEM;
+            return view_failed(sim_chance(128) ? RU_STORE_BUSY : -ENOMEM, false);
         check(view->count < RU_BATCH_MAX * LIFE_CHANGES_MAX, "changes", view->count);
         view->changes[view->count++] = (struct change){request, life_change_value(request)};
     }
@@ -248,12 +291,11 @@ int ru_command_execute(const struct ru_command *command, const struct ru_command
     case LIFE_READ:
         if (ground->view->kind == RU_VIEW_READS && life_has_ticket(asked))
             reply->effect.kind = RU_EFFECT_ISSUE;
-        return view_fails(ground->view);
+        return view_fails(ground->view, false);
     case LIFE_PUT:
         return command_put(ground->view, asked, reply);
     case LIFE_GUESS:
-        if (life_guesses_wrong(asked))
-            *reply = (struct ru_command_reply){.status = RU_STATUS_ADMIN_AUTH};
+        command_guess(ground->view, request, asked, reply);
         return 0;
     case LIFE_WORKER:
     case LIFE_WRITE:
@@ -264,15 +306,30 @@ int ru_command_execute(const struct ru_command *command, const struct ru_command
     sim_fail("no native command", command->number);
 }
 
+bool ru_command_guesses_wrong(const struct ru_command *command, const struct ru_store *store,
+                              const struct ru_command_request *request,
+                              const struct ru_command_reply *reply)
+{
+    (void)store;
+    check(command->guess != 0, "guesses nothing", command->number);
+    return reply->status == command->guess ||
+           (reply->effect.kind == RU_EFFECT_CLAIM && life_guesses_wrong(request_of(request)));
+}
+
 int ru_command_settle(struct ru_store *store, const struct ru_command_request *request,
                       struct ru_command_reply *reply, uint8_t *scratch)
 {
     (void)store;
-    check(reply->effect.kind == RU_EFFECT_ISSUE && reply->payload == scratch, "settles",
+    const bool claims = reply->effect.kind == RU_EFFECT_CLAIM;
+    check((claims || reply->effect.kind == RU_EFFECT_ISSUE) && reply->payload == scratch, "settles",
           reply->effect.kind);
     reply->effect.kind = RU_EFFECT_NONE;
+    if (claims && life_guesses_wrong(request_of(request))) {
+        *reply = (struct ru_command_reply){.status = RU_STATUS_NO_TICKET_FOUND};
+        return 0;
+    }
     if (sim_chance(8))
-        return -ENOMEM;
+        return view_failed(-ENOMEM, false);
     if (reply->size > request->room)
         *reply = (struct ru_command_reply){.status = RU_STATUS_NOT_IMPLEMENTED};
     else

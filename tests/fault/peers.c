@@ -185,7 +185,7 @@ static void peer_check_native(struct life *life, const struct life_request *requ
 {
     const struct ru_command *row = life->engine->natives[request->command];
     const bool success = status == RU_STATUS_SUCCESS;
-    const bool wrong = status == RU_STATUS_ADMIN_AUTH;
+    const bool wrong = status == RU_STATUS_NO_TICKET_FOUND;
     if (!row)
         return;
     check(request->changed == (row->writes && success ? life_changes(request) : 0),
@@ -211,7 +211,7 @@ static bool peer_may_be_native(const struct life *life, const struct life_reques
     const struct ru_command *row = life->engine->natives[request->command];
     if (!row)
         return false;
-    if (status == RU_STATUS_ADMIN_AUTH)
+    if (status == RU_STATUS_NO_TICKET_FOUND)
         return row->guess != 0 && life_guesses_wrong(request);
     if (status == RU_STATUS_EMPTY_REQUEST)
         return row->needs_body && request->body_size == 0;

@@ -137,11 +137,20 @@ static void worker_take(struct life *life, uint32_t number)
 }
 
 /* As ru_worker_serve(), which waits for the next batch. */
-static void worker_serve(struct life_worker *worker)
+static void worker_serve(struct life *life, struct life_worker *worker)
 {
+    const struct life_native before = life->native;
+    const struct ru_record *records = ru_worker_records(worker->handle);
     uint32_t failed = 0;
+    uint32_t told = 0;
     int result = ru_native_serve_batch(worker->handle, &failed);
     check((result == 0) == (failed == 0) && failed <= worker->count, "requests failed", failed);
+    for (uint32_t i = 0; i < worker->count; i++)
+        told += records[i].reply_status == RU_STATUS_FILESYSTEM;
+    check(told == failed, "answered 194 and not told of, or not answered", told);
+    check(life->native.failed_all > before.failed_all ||
+              failed == life->native.failed_one - before.failed_one,
+          "failed with another request", failed);
     worker->count = worker->answered = 0;
 }
 
@@ -153,7 +162,7 @@ static void worker_act(struct life *life, uint32_t number)
     else if (worker->dead || (worker->stuck && !life->draining))
         return;
     else if (worker->native)
-        worker_serve(worker);
+        worker_serve(life, worker);
     else
         worker_answer(life, number);
     /* A mistake now and then; the loop does not look at those of a worker without work. */

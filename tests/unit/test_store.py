@@ -4,6 +4,7 @@ What must hold: a page that was never written reads as its default page and take
 coin of it really changes.
 """
 
+import errno
 import itertools
 import os
 from collections.abc import Callable
@@ -189,6 +190,19 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     store.note_written()
     assert not store.write_fault
     assert store.failed_commits == 2
+    store.close()
+
+
+def test_why_writes_fail_is_not_that_others_have_failed(tmp_path: Path) -> None:
+    """Two writers take turns: the second one's batch fails because the first one's has."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    before = StoreError(f"doing: {native_base.describe(-errno.ECANCELED)}", -errno.ECANCELED)
+    store.note_unwritten(StoreError("doing: No space left on device", -errno.ENOSPC))
+    store.note_unwritten(before)
+    assert (store.write_fault, store.failed_commits) == ("No space left on device", 2)
+    store.note_written()
+    store.note_unwritten(before)
+    assert store.write_fault == "the changes before these could not be written"
     store.close()
 
 

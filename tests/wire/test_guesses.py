@@ -280,6 +280,20 @@ def test_a_raida_is_not_locked_out_by_tickets_that_strangers_make_up(tmp_path: P
         assert tcp_ask_from(node.endpoint, GOOD, made_up[0]) == 43
 
 
+def test_a_raida_guesses_nothing_but_tickets_without_limit(tmp_path: Path) -> None:
+    """Nobody can make it send an admin key, or a secret of an operator's own command."""
+    store: Table = {"path": str(make_store(tmp_path / "store"))}
+    server: Table = {"raida_servers": [f"{GOOD}:1"] * 25}
+    tables: dict[str, Table] = {"limits": LIMITS, "store": store, "server": server}
+    with running_node(COINS, **tables, handlers=HANDLERS) as node:
+        made_up = request(VALIDATE_TICKET, bytes((3,)) + bytes(3) + b"\1")
+        eventually(lambda: tcp_ask_from(node.endpoint, GOOD, made_up) == 43 and looked_up(node))
+        wrong_key = request(SHOW_STATS_COMMAND, bytes(16))
+        seen = Counter(tcp_ask_from(node.endpoint, GOOD, wrong_key) for _ in range(2 * BURST))
+        assert set(seen) == {38, 160}
+        assert seen[38] <= BURST + 2
+
+
 def looked_up(node: Node) -> bool:
     assert node.server._node is not None
     return node.server._node.is_raida(GOOD)

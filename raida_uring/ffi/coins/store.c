@@ -406,6 +406,11 @@ int ru_store_claim_ticket(struct ru_store *store, uint32_t number, uint32_t raid
     return ru_tickets_claim(&store->memory, number, raida, now_s, names, bytes_max);
 }
 
+bool ru_store_knows_ticket(const struct ru_store *store, uint32_t number, uint64_t now_s)
+{
+    return ru_tickets_known(&store->memory, number, now_s);
+}
+
 uint32_t ru_store_tickets_alive(struct ru_store *store, uint64_t now_s)
 {
     return ru_tickets_alive(&store->memory, now_s);

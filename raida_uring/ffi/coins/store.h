@@ -179,6 +179,8 @@ struct ru_store {
     struct ru_sleeper follower; /* whoever waits for changes; a commit wakes it */
 };
 
+/* Thread: any. Whether such a ticket is alive, claimed or not. */
+bool ru_store_knows_ticket(const struct ru_store *store, uint32_t number, uint64_t now_s);
 /* Thread: any. After -EAGAIN of a reader (memory.h): wait a moment, and return whether to try again.
  * since_ns: 0 before the first call. */
 bool ru_store_waits(struct ru_store *store, uint64_t *since_ns);

@@ -7,7 +7,6 @@
 #include "coins/tickets.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -334,6 +333,12 @@ int ru_tickets_claim(const struct ru_memory *memory, uint32_t number, uint32_t r
         if (rc < 0 || word_swap(&list->claims, claims, claims | 1ULL << raida))
             return rc;
     }
+}
+
+bool ru_tickets_known(const struct ru_memory *memory, uint32_t number, uint64_t now_s)
+{
+    uint64_t word;
+    return number != 0 && slot_of(memory->tickets, number, now_s, &word) != RU_NONE;
 }
 
 uint32_t ru_tickets_alive(const struct ru_memory *memory, uint64_t now_s)

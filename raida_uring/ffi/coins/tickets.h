@@ -20,6 +20,7 @@
 #ifndef RU_TICKETS_H
 #define RU_TICKETS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "coins/memory.h"
@@ -62,6 +63,8 @@ int ru_tickets_put(const struct ru_memory *memory, uint32_t number, struct ru_co
  * `names`, which has room for `bytes_max` bytes. Returns how many bytes they have, or a fault. */
 int ru_tickets_claim(const struct ru_memory *memory, uint32_t number, uint32_t raida,
                      uint64_t now_s, uint8_t *names, uint32_t bytes_max);
+/* Whether such a ticket is alive, claimed or not. */
+bool ru_tickets_known(const struct ru_memory *memory, uint32_t number, uint64_t now_s);
 /* How many tickets have not expired. */
 uint32_t ru_tickets_alive(const struct ru_memory *memory, uint64_t now_s);
 

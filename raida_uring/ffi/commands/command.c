@@ -141,6 +141,16 @@ static int claim_ticket(struct ru_store *store, const struct ru_command_request 
     return 0;
 }
 
+bool ru_command_guesses_wrong(const struct ru_command *command, const struct ru_store *store,
+                              const struct ru_command_request *request,
+                              const struct ru_command_reply *reply)
+{
+    RU_CHECK(command->guess != 0);
+    if (reply->effect.kind == RU_EFFECT_CLAIM)
+        return !ru_store_knows_ticket(store, reply->effect.ticket, request->now_s);
+    return reply->status == command->guess;
+}
+
 int ru_command_settle(struct ru_store *store, const struct ru_command_request *request,
                       struct ru_command_reply *reply, uint8_t *scratch)
 {

@@ -120,4 +120,10 @@ int ru_command_settle(struct ru_store *store, const struct ru_command_request *r
                       struct ru_command_reply *reply, uint8_t *scratch);
 /* cdef: end */
 
+/* Thread: any. Whether a secret in the request is wrong: by the status of the reply, or, of a ticket
+ * that the effect would claim, before it is claimed, since a claim cannot be taken back. */
+bool ru_command_guesses_wrong(const struct ru_command *command, const struct ru_store *store,
+                              const struct ru_command_request *request,
+                              const struct ru_command_reply *reply);
+
 #endif

@@ -23,15 +23,16 @@ static uint32_t native_room(const struct ru_worker *worker, const struct ru_work
     return most > around ? (uint32_t)(most - around) : 0;
 }
 
-/* A secret in the request has been checked: its sender may be no longer told, then or now. */
-static void native_checked(struct ru_worker *worker, struct ru_worker_entry *entry,
-                           const struct ru_record *record, bool failed)
+/* A secret in the request has been checked: whether its sender may be told, then and now. */
+static bool native_told(struct ru_worker *worker, struct ru_worker_entry *entry,
+                        const struct ru_record *record, uint8_t guess, bool failed)
 {
-    /* A datagram's sender may be forged. */
-    if (failed && record->transport == RU_TCP &&
+    /* Anybody can make another RAIDA ask for a wrong ticket, by `fix`; but a datagram's sender may be
+     * forged. */
+    if (failed && guess == RU_STATUS_NO_TICKET_FOUND && record->transport == RU_TCP &&
         ru_raida_has(&worker->engine->raida, entry->header - RU_PEER_SIZE))
-        return;
-    (void)ru_worker_told(worker, entry, failed);
+        return true;
+    return ru_worker_told(worker, entry, failed);
 }
 
 /* Execute a command that the request fits, with its tickets. Returns 0, or the view's error. */
@@ -53,6 +54,12 @@ static int native_run(struct ru_worker *worker, struct ru_worker_entry *entry,
         ru_ground_statistics(worker->engine, ground->facts.statistics);
     int result = ru_command_execute(command, &on, &request, reply);
     RU_CHECK(result != 0 || reply->size == 0 || reply->payload != NULL);
+    if (result == 0 && command->guess != 0) {
+        struct ru_store *store = worker->engine->store;
+        bool wrong = ru_command_guesses_wrong(command, store, &request, reply);
+        if (!native_told(worker, entry, record, command->guess, wrong))
+            return 0; /* the answer is replaced, and its ticket must stay unclaimed */
+    }
     if (result == 0 && reply->effect.kind >= RU_EFFECT_ISSUE)
         result = ru_command_settle(worker->engine->store, &request, reply, ground->scratch);
     return result;
@@ -73,14 +80,9 @@ static int native_decide(struct ru_worker *worker, struct ru_worker_entry *entry
         reply->status = RU_STATUS_NOT_IMPLEMENTED;
         return 0;
     }
-    if (command->guess == 0)
-        return native_run(worker, entry, record, command, reply);
-    if (!ru_worker_ask_guard(worker, entry, ru_guard_peek))
+    if (command->guess != 0 && !ru_worker_ask_guard(worker, entry, ru_guard_peek))
         return 0; /* the answer is replaced */
-    int result = native_run(worker, entry, record, command, reply);
-    if (result == 0)
-        native_checked(worker, entry, record, reply->status == command->guess);
-    return result;
+    return native_run(worker, entry, record, command, reply);
 }
 
 /* Count what a request has done. */
@@ -119,32 +121,46 @@ static void native_postpone_rest(struct ru_worker *worker)
     }
 }
 
-static int native_fail(struct ru_worker *worker, int fault, uint32_t *failed)
+static const struct ru_command_reply native_failed = {.status = RU_STATUS_FILESYSTEM};
+
+static int native_fail_rest(struct ru_worker *worker, int fault, uint32_t *failed)
 {
-    const struct ru_command_reply reply = {.status = RU_STATUS_FILESYSTEM};
     *failed += worker->opened - worker->answered;
     while (worker->answered < worker->opened)
-        native_answer(worker, &reply);
+        native_answer(worker, &native_failed);
     return fault;
+}
+
+/* Whether a failure is another request's, too: the next one would wait as long, or must not wait. */
+static bool native_ends_batch(const struct ru_worker *worker, int fault)
+{
+    return fault == RU_STORE_BUSY || worker->ground->kind == RU_GROUND_LIGHT;
 }
 
 static int native_read_batch(struct ru_worker *worker, uint32_t *failed)
 {
     struct ru_ground *ground = worker->ground;
     struct ru_command_reply reply;
+    int fault = 0; /* of single requests */
     int result = worker->sealed > 0 ? ru_worker_unseal(worker, ground->keys) : 0;
     while (result >= 0 && worker->answered < worker->opened) {
         result = native_decide(worker, &worker->entries[worker->answered],
                                &worker->records[worker->answered], &reply);
-        if (result != 0)
+        if (result < 0 && native_ends_batch(worker, result))
             break;
+        if (result < 0) {
+            reply = native_failed;
+            fault = result;
+            result = 0;
+            ++*failed;
+        }
         native_count(worker, &reply.effect); /* before its client can ask for it */
         native_answer(worker, &reply);
     }
     if (result >= 0)
-        return 0;
+        return fault;
     if (ground->kind != RU_GROUND_LIGHT)
-        return native_fail(worker, result, failed);
+        return native_fail_rest(worker, result, failed);
     native_postpone_rest(worker);
     return 0;
 }
@@ -176,13 +192,13 @@ static void native_keep(struct ru_ground *ground, uint32_t i, const struct ru_co
 }
 
 /* Execute one request of the batch. Its changes are taken back and not counted if it fails, or if its
- * client would not be told of them. */
-static void native_execute(struct ru_worker *worker, uint32_t i)
+ * client would not be told of them. Returns 0, or the view's error. */
+static int native_execute(struct ru_worker *worker, uint32_t i)
 {
     struct ru_ground *ground = worker->ground;
     struct ru_worker_entry *entry = &worker->entries[i];
     struct ru_record *record = &worker->records[i];
-    struct ru_command_reply reply = {.status = RU_STATUS_FILESYSTEM};
+    struct ru_command_reply reply = native_failed;
     uint32_t mark = ru_view_mark(ground->view);
     int result = 0;
     if (record->kind == RU_REQUEST_SEALED)
@@ -192,7 +208,7 @@ static void native_execute(struct ru_worker *worker, uint32_t i)
     else if (result == 0)
         result = native_decide(worker, entry, record, &reply);
     if (result < 0)
-        reply = (struct ru_command_reply){.status = RU_STATUS_FILESYSTEM};
+        reply = native_failed;
     bool told = result == 0 && entry->limited == RU_GUARD_NONE &&
                 reply.size <= native_room(worker, entry, record);
     if (reply.size > RU_NATIVE_REPLY_MAX) {
@@ -204,27 +220,34 @@ static void native_execute(struct ru_worker *worker, uint32_t i)
         reply.effect = (struct ru_effect){.kind = RU_EFFECT_NONE};
     }
     native_keep(ground, i, &reply);
+    return result < 0 ? result : 0;
 }
 
 static int native_write_batch(struct ru_worker *worker, uint32_t *failed)
 {
     struct ru_ground *ground = worker->ground;
+    int fault = 0;            /* of single requests */
+    uint32_t failed_ones = 0; /* ... how many */
     int result = ru_view_begin(ground->view);
-    for (uint32_t i = 0; result == 0 && i < worker->opened; i++)
-        native_execute(worker, i);
+    for (uint32_t i = 0; result == 0 && i < worker->opened; i++) {
+        const int of_one = native_execute(worker, i);
+        fault = of_one != 0 ? of_one : fault;
+        failed_ones += of_one != 0;
+    }
     if (result == 0 && ru_view_mark(ground->view) > 0)
         result = ru_store_require(worker->engine->store);
     if (result == 0)
         result = ru_view_commit(ground->view);
     ru_view_end(ground->view); /* after a failure: drop the changes */
     if (result != 0)
-        return native_fail(worker, result, failed);
+        return native_fail_rest(worker, result, failed);
+    *failed += failed_ones;
     while (worker->answered < worker->opened) {
         const struct ru_command_reply *reply = &ground->kept[worker->answered];
         native_count(worker, &reply->effect);
         native_answer(worker, reply);
     }
-    return 0;
+    return fault;
 }
 
 /* ---- the thread ---- */

@@ -319,6 +319,8 @@ bool ru_worker_ask_guard(struct ru_worker *worker, struct ru_worker_entry *entry
 {
     const struct ru_context *context =
         ru_arena_context(&worker->engine->arena, ru_token_index(entry->token));
+    if (ask == ru_guard_peek && worker_must_not_wait(worker))
+        ask = ru_guard_look; /* the loop's own, without the lock */
     if (entry->limited == RU_GUARD_NONE)
         entry->limited = (uint8_t)ask(&worker->engine->guard, entry->header - RU_PEER_SIZE,
                                       entry->header, context->transport, ru_now_ns());

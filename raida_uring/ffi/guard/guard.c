@@ -12,6 +12,7 @@
 
 #define GUARD_ADDRESS 16 /* bytes; IPv4 is mapped into IPv6, in the last four */
 #define GUARD_MAPPED 96  /* bits in front of it */
+#define GUARD_LISTED 256 /* buckets listed while the lock is held */
 
 /* The second word of a name: family, bits and transport. */
 static uint64_t guard_kind(uint32_t family, uint32_t bits, uint32_t transport)
@@ -364,14 +365,18 @@ uint32_t ru_guard_list(struct ru_guard *guard, struct ru_limited *limited, uint3
 {
     uint32_t found = 0;
     struct ru_limited one;
-    (void)pthread_mutex_lock(&guard->sources.lock);
-    for (uint32_t i = 0; guard->settings.burst > 0 && i < RU_SOURCE_BUCKETS; i++) {
-        if (!guard_show(guard, i, now_ns, &one))
-            continue;
-        if (found < count)
-            limited[found] = one;
-        found++;
+    for (uint32_t i = 0; i < RU_SOURCE_BUCKETS; i++) {
+        if (i % GUARD_LISTED == 0) /* the loop may be waiting to charge a failed check */
+            (void)pthread_mutex_lock(&guard->sources.lock);
+        if (guard->settings.burst > 0 && guard_show(guard, i, now_ns, &one)) {
+            if (found < count)
+                limited[found] = one;
+            found++;
+        }
+        if (i % GUARD_LISTED == GUARD_LISTED - 1)
+            (void)pthread_mutex_unlock(&guard->sources.lock);
     }
-    (void)pthread_mutex_unlock(&guard->sources.lock);
     return found;
 }
+
+_Static_assert(RU_SOURCE_BUCKETS % GUARD_LISTED == 0, "the lock is released");
