@@ -24,7 +24,8 @@ enum number {
 
 /* ---- every client with coins of its own, on pages that all share ---- */
 
-#define OWNERS 4U
+#define OWNERS 5U
+#define BESIDE 4U  /* the one who is no client */
 #define OWNED 100U /* coins of a client */
 #define TURNS 120U
 
@@ -131,6 +132,34 @@ static void owner_open(struct owner *owner, struct node *node, uint32_t index)
     ru_view_close(view);
 }
 
+/* As a handler's worker does: it takes turns with the native writer, on the same pages. */
+static void *own_beside(void *self)
+{
+    struct owner *owner = self;
+    uint8_t payload[10 * RU_COIN_PAN_SIZE];
+    uint8_t states[10];
+    bool right[10];
+    struct ru_view *view;
+    if (ru_view_open(owner->client.node->store, RU_VIEW_WRITES, &view) != 0)
+        abort();
+    for (uint32_t turn = 0; turn < TURNS; turn++) {
+        const uint32_t first = native_below(&owner->client.random, OWNED);
+        owner_write(owner, first, 10, RU_COIN_PAN_SIZE, true, payload, right);
+        EXPECT_EQUAL(ru_view_begin(view), 0);
+        EXPECT(ru_view_exchange(view, payload, 10, RU_COIN_PAN_SIZE, RU_COIN_AN_AT, RU_COIN_PAN_AT,
+                                turn & 0xFF, states) >= 0);
+        for (uint32_t i = 0; i < 10; i++) {
+            EXPECT_EQUAL(states[i], right[i] ? RU_COIN_EQUAL : RU_COIN_DIFFERS);
+            if (right[i])
+                memcpy(owner->ans[(first + i) % OWNED],
+                       payload + (size_t)i * RU_COIN_PAN_SIZE + RU_COIN_PAN_AT, RU_AN_SIZE);
+        }
+        EXPECT_EQUAL(ru_view_commit(view), 0);
+    }
+    ru_view_close(view);
+    return NULL;
+}
+
 /* After a restart of the store, without a base: all that was acknowledged is in the journal. */
 static void expect_durable(const struct owner *owners, struct node *node)
 {
@@ -182,7 +211,8 @@ static void own_coins(bool refusing)
     if (refusing)
         EXPECT_EQUAL(pthread_create(&other, NULL, refuse, &refuser), 0);
     for (uint32_t i = 0; i < OWNERS; i++)
-        EXPECT_EQUAL(pthread_create(&threads[i], NULL, own, &owners[i]), 0);
+        EXPECT_EQUAL(pthread_create(&threads[i], NULL, i == BESIDE ? own_beside : own, &owners[i]),
+                     0);
     for (uint32_t i = 0; i < OWNERS; i++) {
         EXPECT_EQUAL(pthread_join(threads[i], NULL), 0);
         client_close(&owners[i].client);
