@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
         quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations mutations-native crash sanitize \
-        upgrades starts bench bench-source bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
+        upgrades starts bench bench-source bench-workers bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
 ifndef SIDE_BY_SIDE
@@ -137,8 +137,9 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 	        tests/native/test_$$test.c $(THREAD_LIB) -lcrypto && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
 	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
-	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_follow tests/native/test_follow.c \
-	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES) && $(NATIVE_DIR)/tsan_follow
+	@for test in follow native; do \
+	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test tests/native/test_$$test.c \
+	        $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 
 # Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
 # of them. Seeds and words are the framing's; the journal's seeds are journals that the code under test
@@ -286,6 +287,12 @@ bench-source: setup ## what the table of sources costs a datagram, one sender an
 	@$(NATIVE_CC) $(filter-out -O1 -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -O2 -fno-strict-aliasing $(NATIVE_INCLUDES) \
 	    -o $(NATIVE_DIR)/bench_source tools/bench/source.c raida_uring/ffi/guard/*.c
 	@$(NATIVE_DIR)/bench_source
+
+bench-workers: setup ## what a second native worker adds, without network: ROUNDS=n (9) MS=n (500) COINS=n (2000)
+	@mkdir -p $(NATIVE_DIR)
+	@$(NATIVE_CC) $(filter-out -O1 -fsanitize=% -fno-sanitize%,$(NATIVE_FLAGS)) -O2 -fno-strict-aliasing $(NATIVE_INCLUDES) \
+	    -o $(NATIVE_DIR)/bench_workers tools/bench/workers.c $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES)
+	@$(NATIVE_DIR)/bench_workers $(or $(ROUNDS),9) $(or $(MS),500) $(or $(COINS),2000)
 
 # Without setup: it needs neither Python nor the data plane, but a library that no other target needs.
 JOURNAL_DIR := build/journal

@@ -29,9 +29,9 @@
 /* Counts. */
 #define RU_LISTENERS_MAX 16
 #define RU_LANE_WORKERS_MAX 64 /* ordinary; slow */
-#define RU_WRITERS_MAX 1       /* a store has one writer at a time */
+#define RU_WRITERS_MAX 1       /* of handlers: a store has one writer at a time */
 #define RU_NATIVE_WORKERS_MAX 64
-#define RU_NATIVE_WRITERS_MAX 2 /* one executes while the other waits for the disk */
+#define RU_NATIVE_WRITERS_MAX 1 /* executes while the other one waits for the disk */
 /* The I/O thread is one more. */
 #define RU_WORKERS_MAX                                                                             \
     (2 * RU_LANE_WORKERS_MAX + RU_WRITERS_MAX + RU_NATIVE_WORKERS_MAX + RU_NATIVE_WRITERS_MAX + 1)

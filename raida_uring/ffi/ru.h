@@ -114,7 +114,7 @@ struct ru_config {
     uint32_t slow_workers;   /* slow lane */
     uint32_t writers;        /* writing lane: 0 or 1, since a store has one writer at a time */
     uint32_t native_workers; /* native lane; 0: the engine answers no native commands */
-    uint32_t native_writers; /* native writing lane */
+    uint32_t native_writers; /* native writing lane: 0 or 1; it takes turns with `writers` */
     uint32_t batch_max;
     uint32_t slow_queue_max;
     uint32_t queue_age_max_ms; /* of requests that wait, in every other lane; 0: no limit */

@@ -16,6 +16,14 @@ Mode = Literal["read", "write", "slow"]
 Handler = Callable[[Request, Node], Reply]
 
 
+class AnsweredInC:
+    """Base class of handlers that stand for a command of the data plane, which does not call them.
+
+    A type and not an attribute: a function may have any attribute, and one that means something
+    else to its author must not keep it from being called.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """A registered handler. source: its origin, in words."""
@@ -37,7 +45,7 @@ class Command:
     @property
     def native(self) -> bool:
         """Whether the data plane answers it without the handler."""
-        return bool(getattr(self.handler, "native", False))
+        return isinstance(self.handler, AnsweredInC)
 
     @property
     def name(self) -> str:

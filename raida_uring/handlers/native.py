@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from raida_uring.ffi import native_command
-from raida_uring.handlers.declaration import Handler, Mode, command
+from raida_uring.handlers.declaration import AnsweredInC, Handler, Mode, command
 from raida_uring.handlers.message import Reply, Request, payload_room
 from raida_uring.handlers.node import Node
 from raida_uring.protocol import Status
@@ -17,10 +17,8 @@ from raida_uring.protocol import Status
 _NOT_IMPLEMENTED: Final = Reply(Status.NOT_IMPLEMENTED)
 
 
-class NativeHandler:
+class NativeHandler(AnsweredInC):
     """A native command as a handler, for whoever calls one without a data plane."""
-
-    native = True
 
     def __init__(self, row: native_command.Row) -> None:
         self._row = row

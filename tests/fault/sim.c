@@ -250,7 +250,7 @@ static struct ru_config draw_config(void)
                                .slow_workers = draw(1, 2),
                                .writers = draw(0, 1),
                                .native_workers = draw(0, 2),
-                               .native_writers = draw(0, 2),
+                               .native_writers = draw(0, 1),
                                .batch_max = draw(1, LIFE_BATCH_MAX),
                                .slow_queue_max = draw(1, 4),
                                .queue_age_max_ms = sim_chance(128) ? draw(1, 1000) : 0,

@@ -13,24 +13,21 @@
 
 #include "kernel/backend.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <netinet/in.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 
 #include "clock.h"
 #include "kernel/message.h"
 #include "native.h"
+#include "sockets.h"
 
 enum {
     BUFFERS = 4,
     CONNECTIONS = 4,
     EVENTS_MAX = 256,
     LAP_MS = 50,
-    PATIENCE_MS = 10000, /* for what has to come */
-    QUIET_LAPS = 5,      /* of a millisecond each, for what must not */
+    QUIET_LAPS = 5, /* of a millisecond each, for what must not */
     GENERATION = 7,
     BIG = 8 << 20, /* more than two socket buffers hold */
 };
@@ -64,29 +61,6 @@ int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 }
 
 /* ---- rig ---- */
-
-static inline int bound(int type, struct sockaddr_in *address)
-{
-    socklen_t size = sizeof(*address);
-    int fd = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    *address =
-        (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (fd < 0 || bind(fd, (const struct sockaddr *)address, size) != 0 ||
-        getsockname(fd, (struct sockaddr *)address, &size) != 0)
-        abort();
-    return fd;
-}
-
-/* A blocking socket that gives up after a while. */
-static inline int client_of(int type, const struct sockaddr_in *address)
-{
-    const struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
-    int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0)
-        abort();
-    return fd;
-}
 
 static inline int rig_try(struct rig *rig, char *fault)
 {

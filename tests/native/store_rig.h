@@ -2,8 +2,6 @@
 #ifndef RU_TESTS_STORE_RIG_H
 #define RU_TESTS_STORE_RIG_H
 
-#include <fcntl.h>
-
 #include "coins/segment.h"
 #include "coins/store.h"
 #include "native.h"
@@ -15,23 +13,37 @@ struct rig {
     struct ru_store *store;
 };
 
+/* A store that serves, from the journal in `directory`. fresh: make the journal first. interval: commits
+ * do not wait for the disk. */
+static inline struct ru_store *rig_serve(int directory, bool fresh, bool interval)
+{
+    static const uint8_t id[RU_STORE_ID_BYTES] = "a rig's store";
+    struct ru_store *store;
+    if (ru_store_create((const uint8_t *)"4567", 4, &store) != 0 ||
+        ru_memory_load(&store->memory, RIG_SHORT_PAGE, NULL, 0) != 0 ||
+        (fresh && ru_store_start_journal(directory, id, 1) != 0) ||
+        ru_store_replay(store, directory, id, 1, 0) < 0 ||
+        ru_store_serve(store, directory, -1, id, 0, interval, RU_SEGMENTS_MAX) != 0)
+        abort();
+    return store;
+}
+
+static inline void rig_remove_journal(int directory)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    for (int i = ru_segment_list(directory, segments); i-- > 0;) {
+        if (ru_segment_remove(directory, segments[i].index) != 0)
+            abort();
+    }
+}
+
 /* The files have no names any more when this returns, and go with the process. */
 static inline void rig_open(struct rig *rig)
 {
-    static const uint8_t id[RU_STORE_ID_BYTES] = "a rig's store";
-    struct ru_segment segments[RU_SEGMENTS_MAX];
     const struct native_directory own = native_directory_new();
     rig->directory = own.fd;
-    if (ru_store_create((const uint8_t *)"4567", 4, &rig->store) != 0 ||
-        ru_memory_load(&rig->store->memory, RIG_SHORT_PAGE, NULL, 0) != 0 ||
-        ru_store_start_journal(rig->directory, id, 1) != 0 ||
-        ru_store_replay(rig->store, rig->directory, id, 1, 0) != 0 ||
-        ru_store_serve(rig->store, rig->directory, -1, id, 0, 1, RU_SEGMENTS_MAX) != 0)
-        abort();
-    for (int i = ru_segment_list(rig->directory, segments); i-- > 0;) {
-        if (ru_segment_remove(rig->directory, segments[i].index) != 0)
-            abort();
-    }
+    rig->store = rig_serve(own.fd, true, true);
+    rig_remove_journal(own.fd);
     if (rmdir(own.path) != 0)
         abort();
 }

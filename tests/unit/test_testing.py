@@ -10,6 +10,7 @@ import pytest
 from raida_uring import config
 from raida_uring.client import Key, RefusedError, Transport, calls
 from raida_uring.errors import ConfigError, StoreError
+from raida_uring.ffi.native_command import ROWS
 from raida_uring.handlers import Node, Reply, Request, command, load
 from raida_uring.handlers.declaration import commands_of
 from raida_uring.handlers.message import fault_of
@@ -325,3 +326,13 @@ def test_which_replies_are_public(needs_body: bool, public: bool | None, known: 
     assert [item.public for item in commands_of(declare(handler))] == [known]
     with pytest.raises(ValueError, match="5/251: public is True, False or None, not 1"):
         command(group=5, code=251, public=1)  # type: ignore[arg-type]
+
+
+def test_an_attribute_makes_no_handler_native() -> None:
+    def handler(_request: Request, _node: Node) -> Reply:
+        return Reply(250)
+
+    handler.native = True  # type: ignore[attr-defined]  # means something else to its author
+    [declared] = commands_of(command(group=5, code=77)(handler))
+    assert not declared.native
+    assert {item.number for item in load([], store=True) if item.native} == set(ROWS)

@@ -3,8 +3,8 @@
  * A batch goes through two stages, each of which one thread is in at a time:
  *   execute  its requests, on the coins in memory and the changes of the batch before it;
  *   commit   append to the journal, wait for the disk, apply to memory.
- * Two writing workers take turns, so that one batch executes while the one before it is on its way to
- * the disk. During an upgrade two processes write: a lock on a file, which the kernel releases when a
+ * The worker of Python handlers and the native one take turns, so that one batch executes while the one
+ * before it is on its way to the disk. During an upgrade two processes write: a lock on a file, which the kernel releases when a
  * process dies, decides which of them does, and is held while one has a batch. Nobody else sees a
  * change before it is durable. A batch that was executed on changes which then failed fails as well.
  *

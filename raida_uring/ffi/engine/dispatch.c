@@ -59,10 +59,8 @@ void ru_dispatch_init(struct ru_engine *engine)
         (struct ru_lane){.workers = config->writers, .width = 1, .grouped = true};
     lanes[RU_LANE_NATIVE] = (struct ru_lane){
         .workers = config->native_workers, .width = config->native_workers, .spreads = true};
-    lanes[RU_LANE_NATIVE_WRITE] = (struct ru_lane){.workers = config->native_writers,
-                                                   .width = config->native_writers,
-                                                   .grouped = true,
-                                                   .spreads = true};
+    lanes[RU_LANE_NATIVE_WRITE] =
+        (struct ru_lane){.workers = config->native_writers, .width = 1, .grouped = true};
     lanes[RU_LANE_LIGHT] =
         (struct ru_lane){.workers = config->native_workers > 0, .width = 1, .grouped = true};
     uint32_t first_worker = 0;
