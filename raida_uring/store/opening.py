@@ -100,6 +100,7 @@ class Opened:
         self.fault: StoreError | None = None
         self.write_fault: str | None = None  # why changes fail, until one succeeds
         self._applied_at_fault = 0  # the newest visible batch when it was noted
+        self._failed_at_look = 0  # failed_commits when somebody last looked whether writes succeed
         self.checkpoint_fault: StoreError | None = None  # of the last try
         self._whole_from = 0  # first batch after a gap in the journal that the base cannot fill
         self.failed_commits = 0  # batches that changed nothing, because the store failed

@@ -124,18 +124,22 @@ class Store(Opened):
             self._whole_from = whole_from if since < whole_from else 0
             self._tell_doubt()
             self.require_files()
-            if self.write_fault is not None and not self._can_append():
+            if self.write_fault is not None and not self._writes_again():
                 return
         except StoreError as error:
             self.note_unwritten(error, batches=0)
             return
         self.note_written()
 
-    def _can_append(self) -> bool:
-        """Whether the journal has room for further changes. While a checkpoint runs, which may be
-        about to make some, only a change that succeeds can tell. Raises StoreError if not."""
-        if not self._checkpointing.acquire(blocking=False):
-            return self._coins.progress().applied > self._applied_at_fault
+    def _writes_again(self) -> bool:
+        """Whether changes succeed again: one has, or none has failed since the last look and the
+        journal has room. While a checkpoint runs, which may be about to make some, only a change
+        can tell. Raises StoreError if there is no room."""
+        failed_before, self._failed_at_look = self._failed_at_look, self.failed_commits
+        if self._coins.progress().applied > self._applied_at_fault:
+            return True
+        if self.failed_commits > failed_before or not self._checkpointing.acquire(blocking=False):
+            return False
         try:
             self._coins.tend(self._since)
         finally:

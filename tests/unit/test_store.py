@@ -193,6 +193,32 @@ def test_that_writes_fail_is_known_until_one_succeeds(tmp_path: Path) -> None:
     store.close()
 
 
+def test_writes_that_go_on_failing_are_not_well_because_the_journal_has_room(
+    tmp_path: Path,
+) -> None:
+    """A disk that refuses writes to the segment in use may still make the next one."""
+    store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
+    refused = StoreError("doing: Input/output error", -errno.EIO)
+
+    def fault_after_a_look() -> str | None:
+        store.look()
+        return store.write_fault
+
+    for _ in range(3):
+        store.note_unwritten(refused)
+        assert fault_after_a_look() == "Input/output error"
+    assert fault_after_a_look() is None  # nobody has tried since
+    store.note_unwritten(refused)
+    view = store.native.view(writing=True)  # as native workers write: they only note failures
+    view.begin()
+    view.set(coin_bytes((0, 1)) + b"n" * 16, 1, COIN_AN, 5, month_now())
+    view.commit()
+    view.close()
+    assert store.write_fault is not None
+    assert fault_after_a_look() is None
+    store.close()
+
+
 def test_why_writes_fail_is_not_that_others_have_failed(tmp_path: Path) -> None:
     """Two writers take turns: the second one's batch fails because the first one's has."""
     store = Store(make_store(tmp_path / "store"), map_bytes=MAP_BYTES)
