@@ -255,9 +255,9 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)
 
-upgrades: setup ## replace a node under load: UPGRADES=n (100), DEADLINES=1 with a node's own
-	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s \
-	    tests/integration/test_upgrade_load.py -k $(or $(BACKEND),uring)
+upgrades: setup ## replace a node under load, and kill both at each stage: UPGRADES=n (100), DEADLINES=1 with a node's own
+	@UPGRADES=$(or $(UPGRADES),100) $(BIN)/python -m pytest -q -s tests/integration/test_upgrade_load.py \
+	    tests/integration/test_upgrade_stages.py -k '$(or $(BACKEND),uring) or test_upgrade_stages'
 
 starts: setup ## start and stop a node on one port: STARTS=n (200)
 	@STARTS=$(or $(STARTS),200) $(BIN)/python -m pytest -q tests/integration/test_lifecycle.py -k many_starts

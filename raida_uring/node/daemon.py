@@ -280,6 +280,8 @@ class Daemon:
 
     def _hand_over(self) -> None:
         """Give the successor what only one process can have, then what is under way."""
+        if self._succession.died():
+            return
         pid = self._succession.announce()
         if self.server.phase == "serving":
             self._operators.close_admin()  # its thread has ended then: nobody can ask for a drain

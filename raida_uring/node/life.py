@@ -42,7 +42,7 @@ class Event(enum.Enum):
     RELEASED = "the predecessor has given up the admin socket and the port of HTTP"
     GONE = "the predecessor has ended"
     READY = "the successor serves"
-    FAILED = "the successor does not come up"
+    FAILED = "the successor does not come up, or ended before anything was handed over"
     DISMISSED = "the successor that is not wanted has ended"
     LOST = "the successor has ended before this node has"
     BACK = "this node serves again"
@@ -175,6 +175,7 @@ LIFE: Final[Mapping[Stage, Mapping[Event, Step]]] = {
         Event.RELOAD: _later(Action.RELOAD_SUCCESSOR),
         Event.UPGRADE: _stay(Action.NOTE_UPGRADE),  # whoever asks has had the answer
         Event.OVER: _go(Stage.ENDED),
+        Event.FAILED: _go(Stage.DISMISSING, Action.GIVE_UP),
         Event.LOST: _stay(Action.TAKE_BACK),
         Event.BACK: _go(Stage.ALONE, Action.SERVE_AGAIN),
     },

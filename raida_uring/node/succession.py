@@ -115,6 +115,16 @@ class Succession:
 
     # -- a successor that serves -------------------------------------------------------------------
 
+    def died(self) -> bool:
+        """Whether it has ended since it said that it serves; posts FAILED then. A node that has
+        nothing in hand would leave for it in a moment."""
+        status = self._serving.status
+        if status is None:
+            return False
+        self._reason = StartError(f"the successor {how_ended(status)} before anything was its own")
+        self._post(Event.FAILED)
+        return True
+
     def announce(self) -> int:
         """Tell whoever asked that the successor serves; its process id."""
         pid = self._serving.pid

@@ -42,6 +42,8 @@ from tests.support.upgrade import (
     roots_are_true,
     serves_admin,
     serving_process,
+    start_again,
+    successor_of,
     upgradable,
     upgrade,
 )
@@ -209,22 +211,6 @@ def noted(node: Daemon) -> int:
     return len(re.findall("this node goes on|this node serves again", node.stderr()))
 
 
-def successor_of(node: Daemon, process: int) -> int:
-    """The process that takes over from `process`, once it runs: not the one that stands in for it
-    before the service manager, nor one that has ended and was not waited for yet."""
-    found: list[int] = []
-
-    def runs() -> bool:
-        with contextlib.suppress(psutil.Error):
-            children = psutil.Process(process).children()
-            found[:] = [one.pid for one in children if "serve" in one.cmdline()]
-            found[:] = [one for one in found if not gone(one)]
-        return len(found) == 1
-
-    eventually(runs, 30 * PATIENCE, what=node.stderr)
-    return found[0]
-
-
 def kill_one(node: Daemon, admin: Path, before: int, draw: random.Random) -> int:
     """Have the process `before` replaced, and kill one of the two at a random moment; the process
     that serves alone then. 0: none, since a successor was killed when its predecessor had answered
@@ -257,20 +243,6 @@ def kill_one(node: Daemon, admin: Path, before: int, draw: random.Random) -> int
 
     eventually(over, 60 * PATIENCE, what=node.stderr)
     return left[0] if left else 0
-
-
-def start_again(node: Daemon, directory: Path) -> "subprocess.Popen[bytes]":
-    """As a service manager does; once it serves."""
-    with (directory / "stderr").open("ab") as log:
-        started = subprocess.Popen(
-            [*SERVE, "--config", "node.toml"], cwd=directory, env=environment(), stderr=log
-        )
-    eventually(
-        lambda: serves_admin(directory / "admin.sock") == started.pid,
-        10 * PATIENCE,
-        what=node.stderr,
-    )
-    return started
 
 
 def replace(node: Daemon, admin: Path, before: int) -> int:

@@ -9,6 +9,7 @@ import re
 import secrets
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -25,9 +26,10 @@ from raida_uring.protocol import Status, layout, reply_bytes
 from raida_uring.store import Store
 from raida_uring.store.trees import Integrity
 from tests.support.coin_requests import POWN, ask, default_an, pown_payload
+from tests.support.command_line import environment
 from tests.support.handlers import LOSE_LOOP, LOSE_SYNC, NAP, UNTIL
 from tests.support.net import PATIENCE, Endpoint, udp_client
-from tests.support.node import HANDLERS, Daemon, daemon, eventually, insist, told
+from tests.support.node import HANDLERS, SERVE, Daemon, daemon, eventually, insist, told
 from tests.support.store import MAP_BYTES
 from tests.support.wire import ECHO_COMMAND, VERSION_COMMAND, request, status
 
@@ -200,12 +202,43 @@ def child_of(node: Daemon) -> psutil.Process:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, once no thread of it holds its sockets."""
+    """Whether a process has ended; a zombie has, once its last thread has left: until then it
+    has its sockets, and its parent does not hear of its end."""
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE and threads == [str(pid)]
-    except (psutil.NoSuchProcess, FileNotFoundError):
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
         return True
+
+
+def successor_of(node: Daemon, process: int) -> int:
+    """The process that takes over from `process`, once it runs: not the one that stands in for it
+    before the service manager, nor one that has ended and was not waited for yet."""
+    found: list[int] = []
+
+    def runs() -> bool:
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(process).children()
+            found[:] = [one.pid for one in children if "serve" in one.cmdline()]
+            found[:] = [one for one in found if not gone(one)]
+        return len(found) == 1
+
+    eventually(runs, 30 * PATIENCE, what=node.stderr)
+    return found[0]
+
+
+def start_again(node: Daemon, directory: Path) -> "subprocess.Popen[bytes]":
+    """As a service manager does; once it serves."""
+    with (directory / "stderr").open("ab") as log:
+        started = subprocess.Popen(
+            [*SERVE, "--config", "node.toml"], cwd=directory, env=environment(), stderr=log
+        )
+    eventually(
+        lambda: serves_admin(directory / "admin.sock") == started.pid,
+        10 * PATIENCE,
+        what=node.stderr,
+    )
+    return started
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """A steady load in processes of its own, while a test replaces the node that answers it.
 
-Run as `python -m tests.support.upgrade_load udp|tcp HOST PORT`. Asks until SIGTERM, then waits for
-what is outstanding. Nothing is asked twice; a request without an answer in time is lost, and so is
-one whose connection is refused or ends early. Requests are due at fixed moments, whatever became of
-those before (but for persistent connections, which ask one after the other), and latency counts
-from the moment that they were due. Prints one JSON object.
+Run as `python -m tests.support.upgrade_load udp|tcp|wallets HOST PORT`. Asks until SIGTERM, then
+waits for what is outstanding. Nothing is asked twice; a request without an answer in time is lost,
+and so is one whose connection is refused or ends early. Requests are due at fixed moments, whatever
+became of those before (but for persistent connections and wallets, which ask one after the other),
+and latency counts from the moment that they were due. Prints one JSON object.
 """
 
 import asyncio
@@ -16,10 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from array import array
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Final
 
@@ -30,6 +27,8 @@ from tests.support.coins import Coins
 from tests.support.command_line import environment
 from tests.support.handlers import DOZE, MIRROR, SLOW_DOZE
 from tests.support.net import PATIENCE, RECEIVE_BUFFER_BYTES, Endpoint
+from tests.support.upgrade_outcome import Outcome
+from tests.support.upgrade_wallets import Load, WrongAnswerError
 from tests.support.wire import (
     COIN_ID,
     ECHO_COMMAND,
@@ -52,35 +51,8 @@ PERSISTENT_PAUSE_S: Final = 0.15 * PATIENCE
 PERSISTENT_DOZING: Final = 1  # of each lane
 DOZING_PAUSE_S: Final = 0.5
 ENCRYPTED_PER_S: Final = 20 / PATIENCE
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of the requests of one kind. Times are of CLOCK_MONOTONIC, in seconds."""
-
-    sent: int = 0
-    answered: int = 0
-    wrong: int = 0
-    lost: int = 0
-    due_s: "array[float]" = field(default_factory=lambda: array("d"))  # of those answered
-    latency_s: "array[float]" = field(default_factory=lambda: array("d"))
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def settle(self, due_s: float, fault: str | None) -> None:
-        """Count an answer (`fault` None) or a wrong one."""
-        if fault is None:
-            self.answered += 1
-            self.due_s.append(due_s)
-            self.latency_s.append(time.monotonic() - due_s)
-        else:
-            self.wrong += 1
-            self.faults[fault] += 1
-
-    def lose(self, why: str, count: int = 1) -> None:
-        """Count requests without an answer."""
-        self.lost += count
-        if count:
-            self.faults[why] += count
+WALLET_PAUSE_S: Final = 0.04 * PATIENCE
+TICKETS_PER_S: Final = 1.2  # for a node keeps 512 tickets, five minutes each
 
 
 def fault_of(reply: bytes, payload: bytes) -> str | None:
@@ -270,6 +242,28 @@ class TcpLoad:
         return None if answer.status == Status.ALL_PASS else f"status {answer.status}"
 
 
+# --- wallets ----------------------------------------------------------------------------------
+
+
+class WalletLoad:
+    """Changes, reads and tickets."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._load = Load(
+            endpoint, again=False, pause_s=WALLET_PAUSE_S, tickets_per_s=TICKETS_PER_S
+        )
+        self.outcomes = self._load.outcomes
+
+    async def run(self) -> None:
+        stopping = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        try:
+            await self._load.run(stopping)
+        except* WrongAnswerError as wrong:
+            print(*wrong.exceptions, sep="\n", file=sys.stderr)
+            await stopping.wait()
+
+
 # --- as a process -----------------------------------------------------------------------------
 
 
@@ -299,13 +293,13 @@ class LoadProcess:
 
 def main() -> None:
     transport, host, port = sys.argv[1:]
-    load: UdpLoad | TcpLoad
+    load: UdpLoad | TcpLoad | WalletLoad
     if transport == "udp":
         load = UdpLoad((host, int(port)))
         signal.signal(signal.SIGTERM, lambda *_: setattr(load, "stopping", True))
         load.run()
     else:
-        load = TcpLoad((host, int(port)))
+        load = (TcpLoad if transport == "tcp" else WalletLoad)((host, int(port)))
         asyncio.run(load.run())
     for one in load.outcomes.values():
         assert one.sent + one.faults["an answer to nothing that was asked"] == (
@@ -319,10 +313,11 @@ def main() -> None:
                 "wrong": one.wrong,
                 "lost": one.lost,
                 "faults": one.faults,
+                "statuses": one.statuses,
                 "due_s": [round(value, 4) for value in one.due_s],
                 "latency_ms": [round(value * 1000, 3) for value in one.latency_s],
             }
-            for kind, one in load.outcomes.items()
+            for kind, one in sorted(load.outcomes.items())
         },
         sys.stdout,
     )
