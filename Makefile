@@ -247,7 +247,7 @@ mutations-native: setup ## bugs in the store and its surroundings that the nativ
 	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
 	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
 
-crash: setup ## kill a node that changes coins: KILLS=n SEED=n
+crash: setup ## kill a node that changes coins, at random moments and at chosen ones: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_crash.py -k survives_kills
 
