@@ -74,7 +74,7 @@ check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C buil
 # What starts programs or waits is left to `make test`.
 QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py bench_commands.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
                $(wildcard tests/unit/test_*.py))
-QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
+QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_kill %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
 
 quick: setup ## what catches most mistakes within a minute: before each commit
 	@$(BESIDE) quick-format lint types quick-native
