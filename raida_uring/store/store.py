@@ -69,7 +69,8 @@ class Store(Opened):
         with self._noting:
             self.failed_commits += batches
             self.write_fault = _reason(error)
-        if self._coins.progress().failed:  # what is on the disk can only be known by a start
+        # What the disk has of the journal is unknown, or the base can only be opened again.
+        if self._coins.progress().failed or error.number == native_base.BASE_PANIC:
             self.fault = error
 
     def require_files(self) -> None:
