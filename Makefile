@@ -247,9 +247,9 @@ mutations-native: setup ## bugs in the store and its surroundings that the nativ
 	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
 	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
 
-crash: setup ## kill a node that changes coins, at random moments and at chosen ones: KILLS=n SEED=n
+crash: setup ## kill a node that changes coins, and have its writes fail one by one: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
-	    tests/integration/test_crash.py -k survives_kills
+	    tests/integration/test_crash.py tests/integration/test_failing_disk.py -k survives
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)

@@ -4,9 +4,16 @@ What must hold: as in test_crash.py; a failed write fails its own batch alone, a
 flush nothing is acknowledged until the next start.
 """
 
+import itertools
+import os
+import random
+import signal
+import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,15 +21,18 @@ import pytest
 from raida_uring.protocol import Status
 from tests.support.coin_requests import ask, detects, stored_ans
 from tests.support.handlers import LOSE_SYNC
+from tests.support.needs import require
+from tests.support.net import PATIENCE
 from tests.support.node import (
     HANDLERS,
     SERVE,
     STOP_TIMEOUT_S,
     Daemon,
     daemon,
+    eventually,
     started_daemon,
 )
-from tests.support.owners import Owner
+from tests.support.owners import Owner, check_store, owners
 from tests.support.store import make_store, tables_over
 from tests.support.strace import require_strace, stop_traced
 
@@ -109,3 +119,109 @@ def test_a_store_that_only_opening_again_can_help_ends_the_node(tmp_path: Path) 
     one.settle(stored_ans(store, one.coins))
     with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
+
+
+# -- every call, one after the other --------------------------------------------------------------
+
+CALLS = ("pwrite64", "pwritev", "writev", "fdatasync", "fsync")
+WRITING_STEPS = 4  # of each of three clients, by two threads that write
+CHECKPOINTS_S = 2.5 * PATIENCE  # two of them, one a second
+
+
+def threads_of(process: int, *, writing: bool) -> list[int]:
+    """The threads that write the journal, or all others."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            name = (task / "comm").read_text()
+            if name.startswith("raida-work") == writing and not name.startswith("iou-"):
+                found.append(int(task.name))
+    return found
+
+
+@contextmanager
+def failing_calls(threads: Iterable[int], fault: str, directory: Path) -> Iterator[Path]:
+    """Threads whose calls fail as `fault` says, each counted for itself; yields the file that says
+    "INJECTED" where one has."""
+    trace, said = directory / "trace", directory / "strace"
+    attach = [part for thread in threads for part in ("-p", str(thread))]
+    command = [require("strace"), "-o", str(trace), *attach, "-e", f"inject={fault}"]
+    with said.open("wb") as errors, subprocess.Popen(command, stderr=errors) as tracer:
+        try:
+            eventually(
+                lambda: (
+                    tracer.poll() is not None
+                    or said.read_text().count(" attached") == len(attach) // 2
+                ),
+                what=said.read_text,
+            )
+            if tracer.poll() is not None:
+                pytest.skip(f"strace -p: {said.read_text().strip()}")
+            yield trace
+        finally:
+            tracer.send_signal(signal.SIGTERM)
+
+
+def pown_meanwhile(node: Daemon, clients: Iterable[Owner], end_s: float) -> Counter[int]:
+    """Let each client ask for WRITING_STEPS, and on until `end_s`, or until the node has ended: how
+    often each status was answered."""
+    told: Counter[int] = Counter()
+    with suppress(OSError, AssertionError):  # the node has ended
+        for turn in itertools.count():
+            if turn >= WRITING_STEPS and time.monotonic() > end_s:
+                break
+            for one in clients:
+                told[pown_once(node, one)] += 1
+    return told
+
+
+def life_with(directory: Path, store: Path, clients: list[Owner], fault: str, why: str) -> str:
+    """A node whose calls fail, killed at the end. Returns what became of it, or "" if no call
+    did."""
+    writing = why == "journal"
+    settings = tables_over(store, checkpoint_interval_s=1)
+    with started_daemon(directory, **settings) as node:
+        node.await_ready()
+        for one in clients:
+            assert detects(node.endpoint, one.ans(one.acknowledged)), one.name
+        threads = threads_of(node.process.pid, writing=writing)
+        with failing_calls(threads, fault, directory) as trace:
+            end_s = time.monotonic() + (0 if writing else CHECKPOINTS_S)
+            told = pown_meanwhile(node, clients, end_s)
+            failed = "INJECTED" in trace.read_text()
+        if told[Status.FILESYSTEM] and (why == "checkpoint" or "sync" in fault):
+            assert node.process.wait(STOP_TIMEOUT_S) == 1  # only a start can help
+        elif told[Status.FILESYSTEM]:
+            assert told[Status.FILESYSTEM] <= 2  # one of each thread
+            assert {pown_once(node, one) for one in clients} == {Status.ALL_PASS}
+        ended = node.process.poll()
+        assert ended in (None, 1), node.stderr()
+        assert "Traceback" not in node.stderr(), node.stderr()
+        node.kill()
+    check_store(store, clients)
+    return "" if not failed else "went on" if ended is None else "ended"
+
+
+@pytest.mark.hang_timeout_s(1800)
+@pytest.mark.any_backend
+@pytest.mark.parametrize("why", ["journal", "checkpoint"])
+def test_what_was_acknowledged_survives_each_failed_call(tmp_path: Path, why: str) -> None:
+    """With KILLS in the environment each call that there is, otherwise one of them."""
+    require_strace()
+    every = "KILLS" in os.environ
+    draw = random.Random(os.environ.get("SEED", "4"))
+    store, clients = make_store(tmp_path / "store"), owners()[:3]
+    outcomes: Counter[str] = Counter()
+    for call in CALLS if every else (draw.choice(("pwrite64", "fdatasync")),):
+        for number in itertools.count(1 if every else draw.randint(1, 2)):
+            fault = f"{call}:error={draw.choice(('EIO', 'ENOSPC'))}:when={number}"
+            outcome = life_with(tmp_path, store, clients, fault, why)
+            if not outcome:
+                break
+            outcomes[f"{call}: {outcome}"] += 1
+            if not every:
+                break
+    print(f"{why}: {dict(outcomes)}")
+    assert outcomes
+    with daemon(tmp_path, **tables_over(store)) as node:
+        assert {pown_once(node, one) for one in clients} == {Status.ALL_PASS}
