@@ -44,6 +44,7 @@ SERVICE_STOP_S = 30.0 * PATIENCE  # TimeoutStopSec of systemd/raida-uring.servic
 HOLD_S = (0.02, 0.1)  # readers look so long while a thread stands at a point
 
 POINTS = {
+    "executed, not written": Point("ru_journal_append"),
     "written, not flushed": Point("ru_journal_sync"),
     "flushed, not applied": Point("ru_memory_apply"),
     "inside apply": Point("ru_memory_apply", steps=1500),
@@ -54,8 +55,8 @@ POINTS = {
 }
 # A quarter each, but every point once: at random moments and at points, with each durability.
 KILLS = int(os.environ.get("KILLS", 0))
-RANDOM_KILLS = (KILLS + 3) // 4 or max(1, round(5 * VOLUME))
-POINT_KILLS = (KILLS + 3) // 4 or len(POINTS)
+RANDOM_KILLS = (KILLS + 3) // 4 or max(1, round(3 * VOLUME))
+POINT_KILLS = max((KILLS + 3) // 4, len(POINTS))
 
 Kill = Callable[[Daemon], str]  # returns what it is counted as
 Clients = Sequence[Owner]
