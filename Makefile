@@ -74,7 +74,7 @@ check: setup-lint setup-fuzz ## what CI runs: format, lint, types, strict C buil
 # What starts programs or waits is left to `make test`.
 QUICK_UNIT  := $(filter-out $(addprefix tests/unit/test_,bench.py bench_commands.py cli.py cli_config.py cli_ping.py outcomes.py setup.py), \
                $(wildcard tests/unit/test_*.py))
-QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
+QUICK_TESTS := $(filter-out %/test_base %/test_disk %/test_kill %/test_room %/test_stats %/test_timer,$(NATIVE_TESTS))
 
 quick: setup ## what catches most mistakes within a minute: before each commit
 	@$(BESIDE) quick-format lint types quick-native
@@ -248,9 +248,9 @@ mutations-native: setup ## bugs in the store and its surroundings that the nativ
 	@ONLY="$(ONLY)" DISK_LINK="$(DISK_LINK)" tests/native/mutations.sh $(NATIVE_CC) \
 	    $(filter-out -fsanitize=% -fno-sanitize% -W%,$(NATIVE_FLAGS)) $(NATIVE_INCLUDES) $(MUTATED_LIB)
 
-crash: setup ## kill a node that changes coins: KILLS=n SEED=n
+crash: setup ## kill a node that changes coins, and have its writes fail one by one: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
-	    tests/integration/test_crash.py -k survives_kills
+	    tests/integration/test_crash.py tests/integration/test_failing_disk.py -k survives
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)

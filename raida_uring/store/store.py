@@ -73,7 +73,8 @@ class Store(Opened):
             if self.write_fault is None or error.number != -errno.ECANCELED:
                 self.write_fault = _reason(error)
             self._applied_at_fault = self._coins.progress().applied
-        if self._coins.progress().failed:  # what is on the disk can only be known by a start
+        # What the disk has of the journal is unknown, or the base can only be opened again.
+        if self._coins.progress().failed or error.number == native_base.BASE_PANIC:
             self.fault = error
 
     def require_files(self) -> None:

@@ -271,12 +271,16 @@ def test_a_checkpoint_that_is_cut_short_leaves_the_rest_to_the_journal(tmp_path:
     again.close()
 
 
-def test_a_base_that_refuses_everything_is_to_be_opened_again(tmp_path: Path) -> None:
-    """LMDB's MDB_PANIC, after a failed write: a node ends for it. Other faults are tried again."""
+@pytest.mark.parametrize("note", [Store.note_checkpoint, Store.note_unwritten])
+def test_a_base_that_refuses_everything_is_to_be_opened_again(
+    note: Callable[[Store, StoreError], None], tmp_path: Path
+) -> None:
+    """LMDB's MDB_PANIC, after a failed write: a node ends for it, whoever meets it first, since no
+    change succeeds meanwhile. Other faults are tried again."""
     store = opened(tmp_path / "store")
     faults = []
     for number in (-5, native_base.BASE_PANIC):
-        store.note_checkpoint(StoreError("committing to the store: refused", number))
+        note(store, StoreError("committing to the store: refused", number))
         faults.append(store.fault)
     assert [fault is None for fault in faults] == [True, False]
     store.close()
