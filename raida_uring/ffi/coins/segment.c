@@ -158,9 +158,8 @@ bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes)
 /* Never over a segment that another process has made meanwhile. */
 static int segment_rename(int directory, const char *from, uint64_t index)
 {
-    int rc = result(TEMP_FAILURE_RETRY(
+    return result(TEMP_FAILURE_RETRY(
         renameat2(directory, from, directory, segment_name(index).text, RENAME_NOREPLACE)));
-    return rc == 0 ? ru_segment_sync_names(directory) : rc;
 }
 
 /* ---- bytes ---- */
@@ -233,8 +232,9 @@ int ru_segment_create(int directory, uint64_t index, uint64_t bytes)
         rc = -errno;
     if (rc == 0)
         rc = segment_rename(directory, name, index);
-    if (rc != 0) /* give the space back */
-        (void)unlinkat(directory, name, 0);
+    if (rc == 0)
+        return ru_segment_sync_names(directory);
+    (void)unlinkat(directory, name, 0); /* give the space back */
     return rc;
 }
 
@@ -246,10 +246,10 @@ int ru_segment_reuse(int directory, uint64_t old, uint64_t index)
         return fd;
     /* A reader holds a shared lock; what it reads must not change under it. */
     int rc = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno == EWOULDBLOCK ? -EBUSY : -errno;
+    /* No flush: names are flushed before a segment is taken into use, and its first block with its
+     * first entry. Until then either name will do, since an old first block says another number. */
     if (rc == 0)
         rc = ru_segment_write(fd, zeros, sizeof(zeros), 0);
-    if (rc == 0)
-        rc = result(TEMP_FAILURE_RETRY(fsync(fd)));
     if (rc == 0)
         rc = segment_rename(directory, segment_name(old).text, index);
     (void)close(fd);
