@@ -318,7 +318,7 @@ int ru_segment_holds(int fd)
 {
     struct segment_block block;
     int rc = block_read(fd, &block);
-    if (rc == RU_JOURNAL_NEWER || (rc == 0 && le64toh(block.first) > 1)) /* entries came before */
+    if (rc == RU_JOURNAL_NEWER || (rc == 0 && le64toh(block.index) > 1)) /* entries came before */
         return 1;
     return rc == 0 || rc == -ENODATA ? segment_has_bytes(fd) : rc;
 }
@@ -342,4 +342,24 @@ int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head)
                 segment->first < SEGMENT_NUMBERS && segment->bytes >= RU_ENTRY_BLOCK &&
                 segment->bytes % RU_ENTRY_BLOCK == 0 && segment->bytes < SEGMENT_NUMBERS;
     return sane ? 0 : -ENODATA;
+}
+
+int ru_segment_abandon(int directory, const uint8_t *store)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int count = ru_segment_list(directory, segments);
+    int rc = count < 0 ? count : 0;
+    for (int i = 0; i < count && rc == 0; i++) {
+        struct ru_segment_head head;
+        int fd = ru_segment_open(directory, segments[i].index, O_RDONLY);
+        if (fd < 0)
+            return fd;
+        rc = ru_segment_read(fd, store, &head);
+        if (rc == RU_JOURNAL_FOREIGN && ru_segment_holds(fd) == 0)
+            rc = 0;
+        (void)close(fd);
+        if (rc == 0 || rc == -ENODATA)
+            rc = ru_segment_remove(directory, segments[i].index);
+    }
+    return rc == 0 ? ru_segment_sync_names(directory) : rc;
 }

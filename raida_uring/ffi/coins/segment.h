@@ -46,6 +46,9 @@ int ru_segment_describe(int fd, const uint8_t *store, const struct ru_segment_he
 /* Read a segment's first block. -ENODATA: it is not in use, or its first block makes no sense;
  * RU_JOURNAL_FOREIGN, RU_JOURNAL_NEWER. */
 int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head);
+/* Remove the segments of `store`, whatever is in them, and those without entries; they are gone from
+ * the disk afterwards. RU_JOURNAL_FOREIGN: one with another's entries remains. */
+int ru_segment_abandon(int directory, const uint8_t *store);
 /* Whether an entry of any store, or a part of one, is or was in a segment: 1, 0, or -errno. */
 int ru_segment_holds(int fd);
 
