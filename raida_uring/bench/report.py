@@ -25,6 +25,7 @@ from raida_uring.bench.results import (
     case_verdicts,
     ratio,
     spin_verdict,
+    sync_allowed_us,
 )
 
 
@@ -123,6 +124,11 @@ def _group_lines(report: GroupReport) -> list[str]:
                 f" {writes.median('p50_us'):.0f} us; the longest read took"
                 f" {one.own.median('max_us'):.0f} us"
             )
+        if (sync_us := one.sync_us) is not None:
+            lines.append(
+                f"  a block of 4 KiB and a flush take {sync_us:.0f} us alone: {one.case.name} is at"
+                f" {_number(one.ratio('sync'), '.2f')} of {sync_allowed_us(sync_us):.0f} us"
+            )
     return lines
 
 
@@ -212,7 +218,7 @@ def as_json(report: Report) -> dict[str, object]:
                 "cases": {
                     one.case.name: {
                         "coins": one.case.coins,
-                        "ratio": {of: one.ratio(of) for of in ("rate", "cost", "p50")},
+                        "ratio": {of: one.ratio(of) for of in ("rate", "cost", "p50", "sync")},
                         "rounds": _dicts(one.pairs),
                     }
                     for one in group.reports

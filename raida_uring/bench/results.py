@@ -10,7 +10,14 @@ from typing import Literal
 
 from raida_uring.bench import cases
 from raida_uring.bench.cases import Case, Goal
-from raida_uring.bench.commands import WRITES_PER_S, Bound, CommandCase, Group
+from raida_uring.bench.commands import (
+    SYNC_MORE_US,
+    SYNC_SHARE,
+    WRITES_PER_S,
+    Bound,
+    CommandCase,
+    Group,
+)
 
 YARDSTICK = "uring"  # the contender that ratios refer to
 SPIN_SLICES_MIN = 10  # fewer undisturbed slices are no result
@@ -94,26 +101,35 @@ class SpinRun:
     control: tuple[Measurement, ...] = ()
 
 
+def sync_allowed_us(sync_us: float) -> float:
+    """Return how long a lone change may take on a disk that takes `sync_us` for its part."""
+    return SYNC_SHARE * sync_us + SYNC_MORE_US
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One round: what a case is compared with, then the case itself.
 
-    beside: what ran at the same time as the case.
+    beside: what ran at the same time as the case. sync_us: median of the disk's overwrites and
+    flushes right before it, or after it if they were faster, for a case that waits for them.
     """
 
     base: Measurement
     own: Measurement
     beside: Measurement | None = None
+    sync_us: float | None = None
 
-    def ratio(self, of: Literal["rate", "cost", "p50", "throughput"]) -> float | None:
+    def ratio(self, of: Literal["rate", "cost", "p50", "throughput", "sync"]) -> float | None:
         """Return the case's over the base's; None without replies. rate: of requests per
-        CPU-second; cost: of CPU time per request; throughput: of requests per second."""
+        CPU-second; cost: of CPU time per request; throughput: of requests per second; sync: of the
+        median latency over what the disk lets it be."""
         own, base = self.own, self.base
         above, below = {
             "rate": (own.requests_per_cpu_s, base.requests_per_cpu_s),
             "cost": (base.requests_per_cpu_s, own.requests_per_cpu_s),
             "p50": (own.p50_us, base.p50_us),
             "throughput": (own.requests_per_s, base.requests_per_s),
+            "sync": (own.p50_us, 0.0 if self.sync_us is None else sync_allowed_us(self.sync_us)),
         }[of]
         return above / below if below else None
 
@@ -129,7 +145,7 @@ class Pair:
 
 
 def _median_ratio(
-    pairs: Sequence[Pair], of: Literal["rate", "cost", "p50", "throughput"]
+    pairs: Sequence[Pair], of: Literal["rate", "cost", "p50", "throughput", "sync"]
 ) -> float | None:
     """Median of the rounds' ratios: both sides of a round ran under the same conditions. Of the
     calm rounds, if there are CALM_RUNS_MIN of them."""
@@ -147,8 +163,14 @@ class CommandReport:
     case: CommandCase
     pairs: tuple[Pair, ...]
 
-    def ratio(self, of: Literal["rate", "cost", "p50"]) -> float | None:
+    def ratio(self, of: Literal["rate", "cost", "p50", "sync"]) -> float | None:
         return _median_ratio(self.pairs, of)
+
+    @property
+    def sync_us(self) -> float | None:
+        """Median of the rounds' medians; None if the disk was not measured."""
+        found = [pair.sync_us for pair in self.pairs if pair.sync_us is not None]
+        return statistics.median(found) if found else None
 
     @property
     def own(self) -> Outcome:
@@ -291,6 +313,7 @@ _BOUND_TEXT = {
     "rate": "{name} / {base} >= {limit:.2f}",
     "cost": "{name}: CPU time / {base} <= {limit:.2f}",
     "p50": "{name}: p50 / {base} <= {limit:.2f}",
+    "sync": f"{{name}}: p50 / ({SYNC_SHARE} x sync + {SYNC_MORE_US} us) <= {{limit:.2f}}",
 }
 
 

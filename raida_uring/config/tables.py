@@ -482,7 +482,7 @@ class StoreTable:
     durability: str = declare(
         choice("commit", "interval"),
         "when a change is acknowledged: once it is on the disk (commit), or before (interval); "
-        "with interval a power loss or a failed flush may take the last changes",
+        "with interval a power loss may take the last changes",
         default="commit",
     )
     sync_interval_ms: int = declare(

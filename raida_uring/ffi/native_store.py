@@ -44,6 +44,7 @@ class _Lib(Protocol):
         self, store: Any, txn: Any, first: int, count: int, number: Any, faulty: Any
     ) -> int: ...
     def ru_store_journal_holds(self, directory: int) -> int: ...
+    def ru_store_abandon_journal(self, directory: int, identity: bytes) -> int: ...
     def ru_store_start_journal(self, directory: int, identity: bytes, first: int) -> int: ...
     def ru_store_replay(
         self, store: Any, directory: int, identity: bytes, since: int, at_least: int
@@ -399,6 +400,12 @@ def journal_holds(directory: int) -> bool:
     """Whether the journal in a directory has batches of changes, of whichever store. Raises
     StoreError."""
     return stored(_lib.ru_store_journal_holds(directory), "looking into the journal") > 0
+
+
+def abandon_journal(directory: int, identity: bytes) -> None:
+    """Remove the journal with this identity, whose batches the base has. Raises StoreError:
+    JOURNAL_FOREIGN if there are batches of another one."""
+    stored(_lib.ru_store_abandon_journal(directory, identity), "removing the journal")
 
 
 def start_journal(directory: int, identity: bytes, first: int) -> None:

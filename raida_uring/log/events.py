@@ -180,8 +180,18 @@ STORE_WRITES_AGAIN: Final = _info(
 )
 SYNC_FAILED: Final = _error(
     "changes are not safe from a power loss: %(error)s",
-    'a flush of the journal with `durability = "interval"` failed: the node ends, as `store_lost` '
-    "says",
+    'a flush of the journal with `durability = "interval"` failed: changes are answered 194, '
+    "`changes_rescued` or `changes_in_doubt` follows, and the node ends, as `store_lost` says",
+)
+CHANGES_RESCUED: Final = _info(
+    "every acknowledged change is in data.mdb: %(pages)d pages were written",
+    "after `sync_failed`: the journal is no longer needed, and the next start makes a new one",
+    fields=("pages",),
+)
+CHANGES_IN_DOUBT: Final = _error(
+    "the last acknowledged changes may be lost: %(error)s",
+    "after `sync_failed`, data.mdb could not be written either: the next start applies what the "
+    "disk has of the journal, which is all of it unless the machine has lost its memory",
 )
 STORE_LOST: Final = _error(
     "%(fault)s",

@@ -12,6 +12,12 @@ the journals of two copies of a base that was never served do not fit each other
 A process that is killed before 3 leaves a journal without entries, which the next start replaces.
 Entries beside a base that knows of no journal are another base's: they are never applied, and never
 removed either.
+
+After a flush of the journal that failed, nobody knows what the disk has of it. A node whose commits
+do not wait for the disk then writes all that memory has to the base, and the same transaction
+abandons the journal: IDENTITY_KEY is NO_JOURNAL again, and LEFT_KEY the identity that it had. The
+base alone is the store from then on. The next start removes that journal, step 0, and makes a new
+one, whose first batch continues the numbers.
 """
 
 import contextlib
@@ -19,15 +25,12 @@ import errno
 import os
 import secrets
 from pathlib import Path
-from typing import Final
 
 from raida_uring.errors import StoreError, passing
 from raida_uring.ffi import native_base, native_store
 from raida_uring.store import files
-from raida_uring.store.layout import IDENTITY_KEY
+from raida_uring.store.layout import IDENTITY_KEY, LEFT_KEY, NO_JOURNAL
 from raida_uring.store.meta import Meta
-
-_FIRST_BATCH: Final = 1
 
 
 class Journal:
@@ -52,7 +55,7 @@ class Journal:
         of none. A user who may not look into that one gets the base alone.
         """
         meta = Meta.of(self._path, self._base)
-        if meta.identity is None:
+        if meta.identity is None and meta.left is None:
             try:
                 refuse_changes(self._path)
             except StoreError as error:
@@ -71,16 +74,20 @@ class Journal:
         """Make the journal if there is none yet. The caller alone has the store's lock. Raises
         StoreError."""
         path = self._path
-        if Meta.of(path, self._base).identity is not None:
+        meta = Meta.of(path, self._base)
+        if meta.identity is not None:
             return
+        if meta.left is not None:
+            _remove(path, meta.left)
         refuse_changes(path)
         identity = secrets.token_bytes(native_store.ID_BYTES)
         try:
-            _make(path, identity)
+            _make(path, identity, meta.since)
         except OSError as error:
             raise passing(StoreError(files.refusal(path, error)), error.errno or 0) from error
         with self._base.txn(writing=True) as txn:
             txn.put(native_base.TABLE_META, IDENTITY_KEY, identity)
+            txn.put(native_base.TABLE_META, LEFT_KEY, None)
 
     def replay(self, coins: native_store.Store, since: int, at_least: int) -> int:
         """Apply what find() has found, from batch `since` on; returns how many batches. at_least:
@@ -98,15 +105,38 @@ def refuse_changes(path: Path) -> None:
         )
 
 
-def _make(path: Path, identity: bytes) -> None:
-    """Make the journal, without an entry, in place of such a one. Raises StoreError, OSError."""
+def abandon(txn: native_base.Txn) -> None:
+    """Have the base, which gets all that memory has in the same transaction, do without the
+    journal from now on."""
+    identity = txn.get(native_base.TABLE_META, IDENTITY_KEY)
+    if identity != NO_JOURNAL:  # else another process has done it
+        txn.put(native_base.TABLE_META, LEFT_KEY, identity)
+        txn.put(native_base.TABLE_META, IDENTITY_KEY, NO_JOURNAL)
+
+
+def _remove(path: Path, identity: bytes) -> None:
+    """Remove an abandoned journal, but none of another store. Raises StoreError."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path / files.JOURNAL, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            native_store.abandon_journal(descriptor, identity)
+        except StoreError as error:
+            if error.number != native_store.JOURNAL_FOREIGN:
+                raise files.explained(path, error) from error
+        finally:
+            os.close(descriptor)
+
+
+def _make(path: Path, identity: bytes, first: int) -> None:
+    """Make the journal, whose first entry will be number `first`, in place of one without entries.
+    Raises StoreError, OSError."""
     journal = path / files.JOURNAL
     with contextlib.suppress(FileExistsError):
         journal.mkdir(mode=0o700)
         files.give(journal, path / files.FILE)
     descriptor = files.open_journal(path)
     try:
-        native_store.start_journal(descriptor, identity, _FIRST_BATCH)
+        native_store.start_journal(descriptor, identity, first)
     finally:
         os.close(descriptor)
     files.sync_directory(path)

@@ -18,6 +18,7 @@ SEED_KEY: Final = b"seed"
 RAIDA_KEY: Final = b"raida"  # the RAIDA that serves the store, one byte
 IDENTITY_KEY: Final = b"identity"  # the journal's, drawn when it is made, or NO_JOURNAL
 NO_JOURNAL: Final = b"none"  # no node has served the store yet
+LEFT_KEY: Final = b"left"  # the identity of the journal that was abandoned: journal.py
 SINCE_KEY: Final = b"since"  # number of the first batch that the pages may lack, big-endian
 UNFINISHED_KEY: Final = b"unfinished"  # the operation under way, such as an import
 CHECKPOINT_KEY: Final = b"checkpoint"  # when the last one ended, seconds since 1970, big-endian

@@ -12,6 +12,7 @@ from raida_uring.store.layout import (
     FORMAT_KEY,
     FORMAT_OF_0_1,
     IDENTITY_KEY,
+    LEFT_KEY,
     NO_JOURNAL,
     RAIDA_KEY,
     SEED_KEY,
@@ -22,12 +23,14 @@ from raida_uring.store.layout import (
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What the base says of the store. identity: of its journal; None: it has none yet. since:
-    number of the first batch that the base may lack. checkpoint: when the last one ended, seconds
+    """What the base says of the store. identity: of its journal; None: it has none. left: then, the
+    identity of one that was abandoned; None: it never had one. since: number of the first batch
+    that the base may lack. checkpoint: when the last one ended, seconds
     since 1970."""
 
     seed: bytes
     identity: bytes | None
+    left: bytes | None
     raida_id: int | None
     unfinished: str | None
     since: int
@@ -58,6 +61,7 @@ class Meta:
             return cls(
                 seed=txn.get(table, SEED_KEY) or b"",
                 identity=None if none else identity,
+                left=txn.get(table, LEFT_KEY),
                 raida_id=raida[0] if raida else None,
                 unfinished=None if mark is None else mark.decode("utf-8", "replace"),
                 since=int.from_bytes(txn.get(table, SINCE_KEY) or b"\1"),

@@ -19,6 +19,7 @@ from raida_uring.ffi import native_base, native_store
 from raida_uring.store import files
 from raida_uring.store.coins import Coins
 from raida_uring.store.create import create
+from raida_uring.store.journal import abandon
 from raida_uring.store.layout import (
     CHECKPOINT_KEY,
     MAP_BYTES_DEFAULT,
@@ -186,14 +187,37 @@ class Store(Opened):
                 self._coins.tend(self._since)
             return len(pages)
 
+    def rescue(self, *, enough: Callable[[], bool]) -> int:
+        """After a flush of the journal that failed: write all that memory has and the base lacks to
+        the base, and abandon the journal. Returns how many pages. Raises StoreError, with the base
+        as it was, also if `enough()` becomes true before all of them are ready to be written.
+
+        In one transaction, since pages of which only some are written fit no journal that may have
+        lost its end: its memory is 20 KiB a page. Thread: any.
+        """
+        if not self._coins.progress().failed:
+            raise RuntimeError("the journal can be flushed: changes may come meanwhile")
+        with self._checkpointing:
+            self._require_owner()
+            pages = self._coins.changed(self._since - 1)
+            since = self._coins.progress().applied + 1
+            with self._base.txn(writing=True, room=len(pages)) as txn:
+                for page in pages:
+                    if enough():
+                        raise StoreError(f"{self.path}: the disk is too slow")
+                    _put(txn, page, *self._coins.page(page))
+                self._note_since(txn, since)
+                abandon(txn)
+            self._since = since
+            return len(pages)
+
     def _save(self, pages: list[int]) -> None:
         copies = [(page, *self._coins.page(page)) for page in pages]
         self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
         with self._base.txn(writing=True, room=len(pages)) as txn:
-            for page, content, number in copies:
-                sha = b"" if content is None else hashlib.sha256(content).digest()
-                txn.put_page(page, content, number, sha)
+            for copy in copies:
+                _put(txn, *copy)
 
     def _finish(self, since: int | None) -> None:
         """Save the trees' leaves and, if all pages are saved, from which batch on the journal is
@@ -204,11 +228,15 @@ class Store(Opened):
         self._require_owner()
         with self._base.txn(writing=True, room=0) as txn:
             if since is not None:
-                txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
-                now = int(time.time()).to_bytes(_NUMBER_BYTES)
-                txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
+                self._note_since(txn, since)
             for key, value in leaves.items():
                 txn.put(native_base.TABLE_LEAVES, key, value)
+
+    @staticmethod
+    def _note_since(txn: native_base.Txn, since: int) -> None:
+        txn.put(native_base.TABLE_META, SINCE_KEY, since.to_bytes(_NUMBER_BYTES))
+        now = int(time.time()).to_bytes(_NUMBER_BYTES)
+        txn.put(native_base.TABLE_META, CHECKPOINT_KEY, now)
 
     def _journal_has_hole(self) -> bool:
         return self._since < self._whole_from
@@ -286,6 +314,11 @@ class Store(Opened):
             raise
         finally:
             coins.close()
+
+
+def _put(txn: native_base.Txn, page: int, content: bytes | None, number: int) -> None:
+    sha = b"" if content is None else hashlib.sha256(content).digest()
+    txn.put_page(page, content, number, sha)
 
 
 def _lost(number: int) -> StoreError:

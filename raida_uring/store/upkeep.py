@@ -13,6 +13,9 @@ from raida_uring.threads import Vital
 
 WATCH_INTERVAL_S: Final = 1.0
 CHECKPOINT_LOOK_S: Final = 0.2  # between looks at the journal, which fills a segment in that time
+# Until all pages must be ready to be written, after a flush that failed. Half of it is making room
+# for them, which is as much to write: so all is over in the 30 s that service managers grant.
+RESCUE_S: Final = 15.0
 
 
 class Watch:
@@ -43,7 +46,10 @@ class Watch:
 
 
 class Syncer:
-    """Flushes commits to the disk every `interval_s`, for a store whose commits do not wait."""
+    """Flushes commits to the disk every `interval_s`, for a store whose commits do not wait.
+
+    A flush that fails is the last one: what was acknowledged since the one before is then brought
+    to the base."""
 
     def __init__(self, store: Store, interval_s: float) -> None:
         self._store = store
@@ -53,7 +59,8 @@ class Syncer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after a last flush."""
+        """Stop the thread after a last flush, or once it has tried what helps after one that has
+        failed."""
         self._stopping.set()
         self._thread.join()
 
@@ -65,6 +72,19 @@ class Syncer:
                 self._store.sync()
             except StoreError as error:
                 events.SYNC_FAILED.log(error=error)
+                if self._store.native.progress().failed:
+                    self._rescue()
+                    return
+
+    def _rescue(self) -> None:
+        """Nothing more is acknowledged, and the node ends: it waits in stop()."""
+        until = time.monotonic() + RESCUE_S
+        try:
+            pages = self._store.rescue(enough=lambda: time.monotonic() > until)
+        except StoreError as error:
+            events.CHANGES_IN_DOUBT.log(error=error)
+        else:
+            events.CHANGES_RESCUED.log(pages=pages)
 
 
 class Checkpoints:

@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raida_uring.protocol import Status
+from raida_uring.store.verify import stat, verify
 from tests.support.coin_requests import ask, detects, stored_ans
 from tests.support.handlers import LOSE_SYNC
 from tests.support.needs import require
@@ -36,15 +38,17 @@ from tests.support.owners import Owner, check_store, owners
 from tests.support.store import make_store, tables_over
 from tests.support.strace import require_strace, stop_traced
 
+ENTRY_BLOCK = 4096  # of the journal
+
 
 @contextmanager
-def failing_daemon(directory: Path, store: Path, faults: str) -> Iterator[Daemon]:
+def failing_daemon(directory: Path, store: Path, faults: str, **settings: Any) -> Iterator[Daemon]:
     """A node whose system calls fail as `faults`, an injection of strace, says. On leaving, it is
     asked to end."""
     require_strace()
     traced = ["-e", "trace=fdatasync,pwrite64,pwritev", "-e", f"inject={faults}"]
     command = ["strace", "-f", "-o", "/dev/null", *traced, *SERVE]
-    with started_daemon(directory, command=command, **tables_over(store)) as node:
+    with started_daemon(directory, command=command, **tables_over(store, **settings)) as node:
         node.await_ready()
         yield node
         if node.process.poll() is None:
@@ -87,6 +91,68 @@ def test_a_sync_that_fails_ends_the_node(tmp_path: Path) -> None:
     one.settle(stored_ans(store, one.coins))
     with daemon(tmp_path, **tables_over(store)) as node:
         assert detects(node.endpoint, one.ans(one.acknowledged))
+        assert pown_once(node, one) == Status.ALL_PASS
+
+
+def cut(journal: Path, *, whole: bool) -> None:
+    """What a power cut may leave after a flush that failed: zeros in place of the newest entry, or
+    of everything."""
+    (segment,) = [one for one in journal.glob("*.journal") if one.read_bytes()[:8] != bytes(8)]
+    data = segment.read_bytes()
+    blocks = range(0, len(data), ENTRY_BLOCK)
+    used = [at for at in blocks if data[at : at + ENTRY_BLOCK] != bytes(ENTRY_BLOCK)]
+    assert len(used) > 2
+    with segment.open("r+b") as file:
+        for at in used if whole else used[-1:]:
+            file.seek(at)
+            file.write(bytes(ENTRY_BLOCK))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_flush_that_fails_takes_no_acknowledged_change(tmp_path: Path, whole: bool) -> None:
+    """Although no commit waits for the disk: memory has all of them, and they go to the base."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "tcp", [(0, 1), (0, 2), (5, 9)])
+    # strace counts the calls of each thread for itself: only the one that flushes makes so many.
+    faults = "fdatasync:error=EIO:when=20"
+    interval = {"durability": "interval", "sync_interval_ms": 100}
+    told: list[int] = []
+    with failing_daemon(tmp_path, store, faults, **interval) as node:
+        with suppress(OSError, AssertionError):  # the node is gone before it answers
+            while Status.FILESYSTEM not in told:
+                told.append(pown_once(node, one))
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert set(told[:-1]) == {Status.ALL_PASS}
+        assert "every acknowledged change is in data.mdb: 2 pages were written" in node.stderr()
+        assert "Traceback" not in node.stderr()
+    cut(store / "journal", whole=whole)
+    kept = one.ans(one.acknowledged)
+    assert stored_ans(store, one.coins) == kept
+    assert verify(store) == []
+    assert stat(store).journal_entries == 0
+    for _ in range(2):
+        with daemon(tmp_path, **tables_over(store)) as node:
+            assert detects(node.endpoint, one.ans(one.acknowledged))
+            assert pown_once(node, one) == Status.ALL_PASS
+    assert stored_ans(store, one.coins) == one.ans(one.acknowledged)
+    assert verify(store) == []
+
+
+def test_a_disk_that_fails_altogether_leaves_it_to_the_next_start(tmp_path: Path) -> None:
+    """The base cannot be flushed either, and remains as it was."""
+    store = make_store(tmp_path / "store")
+    one = Owner(1, "tcp", [(0, 1), (5, 9)])
+    settings = tables_over(store, durability="interval", sync_interval_ms=200)
+    with started_daemon(tmp_path, handlers=HANDLERS, **settings) as node:
+        node.await_ready()
+        assert pown_once(node, one) == Status.ALL_PASS
+        assert ask(node.endpoint, LOSE_SYNC, b"")[0] == Status.SUCCESS
+        assert node.process.wait(STOP_TIMEOUT_S) == 1
+        assert "the last acknowledged changes may be lost: " in node.stderr()
+        assert "Traceback" not in node.stderr()
+    assert stored_ans(store, one.coins) == one.ans(one.acknowledged)
+    assert verify(store) == []
+    with daemon(tmp_path, **tables_over(store)) as node:
         assert pown_once(node, one) == Status.ALL_PASS
 
 

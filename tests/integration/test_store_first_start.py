@@ -43,6 +43,7 @@ pytestmark = pytest.mark.any_backend
 
 PAGE = page_of(6, 999)
 COIN = (0, 1024)
+OTHER_COIN = (1, 1024)
 AN = b"n" * 16
 
 
@@ -219,6 +220,19 @@ store.checkpoint()
 store.close()
 """
 
+LOSE = """
+import sys
+from raida_uring.errors import StoreError
+from raida_uring.store import Store
+store = Store(sys.argv[1], map_bytes=64 << 20, durability="interval")
+with store.write() as coins:
+    coins.set(bytes((1, 0, 0, 4, 0)) + b"n" * 16, 1, 21, 7)
+try:
+    store.sync()
+except StoreError:
+    print(store.rescue(enough=lambda: False))
+"""
+
 
 def traced(script: str, path: Path, *options: str) -> tuple[int, str]:
     """Run a script under strace: its exit status and what it printed."""
@@ -265,6 +279,56 @@ def test_a_making_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) ->
         assert verify(path) == []
         shutil.rmtree(path)
     assert 0 < whole < len(points)
+
+
+def abandoned_store(path: Path) -> Path:
+    """A store whose journal could not be flushed. The last flush of a run in which all succeed is
+    the one that fails."""
+    make_store(path)
+    whole = Path(shutil.copytree(path, path.parent / "whole"))
+    number = max(of for name, of in killing_points(LOSE, whole) if name == "fdatasync")
+    rule = f"inject=fdatasync:error=EIO:when={number}"
+    assert traced(LOSE, path, "-e", "trace=fdatasync", "-e", rule) == (0, "1\n")
+    return path
+
+
+def test_a_start_after_a_flush_that_failed_killed_at_any_step_is_completed_by_the_next(
+    tmp_path: Path,
+) -> None:
+    made = abandoned_store(tmp_path / "made")
+    assert identity_of(made) is None
+    points = killing_points(START, Path(shutil.copytree(made, tmp_path / "store")))
+    assert len(points) > 15
+    seen = set()
+    for at, point in enumerate(points):
+        path = Path(shutil.copytree(made, tmp_path / f"store {at}"))
+        status, printed = kill_at(point, START, path)
+        assert status == -signal.SIGKILL, point
+        seen.add((identity_of(path) is None, len([*path.glob("journal/*.journal")]), printed))
+        assert verify(path) == [], point
+        with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as opened:
+            assert opened.an(*OTHER_COIN) == AN, point
+            if "changed" in printed:
+                assert opened.an(*COIN) == AN, point
+        assert verify(path) == []
+        assert identity_of(path) is not None
+        shutil.rmtree(path)
+    # With the old one or a new one that the base does not name yet; with none; and named.
+    assert {(True, 1, ""), (True, 0, ""), (False, 1, "")} <= seen
+
+
+def test_another_store_s_changes_are_not_taken_for_the_abandoned_ones(tmp_path: Path) -> None:
+    path = abandoned_store(tmp_path / "store")
+    other = make_store(tmp_path / "other", {COIN: (AN, 7)})
+    shutil.rmtree(path / "journal")
+    shutil.copytree(other / "journal", path / "journal")
+    before = tree(path / "journal")
+    with pytest.raises(StoreError, match=r"holds changes of another data\.mdb"):
+        Store(path, map_bytes=MAP_BYTES)
+    assert tree(path / "journal") == before
+    shutil.rmtree(path / "journal")
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as opened:
+        assert opened.an(*OTHER_COIN) == AN
 
 
 def test_a_first_start_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) -> None:

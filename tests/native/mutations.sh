@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly BUILD=build/mutations-native
-readonly TESTS="raida needs memory journal writer disk kill" # quick ones first
+readonly TESTS="raida needs memory journal reuse writer disk kill" # quick ones first
 missed=0
 
 # True if the test fails, also by an abort or by taking forever.

@@ -100,10 +100,13 @@ static void test_holds(void)
     int fd = ru_segment_open(place.directory, 1, O_RDWR);
     EXPECT_EQUAL(ru_segment_describe(fd, usual.store, &head), 0);
     EXPECT_EQUAL(ru_journal_holds(place.directory), 0);
-    head.segment.first = 2; /* another had entry 1 */
+    head.segment.first = 2; /* entry 1 was in a journal that was abandoned */
+    EXPECT_EQUAL(ru_segment_describe(fd, usual.store, &head), 0);
+    EXPECT_EQUAL(ru_journal_holds(place.directory), 0);
+    head.segment.index = 2; /* another had entry 1 */
     EXPECT_EQUAL(ru_segment_describe(fd, usual.store, &head), 0);
     EXPECT_EQUAL(ru_journal_holds(place.directory), 1);
-    head.segment.first = 1;
+    head.segment = (struct ru_segment){.index = 1, .first = 1, .bytes = SEGMENT};
     EXPECT_EQUAL(ru_segment_describe(fd, usual.store, &head), 0);
     write_at(&place, 1, "\2", 1, 8); /* of a later version */
     EXPECT_EQUAL(ru_journal_holds(place.directory), 1);
@@ -113,9 +116,33 @@ static void test_holds(void)
     place_remove(&place);
 }
 
+/* All of a journal goes, whatever a power cut has left of it, and what a killed process had made in its
+ * place; another's entries never do. */
+static void test_abandoned(void)
+{
+    struct place place = place_new();
+    struct ru_journal_settings other = usual;
+    other.store[0]++;
+    EXPECT_EQUAL(ru_journal_create(place.directory, &usual, 1), 0);
+    append_one(&place);
+    EXPECT_EQUAL(ru_segment_create(place.directory, 2, SEGMENT), 0);
+    write_at(&place, 2, "old entries", 11, RU_ENTRY_BLOCK);
+    EXPECT_EQUAL(ru_segment_abandon(place.directory, other.store), RU_JOURNAL_FOREIGN);
+    EXPECT_EQUAL(entries(&place), 1);
+    EXPECT_EQUAL(ru_segment_abandon(place.directory, usual.store), 0);
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    EXPECT_EQUAL(ru_segment_list(place.directory, segments), 0);
+    EXPECT_EQUAL(ru_segment_abandon(place.directory, usual.store), 0);
+    EXPECT_EQUAL(ru_journal_create(place.directory, &other, 2), 0);
+    EXPECT_EQUAL(ru_segment_abandon(place.directory, usual.store), 0);
+    EXPECT_EQUAL(ru_segment_list(place.directory, segments), 0);
+    place_remove(&place);
+}
+
 int main(void)
 {
     RUN(test_made_again);
     RUN(test_holds);
+    RUN(test_abandoned);
     return native_finish();
 }

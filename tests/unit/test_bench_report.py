@@ -1,10 +1,11 @@
 """The benchmark's results: medians, ratios, goals and their three forms."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from raida_uring.bench import cases, commands, report
+from raida_uring.bench import cases, commands, disk, report
 from raida_uring.bench.results import (
     CALM_RUNS_MIN,
     SPIN_SLICES_MIN,
@@ -151,6 +152,24 @@ def test_goals_bound_from_their_side(of: str, limit: float, met: bool) -> None:
     assert f"{kept}  {found.verdicts[0].text}" in shown(told)
     one = report.as_json(told)["groups"][0]  # type: ignore[index]
     assert one["cases"]["detect-25"]["ratio"]["rate"] == pytest.approx(0.8)
+
+
+def test_a_lone_change_is_compared_with_the_disk_of_its_round() -> None:
+    """Allowed are 200 and 320 us: the measured 10 us are 0.05 and 0.03 of that."""
+    pairs = [Pair(measurement(1.0), measurement(1.0), sync_us=sync) for sync in (100.0, 200.0)]
+    found = group_report(*pairs, goals=(commands.Bound("sync", 0.04),))
+    assert found.reports[0].ratio("sync") == pytest.approx((10 / 200 + 10 / 320) / 2)
+    assert [verdict.met for verdict in found.verdicts] == [False]
+    text = shown(dataclasses.replace(example_report(), groups=(found,)))
+    assert "a block of 4 KiB and a flush take 150 us alone: detect-25 is at 0.04 of 260 us" in text
+    assert "NO  commands: detect-25: p50 / (1.2 x sync + 80 us) <= 0.04" in text
+    unknown = group_report(Pair(measurement(1.0), measurement(1.0))).reports[0]
+    assert (unknown.ratio("sync"), unknown.sync_us) == (None, None)
+
+
+def test_the_disk_is_measured_where_the_store_is(tmp_path: Path) -> None:
+    assert disk.sync_us(tmp_path) > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reads_without_the_writes_beside_them_are_no_result() -> None:

@@ -24,19 +24,25 @@ static void journal_check(const struct ru_journal *journal)
     RU_CHECK(position->segment == journal->open);
 }
 
-/* Entry of the segment in use: the newest that has a first entry. */
-static struct ru_segment *segment_in_use(struct ru_journal *journal)
+/* How many segments are in use or were: the one in use is the newest that has a first entry. */
+static uint32_t segments_used(const struct ru_journal *journal)
 {
     uint32_t count = journal->segment_count;
     while (count > 0 && journal->segments[count - 1].first == 0)
         count--;
+    return count;
+}
+
+static struct ru_segment *segment_in_use(struct ru_journal *journal)
+{
+    uint32_t count = segments_used(journal);
     RU_CHECK(count > 0);
     return &journal->segments[count - 1];
 }
 
-static bool segment_is_prepared(const struct ru_journal *journal)
+static uint32_t segments_prepared(const struct ru_journal *journal)
 {
-    return journal->segments[journal->segment_count - 1].first == 0;
+    return journal->segment_count - segments_used(journal);
 }
 
 /* Bytes of a new segment, after one of `before` bytes. */
@@ -335,9 +341,12 @@ static int journal_add(struct ru_journal *journal, struct ru_segment newest, uin
         next.bytes = journal->settings.segment_bytes;
     if (journal->segment_count >= journal->settings.segments_max)
         return RU_JOURNAL_FULL;
-    int rc = ru_segment_create(journal->directory, next.index, next.bytes);
-    if (rc == -EEXIST)
-        rc = segment_bytes(journal, &next);
+    int rc = segment_bytes(journal, &next);
+    if (rc == -ENOENT) {
+        rc = ru_segment_create(journal->directory, next.index, next.bytes);
+        if (rc == -EEXIST)
+            rc = segment_bytes(journal, &next);
+    }
     if (rc != 0)
         return rc;
     (void)pthread_mutex_lock(&journal->lock);
@@ -347,11 +356,11 @@ static int journal_add(struct ru_journal *journal, struct ru_segment newest, uin
     return 0;
 }
 
-/* It is gone, or goes. With `preparing`. */
+/* The last prepared one is gone, or goes. With `preparing`. */
 static int journal_drop_prepared(struct ru_journal *journal)
 {
     (void)pthread_mutex_lock(&journal->lock);
-    RU_CHECK(segment_is_prepared(journal));
+    RU_CHECK(segments_prepared(journal) > 0);
     uint64_t index = journal->segments[journal->segment_count - 1].index;
     int rc = ru_segment_remove(journal->directory, index);
     rc = rc == -ENOENT ? 0 : rc;
@@ -368,12 +377,13 @@ static int journal_prepare(struct ru_journal *journal, uint64_t least)
         (void)ru_segment_clean(journal->directory);
     for (int rc = 0; rc == 0;) {
         (void)pthread_mutex_lock(&journal->lock);
+        const uint32_t used = segments_used(journal);
         struct ru_segment newest = journal->segments[journal->segment_count - 1];
+        struct ru_segment next = used < journal->segment_count ? journal->segments[used] : newest;
         (void)pthread_mutex_unlock(&journal->lock);
-        if (newest.first == 0 && newest.bytes >= least)
+        if (next.first == 0 && next.bytes >= least)
             break;
-        rc = newest.first == 0 ? journal_drop_prepared(journal)
-                               : journal_add(journal, newest, least);
+        rc = next.first == 0 ? journal_drop_prepared(journal) : journal_add(journal, newest, least);
         if (rc != 0) {
             (void)pthread_mutex_unlock(&journal->preparing);
             return rc;
@@ -519,22 +529,26 @@ int ru_journal_prepare(struct ru_journal *journal)
     return journal_prepare(journal, 0);
 }
 
-/* Whether the oldest segment has only entries before number `from`. */
-static bool oldest_is_over(const struct ru_journal *journal, uint64_t from)
+/* How many of the oldest segments have only entries before number `from`. */
+static uint32_t segments_over(const struct ru_journal *journal, uint64_t from)
 {
-    return journal->segment_count > 1 && journal->segments[1].first != 0 &&
-           journal->segments[1].first <= from;
+    uint32_t over = 0;
+    while (over + 1 < journal->segment_count && journal->segments[over + 1].first != 0 &&
+           journal->segments[over + 1].first <= from)
+        over++;
+    return over;
 }
 
-/* Let go of the oldest segment: make it the prepared one, or remove it. */
-static int journal_release_oldest(struct ru_journal *journal)
+/* Let go of the oldest segment: prepare it again, if fewer than `wanted` are, or remove it. */
+static int journal_release_oldest(struct ru_journal *journal, uint32_t wanted)
 {
     struct ru_segment oldest = journal->segments[0];
     uint64_t next = journal->segments[journal->segment_count - 1].index + 1;
-    bool reused = !segment_is_prepared(journal) &&
+    RU_CHECK(segments_used(journal) > 1);
+    bool reused = segments_prepared(journal) < wanted &&
                   oldest.bytes == journal->settings.segment_bytes &&
                   ru_segment_reuse(journal->directory, oldest.index, next) == 0;
-    /* A reader keeps what it has opened. -ENOENT: it was renamed, but not flushed. */
+    /* A reader keeps what it has opened. */
     int rc = reused ? 0 : ru_segment_remove(journal->directory, oldest.index);
     if (rc != 0 && rc != -ENOENT)
         return rc;
@@ -549,17 +563,17 @@ static int journal_release_oldest(struct ru_journal *journal)
 
 int ru_journal_release(struct ru_journal *journal, uint64_t from)
 {
-    int released = 0;
     int rc = 0;
     (void)pthread_mutex_lock(&journal->preparing);
     (void)pthread_mutex_lock(&journal->lock);
-    while (rc == 0 && oldest_is_over(journal, from)) {
-        rc = journal_release_oldest(journal);
-        released += rc == 0;
-    }
+    /* As many as were filled since the last time will be filled until the next. */
+    const uint32_t over = segments_over(journal, from);
+    uint32_t released = 0;
+    while (released < over && (rc = journal_release_oldest(journal, over)) == 0)
+        released++;
     (void)pthread_mutex_unlock(&journal->lock);
     (void)pthread_mutex_unlock(&journal->preparing);
-    return rc == 0 ? released : rc;
+    return rc == 0 ? (int)released : rc;
 }
 
 void ru_journal_alone(struct ru_journal *journal)
@@ -580,8 +594,7 @@ uint64_t ru_journal_bytes(struct ru_journal *journal)
 uint32_t ru_journal_in_use(struct ru_journal *journal)
 {
     (void)pthread_mutex_lock(&journal->lock);
-    uint32_t count = journal->segment_count;
-    count -= count > 0 && segment_is_prepared(journal);
+    uint32_t count = segments_used(journal);
     (void)pthread_mutex_unlock(&journal->lock);
     return count;
 }

@@ -2,9 +2,16 @@
  *
  * The journal is a directory of segments, files whose names are rising numbers. The first one is
  * small, each new one four times as large as the one before it, up to `segment_bytes`. A
- * segment's first block describes it; entries follow, each on blocks of its own. A segment is filled
- * with zeros before it is used, and one that is no longer needed is used again, so that a commit is
- * one write and one flush, changes no metadata and cannot meet a full disk.
+ * segment's first block describes it; entries follow, each on blocks of its own. A new segment is
+ * filled with zeros before it is used, so that a commit is one write and one flush, changes no
+ * metadata and cannot meet a full disk. One that is no longer needed is used again as it is, under the
+ * next free number: no zeros are written while as many become free as are filled.
+ *
+ * So old entries, valid ones of this store, stand behind the newest. None is taken for the next
+ * entry: its number is too low, since numbers only rise; or, if a power cut took the entries before
+ * it and their numbers were used again, it does not continue the checksum of the one before it. None
+ * is taken for a proof that the next entry is damaged: that is an entry which says that the missing
+ * number was durable when it was written, and the number of a durable entry is never used again.
  *
  * Owner: `struct ru_journal` belongs to the thread that commits, except for ru_journal_prepare() and
  * ru_journal_release(), which one other thread may call at the same time. A reader needs no journal:
@@ -59,7 +66,7 @@ struct ru_journal {
     bool unfinished;      /* there may be segments that another process has not finished; atomic */
     pthread_mutex_t lock; /* for what follows */
     struct ru_segment segments[RU_SEGMENTS_MAX];
-    uint32_t segment_count; /* oldest first; the one in use, then perhaps one prepared */
+    uint32_t segment_count; /* oldest first; after the one in use those that are prepared */
 };
 
 struct ru_reader {
@@ -121,18 +128,19 @@ int ru_journal_sync(struct ru_journal *journal);
 
 /* ---- maintenance: the committing thread or one other ---- */
 
-/* Prepare the segment after the one in use, if that has not been done. Takes as long as writing
- * segment_bytes to the disk, unless one can be used again. Returns 0 or -errno. */
+/* Prepare the segment after the one in use, if there is none. Takes as long as writing segment_bytes
+ * to the disk. Returns 0 or -errno. */
 int ru_journal_prepare(struct ru_journal *journal);
-/* Records before number `from` are no longer needed: let go of segments that have only such. Returns
- * how many, or -errno. */
+/* Records before number `from` are no longer needed: let go of segments that have only such. They are
+ * prepared again, up to as many as were let go of now, unless somebody reads them. Returns how many,
+ * or -errno. */
 int ru_journal_release(struct ru_journal *journal, uint64_t from);
 /* The other process has ended, perhaps while it created a segment: the next ru_journal_prepare()
  * removes that. Thread: any; waits for nobody. */
 void ru_journal_alone(struct ru_journal *journal);
 /* Bytes of all segments. Thread: any. */
 uint64_t ru_journal_bytes(struct ru_journal *journal);
-/* How many segments are in use or were, of at most segments_max with the prepared one. Thread: any. */
+/* How many segments are in use or were, of at most segments_max with prepared ones. Thread: any. */
 uint32_t ru_journal_in_use(struct ru_journal *journal);
 
 /* ---- read: thread any, one at a time ---- */

@@ -216,6 +216,17 @@ static int segment_judge(struct ru_reader *reader, int fd, uint64_t at, uint8_t 
     return 0;
 }
 
+/* Whether a segment after the reader's has only entries from before it was prepared again: its first
+ * entry is the first to be written over. 1, 0, or -errno. */
+static int segment_is_old(struct ru_reader *reader, int fd)
+{
+    struct ru_entry entry;
+    int fault = reader_parse(reader, fd, RU_ENTRY_BLOCK, &entry);
+    if (fault < 0)
+        return fault;
+    return fault != RU_ENTRY_ABSENT && entry.number < reader->number;
+}
+
 int ru_reader_judge(struct ru_reader *reader)
 {
     struct ru_segment segments[RU_SEGMENTS_MAX];
@@ -235,7 +246,11 @@ int ru_reader_judge(struct ru_reader *reader)
             break;
         }
         bool here = segments[i].index == reader->segment.index;
-        rc = segment_judge(reader, fd, here ? reader->at : RU_ENTRY_BLOCK, chunk);
+        rc = here ? 0 : segment_is_old(reader, fd); /* there may be many: they are not read */
+        if (rc == 0)
+            rc = segment_judge(reader, fd, here ? reader->at : RU_ENTRY_BLOCK, chunk);
+        else if (rc > 0)
+            rc = 0;
         (void)close(fd);
     }
     free(chunk);

@@ -158,9 +158,8 @@ bool ru_segment_is_lost(int directory, uint64_t index, uint64_t bytes)
 /* Never over a segment that another process has made meanwhile. */
 static int segment_rename(int directory, const char *from, uint64_t index)
 {
-    int rc = result(TEMP_FAILURE_RETRY(
+    return result(TEMP_FAILURE_RETRY(
         renameat2(directory, from, directory, segment_name(index).text, RENAME_NOREPLACE)));
-    return rc == 0 ? ru_segment_sync_names(directory) : rc;
 }
 
 /* ---- bytes ---- */
@@ -233,8 +232,9 @@ int ru_segment_create(int directory, uint64_t index, uint64_t bytes)
         rc = -errno;
     if (rc == 0)
         rc = segment_rename(directory, name, index);
-    if (rc != 0) /* give the space back */
-        (void)unlinkat(directory, name, 0);
+    if (rc == 0)
+        return ru_segment_sync_names(directory);
+    (void)unlinkat(directory, name, 0); /* give the space back */
     return rc;
 }
 
@@ -246,10 +246,10 @@ int ru_segment_reuse(int directory, uint64_t old, uint64_t index)
         return fd;
     /* A reader holds a shared lock; what it reads must not change under it. */
     int rc = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno == EWOULDBLOCK ? -EBUSY : -errno;
+    /* No flush: names are flushed before a segment is taken into use, and its first block with its
+     * first entry. Until then either name will do, since an old first block says another number. */
     if (rc == 0)
         rc = ru_segment_write(fd, zeros, sizeof(zeros), 0);
-    if (rc == 0)
-        rc = result(TEMP_FAILURE_RETRY(fsync(fd)));
     if (rc == 0)
         rc = segment_rename(directory, segment_name(old).text, index);
     (void)close(fd);
@@ -318,7 +318,7 @@ int ru_segment_holds(int fd)
 {
     struct segment_block block;
     int rc = block_read(fd, &block);
-    if (rc == RU_JOURNAL_NEWER || (rc == 0 && le64toh(block.first) > 1)) /* entries came before */
+    if (rc == RU_JOURNAL_NEWER || (rc == 0 && le64toh(block.index) > 1)) /* entries came before */
         return 1;
     return rc == 0 || rc == -ENODATA ? segment_has_bytes(fd) : rc;
 }
@@ -342,4 +342,24 @@ int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head)
                 segment->first < SEGMENT_NUMBERS && segment->bytes >= RU_ENTRY_BLOCK &&
                 segment->bytes % RU_ENTRY_BLOCK == 0 && segment->bytes < SEGMENT_NUMBERS;
     return sane ? 0 : -ENODATA;
+}
+
+int ru_segment_abandon(int directory, const uint8_t *store)
+{
+    struct ru_segment segments[RU_SEGMENTS_MAX];
+    int count = ru_segment_list(directory, segments);
+    int rc = count < 0 ? count : 0;
+    for (int i = 0; i < count && rc == 0; i++) {
+        struct ru_segment_head head;
+        int fd = ru_segment_open(directory, segments[i].index, O_RDONLY);
+        if (fd < 0)
+            return fd;
+        rc = ru_segment_read(fd, store, &head);
+        if (rc == RU_JOURNAL_FOREIGN && ru_segment_holds(fd) == 0)
+            rc = 0;
+        (void)close(fd);
+        if (rc == 0 || rc == -ENODATA)
+            rc = ru_segment_remove(directory, segments[i].index);
+    }
+    return rc == 0 ? ru_segment_sync_names(directory) : rc;
 }

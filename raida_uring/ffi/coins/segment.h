@@ -1,7 +1,8 @@
 /* segment.h: the files of a journal.
  *
  * A segment's first block says whose it is and which entry is its first; it is written when the
- * segment is taken into use, so a prepared segment has zeros there. Numbers are little-endian.
+ * segment is taken into use, so a prepared segment has zeros there, or, after a power cut, what
+ * it said under another number. Numbers are little-endian.
  * Thread: any, one at a time for a file. Results as in journal.h.
  */
 #ifndef RU_SEGMENT_H
@@ -36,7 +37,8 @@ int ru_segment_clean(int directory);
 /* Create segment `index`, `bytes` of zeros, which are on the disk afterwards. -EEXIST: there
  * is one, which another process may have taken into use. */
 int ru_segment_create(int directory, uint64_t index, uint64_t bytes);
-/* Make segment `old`, which nobody needs, segment `index`. -EBUSY: somebody reads it. */
+/* Make segment `old`, which nobody needs, segment `index`, not in use. It keeps its old entries; what
+ * tells them from new ones stands in journal.h. -EBUSY: somebody reads it. */
 int ru_segment_reuse(int directory, uint64_t old, uint64_t index);
 int ru_segment_remove(int directory, uint64_t index);
 /* Take a prepared segment into use. Not flushed: its first entry's flush covers it. */
@@ -44,6 +46,9 @@ int ru_segment_describe(int fd, const uint8_t *store, const struct ru_segment_he
 /* Read a segment's first block. -ENODATA: it is not in use, or its first block makes no sense;
  * RU_JOURNAL_FOREIGN, RU_JOURNAL_NEWER. */
 int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head);
+/* Remove the segments of `store`, whatever is in them, and those without entries; they are gone from
+ * the disk afterwards. RU_JOURNAL_FOREIGN: one with another's entries remains. */
+int ru_segment_abandon(int directory, const uint8_t *store);
 /* Whether an entry of any store, or a part of one, is or was in a segment: 1, 0, or -errno. */
 int ru_segment_holds(int fd);
 

@@ -171,6 +171,11 @@ int ru_store_journal_holds(int directory)
     return ru_journal_holds(directory);
 }
 
+int ru_store_abandon_journal(int directory, const uint8_t *id)
+{
+    return ru_segment_abandon(directory, id);
+}
+
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first)
 {
     const struct ru_journal_settings settings = settings_of(id, RU_SEGMENTS_MAX);
@@ -187,12 +192,13 @@ static int entry_replay(struct ru_store *store, const struct ru_entry *entry)
     return rc;
 }
 
-/* A base that no node has served has no batch. If this one has, its journal was begun meanwhile. */
+/* A base that no node has served has no batch; one whose journal was abandoned has all before `from`. If
+ * this one has more, its journal was begun meanwhile. */
 static int replay_none(struct ru_store *store, uint64_t from, uint64_t at_least)
 {
-    if (from > 1 || at_least > 0)
+    if (from == 0 || at_least >= from)
         return RU_JOURNAL_MISSING;
-    ru_memory_ready(&store->memory, 0);
+    ru_memory_ready(&store->memory, from - 1);
     return 0;
 }
 

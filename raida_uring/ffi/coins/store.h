@@ -60,12 +60,15 @@ int ru_store_load(struct ru_store *store, struct ru_txn *txn, uint32_t first, ui
 /* Thread: any. Whether the journal in `directory`, a descriptor, has batches in it, of whichever store:
  * 1 or 0. */
 int ru_store_journal_holds(int directory);
+/* Thread: control. Remove the batches of the journal with this id in `directory`, a descriptor: the base
+ * has all of them. RU_JOURNAL_FOREIGN: there are another's. */
+int ru_store_abandon_journal(int directory, const uint8_t *id);
 /* Thread: control. Start an empty journal in `directory`, a descriptor; its first batch will have number
  * `first`. id: RU_STORE_ID_BYTES, the journal's own. One without batches is replaced;
  * RU_JOURNAL_FOREIGN: it has batches. */
 int ru_store_start_journal(int directory, const uint8_t *id, uint64_t first);
 /* Thread: control. Apply the journal in `directory` from batch `from` on; then the coins can be read.
- * directory: -1 if the store has no journal yet, which is as good as an empty one.
+ * directory: -1 if the store has no journal, which is as good as one that is empty from there on.
  * at_least: a number that the journal must reach, since the base has it. Returns how many batches it
  * applied. */
 int64_t ru_store_replay(struct ru_store *store, int directory, const uint8_t *id, uint64_t from,
