@@ -86,6 +86,7 @@ struct life_native {
     uint64_t busy, unwritten, undone; /* a view that must not wait; batches; changes taken back */
     uint64_t told_wrong, raida_wrong; /* replies that a guess was wrong: to others, to RAIDA */
     uint64_t slow_wrong;              /* failed checks of handlers */
+    uint64_t light_lap, light_cost;   /* what the I/O thread has executed in its latest lap */
 };
 
 struct life {
