@@ -287,12 +287,17 @@ def _find(_port: int) -> Exchange:
     return _requests(FIND, [_pown_payload(some, back=False) for some in lists], FIND_ALL_AN)
 
 
-def _get_ticket(_port: int) -> Exchange:
-    """Of so few first coins that older tickets make room: the others live for minutes."""
-    chosen = coins.working_set()[:TICKET_COINS]
-    payloads = [coins.name(coin) + coins.an(coin) for coin in chosen]
-    turn = payloads * (WINDOW // TICKET_COINS)
-    return _requests(GET_TICKET, turn, ALL_PASS, answer_bytes=layout.TICKET_SIZE)
+def get_ticket(first_coins: int) -> Callable[[int], Exchange]:
+    """Return what asks for tickets, of so few first coins that older tickets make room: the others
+    live for minutes. first_coins: a divisor of WINDOW."""
+
+    def exchange(_port: int) -> Exchange:
+        chosen = coins.working_set()[:first_coins]
+        payloads = [coins.name(coin) + coins.an(coin) for coin in chosen]
+        turn = payloads * (WINDOW // first_coins)
+        return _requests(GET_TICKET, turn, ALL_PASS, answer_bytes=layout.TICKET_SIZE)
+
+    return exchange
 
 
 def _validate_ticket(port: int) -> Exchange:
@@ -381,7 +386,7 @@ GROUPS: Final = (
             CommandCase(f"detect_sum-{FEW}", FEW, _detect_sum),
             CommandCase(f"find-{FEW}", FEW, _find),
             CommandCase("validate_ticket", 0, _validate_ticket, of_node=True),
-            CommandCase("get_ticket-1", 1, _get_ticket, _at_least(0.60)),
+            CommandCase("get_ticket-1", 1, get_ticket(TICKET_COINS), _at_least(0.60)),
             CommandCase("echo, type 1", 0, _sealed_echo, _at_least(0.70)),
             CommandCase("detect-1, type 1", 1, detect(1, sealed=True)),
             _SEALED_SET,

@@ -150,25 +150,23 @@ def _flood_lines(report: Report) -> list[str]:
     lines = [
         f"{cases.VOTES_CASE}: {cases.SPIN_VOTES_PER_S} votes a second (open loop) beside floods of"
         f" {WINDOW} outstanding requests, I/O thread on a core of its own",
-        f"  {'':34}{'slices':>11}{'p50 us':>8}{'p99 us':>8}{'worst':>8}{'max us':>8}{'lost':>6}"
-        f"{'wrong':>6}{'flood/s':>9}{'lost':>6}{'I/O CPU':>8}{'waited':>8}",
+        f"  {'':36}{'slices':>11}{'p50 us':>8}{'p99 us':>8}{'worst':>8}{'max us':>8}{'lost':>6}"
+        f"{'wrong':>6}{'flood/s':>9}{'lost':>6}{'wrong':>6}{'I/O CPU':>8}{'waited':>8}",
     ]
     for (contender, flood), runs in report.floods.items():
         votes = Outcome(tuple(one for run in runs for one in run.votes))
         calm = votes.calm
-        line = f"  {contender + ' beside ' + flood:34}{len(calm.runs):4} of {len(votes.runs):3}"
-        line += "".join(f"{calm.median(of):8.0f}" for of in ("p50_us", "p99_us") if calm.runs)
-        line += "".join(
-            f"{max(getattr(one, of) for one in calm.runs):8.0f}"
-            for of in ("p99_us", "max_us")
-            if calm.runs
-        )
+        line = f"  {contender + ' beside ' + flood:36}{len(calm.runs):4} of {len(votes.runs):3}"
+        shown = [calm.median(of) for of in ("p50_us", "p99_us") if calm.runs]
+        shown += [
+            max(getattr(one, of) for one in calm.runs) for of in ("p99_us", "max_us") if calm.runs
+        ]
+        line += "".join(f"{value:8.0f}" for value in shown) or f"{'-':>8}" * 4
         line += f"{votes.total('lost'):6}{votes.total('wrong') + votes.total('stray'):6}"
+        line += f"{statistics.median(run.flood_per_s for run in runs):9.0f}"
         line += "".join(
-            f"{statistics.median(getattr(run, of) for run in runs):{style}}"
-            for of, style in (("flood_per_s", "9.0f"),)
+            f"{sum(getattr(run, of) for run in runs):6}" for of in ("flood_lost", "flood_wrong")
         )
-        line += f"{sum(run.flood_lost for run in runs):6}"
         line += "".join(
             f"{statistics.median(getattr(run, of) for run in runs):8.3f}"
             for of in ("io_cpu", "io_waited")
