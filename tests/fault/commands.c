@@ -39,7 +39,7 @@ static struct {
 } played;
 
 /* So that a few requests exhaust a lap's budget, more or fewer of them with their size. */
-#define COMMANDS_COST (RU_LIGHT_BUDGET * 3 / 8)
+#define COMMANDS_COST (RU_LIGHT_BUDGET / 8) /* of an echo */
 #define COMMANDS_BYTE_COST (RU_LIGHT_BUDGET / COMMANDS_LIGHT_BYTES / 4)
 
 static const struct ru_command commands_rows[] = {
@@ -48,7 +48,7 @@ static const struct ru_command commands_rows[] = {
      .number = LIFE_READ,
      .needs_store = 1,
      .light_max = COMMANDS_LIGHT_BYTES,
-     .cost = COMMANDS_COST,
+     .cost = 4 * COMMANDS_COST,
      .coin_cost = COMMANDS_BYTE_COST,
      .coin_size = 1},
     {.name = "put", .number = LIFE_PUT, .writes = 1, .needs_body = 1, .needs_store = 1},
@@ -57,7 +57,7 @@ static const struct ru_command commands_rows[] = {
      .needs_body = 1,
      .guess = RU_STATUS_ADMIN_AUTH,
      .light_max = COMMANDS_LIGHT_BYTES,
-     .cost = COMMANDS_COST},
+     .cost = 3 * COMMANDS_COST},
 };
 
 const struct ru_command *ru_command_find(uint32_t number)
