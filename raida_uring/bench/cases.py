@@ -178,3 +178,6 @@ SPIN_CASE = "vote-beside-spin"
 SPIN_WORKERS = 4
 SPIN_VOTES_PER_S = 5000
 SPIN_P99_US_MAX = 1000
+
+# Votes at the same rate beside floods of every command that is answered in C.
+VOTES_CASE = "votes"

@@ -199,10 +199,13 @@ def _keys(payloads: Sequence[bytes], *, anywhere: bool) -> Sequence[int]:
     return [chosen[number % len(chosen)] for number in range(len(payloads))]
 
 
-def _detect(
+def detect(
     count: int, *, anywhere: bool = False, sealed: bool = False, window: int = WINDOW
 ) -> Callable[[int], Exchange]:
-    """Return what makes detects, from the working set or of coins anywhere in the store."""
+    """Return what makes detects, from the working set or of coins anywhere in the store.
+
+    sealed: under encryption type 1.
+    """
 
     def exchange(_port: int) -> Exchange:
         payloads = (_any_payloads if anywhere else _set_payloads)(count)
@@ -293,12 +296,17 @@ def _find(_port: int) -> Exchange:
     return _requests(FIND, [_pown_payload(some, back=False) for some in lists], FIND_ALL_AN)
 
 
-def _get_ticket(_port: int) -> Exchange:
-    """Of so few first coins that older tickets make room: the others live for minutes."""
-    chosen = coins.working_set()[:TICKET_COINS]
-    payloads = [coins.name(coin) + coins.an(coin) for coin in chosen]
-    turn = payloads * (WINDOW // TICKET_COINS)
-    return _requests(GET_TICKET, turn, ALL_PASS, answer_bytes=layout.TICKET_SIZE)
+def get_ticket(first_coins: int) -> Callable[[int], Exchange]:
+    """Return what asks for tickets, of so few first coins that older tickets make room: the others
+    live for minutes. first_coins: a divisor of WINDOW."""
+
+    def exchange(_port: int) -> Exchange:
+        chosen = coins.working_set()[:first_coins]
+        payloads = [coins.name(coin) + coins.an(coin) for coin in chosen]
+        turn = payloads * (WINDOW // first_coins)
+        return _requests(GET_TICKET, turn, ALL_PASS, answer_bytes=layout.TICKET_SIZE)
+
+    return exchange
 
 
 def _validate_ticket(port: int) -> Exchange:
@@ -365,8 +373,8 @@ def _pown_case(count: int, limit: float | None = None) -> CommandCase:
 _LONE: Final = Bound("p50", 1.15), Bound("cost", 1.3)
 _few = f"detect-{FEW}"
 _many = f"detect-{MANY}"
-_DETECT_SET = CommandCase(_few, FEW, _detect(FEW), _at_least(0.70))
-_SEALED_SET = CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True), _at_least(0.62))
+_DETECT_SET = CommandCase(_few, FEW, detect(FEW), _at_least(0.70))
+_SEALED_SET = CommandCase(f"{_few}, type 1", FEW, detect(FEW, sealed=True), _at_least(0.62))
 _SEALED_POWN = CommandCase(f"pown-{FEW}, type 1", FEW, _pown(FEW, sealed=True), changes=True)
 _POWN_SUM = CommandCase(
     f"pown_sum-{FEW}", FEW, _changes(POWN_SUM, FEW, _pown_sum_payload), changes=True
@@ -380,24 +388,24 @@ GROUPS: Final = (
             CommandCase("echo", 0, _echo),
             CommandCase("version", 0, _version, _at_least(0.80)),
             CommandCase("show_stats", 0, _show_stats),
-            CommandCase("detect-1", 1, _detect(1, anywhere=True), _at_least(0.80)),
+            CommandCase("detect-1", 1, detect(1, anywhere=True), _at_least(0.80)),
             _DETECT_SET,
-            CommandCase(f"{_few}, anywhere", FEW, _detect(FEW, anywhere=True), _at_least(0.56)),
-            CommandCase(_many, MANY, _detect(MANY)),
+            CommandCase(f"{_few}, anywhere", FEW, detect(FEW, anywhere=True), _at_least(0.56)),
+            CommandCase(_many, MANY, detect(MANY)),
             CommandCase(f"detect_sum-{FEW}", FEW, _detect_sum),
             CommandCase(f"find-{FEW}", FEW, _find),
             CommandCase("validate_ticket", 0, _validate_ticket, of_node=True),
-            CommandCase("get_ticket-1", 1, _get_ticket, _at_least(0.60)),
+            CommandCase("get_ticket-1", 1, get_ticket(TICKET_COINS), _at_least(0.60)),
             CommandCase("echo, type 1", 0, _sealed_echo, _at_least(0.70)),
-            CommandCase("detect-1, type 1", 1, _detect(1, sealed=True)),
+            CommandCase("detect-1, type 1", 1, detect(1, sealed=True)),
             _SEALED_SET,
             CommandCase(
                 f"{_few}, anywhere, type 1",
                 FEW,
-                _detect(FEW, anywhere=True, sealed=True),
+                detect(FEW, anywhere=True, sealed=True),
                 _at_least(0.50),
             ),
-            CommandCase(f"{_many}, type 1", MANY, _detect(MANY, sealed=True)),
+            CommandCase(f"{_many}, type 1", MANY, detect(MANY, sealed=True)),
             _pown_case(1, 0.40),
             _pown_case(FEW, 0.20),
             _SEALED_POWN,
@@ -438,9 +446,9 @@ GROUPS: Final = (
         "over TCP, one request per connection",
         (
             CommandCase("version", 0, _version),
-            CommandCase(_few, FEW, _detect(FEW)),
-            CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True)),
-            CommandCase(_many, MANY, _detect(MANY)),
+            CommandCase(_few, FEW, detect(FEW)),
+            CommandCase(f"{_few}, type 1", FEW, detect(FEW, sealed=True)),
+            CommandCase(_many, MANY, detect(MANY)),
             _pown_case(FEW),
         ),
         transport="tcp",
@@ -450,9 +458,9 @@ GROUPS: Final = (
         "one request at a time, beside the same node's echo",
         (
             CommandCase("version", 0, _version, _LONE),
-            CommandCase("detect-1", 1, _detect(1, window=1), _LONE),
-            CommandCase(_few, FEW, _detect(FEW, window=1), _LONE),
-            CommandCase(f"{_few}, type 1", FEW, _detect(FEW, sealed=True, window=1)),
+            CommandCase("detect-1", 1, detect(1, window=1), _LONE),
+            CommandCase(_few, FEW, detect(FEW, window=1), _LONE),
+            CommandCase(f"{_few}, type 1", FEW, detect(FEW, sealed=True, window=1)),
             CommandCase("pown-1", 1, _pown(1, window=1), (Bound("sync", 1.0),), changes=True),
         ),
         base="node",
@@ -465,7 +473,7 @@ GROUPS: Final = (
             CommandCase("version", 0, _version),
             dataclasses.replace(_DETECT_SET, goals=()),
             dataclasses.replace(_SEALED_SET, goals=()),
-            CommandCase(f"{_many}, type 1", MANY, _detect(MANY, sealed=True)),
+            CommandCase(f"{_many}, type 1", MANY, detect(MANY, sealed=True)),
             _pown_case(FEW),
         ),
         pinned=False,
@@ -474,7 +482,7 @@ GROUPS: Final = (
         "reads-beside-writes",
         f"reads beside {WRITES_PER_S * FEW:,} durably changed coins a second, without the writers'"
         " own CPU time",
-        (CommandCase(_few, FEW, _detect(FEW), (Bound("cost", 1.2),), beside=_writes),),
+        (CommandCase(_few, FEW, detect(FEW), (Bound("cost", 1.2),), beside=_writes),),
         base="alone",
     ),
 )

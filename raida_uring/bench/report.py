@@ -9,11 +9,13 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from raida_uring.bench import cases
+from raida_uring.bench.commands import WINDOW
 from raida_uring.bench.results import (
     BASE_NAMES,
     YARDSTICK,
     CaseReport,
     CommandReport,
+    FloodRun,
     GroupReport,
     Measurement,
     Outcome,
@@ -23,6 +25,7 @@ from raida_uring.bench.results import (
     Verdict,
     WorkersReport,
     case_verdicts,
+    flood_verdict,
     ratio,
     spin_verdict,
     sync_allowed_us,
@@ -35,6 +38,8 @@ def _parts(report: Report) -> list[tuple[list[str], list[Verdict]]]:
     if report.spin_runs:
         parts.append((_spin_lines(report.spin_runs), [spin_verdict(report.spin_runs)]))
     parts += [(_group_lines(one), one.verdicts) for one in report.groups]
+    if report.flood_runs:
+        parts.append((_flood_lines(report), [flood_verdict(report)]))
     if report.workers_reports:
         verdicts = [one.verdict for one in report.workers_reports]
         parts.append((_workers_lines(report.workers_reports), verdicts))
@@ -146,6 +151,36 @@ def _group_line(
     )
 
 
+def _flood_lines(report: Report) -> list[str]:
+    """A line for each contender and flood: of the votes, medians of the undisturbed slices."""
+    lines = [
+        f"{cases.VOTES_CASE}: {cases.SPIN_VOTES_PER_S} votes a second (open loop) beside floods of"
+        f" {WINDOW} outstanding requests, I/O thread on a core of its own",
+        f"  {'':36}{'slices':>11}{'p50 us':>8}{'p99 us':>8}{'worst':>8}{'max us':>8}{'lost':>6}"
+        f"{'wrong':>6}{'flood/s':>9}{'lost':>6}{'wrong':>6}{'I/O CPU':>8}{'waited':>8}",
+    ]
+    for (contender, flood), runs in report.floods.items():
+        votes = Outcome(tuple(one for run in runs for one in run.votes))
+        calm = votes.calm
+        line = f"  {contender + ' beside ' + flood:36}{len(calm.runs):4} of {len(votes.runs):3}"
+        shown = [calm.median(of) for of in ("p50_us", "p99_us") if calm.runs]
+        shown += [
+            max(getattr(one, of) for one in calm.runs) for of in ("p99_us", "max_us") if calm.runs
+        ]
+        line += "".join(f"{value:8.0f}" for value in shown) or f"{'-':>8}" * 4
+        line += f"{votes.total('lost'):6}{votes.total('wrong') + votes.total('stray'):6}"
+        line += f"{statistics.median(run.flood_per_s for run in runs):9.0f}"
+        line += "".join(
+            f"{sum(getattr(run, of) for run in runs):6}" for of in ("flood_lost", "flood_wrong")
+        )
+        line += "".join(
+            f"{statistics.median(getattr(run, of) for run in runs):8.3f}"
+            for of in ("io_cpu", "io_waited")
+        )
+        lines.append(line)
+    return lines
+
+
 def _workers_lines(reports: Sequence[WorkersReport]) -> list[str]:
     lines = [
         f"workers: {cases.WORKERS_MANY} beside 1, on all cores, over UDP",
@@ -227,6 +262,14 @@ def as_json(report: Report) -> dict[str, object]:
             }
             for group in report.groups
         ],
+        cases.VOTES_CASE: {
+            "votes_per_s": cases.SPIN_VOTES_PER_S,
+            "window": WINDOW,
+            "runs": _dicts(report.flood_runs),
+            "goals": _dicts([flood_verdict(report)]),
+        }
+        if report.flood_runs
+        else None,
         cases.WORKERS_CASE: {
             "many": cases.WORKERS_MANY,
             "cases": {
@@ -242,7 +285,7 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def _dicts(
-    values: Iterable[Measurement | SpinRun | Pair | Verdict],
+    values: Iterable[Measurement | SpinRun | FloodRun | Pair | Verdict],
 ) -> list[dict[str, object]]:
     return [dataclasses.asdict(one) for one in values]
 

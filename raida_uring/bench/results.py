@@ -22,6 +22,7 @@ from raida_uring.bench.commands import (
 YARDSTICK = "uring"  # the contender that ratios refer to
 SPIN_SLICES_MIN = 10  # fewer undisturbed slices are no result
 CALM_RUNS_MIN = 5  # with fewer undisturbed runs, all runs count
+FLOOD_WAITED_MAX = 0.02  # of a run: the I/O thread did not have its core if it waited longer for it
 WRITES_KEPT = 0.9  # of the intended rate of what runs beside a case: with less it is no result
 
 
@@ -104,6 +105,25 @@ class SpinRun:
 def sync_allowed_us(sync_us: float) -> float:
     """Return how long a lone change may take on a disk that takes `sync_us` for its part."""
     return SYNC_SHARE * sync_us + SYNC_MORE_US
+
+
+@dataclass(frozen=True, slots=True)
+class FloodRun:
+    """Votes at a fixed rate beside one flood, in one round.
+
+    votes: short slices, as those of SpinRun. flood: its name. flood_per_s: its answers. flood_lost,
+    flood_wrong: its requests without an answer, and answers that differ from the expected ones.
+    io_cpu, io_waited: time per second that the I/O thread used its core, and waited for it.
+    """
+
+    contender: str
+    flood: str
+    votes: tuple[Measurement, ...]
+    flood_per_s: float
+    flood_lost: int
+    flood_wrong: int
+    io_cpu: float
+    io_waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +266,15 @@ class Report:
     groups: tuple[GroupReport, ...] = ()
     judged: bool = True
     workers_reports: tuple[WorkersReport, ...] = ()
+    flood_runs: tuple[FloodRun, ...] = ()
+
+    @property
+    def floods(self) -> dict[tuple[str, str], list[FloodRun]]:
+        """The rounds of each contender and flood, in the order in which they are measured."""
+        found: dict[tuple[str, str], list[FloodRun]] = {}
+        for run in self.flood_runs:
+            found.setdefault((run.contender, run.flood), []).append(run)
+        return found
 
     @property
     def wrong_answers(self) -> int:
@@ -262,8 +291,11 @@ class Report:
             Outcome(tuple(side for pair in one.pairs for side in (pair.base, pair.own)))
             for one in self.workers_reports
         ]
+        node_floods = [run for run in self.flood_runs if run.contender in cases.NODES]
+        nodes += [Outcome(run.votes) for run in node_floods]
+        nodes += [Outcome((*run.idle, *run.beside_spin)) for run in self.spin_runs]
         return sum(outcome.total("wrong") + outcome.total("stray") for outcome in nodes) + sum(
-            one.wrong + one.stray for run in self.spin_runs for one in (*run.idle, *run.beside_spin)
+            run.flood_wrong for run in node_floods
         )
 
 
@@ -304,6 +336,25 @@ def spin_verdict(runs: Sequence[SpinRun]) -> Verdict:
     return _judge(
         f"node: vote p99 beside {cases.SPIN_WORKERS} spinning workers < {cases.SPIN_P99_US_MAX} us",
         calm.median("p99_us") if len(calm.runs) >= SPIN_SLICES_MIN else None,
+        lambda found: found < cases.SPIN_P99_US_MAX,
+    )
+
+
+def flood_verdict(report: Report) -> Verdict:
+    """The worst of the node's floods, by the median of its undisturbed slices in rounds in which
+    the I/O thread had its core; not measured if one of them has too few of these."""
+    worst, name, measured = 0.0, "none", True
+    for (contender, flood), runs in report.floods.items():
+        if contender not in cases.NODES:
+            continue
+        owned = [run for run in runs if run.io_waited <= FLOOD_WAITED_MAX]
+        calm = Outcome(tuple(one for run in owned for one in run.votes)).calm
+        measured = measured and len(calm.runs) >= SPIN_SLICES_MIN
+        if calm.runs and calm.median("p99_us") > worst:
+            worst, name = calm.median("p99_us"), flood
+    return _judge(
+        f"node: vote p99 beside every flood < {cases.SPIN_P99_US_MAX} us; worst: {name}",
+        worst if measured and worst > 0 else None,
         lambda found: found < cases.SPIN_P99_US_MAX,
     )
 

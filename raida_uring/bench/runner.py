@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from raida_uring.bench import cases, contenders, groups, report
+from raida_uring.bench import cases, contenders, groups, report, votes
 from raida_uring.bench.cases import CASES, Case
 from raida_uring.bench.commands import GROUPS, WINDOW
-from raida_uring.bench.contenders import Contender, ContenderError, Server
+from raida_uring.bench.contenders import Contender, ContenderError
 from raida_uring.bench.load import Exchange, Load, run_load
 from raida_uring.bench.meter import (
     WARM_UP_MS,
@@ -52,7 +52,6 @@ START_S = 1.0  # to start and end a server, about
 SPIN_LEAD_MS = 500  # spinning starts this long before the votes, and ends as long after
 SPIN_WINDOW = 64
 SPIN_TIMEOUT_MS = 10_000
-SPIN_SLICE_MS = 100  # short, so that some slices fall between two thefts of a core
 _HANDLERS: dict[str, object] = {"modules": ["raida_uring.bench.timed_handlers"]}
 
 
@@ -95,8 +94,9 @@ def measure(settings: Settings, found: Report) -> Iterator[Report]:
     Raises RaidaError if the node cannot run."""
     yield found
     available, not_run = _contenders()
-    if settings.wants(cases.SPIN_CASE) and settings.server_cpu == settings.client_cpu:
-        not_run[cases.SPIN_CASE] = "needs two cores"
+    for name in (cases.SPIN_CASE, cases.VOTES_CASE):
+        if settings.wants(name) and settings.server_cpu == settings.client_cpu:
+            not_run[name] = "needs two cores"
     if found.judged and not_run:
         found = dataclasses.replace(found, not_run=not_run)
         yield found
@@ -113,6 +113,11 @@ def measure(settings: Settings, found: Report) -> Iterator[Report]:
             for group in (one for one in GROUPS if settings.wants(one.name)):
                 one_group = groups.measure(group, stores, settings)
                 found = dataclasses.replace(found, groups=(*found.groups, one_group))
+                yield found
+            if settings.wants(cases.VOTES_CASE) and cases.VOTES_CASE not in not_run:
+                for _ in range(settings.rounds):
+                    runs = votes.measure(stores, settings)
+                    found = dataclasses.replace(found, flood_runs=(*found.flood_runs, *runs))
                 yield found
         if settings.wants(cases.WORKERS_CASE):
             yield dataclasses.replace(found, workers_reports=_measure_workers(settings))
@@ -133,6 +138,8 @@ def _estimate(settings: Settings) -> str:
         total_s += settings.rounds * (2 * START_S + 4 * settings.duration_ms / 1000)
     for group in (one for one in GROUPS if settings.wants(one.name)):
         total_s += settings.rounds * (START_S + groups.round_s(group, settings))
+    if settings.wants(cases.VOTES_CASE):
+        total_s += settings.rounds * (2 * START_S + votes.round_s(settings))
     if settings.wants(cases.WORKERS_CASE):
         total_s += 2 * START_S + settings.rounds * 2 * len(_WORKERS_ASKED) * run_s
     minutes = round(total_s / 60)
@@ -142,7 +149,7 @@ def _estimate(settings: Settings) -> str:
 def case_names() -> list[str]:
     """Return the allowed values of `only`."""
     listed = (*CASES, *GROUPS)
-    return [*(case.name for case in listed), cases.SPIN_CASE, cases.WORKERS_CASE]
+    return [*(case.name for case in listed), cases.SPIN_CASE, cases.VOTES_CASE, cases.WORKERS_CASE]
 
 
 def settings_of(
@@ -268,7 +275,7 @@ def _measure_spin(settings: Settings) -> SpinRun:
     ):
         io_thread = find_io_thread(server)
         with real_time():
-            idle = _votes(server, settings, {io_thread})
+            idle = votes.slices(server, settings, {io_thread})
         # Keeps every worker spinning: more requests outstanding than there are workers.
         load = Load(
             port=server.port,
@@ -283,7 +290,7 @@ def _measure_spin(settings: Settings) -> SpinRun:
             waited_s = server.waited_s(io_thread)
             started_s = time.monotonic()
             meter = Meter(server, settings.server_cpu, {io_thread})
-            beside = _votes(server, settings, {io_thread})
+            beside = votes.slices(server, settings, {io_thread})
             cpu_s = meter.used_s()
             duration_s = time.monotonic() - started_s
             waited_s = server.waited_s(io_thread) - waited_s
@@ -306,24 +313,4 @@ def _measure_control(settings: Settings) -> tuple[Measurement, ...]:
     except ContenderError:
         return ()
     with contenders.running(peer, {settings.server_cpu}) as server, real_time():
-        return _votes(server, settings)
-
-
-def _votes(
-    server: Server, settings: Settings, core_threads: set[int] | None = None
-) -> tuple[Measurement, ...]:
-    """Open loop, slice by slice: latency counts from the intended send time."""
-    load = load_on(
-        server,
-        settings,
-        duration_ms=min(SPIN_SLICE_MS, settings.duration_ms),
-        window=4096,
-        rate_per_s=cases.SPIN_VOTES_PER_S,
-        busy_poll=False,
-    )
-
-    def one() -> Measurement:
-        meter = Meter(server, settings.server_cpu, core_threads)
-        return meter.measurement(run_load(load, cases.VOTE))
-
-    return tuple(one() for _ in range(max(1, settings.duration_ms // SPIN_SLICE_MS)))
+        return votes.slices(server, settings, None)

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/admission.h"
+#include "engine/worker.h"
 #include "life.h"
 
 #define COMMANDS_LIGHT_BYTES 300 /* so that bodies of both sizes come often */
@@ -36,15 +38,26 @@ static struct {
     struct life_request stranger; /* whoever has left meanwhile */
 } played;
 
+/* So that a few requests exhaust a lap's budget, more or fewer of them with their size. */
+#define COMMANDS_COST (RU_LIGHT_BUDGET / 8) /* of an echo */
+#define COMMANDS_BYTE_COST (RU_LIGHT_BUDGET / COMMANDS_LIGHT_BYTES / 4)
+
 static const struct ru_command commands_rows[] = {
-    {.name = "echo", .number = LIFE_ECHO, .light_max = COMMANDS_LIGHT_BYTES},
-    {.name = "read", .number = LIFE_READ, .needs_store = 1, .light_max = COMMANDS_LIGHT_BYTES},
+    {.name = "echo", .number = LIFE_ECHO, .light_max = COMMANDS_LIGHT_BYTES, .cost = COMMANDS_COST},
+    {.name = "read",
+     .number = LIFE_READ,
+     .needs_store = 1,
+     .light_max = COMMANDS_LIGHT_BYTES,
+     .cost = 4 * COMMANDS_COST,
+     .coin_cost = COMMANDS_BYTE_COST,
+     .coin_size = 1},
     {.name = "put", .number = LIFE_PUT, .writes = 1, .needs_body = 1, .needs_store = 1},
     {.name = "guess",
      .number = LIFE_GUESS,
      .needs_body = 1,
      .guess = RU_STATUS_NO_TICKET_FOUND,
-     .light_max = COMMANDS_LIGHT_BYTES},
+     .light_max = COMMANDS_LIGHT_BYTES,
+     .cost = 3 * COMMANDS_COST},
 };
 
 const struct ru_command *ru_command_find(uint32_t number)
@@ -276,10 +289,26 @@ static int command_put(struct ru_view *view, struct life_request *request,
     return 0;
 }
 
+/* In no lap does the I/O thread execute more than the budget allows. */
+static void check_budget(const struct ru_command *command, const struct ru_command_ground *ground,
+                         const struct life_request *asked)
+{
+    const struct ru_engine *engine = played.life->engine;
+    struct life_native *native = &played.life->native;
+    if (!engine->light || ground->scratch != engine->light->ground->scratch)
+        return;
+    if (native->light_lap != engine->counters.laps)
+        native->light_cost = 0;
+    native->light_lap = engine->counters.laps;
+    native->light_cost += ru_admission_cost(command, asked->encryption, asked->body_size);
+    check(native->light_cost <= RU_LIGHT_BUDGET, "a lap over its budget", native->light_cost);
+}
+
 int ru_command_execute(const struct ru_command *command, const struct ru_command_ground *ground,
                        const struct ru_command_request *request, struct ru_command_reply *reply)
 {
     struct life_request *asked = request_of(request);
+    check_budget(command, ground, asked);
     check(!command->needs_store || ground->view, "executed without a store", command->number);
     reply_fill(reply, asked, reply_size(ground->view, command->writes), ground->scratch);
     switch ((enum life_command)command->number) {

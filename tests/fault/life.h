@@ -88,6 +88,7 @@ struct life_native {
     uint64_t slow_wrong;              /* failed checks of handlers */
     uint64_t failed_one,
         failed_all; /* failures of the store: of a request, of the rest of a batch */
+    uint64_t light_lap, light_cost; /* what the I/O thread has executed in its latest lap */
 };
 
 struct life {

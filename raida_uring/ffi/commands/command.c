@@ -6,7 +6,10 @@
 #include "number.h"
 
 #define LIGHT_BYTES 64 /* of a payload that names no coins */
-#define LIGHT_COINS(stride, rest) (RU_COMMAND_LIGHT_COINS * (stride) + (rest))
+/* Light up to a number of coins of `stride` bytes before the last `rest` ones, each of that cost. */
+#define LIGHT_COINS(stride, rest, each)                                                            \
+    .light_max = RU_COMMAND_LIGHT_COINS * (stride) + (rest), .coin_size = (stride),                \
+    .coin_cost = (each)
 
 /* The row that others see is its first field. */
 struct command_row {
@@ -17,27 +20,30 @@ struct command_row {
 /* By number. Never light: what waits for the disk; what issues or claims a ticket, which searches
  * hundreds of slots and may have the kernel set memory aside; long replies. */
 static const struct command_row command_rows[] = {
-    {{.name = "echo", .number = 0x0000, .light_max = LIGHT_BYTES}, ru_status_echo},
-    {{.name = "version", .number = 0x0001, .is_public = 1, .light_max = LIGHT_BYTES},
+    {{.name = "echo", .number = 0x0000, .light_max = LIGHT_BYTES, .cost = 200}, ru_status_echo},
+    {{.name = "version", .number = 0x0001, .is_public = 1, .light_max = LIGHT_BYTES, .cost = 200},
      ru_status_version},
     {{.name = "show_stats",
       .number = 0x0002,
       .needs_body = 1,
       .needs_statistics = 1,
       .guess = RU_STATUS_ADMIN_AUTH,
-      .light_max = LIGHT_BYTES},
+      .light_max = LIGHT_BYTES,
+      .cost = 700},
      ru_status_show_stats},
     {{.name = "detect",
       .number = 0x010A,
       .needs_body = 1,
       .needs_store = 1,
-      .light_max = LIGHT_COINS(RU_COIN_AN_SIZE, 0)},
+      .cost = 500,
+      LIGHT_COINS(RU_COIN_AN_SIZE, 0, 30)},
      ru_coins_detect},
     {{.name = "detect_sum",
       .number = 0x010B,
       .needs_body = 1,
       .needs_store = 1,
-      .light_max = LIGHT_COINS(RU_COIN_NAME_SIZE, RU_AN_SIZE)},
+      .cost = 500,
+      LIGHT_COINS(RU_COIN_NAME_SIZE, RU_AN_SIZE, 55)},
      ru_coins_detect_sum},
     {{.name = "pown", .number = 0x0114, .writes = 1, .needs_body = 1, .needs_store = 1},
      ru_coins_pown},
@@ -58,14 +64,16 @@ static const struct command_row command_rows[] = {
       .number = 0x023C,
       .needs_body = 1,
       .needs_store = 1,
-      .light_max = LIGHT_COINS(RU_COIN_PAN_SIZE, 0)},
+      .cost = 500,
+      LIGHT_COINS(RU_COIN_PAN_SIZE, 0, 50)},
      ru_healing_find},
     {{.name = "get_merkle_branch",
       .number = 0x0E02,
       .needs_body = 1,
       .needs_store = 1,
       .is_public = 1,
-      .light_max = LIGHT_BYTES},
+      .light_max = LIGHT_BYTES,
+      .cost = 400},
      ru_integrity_get_merkle_branch},
     {{.name = "get_all_roots", .number = 0x0E05, .needs_body = 1, .needs_store = 1, .is_public = 1},
      ru_integrity_get_all_roots},

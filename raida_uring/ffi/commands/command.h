@@ -31,6 +31,10 @@ struct ru_command {
     uint8_t needs_statistics; /* 1: ru_facts.statistics are of this moment */
     uint8_t guess;      /* the status that says that a secret in the payload was wrong; 0: none */
     uint32_t light_max; /* bytes of payload up to which the I/O thread may execute it; 0: never */
+    /* What executing it takes of RU_LIGHT_BUDGET, apart from what its encryption does. */
+    uint16_t cost;      /* of a request */
+    uint16_t coin_cost; /* and of each coin that it names */
+    uint16_t coin_size; /* bytes of payload that name one; 0: it names none */
 };
 
 enum ru_effect_kind {

@@ -399,6 +399,8 @@ static void dispatch_light(struct ru_engine *engine)
     const uint32_t worker = lane->first_worker;
     struct ru_worker_state *state = &engine->workers[worker];
     RU_CHECK(lane->busy == 0 && lane->count <= RU_LIGHT_MAX);
+    RU_CHECK(engine->light_cost <= RU_LIGHT_BUDGET);
+    engine->light_cost = 0; /* from here on, the next lap's */
     if (lane->count == 0)
         return;
     dispatch_give(engine, lane, worker, lane->count);

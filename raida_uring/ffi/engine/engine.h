@@ -155,6 +155,7 @@ struct ru_engine {
     uint32_t lent_target[2];   /* blocks that each worker should hold in advance, by class */
     uint32_t lent_count[2];    /* blocks that all workers hold */
     uint32_t lent_missing;     /* blocks that workers lack to their targets, of both classes */
+    uint32_t light_cost;       /* of RU_LIGHT_BUDGET: what the next batch of the light lane takes */
 
     /* native.c: set before the loop runs, but for `carried` */
     struct ru_store *store;                              /* borrowed; NULL: none */

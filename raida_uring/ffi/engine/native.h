@@ -2,9 +2,10 @@
  *
  * Three kinds of worker run them, all by the same steps as a worker of Python handlers: the native
  * lane's, the native writing lane's, and the I/O thread itself. The last one executes light requests,
- * RU_LIGHT_MAX of them in a lap at most, each bounded by its command's light_max, so that a lone
- * request needs no hand-over, and a vote never waits for long. What is beyond that bound, and what
- * would have to wait for a writer, goes to the native lane.
+ * each bounded by its command's light_max, in a lap RU_LIGHT_MAX of them at most and at most what
+ * RU_LIGHT_BUDGET pays for, so that a lone request needs no hand-over, and a vote never waits for
+ * long. What is beyond these bounds, and what would have to wait for a writer, goes to the native
+ * lane.
  */
 #ifndef RU_NATIVE_H
 #define RU_NATIVE_H
