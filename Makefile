@@ -137,8 +137,9 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 	        tests/native/test_$$test.c $(THREAD_LIB) -lcrypto && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
 	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
-	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_follow tests/native/test_follow.c \
-	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES) && $(NATIVE_DIR)/tsan_follow
+	@for test in follow hasher; do \
+	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test tests/native/test_$$test.c \
+	        $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 
 # Arbitrary input under libFuzzer, which needs clang; gcc builds everything else. FUZZER=sealed for one
 # of them. Seeds and words are the framing's; the journal's seeds are journals that the code under test
