@@ -23,7 +23,8 @@ from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
 HASH_BYTES: Final = native_trees.HASH_SIZE
-CPU_SHARE: Final = 0.05  # of a core, for hashing and publishing
+CPU_SHARE: Final = 0.05  # of a core, at most, for hashing and publishing
+ROUND_S: Final = 6.0  # in which all pages are hashed, if the share allows it: sooner helps nobody
 TURN_PAGES: Final = 1024  # hashed in a turn: 10 ms
 REST_S: Final = 1.0  # after a turn that left nothing: pages that change all the time cost no more
 FOLLOW_S: Final = 0.050  # between looks for changes of another process
@@ -197,15 +198,11 @@ class Integrity:
             # Changes of this moment have come since the last turn, later ones wake this thread.
             came = self._reached < native.progress().applied
             native.await_batch(self._reached, FOLLOW_S if self._following else LOOK_S)
-            used_s = -time.thread_time()
+            began_s, used_s = time.monotonic(), -time.thread_time()
             turn = self._turn(self._looked_ns if came else time.monotonic_ns())
             used_s += time.thread_time()
-            if turn is None:
-                pause_s = RETRY_S
-            else:  # Correctness needs no pause: it bounds what the trees cost.
-                rest_s = REST_S if turn.hashed and not turn.left else 0.0
-                pause_s = max(used_s / CPU_SHARE, rest_s)
-            self._stopping.wait(pause_s)
+            pause_s = RETRY_S if turn is None else _span_s(turn, used_s)
+            self._stopping.wait(max(0.0, pause_s - (time.monotonic() - began_s)))
         while (turn := self._turn(self._looked_ns)) is not None and turn.left:
             continue
 
@@ -233,6 +230,13 @@ class Integrity:
         if turn.hashed and shown is not None:
             self.published += 1
         return turn
+
+
+def _span_s(turn: native_trees.Turn, used_s: float) -> float:
+    """How long after a turn's begin the next one begins. Correctness needs no pause: it bounds what
+    the trees cost. used_s: CPU time of the turn."""
+    rest_s = REST_S if turn.hashed and not turn.left else 0.0
+    return max(used_s / CPU_SHARE, turn.hashed * ROUND_S / STORE_PAGES, rest_s)
 
 
 def _packed(leaves: bytes, counts: bytes, numbers: bytes) -> bytes:

@@ -104,12 +104,11 @@ def test_places_in_trees(tmp_path: Path) -> None:
             assert shown.node(*place) is None
 
 
-def test_many_changed_pages_take_several_turns_and_rests(
+def test_many_changed_pages_take_several_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each turn as many pages as it may, none of them twice; then rests in proportion."""
+    """Each turn as many pages as it may, none of them twice."""
     turns: list[Turn] = []
-    rests: list[float] = []
     take = Hasher.turn
 
     def noted(hasher: Hasher, pages_max: int, found_ns: int, shown: Shown | None) -> Turn:
@@ -121,7 +120,7 @@ def test_many_changed_pages_take_several_turns_and_rests(
         integrity.load()
         monkeypatch.setattr(Hasher, "turn", noted)
         monkeypatch.setattr(trees, "TURN_PAGES", 100)
-        monkeypatch.setattr(integrity._stopping, "wait", rests.append)
+        monkeypatch.setattr(trees, "ROUND_S", 1.0)
         with store.write() as coins:
             of = [coin_bytes((0, 1024 * page)) + an_of(page) for page in range(1000)]
             coins.set(b"".join(of), len(of), 21, 7)
@@ -134,9 +133,26 @@ def test_many_changed_pages_take_several_turns_and_rests(
         assert len({turn.since_ns for turn in full[:-1]}) == 1  # the same change, all the time
         assert shown.version == 1 + len(full)
         assert integrity.lag_max_s > 0
-        assert max(rests) == trees.REST_S  # a fixed one, once nothing is left
-        assert rests.count(trees.REST_S) == 1
         assert integrity.circulating[8] == 1000
+
+
+@pytest.mark.parametrize(
+    ("hashed", "left", "used_s", "span_s"),
+    [
+        (0, 0, 0.00002, 0.0004),  # nothing has changed: the next change is waited for
+        (1, 0, 0.00005, 1.0),
+        (1024, 0, 0.010, 1.0),
+        (1024, 5000, 0.010, 0.4096),  # all pages in 6 s
+        (1024, 5000, 0.040, 0.8),  # a slow processor: no more of it than the share
+        (100, 0, 0.100, 2.0),
+        (10, 20, 0.0001, 0.004),
+    ],
+)
+def test_turns_begin_in_spans_that_bound_their_cost(
+    hashed: int, left: int, used_s: float, span_s: float
+) -> None:
+    turn = Turn(reached=1, since_ns=0, shown_since_ns=1, hashed=hashed, left=left, circulating=())
+    assert trees._span_s(turn, used_s) == pytest.approx(span_s)
 
 
 def test_a_commit_that_no_thread_of_python_makes_is_seen_at_once(
