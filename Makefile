@@ -137,7 +137,7 @@ test-threads: setup ## C queue and engine tests under the thread sanitizer
 	        tests/native/test_$$test.c $(THREAD_LIB) -lcrypto && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 	@$(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_engine tests/native/test_engine.c \
 	    $(filter raida_uring/ffi/%,$(C_SOURCES)) $(RIG_LINK) $(LIBRARIES) && $(NATIVE_DIR)/tsan_engine
-	@for test in follow native; do \
+	@for test in follow hasher native; do \
 	    $(NATIVE_CC) $(THREAD_FLAGS) $(NATIVE_INCLUDES) -o $(NATIVE_DIR)/tsan_$$test tests/native/test_$$test.c \
 	        $(filter raida_uring/ffi/%,$(C_SOURCES)) $(LIBRARIES) && $(NATIVE_DIR)/tsan_$$test || exit 1; done
 

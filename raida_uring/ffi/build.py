@@ -28,6 +28,7 @@ HEADERS = (
     "seal/seal.h",
     "memory/roots.h",
     "memory/trees.h",
+    "coins/hasher.h",
     "commands/command.h",
 )
 SOURCES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.c"))

@@ -16,15 +16,14 @@ from raida_uring.errors import EngineError
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
 from raida_uring.ffi.native_store import Store
 from raida_uring.ffi.native_tap import Taps
+from raida_uring.ffi.native_trees import Shown
 from raida_uring.ffi.native_worker import Worker, checked
 
 
 class _Lib(Protocol):
     """The functions of ru.h that this module calls."""
 
-    RU_DENOMINATIONS_COUNT: int
     RU_ROOTS_SIZE: int
-    RU_TREE_SIZE: int
     RU_INLINE_BYTES: int
     RU_FAMILY_COIN: int
     RU_FAMILY_LOCKER: int
@@ -65,10 +64,8 @@ class _Lib(Protocol):
     def ru_engine_set_public(self, engine: Any, group: int, command: int) -> int: ...
     def ru_engine_limited(self, engine: Any, limited: Any, count: int) -> int: ...
     def ru_engine_publish_roots(self, engine: Any, roots: bytes) -> None: ...
-    def ru_engine_publish_trees(
-        self, engine: Any, changed: bytes, count: int, nodes: bytes
-    ) -> None: ...
-    def ru_engine_roots_version(self, engine: Any) -> int: ...
+    def ru_engine_roots(self, engine: Any) -> Any: ...
+    def ru_engine_trees(self, engine: Any) -> Any: ...
     def ru_engine_tally(self, engine: Any, command: int, answered: Any) -> int: ...
     def ru_engine_counters(self, engine: Any, values: Any) -> None: ...
     def ru_counters_count(self) -> int: ...
@@ -94,21 +91,8 @@ _lib = cast(_Lib, _native.lib)
 _ffi: Any = _native.ffi
 
 ROOTS_SIZE: Final = _lib.RU_ROOTS_SIZE
-TREES: Final = _lib.RU_DENOMINATIONS_COUNT
-TREE_SIZE: Final = _lib.RU_TREE_SIZE  # bytes of all nodes of a tree
 LISTENERS_MAX: Final = _lib.RU_CONFIG_LISTENERS
 INLINE_SIZE: Final = _lib.RU_INLINE_BYTES  # a TCP reply of so many leaves at once
-
-
-def packed_trees(changed: Mapping[int, bytes]) -> tuple[bytes, int, bytes]:
-    """Trees as ru_trees_publish() takes them: their numbers, how many, their nodes.
-
-    Raises ValueError for a number that is no tree's, and nodes that are no tree.
-    """
-    for number, nodes in changed.items():
-        if not 0 <= number < TREES or len(nodes) != TREE_SIZE:
-            raise ValueError(f"{len(nodes)} bytes are not the nodes of tree {number}")
-    return bytes(changed), len(changed), b"".join(changed.values())
 
 
 def _text(words: Any) -> str:
@@ -514,16 +498,10 @@ class Engine:
             raise ValueError(f"roots must be {ROOTS_SIZE} bytes, not {len(roots)}")
         _lib.ru_engine_publish_roots(self._engine, roots)
 
-    def publish_trees(self, changed: Mapping[int, bytes]) -> None:
-        """Publish trees and with them the roots of all. Thread: as publish_roots().
-
-        changed: denomination + 8 -> TREE_SIZE bytes of nodes, leaves first; the first time of all.
-        """
-        _lib.ru_engine_publish_trees(self._engine, *packed_trees(changed))
-
-    def roots_version(self) -> int:
-        """Thread: any. How often roots were published."""
-        return _lib.ru_engine_roots_version(self._engine)
+    def shown(self) -> Shown:
+        """Thread: any. What votes and get_merkle_branch are answered with."""
+        engine = self._engine
+        return Shown(_lib.ru_engine_trees(engine), _lib.ru_engine_roots(engine), self)
 
     def counters(self) -> dict[str, int]:
         """Thread: any. One consistent set of all counters."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from raida_uring.ffi import _native  # type: ignore[attr-defined]  # has no stubs
-from raida_uring.ffi.native import packed_trees
 from raida_uring.ffi.native_base import stored
 from raida_uring.ffi.native_store import View
+from raida_uring.ffi.native_trees import Shown
 
 
 class _Lib(Protocol):
-    """The functions of commands/ and memory/trees.h that this module calls, and constants."""
+    """The functions of commands/ that this module calls, and constants."""
 
     RU_ADMIN_KEY_SIZE: int
     RU_BODY_MAX: int
@@ -32,9 +32,6 @@ class _Lib(Protocol):
     def ru_command_find(self, number: int) -> Any: ...
     def ru_command_execute(self, command: Any, ground: Any, request: Any, reply: Any) -> int: ...
     def ru_command_settle(self, store: Any, request: Any, reply: Any, scratch: Any) -> int: ...
-    def ru_trees_publish(
-        self, trees: Any, roots: Any, changed: bytes, count: int, nodes: bytes
-    ) -> None: ...
 
 
 _lib = cast(_Lib, _native.lib)
@@ -122,8 +119,7 @@ class Facts:
         facts.has_admin_key = admin_key is not None
         _ffi.memmove(facts.admin_key, admin_key or b"", len(admin_key or b""))
         self._facts = facts
-        self._roots: Any = None
-        self._trees: Any = None
+        self._shown: Shown | None = None
 
     @property
     def handle(self) -> Any:
@@ -135,11 +131,11 @@ class Facts:
         self._facts.statistics = list(statistics)
 
     def publish(self, changed: Mapping[int, bytes]) -> None:
-        """As Engine.publish_trees(), of roots and trees of its own."""
-        if self._trees is None:
-            self._roots = self._facts.roots = _ffi.new("struct ru_roots *")
-            self._trees = self._facts.trees = _ffi.new("struct ru_trees *")
-        _lib.ru_trees_publish(self._trees, self._roots, *packed_trees(changed))
+        """As Shown.publish(), of roots and trees of its own."""
+        if self._shown is None:
+            self._shown = shown = Shown()
+            self._facts.roots, self._facts.trees = shown.roots, shown.trees
+        self._shown.publish(changed)
 
 
 class _Ground(threading.local):

@@ -232,6 +232,8 @@ struct ru_worker;
 struct ru_store; /* coins/store.h */
 struct ru_view;
 struct ru_facts; /* commands/command.h */
+struct ru_roots; /* memory/ */
+struct ru_trees;
 
 /* Thread: any. Check a configuration: 0, or -EINVAL with the first fault in `fault` unless NULL. */
 int ru_config_check(const struct ru_config *config, struct ru_config_fault *fault);
@@ -307,12 +309,10 @@ int ru_engine_set_public(struct ru_engine *engine, uint32_t group, uint32_t comm
 uint32_t ru_engine_limited(struct ru_engine *engine, struct ru_limited *limited, uint32_t count);
 /* Thread: one publisher at a time. roots: RU_ROOTS_SIZE bytes, copied. */
 void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots);
-/* Thread: the same. Publish the trees with numbers `changed`, denomination + 8: RU_TREE_SIZE bytes of
- * nodes each, copied, leaves first. With them the roots of all trees; the first time, name all. */
-void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
-                             const uint8_t *nodes);
-/* Thread: any. How often roots have been published. */
-uint64_t ru_engine_roots_version(struct ru_engine *engine);
+/* Thread: any. What votes and get_merkle_branch are answered with, for ru_trees_publish() (memory/trees.h)
+ * by the same publisher; as long as the engine. */
+struct ru_roots *ru_engine_roots(struct ru_engine *engine);
+struct ru_trees *ru_engine_trees(struct ru_engine *engine);
 /* Thread: any. One consistent set; values holds ru_counters_count() words. */
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values);
 uint32_t ru_counters_count(void);

@@ -37,7 +37,7 @@ class NativeHandler(AnsweredInC):
         )
         facts.count(dataclasses.astuple(node.stats()))
         if (trees := node.trees) is not None:
-            facts.publish({index: b"".join(levels) for index, levels in enumerate(trees.levels)})
+            facts.publish(dict(enumerate(trees.nodes)))
         answer = native_command.run(
             node.coins.view if row.needs_store else None,
             facts,

@@ -425,7 +425,7 @@ class Server(Serving):
         self._requests = RequestLog(engine, config.log.requests_per_s)
         if self._integrity is not None:
             shown = config.server.synchronization_enabled
-            self._integrity.start(engine.publish_trees if shown else None, engine.roots_version)
+            self._integrity.start(engine.shown if shown else None)
         self._start_workers(engine)
         if takeover is not None:
             takeover.tell_receiving()

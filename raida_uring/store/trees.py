@@ -1,169 +1,66 @@
 """Merkle trees over the store: one per denomination, updated while coins change.
 
-One thread updates the trees. It looks which pages have changed since its last look, rehashes them
-and the paths above them, within a share of a core, and publishes all roots together: to the data
-plane, which answers votes with them, and as a `Trees` that handlers read. A `Trees` never changes,
-so a handler may keep it.
+One thread updates the trees. Each turn of it looks which pages have changed, hashes a bounded
+number of them and the nodes above them, and publishes all roots together: to the data plane, which
+answers votes with them. All of that is in ffi/coins/hasher.c; here is when it happens, and how far
+behind the trees are.
 Source: wire specification, section 8.4.
 """
 
-import hashlib
 import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native_store
-from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, PAGE_UNREADABLE, STORE_PAGES
+from raida_uring.ffi import native_trees
+from raida_uring.ffi.native_store import DEN_PAGES, DENOMINATIONS, STORE_PAGES
 from raida_uring.log import events
 from raida_uring.store.store import Store
 from raida_uring.threads import Vital
 
-HASH_BYTES: Final = 32
-COALESCE_S: Final = 0.010  # changes within this time are published together
-CPU_SHARE: Final = 0.05  # of a core, for hashing and publishing
+HASH_BYTES: Final = native_trees.HASH_SIZE
+CPU_SHARE: Final = 0.05  # of a core, at most, for hashing and publishing
+ROUND_S: Final = 6.0  # in which all pages are hashed, if the share allows it: sooner helps nobody
+TURN_PAGES: Final = 1024  # hashed in a turn: 10 ms
+REST_S: Final = 1.0  # after a turn that left nothing: pages that change all the time cost no more
 FOLLOW_S: Final = 0.050  # between looks for changes of another process
 LOOK_S: Final = 1.0  # otherwise: of a batch that a killed process has left, nobody tells
-PASSES_S: Final = 0.05  # CPU time for pages that change while others are hashed
 RETRY_S: Final = 1.0  # after the store failed
 PROGRESS_S: Final = 5.0
 
-_NO_LEAF: Final = bytes(HASH_BYTES)  # leaf of an unreadable page
-_EMPTY_LEAF: Final = hashlib.sha256(bytes(native_store.SELECTED_SIZE)).digest()
-
-
-Tree = tuple[bytes, ...]  # levels, leaves first; each has its nodes one after the other
+_LEVELS: Final = (1000, 500, 250, 125, 63, 32, 16, 8, 4, 2, 1)  # nodes, leaves first
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """All trees at one moment. version: how often roots have been published, including these."""
+    """All trees at one moment. version: how often roots have been published, including these; 0:
+    they are not. nodes: of denominations -8 to 6 all nodes, 32 bytes each, leaves first."""
 
     version: int
-    levels: tuple[Tree, ...]
-    circulating: tuple[int, ...]
+    nodes: tuple[bytes, ...]
 
     @property
     def roots(self) -> bytes:
         """The roots of denominations -8 to 6, 32 bytes each."""
-        return b"".join(tree[-1] for tree in self.levels)
+        return b"".join(nodes[-HASH_BYTES:] for nodes in self.nodes)
 
     def node(self, index: int, level: int, position: int) -> bytes | None:
         """Return a node of tree `index` (denomination + 8), 32 bytes; None if it does not exist."""
-        if not 0 <= index < DENOMINATIONS or not 0 <= level < len(self.levels[index]):
+        if not 0 <= index < DENOMINATIONS or not 0 <= level < len(_LEVELS):
             return None
-        nodes = self.levels[index][level]
-        if not 0 <= position < len(nodes) // HASH_BYTES:
+        if not 0 <= position < _LEVELS[level]:
             return None
-        return nodes[position * HASH_BYTES : (position + 1) * HASH_BYTES]
-
-
-def build(leaves: bytes) -> Tree:
-    """Build the tree over `leaves`, 32 bytes each. A node without a sibling pairs with itself."""
-    levels = [leaves]
-    while len(levels[-1]) > HASH_BYTES:
-        below = levels[-1]
-        pairs = (below[at : at + 2 * HASH_BYTES] for at in range(0, len(below), 2 * HASH_BYTES))
-        levels.append(b"".join(_parent(pair) for pair in pairs))
-    return tuple(levels)
-
-
-def update(tree: Tree, leaves: dict[int, bytes]) -> Tree:
-    """Return the tree with some leaves replaced; hashes only their paths."""
-    changed = leaves
-    levels = []
-    for number, nodes in enumerate(tree):
-        level = bytearray(nodes)
-        for position, node in changed.items():
-            level[position * HASH_BYTES : (position + 1) * HASH_BYTES] = node
-        levels.append(bytes(level))
-        if number + 1 < len(tree):
-            changed = {
-                parent: _parent(level[parent * 2 * HASH_BYTES : (parent + 1) * 2 * HASH_BYTES])
-                for parent in {position // 2 for position in changed}
-            }
-    return tuple(levels)
-
-
-class Leaves:
-    """The leaf of each page, with the number of coins in circulation and of the batch it is of.
-
-    Thread: one at a time.
-    """
-
-    def __init__(self, store: native_store.Store) -> None:
-        self._store = store
-        self._selected = bytearray(native_store.SELECTED_SIZE)
-        self.leaves = [bytearray(DEN_PAGES * HASH_BYTES) for _ in range(DENOMINATIONS)]
-        self.counts = array("H", bytes(2 * STORE_PAGES))
-        self.numbers = array("Q", bytes(8 * STORE_PAGES))
-
-    def hash(self, page: int) -> bytes:
-        """Hash a page as it is now; returns its leaf. Raises StoreError."""
-        state, count, number = self._store.select(page, self._selected)
-        if state == PAGE_UNREADABLE:
-            leaf = _NO_LEAF
-        elif count == 0:  # as on a page that was never written
-            leaf = _EMPTY_LEAF
-        else:
-            leaf = hashlib.sha256(self._selected).digest()
-        index, position = divmod(page, DEN_PAGES)
-        self.leaves[index][position * HASH_BYTES : (position + 1) * HASH_BYTES] = leaf
-        self.counts[page], self.numbers[page] = count, number
-        return leaf
-
-    def leaf(self, page: int) -> bytes:
-        """The leaf as it was hashed last."""
-        index, position = divmod(page, DEN_PAGES)
-        return bytes(self.leaves[index][position * HASH_BYTES : (position + 1) * HASH_BYTES])
-
-    def load(self, saved: Mapping[bytes, bytes]) -> list[int]:
-        """Take saved leaves; returns the pages that have to be hashed, since none is saved of their
-        present state."""
-        todo: list[int] = []
-        now = array("Q", bytes(8 * STORE_PAGES))
-        for page, number in self._store.numbers():
-            now[page] = number
-        for index in range(DENOMINATIONS):
-            pages = range(index * DEN_PAGES, (index + 1) * DEN_PAGES)
-            parts = saved_leaves(saved.get(bytes((index,)), b""))
-            if parts is None:
-                todo += pages
-                continue
-            leaves, counts, numbers = parts
-            self.leaves[index][:] = leaves
-            self.counts[pages.start : pages.stop] = counts
-            self.numbers[pages.start : pages.stop] = numbers
-            todo += (page for page in pages if self.numbers[page] != now[page])
-        return todo
-
-    def save(self) -> dict[bytes, bytes]:
-        """The entries that load() takes."""
-        entries = {}
-        for index in range(DENOMINATIONS):
-            part = slice(index * DEN_PAGES, (index + 1) * DEN_PAGES)
-            counts, numbers = self.counts[part], self.numbers[part]
-            if sys.byteorder == "big":
-                counts.byteswap()
-                numbers.byteswap()
-            packed = bytes(self.leaves[index]) + counts.tobytes() + numbers.tobytes()
-            entries[bytes((index,))] = packed
-        return entries
-
-    @property
-    def circulating(self) -> tuple[int, ...]:
-        """Coins in circulation by denomination."""
-        starts = range(0, STORE_PAGES, DEN_PAGES)
-        return tuple(sum(self.counts[start : start + DEN_PAGES]) for start in starts)
+        at = (sum(_LEVELS[:level]) + position) * HASH_BYTES
+        return self.nodes[index][at : at + HASH_BYTES]
 
 
 def saved_leaves(saved: bytes) -> tuple[bytes, "array[int]", "array[int]"] | None:
-    """Return a denomination's leaves, coins in circulation and numbers of batches, as Leaves.save()
-    packed them, little-endian; None if `saved` does not have that form."""
+    """Return a denomination's leaves, coins in circulation and numbers of batches, as
+    Integrity.saved() packed them, little-endian; None if `saved` does not have that form."""
     counts, numbers = array("H"), array("Q")
     if len(saved) != DEN_PAGES * (HASH_BYTES + counts.itemsize + numbers.itemsize):
         return None
@@ -177,27 +74,24 @@ def saved_leaves(saved: bytes) -> tuple[bytes, "array[int]", "array[int]"] | Non
     return saved[:counts_at], counts, numbers
 
 
-def _parent(pair: bytes | bytearray) -> bytes:
-    if len(pair) == HASH_BYTES:
-        pair = bytes(pair) * 2
-    return hashlib.sha256(pair).digest()
-
-
 class Integrity:
     """Builds and updates the trees. Thread: start() and stop() control, all others any."""
 
     def __init__(self, store: Store) -> None:
+        """Raises StoreError (out of memory)."""
         self._store = store
-        self._leaves = Leaves(store.native)
-        self._recent: tuple[Trees, ...] = ()
-        self._publish: Callable[[Mapping[int, bytes]], None] | None = None
-        self._version: Callable[[], int] = lambda: 0
-        self._reached = 0  # number of a batch; the leaves include it and all before it
-        self._behind_s: float | None = None  # since when there are changes that they do not include
-        self._stopping = False
-        self._saving = threading.Lock()
+        self._hasher = native_trees.Hasher(store.native)
+        self._using = threading.Lock()  # the hasher
+        self._shown: Callable[[], native_trees.Shown] | None = None
+        self._newest: Trees | None = None  # as they were asked for last
+        self._reached = 0  # number of a batch; the nodes include it and all before it
+        self._looked_ns = time.monotonic_ns()  # when the last turn began
+        self._since_ns = 0  # of the oldest change that it has left; 0: none
+        self._stopping = threading.Event()
         self._following = False  # another process changes the coins, too
         self._thread: threading.Thread | None = None
+        self.circulating: tuple[int, ...] = (0,) * DENOMINATIONS
+        """Coins in circulation, denominations -8 to 6."""
         self.lag_max_s = 0.0
         self.published = 0
 
@@ -211,32 +105,34 @@ class Integrity:
         """
         started = next_line = time.monotonic()
         self._following = follow
-        self._reached = self._store.native.progress().applied
-        todo = self._leaves.load(self._store.saved_leaves())
-        for done, page in enumerate(todo):
-            self._leaves.hash(page)
+        saved = self._store.saved_leaves()
+        for index in range(DENOMINATIONS):
+            parts = saved_leaves(saved.get(bytes((index,)), b""))
+            if parts is not None:
+                self._hasher.load(index, *parts)
+        hashed, left = 0, 1
+        while left:
+            turn = self._take_turn(time.monotonic_ns(), None)
+            hashed, left = hashed + turn.hashed, turn.left
             if time.monotonic() >= next_line + PROGRESS_S:
                 next_line = time.monotonic()
-                events.TREES_BUILDING.log(done=done, pages=len(todo))
-        levels = tuple(build(bytes(one)) for one in self._leaves.leaves)
-        self._recent = (Trees(0, levels, self._leaves.circulating),)
+                events.TREES_BUILDING.log(done=hashed, pages=hashed + left)
+        self.lag_max_s = 0.0  # nobody has waited for these
         events.TREES_BUILT.log(
-            duration_s=time.monotonic() - started, hashed=len(todo), pages=STORE_PAGES
+            duration_s=time.monotonic() - started, hashed=hashed, pages=STORE_PAGES
         )
-        return len(todo)
+        return hashed
 
-    def start(
-        self, publish: Callable[[Mapping[int, bytes]], None] | None, version: Callable[[], int]
-    ) -> None:
+    def start(self, shown: Callable[[], native_trees.Shown] | None) -> None:
         """Start the thread, which follows the changes of coins.
 
-        publish: called with the trees that changed, first with all: denomination + 8 -> the bytes
-        of all its nodes, leaves first; None: this node shows no roots. version: returns how often
-        publish has been called.
+        shown: where to publish the trees; None: this node shows no roots.
         """
-        self._publish, self._version = publish, version
-        if publish is not None:
-            self._show(self._recent[0].levels, range(DENOMINATIONS))
+        self._shown = shown
+        if shown is not None:
+            with self._using:
+                self._hasher.publish(shown())
+            self.published += 1
         self._store.leaves = self.saved
         thread = Vital(target=self._run, name="integrity", daemon=True)
         thread.start()
@@ -256,131 +152,97 @@ class Integrity:
         """Stop the thread, which first includes every change. Call once this process no longer
         changes the coins."""
         if self._thread is not None:
-            self._stopping = True
+            self._stopping.set()
             self._store.native.rouse()
             self._thread.join()
             self._thread = None
 
     def saved(self) -> dict[bytes, bytes]:
         """What load() needs at the next start: a checkpoint saves it."""
-        with self._saving:
-            return self._leaves.save()
+        with self._using:
+            parts = [self._hasher.save(index) for index in range(DENOMINATIONS)]
+        return {bytes((index,)): _packed(*part) for index, part in enumerate(parts)}
 
     # -- for handlers ------------------------------------------------------------------------------
 
     def trees(self) -> Trees | None:
-        """Return the trees whose roots this node votes with now; None if it shows no roots."""
-        if self._publish is None:
+        """Return the trees whose roots this node votes with now; None if it shows no roots. They
+        are copied, about 1 MB, if they were not asked for since they were published."""
+        if self._shown is None:
             return None
-        while True:  # ends: _show() stores new trees in _recent before it publishes their version
-            version = self._version()
-            for trees in self._recent:
-                if trees.version == version:
-                    return trees
+        shown, trees = self._shown(), self._newest
+        if trees is None or trees.version != shown.version:
+            self._newest = trees = Trees(*shown.copy())
+        return trees
 
     @property
     def newest(self) -> Trees:
-        """The newest trees, published or not."""
-        return self._recent[-1]
-
-    @property
-    def circulating(self) -> tuple[int, ...]:
-        """Coins in circulation, denominations -8 to 6."""
-        return self._recent[-1].circulating
+        """A copy of the newest trees, published or not."""
+        with self._using:
+            return Trees(0, self._hasher.nodes())
 
     @property
     def lag_s(self) -> float:
-        """How long there have been changes that the roots do not include; 0 if they include all."""
-        since = self._behind_s
-        return 0.0 if since is None else time.monotonic() - since
+        """How long there have been changes that the roots do not include; 0 if they include all.
+        Never less than it is, and at most the time between two turns more."""
+        since_ns = self._since_ns
+        if not since_ns and self._store.native.progress().applied > self._reached:
+            since_ns = self._looked_ns
+        return max(0.0, (time.monotonic_ns() - since_ns) / 1e9) if since_ns else 0.0
 
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause_s = 0.0
-        while not self._stopping:
-            self._store.native.await_batch(self._reached, FOLLOW_S if self._following else LOOK_S)
-            used_s = -time.thread_time()
-            good = self._turn()
+        native = self._store.native
+        while not self._stopping.is_set():
+            # Changes of this moment have come since the last turn, later ones wake this thread.
+            came = self._reached < native.progress().applied
+            native.await_batch(self._reached, FOLLOW_S if self._following else LOOK_S)
+            began_s, used_s = time.monotonic(), -time.thread_time()
+            turn = self._turn(self._looked_ns if came else time.monotonic_ns())
             used_s += time.thread_time()
-            # Correctness needs no pause: it bounds what publication costs.
-            pause_s = max(COALESCE_S, used_s / CPU_SHARE) if good else RETRY_S
-            if not self._stopping:
-                time.sleep(pause_s)
-            if self._behind_s is None and self._store.native.progress().applied > self._reached:
-                self._behind_s = time.monotonic()
-        self._turn()
+            pause_s = RETRY_S if turn is None else _span_s(turn, used_s)
+            self._stopping.wait(max(0.0, pause_s - (time.monotonic() - began_s)))
+        while (turn := self._turn(self._looked_ns)) is not None and turn.left:
+            continue
 
-    def _turn(self) -> bool:
-        """Bring the trees up to date; returns whether that succeeded. No error ends the thread:
-        without it votes would use outdated trees for ever."""
+    def _turn(self, found_ns: int) -> native_trees.Turn | None:
+        """Bring the trees up to date, as far as a turn does; None if that failed. No error ends the
+        thread: without it votes would use outdated trees for ever."""
         try:
-            self._catch_up()
+            return self._take_turn(found_ns, None if self._shown is None else self._shown())
         except StoreError as error:
             events.TREES_STALE.log(error=error)
         except Exception as error:
             events.TREES_CRASHED.log(error=error, exc_info=True)
-        else:
-            return True
-        return False
+        return None
 
-    def _catch_up(self) -> None:
-        since, self._behind_s = self._behind_s, None
-        reached = self._store.native.progress().applied
-        if reached == self._reached:
-            return
-        since = time.monotonic() if since is None else since
-        pages: set[int] = set()
-        done = self._reached
-        try:
-            until_s = time.thread_time() + PASSES_S
-            while True:
-                pages |= self._hash(self._store.native.changed(done))
-                done, reached = reached, self._store.native.progress().applied
-                # No batch came between: the leaves are of one moment. If changes never pause, they
-                # are of several.
-                if done == reached or time.thread_time() > until_s:
-                    break
-            self._replace(pages)
-        except BaseException:
-            self._behind_s = since
-            raise
-        self._reached = done
-        self.lag_max_s = max(self.lag_max_s, time.monotonic() - since)
+    def _take_turn(self, found_ns: int, shown: native_trees.Shown | None) -> native_trees.Turn:
+        began_ns = time.monotonic_ns()
+        with self._using:
+            turn = self._hasher.turn(TURN_PAGES, found_ns, shown)
+        self._looked_ns = began_ns
+        self._reached, self._since_ns = turn.reached, turn.since_ns
+        self.circulating = turn.circulating
+        if turn.shown_since_ns:
+            behind_s = (time.monotonic_ns() - turn.shown_since_ns) / 1e9
+            self.lag_max_s = max(self.lag_max_s, behind_s)
+        if turn.hashed and shown is not None:
+            self.published += 1
+        return turn
 
-    def _hash(self, pages: Iterable[int]) -> set[int]:
-        """Hash pages as they are now; returns them."""
-        with self._saving:
-            for page in pages:
-                self._leaves.hash(page)
-        return set(pages)
 
-    def _replace(self, pages: Iterable[int]) -> None:
-        """Show trees with the present leaves of `pages`."""
-        changed: dict[int, dict[int, bytes]] = {}
-        for page in pages:
-            index, number = divmod(page, DEN_PAGES)
-            changed.setdefault(index, {})[number] = self._leaves.leaf(page)
-        levels = list(self._recent[-1].levels)
-        for index, leaves in changed.items():
-            levels[index] = update(levels[index], leaves)
-        self._show(tuple(levels), changed)
+def _span_s(turn: native_trees.Turn, used_s: float) -> float:
+    """How long after a turn's begin the next one begins. Correctness needs no pause: it bounds what
+    the trees cost. used_s: CPU time of the turn."""
+    rest_s = REST_S if turn.hashed and not turn.left else 0.0
+    return max(used_s / CPU_SHARE, turn.hashed * ROUND_S / STORE_PAGES, rest_s)
 
-    def _show(self, levels: tuple[Tree, ...], changed: Iterable[int]) -> None:
-        """Publish these trees to votes and handlers at the same moment. changed: which are new."""
-        current = self._recent[-1]
-        trees = Trees(current.version + 1, levels, self._leaves.circulating)
-        if self._publish is None:
-            self._recent = (trees,)
-            return
-        nodes = {index: b"".join(levels[index]) for index in changed}
-        self._recent = (
-            current,
-            trees,
-        )  # trees() returns the old ones until the roots are published
-        try:
-            self._publish(nodes)
-        except BaseException:
-            self._recent = (current,)  # not published, so this version does not exist
-            raise
-        self.published += 1
+
+def _packed(leaves: bytes, counts: bytes, numbers: bytes) -> bytes:
+    """As saved_leaves() takes them."""
+    arrays = array("H", counts), array("Q", numbers)
+    for one in arrays:
+        if sys.byteorder == "big":
+            one.byteswap()
+    return leaves + b"".join(one.tobytes() for one in arrays)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from raida_uring.errors import StoreError
-from raida_uring.ffi import native_base, native_store
+from raida_uring.ffi import native_base, native_store, native_trees
 from raida_uring.ffi.native_base import TABLE_LEAVES, TABLE_PAGES, TABLE_REMAINS
 from raida_uring.ffi.native_store import (
     DEN_PAGES,
@@ -197,7 +197,7 @@ def _leaf_faults(
     """Saved leaves of the trees that are not those of the same state of the page."""
     with base.txn() as txn:
         entries = list(txn.entries(TABLE_LEAVES))
-    end, now, fresh = coins.progress().applied, dict(coins.numbers()), trees.Leaves(coins)
+    end, now, fresh = coins.progress().applied, dict(coins.numbers()), native_trees.Hasher(coins)
     for key, value in entries:
         saved = trees.saved_leaves(value)
         if len(key) != 1 or key[0] >= DENOMINATIONS or saved is None:
@@ -212,7 +212,7 @@ def _leaf_faults(
                 continue
             at = number * trees.HASH_BYTES
             kept = (leaves[at : at + trees.HASH_BYTES], counts[number])
-            if (fresh.hash(page), fresh.counts[page]) != kept:
+            if fresh.page(page) != kept:
                 yield f"page {file_name(page)} differs from the leaf that was saved for it"
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from raida_uring.errors import EngineError
 from raida_uring.ffi import native, native_worker
+from raida_uring.ffi.native_store import DENOMINATIONS
+from raida_uring.ffi.native_trees import TREE_SIZE
 from raida_uring.observe.counters import violations
 from raida_uring.protocol import build_request
 from tests.support.net import udp_client
@@ -211,21 +213,21 @@ def test_published_trees_decide_votes() -> None:
     """By the roots of all trees, of which some are new."""
 
     def tree(root: int) -> bytes:
-        return bytes(native.TREE_SIZE - 32) + bytes((root,)) * 32
+        return bytes(TREE_SIZE - 32) + bytes((root,)) * 32
 
-    shown = dict.fromkeys(range(native.TREES), 0)
+    shown = dict.fromkeys(range(DENOMINATIONS), 0)
     with running_engine() as (engine, endpoint), udp_client(endpoint) as client:
         for changed in (dict.fromkeys(shown, 9), {3: 1}, {14: 2, 0: 4}, {3: 5}, {}):
             shown |= changed
-            engine.publish_trees({number: tree(root) for number, root in changed.items()})
+            engine.shown().publish({number: tree(root) for number, root in changed.items()})
             roots = b"".join(bytes((root,)) * 32 for root in shown.values())
             for claimed, verdict in ((roots, 1), (roots[:-1] + b"\0", 0)):
                 client.sendto(b"\x07" + claimed + b"nonce of 16 byte", endpoint)
                 assert client.recv(64) == bytes([verdict]) + b"nonce of 16 byte"
-        assert engine.roots_version() == 5
+        assert engine.shown().version == 5
         for wrong in ({15: tree(0)}, {-1: tree(0)}, {3: bytes(32)}):
             with pytest.raises(ValueError, match="are not the nodes of tree"):
-                engine.publish_trees(wrong)
+                engine.shown().publish(wrong)
 
 
 def test_two_engines_in_one_process() -> None:

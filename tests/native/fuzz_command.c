@@ -91,10 +91,9 @@ struct script {
 
 static void host_open(void)
 {
-    static uint8_t nodes[TREES_SHOWN * RU_TREE_SIZE];
-    static const uint8_t numbers[TREES_SHOWN] = {0, 1, 2, 3, 4};
+    static uint8_t nodes[RU_TREES_SIZE];
     struct ru_random random = {1};
-    ru_random_fill(&random, nodes, sizeof(nodes));
+    ru_random_fill(&random, nodes, (size_t)TREES_SHOWN * RU_TREE_SIZE);
     rig_open(&host.rig);
     host.views[0] = rig_view(&host.rig, false);
     host.views[1] = rig_view(&host.rig, true);
@@ -105,7 +104,7 @@ static void host_open(void)
                                    .has_admin_key = 1,
                                    .roots = &host.roots,
                                    .trees = &host.trees};
-    ru_trees_publish(&host.trees, &host.roots, numbers, TREES_SHOWN, nodes);
+    ru_trees_publish(&host.trees, &host.roots, (1U << TREES_SHOWN) - 1, nodes);
     MUST(host.scratch && host.light_scratch);
     for (uint32_t i = 0; i < RULES; i++)
         MUST(ru_command_row(i)->number == rules[i].number);

@@ -197,6 +197,29 @@ static void test_model(void)
     ru_memory_detach(&memory);
 }
 
+/* One record after the other, from the last one on: those that were never written are as before. */
+static void test_a_page_fills(void)
+{
+    static uint8_t bytes[RU_PAGE_SIZE];
+    static uint8_t want[RU_PAGE_SIZE];
+    struct ru_memory memory = memory_new();
+    uint64_t number;
+    EXPECT_EQUAL(ru_memory_page(&memory, 3, want, &number), RU_PAGE_BLANK);
+    for (uint32_t record = RU_PAGE_RECORDS_COUNT; record-- > 0;) {
+        struct ru_change change = change_of(3, record, record + 1, 2);
+        uint8_t *at = want + (size_t)record * RU_PAGE_RECORD_SIZE;
+        EXPECT_EQUAL(ru_memory_reserve(&memory, &change, 1), 0);
+        ru_memory_apply(&memory, RU_PAGE_RECORDS_COUNT - record, &change, 1);
+        memcpy(at, change.an, RU_AN_SIZE);
+        at[RU_AN_SIZE] = change.month;
+        if (record % 64 > 1) /* around each word of bits */
+            continue;
+        EXPECT_EQUAL(ru_memory_page(&memory, 3, bytes, &number), RU_PAGE_WRITTEN);
+        EXPECT_BYTES(bytes, want, RU_PAGE_SIZE);
+    }
+    ru_memory_detach(&memory);
+}
+
 static void test_unreadable(void)
 {
     struct ru_memory memory = memory_new();
@@ -353,6 +376,7 @@ int main(void)
     RUN(test_attach);
     RUN(test_misuse);
     RUN(test_model);
+    RUN(test_a_page_fills);
     RUN(test_unreadable);
     RUN(test_half_applied);
     RUN(test_one_state);

@@ -41,21 +41,29 @@ static uint32_t version_in(const uint8_t *node, uint32_t tree)
 static void publish(uint32_t version, uint32_t changed)
 {
     static uint8_t nodes[RU_DENOMINATIONS_COUNT][RU_TREE_SIZE];
-    uint8_t numbers[RU_DENOMINATIONS_COUNT];
-    uint32_t count = 0;
+    memset(nodes, 0xee, sizeof(nodes)); /* what nobody should see */
     for (uint32_t tree = 0; tree < RU_DENOMINATIONS_COUNT; tree++) {
-        if (changed >> tree & 1) {
-            tree_fill(nodes[count], version, tree);
-            numbers[count++] = (uint8_t)tree;
-        }
+        if (changed >> tree & 1)
+            tree_fill(nodes[tree], version, tree);
     }
-    ru_trees_publish(&trees, &roots, numbers, count, nodes[0]);
+    ru_trees_publish(&trees, &roots, changed, nodes[0]);
 }
 
 static void all_reset(void)
 {
     memset(&roots, 0, sizeof(roots));
     memset(&trees, 0, sizeof(trees));
+}
+
+/* All nodes copied are as `versions` says, and the version is that of the roots. */
+static void expect_copy(const uint32_t *versions)
+{
+    static uint8_t nodes[RU_DENOMINATIONS_COUNT][RU_TREE_SIZE];
+    EXPECT_EQUAL(ru_trees_copy(&trees, &roots, nodes[0]), ru_trees_version(&roots));
+    for (uint32_t tree = 0; tree < RU_DENOMINATIONS_COUNT; tree++) {
+        for (uint32_t at = 0; at < RU_TREE_SIZE; at += RU_ROOT_SIZE)
+            EXPECT_EQUAL(version_in(nodes[tree] + at, tree), versions[tree]);
+    }
 }
 
 /* A node of every level, and the root, of every tree. */
@@ -78,24 +86,27 @@ static void expect_versions(const uint32_t *versions)
 static void test_each_tree_is_its_newest(void)
 {
     static const uint8_t alone[RU_ROOTS_SIZE] = {1};
-    const uint32_t all = (1U << RU_DENOMINATIONS_COUNT) - 1;
+    static uint8_t copy[RU_TREES_SIZE];
     struct ru_random random = {native_seed()};
     uint32_t versions[RU_DENOMINATIONS_COUNT];
     all_reset();
     for (uint32_t version = 1; version <= 300; version++) {
-        uint32_t changed = (uint32_t)native_random(&random) & all;
+        uint32_t changed = (uint32_t)native_random(&random) & RU_TREES_ALL;
         if (version % 3 == 0)
             changed &= (uint32_t)native_random(&random) & (uint32_t)native_random(&random);
-        changed = version == 1 ? all : changed;
+        changed = version == 1 ? RU_TREES_ALL : changed;
         publish(version, changed);
         for (uint32_t tree = 0; tree < RU_DENOMINATIONS_COUNT; tree++)
             versions[tree] = changed >> tree & 1 ? version : versions[tree];
         expect_versions(versions);
+        if (version % 32 == 0)
+            expect_copy(versions);
         for (uint32_t i = native_below(&random, 12); i >= 9; i--) {
             uint8_t node[RU_ROOT_SIZE];
             struct ru_tree_place place = {0};
             ru_roots_publish(&roots, alone);
             EXPECT(!ru_trees_node(&trees, &roots, &place, node));
+            EXPECT_EQUAL(ru_trees_copy(&trees, &roots, copy), 0);
         }
     }
 }
@@ -103,16 +114,16 @@ static void test_each_tree_is_its_newest(void)
 static void test_places(void)
 {
     static const uint32_t counts[] = {1000, 500, 250, 125, 63, 32, 16, 8, 4, 2, 1};
-    static uint8_t nodes[RU_TREE_SIZE];
-    const uint8_t number = 3;
+    static uint8_t nodes[RU_TREES_SIZE];
+    const uint32_t number = 3;
     uint8_t node[RU_ROOT_SIZE];
     uint32_t index = 0;
-    struct ru_tree_place place = {.tree = number};
+    struct ru_tree_place place = {.tree = (int32_t)number};
     all_reset();
     EXPECT(!ru_trees_node(&trees, &roots, &place, node)); /* nothing is published */
     for (uint32_t i = 0; i < RU_TREE_NODES; i++)
-        memcpy(nodes + (size_t)i * RU_ROOT_SIZE, &i, sizeof(i));
-    ru_trees_publish(&trees, &roots, &number, 1, nodes);
+        memcpy(nodes + (size_t)number * RU_TREE_SIZE + (size_t)i * RU_ROOT_SIZE, &i, sizeof(i));
+    ru_trees_publish(&trees, &roots, 1U << number, nodes);
     for (place.level = 0; place.level < 11; place.level++) {
         for (place.position = 0; place.position < counts[place.level]; place.position++, index++) {
             EXPECT(ru_trees_node(&trees, &roots, &place, node));
@@ -132,8 +143,28 @@ static void test_places(void)
     EXPECT(!ru_trees_node(&trees, &roots, &place, node));
     place.tree = RU_DENOMINATIONS_COUNT;
     EXPECT(!ru_trees_node(&trees, &roots, &place, node));
-    EXPECT_ABORT(
-        ru_trees_publish(&trees, &roots, &(const uint8_t){RU_DENOMINATIONS_COUNT}, 1, nodes));
+    EXPECT_ABORT(ru_trees_publish(&trees, &roots, 1U << RU_DENOMINATIONS_COUNT, nodes));
+}
+
+/* All nodes that a reader copies at once are of one publication. */
+static void *copy_nodes(void *argument)
+{
+    static uint8_t nodes[RU_DENOMINATIONS_COUNT][RU_TREE_SIZE];
+    uint64_t before = 0;
+    (void)argument;
+    while (!__atomic_load_n(&finished, __ATOMIC_ACQUIRE)) {
+        const uint64_t version = ru_trees_copy(&trees, &roots, nodes[0]);
+        EXPECT(version >= before);
+        before = version;
+        EXPECT_EQUAL(version_in(nodes[0], 0), version); /* always changed */
+        for (uint32_t tree = 0; tree < RU_DENOMINATIONS_COUNT; tree++) {
+            const uint32_t newest = version_in(nodes[tree], tree);
+            EXPECT(newest <= version);
+            for (uint32_t at = 0; at < RU_TREE_SIZE; at += RU_ROOT_SIZE)
+                EXPECT_EQUAL(version_in(nodes[tree] + at, tree), newest);
+        }
+    }
+    return NULL;
 }
 
 /* Versions a reader gets never go back, and are as new as the roots were before. */
@@ -161,10 +192,12 @@ static void *read_nodes(void *argument)
 static void test_readers_while_a_publisher_changes_trees(void)
 {
     pthread_t readers[READERS];
+    pthread_t copier;
     uint64_t seeds[READERS];
     struct ru_random random = {native_seed()};
     all_reset();
-    publish(1, (1U << RU_DENOMINATIONS_COUNT) - 1);
+    publish(1, RU_TREES_ALL);
+    EXPECT_EQUAL(pthread_create(&copier, NULL, copy_nodes, NULL), 0);
     for (uint32_t i = 0; i < READERS; i++) {
         seeds[i] = native_random(&random);
         EXPECT_EQUAL(pthread_create(&readers[i], NULL, read_nodes, &seeds[i]), 0);
@@ -177,6 +210,7 @@ static void test_readers_while_a_publisher_changes_trees(void)
     __atomic_store_n(&finished, 1, __ATOMIC_RELEASE);
     for (uint32_t i = 0; i < READERS; i++)
         EXPECT_EQUAL(pthread_join(readers[i], NULL), 0);
+    EXPECT_EQUAL(pthread_join(copier, NULL), 0);
 }
 
 int main(void)

@@ -449,7 +449,7 @@ def test_recorded_answers(tmp_path: Path) -> None:
     opened = Store(make_recorded_store(tmp_path / "store"), map_bytes=MAP_BYTES)
     trees = Integrity(opened)
     trees.load()
-    facts.publish({n: b"".join(tree) for n, tree in enumerate(trees.newest.levels)})
+    facts.publish(dict(enumerate(trees.newest.nodes)))
     kept: dict[str, bytes] = {}
     with contextlib.closing(opened):
         for vector in load_vectors():

@@ -50,6 +50,7 @@ SOLE_IMPORTERS = {
                 "native_probe",
                 "native_store",
                 "native_tap",
+                "native_trees",
                 "native_worker",
             )
         ),

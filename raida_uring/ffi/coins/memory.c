@@ -347,6 +347,15 @@ int ru_memory_gather(const struct ru_memory *memory, struct ru_coin_list coins, 
 
 /* ---- reading pages ---- */
 
+/* Whether every record of a page was written: none becomes unwritten again. */
+static bool page_is_full(const struct ru_memory *memory, uint32_t page)
+{
+    uint64_t bits = UINT64_MAX;
+    for (uint32_t i = 0; i < PAGE_BIT_WORDS; i++)
+        bits &= word_load(&memory->written[page * PAGE_BIT_WORDS + i]);
+    return bits == UINT64_MAX;
+}
+
 /* Copy those records of a page that were written. */
 static void page_copy(const struct ru_memory *memory, uint32_t page, uint8_t *bytes)
 {
@@ -369,7 +378,8 @@ int ru_memory_page(const struct ru_memory *memory, uint32_t page, uint8_t *bytes
         *number = word_load(&memory->numbers[page]);
         enum ru_page_state found = ru_memory_state(memory, page);
         if (found != RU_PAGE_UNREADABLE) {
-            ru_defaults_page(&memory->head->seed, page, bytes);
+            if (!page_is_full(memory, page)) /* else they would be computed for nothing */
+                ru_defaults_page(&memory->head->seed, page, bytes);
             page_copy(memory, page, bytes);
         }
         if (*number <= state && word_load(&memory->numbers[page]) == *number)

@@ -313,15 +313,14 @@ void ru_engine_publish_roots(struct ru_engine *engine, const uint8_t *roots)
     ru_roots_publish(&ru_page_of(&engine->arena)->roots, roots);
 }
 
-void ru_engine_publish_trees(struct ru_engine *engine, const uint8_t *changed, uint32_t count,
-                             const uint8_t *nodes)
+struct ru_roots *ru_engine_roots(struct ru_engine *engine)
 {
-    ru_trees_publish(engine->trees, &ru_page_of(&engine->arena)->roots, changed, count, nodes);
+    return &ru_page_of(&engine->arena)->roots;
 }
 
-uint64_t ru_engine_roots_version(struct ru_engine *engine)
+struct ru_trees *ru_engine_trees(struct ru_engine *engine)
 {
-    return __atomic_load_n(&ru_page_of(&engine->arena)->roots.done, __ATOMIC_ACQUIRE);
+    return engine->trees;
 }
 
 void ru_engine_counters(struct ru_engine *engine, uint64_t *values)
