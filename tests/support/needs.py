@@ -20,9 +20,11 @@ from tests.support.command_line import execute
 # Program -> Debian package, what is left out without it.
 PROGRAMS: Final = {
     "fish": ("fish", "completion in fish"),
+    "fusermount3": ("fuse3", "power cuts"),
     "ip": ("iproute2", "replies over the link that the routing table says"),
     "man": ("man-db", "the manual page as man sees it"),
     "mandoc": ("mandoc", "the manual page as mandoc sees it"),
+    "mkfs.ext4": ("e2fsprogs", "power cuts"),
     "promtool": ("prometheus", "alert rules and dashboard as Prometheus sees them"),
     "strace": ("strace", "what the disk was asked for, and what follows when it fails"),
     "systemd-analyze": ("systemd", "the units as systemd sees them"),
