@@ -251,8 +251,8 @@ crash: setup ## kill a node that changes coins: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_crash.py -k survives_kills
 
-power-cuts: setup ## cut the power of a node that changes coins, from recordings of its disk; as root: CUTS=n SEED=n
-	@CUTS=$(or $(CUTS),200) SEED=$(or $(SEED),5) $(BIN)/python -m pytest -q -s tests/integration/test_power_cut.py
+power-cuts: setup ## cut the power of a node that changes coins, from recordings of its disk; as root: CUTS=n SEED=n FILE_SYSTEM=xfs
+	@FILE_SYSTEM=$(or $(FILE_SYSTEM),ext4) CUTS=$(or $(CUTS),200) SEED=$(or $(SEED),5) $(BIN)/python -m pytest -q -s tests/integration/test_power_cut.py
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)

@@ -48,15 +48,15 @@ from tests.support.power import (
 from tests.support.power_clients import MONTH, RECORD_BYTES, Known, Owner, drive, owners
 from tests.support.store import MAP_BYTES, Coin, coin_bytes, make_store, tables_over
 
-CUTS = int(os.environ.get("CUTS", "20"))
+CUTS = int(os.environ.get("CUTS", "16"))
 SEED = int(os.environ.get("SEED", "5"))
-CONTROL_CUTS = max(8, CUTS // 8)
-CUTS_OF_LIFE_MAX = 50
+CONTROL_CUTS = max(10, CUTS // 8)
+CUTS_OF_LIFE_MAX = 30
 NODES = 10  # one cut in so many has a node start on what is left
 CHANGES = 400  # of a recording, at least
 SERVING_S = 2.5  # likewise: two checkpoints, and what is certain with "interval"
 CHECKPOINT_S = 1
-SYNC_MS = 50
+SYNC_MS = 200
 # A flush may have to wait for its turn on a busy machine.
 CERTAIN_AFTER_NS = round((SYNC_MS / 1000 + PATIENCE) * 1e9)
 LOSSES: tuple[Loss, ...] = ("all", "none", "some", "some", "torn", "torn")
@@ -201,7 +201,7 @@ def assert_caught(cuts: Cuts, what: str, *, keeps: int = 1) -> None:
         CONTROL_CUTS,
         random.Random(SEED),
         at=("told",),
-        losses=("none", "some", "torn"),
+        losses=("none",),
         keeps=keeps,
     )
     lost = sum("is certain" in fault for fault in cuts.faults)

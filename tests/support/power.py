@@ -1,6 +1,6 @@
 """Power cuts: a file system on a disk that is recorded, and what any cut leaves of it.
 
-The file system is ext4 in a loop device over a file that support/power_disk.py serves and records.
+The file system is in a loop device over a file that support/power_disk.py serves and records.
 All of it stands in a mount namespace, with a tmpfs for images and logs: once the process that holds
 the namespace ends, nothing is left. From one recording follow any number of cuts. Of the writes
 since the last flush before a cut a disk may have done some, each block by itself, or none.
@@ -22,8 +22,16 @@ from tests.support.needs import namespace, require
 from tests.support.node import STOP_TIMEOUT_S, eventually
 from tests.support.power_log import Event, Kind, read_log
 
-DISK_MIB: Final = 320  # a base, and a journal up to its first large segment
-_MACHINE_MIB: Final = 4 * DISK_MIB + 1024  # sparse images, and a log
+FILE_SYSTEM: Final = os.environ.get("FILE_SYSTEM", "ext4")
+_MAKE: Final = {
+    "ext4": (
+        *("mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-J", "size=8"),
+        *("-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"),
+    ),
+    "xfs": ("mkfs.xfs", "-q", "-K"),
+}
+DISK_MIB: Final = 512  # a base, three large segments of a journal, what the file system needs
+_MACHINE_MIB: Final = 5 * DISK_MIB + 512  # sparse images, and a log
 _BLOCK: Final = 4096  # what survives a cut, or does not, by itself
 _SECTOR: Final = 512  # what a disk writes at once, at the least
 
@@ -54,7 +62,7 @@ class Machine:
 
     @contextmanager
     def mounted(self, image: Path, directory: str) -> Iterator[Path]:
-        """Mount the ext4 in `image`, a path inside, for a `with` block; its path outside."""
+        """Mount the file system in `image`, a path inside, for a `with` block; its path outside."""
         self.run("mount", "-o", "loop,noatime", image, self.inside / directory)
         try:
             yield self.outside / directory
@@ -75,14 +83,11 @@ def machine(directory: Path) -> Iterator[Machine]:
 
 
 def make_disk(made: Machine, name: str, content: Path) -> None:
-    """Make an image, with ext4 in it that has what is in a directory."""
+    """Make an image, whose file system has what is in a directory."""
     image = made.outside / name
     with image.open("wb") as file:
         file.truncate(DISK_MIB << 20)
-    quick = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    output_of(
-        *("mkfs.ext4", "-q", "-b", _BLOCK, "-m", "0", "-J", "size=8", "-E", quick, image),
-    )
+    output_of(*_MAKE[FILE_SYSTEM], image)
     with made.mounted(made.inside / name, "cut"):
         # Zeros stay zeros: a hole would be filled by the first write.
         made.run("cp", "-a", "--sparse=never", f"{content}/.", made.inside / "cut")
