@@ -30,7 +30,6 @@ from tests.support.coin_requests import (
     stored_ans,
     stored_roots,
 )
-from tests.support.net import PATIENCE
 from tests.support.node import SERVE, Daemon, confined, daemon
 from tests.support.power import (
     MOMENTS,
@@ -57,8 +56,6 @@ CHANGES = 400  # of a recording, at least
 SERVING_S = 2.5  # likewise: two checkpoints, and what is certain with "interval"
 CHECKPOINT_S = 1
 SYNC_MS = 200
-# A flush may have to wait for its turn on a busy machine.
-CERTAIN_AFTER_NS = round((SYNC_MS / 1000 + PATIENCE) * 1e9)
 LOSSES: tuple[Loss, ...] = ("all", "none", "some", "some", "torn", "torn")
 
 
@@ -70,7 +67,7 @@ class Cuts:
     source: Recording
     clients: Sequence[Owner]
     directory: Path
-    waives_ns: int = 0
+    waits: bool = True  # what is acknowledged is certain at once
     others: Sequence[Coin] = ()  # changed coins, one of a page at least, that no client has
     kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -92,9 +89,10 @@ class Cuts:
     ) -> None:
         """Cut so often, and note what is found wrong."""
         player = Player(self.made, self.source, keeps=keeps)
-        known = Known(self.clients, self.source.events, self.waives_ns)
-        possible = {moment: moments(self.source.events, moment) for moment in at}
-        chosen = [at[number % len(at)] for number in range(count)]
+        known = Known(self.clients, self.source.events, waits=self.waits, interval_s=SYNC_MS / 1000)
+        found = ((moment, moments(self.source.events, moment)) for moment in at)
+        possible = {moment: events for moment, events in found if events}
+        chosen = [moment for moment, _ in zip(itertools.cycle(possible), range(count))]
         began = time.monotonic()
         for before, moment in sorted((draw.choice(possible[moment]), moment) for moment in chosen):
             loss = draw.choice(losses)
@@ -228,8 +226,7 @@ def test_what_is_certain_survives_power_cuts(
         source = record(
             made, tmp_path, image, clients, durability=durability, sync_interval_ms=SYNC_MS
         )
-        waives_ns = CERTAIN_AFTER_NS if durability == "interval" else 0
-        cuts = Cuts(made, source, clients, tmp_path, waives_ns)
+        cuts = Cuts(made, source, clients, tmp_path, waits=durability == "commit")
         count = min(left, CUTS_OF_LIFE_MAX)
         cuts.play(count, draw)
         cuts.tell(f"durability {durability}")

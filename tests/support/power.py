@@ -6,6 +6,7 @@ the namespace ends, nothing is left. From one recording follow any number of cut
 since the last flush before a cut a disk may have done some, each block by itself, or none.
 """
 
+import bisect
 import itertools
 import os
 import random
@@ -252,12 +253,16 @@ def _write(
 # -- where to cut ---------------------------------------------------------------------------------
 
 # Moments of cuts: right after a client has noted an answer; before a flush; before one of those
-# that most was written before; before the first note; after the last.
-MOMENTS: Final = ("anywhere", "told", "flush", "full", "start", "end")
+# that most was written before; right after one that ends a transaction of the base; before the
+# first note; after the last.
+MOMENTS: Final = ("anywhere", "told", "flush", "full", "base", "start", "end")
+
+_LMDB_MAGIC: Final = (0xBEEFC0DE).to_bytes(4, "little")
+_LMDB_MAGIC_AT: Final = 16  # of a page that says which transaction was the last
 
 
 def moments(events: Sequence[Event], moment: str) -> Sequence[int]:
-    """The events before which the power may fail."""
+    """The events before which the power may fail; none if there is no such moment."""
     notes = [at for at, event in enumerate(events) if event.kind is Kind.NOTE]
     flushes = [at for at, event in enumerate(events) if event.kind is Kind.FLUSH]
     if moment == "told":
@@ -270,8 +275,18 @@ def moments(events: Sequence[Event], moment: str) -> Sequence[int]:
             for start, flush in itertools.pairwise([0, *flushes])
         }
         return sorted(sorted(flushes, key=told.__getitem__)[-max(1, len(flushes) // 20) :])
+    if moment == "base":
+        ends = {bisect.bisect(flushes, at) for at in _transactions(events)}
+        return [flushes[end] + 1 for end in sorted(ends) if end < len(flushes)]
     if moment == "start":
         return range(1, notes[0] + 1)
     if moment == "end":
         return range(notes[-1] + 1, len(events) + 1)
     return range(1, len(events) + 1)
+
+
+def _transactions(events: Sequence[Event]) -> Iterator[int]:
+    """The writes that end LMDB's."""
+    for at, event in enumerate(events):
+        if event.head[_LMDB_MAGIC_AT:].startswith(_LMDB_MAGIC):
+            yield at

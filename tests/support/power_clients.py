@@ -4,6 +4,7 @@ A client notes `NAME asked STEP` before it asks for a change of all its coins, `
 the node has acknowledged it, and a reader `NAME seen STEP` once it has seen it.
 """
 
+import bisect
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from tests.support.coin_requests import (
     sum_payload,
     xor,
 )
-from tests.support.net import Endpoint
+from tests.support.net import PATIENCE, Endpoint
 from tests.support.power_log import Event, Kind
 from tests.support.store import Coin
 
@@ -34,6 +35,7 @@ _MANY: Final = 1200  # coins of one request: its entry in the journal has a doze
 _DATAGRAM_COINS: Final = 20
 RECORD_BYTES: Final = 21  # a coin and its AN
 MONTH: Final = 1
+FLUSHES: Final = 10
 
 Note = Callable[[str], None]
 
@@ -162,22 +164,26 @@ def drive(
 
 
 class Known:
-    """What clients knew when the power failed, of cuts in rising order.
+    """What clients knew when the power failed.
 
-    waives_ns: time until what a client knows is certain: 0 where a change is acknowledged once it
-    is on the disk.
+    waits: whether a change is acknowledged once it is on the disk. Otherwise what clients know is
+    certain after `interval_s` and a second, and after the disk has done FLUSHES: a flush of the
+    journal may have to wait for others that write much.
     """
 
-    def __init__(self, clients: Sequence[Owner], events: Sequence[Event], waives_ns: int) -> None:
+    def __init__(
+        self, clients: Sequence[Owner], events: Sequence[Event], *, waits: bool, interval_s: float
+    ) -> None:
         self._clients = clients
         self._events = events
-        self._waives_ns = waives_ns
+        self._waits = waits
+        self._late_ns = round((interval_s + PATIENCE) * 1e9)
+        self._flushes = [at for at, event in enumerate(events) if event.kind is Kind.FLUSH]
 
     def check(self, before: int, found: Mapping[Coin, bytes | None]) -> None:
         """Compare what a store has after a cut before event number `before`. Fails with what was
         lost or half done."""
-        cut_ns = self._events[before - 1].time_ns
-        least, most = self._steps(before, cut_ns - self._waives_ns)
+        least, most = self._steps(before)
         for one in self._clients:
             name, first, last = one.name, least[one.name], most[one.name]
             if any(_has(one.steps[step], found) for step in range(first, last + 1)):
@@ -186,18 +192,28 @@ class Known:
             told = f"owner {name}: step {first} is certain and step {last} was asked for; there is "
             raise AssertionError(told + (f"step {at[-1]}" if at else _mixture(one, found)))
 
-    def _steps(self, before: int, certain_ns: int) -> tuple[dict[int, int], dict[int, int]]:
+    def _steps(self, before: int) -> tuple[dict[int, int], dict[int, int]]:
         """Of each owner the last step that must be there, and the last one that may be."""
         least = dict.fromkeys((one.name for one in self._clients), 0)
         most = dict(least)
-        for event in self._events[:before]:
+        certain = self._certain(before)
+        for at, event in enumerate(self._events[:before]):
             if event.kind is Kind.NOTE:
                 name, what, step = event.note.split()
                 if what == "asked":
                     most[int(name)] = int(step)
-                elif self._waives_ns == 0 or event.time_ns <= certain_ns:
+                elif at < certain:
                     least[int(name)] = max(least[int(name)], int(step))
         return least, most
+
+    def _certain(self, before: int) -> int:
+        """What is noted before this event is certain."""
+        if self._waits:
+            return before
+        flushes = bisect.bisect_left(self._flushes, before) - FLUSHES
+        late_ns = self._events[before - 1].time_ns - self._late_ns
+        late = bisect.bisect(self._events, late_ns, 0, before, key=lambda event: event.time_ns)
+        return min(late, self._flushes[flushes]) if flushes >= 0 else 0
 
 
 def _has(ans: Mapping[Coin, bytes], found: Mapping[Coin, bytes | None]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _HEAD: Final = struct.Struct("<BxxxIQQ")  # kind, bytes, offset on the disk, time in ns
+_HEAD_BYTES: Final = 32
 
 
 class Kind(enum.IntEnum):
@@ -22,7 +23,7 @@ class Kind(enum.IntEnum):
 @dataclass(frozen=True, slots=True)
 class Event:
     """An entry of a log. offset, size: on the disk, in bytes; at: of its bytes in the log;
-    time_ns: of the monotonic clock."""
+    time_ns: of the monotonic clock; head: the first of its bytes."""
 
     kind: Kind
     offset: int
@@ -30,6 +31,7 @@ class Event:
     time_ns: int
     at: int
     note: str = ""
+    head: bytes = b""
 
 
 class LogWriter:
@@ -57,10 +59,11 @@ def read_log(path: Path) -> list[Event]:
     with path.open("rb") as file:
         while head := file.read(_HEAD.size):
             number, size, offset, time_ns = _HEAD.unpack(head)
-            kind, at, note = Kind(number), file.tell(), ""
+            kind, at, note, begun = Kind(number), file.tell(), "", b""
             if kind is Kind.NOTE:
                 note = file.read(size).decode()
             elif kind is Kind.WRITE:
-                file.seek(size, 1)
-            events.append(Event(kind, offset, size, time_ns, at, note))
+                begun = file.read(min(size, _HEAD_BYTES))
+                file.seek(at + size)
+            events.append(Event(kind, offset, size, time_ns, at, note, begun))
     return events

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.net import PATIENCE
 from tests.support.power import Machine, Player, Recording, moments
-from tests.support.power_clients import Known, Owner
+from tests.support.power_clients import FLUSHES, Known, Owner
 from tests.support.power_log import Event, Kind, LogWriter, read_log
 from tests.support.store import Coin
 
@@ -83,11 +84,15 @@ def test_moments(source: Recording) -> None:
 # -- what clients know ----------------------------------------------------------------------------
 
 
-def known(waives_ns: int = 0) -> Known:
-    """After 1 ns each: step 1 asked, done, step 2 asked, seen, step 3 asked."""
+def known(*, waits: bool = True, flushes: int = 0) -> Known:
+    """Notes a second apart, and flushes together with the last one."""
     texts = ("0 asked 1", "0 done 1", "0 asked 2", "0 seen 2", "0 asked 3")
-    events = [Event(Kind.NOTE, 0, len(text), at, 0, text) for at, text in enumerate(texts)]
-    return Known([Owner(0, COINS, STEPS)], events, waives_ns)
+    events = [
+        Event(Kind.NOTE, 0, len(text), round(at * PATIENCE * 1e9), 0, text)
+        for at, text in enumerate(texts)
+    ]
+    events += [Event(Kind.FLUSH, 0, 0, events[-1].time_ns, 0)] * flushes
+    return Known([Owner(0, COINS, STEPS)], events, waits=waits, interval_s=PATIENCE / 2)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +107,12 @@ def test_what_was_acknowledged_or_seen_is_certain(before: int, steps: set[int]) 
                 known().check(before, found)
 
 
-def test_later_it_is_certain_where_a_flush_follows() -> None:
-    known(waives_ns=1).check(4, STEPS[1])
+def test_without_waiting_it_is_certain_after_a_while_and_flushes() -> None:
+    """The last note but one was a second ago, and half a second more is not over."""
+    known(waits=False, flushes=FLUSHES).check(5 + FLUSHES - 1, STEPS[0])
+    known(waits=False, flushes=FLUSHES).check(5 + FLUSHES, STEPS[1])
     with pytest.raises(AssertionError, match="step 1 is certain"):
-        known(waives_ns=1).check(4, STEPS[0])
+        known(waits=False, flushes=FLUSHES).check(5 + FLUSHES, STEPS[0])
 
 
 def test_a_mixture_is_found() -> None:
