@@ -10,10 +10,11 @@ CUTS in the environment says how many there are; the seed is in the tests' outpu
 import itertools
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from tests.support.coin_requests import (
     stored_ans,
     stored_roots,
 )
-from tests.support.node import SERVE, Daemon, confined, daemon
+from tests.support.command_line import run_script
+from tests.support.node import SERVE, Daemon, confined, daemon, eventually
 from tests.support.power import (
     MOMENTS,
     Loss,
@@ -250,6 +252,42 @@ def test_a_node_that_forgets_flushes_is_caught(
     clients = owners()
     source = record(made, tmp_path, "first", clients, confined("refuse_flushes(0)"))
     assert_caught(Cuts(made, source, clients, tmp_path), "a node that forgets flushes")
+
+
+# -- what is left behind --------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.support.power import machine, make_disk, recorded
+
+directory = Path(sys.argv[1])
+with machine(directory / "machine") as made:
+    make_disk(made, "first", directory / "content")
+    with recorded(made, "first", "killed") as disk:
+        print(made.namespace, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def users_of(namespace: int) -> list[str]:
+    """The processes in a mount namespace, by its inode."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/ns/mnt"):
+        with suppress(OSError):  # it has ended
+            if one.stat().st_ino == namespace:
+                found.append(one.parts[2])
+    return found
+
+
+@pytest.mark.any_backend
+def test_a_killed_run_leaves_nothing(tmp_path: Path, made: Machine, content: Path) -> None:
+    """The mounts go with the processes that can see them."""
+    (tmp_path / "killed").mkdir()
+    content.rename(tmp_path / "killed" / "content")
+    ended = run_script(KILLED, tmp_path / "killed")
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    eventually(lambda: not users_of(int(ended.stdout)))
 
 
 # -- segments that are used again ------------------------------------------------------------------

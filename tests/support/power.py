@@ -1,9 +1,10 @@
 """Power cuts: a file system on a disk that is recorded, and what any cut leaves of it.
 
-The file system is in a loop device over a file that support/power_disk.py serves and records.
-All of it stands in a mount namespace, with a tmpfs for images and logs: once the process that holds
-the namespace ends, nothing is left. From one recording follow any number of cuts. Of the writes
-since the last flush before a cut a disk may have done some, each block by itself, or none.
+The file system is in a loop device over a file that support/power_disk.py serves and records. All
+of it stands in a mount namespace, with a tmpfs for images and logs: nothing is left once the
+processes in there have ended, which die with the one that started them. From one recording follow
+any number of cuts. Of the writes since the last flush before a cut a disk may have done some, each
+block by itself, or none.
 """
 
 import bisect
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.support.command_line import environment, output_of
-from tests.support.needs import namespace, require
+from tests.support.needs import DIES_WITH_US, namespace, require
 from tests.support.node import STOP_TIMEOUT_S, eventually
 from tests.support.power_log import Event, Kind, read_log
 
@@ -56,6 +57,7 @@ class Machine:
     inside: Path
     outside: Path
     enter: tuple[str, ...]
+    namespace: int = 0  # its inode
 
     def run(self, *command: object) -> str:
         """Standard output of a program in the namespace, which succeeds."""
@@ -79,8 +81,8 @@ def machine(directory: Path) -> Iterator[Machine]:
     directory.mkdir()
     with namespace("mount", _SETUP, directory, _MACHINE_MIB) as pid:
         outside = Path(f"/proc/{pid}/root{directory}")
-        enter = ("nsenter", f"--target={pid}", "--mount", f"--wd={directory}")
-        yield Machine(directory, outside, enter)
+        enter = (*DIES_WITH_US, "nsenter", f"--target={pid}", "--mount", f"--wd={directory}")
+        yield Machine(directory, outside, enter, Path(f"/proc/{pid}/ns/mnt").stat().st_ino)
 
 
 def make_disk(made: Machine, name: str, content: Path) -> None:
