@@ -23,7 +23,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
-        quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations mutations-native crash sanitize \
+        quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations mutations-native crash power-cuts sanitize \
         upgrades starts bench bench-source bench-workers bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
@@ -251,6 +251,9 @@ mutations-native: setup ## bugs in the store and its surroundings that the nativ
 crash: setup ## kill a node that changes coins, and have its writes fail one by one: KILLS=n SEED=n
 	@KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),4) $(BIN)/python -m pytest -q -s \
 	    tests/integration/test_crash.py tests/integration/test_failing_disk.py -k survives
+
+power-cuts: setup ## cut the power of a node that changes coins, from recordings of its disk; as root: CUTS=n SEED=n FILE_SYSTEM=xfs
+	@FILE_SYSTEM=$(or $(FILE_SYSTEM),ext4) CUTS=$(or $(CUTS),200) SEED=$(or $(SEED),5) $(BIN)/python -m pytest -q -s tests/integration/test_power_cut.py
 
 .SECONDARY: $(NATIVE_LIB) $(SIM_LIB) $(FUZZ_LIB) $(FUZZ_JOURNAL_LIB) $(FUZZ_COMMAND_LIB)
 -include $(wildcard $(NATIVE_DIR)/*.d $(NATIVE_DIR)/*/*.d $(FUZZ_DIR)/*.d $(FUZZ_DIR)/*/*.d)

@@ -20,14 +20,18 @@ from tests.support.command_line import execute
 # Program -> Debian package, what is left out without it.
 PROGRAMS: Final = {
     "fish": ("fish", "completion in fish"),
+    "fusermount3": ("fuse3", "power cuts"),
     "ip": ("iproute2", "replies over the link that the routing table says"),
     "man": ("man-db", "the manual page as man sees it"),
     "mandoc": ("mandoc", "the manual page as mandoc sees it"),
+    "mkfs.ext4": ("e2fsprogs", "power cuts"),
     "promtool": ("prometheus", "alert rules and dashboard as Prometheus sees them"),
     "strace": ("strace", "what the disk was asked for, and what follows when it fails"),
     "systemd-analyze": ("systemd", "the units as systemd sees them"),
     "zsh": ("zsh", "completion in zsh"),
 }
+# In front of a command: it is killed when the thread that starts it ends, whatever ends that.
+DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
 
 
 def require(program: str) -> str:
@@ -73,7 +77,8 @@ def namespace(kind: str, script: str = "true", *arguments: object) -> Iterator[i
     """A process, by its id, that holds a namespace open: "mount" or "net". script: what is done in
     it first, by sh with `arguments` from $0 on; skips the calling test where that fails."""
     with subprocess.Popen(
-        ["unshare", f"--{kind}", "sh", "-c", f"{script} && echo made && exec sleep infinity"]
+        [*DIES_WITH_US, "unshare", f"--{kind}"]
+        + ["sh", "-c", f"{script} && echo made && exec sleep infinity"]
         + [str(one) for one in arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
