@@ -88,7 +88,7 @@ void ru_hasher_close(struct ru_hasher *hasher)
 
 static uint8_t *leaf_of(struct ru_hasher *hasher, uint32_t page)
 {
-    return hasher->nodes[page / RU_TREE_LEAVES] + page % RU_TREE_LEAVES * RU_ROOT_SIZE;
+    return hasher->nodes[page / RU_TREE_LEAVES] + (size_t)(page % RU_TREE_LEAVES) * RU_ROOT_SIZE;
 }
 
 void ru_hasher_load(struct ru_hasher *hasher, uint32_t tree, const uint8_t *leaves,
@@ -96,7 +96,7 @@ void ru_hasher_load(struct ru_hasher *hasher, uint32_t tree, const uint8_t *leav
 {
     const uint32_t first = tree * RU_TREE_LEAVES;
     RU_CHECK(tree < RU_DENOMINATIONS_COUNT);
-    memcpy(leaf_of(hasher, first), leaves, RU_TREE_LEAVES * RU_ROOT_SIZE);
+    memcpy(leaf_of(hasher, first), leaves, (size_t)RU_TREE_LEAVES * RU_ROOT_SIZE);
     memcpy(&hasher->counts[first], counts, RU_TREE_LEAVES * sizeof(*counts));
     memcpy(&hasher->numbers[first], numbers, RU_TREE_LEAVES * sizeof(*numbers));
     memset(hasher->raised[tree], 1, RU_TREE_LEAVES);
@@ -107,7 +107,7 @@ void ru_hasher_save(const struct ru_hasher *hasher, uint32_t tree, uint8_t *leav
 {
     const uint32_t first = tree * RU_TREE_LEAVES;
     RU_CHECK(tree < RU_DENOMINATIONS_COUNT);
-    memcpy(leaves, hasher->nodes[tree], RU_TREE_LEAVES * RU_ROOT_SIZE);
+    memcpy(leaves, hasher->nodes[tree], (size_t)RU_TREE_LEAVES * RU_ROOT_SIZE);
     memcpy(counts, &hasher->counts[first], RU_TREE_LEAVES * sizeof(*counts));
     memcpy(numbers, &hasher->numbers[first], RU_TREE_LEAVES * sizeof(*numbers));
 }

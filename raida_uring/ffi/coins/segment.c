@@ -346,7 +346,7 @@ int ru_segment_read(int fd, const uint8_t *store, struct ru_segment_head *head)
 
 int ru_segment_abandon(int directory, const uint8_t *store)
 {
-    struct ru_segment segments[RU_SEGMENTS_MAX];
+    struct ru_segment segments[RU_SEGMENTS_MAX] = {0};
     int count = ru_segment_list(directory, segments);
     int rc = count < 0 ? count : 0;
     for (int i = 0; i < count && rc == 0; i++) {
