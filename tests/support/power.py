@@ -135,25 +135,30 @@ def recorded(made: Machine, image: str, name: str) -> Iterator[Recorder]:
     fuse = made.inside / "fuse"
     program = (sys.executable, "-m", "tests.support.power_disk")
     with ExitStack() as stack:
+        # In a namespace of its own. If it were the last process in one with the mounted disk, its
+        # end would unmount that, and wait for writes that it no longer serves.
         server = stack.enter_context(
             subprocess.Popen(
-                [*made.enter, *program, fuse, made.inside / work.name, log], env=environment()
+                [*made.enter, "unshare", "--mount"]
+                + [str(one) for one in (*program, fuse, made.inside / work.name, log)],
+                env=environment(),
             )
         )
-        stack.callback(_end, made, server)
-        notes = made.outside / "fuse" / "notes"
+        served = Path(f"/proc/{server.pid}/root{fuse}")
+        stack.callback(_end, server, fuse)
+        notes = served / "notes"
         eventually(lambda: notes.exists() or server.poll() is not None)
         assert server.poll() is None, "the recorded disk did not start"
-        stack.enter_context(made.mounted(fuse / "disk", "disk"))
+        stack.enter_context(made.mounted(served / "disk", "disk"))
         descriptor = os.open(notes, os.O_WRONLY | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         yield Recorder(made.inside / "disk", descriptor)
     work.unlink()
 
 
-def _end(made: Machine, server: subprocess.Popen[bytes]) -> None:
+def _end(server: subprocess.Popen[bytes], fuse: Path) -> None:
     if server.poll() is None:
-        made.run("umount", made.inside / "fuse")
+        output_of("nsenter", f"--target={server.pid}", "--mount", "umount", fuse)
         try:
             server.wait(STOP_TIMEOUT_S)
         finally:
