@@ -120,10 +120,8 @@ def test_failed_writes_are_seen_and_their_end_too(tmp_path: Path, disk: Disk) ->
             pass
         assert answered == Status.FILESYSTEM
         refused += 1
-        assert (http_ask(url, "/readyz").status, http_ask(url, "/readyz").text) == (
-            503,
-            f"{reason}\n",
-        )
+        eventually(lambda: http_ask(url, "/readyz").status == 503)  # noted after the reply
+        assert http_ask(url, "/readyz").text == f"{reason}\n"
         for _ in range(20):
             assert pown() == Status.FILESYSTEM
             refused += 1
