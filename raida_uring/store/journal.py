@@ -114,6 +114,11 @@ def abandon(txn: native_base.Txn) -> None:
         txn.put(native_base.TABLE_META, IDENTITY_KEY, NO_JOURNAL)
 
 
+def is_abandoned(txn: native_base.Txn) -> bool:
+    """Whether the base, of which a node has made or found the journal, does without it now."""
+    return txn.get(native_base.TABLE_META, IDENTITY_KEY) == NO_JOURNAL
+
+
 def _remove(path: Path, identity: bytes) -> None:
     """Remove an abandoned journal, but none of another store. Raises StoreError."""
     with contextlib.suppress(FileNotFoundError):

@@ -19,7 +19,7 @@ from raida_uring.ffi import native_base, native_store
 from raida_uring.store import files
 from raida_uring.store.coins import Coins
 from raida_uring.store.create import create
-from raida_uring.store.journal import abandon
+from raida_uring.store.journal import abandon, is_abandoned
 from raida_uring.store.layout import (
     CHECKPOINT_KEY,
     MAP_BYTES_DEFAULT,
@@ -215,9 +215,19 @@ class Store(Opened):
         copies = [(page, *self._coins.page(page)) for page in pages]
         self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
-        with self._base.txn(writing=True, room=len(pages)) as txn:
+        with self._advancing(room=len(pages)) as txn:
             for copy in copies:
                 _put(txn, *copy)
+
+    @contextlib.contextmanager
+    def _advancing(self, *, room: int) -> Iterator[native_base.Txn]:
+        """A transaction of a checkpoint. Raises StoreError if the base has become the whole store:
+        during an upgrade the other process rescues, too, and what this one has copied before may be
+        older than what the base has now."""
+        with self._base.txn(writing=True, room=room) as txn:
+            if is_abandoned(txn):
+                raise _lost(self._coins.progress().failed)
+            yield txn
 
     def _finish(self, since: int | None) -> None:
         """Save the trees' leaves and, if all pages are saved, from which batch on the journal is
@@ -226,7 +236,7 @@ class Store(Opened):
         if leaves:  # after a power cut, other changes would get the numbers beside these leaves
             self._coins.sync()
         self._require_owner()
-        with self._base.txn(writing=True, room=0) as txn:
+        with self._advancing(room=0) as txn:
             if since is not None:
                 self._note_since(txn, since)
             for key, value in leaves.items():
