@@ -36,10 +36,10 @@ _NUMBER_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of the base, in use of the maximum map_bytes; of the journal, and its maximum; pages
-    written; tickets alive; entries of the journal that the base lacks, and those that are not
-    certainly on the disk; seconds since the last checkpoint, or since the start; why the
-    last try at one failed."""
+    """Bytes of the base, in use of the maximum map_bytes; of the journal's files that hold
+    changes, and the maximum of all; pages written; tickets alive; entries of the journal that the
+    base lacks, and those that are not certainly on the disk; seconds since the last checkpoint, or
+    since the start; why the last try at one failed."""
 
     used_bytes: int
     map_bytes: int
