@@ -189,8 +189,9 @@ class Store(Opened):
 
     def rescue(self, *, enough: Callable[[], bool]) -> int:
         """After a flush of the journal that failed: write all that memory has and the base lacks to
-        the base, and abandon the journal. Returns how many pages. Raises StoreError, with the base
-        as it was, also if `enough()` becomes true before all of them are ready to be written.
+        the base, and abandon the journal, unless another process has. Returns how many pages.
+        Raises StoreError, with the base as it was, also if `enough()` becomes true before all of
+        them are ready to be written.
 
         In one transaction, since pages of which only some are written fit no journal that may have
         lost its end: its memory is 20 KiB a page. Thread: any.
@@ -202,6 +203,8 @@ class Store(Opened):
             pages = self._coins.changed(self._since - 1)
             since = self._coins.progress().applied + 1
             with self._base.txn(writing=True, room=len(pages)) as txn:
+                if is_abandoned(txn):  # by the other process of an upgrade; none changes any more
+                    return 0
                 for page in pages:
                     if enough():
                         raise StoreError(f"{self.path}: the disk is too slow")
