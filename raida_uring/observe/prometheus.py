@@ -84,8 +84,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "raida_store_size_bytes": Family("gauge", "what it may grow to ([store] size_mib)"),
     "raida_store_pages": Family("gauge", "pages of coins that were written, of 15,000"),
     "raida_store_tickets": Family("gauge", "tickets that have not expired"),
-    "raida_journal_bytes": Family("gauge", "size of the journal's files"),
-    "raida_journal_size_bytes": Family("gauge", "what they may grow to ([store] journal_mib)"),
+    "raida_journal_bytes": Family(
+        "gauge",
+        "size of the journal's files that hold changes, without those that are ready for more",
+    ),
+    "raida_journal_size_bytes": Family(
+        "gauge", "what all of them may grow to ([store] journal_mib)"
+    ),
     "raida_journal_entries": Family(
         "gauge", "batches of changes that the base lacks: a start would apply them"
     ),

@@ -108,10 +108,13 @@ def refuse_changes(path: Path) -> None:
 def abandon(txn: native_base.Txn) -> None:
     """Have the base, which gets all that memory has in the same transaction, do without the
     journal from now on."""
-    identity = txn.get(native_base.TABLE_META, IDENTITY_KEY)
-    if identity != NO_JOURNAL:  # else another process has done it
-        txn.put(native_base.TABLE_META, LEFT_KEY, identity)
-        txn.put(native_base.TABLE_META, IDENTITY_KEY, NO_JOURNAL)
+    txn.put(native_base.TABLE_META, LEFT_KEY, txn.get(native_base.TABLE_META, IDENTITY_KEY))
+    txn.put(native_base.TABLE_META, IDENTITY_KEY, NO_JOURNAL)
+
+
+def is_abandoned(txn: native_base.Txn) -> bool:
+    """Whether the base, of which a node has made or found the journal, does without it now."""
+    return txn.get(native_base.TABLE_META, IDENTITY_KEY) == NO_JOURNAL
 
 
 def _remove(path: Path, identity: bytes) -> None:

@@ -19,7 +19,7 @@ from raida_uring.ffi import native_base, native_store
 from raida_uring.store import files
 from raida_uring.store.coins import Coins
 from raida_uring.store.create import create
-from raida_uring.store.journal import abandon
+from raida_uring.store.journal import abandon, is_abandoned
 from raida_uring.store.layout import (
     CHECKPOINT_KEY,
     MAP_BYTES_DEFAULT,
@@ -36,10 +36,10 @@ _NUMBER_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of the base, in use of the maximum map_bytes; of the journal, and its maximum; pages
-    written; tickets alive; entries of the journal that the base lacks, and those that are not
-    certainly on the disk; seconds since the last checkpoint, or since the start; why the
-    last try at one failed."""
+    """Bytes of the base, in use of the maximum map_bytes; of the journal's files that hold
+    changes, and the maximum of all; pages written; tickets alive; entries of the journal that the
+    base lacks, and those that are not certainly on the disk; seconds since the last checkpoint, or
+    since the start; why the last try at one failed."""
 
     used_bytes: int
     map_bytes: int
@@ -189,8 +189,9 @@ class Store(Opened):
 
     def rescue(self, *, enough: Callable[[], bool]) -> int:
         """After a flush of the journal that failed: write all that memory has and the base lacks to
-        the base, and abandon the journal. Returns how many pages. Raises StoreError, with the base
-        as it was, also if `enough()` becomes true before all of them are ready to be written.
+        the base, and abandon the journal, unless another process has. Returns how many pages.
+        Raises StoreError, with the base as it was, also if `enough()` becomes true before all of
+        them are ready to be written.
 
         In one transaction, since pages of which only some are written fit no journal that may have
         lost its end: its memory is 20 KiB a page. Thread: any.
@@ -202,6 +203,8 @@ class Store(Opened):
             pages = self._coins.changed(self._since - 1)
             since = self._coins.progress().applied + 1
             with self._base.txn(writing=True, room=len(pages)) as txn:
+                if is_abandoned(txn):  # by the other process of an upgrade; none changes any more
+                    return 0
                 for page in pages:
                     if enough():
                         raise StoreError(f"{self.path}: the disk is too slow")
@@ -215,9 +218,19 @@ class Store(Opened):
         copies = [(page, *self._coins.page(page)) for page in pages]
         self._require_owner()
         self._coins.sync()  # the base must have nothing that a power cut takes from the journal
-        with self._base.txn(writing=True, room=len(pages)) as txn:
+        with self._advancing(room=len(pages)) as txn:
             for copy in copies:
                 _put(txn, *copy)
+
+    @contextlib.contextmanager
+    def _advancing(self, *, room: int) -> Iterator[native_base.Txn]:
+        """A transaction of a checkpoint. Raises StoreError if the base has become the whole store:
+        during an upgrade the other process rescues, too, and what this one has copied before may be
+        older than what the base has now."""
+        with self._base.txn(writing=True, room=room) as txn:
+            if is_abandoned(txn):
+                raise _lost(self._coins.progress().failed)
+            yield txn
 
     def _finish(self, since: int | None) -> None:
         """Save the trees' leaves and, if all pages are saved, from which batch on the journal is
@@ -226,7 +239,7 @@ class Store(Opened):
         if leaves:  # after a power cut, other changes would get the numbers beside these leaves
             self._coins.sync()
         self._require_owner()
-        with self._base.txn(writing=True, room=0) as txn:
+        with self._advancing(room=0) as txn:
             if since is not None:
                 self._note_since(txn, since)
             for key, value in leaves.items():

@@ -6,6 +6,7 @@ nothing acknowledged is lost; changes of another store are neither applied nor r
 """
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -233,6 +234,20 @@ except StoreError:
     print(store.rescue(enough=lambda: False))
 """
 
+SUCCEED = """
+import sys
+from raida_uring.errors import StoreError
+from raida_uring.store import Store
+path, owner, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+store = Store(path, map_bytes=64 << 20, durability="interval", owner=owner, memory=memory)
+with store.write() as coins:
+    coins.set(bytes((1, 0, 0, 4, 0)) + b"n" * 16, 1, 21, 7)
+try:
+    store.sync()
+except StoreError:
+    print(store.rescue(enough=lambda: False))
+"""
+
 
 def traced(script: str, path: Path, *options: str) -> tuple[int, str]:
     """Run a script under strace: its exit status and what it printed."""
@@ -315,6 +330,36 @@ def test_a_start_after_a_flush_that_failed_killed_at_any_step_is_completed_by_th
         shutil.rmtree(path)
     # With the old one or a new one that the base does not name yet; with none; and named.
     assert {(True, 1, ""), (True, 0, ""), (False, 1, "")} <= seen
+
+
+def test_a_checkpoint_takes_nothing_back_that_the_other_process_has_rescued(tmp_path: Path) -> None:
+    require("strace")
+    path = make_store(tmp_path / "store")
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES, durability="interval")) as opened:
+        with opened.write() as coins:
+            coins.set(bytes((0, 0, 0, 4, 0)) + AN, 1, 21, 7)
+
+        def succeed() -> dict[bytes, bytes]:
+            """While a checkpoint has written its pages, and not yet that they are all."""
+            passed = (os.dup(opened.owner), os.dup(opened.memory))
+            rule = ("-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1")
+            command = ("strace", "-f", "-qq", "-o", tmp_path / "trace", *rule, sys.executable)
+            try:
+                ended = execute(*command, "-c", SUCCEED, path, *passed, pass_fds=passed)
+            finally:
+                for descriptor in passed:
+                    os.close(descriptor)
+            assert (ended.returncode, ended.stdout) == (0, "2\n"), ended.stderr
+            return {}
+
+        opened.leaves = succeed
+        with pytest.raises(StoreError, match="Input/output error"):
+            opened.checkpoint()
+        assert opened.rescue(enough=lambda: True) == 0  # this node has nothing left to save
+    assert identity_of(path) is None
+    assert verify(path) == []
+    with contextlib.closing(Store(path, map_bytes=MAP_BYTES)) as again:
+        assert again.an(*COIN) == again.an(*OTHER_COIN) == AN
 
 
 def test_another_store_s_changes_are_not_taken_for_the_abandoned_ones(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ static void test_used_again(void)
         EXPECT_EQUAL(ru_journal_in_use(&journal), 1);
         EXPECT_EQUAL(ru_journal_prepare(&journal), 0);
         EXPECT_EQUAL(journal.segment_count, 6);
-        EXPECT_EQUAL(ru_journal_bytes(&journal), 6 * 4 * SEGMENT);
+        EXPECT_EQUAL(ru_journal_bytes(&journal), 4 * SEGMENT); /* the others are room */
         for (uint64_t index = last + 1; index <= last + 5; index++) {
             EXPECT_EQUAL(file_of(&place, index), files[first + (index - first) % 6]);
             expect_told_apart(&place, from, append_into(&journal, index));

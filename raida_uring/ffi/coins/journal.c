@@ -585,8 +585,8 @@ uint64_t ru_journal_bytes(struct ru_journal *journal)
 {
     (void)pthread_mutex_lock(&journal->lock);
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < journal->segment_count; i++)
-        bytes += journal->segments[i].bytes;
+    for (uint32_t used = segments_used(journal); used > 0; used--)
+        bytes += journal->segments[used - 1].bytes;
     (void)pthread_mutex_unlock(&journal->lock);
     return bytes;
 }

@@ -138,7 +138,8 @@ int ru_journal_release(struct ru_journal *journal, uint64_t from);
 /* The other process has ended, perhaps while it created a segment: the next ru_journal_prepare()
  * removes that. Thread: any; waits for nobody. */
 void ru_journal_alone(struct ru_journal *journal);
-/* Bytes of all segments. Thread: any. */
+/* Bytes of the segments that are in use or were: prepared ones are room, however many a checkpoint has
+ * freed. Thread: any. */
 uint64_t ru_journal_bytes(struct ru_journal *journal);
 /* How many segments are in use or were, of at most segments_max with prepared ones. Thread: any. */
 uint32_t ru_journal_in_use(struct ru_journal *journal);
