@@ -24,7 +24,7 @@ NATIVE_TESTS := $(patsubst tests/native/%.c,$(NATIVE_DIR)/%,$(wildcard tests/nat
 .DEFAULT_GOAL := build
 .PHONY: all setup setup-lint build run test test-announce test-python test-fresh check quick fmt format-check lint types werror tidy \
         quick-format quick-native test-native test-threads test-browser test-refused test-kernel test-systemd setup-fuzz test-fuzz fuzz fault mutations mutations-native crash power-cuts sanitize \
-        upgrades starts bench bench-source bench-workers bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
+        upgrades starts bench bench-source bench-workers bench-footprint bench-journal bench-journal-failures bench-quick dist test-wheel test-image man docs clean help
 # One job at a time: the targets share .venv and the machine's ports. BESIDE runs those together that
 # compile, check, or test C programs.
 ifndef SIDE_BY_SIDE
@@ -305,6 +305,9 @@ $(JOURNAL_DIR)/contenders: $(wildcard tools/journal/*.[ch])
 	@mkdir -p $(@D)
 	@$(NATIVE_CC) -std=gnu11 -g -O2 -Wall -Wextra -Wswitch-enum -Werror -D_GNU_SOURCE -pthread -o $@ \
 	    $(filter %.c,$^) -llmdb -lsqlite3
+
+bench-footprint: setup ## starts, memory, and lone changes beside a checkpoint of all pages: STARTS=n (7)
+	@PYTHONPATH=. $(BIN)/python tools/bench/footprint.py $(STARTS)
 
 bench-journal: $(JOURNAL_DIR)/contenders ## a journal of our own beside tables of LMDB and SQLite: ROUNDS=n (11) COMMITS=n (1024) DIR=where
 	@mkdir -p $(JOURNAL_DIR)

@@ -327,10 +327,13 @@ def test_a_failing_store_is_told_of_and_recovers(
                 assert ask(node.endpoint, POWN, change, "udp")[0] == Status.FILESYSTEM
                 asked += 1
             assert detects(node.endpoint, right(FEW))  # nothing has changed, reads go on
-            seen = node.server.observe().writing
-            assert seen is not None
-            assert seen.fault is not None
-            assert seen.failed_commits == asked
+            eventually(  # the last one is noted after the reply that tells of it
+                lambda: (
+                    (seen := node.server.observe().writing) is not None
+                    and seen.fault is not None
+                    and seen.failed_commits == asked
+                )
+            )
             assert node.counters()["coins_powned"] == 0
         eventually(lambda: ask(node.endpoint, POWN, change)[0] == Status.ALL_PASS)
         eventually(lambda: not unready(node.server.observe()))
