@@ -94,16 +94,24 @@ def test_a_sync_that_fails_ends_the_node(tmp_path: Path) -> None:
         assert pown_once(node, one) == Status.ALL_PASS
 
 
+def used_blocks(segment: Path) -> list[int]:
+    """Where blocks of a journal's file begin that are not empty."""
+    content, empty = segment.read_bytes(), bytes(ENTRY_BLOCK)
+    blocks = range(0, len(content), ENTRY_BLOCK)
+    return [at for at in blocks if content[at : at + ENTRY_BLOCK] != empty]
+
+
 def cut(journal: Path, *, whole: bool) -> None:
     """What a power cut may leave after a flush that failed: zeros in place of the newest entry, or
     of everything."""
-    (segment,) = [one for one in journal.glob("*.journal") if one.read_bytes()[:8] != bytes(8)]
-    data = segment.read_bytes()
-    blocks = range(0, len(data), ENTRY_BLOCK)
-    used = [at for at in blocks if data[at : at + ENTRY_BLOCK] != bytes(ENTRY_BLOCK)]
+    used = [
+        (segment, at)
+        for segment in sorted(journal.glob("*.journal"))
+        for at in used_blocks(segment)
+    ]
     assert len(used) > 2
-    with segment.open("r+b") as file:
-        for at in used if whole else used[-1:]:
+    for segment, at in used if whole else used[-1:]:
+        with segment.open("r+b") as file:
             file.seek(at)
             file.write(bytes(ENTRY_BLOCK))
 
