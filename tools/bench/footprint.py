@@ -20,10 +20,10 @@ from raida_uring.bench.cases import RAIDA_ID
 from raida_uring.client import Client, Coin, calls
 from raida_uring.protocol import layout
 from raida_uring.store import STORE_PAGES
+from raida_uring.store.files import FILE
 
 CHECKPOINT_S: Final = 15  # the changes and the measurement before it fit into it
 SLICE_S: Final = 0.25
-BUSY_SHARE: Final = 0.05  # of a slice that the checkpoint's thread used: it runs
 BATCH: Final = 25
 
 
@@ -55,12 +55,9 @@ def first_answer(store: Path | None) -> tuple[float, float]:
         return took_s, own_memory_mb(server.pid)
 
 
-def checkpoint_cpu_s(server: contenders.Server) -> float:
-    return sum(
-        used_s
-        for thread, used_s in server.cpu_s().items()
-        if server.thread_name(thread).startswith("raida-check")
-    )
+def base_written_ns(store: Path) -> int:
+    """When a checkpoint last wrote to the base."""
+    return (store / FILE).stat().st_mtime_ns
 
 
 def change_all_pages(asked: Client) -> None:
@@ -95,10 +92,10 @@ def beside_a_checkpoint(store: Path) -> None:
         before_mb = most_mb = own_memory_mb(server.pid)
         deadline = time.monotonic() + 4 * CHECKPOINT_S
         while time.monotonic() < deadline:
-            used_s, end_s, times = checkpoint_cpu_s(server), time.monotonic() + SLICE_S, []
+            written_ns, end_s, times = base_written_ns(store), time.monotonic() + SLICE_S, []
             while time.monotonic() < end_s:
                 times.append(next(powns))
-            if checkpoint_cpu_s(server) - used_s > BUSY_SHARE * SLICE_S:
+            if base_written_ns(store) != written_ns:
                 beside += times
                 most_mb = max(most_mb, own_memory_mb(server.pid))
             elif beside:
